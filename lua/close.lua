@@ -1,0 +1,11 @@
+-- Closes a partition whose Redis and ledger disagree: nothing is sold from it until it is rebuilt.
+--
+-- KEYS  1 meta
+-- ARGV  1 epoch
+--
+-- Returns {'fenced', reason} (closed already, one way or another) | {'closed'}
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+redis.call('HSET', KEYS[1], 'status', 'closed')
+return { 'closed' }

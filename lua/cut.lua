@@ -1,0 +1,39 @@
+-- A cut of a partition's log for the audit: everything that Redis knows, at one moment.
+--
+-- KEYS  1 meta  2 stock  3 supply  4 orders  5 dead
+-- ARGV  1 epoch  2 most entries to read
+--
+-- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four words:
+--   p <product> <stock> <supply>
+--   o <entry id> <product> <random>      in orders
+--   d <entry id> <product> <random>}     in dead, with the id it had in orders
+
+local why, seq = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+local entries = redis.call('XLEN', KEYS[4]) + redis.call('XLEN', KEYS[5])
+if entries > tonumber(ARGV[2]) then return { 'too_many', text(entries) } end
+
+local answer, n = { 'ok', seq }, 2
+local function record(kind, a, b, c)
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = kind, a, b or '', c or ''
+  n = n + 4
+end
+local function table_of(key)
+  local flat, all = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do all[flat[i]] = flat[i + 1] end
+  return all
+end
+local stock, supply = table_of(KEYS[2]), table_of(KEYS[3])
+for product, level in pairs(stock) do record('p', product, level, supply[product] or '0') end
+for product, granted in pairs(supply) do
+  if not stock[product] then record('p', product, '0', granted) end
+end
+for _, entry in ipairs(redis.call('XRANGE', KEYS[4], '-', '+')) do
+  local order = fields_of(entry)
+  record('o', entry[1], order.p, order.r)
+end
+for _, entry in ipairs(redis.call('XRANGE', KEYS[5], '-', '+')) do
+  local order = fields_of(entry)
+  record('d', order.id, order.p, order.r)
+end
+return answer

@@ -1,0 +1,13 @@
+-- Removes one dead entry whose order turned out to be in the ledger; gives nothing back.
+--
+-- KEYS  1 meta  2 dead  3 buried
+-- ARGV  1 epoch  2 dead id  3 reservation id
+--
+-- Returns {'fenced', reason} | {'discarded'} | {'gone'} (somebody else did it)
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+redis.call('HLEN', KEYS[3])
+if redis.call('XDEL', KEYS[2], ARGV[2]) == 0 then return { 'gone' } end
+redis.call('HDEL', KEYS[3], ARGV[3])
+return { 'discarded' }

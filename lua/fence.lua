@@ -1,0 +1,27 @@
+-- The fence (R1). It stands in front of every script that takes, moves or returns a unit, and makes
+-- one effect impossible: touching a partition whose past may have changed unseen.
+--
+-- fence(meta_key, epoch) returns
+--   reason, nil   the script must return {'fenced', reason} and do nothing:
+--                 'missing' no meta (an emptied Redis), 'replid' a restart, promotion or restored
+--                 backup, 'epoch' the caller or Redis is of another life, 'closed' under repair
+--   nil, seq      the partition is open; seq is the number of accepts in this epoch, as text
+local function fence(meta_key, epoch)
+  local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'seq')
+  if not (meta[1] and meta[2] and meta[3] and meta[4]) then return 'missing' end
+  local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  if meta[1] ~= replid then return 'replid' end
+  if meta[2] ~= epoch then return 'epoch' end
+  if meta[3] ~= 'open' then return 'closed' end
+  return nil, meta[4]
+end
+
+-- Lua prints large numbers as floats; every number that leaves a script goes through here.
+local function text(number) return string.format('%.0f', number) end
+
+-- A stream entry's flat list of fields as a table.
+local function fields_of(entry)
+  local fields = {}
+  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  return fields
+end

@@ -1,0 +1,47 @@
+-- Gives the unit of one voided order back: once, however often and by however many it is called (R5).
+-- The entry itself is the token: only the call that removes it adds the unit.
+--
+-- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 buried
+-- ARGV  1 epoch  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
+--
+-- Returns {'fenced', reason} | {'released', stock} | {'gone'} (somebody else did it)
+--       | {'unreleasable'} (nothing done: no order of ours, or no stock to add to)
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+local from, id = ARGV[3] == 'orders' and KEYS[5] or KEYS[6], ARGV[4]
+local found = redis.call('XRANGE', from, id, id)
+if not found[1] then return { 'gone' } end
+local order = fields_of(found[1])
+local original = order.id or id
+if not (order.p and order.u and order.r) then return { 'unreleasable' } end
+if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
+
+-- Read, and so type-checked, before the first write.
+local claims_key, claim_field, claim
+if order.q and order.w then
+  claims_key = KEYS[3] .. ':' .. order.w
+  claim_field = order.u .. '/' .. order.p .. '/' .. order.q
+  claim = redis.call('HGET', claims_key, claim_field)
+end
+local buyer = order.u .. '/' .. order.p
+local bought = order.l and tonumber(redis.call('HGET', KEYS[4], buyer) or '0') or 0
+redis.call('XLEN', KEYS[5])
+redis.call('HLEN', KEYS[7])
+
+if redis.call('XDEL', from, id) == 0 then return { 'gone' } end
+local stock = redis.call('HINCRBY', KEYS[2], order.p, 1)
+if from == KEYS[5] then
+  redis.pcall('XACK', KEYS[5], ARGV[2], id)
+else
+  redis.call('HDEL', KEYS[7], order.rid)
+end
+if bought > 1 then
+  redis.call('HSET', KEYS[4], buyer, text(bought - 1))
+elseif bought == 1 then
+  redis.call('HDEL', KEYS[4], buyer)
+end
+-- Only if it still names this reservation: a retry after the void may have claimed it anew.
+local mine = original .. ' ' .. order.r .. ' '
+if claim and string.sub(claim, 1, #mine) == mine then redis.call('HDEL', claims_key, claim_field) end
+return { 'released', text(stock) }

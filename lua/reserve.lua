@@ -1,0 +1,148 @@
+-- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
+--
+-- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: windows are <base>:<window>)  5 bought  6 orders
+-- ARGV  1 epoch  2 claims_window_ms  3 backlog_max_entries
+--       then for each request: product, user, request id ('' for none), random part (hexadecimal)
+--
+-- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
+--   accepted <seq> <remaining> <reserved_at_ms>
+--   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
+--   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
+--   unknown_product | backlog_full
+--   not_applied <what Redis said>      this one and all after it; nothing was done for them
+--
+-- A claim holds '<epoch>-<seq> <random> <reserved_at_ms>'.
+-- Why it cannot stop halfway: every key is read, and so its type checked, before the first write; the
+-- first write is an XADD, which alone may be refused (out of memory, id too small) and is caught; what
+-- follows it can no longer fail.
+
+local why, seq_text = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+local epoch, seq = ARGV[1], tonumber(seq_text)
+local time = redis.call('TIME')
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local window_ms, backlog_max = tonumber(ARGV[2]), tonumber(ARGV[3])
+local window = math.floor(now_ms / window_ms)
+local claims_key, older_key = KEYS[4] .. ':' .. text(window), KEYS[4] .. ':' .. text(window - 1)
+
+-- 1. What was asked.
+local requests, products, seen, claim_fields = {}, {}, {}, {}
+for i = 4, #ARGV, 4 do
+  local r = { product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3] }
+  if r.request ~= '' then
+    r.claim = r.user .. '/' .. r.product .. '/' .. r.request
+    claim_fields[#claim_fields + 1] = r.claim
+  end
+  if not seen[r.product] then
+    seen[r.product] = true
+    products[#products + 1] = r.product
+  end
+  requests[#requests + 1] = r
+end
+
+-- 2. Everything is read before anything is written.
+local stock, catalogue = {}, {}
+local stock_now = redis.call('HMGET', KEYS[2], unpack(products))
+local catalogue_now = redis.call('HMGET', KEYS[3], unpack(products))
+for i, product in ipairs(products) do
+  stock[product] = assert(tonumber(stock_now[i] or '0'), 'stock is no number')
+  if catalogue_now[i] then
+    local status, limit, opens, closes =
+      string.match(catalogue_now[i], '^%d+|([%a_]+)|(%d+)|(%d+)|(%d+)$')
+    catalogue[product] = {
+      status = status, limit = tonumber(limit), opens = tonumber(opens), closes = tonumber(closes),
+    }
+  end
+end
+local claims = {}
+if #claim_fields > 0 then
+  local newer = redis.call('HMGET', claims_key, unpack(claim_fields))
+  local older = redis.call('HMGET', older_key, unpack(claim_fields))
+  for i, field in ipairs(claim_fields) do claims[field] = newer[i] or older[i] or nil end
+end
+local bought, bought_fields = {}, {}
+for _, r in ipairs(requests) do
+  local product = catalogue[r.product]
+  if product and product.limit > 0 then
+    r.buyer = r.user .. '/' .. r.product
+    bought_fields[#bought_fields + 1] = r.buyer
+  end
+end
+if #bought_fields > 0 then
+  local now = redis.call('HMGET', KEYS[5], unpack(bought_fields))
+  for i, field in ipairs(bought_fields) do bought[field] = assert(tonumber(now[i] or '0')) end
+end
+local backlog = redis.call('XLEN', KEYS[6])
+
+-- 3. One decision after the other, in the order of the checks: duplicate first, so that the buyer of the
+-- last unit who asks again gets the same answer.
+local function refusal(r)
+  local product = catalogue[r.product]
+  if not product then return 'unknown_product' end
+  if product.status == 'stopped' then return 'stopped' end
+  if product.status ~= 'on_sale' then return 'closed' end
+  if backlog >= backlog_max then return 'backlog_full' end
+  if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
+  if product.closes > 0 and product.closes <= now_ms then return 'closed' end
+  if r.buyer and bought[r.buyer] >= product.limit then return 'limit_reached ' .. text(product.limit) end
+  if stock[r.product] <= 0 then return 'sold_out' end
+  return nil
+end
+
+local function add_order(r, id)
+  local entry = { 'v', '1', 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
+  local function put(name, value) entry[#entry + 1] = name; entry[#entry + 1] = value end
+  if r.claim then
+    put('q', r.request)
+    put('w', text(window))
+  end
+  if r.buyer then put('l', '1') end
+  return redis.pcall('XADD', KEYS[6], id, unpack(entry))
+end
+
+local answers, taken, new_claims, now_bought, failed = { 'ok' }, {}, {}, {}, nil
+for _, r in ipairs(requests) do
+  local answer
+  local claim = r.claim and claims[r.claim]
+  if failed then
+    answer = 'not_applied ' .. failed
+  elseif claim then
+    answer = 'duplicate ' .. claim .. ' ' .. text(stock[r.product])
+  else
+    answer = refusal(r)
+  end
+  if not answer then
+    local added = add_order(r, epoch .. '-' .. text(seq + 1))
+    if type(added) == 'table' and added.err then
+      failed = added.err
+      answer = 'not_applied ' .. failed
+    else
+      seq, backlog = seq + 1, backlog + 1
+      stock[r.product] = stock[r.product] - 1
+      taken[r.product] = (taken[r.product] or 0) + 1
+      if r.buyer then
+        bought[r.buyer] = bought[r.buyer] + 1
+        now_bought[r.buyer] = bought[r.buyer]
+      end
+      if r.claim then
+        claims[r.claim] = epoch .. '-' .. text(seq) .. ' ' .. r.random .. ' ' .. text(now_ms)
+        new_claims[#new_claims + 1] = r.claim
+        new_claims[#new_claims + 1] = claims[r.claim]
+      end
+      answer = 'accepted ' .. text(seq) .. ' ' .. text(stock[r.product]) .. ' ' .. text(now_ms)
+    end
+  end
+  answers[#answers + 1] = answer
+end
+
+-- 4. What the accepted ones changed.
+if next(taken) then
+  redis.call('HSET', KEYS[1], 'seq', text(seq))
+  for product, units in pairs(taken) do redis.call('HINCRBY', KEYS[2], product, -units) end
+  for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
+  if #new_claims > 0 then
+    redis.call('HSET', claims_key, unpack(new_claims))
+    redis.call('PEXPIREAT', claims_key, text((window + 2) * window_ms))
+  end
+end
+return answers

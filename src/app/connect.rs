@@ -1,0 +1,144 @@
+//! Redis and Postgres, connected and found to be the ones we mean.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use redis::{
+    Client, IntoConnectionInfo as _,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+    io::tcp::TcpSettings,
+};
+use secrecy::ExposeSecret as _;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    config::Config,
+    desk::Desk,
+    fence::Partitions,
+    keys::Keys,
+    ledger::{Deployment, Establish, Ledger, PartitionStatus, check_schema},
+    stock::{Stock, StockSettings},
+    stream::Streams,
+};
+
+/// Connections to Postgres: one a partition's consumer, and some for calls.
+const LEDGER_CONNECTIONS: usize = 16;
+
+/// Both stores and what works on them.
+#[derive(Clone)]
+pub struct Stores {
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The stock.
+    pub stock: Stock,
+    /// The streams.
+    pub streams: Streams,
+    /// The desk.
+    pub desk: Desk,
+    /// The deployment.
+    pub deployment: Deployment,
+    client: Client,
+}
+
+impl Stores {
+    /// Connects to both; the batchers run on `tasks`.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is away, or is not the one that the settings mean.
+    pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
+        let ledger = ledger(config)?;
+        ledger
+            .ping()
+            .await
+            .context("cannot use Postgres (postgres_url)")?;
+        check_schema(&ledger).await?;
+        let deployment = match ledger.establish(config.partitions).await? {
+            Establish::Is(deployment) => deployment,
+            Establish::Other(found) => bail!(
+                "this database was initialised with {} partitions, the settings say {}: \
+                 the number cannot be changed, set partitions = {}",
+                found.partitions.get(),
+                config.partitions.get(),
+                found.partitions.get()
+            ),
+        };
+        let client = client(config)?;
+        let connection = connection(&client, Duration::from_secs(2)).await;
+        let connection = connection.context("cannot use Redis (redis_url)")?;
+        let keys = Keys::new(&config.key_prefix);
+        let partitions = Partitions::new(connection, keys, deployment.partitions);
+        let settings = StockSettings {
+            claims_window_ms: config.claims_window_ms,
+            backlog_max_entries: config.backlog_max_entries,
+        };
+        let stock = Stock::start(partitions.clone(), settings, tasks);
+        let streams = Streams::new(partitions);
+        let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
+        Ok(Self {
+            ledger,
+            stock,
+            streams,
+            desk,
+            deployment,
+            client,
+        })
+    }
+
+    /// A connection for one blocking reader, its own.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn reader(&self) -> anyhow::Result<ConnectionManager> {
+        // Longer than a read waits, so that only a silent Redis is a failure.
+        connection(&self.client, Duration::from_secs(5))
+            .await
+            .context("cannot connect to Redis")
+    }
+
+    /// Believes the ledger of every partition, without opening any: for commands beside a service.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn believe_ledger(&self) -> anyhow::Result<()> {
+        for row in self.ledger.partitions(self.deployment.partitions).await? {
+            let open = row.status == PartitionStatus::Open;
+            self.stock
+                .partitions()
+                .set_epoch(row.partition, open.then_some(row.epoch));
+        }
+        Ok(())
+    }
+}
+
+/// The ledger of the settings, not asked yet.
+pub(crate) fn ledger(config: &Config) -> anyhow::Result<Ledger> {
+    let url = config.postgres_url.expose_secret();
+    Ledger::new(
+        url.parse().context("postgres_url is no address")?,
+        LEDGER_CONNECTIONS,
+    )
+}
+
+fn client(config: &Config) -> anyhow::Result<Client> {
+    let info = config.redis_url.expose_secret().into_connection_info();
+    let info = info.context("redis_url is no address")?;
+    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    Ok(Client::open(info)?)
+}
+
+/// A connection that reconnects, and never sends anything twice.
+async fn connection(
+    client: &Client,
+    response_timeout: Duration,
+) -> redis::RedisResult<ConnectionManager> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(1)))
+        .set_response_timeout(Some(response_timeout))
+        .set_number_of_retries(1)
+        .set_min_delay(Duration::from_millis(50))
+        .set_max_delay(Duration::from_millis(200));
+    ConnectionManager::new_with_config(client.clone(), config).await
+}

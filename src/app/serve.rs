@@ -1,0 +1,309 @@
+//! The service: API, workers, or both in one process.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{ServingStatus, server::HealthReporter};
+use uuid::Uuid;
+
+use super::{
+    Stores,
+    http::{self, Readiness},
+};
+use crate::{
+    audit::Auditor,
+    catalogue::Catalogue,
+    config::{Automation, Config},
+    domain::NewProduct,
+    fence::Partitions,
+    grpc::{self, Rooms},
+    ledger::Created,
+    recovery::Recovery,
+    worker::{Pauses, Replayer, WorkerSettings, Workshop},
+};
+
+/// How long calls may take to end after a shutdown began, and then the loops.
+const DRAIN_CALLS: Duration = Duration::from_secs(4);
+const DRAIN_LOOPS: Duration = Duration::from_secs(4);
+const LOOK: Duration = Duration::from_millis(500);
+/// Between an order's own failure and its next attempt.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Both.
+    All,
+    /// Answers calls.
+    Api,
+    /// Carries orders to the ledger.
+    Worker,
+}
+
+/// Where a service listens; bound by the caller.
+#[derive(Debug)]
+pub struct Listeners {
+    /// gRPC.
+    pub grpc: TcpListener,
+    /// `/healthz` and `/readyz`.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds what the settings say.
+    ///
+    /// # Errors
+    ///
+    /// When an address is taken.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = async |name: &str, address: SocketAddr| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {name} {address}"))
+        };
+        let grpc = bind("grpc_listen", config.grpc_listen).await?;
+        Ok(Self {
+            grpc,
+            http: bind("http_listen", config.http_listen).await?,
+        })
+    }
+}
+
+/// A service that is ready to run.
+pub struct App {
+    stores: Stores,
+    catalogue: Catalogue,
+    recovery: Recovery,
+    listeners: Listeners,
+    workshop: Workshop,
+    role: Role,
+    reflection: bool,
+    replay: Automation,
+}
+
+impl App {
+    /// Connects both stores, opens what is new, reads the catalogue.
+    ///
+    /// # Errors
+    ///
+    /// When a store is away, or is not the one that the settings mean.
+    pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
+        let stores = Stores::connect(config, &TaskTracker::new()).await?;
+        let recovery = Recovery::new(
+            stores.ledger.clone(),
+            stores.stock.clone(),
+            stores.deployment,
+        );
+        recovery
+            .look()
+            .await
+            .context("cannot read the partitions")?;
+        let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
+        if let Err(error) = catalogue.refresh().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the catalogue is not in force everywhere yet"
+            );
+        }
+        let workshop = Workshop {
+            streams: stores.streams.clone(),
+            stock: stores.stock.clone(),
+            ledger: stores.ledger.clone(),
+            desk: stores.desk.clone(),
+            settings: WorkerSettings {
+                max_deliveries: config.max_deliveries,
+                claim_idle: Duration::from_millis(config.claim_idle_ms),
+                retry_delay: RETRY_DELAY,
+            },
+            pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
+            consumer: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
+        };
+        let (reflection, replay) = (config.reflection, config.replay);
+        Ok(Self {
+            stores,
+            catalogue,
+            recovery,
+            listeners,
+            workshop,
+            role,
+            reflection,
+            replay,
+        })
+    }
+
+    /// Where gRPC listens.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system does not tell.
+    pub fn grpc_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listeners.grpc.local_addr()?)
+    }
+
+    /// Both stores.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// What the loops work on: for tests that step them.
+    pub fn workshop(&self) -> &Workshop {
+        &self.workshop
+    }
+
+    /// Creates products before anybody can ask for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalogue::create`].
+    pub async fn create_products(&self, products: &[NewProduct]) -> anyhow::Result<Created> {
+        Ok(self.catalogue.create(products, "demo").await?)
+    }
+
+    /// Serves until `shutdown`, then ends in order: no new calls, the calls under way are answered, the
+    /// batches in hand are stored. What is left waits in the streams. Takes at most 8 seconds.
+    ///
+    /// # Errors
+    ///
+    /// When a server fails.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+        if self.role != Role::Api {
+            self.start_workers(&loops, &stop_loops).await?;
+        }
+        loops.spawn(self.catalogue.clone().run(stop_loops.clone()));
+        loops.spawn(self.recovery.clone().run(stop_loops.clone()));
+
+        let redis = Arc::new(AtomicBool::new(true));
+        let (reporter, health) = tonic_health::server::health_reporter();
+        report(&reporter, true).await;
+        let partitions = self.stores.stock.partitions().clone();
+        loops.spawn(watch(
+            partitions,
+            reporter.clone(),
+            redis.clone(),
+            stop_loops.clone(),
+        ));
+        let readiness = Readiness {
+            redis,
+            pauses: self.workshop.pauses.clone(),
+        };
+        loops.spawn(http::serve(
+            self.listeners.http,
+            readiness,
+            stop_loops.clone(),
+        ));
+
+        let rooms = Rooms {
+            auditor: Auditor::new(self.stores.streams.clone(), self.stores.ledger.clone()),
+            stock: self.stores.stock,
+            streams: self.stores.streams,
+            ledger: self.stores.ledger,
+            catalogue: self.catalogue,
+            desk: self.stores.desk,
+        };
+        let mut routes = match self.role {
+            Role::All | Role::Api => grpc::routes(rooms),
+            Role::Worker => tonic::service::Routes::default(),
+        };
+        routes = routes.add_service(health);
+        if self.reflection {
+            routes = reflect(routes)?;
+        }
+        tracing::info!(grpc = %self.listeners.grpc.local_addr()?, role = ?self.role, "serving");
+        let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        let served = tokio::select! {
+            served = server => served.context("the gRPC server failed"),
+            () = async {
+                shutdown.cancelled().await;
+                tracing::info!("shutting down");
+                report(&reporter, false).await;
+                tokio::time::sleep(DRAIN_CALLS).await;
+            } => {
+                tracing::warn!("some calls did not end in time");
+                Ok(())
+            }
+        };
+        stop_loops.cancel();
+        loops.close();
+        if tokio::time::timeout(DRAIN_LOOPS, loops.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some loops did not end in time; what they held stays in the streams");
+        }
+        served
+    }
+
+    async fn start_workers(
+        &self,
+        loops: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        for partition in self.stores.deployment.partitions.all() {
+            let consumer = self
+                .workshop
+                .consumer(partition, self.stores.reader().await?);
+            loops.spawn(consumer.run(stop.clone()));
+            if self.replay == Automation::Auto {
+                loops.spawn(Replayer::new(self.workshop.clone(), partition).run(stop.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Routes> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(grpc::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(routes
+        .add_service(builder().build_v1()?)
+        .add_service(builder().build_v1alpha()?))
+}
+
+async fn report(reporter: &HealthReporter, serving: bool) {
+    let status = if serving {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    };
+    for service in std::iter::once("").chain(grpc::SERVICES) {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+/// Health follows Redis: without it nothing can be sold. Postgres may be away for a while.
+async fn watch(
+    partitions: Partitions,
+    reporter: HealthReporter,
+    redis: Arc<AtomicBool>,
+    stop: CancellationToken,
+) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(LOOK))
+        .await
+        .is_some()
+    {
+        let answers = partitions.ping().await.is_ok();
+        if redis.swap(answers, Ordering::AcqRel) != answers {
+            tracing::warn!(answers, "Redis");
+            report(&reporter, answers).await;
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The verdict: nothing lost, nothing sold twice, everything in exactly one place.
+//!
+//! For each partition one script cuts the log; then the ledger is read, leaving out what lies beyond the
+//! cut and what is in the streams. So it may run under traffic.
+//!
+//! Must never: call something well that it could not see.
+
+use crate::{
+    domain::{Partition, ProductId},
+    fence::FenceError,
+    ledger::{AuditRows, Ledger, LedgerError, LedgerUnits},
+    stream::{Cut, CutError, ProductCut, Streams},
+};
+
+/// What an audit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is where it must be.
+    Holds,
+    /// Something is not.
+    Violated,
+    /// It could not be told.
+    Unknown,
+}
+
+/// One product's units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the design")]
+pub struct ProductUnits {
+    pub product: ProductId,
+    pub supply: i64,
+    pub available: i64,
+    pub in_orders: i64,
+    pub in_dead: i64,
+    pub confirmed: i64,
+}
+
+/// An audit.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Every product's units, in the order of their ids.
+    pub products: Vec<ProductUnits>,
+    /// What is wrong, by how much.
+    pub violations: Vec<String>,
+    /// What could not be told, and why.
+    pub unknown: Vec<String>,
+}
+
+impl Report {
+    /// The verdict: what is wrong weighs more than what is unknown.
+    pub fn verdict(&self) -> Verdict {
+        if !self.violations.is_empty() {
+            Verdict::Violated
+        } else if !self.unknown.is_empty() {
+            Verdict::Unknown
+        } else {
+            Verdict::Holds
+        }
+    }
+}
+
+/// Audits.
+#[derive(Clone)]
+pub struct Auditor {
+    streams: Streams,
+    ledger: Ledger,
+}
+
+impl Auditor {
+    /// Over these.
+    pub fn new(streams: Streams, ledger: Ledger) -> Self {
+        Self { streams, ledger }
+    }
+
+    /// Audits every partition. Never fails: what it cannot see it calls unknown.
+    pub async fn audit(&self) -> Report {
+        let mut report = Report::default();
+        for partition in self.streams.partitions().count().all() {
+            if let Err(unknown) = self.audit_partition(partition, &mut report).await {
+                report
+                    .unknown
+                    .push(format!("partition {partition}: {unknown}"));
+            }
+        }
+        report.products.sort_by(|a, b| a.product.cmp(&b.product));
+        report
+    }
+
+    async fn audit_partition(
+        &self,
+        partition: Partition,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        let cut = self
+            .streams
+            .cut(partition)
+            .await
+            .map_err(|error| match error {
+                CutError::Fence(FenceError::Fenced(reason)) => format!("fenced: {reason}"),
+                CutError::TooMany(_) | CutError::Fence(_) => told(&error),
+            })?;
+        let in_streams: Vec<_> = cut.in_streams.iter().map(|id| id.to_uuid()).collect();
+        let rows = self
+            .ledger
+            .audit_rows(partition, cut.epoch, cut.seq, &in_streams);
+        let rows = rows.await.map_err(|error: LedgerError| told(&error))?;
+        check_log(partition, &cut, &rows, &mut report.violations);
+        if !report.violations.is_empty() {
+            let seqs: Vec<i64> = cut
+                .in_streams
+                .iter()
+                .filter_map(|id| i64::try_from(id.seq()).ok())
+                .collect();
+            let missing = self
+                .ledger
+                .missing_seqs(partition, cut.epoch, cut.seq, &seqs);
+            for seq in missing.await.map_err(|error| told(&error))? {
+                report.violations.push(format!(
+                    "partition {partition}: {}-{seq} was accepted and is nowhere",
+                    cut.epoch
+                ));
+            }
+        }
+        let mut products: Vec<&ProductId> =
+            cut.products.keys().chain(rows.products.keys()).collect();
+        products.sort();
+        products.dedup();
+        for product in products {
+            let redis = cut.products.get(product).copied().unwrap_or_default();
+            let ledger = rows.products.get(product).copied().unwrap_or_default();
+            check_product(product, redis, ledger, &mut report.violations);
+            report.products.push(ProductUnits {
+                product: product.clone(),
+                supply: redis.supply,
+                available: redis.available,
+                in_orders: redis.in_orders,
+                in_dead: redis.in_dead,
+                confirmed: ledger.confirmed_at_cut,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
+/// Every accept of this epoch is in exactly one place: the sum of units alone would be blind to a doubled
+/// id that hides a lost one.
+fn check_log(partition: Partition, cut: &Cut, rows: &AuditRows, violations: &mut Vec<String>) {
+    for stranger in &cut.strangers {
+        violations.push(format!(
+            "partition {partition}: entry {stranger} is none of ours"
+        ));
+    }
+    let waiting = cut
+        .in_streams
+        .iter()
+        .filter(|id| id.epoch() == cut.epoch)
+        .count();
+    let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+    let mut distinct = cut.in_streams.clone();
+    distinct.sort();
+    distinct.dedup();
+    if distinct.len() != cut.in_streams.len() {
+        violations.push(format!(
+            "partition {partition}: a reservation is in the streams twice"
+        ));
+    }
+    let known = waiting + rows.settled_at_cut;
+    if known != cut.seq {
+        violations.push(format!(
+            "partition {partition}: {} accepted, {known} of them known (off by {})",
+            cut.seq,
+            cut.seq - known
+        ));
+    }
+}
+
+fn check_product(
+    product: &ProductId,
+    redis: ProductCut,
+    ledger: LedgerUnits,
+    violations: &mut Vec<String>,
+) {
+    let mut require = |holds: bool, what: String| {
+        if !holds {
+            violations.push(format!("product {product}: {what}"));
+        }
+    };
+    let somewhere = redis.available + redis.in_orders + redis.in_dead + ledger.confirmed_at_cut;
+    // A grant that Redis was not told yet is in neither; a grant that only Redis knows is nobody's.
+    require(
+        redis.supply == somewhere,
+        format!(
+            "supply {} is not available {} + in orders {} + in dead {} + confirmed {} (off by {})",
+            redis.supply,
+            redis.available,
+            redis.in_orders,
+            redis.in_dead,
+            ledger.confirmed_at_cut,
+            redis.supply - somewhere
+        ),
+    );
+    require(
+        redis.available >= 0,
+        format!("{} units available", redis.available),
+    );
+    require(
+        redis.supply <= ledger.supply,
+        format!(
+            "Redis knows {} units, only {} were granted",
+            redis.supply, ledger.supply
+        ),
+    );
+    require(
+        ledger.confirmed <= ledger.supply,
+        format!("{} units sold of {}", ledger.confirmed, ledger.supply),
+    );
+    require(
+        ledger.sold == ledger.confirmed,
+        format!("counted {} sold, stored {}", ledger.sold, ledger.confirmed),
+    );
+    require(
+        ledger.over_limit == 0,
+        format!(
+            "{} users hold more than its limit allows",
+            ledger.over_limit
+        ),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict_of(redis: ProductCut, ledger: LedgerUnits) -> Vec<String> {
+        let mut violations = Vec::new();
+        check_product(&"shoe".parse().unwrap(), redis, ledger, &mut violations);
+        violations
+    }
+
+    const REDIS: ProductCut = ProductCut {
+        available: 5,
+        supply: 10,
+        in_orders: 2,
+        in_dead: 1,
+    };
+    const LEDGER: LedgerUnits = LedgerUnits {
+        supply: 10,
+        sold: 2,
+        confirmed: 2,
+        confirmed_at_cut: 2,
+        over_limit: 0,
+    };
+
+    #[test]
+    fn a_whole_product_holds_and_one_unit_off_does_not() {
+        assert!(verdict_of(REDIS, LEDGER).is_empty());
+        for wrong in [
+            ProductCut {
+                available: 6,
+                ..REDIS
+            },
+            ProductCut {
+                available: 4,
+                ..REDIS
+            },
+            ProductCut {
+                in_dead: 0,
+                ..REDIS
+            },
+            ProductCut {
+                in_orders: 3,
+                ..REDIS
+            },
+            ProductCut {
+                available: -1,
+                in_orders: 8,
+                ..REDIS
+            },
+        ] {
+            assert_eq!(verdict_of(wrong, LEDGER).len(), 1, "{wrong:?}");
+        }
+        assert_eq!(
+            verdict_of(REDIS, LedgerUnits { sold: 3, ..LEDGER }).len(),
+            1
+        );
+        assert_eq!(
+            verdict_of(
+                REDIS,
+                LedgerUnits {
+                    over_limit: 1,
+                    ..LEDGER
+                }
+            )
+            .len(),
+            1
+        );
+        assert_eq!(
+            verdict_of(
+                REDIS,
+                LedgerUnits {
+                    supply: 9,
+                    ..LEDGER
+                }
+            )
+            .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_grant_under_way_is_no_violation() {
+        assert!(
+            verdict_of(
+                REDIS,
+                LedgerUnits {
+                    supply: 20,
+                    ..LEDGER
+                }
+            )
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_never_called_well() {
+        let unknown = Report {
+            unknown: vec!["x".into()],
+            ..Report::default()
+        };
+        assert_eq!(unknown.verdict(), Verdict::Unknown);
+        let both = Report {
+            violations: vec!["y".into()],
+            ..unknown
+        };
+        assert_eq!(both.verdict(), Verdict::Violated);
+        assert_eq!(Report::default().verdict(), Verdict::Holds);
+    }
+}

@@ -1,0 +1,248 @@
+//! Products: created and changed in the ledger first, then told to Redis; listed with live stock.
+//!
+//! Must never: ask Postgres on a buyer's call, or make up a stock that could not be read.
+
+mod snapshot;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures_util::future::try_join_all;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use self::snapshot::Snapshot;
+use crate::{
+    domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
+    fence::FenceError,
+    ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
+    stock::{Grant, Offer, Stock, StockError},
+};
+
+/// How often changes that others made are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A product and its stock; no stock while its partition recovers.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The product.
+    pub product: Arc<Product>,
+    /// Units available.
+    pub stock: Option<i64>,
+}
+
+/// Why a change is not, or not certainly, in force.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// The ledger could not be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The ledger has it, Redis does not yet: it will be told as soon as it can be.
+    #[error("recorded, but not in force yet")]
+    NotInForce(#[source] FenceError),
+}
+
+/// The catalogue of this process.
+#[derive(Clone)]
+pub struct Catalogue {
+    ledger: Ledger,
+    stock: Stock,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// By partition: every version up to this one was told to Redis. Held while telling.
+    told: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Catalogue {
+    /// An empty catalogue: `refresh` fills it.
+    pub fn new(ledger: Ledger, stock: Stock) -> Self {
+        let told = vec![-1; usize::from(stock.partitions().count().get())];
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        Self {
+            ledger,
+            stock,
+            snapshot,
+            told: Arc::new(Mutex::new(told)),
+        }
+    }
+
+    /// Reads what changed in the ledger and tells Redis what it was not told yet: also what a crash of
+    /// somebody else left over (R3).
+    ///
+    /// # Errors
+    ///
+    /// See [`RefreshError`]; what was not told is told by the next refresh.
+    pub async fn refresh(&self) -> Result<(), RefreshError> {
+        let mut told = self.told.lock().await;
+        let seen = self.snapshot.load_full();
+        let changed = self.ledger.products_since(seen.version()).await?;
+        if !changed.is_empty() {
+            self.snapshot.store(Arc::new(seen.with(changed)));
+        }
+        let snapshot = self.snapshot.load();
+        let count = self.stock.partitions().count();
+        if told.iter().all(|told| *told == snapshot.version()) {
+            return Ok(());
+        }
+        let mut untold: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
+        for product in snapshot.all() {
+            let partition = count.of(&product.id);
+            if product.version > told[partition.index()] {
+                untold.entry(partition).or_default().push(product.clone());
+            }
+        }
+        let mut failed = None;
+        for partition in count.all() {
+            let products = untold.remove(&partition).unwrap_or_default();
+            match self.tell(partition, &products).await {
+                Ok(()) => told[partition.index()] = snapshot.version(),
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(()), |error| Err(RefreshError::NotInForce(error)))
+    }
+
+    /// Units first: a product that can be seen has its stock.
+    async fn tell(
+        &self,
+        partition: Partition,
+        products: &[Arc<Product>],
+    ) -> Result<(), FenceError> {
+        if products.is_empty() {
+            return Ok(());
+        }
+        let grants: Vec<Grant> = products
+            .iter()
+            .map(|product| Grant::from(&**product))
+            .collect();
+        self.stock.restock(partition, &grants).await?;
+        let offers: Vec<Offer> = products
+            .iter()
+            .map(|product| Offer::from(&**product))
+            .collect();
+        self.stock.publish(partition, &offers).await
+    }
+
+    /// Refreshes until stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut healthy = true;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(LOOK))
+            .await
+            .is_some()
+        {
+            match self.refresh().await {
+                Ok(()) => healthy = true,
+                Err(error) if healthy => {
+                    healthy = false;
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the catalogue cannot be refreshed"
+                    );
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Creates products, all or none; see [`Ledger::create_products`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RefreshError`].
+    pub async fn create(
+        &self,
+        products: &[NewProduct],
+        actor: &str,
+    ) -> Result<Created, RefreshError> {
+        let count = self.stock.partitions().count();
+        let created = self.ledger.create_products(products, count, actor).await?;
+        self.refresh().await?;
+        Ok(created)
+    }
+
+    /// Changes how a product is offered.
+    ///
+    /// # Errors
+    ///
+    /// The outer for the change itself; the inner when it was recorded and is not in force yet.
+    pub async fn update(
+        &self,
+        id: &ProductId,
+        change: &SaleChange,
+    ) -> Result<Result<Product, RefreshError>, UpdateError> {
+        let product = self.ledger.update_product(id, change).await?;
+        Ok(self.refresh().await.map(|()| product))
+    }
+
+    /// Grants units, once per request id.
+    ///
+    /// # Errors
+    ///
+    /// See [`RefreshError`]; repeat it with the same request id.
+    pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
+        let restocked = self.ledger.restock(restock).await?;
+        self.refresh().await?;
+        Ok(restocked)
+    }
+
+    /// At most `size` products that are offered, in the order of their ids, after `after`; and whether
+    /// there are more.
+    ///
+    /// # Errors
+    ///
+    /// When the stock cannot be read for another reason than a fence.
+    pub async fn list(
+        &self,
+        after: Option<&ProductId>,
+        size: usize,
+    ) -> Result<(Vec<Listed>, bool), StockError> {
+        let snapshot = self.snapshot.load_full();
+        let offered = |product: &&Arc<Product>| product.sale.status != ProductStatus::Retired;
+        let mut page: Vec<Arc<Product>> = snapshot
+            .after(after)
+            .filter(offered)
+            .take(size + 1)
+            .cloned()
+            .collect();
+        let more = page.len() > size;
+        page.truncate(size);
+        Ok((self.with_stock(page).await?, more))
+    }
+
+    /// One product; `None` when there is no such.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalogue::list`].
+    pub async fn get(&self, id: &ProductId) -> Result<Option<Listed>, StockError> {
+        match self.snapshot.load().get(id).cloned() {
+            Some(product) => Ok(self.with_stock(vec![product]).await?.pop()),
+            None => Ok(None),
+        }
+    }
+
+    async fn with_stock(&self, products: Vec<Arc<Product>>) -> Result<Vec<Listed>, StockError> {
+        let count = self.stock.partitions().count();
+        let mut by_partition: HashMap<Partition, Vec<ProductId>> = HashMap::new();
+        for product in &products {
+            by_partition
+                .entry(count.of(&product.id))
+                .or_default()
+                .push(product.id.clone());
+        }
+        let reads = by_partition.into_iter().map(|(partition, ids)| async move {
+            match self.stock.levels(partition, ids).await {
+                Ok(levels) => Ok((partition, Some(levels))),
+                Err(StockError::Fence(FenceError::Fenced(_))) => Ok((partition, None)),
+                Err(error) => Err(error),
+            }
+        });
+        let levels: HashMap<_, _> = try_join_all(reads).await?.into_iter().collect();
+        let stock_of = |id: &ProductId| levels.get(&count.of(id))?.as_ref()?.get(id).copied();
+        let listed = products.into_iter().map(|product| {
+            let stock = stock_of(&product.id);
+            Listed { product, stock }
+        });
+        Ok(listed.collect())
+    }
+}

@@ -1,0 +1,120 @@
+//! `yoink dev`: the service with a Redis and a Postgres of its own; and what `demo` shares with it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use tokio_util::sync::CancellationToken;
+
+use super::output;
+use crate::{
+    app::{App, Listeners, Role},
+    config::Config,
+    domain::{NewProduct, Price, ProductId, ProductStatus, Sale},
+    ledger::Created,
+    servers::{AppendFsync, PostgresServer, RedisServer},
+    telemetry,
+};
+
+/// The scarce product of the demo catalogue.
+pub(super) const SCARCE: &str = "sneaker-42";
+/// The plentiful one.
+pub(super) const PLENTY: &str = "sticker-7";
+
+/// Private servers under a directory; they end when this is dropped.
+pub(super) struct Servers {
+    redis: RedisServer,
+    postgres: PostgresServer,
+}
+
+impl Servers {
+    /// Starts both, on what `dir` holds, with an up-to-date schema.
+    pub(super) async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let dir = dir.to_owned();
+        let servers = tokio::task::spawn_blocking(move || -> anyhow::Result<Self> {
+            let redis = RedisServer::start(&dir.join("redis"), AppendFsync::Everysec)?;
+            let postgres = PostgresServer::start(&dir.join("postgres"), &[])?;
+            postgres.create_database("yoink")?;
+            Ok(Self { redis, postgres })
+        });
+        let servers = servers.await??;
+        crate::ledger::migrate(&servers.postgres.url("yoink")).await?;
+        Ok(servers)
+    }
+
+    /// The settings that lead to them.
+    pub(super) fn settings(&self) -> [(&'static str, String); 2] {
+        [
+            ("redis_url", self.redis.url()),
+            ("postgres_url", self.postgres.url("yoink")),
+        ]
+    }
+}
+
+fn product(id: &str, name: &str, price: &str, units: i64) -> anyhow::Result<NewProduct> {
+    let sale = Sale {
+        name: name.to_owned(),
+        price: Price::parse(price, "EUR")?,
+        opens_at_ms: None,
+        closes_at_ms: None,
+        per_user_limit: None,
+        status: ProductStatus::OnSale,
+    };
+    Ok(NewProduct {
+        id: id.parse::<ProductId>()?,
+        sale,
+        units,
+    })
+}
+
+/// Creates the demo catalogue in a service's ledger.
+pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
+    let products = [
+        product(
+            SCARCE,
+            "Sneaker 42, limited edition",
+            "199.99",
+            scarce_units,
+        )?,
+        product(PLENTY, "Sticker", "1.50", 1_000_000)?,
+    ];
+    match app.create_products(&products).await? {
+        Created::Done { .. } => Ok(()),
+        // A kept state whose units differ: its own products stay.
+        Created::OtherUnits { .. } => Ok(()),
+    }
+}
+
+pub(super) async fn run(
+    settings: impl Fn(&[(&'static str, String)]) -> anyhow::Result<Config>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let dir = fs::canonicalize(".")
+        .map(|here| here.join(".yoink"))
+        .unwrap_or(PathBuf::from(".yoink"));
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let lock = File::create(dir.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => bail!("`yoink dev` runs here already: {}", dir.display()),
+        Err(TryLockError::Error(error)) => return Err(error).context("cannot lock .yoink/lock"),
+    }
+    telemetry::init(&settings(&[])?)?;
+    let servers = Servers::start(&dir).await?;
+    let config = settings(&servers.settings())?;
+    let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
+    create_catalogue(&app, 500).await?;
+    output::line(format!("gRPC     {}", config.grpc_listen))?;
+    output::line(format!("HTTP     http://{}/readyz", config.http_listen))?;
+    output::line(format!("Redis    {}", servers.redis.url()))?;
+    output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
+    output::line(format!(
+        "Products {SCARCE} (500 units), {PLENTY} (1000000 units)"
+    ))?;
+    app.run(shutdown).await?;
+    tokio::task::spawn_blocking(move || drop(servers)).await?;
+    Ok(ExitCode::SUCCESS)
+}

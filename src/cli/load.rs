@@ -1,0 +1,60 @@
+//! `yoink load`: buys from a running service.
+
+use std::{
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    output, progress,
+    sale::{self, Sale},
+    verdict::{Column, sale_table},
+};
+use crate::domain::ProductId;
+
+/// What to buy, and how hard.
+#[derive(Debug, clap::Args)]
+pub(super) struct LoadArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:50051")]
+    target: String,
+    /// The product.
+    #[arg(long)]
+    product: ProductId,
+    /// Calls in all.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    attempts: u64,
+    /// Buyers at the same time.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    buyers: u64,
+    /// Connections that they share.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    connections: u16,
+}
+
+pub(super) async fn run(args: LoadArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let clients = sale::connect(&args.target, usize::from(args.connections)).await?;
+    let mut run = Uuid::new_v4().simple().to_string();
+    run.truncate(8);
+    let product = args.product.to_string();
+    let sale = Sale {
+        product: product.clone(),
+        attempts: args.attempts,
+        buyers: args.buyers,
+        run,
+    };
+    let done = Arc::new(AtomicU64::new(0));
+    let work = sale::run(&sale, &clients, done.clone(), &stop);
+    let tally = progress::show(&product, args.attempts, done, work).await??;
+    let units = i64::try_from(tally.accepted.len()).unwrap_or(i64::MAX);
+    output::line(sale_table(&[Column {
+        product,
+        units,
+        tally,
+        stored: None,
+    }]))?;
+    Ok(ExitCode::SUCCESS)
+}

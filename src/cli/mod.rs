@@ -1,0 +1,170 @@
+//! The commands.
+
+mod dead;
+mod demo;
+mod dev;
+mod import;
+mod load;
+mod offline;
+mod output;
+mod progress;
+mod sale;
+mod verdict;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, Listeners, Role},
+    config::Config,
+    telemetry,
+};
+
+/// Version and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("YOINK_COMMIT"), ")");
+
+/// Sells a limited number of units to far more buyers than there are units, exactly.
+#[derive(Debug, Parser)]
+#[command(name = "yoink", version = VERSION)]
+pub struct Cli {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Settings on the command line; `yoink config check` shows all of them as they would apply.
+#[derive(Debug, Args)]
+struct SettingsArgs {
+    /// The settings file.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, over the file and the environment; may be repeated.
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = setting)]
+    set: Vec<(&'static str, String)>,
+}
+
+/// The settings' names, as `--set` takes them.
+const NAMES: [&str; 15] = [
+    "grpc_listen",
+    "http_listen",
+    "redis_url",
+    "postgres_url",
+    "partitions",
+    "key_prefix",
+    "reflection",
+    "max_deliveries",
+    "claim_idle_ms",
+    "backlog_max_entries",
+    "claims_window_ms",
+    "replay",
+    "recovery",
+    "log",
+    "log_format",
+];
+
+fn setting(text: &str) -> Result<(&'static str, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+    let known = NAMES.into_iter().find(|known| *known == name);
+    known
+        .map(|name| (name, value.to_owned()))
+        .ok_or_else(|| format!("there is no setting {name:?}"))
+}
+
+impl SettingsArgs {
+    fn load(&self, more: &[(&'static str, String)]) -> anyhow::Result<Config> {
+        let file = self
+            .config
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("yoink.toml"));
+        let flags = [self.set.as_slice(), more].concat();
+        Ok(Config::load(&file, self.config.is_some(), &flags)?)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The service.
+    Serve {
+        /// What this process does.
+        #[arg(long, default_value = "all")]
+        role: Role,
+    },
+    /// The service with a Redis and a Postgres of its own under .yoink/, and the demo catalogue.
+    Dev,
+    /// A flash sale against a throw-away service; exits 0 only if the audit holds.
+    Demo(demo::DemoArgs),
+    /// Brings the database's schema up to date.
+    Migrate,
+    /// Creates the products of a CSV or JSON file, all or none.
+    Import {
+        /// The file; `-` for standard input as CSV.
+        file: PathBuf,
+    },
+    /// Adds units to a product's supply.
+    Restock(offline::RestockArgs),
+    /// Prints every stored reservation as CSV.
+    Export,
+    /// Proves that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 2 (could not tell).
+    Audit {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Orders that could not be stored.
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    /// Buys from a running service, as many at a time as asked.
+    Load(load::LoadArgs),
+    /// The settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints the settings as they would apply, or every problem at once.
+    Check,
+}
+
+/// Runs a command until it ends, or until `shutdown`.
+///
+/// # Errors
+///
+/// When the command could not do what it is for; its exit code then is 2.
+pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    let settings = &cli.settings;
+    match cli.command {
+        Command::Serve { role } => serve(&settings.load(&[])?, role, shutdown).await,
+        Command::Dev => dev::run(|more| settings.load(more), shutdown).await,
+        Command::Demo(args) => demo::run(args, |more| settings.load(more), shutdown).await,
+        Command::Migrate => offline::migrate(&settings.load(&[])?).await,
+        Command::Import { file } => import::run(&settings.load(&[])?, &file).await,
+        Command::Restock(args) => offline::restock(&settings.load(&[])?, args).await,
+        Command::Export => offline::export(&settings.load(&[])?).await,
+        Command::Audit { json } => offline::audit(&settings.load(&[])?, json).await,
+        Command::Dead(command) => dead::run(&settings.load(&[])?, command).await,
+        Command::Load(args) => load::run(args, shutdown).await,
+        Command::Config(ConfigCommand::Check) => {
+            output::line(settings.load(&[])?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn serve(
+    config: &Config,
+    role: Role,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    telemetry::init(config)?;
+    let listeners = Listeners::bind(config).await?;
+    let app = App::build(config, role, listeners)
+        .await
+        .context("cannot start")?;
+    app.run(shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}

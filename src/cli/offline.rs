@@ -1,0 +1,154 @@
+//! Commands that work on the stores themselves, beside a service or without one.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::{output, verdict};
+use crate::{
+    app::{Stores, ledger},
+    audit::{Auditor, Verdict},
+    config::Config,
+    domain::{MAX_UNITS, ProductId, RequestId},
+    ledger::{Ledger, Restock, Restocked, check_schema},
+};
+
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
+    let version = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
+    output::line(format!("The schema is at version {version}."))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The ledger of the settings, with the right schema.
+pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
+    let ledger = ledger(config)?;
+    ledger
+        .ping()
+        .await
+        .context("cannot use Postgres (postgres_url)")?;
+    check_schema(&ledger).await?;
+    Ok(ledger)
+}
+
+/// More units for a product.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestockArgs {
+    /// The product.
+    product: ProductId,
+    /// How many, at least 1.
+    units: i64,
+    /// The same id adds once: name one, to be able to repeat the command.
+    #[arg(long)]
+    request_id: Option<RequestId>,
+    /// Why, for the record.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Result<ExitCode> {
+    if args.units < 1 || args.units > MAX_UNITS {
+        bail!("units must be 1 to {MAX_UNITS}");
+    }
+    let ledger = checked_ledger(config).await?;
+    let request = match args.request_id {
+        Some(request) => request,
+        None => Uuid::new_v4().to_string().parse()?,
+    };
+    let product = args.product.clone();
+    let actor = "command line".to_owned();
+    let restock = Restock {
+        product,
+        units: args.units,
+        request,
+        actor,
+        reason: args.reason,
+    };
+    match ledger.restock(&restock).await? {
+        Restocked::Added(supply) => output::line(format!(
+            "{} units added, {supply} in all. A running service sells them within a second.",
+            args.units
+        ))?,
+        Restocked::Before(supply) => {
+            output::line(format!(
+                "This request id had added them before; {supply} in all."
+            ))?;
+        }
+        Restocked::UnknownProduct => bail!("there is no product {}", args.product),
+        Restocked::RequestReused => {
+            bail!("this request id was used for another product or other units")
+        }
+        Restocked::TooMany => bail!("the supply would pass {MAX_UNITS} units"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
+    let ledger = checked_ledger(config).await?;
+    let mut rows = ledger.export().await?;
+    let mut csv = csv::Writer::from_writer(std::io::stdout().lock());
+    csv.write_record([
+        "reservation_id",
+        "state",
+        "product_id",
+        "user_id",
+        "units",
+        "request_id",
+        "reserved_at",
+        "recorded_at",
+        "void_reason",
+    ])?;
+    while let Some(row) = rows.try_next().await? {
+        csv.write_record([
+            row.reservation_id.to_string(),
+            row.state,
+            row.product_id.unwrap_or_default(),
+            row.user_id.unwrap_or_default(),
+            row.units.map(|units| units.to_string()).unwrap_or_default(),
+            row.request_id.unwrap_or_default(),
+            Timestamp::from_millisecond(row.reserved_at_ms)?.to_string(),
+            Timestamp::from_millisecond(row.recorded_at_ms)?.to_string(),
+            row.void_reason.unwrap_or_default(),
+        ])?;
+    }
+    csv.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    stores.believe_ledger().await?;
+    let report = Auditor::new(stores.streams, stores.ledger).audit().await;
+    let (word, code) = match report.verdict() {
+        Verdict::Holds => ("holds", 0),
+        Verdict::Violated => ("violated", 1),
+        Verdict::Unknown => ("unknown", 2),
+    };
+    if as_json {
+        let products: Vec<_> = report
+            .products
+            .iter()
+            .map(|units| {
+                json!({
+                    "product_id": units.product.as_str(), "supply": units.supply,
+                    "available": units.available, "in_orders": units.in_orders,
+                    "in_dead": units.in_dead, "confirmed": units.confirmed,
+                })
+            })
+            .collect();
+        let report = json!({
+            "verdict": word, "products": products,
+            "violations": report.violations, "unknown": report.unknown,
+        });
+        output::line(serde_json::to_string_pretty(&report)?)?;
+    } else {
+        output::line(verdict::audit_table(&report))?;
+        output::line(format!("The audit's verdict: {word}."))?;
+    }
+    Ok(ExitCode::from(code))
+}

@@ -1,0 +1,149 @@
+//! Many buyers at once, through the generated client: what `load` and `demo` measure.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+use crate::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
+
+/// A client of the buyers' side.
+pub(super) type Client = InventoryServiceClient<Channel>;
+
+/// What is bought, and how hard.
+#[derive(Debug, Clone)]
+pub(super) struct Sale {
+    pub(super) product: String,
+    pub(super) attempts: u64,
+    /// Buyers at the same time.
+    pub(super) buyers: u64,
+    /// Distinguishes the users of one run from those of another.
+    pub(super) run: String,
+}
+
+/// What the buyers were told.
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
+    /// Reservation ids of accepted buyers.
+    pub(super) accepted: Vec<String>,
+    /// Refusals by reason.
+    pub(super) refused: BTreeMap<String, u64>,
+    /// Latency of every call, in microseconds.
+    pub(super) latency: Histogram<u64>,
+    /// From the first call to the last answer.
+    pub(super) took: Duration,
+}
+
+impl Tally {
+    /// Calls that were answered, in any way.
+    pub(super) fn attempts(&self) -> u64 {
+        self.latency.len()
+    }
+
+    /// Refusals for this reason.
+    pub(super) fn refused_as(&self, reason: &str) -> u64 {
+        self.refused.get(reason).copied().unwrap_or(0)
+    }
+}
+
+/// Connections to one service, enough to load it.
+pub(super) async fn connect(target: &str, connections: usize) -> anyhow::Result<Vec<Client>> {
+    let endpoint = Endpoint::from_shared(target.to_owned()).context("not an address")?;
+    let endpoint = endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5));
+    let mut clients = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let channel = endpoint.connect().await;
+        let channel = channel.with_context(|| format!("cannot connect to {target}"))?;
+        clients.push(Client::new(channel));
+    }
+    Ok(clients)
+}
+
+/// Runs a sale to its end, or until stopped; `done` counts answered calls meanwhile.
+pub(super) async fn run(
+    sale: &Sale,
+    clients: &[Client],
+    done: Arc<AtomicU64>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Tally> {
+    let latency = Histogram::new_with_bounds(1, 120_000_000, 3)?;
+    let (accepted, refused) = (Vec::new(), BTreeMap::new());
+    let total = Tally {
+        accepted,
+        refused,
+        latency,
+        took: Duration::ZERO,
+    };
+    let (total, next) = (Arc::new(Mutex::new(total)), Arc::new(AtomicU64::new(0)));
+    let started = Instant::now();
+    let tasks = TaskTracker::new();
+    for (buyer, client) in (0..sale.buyers).zip(clients.iter().cycle()) {
+        let (sale, mut client) = (sale.clone(), client.clone());
+        let (total, next, done, stop) = (total.clone(), next.clone(), done.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut mine = Vec::new();
+            while !stop.is_cancelled() {
+                let attempt = next.fetch_add(1, Ordering::Relaxed);
+                if attempt >= sale.attempts {
+                    break;
+                }
+                let request = ReserveUnitRequest {
+                    product_id: sale.product.clone(),
+                    user_id: format!("{}-buyer-{buyer}-{attempt}", sale.run),
+                    request_id: format!("{}-{attempt}", sale.run),
+                };
+                let asked = Instant::now();
+                let answer = client.reserve_unit(request).await;
+                let answer = answer.map(|answer| answer.into_inner().reservation_id);
+                mine.push((asked.elapsed(), answer));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            add(&total, mine);
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+    let total = total
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    Ok(Tally {
+        took: started.elapsed(),
+        ..total.clone()
+    })
+}
+
+fn add(total: &Mutex<Tally>, answers: Vec<(Duration, Result<String, Status>)>) {
+    let mut total = total
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    for (latency, answer) in answers {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        total.latency.saturating_record(micros.max(1));
+        match answer {
+            Ok(id) => total.accepted.push(id),
+            Err(status) => *total.refused.entry(reason(&status)).or_default() += 1,
+        }
+    }
+}
+
+/// The service's own reason, or the status that took its place.
+fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+}

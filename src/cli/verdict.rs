@@ -1,0 +1,121 @@
+//! The tables that commands print.
+
+use comfy_table::{CellAlignment, Table};
+
+use super::sale::Tally;
+use crate::audit::Report;
+
+/// What a sale came to, one column.
+#[derive(Debug)]
+pub(super) struct Column {
+    pub(super) product: String,
+    pub(super) units: i64,
+    pub(super) tally: Tally,
+    /// Distinct accepted reservations that the ledger holds.
+    pub(super) stored: Option<Stored>,
+}
+
+/// What the ledger holds of a sale.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stored {
+    /// Confirmed reservations of the product.
+    pub(super) confirmed: u64,
+    /// Accepted buyers whose reservation is not among them.
+    pub(super) lost: u64,
+    /// Confirmed beyond the units there were.
+    pub(super) oversold: u64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn milliseconds(micros: u64) -> String {
+    format!("{:.1} ms", micros as f64 / 1000.0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn rate(tally: &Tally) -> String {
+    format!(
+        "{:.0}/s",
+        tally.attempts() as f64 / tally.took.as_secs_f64().max(0.001)
+    )
+}
+
+/// Attempts, outcomes, latency and rate of sales side by side.
+pub(super) fn sale_table(columns: &[Column]) -> Table {
+    let mut table = Table::new();
+    let header = columns.iter().map(|column| column.product.clone());
+    table.set_header(std::iter::once(String::new()).chain(header));
+    let mut row = |name: &str, cell: &dyn Fn(&Column) -> String| {
+        table.add_row(std::iter::once(name.to_owned()).chain(columns.iter().map(cell)));
+    };
+    row("units", &|c| c.units.to_string());
+    row("attempts", &|c| c.tally.attempts().to_string());
+    row("accepted", &|c| c.tally.accepted.len().to_string());
+    row("sold out", &|c| c.tally.refused_as("SOLD_OUT").to_string());
+    row("other answers", &|c| {
+        let others = c
+            .tally
+            .refused
+            .iter()
+            .filter(|(reason, _)| *reason != "SOLD_OUT");
+        let told: Vec<String> = others.map(|(reason, n)| format!("{reason} {n}")).collect();
+        if told.is_empty() {
+            "none".to_owned()
+        } else {
+            told.join(", ")
+        }
+    });
+    if columns.iter().all(|column| column.stored.is_some()) {
+        let of = |c: &Column, part: fn(Stored) -> u64| {
+            c.stored
+                .map(|stored| part(stored).to_string())
+                .unwrap_or_default()
+        };
+        row("stored", &|c| of(c, |stored| stored.confirmed));
+        row("oversold", &|c| of(c, |stored| stored.oversold));
+        row("lost", &|c| of(c, |stored| stored.lost));
+    }
+    for (name, quantile) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
+        row(name, &|c| {
+            milliseconds(c.tally.latency.value_at_quantile(quantile))
+        });
+    }
+    row("rate", &|c| rate(&c.tally));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// Each product's units, and what is wrong.
+pub(super) fn audit_table(report: &Report) -> String {
+    let mut table = Table::new();
+    table.set_header([
+        "product",
+        "supply",
+        "available",
+        "in orders",
+        "in dead",
+        "confirmed",
+    ]);
+    for units in &report.products {
+        table.add_row([
+            units.product.to_string(),
+            units.supply.to_string(),
+            units.available.to_string(),
+            units.in_orders.to_string(),
+            units.in_dead.to_string(),
+            units.confirmed.to_string(),
+        ]);
+    }
+    let findings = report
+        .violations
+        .iter()
+        .map(|found| format!("\nVIOLATED: {found}"));
+    let unknown = report
+        .unknown
+        .iter()
+        .map(|found| format!("\nUNKNOWN: {found}"));
+    findings
+        .chain(unknown)
+        .fold(table.to_string(), |text, line| text + &line)
+}

@@ -1,0 +1,21 @@
+//! The nouns and decisions of a sale: pure, no async, no I/O.
+//!
+//! What is here was parsed once and is valid from then on; nothing later checks it again.
+
+mod delivery;
+mod id;
+mod order;
+mod partition;
+mod price;
+mod product;
+mod reservation_id;
+mod reserve;
+
+pub use delivery::{AfterFailure, after_failure};
+pub use id::{IdError, ProductId, RequestId, UserId};
+pub use order::{Order, Reservation, ReservationState};
+pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};
+pub use price::{Price, PriceError};
+pub use product::{MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Sale};
+pub use reservation_id::{ReservationId, ReservationIdError};
+pub use reserve::{Outcome, Receipt, Reserve};

@@ -1,0 +1,219 @@
+//! What is on sale.
+
+use super::{Price, ProductId};
+
+/// Most units a product may ever have: Lua counts exactly up to 2^53.
+pub const MAX_UNITS: i64 = 1 << 53;
+
+/// Longest name, in characters.
+const MAX_NAME: usize = 200;
+
+/// Whether a product can be bought, apart from its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProductStatus {
+    /// Inside its window.
+    OnSale,
+    /// Not until an administrator puts it on sale again.
+    Stopped,
+    /// No longer offered, not listed.
+    Retired,
+}
+
+impl ProductStatus {
+    /// The word in Redis and Postgres.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnSale => "on_sale",
+            Self::Stopped => "stopped",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// From that word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::OnSale, Self::Stopped, Self::Retired]
+            .into_iter()
+            .find(|s| s.as_str() == word)
+    }
+}
+
+/// How a product is offered: all that an administrator may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sale {
+    /// What it is called.
+    pub name: String,
+    /// What one unit costs.
+    pub price: Price,
+    /// The sale starts, in milliseconds since 1970.
+    pub opens_at_ms: Option<i64>,
+    /// The sale ends, in milliseconds since 1970.
+    pub closes_at_ms: Option<i64>,
+    /// Units a user may buy.
+    pub per_user_limit: Option<u32>,
+    /// Whether it can be bought.
+    pub status: ProductStatus,
+}
+
+/// Why a product cannot be as asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProductError {
+    /// No name, or one that is too long.
+    #[error("name must have 1 to 200 characters")]
+    NameLength,
+    /// A control character in the name.
+    #[error("name has a control or direction character")]
+    NameCharacter,
+    /// The sale would end before it starts.
+    #[error("closes_at must be after opens_at")]
+    Window,
+    /// Not 1 to 2^53.
+    #[error("units must be 1 to 9007199254740992")]
+    Units,
+    /// Not 0 to 1,000,000.
+    #[error("per_user_limit must be 0 (none) to 1000000")]
+    Limit,
+}
+
+impl Sale {
+    /// Checks what belongs together.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ProductError> {
+        let length = self.name.chars().count();
+        if length == 0 || length > MAX_NAME {
+            return Err(ProductError::NameLength);
+        }
+        let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        if self.name.chars().any(|c| c.is_control() || hidden(c)) {
+            return Err(ProductError::NameCharacter);
+        }
+        if self
+            .per_user_limit
+            .is_some_and(|limit| limit == 0 || limit > 1_000_000)
+        {
+            return Err(ProductError::Limit);
+        }
+        match (self.opens_at_ms, self.closes_at_ms) {
+            (Some(opens), Some(closes)) if closes <= opens => Err(ProductError::Window),
+            (Some(_) | None, Some(_) | None) => Ok(()),
+        }
+    }
+}
+
+/// A product to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewProduct {
+    /// Its id.
+    pub id: ProductId,
+    /// How it is offered.
+    pub sale: Sale,
+    /// Units to sell, 1 to [`MAX_UNITS`].
+    pub units: i64,
+}
+
+impl NewProduct {
+    /// Checks the whole.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), ProductError> {
+        if self.units < 1 || self.units > MAX_UNITS {
+            return Err(ProductError::Units);
+        }
+        self.sale.check()
+    }
+}
+
+/// A product as the ledger knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Product {
+    /// Its id.
+    pub id: ProductId,
+    /// How it is offered.
+    pub sale: Sale,
+    /// Raised by every change of anything, over all products.
+    pub version: i64,
+    /// Units ever granted.
+    pub supply: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sale() -> Sale {
+        Sale {
+            name: "Sneaker".into(),
+            price: Price::parse("199.99", "EUR").unwrap(),
+            opens_at_ms: None,
+            closes_at_ms: None,
+            per_user_limit: None,
+            status: ProductStatus::OnSale,
+        }
+    }
+
+    #[test]
+    fn a_product_is_checked_as_a_whole() {
+        assert_eq!(sale().check(), Ok(()));
+        let window = Sale {
+            opens_at_ms: Some(5),
+            closes_at_ms: Some(5),
+            ..sale()
+        };
+        assert_eq!(window.check(), Err(ProductError::Window));
+        assert_eq!(
+            Sale {
+                name: String::new(),
+                ..sale()
+            }
+            .check(),
+            Err(ProductError::NameLength)
+        );
+        assert_eq!(
+            Sale {
+                name: "x".repeat(201),
+                ..sale()
+            }
+            .check(),
+            Err(ProductError::NameLength)
+        );
+        for bad in ["a\0", "a\nb", "\u{202e}a", "a\u{200b}"] {
+            let named = Sale {
+                name: bad.into(),
+                ..sale()
+            };
+            assert_eq!(named.check(), Err(ProductError::NameCharacter));
+        }
+        assert_eq!(
+            Sale {
+                per_user_limit: Some(0),
+                ..sale()
+            }
+            .check(),
+            Err(ProductError::Limit)
+        );
+        for units in [0, -1, MAX_UNITS + 1] {
+            let product = NewProduct {
+                id: "a".parse().unwrap(),
+                sale: sale(),
+                units,
+            };
+            assert_eq!(product.check(), Err(ProductError::Units));
+        }
+    }
+
+    #[test]
+    fn a_status_survives_its_word() {
+        for status in [
+            ProductStatus::OnSale,
+            ProductStatus::Stopped,
+            ProductStatus::Retired,
+        ] {
+            assert_eq!(ProductStatus::from_word(status.as_str()), Some(status));
+        }
+        assert_eq!(ProductStatus::from_word("on sale"), None);
+    }
+}

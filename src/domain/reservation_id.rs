@@ -1,0 +1,211 @@
+//! A reservation's id finds its stream entry with one XRANGE and its row with one primary-key read.
+
+use std::{fmt, str::FromStr};
+
+use uuid::Uuid;
+
+use super::Epoch;
+
+const EPOCH_BITS: u32 = 20;
+const SEQ_BITS: u32 = 36;
+const RANDOM_BITS: u32 = 54;
+/// Bits of a UUIDv8 below its version field, apart from the variant.
+const LOW_BITS: u32 = 62;
+
+/// Partition (12 bits), epoch (20), seq (36) and random bits (54) in a UUIDv8 (RFC 9562), in this order,
+/// so that ids of one partition and epoch sort by seq. Identity is the whole id, never (epoch, seq) alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReservationId {
+    partition: u16,
+    epoch: Epoch,
+    seq: u64,
+    random: u64,
+}
+
+/// Why something is no reservation id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReservationIdError {
+    /// Not a UUID in its usual form.
+    #[error("is not a UUID")]
+    NotAUuid,
+    /// A UUID of another version or variant.
+    #[error("is not a reservation id")]
+    NotOurs,
+    /// A part is larger than its field.
+    #[error("has a {0} out of range")]
+    OutOfRange(&'static str),
+}
+
+impl ReservationId {
+    /// Puts an id together.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfRange` when a part does not fit its bits.
+    pub fn new(
+        partition: u16,
+        epoch: Epoch,
+        seq: u64,
+        random: u64,
+    ) -> Result<Self, ReservationIdError> {
+        let fits = [
+            ("partition", partition < 4096),
+            ("epoch", epoch.0 > 0 && epoch.0 < 1 << EPOCH_BITS),
+            ("seq", seq < 1 << SEQ_BITS),
+            ("random part", random < 1 << RANDOM_BITS),
+        ];
+        match fits.iter().find(|(_, fits)| !fits) {
+            Some((part, _)) => Err(ReservationIdError::OutOfRange(part)),
+            None => Ok(Self {
+                partition,
+                epoch,
+                seq,
+                random,
+            }),
+        }
+    }
+
+    /// Fresh random bits for a new id, from the operating system's generator by way of a CSPRNG.
+    pub fn draw_random() -> u64 {
+        let bits = Uuid::new_v4().as_u128() & ((1 << RANDOM_BITS) - 1);
+        u64::try_from(bits).unwrap_or(0)
+    }
+
+    /// The number of its partition.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
+    /// The epoch it was accepted in.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Its place among the accepts of its partition and epoch, from 1.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The part that cannot be guessed.
+    pub fn random(&self) -> u64 {
+        self.random
+    }
+
+    /// The id of its entry in the orders stream, `<epoch>-<seq>`.
+    pub fn entry_id(&self) -> String {
+        format!("{}-{}", self.epoch, self.seq)
+    }
+
+    /// As a UUIDv8.
+    pub fn to_uuid(&self) -> Uuid {
+        let bits = u128::from(self.partition) << (EPOCH_BITS + SEQ_BITS + RANDOM_BITS)
+            | u128::from(self.epoch.0) << (SEQ_BITS + RANDOM_BITS)
+            | u128::from(self.seq) << RANDOM_BITS
+            | u128::from(self.random);
+        let (a, rest) = (bits >> 74, bits & ((1 << 74) - 1));
+        let (b, c) = (rest >> LOW_BITS, rest & ((1 << LOW_BITS) - 1));
+        Uuid::from_u128(a << 80 | 0x8 << 76 | b << 64 | 0b10 << LOW_BITS | c)
+    }
+
+    /// From a UUIDv8 that `to_uuid` made.
+    ///
+    /// # Errors
+    ///
+    /// `NotOurs` for any other UUID.
+    pub fn from_uuid(uuid: Uuid) -> Result<Self, ReservationIdError> {
+        let raw = uuid.as_u128();
+        if raw >> 76 & 0xf != 0x8 || raw >> LOW_BITS & 0b11 != 0b10 {
+            return Err(ReservationIdError::NotOurs);
+        }
+        let bits = raw >> 80 << 74 | (raw >> 64 & 0xfff) << LOW_BITS | raw & ((1 << LOW_BITS) - 1);
+        let part = |shift: u32, width: u32| {
+            u64::try_from(bits >> shift & ((1 << width) - 1)).unwrap_or(u64::MAX)
+        };
+        let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let partition = part(EPOCH_BITS + SEQ_BITS + RANDOM_BITS, 12);
+        Self::new(
+            u16::try_from(partition).unwrap_or(u16::MAX),
+            Epoch(number(part(SEQ_BITS + RANDOM_BITS, EPOCH_BITS))),
+            part(RANDOM_BITS, SEQ_BITS),
+            part(0, RANDOM_BITS),
+        )
+        .map_err(|_| ReservationIdError::NotOurs)
+    }
+}
+
+impl fmt::Display for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_uuid().hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for ReservationId {
+    type Err = ReservationIdError;
+
+    fn from_str(text: &str) -> Result<Self, ReservationIdError> {
+        // Only the hyphenated form: one reservation has one name.
+        if text.len() != 36 {
+            return Err(ReservationIdError::NotAUuid);
+        }
+        let uuid = Uuid::try_parse(text).map_err(|_| ReservationIdError::NotAUuid)?;
+        Self::from_uuid(uuid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_id_survives_its_text(
+            partition in 0u16..4096, epoch in 1u32..1 << 20,
+            seq in 0u64..1 << 36, random in 0u64..1 << 54,
+        ) {
+            let id = ReservationId::new(partition, Epoch(epoch), seq, random).unwrap();
+            prop_assert_eq!(id.to_string().parse::<ReservationId>().unwrap(), id);
+            prop_assert_eq!(id.to_uuid().get_version_num(), 8);
+            prop_assert_eq!(id.entry_id(), format!("{epoch}-{seq}"));
+        }
+
+        #[test]
+        fn ids_of_one_epoch_sort_by_seq(a in 0u64..1 << 36, b in 0u64..1 << 36, r in 0u64..1 << 54) {
+            let id = |seq| ReservationId::new(7, Epoch(3), seq, r).unwrap().to_uuid();
+            prop_assert_eq!(id(a).cmp(&id(b)), a.cmp(&b));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,40}") {
+            let _ = text.parse::<ReservationId>();
+        }
+    }
+
+    #[test]
+    fn other_uuids_are_refused() {
+        let v4 = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
+        assert_eq!(
+            v4.parse::<ReservationId>(),
+            Err(ReservationIdError::NotOurs)
+        );
+        assert_eq!(
+            "nonsense".parse::<ReservationId>(),
+            Err(ReservationIdError::NotAUuid)
+        );
+        let braced = format!("{{{v4}}}");
+        assert_eq!(
+            braced.parse::<ReservationId>(),
+            Err(ReservationIdError::NotAUuid)
+        );
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused() {
+        assert!(ReservationId::new(4096, Epoch(1), 1, 1).is_err());
+        assert!(ReservationId::new(0, Epoch(0), 1, 1).is_err());
+        assert!(ReservationId::new(0, Epoch(1 << 20), 1, 1).is_err());
+        assert!(ReservationId::new(0, Epoch(1), 1 << 36, 1).is_err());
+        assert!(ReservationId::new(0, Epoch(1), 1, 1 << 54).is_err());
+    }
+}

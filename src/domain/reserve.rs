@@ -1,0 +1,54 @@
+//! A buyer's request for one unit, and every answer there is.
+
+use super::{ProductId, RequestId, ReservationId, UserId};
+
+/// Asks for one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserve {
+    /// The product.
+    pub product: ProductId,
+    /// The buyer.
+    pub user: UserId,
+    /// The idempotency key, scoped to user and product.
+    pub request: Option<RequestId>,
+}
+
+/// What an accepted buyer gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Names the reservation.
+    pub reservation_id: ReservationId,
+    /// When the unit was taken: milliseconds since 1970, by the clock of Redis.
+    pub reserved_at_ms: i64,
+    /// Units available now.
+    pub remaining: i64,
+}
+
+/// What Redis decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A unit was taken.
+    Accepted(Receipt),
+    /// This request had been accepted before; nothing was taken now.
+    Duplicate(Receipt),
+    /// No unit is left.
+    SoldOut,
+    /// The user has bought as many as a user may.
+    LimitReached {
+        /// Units a user may buy.
+        limit: u32,
+    },
+    /// The sale has not begun.
+    NotOpen {
+        /// When it begins, in milliseconds since 1970.
+        opens_at_ms: i64,
+    },
+    /// The sale has ended, or the product is retired.
+    Closed,
+    /// An administrator stopped the sale.
+    Stopped,
+    /// Redis knows no such product.
+    UnknownProduct,
+    /// Too many accepted orders wait to be stored.
+    BacklogFull,
+}

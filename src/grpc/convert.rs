@@ -1,0 +1,355 @@
+//! Proto ↔ domain. What comes out of here was parsed.
+
+use std::str::FromStr;
+
+use prost_types::Timestamp;
+
+use super::{
+    error::ApiError,
+    pb::{self, google::r#type::Money},
+};
+use crate::{
+    catalogue::Listed,
+    domain::{NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale},
+    ledger::SaleChange,
+    stream::DeadEntry,
+};
+
+/// Collects every bad field of a request.
+#[derive(Default)]
+pub(super) struct Fields {
+    problems: Vec<(String, String)>,
+}
+
+impl Fields {
+    pub(super) fn parse<T: FromStr>(&mut self, name: &str, text: &str) -> Option<T>
+    where
+        T::Err: ToString,
+    {
+        self.keep(name, text.parse::<T>())
+    }
+
+    pub(super) fn keep<T, E: ToString>(&mut self, name: &str, result: Result<T, E>) -> Option<T> {
+        result
+            .map_err(|error| self.problems.push((name.to_owned(), error.to_string())))
+            .ok()
+    }
+
+    pub(super) fn refuse(&mut self, name: &str, problem: &str) {
+        self.problems.push((name.to_owned(), problem.to_owned()));
+    }
+
+    /// All is well if nothing was refused; `value` is then there.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, ApiError> {
+        match value {
+            Some(value) if self.problems.is_empty() => Ok(value),
+            Some(_) | None => Err(ApiError::BadFields(self.problems)),
+        }
+    }
+}
+
+/// A page's size: 0 means 50, at most 500.
+pub(super) fn page_size(asked: i32) -> Result<usize, ApiError> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(50),
+        Ok(size @ 1..=500) => Ok(size),
+        Ok(_) | Err(_) => Err(ApiError::bad_field("page_size", "must be 0 (50) to 500")),
+    }
+}
+
+pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserve, ApiError> {
+    // The common way: nothing is wrong and nothing is collected.
+    let mut fields = Fields::default();
+    let product = fields.parse("product_id", product);
+    let user = fields.parse("user_id", user);
+    let request = match request {
+        "" => Some(None),
+        text => fields.parse("request_id", text).map(Some),
+    };
+    let whole = product.zip(user).zip(request);
+    fields.finish(whole.map(|((product, user), request)| Reserve {
+        product,
+        user,
+        request,
+    }))
+}
+
+/// The last moment of the year 9999, in seconds since 1970.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+fn milliseconds(at: Timestamp) -> Result<i64, &'static str> {
+    let nanos = u32::try_from(at.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
+    match (at.seconds, nanos) {
+        (0..=LAST_SECOND, Some(nanos)) => Ok(at.seconds * 1000 + i64::from(nanos / 1_000_000)),
+        _ => Err("must be a time from 1970 to 9999"),
+    }
+}
+
+pub(super) fn timestamp(ms: i64) -> Timestamp {
+    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+    Timestamp {
+        seconds: ms.div_euclid(1000),
+        nanos,
+    }
+}
+
+fn price(money: Option<Money>) -> Result<Price, String> {
+    let money = money.ok_or("is missing")?;
+    Price::from_money(money.units, money.nanos, &money.currency_code).map_err(|e| e.to_string())
+}
+
+fn status(value: i32, unspecified: ProductStatus) -> Result<ProductStatus, &'static str> {
+    match pb::ProductStatus::try_from(value) {
+        Ok(pb::ProductStatus::Unspecified) => Ok(unspecified),
+        Ok(pb::ProductStatus::OnSale) => Ok(ProductStatus::OnSale),
+        Ok(pb::ProductStatus::Stopped) => Ok(ProductStatus::Stopped),
+        Ok(pb::ProductStatus::Retired) => Ok(ProductStatus::Retired),
+        Err(_) => Err("is no status"),
+    }
+}
+
+fn limit(value: i32) -> Result<Option<u32>, &'static str> {
+    match u32::try_from(value) {
+        Ok(0) => Ok(None),
+        Ok(limit) => Ok(Some(limit)),
+        Err(_) => Err("must not be below 0"),
+    }
+}
+
+pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>, ApiError> {
+    if asked.is_empty() || asked.len() > 1000 {
+        return Err(ApiError::bad_field("products", "must be 1 to 1000"));
+    }
+    let mut fields = Fields::default();
+    let parsed = asked
+        .into_iter()
+        .enumerate()
+        .map(|(at, product)| new_product(&mut fields, at, product));
+    let products: Vec<Option<NewProduct>> = parsed.collect();
+    let mut ids: Vec<_> = products
+        .iter()
+        .flatten()
+        .map(|product| &product.id)
+        .collect();
+    ids.sort();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        fields.refuse("products", "names a product twice");
+    }
+    fields.finish(products.into_iter().collect())
+}
+
+fn new_product(fields: &mut Fields, at: usize, asked: pb::NewProduct) -> Option<NewProduct> {
+    let name = |field: &str| format!("products[{at}].{field}");
+    let id = fields.parse(&name("product_id"), &asked.product_id);
+    let price = fields.keep(&name("price"), price(asked.price));
+    let opens = fields.keep(
+        &name("opens_at"),
+        asked.opens_at.map(milliseconds).transpose(),
+    );
+    let closes = fields.keep(
+        &name("closes_at"),
+        asked.closes_at.map(milliseconds).transpose(),
+    );
+    let limit = fields.keep(&name("per_user_limit"), limit(asked.per_user_limit));
+    let status = fields.keep(&name("status"), status(asked.status, ProductStatus::OnSale));
+    let sale = Sale {
+        name: asked.name,
+        price: price?,
+        opens_at_ms: opens?,
+        closes_at_ms: closes?,
+        per_user_limit: limit?,
+        status: status?,
+    };
+    let product = NewProduct {
+        id: id?,
+        sale,
+        units: asked.units,
+    };
+    fields
+        .keep(&format!("products[{at}]"), product.check())
+        .map(|()| product)
+}
+
+/// The fields to set: those of the mask, or without one every field that is set.
+pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange, ApiError> {
+    let mut fields = Fields::default();
+    let paths = match asked.update_mask {
+        Some(mask) if !mask.paths.is_empty() => mask.paths,
+        Some(_) | None => [
+            ("name", !asked.name.is_empty()),
+            ("price", asked.price.is_some()),
+            ("opens_at", asked.opens_at.is_some()),
+            ("closes_at", asked.closes_at.is_some()),
+            ("per_user_limit", asked.per_user_limit != 0),
+            ("status", asked.status != 0),
+        ]
+        .into_iter()
+        .filter(|(_, set)| *set)
+        .map(|(path, _)| path.to_owned())
+        .collect(),
+    };
+    if paths.is_empty() {
+        fields.refuse("update_mask", "nothing is to be changed");
+    }
+    let mut change = SaleChange::default();
+    for path in &paths {
+        match path.as_str() {
+            "name" => change.name = Some(asked.name.clone()),
+            "price" => change.price = fields.keep("price", price(asked.price.clone())),
+            "opens_at" => {
+                change.opens_at_ms =
+                    fields.keep("opens_at", asked.opens_at.map(milliseconds).transpose());
+            }
+            "closes_at" => {
+                change.closes_at_ms =
+                    fields.keep("closes_at", asked.closes_at.map(milliseconds).transpose());
+            }
+            "per_user_limit" => {
+                change.per_user_limit = fields.keep("per_user_limit", limit(asked.per_user_limit));
+            }
+            "status" if asked.status == 0 => fields.refuse("status", "must be given"),
+            "status" => {
+                change.status = fields.keep("status", status(asked.status, ProductStatus::OnSale));
+            }
+            _ => fields.refuse("update_mask", "names a field that cannot be changed"),
+        }
+    }
+    fields.finish(Some(change))
+}
+
+pub(super) fn product(listed: Listed) -> pb::Product {
+    let sale = &listed.product.sale;
+    let status = match sale.status {
+        ProductStatus::OnSale => pb::ProductStatus::OnSale,
+        ProductStatus::Stopped => pb::ProductStatus::Stopped,
+        ProductStatus::Retired => pb::ProductStatus::Retired,
+    };
+    pb::Product {
+        product_id: listed.product.id.to_string(),
+        name: sale.name.clone(),
+        price: Some(Money {
+            currency_code: sale.price.currency().to_owned(),
+            units: sale.price.units(),
+            nanos: sale.price.nanos(),
+        }),
+        stock: listed.stock,
+        opens_at: sale.opens_at_ms.map(timestamp),
+        closes_at: sale.closes_at_ms.map(timestamp),
+        per_user_limit: sale
+            .per_user_limit
+            .and_then(|n| i32::try_from(n).ok())
+            .unwrap_or(0),
+        status: status.into(),
+    }
+}
+
+pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
+    let (state, recorded_at_ms, void_reason) = match reservation.state {
+        ReservationState::Accepted => (pb::ReservationState::Accepted, None, String::new()),
+        ReservationState::Confirmed { recorded_at_ms } => (
+            pb::ReservationState::Confirmed,
+            Some(recorded_at_ms),
+            String::new(),
+        ),
+        ReservationState::Voided {
+            recorded_at_ms,
+            reason,
+        } => (pb::ReservationState::Voided, Some(recorded_at_ms), reason),
+    };
+    let (product_id, user_id) = reservation
+        .buyer
+        .map(|(product, user)| (product.to_string(), user.to_string()))
+        .unwrap_or_default();
+    pb::Reservation {
+        reservation_id: reservation.id.to_string(),
+        state: state.into(),
+        product_id,
+        user_id,
+        reserved_at: Some(timestamp(reservation.reserved_at_ms)),
+        recorded_at: recorded_at_ms.map(timestamp),
+        void_reason,
+    }
+}
+
+pub(super) fn dead_entry(dead: &DeadEntry) -> pb::DeadEntry {
+    let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
+    pb::DeadEntry {
+        reservation_id: dead.named().to_owned(),
+        partition: i32::from(dead.partition.number()),
+        dead_id: dead.dead_id().to_owned(),
+        entry_id: dead.accepted_as().to_owned(),
+        product_id: field("p"),
+        user_id: field("u"),
+        reserved_at: dead.entry.reserved_at_ms().map(timestamp),
+        buried_at: Some(timestamp(dead.buried_at_ms())),
+        reason: dead.reason().to_owned(),
+        sqlstate: dead.sqlstate().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_field_of_a_request_is_named() {
+        let Err(ApiError::BadFields(fields)) = reserve("", "a b", "x/y") else {
+            panic!("accepted");
+        };
+        let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["product_id", "user_id", "request_id"]);
+        assert!(reserve("shoe", "ann", "").unwrap().request.is_none());
+    }
+
+    #[test]
+    fn times_outside_the_calendar_are_refused() {
+        for (seconds, nanos) in [(-1, 0), (LAST_SECOND + 1, 0), (0, -1), (0, 1_000_000_000)] {
+            assert!(milliseconds(Timestamp { seconds, nanos }).is_err());
+        }
+        let at = Timestamp {
+            seconds: 12,
+            nanos: 345_000_000,
+        };
+        assert_eq!(timestamp(milliseconds(at).unwrap()), at);
+    }
+
+    #[test]
+    fn a_page_has_1_to_500() {
+        assert_eq!(page_size(0).unwrap(), 50);
+        assert_eq!(page_size(500).unwrap(), 500);
+        assert!(page_size(-1).is_err());
+        assert!(page_size(501).is_err());
+    }
+
+    #[test]
+    fn an_update_without_a_mask_sets_what_is_set() {
+        let status = pb::ProductStatus::Stopped.into();
+        let asked = pb::UpdateProductRequest {
+            status,
+            ..Default::default()
+        };
+        let change = sale_change(asked).unwrap();
+        assert_eq!(
+            change,
+            SaleChange {
+                status: Some(ProductStatus::Stopped),
+                ..Default::default()
+            }
+        );
+        assert!(sale_change(pb::UpdateProductRequest::default()).is_err());
+        let mask = Some(prost_types::FieldMask {
+            paths: vec!["closes_at".into()],
+        });
+        let asked = pb::UpdateProductRequest {
+            update_mask: mask,
+            ..Default::default()
+        };
+        assert_eq!(
+            sale_change(asked).unwrap().closes_at_ms,
+            Some(None),
+            "cleared"
+        );
+    }
+}

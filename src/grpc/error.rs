@@ -1,0 +1,314 @@
+//! Every way a call can fail, and its status, in one place.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    catalogue::RefreshError,
+    desk::DeskError,
+    domain::Outcome,
+    fence::{Applied, FenceError},
+    ledger::LedgerError,
+    stock::StockError,
+};
+
+/// The domain of every reason.
+const DOMAIN: &str = "yoink";
+
+/// Why a call fails.
+#[derive(Debug)]
+pub enum ApiError {
+    /// These fields are wrong: name and what is wrong with it.
+    BadFields(Vec<(String, String)>),
+    /// No unit is left.
+    SoldOut,
+    /// The user has bought as many as a user may.
+    LimitReached {
+        /// Units a user may buy.
+        limit: u32,
+    },
+    /// The sale has not begun.
+    SaleNotOpen {
+        /// When it begins, in milliseconds since 1970.
+        opens_at_ms: i64,
+    },
+    /// The sale has ended.
+    SaleClosed,
+    /// An administrator stopped the sale.
+    SaleStopped,
+    /// No such product.
+    ProductNotFound,
+    /// No such reservation.
+    ReservationNotFound,
+    /// It may have been accepted before a loss.
+    LostOrUnknown,
+    /// Another product of this id was created with other units.
+    OtherUnits {
+        /// Its place in the request.
+        at: usize,
+        /// The units it was created with.
+        units: i64,
+    },
+    /// The request id had been used for something else.
+    RequestReused,
+    /// The supply would pass 2^53.
+    TooManyUnits,
+    /// Too many accepted orders wait to be stored.
+    BacklogFull,
+    /// Too many requests wait.
+    Overloaded,
+    /// The service is shutting down.
+    Stopping,
+    /// Redis is away or refuses.
+    RedisUnavailable(Applied),
+    /// The partition is fenced.
+    Recovering,
+    /// Postgres is away or refuses.
+    LedgerUnavailable(Applied),
+    /// Recorded in the ledger, and told to Redis as soon as that can be.
+    NotInForce,
+}
+
+impl ApiError {
+    /// One bad field.
+    pub fn bad_field(field: &str, error: impl ToString) -> Self {
+        Self::BadFields(vec![(field.to_owned(), error.to_string())])
+    }
+
+    /// The status code, and the reason that programs go by.
+    fn code(&self) -> (Code, &'static str) {
+        match self {
+            Self::BadFields(_) => (Code::InvalidArgument, "BAD_FIELD"),
+            Self::SoldOut => (Code::FailedPrecondition, "SOLD_OUT"),
+            Self::LimitReached { .. } => (Code::FailedPrecondition, "LIMIT_REACHED"),
+            Self::SaleNotOpen { .. } => (Code::FailedPrecondition, "SALE_NOT_OPEN"),
+            Self::SaleClosed => (Code::FailedPrecondition, "SALE_CLOSED"),
+            Self::SaleStopped => (Code::FailedPrecondition, "SALE_STOPPED"),
+            Self::ProductNotFound => (Code::NotFound, "PRODUCT_NOT_FOUND"),
+            Self::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
+            Self::LostOrUnknown => (Code::NotFound, "LOST_OR_UNKNOWN"),
+            Self::OtherUnits { .. } => (Code::AlreadyExists, "OTHER_UNITS"),
+            Self::RequestReused => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
+            Self::TooManyUnits => (Code::FailedPrecondition, "TOO_MANY_UNITS"),
+            Self::BacklogFull => (Code::ResourceExhausted, "BACKLOG_FULL"),
+            Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::Stopping => (Code::Unavailable, "STOPPING"),
+            Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
+            Self::Recovering => (Code::Unavailable, "RECOVERING"),
+            Self::LedgerUnavailable(_) => (Code::Unavailable, "LEDGER_UNAVAILABLE"),
+            Self::NotInForce => (Code::Unavailable, "NOT_IN_FORCE"),
+        }
+    }
+
+    /// For people.
+    fn message(&self) -> String {
+        let text = match self {
+            Self::BadFields(fields) => {
+                let told = fields
+                    .iter()
+                    .map(|(field, problem)| format!("{field} {problem}"));
+                return told.collect::<Vec<_>>().join("; ");
+            }
+            Self::LimitReached { limit } => {
+                return format!("a user may buy {limit} of this product");
+            }
+            Self::OtherUnits { at, units } => {
+                return format!(
+                    "products[{at}] was created with {units} units: use Restock for more"
+                );
+            }
+            Self::SoldOut => "sold out",
+            Self::SaleNotOpen { .. } => "the sale has not begun",
+            Self::SaleClosed => "the sale has ended",
+            Self::SaleStopped => "the sale is stopped",
+            Self::ProductNotFound => "no such product",
+            Self::ReservationNotFound => "no such reservation",
+            Self::LostOrUnknown => {
+                "no such reservation; it may have been accepted before a loss of Redis"
+            }
+            Self::RequestReused => "this request id was used for another product or other units",
+            Self::TooManyUnits => "the supply would pass 2^53 units",
+            Self::BacklogFull => "too many accepted orders wait to be stored",
+            Self::Overloaded => "too many requests wait",
+            Self::Stopping => "the service is shutting down",
+            Self::RedisUnavailable(_) => "Redis is unavailable",
+            Self::Recovering => "this product's partition recovers",
+            Self::LedgerUnavailable(_) => "Postgres is unavailable",
+            Self::NotInForce => "recorded; it comes into force as soon as Redis can be told",
+        };
+        text.to_owned()
+    }
+
+    /// When it is worth asking again; a decision stands.
+    fn retry_after(&self) -> Option<Duration> {
+        let waiting_helps = [Code::Unavailable, Code::ResourceExhausted].contains(&self.code().0);
+        let seconds = if matches!(self, Self::BacklogFull) {
+            5
+        } else {
+            1
+        };
+        waiting_helps.then(|| Duration::from_secs(seconds))
+    }
+
+    /// Whether something may have happened, where the caller must wonder.
+    fn applied(&self) -> Option<Applied> {
+        match self {
+            Self::RedisUnavailable(applied) | Self::LedgerUnavailable(applied) => Some(*applied),
+            Self::NotInForce => Some(Applied::Maybe),
+            Self::Recovering | Self::Stopping => Some(Applied::No),
+            Self::BadFields(_)
+            | Self::SoldOut
+            | Self::LimitReached { .. }
+            | Self::SaleNotOpen { .. }
+            | Self::SaleClosed
+            | Self::SaleStopped
+            | Self::ProductNotFound
+            | Self::ReservationNotFound
+            | Self::LostOrUnknown
+            | Self::OtherUnits { .. }
+            | Self::RequestReused
+            | Self::TooManyUnits
+            | Self::BacklogFull
+            | Self::Overloaded => None,
+        }
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let ((code, reason), message) = (error.code(), error.message());
+        let mut metadata = HashMap::new();
+        if let Some(applied) = error.applied() {
+            metadata.insert("applied".to_owned(), applied.as_str().to_owned());
+        }
+        if let ApiError::LimitReached { limit } = &error {
+            metadata.insert("limit".to_owned(), limit.to_string());
+        }
+        if let ApiError::SaleNotOpen { opens_at_ms } = &error
+            && let Ok(opens_at) = jiff::Timestamp::from_millisecond(*opens_at_ms)
+        {
+            metadata.insert("opens_at".to_owned(), opens_at.to_string());
+        }
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, DOMAIN, metadata);
+        if let Some(retry) = error.retry_after() {
+            details.set_retry_info(Some(retry));
+        }
+        if let ApiError::BadFields(fields) = error {
+            for (field, problem) in fields {
+                details.add_bad_request_violation(field, problem);
+            }
+        }
+        Status::with_error_details(code, message, details)
+    }
+}
+
+impl ApiError {
+    /// The refusal in an outcome; `Ok` holds an accepted one.
+    pub(super) fn refusal(outcome: Outcome) -> Result<(crate::domain::Receipt, bool), Self> {
+        match outcome {
+            Outcome::Accepted(receipt) => Ok((receipt, false)),
+            Outcome::Duplicate(receipt) => Ok((receipt, true)),
+            Outcome::SoldOut => Err(Self::SoldOut),
+            Outcome::LimitReached { limit } => Err(Self::LimitReached { limit }),
+            Outcome::NotOpen { opens_at_ms } => Err(Self::SaleNotOpen { opens_at_ms }),
+            Outcome::Closed => Err(Self::SaleClosed),
+            Outcome::Stopped => Err(Self::SaleStopped),
+            Outcome::UnknownProduct => Err(Self::ProductNotFound),
+            Outcome::BacklogFull => Err(Self::BacklogFull),
+        }
+    }
+}
+
+impl From<StockError> for ApiError {
+    fn from(error: StockError) -> Self {
+        match error {
+            StockError::Overloaded => Self::Overloaded,
+            StockError::Stopping => Self::Stopping,
+            StockError::Refused(said) => {
+                tracing::warn!(said, "Redis refused an order");
+                Self::RedisUnavailable(Applied::No)
+            }
+            StockError::Fence(error) => error.into(),
+        }
+    }
+}
+
+impl From<FenceError> for ApiError {
+    fn from(error: FenceError) -> Self {
+        match error {
+            FenceError::Fenced(_) => Self::Recovering,
+            FenceError::Unavailable { applied, .. } => Self::RedisUnavailable(applied),
+            FenceError::Malformed(answer) => {
+                tracing::error!(?answer, "a script answered what it never answers");
+                Self::RedisUnavailable(Applied::Maybe)
+            }
+        }
+    }
+}
+
+impl From<LedgerError> for ApiError {
+    fn from(error: LedgerError) -> Self {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the ledger did not answer a call"
+        );
+        match error {
+            LedgerError::Unavailable { .. } => Self::LedgerUnavailable(Applied::Maybe),
+            LedgerError::Misconfigured { .. }
+            | LedgerError::Inconsistent { .. }
+            | LedgerError::Rejected { .. } => Self::LedgerUnavailable(Applied::No),
+            LedgerError::GateClosed => Self::Recovering,
+        }
+    }
+}
+
+impl From<RefreshError> for ApiError {
+    fn from(error: RefreshError) -> Self {
+        match error {
+            RefreshError::Ledger(error) => error.into(),
+            RefreshError::NotInForce(_) => Self::NotInForce,
+        }
+    }
+}
+
+impl From<DeskError> for ApiError {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Ledger(error) => error.into(),
+            DeskError::Fence(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_its_reason_its_fields_and_when_to_come_back() {
+        let status = Status::from(ApiError::LimitReached { limit: 2 });
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(
+            (info.domain.as_str(), info.reason.as_str()),
+            ("yoink", "LIMIT_REACHED")
+        );
+        assert_eq!(info.metadata["limit"], "2");
+
+        let status = Status::from(ApiError::bad_field("user_id", "must not be empty"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "user_id");
+
+        let status = Status::from(ApiError::RedisUnavailable(Applied::Maybe));
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(
+            status.get_details_error_info().unwrap().metadata["applied"],
+            "maybe"
+        );
+        assert!(status.get_details_retry_info().is_some());
+    }
+}

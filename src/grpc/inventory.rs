@@ -1,0 +1,159 @@
+//! `InventoryService`: the buyers' side.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    Rooms, convert,
+    error::ApiError,
+    pb::{self, inventory_service_server::InventoryService},
+};
+use crate::{
+    domain::{Partition, Receipt, Reservation, ReservationId, ReservationState, Reserve},
+    fence::Applied,
+    ledger::LedgerError,
+    stream::Entry,
+};
+
+pub(super) struct Inventory {
+    rooms: Arc<Rooms>,
+}
+
+impl Inventory {
+    pub(super) fn new(rooms: Arc<Rooms>) -> Self {
+        Self { rooms }
+    }
+}
+
+/// Asks for one unit; whether it is a duplicate comes with the receipt.
+pub(super) async fn take(rooms: &Rooms, request: Reserve) -> Result<(Receipt, bool), ApiError> {
+    ApiError::refusal(rooms.stock.reserve(request).await?)
+}
+
+/// What became of a reservation. An order only ever moves from the streams to the ledger, so asking in
+/// this order misses nothing.
+async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiError> {
+    let partition = rooms.partitions().get_partition(id.partition());
+    let partition = partition.ok_or(ApiError::ReservationNotFound)?;
+    let waiting = rooms.streams.find(partition, id).await;
+    if let Ok(Some(entry)) = &waiting {
+        return Ok(accepted(id, partition, entry));
+    }
+    if let Some(stored) = rooms
+        .ledger
+        .find(id)
+        .await
+        .map_err(|error| not_applied(&error))?
+    {
+        return Ok(stored);
+    }
+    if waiting.is_err() {
+        return Err(ApiError::RedisUnavailable(Applied::No));
+    }
+    // In an epoch that has ended, or one that may just have been lost, nobody can say that it never was.
+    match rooms.stock.partitions().epoch(partition) {
+        Ok(epoch) if epoch == id.epoch() => Err(ApiError::ReservationNotFound),
+        Ok(_) | Err(_) => Err(ApiError::LostOrUnknown),
+    }
+}
+
+/// A look-up changes nothing, however it ends.
+fn not_applied(error: &LedgerError) -> ApiError {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "the ledger did not answer a look-up"
+    );
+    ApiError::LedgerUnavailable(Applied::No)
+}
+
+fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
+    let order = entry.order(partition, &id.entry_id());
+    let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
+    let buyer = order.ok().map(|order| (order.product, order.user));
+    Reservation {
+        id,
+        state: ReservationState::Accepted,
+        buyer,
+        reserved_at_ms,
+    }
+}
+
+#[tonic::async_trait]
+impl InventoryService for Inventory {
+    async fn reserve_unit(
+        &self,
+        request: Request<pb::ReserveUnitRequest>,
+    ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
+        let asked = request.into_inner();
+        let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
+        let (receipt, duplicate) = take(&self.rooms, reserve).await?;
+        Ok(Response::new(pb::ReserveUnitResponse {
+            reservation_id: receipt.reservation_id.to_string(),
+            product_id: asked.product_id,
+            user_id: asked.user_id,
+            remaining: receipt.remaining,
+            reserved_at: Some(convert::timestamp(receipt.reserved_at_ms)),
+            duplicate,
+        }))
+    }
+
+    async fn list_products(
+        &self,
+        request: Request<pb::ListProductsRequest>,
+    ) -> Result<Response<pb::ListProductsResponse>, Status> {
+        let asked = request.into_inner();
+        let size = convert::page_size(asked.page_size)?;
+        let after = match asked.page_token.as_str() {
+            "" => None,
+            token => Some(
+                token
+                    .parse()
+                    .map_err(|error| ApiError::bad_field("page_token", error))?,
+            ),
+        };
+        let listed = self.rooms.catalogue.list(after.as_ref(), size).await;
+        let (listed, more) = listed.map_err(ApiError::from)?;
+        let last = listed.last().filter(|_| more);
+        let next_page_token = last
+            .map(|last| last.product.id.to_string())
+            .unwrap_or_default();
+        let products = listed.into_iter().map(convert::product).collect();
+        Ok(Response::new(pb::ListProductsResponse {
+            products,
+            next_page_token,
+        }))
+    }
+
+    async fn get_product(
+        &self,
+        request: Request<pb::GetProductRequest>,
+    ) -> Result<Response<pb::GetProductResponse>, Status> {
+        let id = request.into_inner().product_id.parse();
+        let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
+        let listed = self
+            .rooms
+            .catalogue
+            .get(&id)
+            .await
+            .map_err(ApiError::from)?;
+        let product = listed
+            .map(convert::product)
+            .ok_or(ApiError::ProductNotFound)?;
+        Ok(Response::new(pb::GetProductResponse {
+            product: Some(product),
+        }))
+    }
+
+    async fn get_reservation(
+        &self,
+        request: Request<pb::GetReservationRequest>,
+    ) -> Result<Response<pb::GetReservationResponse>, Status> {
+        let id = request.into_inner().reservation_id.parse();
+        let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
+        let reservation = convert::reservation(look_up(&self.rooms, id).await?);
+        Ok(Response::new(pb::GetReservationResponse {
+            reservation: Some(reservation),
+        }))
+    }
+}

@@ -1,0 +1,151 @@
+//! What the ledger holds beside a cut of one partition's log.
+
+use std::collections::HashMap;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::IsolationLevel;
+use uuid::Uuid;
+
+use super::{Ledger, LedgerError};
+use crate::domain::{Epoch, Partition, ProductId};
+
+/// One product's units in the ledger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LedgerUnits {
+    /// Units granted.
+    pub supply: i64,
+    /// Units sold, as counted on the product.
+    pub sold: i64,
+    /// Confirmed rows, all of them.
+    pub confirmed: i64,
+    /// Confirmed rows up to the cut that are in no stream.
+    pub confirmed_at_cut: i64,
+    /// Users with more confirmed rows than the limit of today allows.
+    pub over_limit: i64,
+}
+
+/// What a partition's part of the ledger holds, in one snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct AuditRows {
+    /// By product.
+    pub products: HashMap<ProductId, LedgerUnits>,
+    /// Rows of the cut's epoch, up to its seq, that are in no stream.
+    pub settled_at_cut: i64,
+}
+
+impl Ledger {
+    /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and `in_streams`.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn audit_rows(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        seq: i64,
+        in_streams: &[Uuid],
+    ) -> Result<AuditRows, LedgerError> {
+        let mut client = self.connection().await?;
+        let tx = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
+        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        let number = i32::from(partition.number());
+        let mut rows = AuditRows {
+            products: products(&tx, number).await?,
+            ..AuditRows::default()
+        };
+        count_rows(&tx, number, (epoch, seq), in_streams, &mut rows).await?;
+        let sql = "SELECT count(*) FROM reservations
+                    WHERE partition = $1 AND epoch = $2 AND seq <= $3 AND reservation_id <> ALL($4)";
+        let epoch = i64::from(epoch.0);
+        let row = tx
+            .query_one(sql, &[&number, &epoch, &seq, &in_streams])
+            .await?;
+        rows.settled_at_cut = row.get(0);
+        Ok(rows)
+    }
+
+    /// Some of the seqs from 1 to `seq` that have no row in the ledger and are not in `in_streams`.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn missing_seqs(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        seq: i64,
+        in_streams: &[i64],
+    ) -> Result<Vec<i64>, LedgerError> {
+        let client = self.connection().await?;
+        let sql = "SELECT n FROM generate_series(1, $3::bigint) n
+                    WHERE n <> ALL($4) AND NOT EXISTS (
+                          SELECT FROM reservations
+                           WHERE partition = $1 AND epoch = $2 AND seq = n)
+                    LIMIT 20";
+        let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
+        let rows = client
+            .query(sql, &[&number, &epoch, &seq, &in_streams])
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+}
+
+fn id(text: &str) -> Result<ProductId, LedgerError> {
+    text.parse()
+        .map_err(|_| LedgerError::unreadable("products.product_id"))
+}
+
+async fn products(
+    tx: &Transaction<'_>,
+    partition: i32,
+) -> Result<HashMap<ProductId, LedgerUnits>, LedgerError> {
+    let sql = "SELECT product_id, supply, sold,
+                      (SELECT count(*) FROM (
+                          SELECT FROM reservations r
+                           WHERE r.product_id = p.product_id AND p.per_user_limit IS NOT NULL
+                           GROUP BY r.user_id HAVING sum(units) > p.per_user_limit) over_limit)
+                 FROM products p WHERE partition = $1";
+    let rows = tx.query(sql, &[&partition]).await?;
+    rows.iter()
+        .map(|row| {
+            let units = LedgerUnits {
+                supply: row.get(1),
+                sold: row.get(2),
+                over_limit: row.get(3),
+                ..LedgerUnits::default()
+            };
+            Ok((id(row.get(0))?, units))
+        })
+        .collect()
+}
+
+async fn count_rows(
+    tx: &Transaction<'_>,
+    partition: i32,
+    (epoch, seq): (Epoch, i64),
+    in_streams: &[Uuid],
+    rows: &mut AuditRows,
+) -> Result<(), LedgerError> {
+    let sql = "SELECT product_id, sum(units)::bigint,
+                      coalesce(sum(units) FILTER (
+                          WHERE (epoch < $2 OR (epoch = $2 AND seq <= $3))
+                            AND reservation_id <> ALL($4)), 0)::bigint
+                 FROM reservations WHERE partition = $1 AND state = 'confirmed'
+                GROUP BY product_id";
+    let epoch = i64::from(epoch.0);
+    for row in tx
+        .query(sql, &[&partition, &epoch, &seq, &in_streams])
+        .await?
+    {
+        let units = rows.products.entry(id(row.get(0))?).or_default();
+        units.confirmed = row.get(1);
+        units.confirmed_at_cut = row.get(2);
+    }
+    Ok(())
+}

@@ -1,0 +1,362 @@
+//! Products and grants. The ledger comes first; Redis is told afterwards, by anyone (R3).
+//!
+//! Every change takes one advisory lock, so that versions commit in their order and a reader that has
+//! seen version n has seen all before it.
+
+use std::time::SystemTime;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
+
+use super::{
+    Ledger, LedgerError,
+    pool::{milliseconds, timestamp},
+};
+use crate::domain::{
+    MAX_UNITS, NewProduct, PartitionCount, Price, Product, ProductError, ProductId, ProductStatus,
+    RequestId, Sale,
+};
+
+/// "yoink" in ASCII: one lock for every change of the catalogue.
+const LOCK: i64 = 0x79_6f_69_6e_6b;
+
+/// What creating products did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// All are there: these are new, the others were known.
+    Done {
+        /// New ones.
+        new: Vec<ProductId>,
+        /// Known ones that are offered otherwise than asked; they were left as they are.
+        kept: Vec<ProductId>,
+    },
+    /// None was created: this known product was first created with other units.
+    OtherUnits {
+        /// Its place in the list.
+        at: usize,
+        /// The units it was created with.
+        units: i64,
+    },
+}
+
+/// Fields to set; `None` leaves one as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `Sale`")]
+pub struct SaleChange {
+    pub name: Option<String>,
+    pub price: Option<Price>,
+    pub opens_at_ms: Option<Option<i64>>,
+    pub closes_at_ms: Option<Option<i64>>,
+    pub per_user_limit: Option<Option<u32>>,
+    pub status: Option<ProductStatus>,
+}
+
+impl SaleChange {
+    fn apply(&self, sale: Sale) -> Sale {
+        Sale {
+            name: self.name.clone().unwrap_or(sale.name),
+            price: self.price.unwrap_or(sale.price),
+            opens_at_ms: self.opens_at_ms.unwrap_or(sale.opens_at_ms),
+            closes_at_ms: self.closes_at_ms.unwrap_or(sale.closes_at_ms),
+            per_user_limit: self.per_user_limit.unwrap_or(sale.per_user_limit),
+            status: self.status.unwrap_or(sale.status),
+        }
+    }
+}
+
+/// Why a product was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// No such product.
+    #[error("no such product")]
+    Unknown,
+    /// It would be wrong afterwards.
+    #[error(transparent)]
+    Invalid(#[from] ProductError),
+    /// Postgres did not do it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl From<tokio_postgres::Error> for UpdateError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// Units to add.
+#[derive(Debug, Clone)]
+pub struct Restock {
+    /// To which product.
+    pub product: ProductId,
+    /// How many, at least 1.
+    pub units: i64,
+    /// The same id adds once.
+    pub request: RequestId,
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a restock did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restocked {
+    /// The units were added; the supply is this now.
+    Added(i64),
+    /// They had been added before; the supply is this.
+    Before(i64),
+    /// No such product.
+    UnknownProduct,
+    /// The request id had been used for another product or other units.
+    RequestReused,
+    /// The supply would pass [`MAX_UNITS`].
+    TooMany,
+}
+
+const COLUMNS: &str = "product_id, name, price::text, currency::text, opens_at, closes_at,
+                       per_user_limit, status, version, supply";
+
+fn product(row: &Row) -> Result<Product, LedgerError> {
+    let ms = |column| row.get::<_, Option<SystemTime>>(column).map(milliseconds);
+    let limit = row.get::<_, Option<i32>>(6).map(u32::try_from).transpose();
+    Ok(Product {
+        id: row
+            .get::<_, &str>(0)
+            .parse()
+            .map_err(|_| LedgerError::unreadable("products.product_id"))?,
+        sale: Sale {
+            name: row.get(1),
+            price: Price::parse(row.get(2), row.get(3))
+                .map_err(|_| LedgerError::unreadable("products.price"))?,
+            opens_at_ms: ms(4),
+            closes_at_ms: ms(5),
+            per_user_limit: limit
+                .map_err(|_| LedgerError::unreadable("products.per_user_limit"))?,
+            status: ProductStatus::from_word(row.get(7))
+                .ok_or(LedgerError::unreadable("products.status"))?,
+        },
+        version: row.get(8),
+        supply: row.get(9),
+    })
+}
+
+fn limit_column(sale: &Sale) -> Option<i32> {
+    sale.per_user_limit
+        .and_then(|limit| i32::try_from(limit).ok())
+}
+
+async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
+    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+        .await?;
+    Ok(())
+}
+
+impl Ledger {
+    /// Products changed after `version`, in the order of their versions; all with -1.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn products_since(&self, version: i64) -> Result<Vec<Product>, LedgerError> {
+        self.with(|client| async move {
+            let sql = format!("SELECT {COLUMNS} FROM products WHERE version > $1 ORDER BY version");
+            let rows = client
+                .query(&client.prepare_cached(&sql).await?, &[&version])
+                .await?;
+            rows.iter().map(product).collect()
+        })
+        .await
+    }
+
+    /// Creates products, all or none. A known one is left as it is if it was created with these units.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it.
+    pub async fn create_products(
+        &self,
+        products: &[NewProduct],
+        partitions: PartitionCount,
+        actor: &str,
+    ) -> Result<Created, LedgerError> {
+        self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            lock(&tx).await?;
+            let (mut new, mut kept) = (Vec::new(), Vec::new());
+            for (at, wanted) in products.iter().enumerate() {
+                if insert(&tx, wanted, partitions, actor).await? {
+                    new.push(wanted.id.clone());
+                    continue;
+                }
+                let (units, known) = first_units(&tx, &wanted.id).await?;
+                if units != wanted.units {
+                    return Ok(Created::OtherUnits { at, units });
+                }
+                if known.sale != wanted.sale {
+                    kept.push(wanted.id.clone());
+                }
+            }
+            tx.commit().await?;
+            Ok(Created::Done { new, kept })
+        })
+        .await
+    }
+
+    /// Changes how a product is offered; returns it as it is then.
+    ///
+    /// # Errors
+    ///
+    /// See [`UpdateError`]; nothing was changed, or repeating it finds out.
+    pub async fn update_product(
+        &self,
+        id: &ProductId,
+        change: &SaleChange,
+    ) -> Result<Product, UpdateError> {
+        let updated = self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            lock(&tx).await?;
+            let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1 FOR NO KEY UPDATE");
+            let Some(row) = tx.query_opt(&sql, &[&id.as_str()]).await? else {
+                return Ok(Err(UpdateError::Unknown));
+            };
+            let sale = change.apply(product(&row)?.sale);
+            if let Err(error) = sale.check() {
+                return Ok(Err(error.into()));
+            }
+            let sql = format!(
+                "UPDATE products SET name = $2, price = $3::text::numeric, currency = $4, opens_at = $5,
+                        closes_at = $6, per_user_limit = $7, status = $8,
+                        version = nextval('catalogue_version')
+                  WHERE product_id = $1 RETURNING {COLUMNS}"
+            );
+            let row = tx
+                .query_one(
+                    &sql,
+                    &[
+                        &id.as_str(),
+                        &sale.name,
+                        &sale.price.to_string(),
+                        &sale.price.currency(),
+                        &sale.opens_at_ms.map(timestamp),
+                        &sale.closes_at_ms.map(timestamp),
+                        &limit_column(&sale),
+                        &sale.status.as_str(),
+                    ],
+                )
+                .await?;
+            let changed = product(&row)?;
+            tx.commit().await?;
+            Ok(Ok(changed))
+        });
+        updated.await?
+    }
+
+    /// Grants units, once per request id.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; repeat it with the same request id.
+    pub async fn restock(&self, restock: &Restock) -> Result<Restocked, LedgerError> {
+        self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            lock(&tx).await?;
+            let id = restock.product.as_str();
+            let sql = "SELECT supply FROM products WHERE product_id = $1 FOR NO KEY UPDATE";
+            let Some(row) = tx.query_opt(sql, &[&id]).await? else {
+                return Ok(Restocked::UnknownProduct);
+            };
+            let supply: i64 = row.get(0);
+            let sql = "SELECT product_id, units FROM supply_changes WHERE request_id = $1";
+            if let Some(row) = tx.query_opt(sql, &[&restock.request.as_str()]).await? {
+                let same = row.get::<_, &str>(0) == id && row.get::<_, i64>(1) == restock.units;
+                return Ok(if same { Restocked::Before(supply) } else { Restocked::RequestReused });
+            }
+            if supply.checked_add(restock.units).is_none_or(|supply| supply > MAX_UNITS) {
+                return Ok(Restocked::TooMany);
+            }
+            tx.execute(
+                "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
+                 VALUES ($1, $2, $3, $4, $5)",
+                &[&id, &restock.units, &restock.request.as_str(), &restock.actor, &restock.reason],
+            )
+            .await?;
+            let row = tx
+                .query_one(
+                    "UPDATE products SET supply = supply + $2, version = nextval('catalogue_version')
+                      WHERE product_id = $1 RETURNING supply",
+                    &[&id, &restock.units],
+                )
+                .await?;
+            tx.commit().await?;
+            Ok(Restocked::Added(row.get(0)))
+        })
+        .await
+    }
+}
+
+/// A slash is in no request id: the first grant of a product can collide with no restock.
+fn first_request(id: &ProductId) -> String {
+    format!("first/{id}")
+}
+
+async fn insert(
+    tx: &Transaction<'_>,
+    wanted: &NewProduct,
+    partitions: PartitionCount,
+    actor: &str,
+) -> Result<bool, LedgerError> {
+    let sale = &wanted.sale;
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO products (product_id, partition, name, price, currency, opens_at, closes_at,
+                                   per_user_limit, status, version, supply)
+             VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8, $9, nextval('catalogue_version'), $10)
+             ON CONFLICT (product_id) DO NOTHING",
+        )
+        .await?;
+    let inserted = tx
+        .execute(
+            &statement,
+            &[
+                &wanted.id.as_str(),
+                &i32::from(partitions.of(&wanted.id).number()),
+                &sale.name,
+                &sale.price.to_string(),
+                &sale.price.currency(),
+                &sale.opens_at_ms.map(timestamp),
+                &sale.closes_at_ms.map(timestamp),
+                &limit_column(sale),
+                &sale.status.as_str(),
+                &wanted.units,
+            ],
+        )
+        .await?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
+             VALUES ($1, $2, $3, $4, 'created')",
+        )
+        .await?;
+    let id = wanted.id.as_str();
+    tx.execute(
+        &statement,
+        &[&id, &wanted.units, &first_request(&wanted.id), &actor],
+    )
+    .await?;
+    Ok(true)
+}
+
+async fn first_units(tx: &Transaction<'_>, id: &ProductId) -> Result<(i64, Product), LedgerError> {
+    let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1");
+    let known = product(&tx.query_one(&sql, &[&id.as_str()]).await?)?;
+    let sql = "SELECT units FROM supply_changes WHERE request_id = $1";
+    let units = tx
+        .query_opt(sql, &[&first_request(id)])
+        .await?
+        .map_or(0, |row| row.get(0));
+    Ok((units, known))
+}

@@ -1,0 +1,198 @@
+//! What Postgres said, by what the caller does next (DESIGN, when storing fails).
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// Why the ledger did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Wait and try again, however long it lasts; no order's fault.
+    #[error("Postgres is unavailable")]
+    Unavailable {
+        /// Whether this is a failure we know to be passing; one we do not know raises an alarm.
+        known: bool,
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// A wrong schema, role or database: stop, say so, compensate nothing.
+    #[error("Postgres is misconfigured")]
+    Misconfigured {
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// Redis and the ledger disagree: the partition must be fenced and rebuilt.
+    #[error("Redis and the ledger disagree")]
+    Inconsistent {
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// One of these orders cannot be stored as it is.
+    #[error("an order cannot be stored")]
+    Rejected {
+        /// What Postgres calls it.
+        sqlstate: String,
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// The partition is of another epoch now: look again.
+    #[error("the partition's gate is closed to this epoch")]
+    GateClosed,
+}
+
+/// Where a failure came from.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The statement, or its connection.
+    #[error("{}", told(.0))]
+    Postgres(#[source] tokio_postgres::Error),
+    /// No connection could be had.
+    #[error("no connection to Postgres")]
+    Pool(#[source] PoolError),
+    /// It took too long.
+    #[error("Postgres did not answer within {0:?}")]
+    Timeout(std::time::Duration),
+    /// The ledger answered with something that it must not hold.
+    #[error("the ledger holds a value that it must not hold: {0}")]
+    Unreadable(&'static str),
+}
+
+/// The server's own words without its DETAIL, which repeats the row.
+fn told(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => match db.constraint() {
+            Some(name) => format!("{} ({}, constraint {name})", db.message(), db.code().code()),
+            None => format!("{} ({})", db.message(), db.code().code()),
+        },
+        None => error.to_string(),
+    }
+}
+
+/// What follows from a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// It passes.
+    Transient,
+    /// Nobody has thought of it: handled as one that passes, with an alarm.
+    Unlisted,
+    /// Somebody must repair it.
+    Misconfigured,
+    /// The partition must be rebuilt.
+    Inconsistent,
+    /// This order itself.
+    Order,
+}
+
+/// The class of a SQLSTATE, then of the constraint that was violated.
+pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
+    match (sqlstate, constraint) {
+        ("40001" | "40P01" | "55P03" | "25006", _) => Class::Transient,
+        ("23505", Some("reservations_seq_once"))
+        | ("23514", Some("products_sold_within_supply")) => Class::Inconsistent,
+        _ => match sqlstate.get(..2).unwrap_or_default() {
+            "08" | "53" | "57" | "58" | "XX" => Class::Transient,
+            "28" | "42" | "3D" => Class::Misconfigured,
+            "22" | "23" => Class::Order,
+            _ => Class::Unlisted,
+        },
+    }
+}
+
+impl From<tokio_postgres::Error> for LedgerError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        // Without a SQLSTATE it is the connection: I/O, a closed socket, an answer cut short.
+        let sqlstate = error.code().map(SqlState::code).map(str::to_owned);
+        let constraint = error
+            .as_db_error()
+            .and_then(|db| db.constraint())
+            .map(str::to_owned);
+        let class = sqlstate.as_deref().map_or(Class::Transient, |sqlstate| {
+            classify(sqlstate, constraint.as_deref())
+        });
+        let source = Cause::Postgres(error);
+        match class {
+            Class::Transient => Self::Unavailable {
+                known: true,
+                source,
+            },
+            Class::Unlisted => Self::Unavailable {
+                known: false,
+                source,
+            },
+            Class::Misconfigured => Self::Misconfigured { source },
+            Class::Inconsistent => Self::Inconsistent { source },
+            Class::Order => Self::Rejected {
+                sqlstate: sqlstate.unwrap_or_default(),
+                source,
+            },
+        }
+    }
+}
+
+impl From<PoolError> for LedgerError {
+    fn from(error: PoolError) -> Self {
+        if let PoolError::Backend(error) = error {
+            return error.into();
+        }
+        Self::Unavailable {
+            known: true,
+            source: Cause::Pool(error),
+        }
+    }
+}
+
+impl LedgerError {
+    pub(super) fn unreadable(what: &'static str) -> Self {
+        Self::Unavailable {
+            known: false,
+            source: Cause::Unreadable(what),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_listed_state_has_its_class() {
+        for state in [
+            "08006", "40001", "40P01", "53300", "53100", "55P03", "57P01", "57P02", "57014",
+            "58030", "XX000", "25006",
+        ] {
+            assert_eq!(classify(state, None), Class::Transient, "{state}");
+        }
+        for state in ["28P01", "28000", "42703", "42P01", "42501", "3D000"] {
+            assert_eq!(classify(state, None), Class::Misconfigured, "{state}");
+        }
+        for state in ["22021", "22001", "23502", "23503", "23505", "23514"] {
+            assert_eq!(
+                classify(state, Some("something_else")),
+                Class::Order,
+                "{state}"
+            );
+        }
+        assert_eq!(
+            classify("23505", Some("reservations_seq_once")),
+            Class::Inconsistent
+        );
+        assert_eq!(
+            classify("23514", Some("products_sold_within_supply")),
+            Class::Inconsistent
+        );
+        for state in ["25001", "P0001", "", "0A000", "é"] {
+            assert_eq!(classify(state, None), Class::Unlisted, "{state}");
+        }
+    }
+
+    #[test]
+    fn the_constraints_that_fence_are_the_schemas() {
+        let schema = include_str!("../../migrations/0001_ledger.sql");
+        for name in ["reservations_seq_once", "products_sold_within_supply"] {
+            assert!(schema.contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Postgres: what was granted and what was sold. Its CHECK (sold <= supply) is the last word.
+//!
+//! Must never: write orders outside the gate (R2), or decide by itself that an order is lost.
+
+mod audit;
+mod catalogue;
+mod error;
+mod migrate;
+mod partitions;
+mod pool;
+mod reservations;
+mod store;
+mod void;
+
+pub use audit::{AuditRows, LedgerUnits};
+pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
+pub use error::{Class, LedgerError, classify};
+pub use migrate::{MigrateError, check_schema, migrate};
+pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
+pub use pool::Ledger;
+pub use reservations::{ExportRow, ReservationFilter};
+pub use store::{Mismatch, Stored};
+pub use void::{DeadAction, Void, VoidOutcome};

@@ -1,0 +1,164 @@
+//! Looks reservations up.
+
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio_postgres::{Row, types::ToSql};
+use uuid::Uuid;
+
+use super::{Ledger, LedgerError, pool::milliseconds};
+use crate::domain::{ProductId, Reservation, ReservationId, ReservationState, UserId};
+
+/// Whose reservations.
+#[derive(Debug, Clone)]
+pub enum ReservationFilter {
+    /// Of a product.
+    Product(ProductId),
+    /// Of a user.
+    User(UserId),
+    /// Of a user, for a product.
+    Both(ProductId, UserId),
+}
+
+/// One stored reservation, for a CSV file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the columns of `reservations`")]
+pub struct ExportRow {
+    pub reservation_id: Uuid,
+    pub state: String,
+    pub product_id: Option<String>,
+    pub user_id: Option<String>,
+    pub units: Option<i32>,
+    pub request_id: Option<String>,
+    pub reserved_at_ms: i64,
+    pub recorded_at_ms: i64,
+    pub void_reason: Option<String>,
+}
+
+const COLUMNS: &str =
+    "reservation_id, state, product_id, user_id, reserved_at, recorded_at, void_reason";
+
+fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
+    let id = ReservationId::from_uuid(row.get(0))
+        .map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?;
+    let recorded_at_ms = milliseconds(row.get(5));
+    let text = |column| row.get::<_, Option<&str>>(column);
+    let state = match row.get::<_, &str>(1) {
+        "confirmed" => ReservationState::Confirmed { recorded_at_ms },
+        _ => {
+            let reason = text(6).unwrap_or_default().to_owned();
+            ReservationState::Voided {
+                recorded_at_ms,
+                reason,
+            }
+        }
+    };
+    let buyer = match (text(2), text(3)) {
+        (Some(product), Some(user)) => Some((
+            product
+                .parse()
+                .map_err(|_| LedgerError::unreadable("reservations.product_id"))?,
+            user.parse()
+                .map_err(|_| LedgerError::unreadable("reservations.user_id"))?,
+        )),
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    let reserved_at_ms = milliseconds(row.get(4));
+    Ok(Reservation {
+        id,
+        state,
+        buyer,
+        reserved_at_ms,
+    })
+}
+
+impl Ledger {
+    /// One reservation, by its primary key.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn find(&self, id: ReservationId) -> Result<Option<Reservation>, LedgerError> {
+        self.with(|client| async move {
+            let sql = format!("SELECT {COLUMNS} FROM reservations WHERE reservation_id = $1");
+            let statement = client.prepare_cached(&sql).await?;
+            let row = client.query_opt(&statement, &[&id.to_uuid()]).await?;
+            row.as_ref().map(reservation).transpose()
+        })
+        .await
+    }
+
+    /// At most `limit` stored reservations in the order of their ids, after `after`.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn list(
+        &self,
+        filter: &ReservationFilter,
+        after: Option<Uuid>,
+        limit: i64,
+    ) -> Result<Vec<Reservation>, LedgerError> {
+        let (product, user) = match filter {
+            ReservationFilter::Product(product) => (Some(product.as_str()), None),
+            ReservationFilter::User(user) => (None, Some(user.as_str())),
+            ReservationFilter::Both(product, user) => (Some(product.as_str()), Some(user.as_str())),
+        };
+        self.with(|client| async move {
+            let mut conditions = vec!["reservation_id > $1".to_owned()];
+            let after = after.unwrap_or(Uuid::nil());
+            let mut args: Vec<&(dyn ToSql + Sync)> = vec![&after];
+            if let Some(product) = &product {
+                args.push(product);
+                conditions.push(format!("product_id = ${}", args.len()));
+            }
+            if let Some(user) = &user {
+                args.push(user);
+                conditions.push(format!("user_id = ${}", args.len()));
+            }
+            args.push(&limit);
+            let (conditions, last) = (conditions.join(" AND "), args.len());
+            let sql = format!(
+                "SELECT {COLUMNS} FROM reservations WHERE {conditions}
+                 ORDER BY reservation_id LIMIT ${last}"
+            );
+            let rows = client
+                .query(&client.prepare_cached(&sql).await?, &args)
+                .await?;
+            rows.iter().map(reservation).collect()
+        })
+        .await
+    }
+
+    /// Every reservation, in the order of their ids, as it stands when the export starts.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer, at the start or on the way.
+    pub async fn export(
+        &self,
+    ) -> Result<impl Stream<Item = Result<ExportRow, LedgerError>>, LedgerError> {
+        let client = self.connection().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        let sql =
+            "SELECT reservation_id, state, product_id, user_id, units, request_id, reserved_at,
+                          recorded_at, void_reason FROM reservations ORDER BY reservation_id";
+        let args: [&(dyn ToSql + Sync); 0] = [];
+        let rows = client.query_raw(sql, args).await?;
+        // The connection lives as long as its rows, and is not handed on: it has no statement timeout.
+        let client = deadpool_postgres::Object::take(client);
+        Ok(Box::pin(rows).map_err(LedgerError::from).map(move |row| {
+            let _alive = &client;
+            let row = row?;
+            Ok(ExportRow {
+                reservation_id: row.get(0),
+                state: row.get(1),
+                product_id: row.get(2),
+                user_id: row.get(3),
+                units: row.get(4),
+                request_id: row.get(5),
+                reserved_at_ms: milliseconds(row.get(6)),
+                recorded_at_ms: milliseconds(row.get(7)),
+                void_reason: row.get(8),
+            })
+        }))
+    }
+}

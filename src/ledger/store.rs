@@ -1,0 +1,179 @@
+//! Stores a batch of orders of one partition, exactly once each.
+
+use std::collections::{HashMap, HashSet};
+
+use deadpool_postgres::Transaction;
+use uuid::Uuid;
+
+use super::{Ledger, LedgerError, pool::timestamp};
+use crate::domain::{Epoch, Order, Partition, ReservationId};
+
+/// What became of a batch that committed. Whatever is in none of the lists is confirmed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Orders stored now; the rest had been settled before.
+    pub inserted: usize,
+    /// Orders that had been voided before: their units must go back (R6).
+    pub voided: Vec<ReservationId>,
+    /// Orders whose id stands for something else in the ledger: never silently.
+    pub mismatched: Vec<Mismatch>,
+}
+
+/// An id with two contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The id.
+    pub id: ReservationId,
+    /// The column that differs.
+    pub column: &'static str,
+}
+
+const GATE: &str = "SELECT 1 FROM partitions WHERE partition = $1 AND epoch = $2 FOR NO KEY UPDATE";
+
+/// The gate (R2): concerns one partition, and closes it to every older epoch until the commit.
+pub(super) async fn pass_gate(
+    tx: &Transaction<'_>,
+    partition: Partition,
+    epoch: Epoch,
+) -> Result<(), LedgerError> {
+    let gate = tx.prepare_cached(GATE).await?;
+    let row = tx
+        .query_opt(
+            &gate,
+            &[&i32::from(partition.number()), &i64::from(epoch.0)],
+        )
+        .await?;
+    row.map(drop).ok_or(LedgerError::GateClosed)
+}
+
+impl Ledger {
+    /// Stores orders of one partition under its current epoch, all or none of them. Repeating it, or
+    /// racing another consumer with the same orders, changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Rejected` when one of them cannot be stored: halve the batch. `GateClosed` when the partition
+    /// is of another epoch by now. The rest as its variant says. In every case nothing was stored, or
+    /// (a lost COMMIT reply) running it again finds out.
+    pub async fn store(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        orders: &[&Order],
+    ) -> Result<Stored, LedgerError> {
+        self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            pass_gate(&tx, partition, epoch).await?;
+            let inserted = insert(&tx, partition, orders).await?;
+            let mut stored = Stored {
+                inserted: inserted.len(),
+                ..Stored::default()
+            };
+            if inserted.len() < orders.len() {
+                let conflicted: Vec<&Order> = orders
+                    .iter()
+                    .filter(|order| !inserted.contains(&order.id.to_uuid()))
+                    .copied()
+                    .collect();
+                compare(&tx, &conflicted, &mut stored).await?;
+            }
+            tx.commit().await?;
+            Ok(stored)
+        })
+        .await
+    }
+}
+
+const INSERT: &str = "
+    WITH inserted AS (
+        INSERT INTO reservations
+               (reservation_id, state, product_id, user_id, units, request_id,
+                partition, epoch, seq, reserved_at)
+        SELECT id, 'confirmed', product, buyer, 1, request, $1, epoch, seq, at
+          FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+                      $8::timestamptz[]) AS o (id, product, buyer, request, epoch, seq, at)
+            ON CONFLICT (reservation_id) DO NOTHING
+        RETURNING reservation_id, product_id, units
+    ), counted AS (
+        UPDATE products SET sold = sold + n
+          FROM (SELECT product_id, sum(units) AS n FROM inserted GROUP BY product_id) c
+         WHERE products.product_id = c.product_id
+    )
+    SELECT reservation_id FROM inserted";
+
+async fn insert(
+    tx: &Transaction<'_>,
+    partition: Partition,
+    orders: &[&Order],
+) -> Result<HashSet<Uuid>, LedgerError> {
+    let ids: Vec<Uuid> = orders.iter().map(|o| o.id.to_uuid()).collect();
+    let products: Vec<&str> = orders.iter().map(|o| o.product.as_str()).collect();
+    let users: Vec<&str> = orders.iter().map(|o| o.user.as_str()).collect();
+    let requests: Vec<Option<&str>> = orders
+        .iter()
+        .map(|o| o.request.as_ref().map(|id| id.as_str()))
+        .collect();
+    let epochs: Vec<i64> = orders.iter().map(|o| i64::from(o.id.epoch().0)).collect();
+    let seqs: Vec<i64> = orders.iter().map(|o| seq(o.id)).collect();
+    let times: Vec<_> = orders.iter().map(|o| timestamp(o.reserved_at_ms)).collect();
+    let statement = tx.prepare_cached(INSERT).await?;
+    let number = i32::from(partition.number());
+    let rows = tx
+        .query(
+            &statement,
+            &[
+                &number, &ids, &products, &users, &requests, &epochs, &seqs, &times,
+            ],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// A reservation id's seq as Postgres counts; it has 36 bits.
+pub(super) fn seq(id: ReservationId) -> i64 {
+    i64::try_from(id.seq()).unwrap_or(i64::MAX)
+}
+
+const COMPARE: &str = "
+    SELECT reservation_id, state, product_id, user_id, request_id
+      FROM reservations WHERE reservation_id = ANY($1)";
+
+async fn compare(
+    tx: &Transaction<'_>,
+    orders: &[&Order],
+    stored: &mut Stored,
+) -> Result<(), LedgerError> {
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
+    let statement = tx.prepare_cached(COMPARE).await?;
+    let rows = tx.query(&statement, &[&ids]).await?;
+    let rows: HashMap<Uuid, _> = rows
+        .iter()
+        .map(|row| (row.get::<_, Uuid>(0), row))
+        .collect();
+    for order in orders {
+        let Some(row) = rows.get(&order.id.to_uuid()) else {
+            stored.mismatched.push(Mismatch {
+                id: order.id,
+                column: "reservation_id",
+            });
+            continue;
+        };
+        if row.get::<_, &str>(1) == "voided" {
+            stored.voided.push(order.id);
+            continue;
+        }
+        let request = order.request.as_ref().map(|id| id.as_str());
+        let columns = [
+            ("product_id", row.get(2), Some(order.product.as_str())),
+            ("user_id", row.get(3), Some(order.user.as_str())),
+            ("request_id", row.get::<_, Option<&str>>(4), request),
+        ];
+        if let Some((column, ..)) = columns.iter().find(|(_, has, wants)| has != wants) {
+            stored.mismatched.push(Mismatch {
+                id: order.id,
+                column,
+            });
+        }
+    }
+    Ok(())
+}

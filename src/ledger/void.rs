@@ -1,0 +1,122 @@
+//! A void comes before the unit goes back (R5), and shares the order's primary key: an order is stored
+//! or voided, never both.
+
+use super::{
+    Ledger, LedgerError,
+    pool::timestamp,
+    store::{pass_gate, seq},
+};
+use crate::domain::{Epoch, Partition, ReservationId};
+
+/// An order to void.
+#[derive(Debug, Clone)]
+pub struct Void {
+    /// Its id.
+    pub id: ReservationId,
+    /// When its unit was taken, in milliseconds since 1970.
+    pub reserved_at_ms: i64,
+    /// Why it is voided.
+    pub reason: String,
+    /// The stream entry as it was, for whoever looks later.
+    pub entry: Vec<u8>,
+}
+
+/// Who did something to a dead entry, and why.
+#[derive(Debug, Clone)]
+pub struct DeadAction {
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What stands in the ledger afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VoidOutcome {
+    /// The reservation is voided, by this call or before.
+    Voided,
+    /// The order had been stored: its unit is sold and must not go back.
+    Confirmed,
+}
+
+impl Ledger {
+    /// Voids an order under the partition's current epoch and records who did it.
+    ///
+    /// # Errors
+    ///
+    /// As its variant says; nothing was voided, or running it again finds out.
+    pub async fn void(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        void: &Void,
+        action: &DeadAction,
+    ) -> Result<VoidOutcome, LedgerError> {
+        self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            pass_gate(&tx, partition, epoch).await?;
+            let id = void.id.to_uuid();
+            let inserted = tx
+                .execute(
+                    "INSERT INTO reservations (reservation_id, state, partition, epoch, seq,
+                                               reserved_at, void_reason, entry)
+                     VALUES ($1, 'voided', $2, $3, $4, $5, $6, $7)
+                     ON CONFLICT (reservation_id) DO NOTHING",
+                    &[
+                        &id,
+                        &i32::from(partition.number()),
+                        &i64::from(void.id.epoch().0),
+                        &seq(void.id),
+                        &timestamp(void.reserved_at_ms),
+                        &void.reason,
+                        &void.entry,
+                    ],
+                )
+                .await?;
+            let row = tx
+                .query_one(
+                    "SELECT state FROM reservations WHERE reservation_id = $1",
+                    &[&id],
+                )
+                .await?;
+            let outcome = match row.get::<_, &str>(0) {
+                "voided" => VoidOutcome::Voided,
+                _ => VoidOutcome::Confirmed,
+            };
+            if inserted == 1 {
+                tx.execute(
+                    "INSERT INTO dead_actions (actor, action, reservation_id, reason)
+                     VALUES ($1, 'release', $2, $3)",
+                    &[&action.actor, &id, &action.reason],
+                )
+                .await?;
+            }
+            tx.commit().await?;
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Records that somebody tried to store a dead entry after all.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it.
+    pub async fn record_retry(
+        &self,
+        id: ReservationId,
+        action: &DeadAction,
+    ) -> Result<(), LedgerError> {
+        self.with(|client| async move {
+            client
+                .execute(
+                    "INSERT INTO dead_actions (actor, action, reservation_id, reason)
+                     VALUES ($1, 'retry', $2, $3)",
+                    &[&action.actor, &id.to_uuid(), &action.reason],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,29 @@
+//! Yoink sells a limited number of units to far more buyers than there are units, and stays exact.
+//!
+//! A map, in the order of a reservation's way (`docs/ARCHITECTURE.md` tells the whole):
+//!
+//! - [`domain`]: the nouns and decisions, pure
+//! - [`config`], [`telemetry`]: settings, logs
+//! - [`keys`], [`fence`]: every Redis key, and the one way to run a script on them
+//! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
+//!   them in Postgres. These three never see one another
+//! - [`catalogue`], [`recovery`], [`desk`]: products, the life of a partition, dead entries
+//! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
+pub mod app;
+pub mod audit;
+pub mod catalogue;
+pub mod cli;
+pub mod config;
+mod crash_point;
+pub mod desk;
+pub mod domain;
+pub mod fence;
+pub mod grpc;
+pub mod keys;
+pub mod ledger;
+pub mod recovery;
+pub mod servers;
+pub mod stock;
+pub mod stream;
+pub mod telemetry;
+pub mod worker;

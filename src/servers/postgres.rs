@@ -1,0 +1,214 @@
+//! A private postgres.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    ServerError,
+    child::{Running, Start, free_port, prepare_dir, unprivileged},
+};
+
+/// A postgres of our own, with the superuser `postgres` and no password, on loopback.
+#[derive(Debug)]
+pub struct PostgresServer {
+    running: Running,
+    port: u16,
+    dir: PathBuf,
+    settings: Vec<String>,
+}
+
+impl PostgresServer {
+    /// Starts one on a free port, making its data directory under `dir` if there is none. `settings`
+    /// are `name=value`, on top of its defaults.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn start(dir: &Path, settings: &[&str]) -> Result<Self, ServerError> {
+        prepare_dir(dir)?;
+        let data = dir.join("data");
+        if !data.join("PG_VERSION").exists() {
+            let mut initdb = unprivileged(&program("initdb")?, "KILL");
+            initdb.args(["--username=postgres", "--auth=trust", "--no-sync"]);
+            initdb
+                .args(["--encoding=UTF8", "--locale=C.UTF-8", "-D"])
+                .arg(&data)
+                .current_dir(dir);
+            finish(initdb, "initdb")?;
+        }
+        let failed = |source| ServerError::Directory {
+            path: dir.to_owned(),
+            source,
+        };
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|setting| (*setting).to_owned())
+            .collect();
+        for _ in 0..5 {
+            let port = free_port().map_err(failed)?;
+            if let Start::Answers(running) = launch(dir, port, &settings)? {
+                return Ok(Self {
+                    running,
+                    port,
+                    dir: dir.to_owned(),
+                    settings,
+                });
+            }
+        }
+        Err(silent(dir))
+    }
+
+    /// Starts it again on the same port with what it has on disk.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn restart(&mut self) -> Result<(), ServerError> {
+        self.stop();
+        match launch(&self.dir, self.port, &self.settings)? {
+            Start::Answers(running) => self.running = running,
+            Start::Ended | Start::Silent => return Err(silent(&self.dir)),
+        }
+        Ok(())
+    }
+
+    /// Creates a database, if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn create_database(&self, name: &str) -> Result<(), ServerError> {
+        let psql = |sql: String| {
+            let mut psql = Command::new(program("psql")?);
+            psql.args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                "postgres",
+            ]);
+            psql.args(["-X", "-A", "-t", "-q", "-c", &sql, "postgres"]);
+            finish(psql, "psql")
+        };
+        if psql(format!(
+            "SELECT 1 FROM pg_database WHERE datname = '{name}'"
+        ))?
+        .trim()
+            == "1"
+        {
+            return Ok(());
+        }
+        psql(format!("CREATE DATABASE \"{name}\"")).map(drop)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Ends it in order, closing every connection.
+    pub fn stop(&mut self) {
+        self.running.stop(Signal::SIGINT);
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.running.stop(Signal::SIGQUIT);
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn silent(dir: &Path) -> ServerError {
+    ServerError::Silent {
+        program: "postgres",
+        log: dir.join("postgres.log"),
+    }
+}
+
+/// Debian keeps the servers' programs out of the PATH.
+fn program(name: &str) -> Result<PathBuf, ServerError> {
+    let version = |dir: &Path| {
+        dir.file_name()
+            .and_then(OsStr::to_str)
+            .and_then(|name| name.parse::<u32>().ok())
+    };
+    let installed = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut versions: Vec<PathBuf> = installed.map(|entry| entry.path()).collect();
+    versions.sort_by_key(|dir| std::cmp::Reverse(version(dir)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs = versions
+        .into_iter()
+        .map(|dir| dir.join("bin"))
+        .chain(std::env::split_paths(&path));
+    let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.exists()));
+    found.ok_or(ServerError::Missing("postgresql"))
+}
+
+fn launch(dir: &Path, port: u16, settings: &[String]) -> Result<Start, ServerError> {
+    let mut command = unprivileged(&program("postgres")?, "QUIT");
+    command
+        .arg("-D")
+        .arg(dir.join("data"))
+        .args(["-p", &port.to_string()])
+        .current_dir(dir);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "logging_collector=on",
+        "log_filename=postgres.log",
+        "log_truncate_on_rotation=off",
+    ] {
+        command.args(["-c", setting]);
+    }
+    command
+        .arg("-c")
+        .arg(format!("log_directory={}", dir.display()));
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
+    let ready = program("pg_isready")?;
+    Running::start(command, "postgres", || {
+        let mut ready = Command::new(&ready);
+        ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        ready.status().is_ok_and(|status| status.success())
+    })
+}
+
+/// Runs a command to its end; returns what it printed.
+fn finish(mut command: Command, program: &str) -> Result<String, ServerError> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ServerError::Run {
+            program: program.to_owned(),
+            source,
+        })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(ServerError::Failed {
+        program: program.to_owned(),
+        said,
+    })
+}

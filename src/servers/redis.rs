@@ -1,0 +1,166 @@
+//! A private redis-server.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    ServerError,
+    child::{Running, Start, free_port, tied},
+};
+
+/// When Redis makes an answer durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendFsync {
+    /// Before it is given.
+    Always,
+    /// Within about a second.
+    Everysec,
+}
+
+/// A redis-server of our own.
+#[derive(Debug)]
+pub struct RedisServer {
+    running: Running,
+    port: u16,
+    dir: PathBuf,
+    fsync: AppendFsync,
+}
+
+impl RedisServer {
+    /// Starts one on a free port; what `dir` holds from before is loaded.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn start(dir: &Path, fsync: AppendFsync) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Directory {
+            path: dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(dir).map_err(failed)?;
+        for _ in 0..5 {
+            let port = free_port().map_err(failed)?;
+            if let Start::Answers(running) = launch(dir, port, fsync)? {
+                return Ok(Self {
+                    running,
+                    port,
+                    dir: dir.to_owned(),
+                    fsync,
+                });
+            }
+        }
+        Err(silent(dir))
+    }
+
+    /// Starts it again on the same port with what it has on disk.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn restart(&mut self) -> Result<(), ServerError> {
+        self.stop();
+        match launch(&self.dir, self.port, self.fsync)? {
+            Start::Answers(running) => self.running = running,
+            Start::Ended | Start::Silent => return Err(silent(&self.dir)),
+        }
+        Ok(())
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it in order.
+    pub fn stop(&mut self) {
+        self.running.stop(Signal::SIGTERM);
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.running.kill();
+    }
+
+    /// Freezes it: connections stay, nothing is answered.
+    pub fn pause(&self) {
+        self.running.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.running.signal(Signal::SIGCONT);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.resume();
+        self.stop();
+    }
+}
+
+fn silent(dir: &Path) -> ServerError {
+    ServerError::Silent {
+        program: "redis-server",
+        log: dir.join("redis.log"),
+    }
+}
+
+fn launch(dir: &Path, port: u16, fsync: AppendFsync) -> Result<Start, ServerError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("redis-server"))
+        .find(|p| p.exists());
+    let program = found.ok_or(ServerError::Missing("redis-server"))?;
+    let mut command = tied(&program, "TERM");
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        &port.to_string(),
+        "--daemonize",
+        "no",
+    ]);
+    command.args([
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+        "--maxmemory-policy",
+        "noeviction",
+    ]);
+    command.args([
+        "--appendfsync",
+        match fsync {
+            AppendFsync::Always => "always",
+            AppendFsync::Everysec => "everysec",
+        },
+    ]);
+    command
+        .arg("--dir")
+        .arg(dir)
+        .arg("--logfile")
+        .arg(dir.join("redis.log"));
+    Running::start(command, "redis-server", || answers(port).unwrap_or(false))
+}
+
+fn answers(port: u16) -> std::io::Result<bool> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+    connection.write_all(b"PING\r\n")?;
+    let mut answer = [0; 5];
+    connection.read_exact(&mut answer)?;
+    Ok(&answer == b"+PONG")
+}

@@ -1,0 +1,155 @@
+//! Collects questions while the answer to the ones before is under way.
+//!
+//! No timer: an idle batcher asks at once, a busy one asks for everything that came meanwhile.
+
+use std::future::Future;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::StockError;
+
+struct Ask<Q, A> {
+    question: Q,
+    answer: oneshot::Sender<A>,
+}
+
+/// How much a batcher takes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Most questions a batch.
+    pub(super) batch: usize,
+    /// Most questions that wait; one more is refused.
+    pub(super) queue: usize,
+}
+
+/// Why a question got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BatcherClosed {
+    /// The queue is full.
+    #[error("the queue is full")]
+    Full,
+    /// The batcher has ended.
+    #[error("the batcher has ended")]
+    Ended,
+}
+
+impl From<BatcherClosed> for StockError {
+    fn from(closed: BatcherClosed) -> Self {
+        match closed {
+            BatcherClosed::Full => Self::Overloaded,
+            BatcherClosed::Ended => Self::Stopping,
+        }
+    }
+}
+
+/// The asking end; the answering task ends when the last of these is dropped.
+pub(super) struct Batcher<Q, A> {
+    queue: mpsc::Sender<Ask<Q, A>>,
+}
+
+impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
+    /// Starts the task. `answer` gets a batch and returns as many answers in the same order.
+    pub(super) fn start<F, Fut>(tasks: &TaskTracker, limits: Limits, answer: F) -> Self
+    where
+        F: Fn(Vec<Q>) -> Fut + Send + 'static,
+        Fut: Future<Output = Vec<A>> + Send,
+    {
+        let (queue, mut asked) = mpsc::channel::<Ask<Q, A>>(limits.queue);
+        tasks.spawn(async move {
+            let mut waiting = Vec::with_capacity(limits.batch);
+            while asked.recv_many(&mut waiting, limits.batch).await > 0 {
+                // Who went away before being sent is not sent: nothing happens for them.
+                let (questions, answers): (Vec<_>, Vec<_>) = waiting
+                    .drain(..)
+                    .filter(|ask| !ask.answer.is_closed())
+                    .map(|ask| (ask.question, ask.answer))
+                    .unzip();
+                if questions.is_empty() {
+                    continue;
+                }
+                for (caller, answer) in answers.into_iter().zip(answer(questions).await) {
+                    // A caller that went away meanwhile learns by its request id how it ended.
+                    drop(caller.send(answer));
+                }
+            }
+        });
+        Self { queue }
+    }
+
+    /// Asks, and waits for the answer.
+    pub(super) async fn ask(&self, question: Q) -> Result<A, BatcherClosed> {
+        let (answer, answered) = oneshot::channel();
+        self.queue
+            .try_send(Ask { question, answer })
+            .map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => BatcherClosed::Full,
+                mpsc::error::TrySendError::Closed(_) => BatcherClosed::Ended,
+            })?;
+        answered.await.map_err(|_| BatcherClosed::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_comes_while_one_is_under_way_goes_together() {
+        let tasks = TaskTracker::new();
+        let (gate, sizes) = (
+            Arc::new(Semaphore::new(0)),
+            Arc::new(Mutex::new(Vec::new())),
+        );
+        let (gate_in, sizes_in) = (gate.clone(), sizes.clone());
+        let batcher = Batcher::start(
+            &tasks,
+            Limits {
+                batch: 4,
+                queue: 16,
+            },
+            move |batch: Vec<u32>| {
+                sizes_in.lock().unwrap().push(batch.len());
+                let gate = gate_in.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    batch.iter().map(|n| n * 2).collect()
+                }
+            },
+        );
+        let asks = join_all((0..7).map(|n| batcher.ask(n)));
+        let open = async {
+            while sizes.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(16);
+        };
+        let (answers, ()) = tokio::join!(asks, open);
+        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+        assert_eq!(answers, [0, 2, 4, 6, 8, 10, 12]);
+        assert!(sizes.lock().unwrap().iter().all(|size| *size <= 4));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once() {
+        let tasks = TaskTracker::new();
+        let batcher = Batcher::start(&tasks, Limits { batch: 1, queue: 1 }, |_: Vec<()>| {
+            std::future::pending::<Vec<()>>()
+        });
+        let mut asks: Vec<_> = (0..3).map(|_| Box::pin(batcher.ask(()))).collect();
+        let mut refused = 0;
+        for ask in &mut asks {
+            tokio::select! {
+                biased;
+                answer = ask => { assert_eq!(answer, Err(BatcherClosed::Full)); refused += 1; }
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        assert!(refused >= 1, "a queue of one holds no three");
+    }
+}

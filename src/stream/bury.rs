@@ -1,0 +1,63 @@
+//! `lua/bury.lua`: an order that had all its deliveries moves to `dead`.
+
+use super::Streams;
+use crate::{
+    domain::{Partition, ReservationId},
+    fence::{Applied, FenceError},
+    keys::GROUP,
+};
+
+/// Why an order is given up on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Burial {
+    /// Its id in `orders`.
+    pub entry_id: String,
+    /// The reservation.
+    pub reservation_id: Option<ReservationId>,
+    /// In words.
+    pub reason: String,
+    /// What Postgres calls it.
+    pub sqlstate: Option<String>,
+}
+
+impl Streams {
+    /// Buries an order if it is still in `orders`; returns whether it was.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::fence::Partitions::run`]; repeat it.
+    pub async fn bury(&self, partition: Partition, burial: &Burial) -> Result<bool, FenceError> {
+        let keys = self.partitions.keys();
+        let keys = [
+            keys.meta(partition),
+            keys.orders(partition),
+            keys.dead(partition),
+            keys.buried(partition),
+        ];
+        let named = burial
+            .reservation_id
+            .map_or(burial.entry_id.clone(), |id| id.to_string());
+        let sqlstate = burial.sqlstate.as_deref().unwrap_or_default();
+        let args = [GROUP, &burial.entry_id, &named, &burial.reason, sqlstate];
+        let answer = self
+            .partitions
+            .run(partition, &self.scripts.bury, &keys, &args)
+            .await?;
+        match answer.as_slice() {
+            [status, _] if status == "buried" => Ok(true),
+            [status] if status == "gone" => Ok(false),
+            [status, said] if status == "not_applied" => {
+                let code = (
+                    redis::ErrorKind::Extension,
+                    "Redis refused the burial",
+                    said.clone(),
+                );
+                Err(FenceError::Unavailable {
+                    applied: Applied::No,
+                    source: code.into(),
+                })
+            }
+            _ => Err(FenceError::Malformed(answer)),
+        }
+    }
+}

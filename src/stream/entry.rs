@@ -1,0 +1,186 @@
+//! An element of a stream, and the order in it.
+
+use crate::domain::{Epoch, Order, Partition, ReservationId};
+
+/// The format that this program writes; it reads this one, and refuses a newer one.
+pub const FORMAT: u32 = 1;
+
+/// An entry as it lies in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id in that stream.
+    pub id: String,
+    /// Names and values; what is not UTF-8 was replaced.
+    pub fields: Vec<(String, String)>,
+}
+
+/// Why there is no order in an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Written by a newer program: not ours to judge.
+    #[error("entry of format {0}, this program reads up to {FORMAT}")]
+    NewerFormat(u32),
+    /// No program of ours wrote this.
+    #[error("entry with a bad {0}")]
+    Malformed(&'static str),
+}
+
+/// An entry as the client library hands it over; a deleted one has no fields.
+pub(super) type RawEntry = (String, Option<Vec<Vec<u8>>>);
+
+impl Entry {
+    pub(super) fn from_raw((id, fields): RawEntry) -> Option<Self> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let pair = |pair: &[Vec<u8>]| match pair {
+            [name, value] => Some((text(name), text(value))),
+            _ => None,
+        };
+        Some(Self {
+            id,
+            fields: fields?.chunks(2).filter_map(pair).collect(),
+        })
+    }
+
+    /// The value of a field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields
+            .iter()
+            .find(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The identity of the order that was accepted as `<epoch>-<seq>` (its id in `orders`).
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` when it is no id of ours.
+    pub fn reservation_id(
+        &self,
+        partition: Partition,
+        accepted_as: &str,
+    ) -> Result<ReservationId, EntryError> {
+        let (epoch, seq) = accepted_as
+            .split_once('-')
+            .ok_or(EntryError::Malformed("id"))?;
+        let epoch = Epoch(epoch.parse().map_err(|_| EntryError::Malformed("id"))?);
+        let seq = seq.parse().map_err(|_| EntryError::Malformed("id"))?;
+        let random = u64::from_str_radix(self.field("r").unwrap_or_default(), 16)
+            .map_err(|_| EntryError::Malformed("random part"))?;
+        ReservationId::new(partition.number(), epoch, seq, random)
+            .map_err(|_| EntryError::Malformed("id"))
+    }
+
+    /// The order in it; `accepted_as` is its id in `orders`.
+    ///
+    /// # Errors
+    ///
+    /// `NewerFormat` or `Malformed`.
+    pub fn order(&self, partition: Partition, accepted_as: &str) -> Result<Order, EntryError> {
+        match self.field("v").and_then(|v| v.parse().ok()) {
+            Some(FORMAT) => {}
+            Some(newer) if newer > FORMAT => return Err(EntryError::NewerFormat(newer)),
+            Some(_) | None => return Err(EntryError::Malformed("format")),
+        }
+        let field = |name, what| self.field(name).ok_or(EntryError::Malformed(what));
+        let request = self.field("q").map(str::parse).transpose();
+        Ok(Order {
+            id: self.reservation_id(partition, accepted_as)?,
+            product: field("p", "product")?
+                .parse()
+                .map_err(|_| EntryError::Malformed("product"))?,
+            user: field("u", "user")?
+                .parse()
+                .map_err(|_| EntryError::Malformed("user"))?,
+            request: request.map_err(|_| EntryError::Malformed("request id"))?,
+            reserved_at_ms: self.reserved_at_ms().ok_or(EntryError::Malformed("time"))?,
+        })
+    }
+
+    /// When its unit was taken, in milliseconds since 1970.
+    pub fn reserved_at_ms(&self) -> Option<i64> {
+        self.field("t").and_then(|t| t.parse().ok())
+    }
+
+    /// The entry as it was, one `name=value` a line, for whoever looks later.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let lines = self
+            .fields
+            .iter()
+            .map(|(name, value)| format!("{name}={value}\n"));
+        lines.collect::<String>().into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PartitionCount;
+
+    fn partition() -> Partition {
+        PartitionCount::try_from(8)
+            .unwrap()
+            .get_partition(3)
+            .unwrap()
+    }
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        let fields = fields
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        Entry {
+            id: "2-7".into(),
+            fields,
+        }
+    }
+
+    const WHOLE: [(&str, &str); 7] = [
+        ("v", "1"),
+        ("p", "shoe"),
+        ("u", "ann"),
+        ("r", "ff"),
+        ("t", "1000"),
+        ("q", "a:1"),
+        ("w", "0"),
+    ];
+
+    #[test]
+    fn an_order_comes_out_as_it_went_in() {
+        let order = entry(&WHOLE).order(partition(), "2-7").unwrap();
+        assert_eq!(order.id, ReservationId::new(3, Epoch(2), 7, 0xff).unwrap());
+        assert_eq!(
+            (order.product.as_str(), order.user.as_str()),
+            ("shoe", "ann")
+        );
+        assert_eq!(order.request.unwrap().as_str(), "a:1");
+        assert_eq!(order.reserved_at_ms, 1000);
+    }
+
+    #[test]
+    fn what_we_did_not_write_is_no_order() {
+        for missing in ["p", "u", "r", "t", "v"] {
+            let fields: Vec<_> = WHOLE
+                .into_iter()
+                .filter(|(name, _)| *name != missing)
+                .collect();
+            let error = entry(&fields).order(partition(), "2-7").unwrap_err();
+            assert!(matches!(error, EntryError::Malformed(_)), "{missing}");
+        }
+        let mut newer = WHOLE;
+        newer[0].1 = "2";
+        assert_eq!(
+            entry(&newer).order(partition(), "2-7"),
+            Err(EntryError::NewerFormat(2))
+        );
+        for id in ["", "7", "0-1", "1700000000000-0", "a-b"] {
+            assert!(entry(&WHOLE).order(partition(), id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_entry_is_none_and_odd_bytes_are_replaced() {
+        assert_eq!(Entry::from_raw(("1-1".into(), None)), None);
+        let raw = ("1-1".into(), Some(vec![b"p".to_vec(), vec![0xff]]));
+        assert_eq!(Entry::from_raw(raw).unwrap().field("p"), Some("\u{fffd}"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The consumer group of `orders`: read, take over, settle.
+
+use redis::{AsyncCommands as _, RedisError, aio::ConnectionManager};
+
+use super::{
+    Streams,
+    entry::{Entry, RawEntry},
+};
+use crate::{
+    domain::{Partition, ReservationId},
+    fence::FenceError,
+    keys::GROUP,
+};
+
+/// An entry in somebody's hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The entry.
+    pub entry: Entry,
+    /// Its delivery count: one, and its own failures (R4).
+    pub deliveries: u32,
+}
+
+type Pending = (String, String, u64, u32);
+
+impl Streams {
+    /// Reads new entries, waiting up to `block_ms` for the first, on a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or the group is gone.
+    pub async fn read_new(
+        &self,
+        connection: &mut ConnectionManager,
+        partition: Partition,
+        consumer: &str,
+        (count, block_ms): (usize, usize),
+    ) -> Result<Vec<Delivery>, RedisError> {
+        let mut command = redis::cmd("XREADGROUP");
+        command
+            .arg("GROUP")
+            .arg(GROUP)
+            .arg(consumer)
+            .arg("COUNT")
+            .arg(count);
+        if block_ms > 0 {
+            command.arg("BLOCK").arg(block_ms);
+        }
+        command
+            .arg("STREAMS")
+            .arg(self.partitions.keys().orders(partition))
+            .arg(">");
+        let streams: Option<Vec<(String, Vec<RawEntry>)>> = command.query_async(connection).await?;
+        let raw = streams
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|(_, entries)| entries);
+        let entries = raw.filter_map(Entry::from_raw);
+        Ok(entries
+            .map(|entry| Delivery {
+                entry,
+                deliveries: 1,
+            })
+            .collect())
+    }
+
+    /// Takes over at most `count` entries that nobody touched for `idle_ms`, without spending a delivery.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or the group is gone.
+    pub async fn take_over(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        (idle_ms, count): (u64, usize),
+    ) -> Result<Vec<Delivery>, RedisError> {
+        let mut connection = self.partitions.connection();
+        let key = self.partitions.keys().orders(partition);
+        let pending: Vec<Pending> = redis::cmd("XPENDING")
+            .arg(&key)
+            .arg(GROUP)
+            .arg("IDLE")
+            .arg(idle_ms)
+            .arg("-")
+            .arg("+")
+            .arg(count)
+            .query_async(&mut connection)
+            .await?;
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<&str> = pending.iter().map(|(id, ..)| id.as_str()).collect();
+        let mut claim = redis::cmd("XCLAIM");
+        claim
+            .arg(&key)
+            .arg(GROUP)
+            .arg(consumer)
+            .arg(idle_ms)
+            .arg(&ids)
+            .arg("JUSTID");
+        let claimed: Vec<String> = claim.query_async(&mut connection).await?;
+        let mut taken = Vec::with_capacity(claimed.len());
+        for (id, _, _, deliveries) in pending.into_iter().filter(|(id, ..)| claimed.contains(id)) {
+            match self.entry(partition, &id).await? {
+                Some(entry) => taken.push(Delivery { entry, deliveries }),
+                // Deleted without an acknowledgement: nothing is left to do but that.
+                None => connection.xack::<_, _, _, ()>(&key, GROUP, &[id]).await?,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// One entry of `orders`, if it is still there.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn entry(&self, partition: Partition, id: &str) -> Result<Option<Entry>, RedisError> {
+        let key = self.partitions.keys().orders(partition);
+        let found: Vec<RawEntry> = self.partitions.connection().xrange(key, id, id).await?;
+        Ok(found.into_iter().find_map(Entry::from_raw))
+    }
+
+    /// Notes an order's own failure in its delivery count.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away; then the failure is not counted.
+    pub async fn set_deliveries(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        (id, deliveries): (&str, u32),
+    ) -> Result<(), RedisError> {
+        let mut claim = redis::cmd("XCLAIM");
+        claim
+            .arg(self.partitions.keys().orders(partition))
+            .arg(GROUP)
+            .arg(consumer)
+            .arg(0)
+            .arg(id);
+        claim.arg("JUSTID").arg("RETRYCOUNT").arg(deliveries);
+        let _ids: Vec<String> = claim.query_async(&mut self.partitions.connection()).await?;
+        Ok(())
+    }
+
+    /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::fence::Partitions::run`].
+    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
+        let keys = [
+            self.partitions.keys().meta(partition),
+            self.partitions.keys().orders(partition),
+        ];
+        let mut args = vec![GROUP];
+        args.extend_from_slice(ids);
+        self.partitions
+            .run(partition, &self.scripts.settle, &keys, &args)
+            .await
+            .map(drop)
+    }
+
+    /// Creates the group anew where somebody deleted it: at 0, so that everything in the stream is
+    /// delivered again. A stream that is gone stays gone: that is for a rebuild.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or the stream is gone.
+    pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
+        let key = self.partitions.keys().orders(partition);
+        self.partitions
+            .connection()
+            .xgroup_create(key, GROUP, "0")
+            .await
+    }
+
+    /// Removes a consumer that has nothing pending.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::fence::Partitions::run`].
+    pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
+        let keys = [
+            self.partitions.keys().meta(partition),
+            self.partitions.keys().orders(partition),
+        ];
+        let args = [GROUP, consumer];
+        self.partitions
+            .run(partition, &self.scripts.retire, &keys, &args)
+            .await
+            .map(drop)
+    }
+
+    /// Consumers that have nothing pending and read nothing for `idle_ms`.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or the group is gone.
+    pub async fn idle_consumers(
+        &self,
+        partition: Partition,
+        idle_ms: usize,
+    ) -> Result<Vec<String>, RedisError> {
+        let key = self.partitions.keys().orders(partition);
+        let info: redis::streams::StreamInfoConsumersReply = self
+            .partitions
+            .connection()
+            .xinfo_consumers(key, GROUP)
+            .await?;
+        let idle = info
+            .consumers
+            .into_iter()
+            .filter(|c| c.pending == 0 && c.idle >= idle_ms);
+        Ok(idle.map(|consumer| consumer.name).collect())
+    }
+
+    /// The entry of a reservation that is not settled yet: in `orders`, or in `dead`. It only ever moves
+    /// that way, so whoever then asks the ledger misses nothing.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn find(
+        &self,
+        partition: Partition,
+        id: ReservationId,
+    ) -> Result<Option<Entry>, RedisError> {
+        let ours = |entry: &Entry| entry.reservation_id(partition, &id.entry_id()) == Ok(id);
+        if let Some(entry) = self.entry(partition, &id.entry_id()).await?.filter(ours) {
+            return Ok(Some(entry));
+        }
+        let dead = self.dead_of(partition, &id.to_string()).await?;
+        Ok(dead.map(|dead| dead.entry).filter(ours))
+    }
+}

@@ -1,0 +1,57 @@
+//! The streams between Redis and the ledger: `orders` with its consumer group, and `dead`.
+//!
+//! Must never: trim a stream, spend a delivery on a read of history or a takeover (R4), acknowledge
+//! without deleting, or hold a shared connection with a blocking read.
+
+mod bury;
+mod cut;
+mod dead;
+mod entry;
+mod group;
+
+use std::sync::Arc;
+
+pub use bury::Burial;
+pub use cut::{Cut, CutError, ProductCut};
+pub use dead::DeadEntry;
+pub use entry::{Entry, EntryError, FORMAT};
+pub use group::Delivery;
+
+use crate::fence::{Partitions, Script};
+
+/// A handle on the streams of every partition.
+#[derive(Clone)]
+pub struct Streams {
+    partitions: Partitions,
+    scripts: Arc<Scripts>,
+}
+
+struct Scripts {
+    settle: Script,
+    bury: Script,
+    discard: Script,
+    retire: Script,
+    cut: Script,
+}
+
+impl Streams {
+    /// The streams of these partitions.
+    pub fn new(partitions: Partitions) -> Self {
+        let scripts = Scripts {
+            settle: Script::new(include_str!("../../lua/settle.lua")),
+            bury: Script::new(include_str!("../../lua/bury.lua")),
+            discard: Script::new(include_str!("../../lua/discard.lua")),
+            retire: Script::new(include_str!("../../lua/retire.lua")),
+            cut: Script::new(include_str!("../../lua/cut.lua")),
+        };
+        Self {
+            partitions,
+            scripts: Arc::new(scripts),
+        }
+    }
+
+    /// The partitions behind these streams.
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
+    }
+}

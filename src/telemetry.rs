@@ -1,0 +1,22 @@
+//! Logs. Must never carry an id of a buyer, a request id or a secret.
+
+use anyhow::Context as _;
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::config::{Config, LogFormat};
+
+/// Sends log lines to standard error, as the settings say.
+///
+/// # Errors
+///
+/// When the filter is wrong, or a subscriber is set already.
+pub fn init(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).context("`log` is no filter such as `info`")?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match config.log_format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
+    }
+    .context("logging is set up already")
+}

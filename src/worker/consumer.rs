@@ -1,0 +1,358 @@
+//! Carries one partition's accepted orders to the ledger.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::ConnectionManager;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Workshop,
+    pause::{Pause, PauseReason},
+    sleep,
+    store::{Attempt, Failure, store},
+};
+use crate::{
+    crash_point,
+    domain::{AfterFailure, Partition, after_failure},
+    stock::{ReleaseFrom, Released},
+    stream::{Burial, Delivery},
+};
+
+/// Most entries a batch.
+const MAX_BATCH: usize = 500;
+/// Most orders that wait for another attempt; while there are so many, nothing new is read.
+const MAX_SUSPECTS: usize = 1000;
+/// How long a read waits for something new: also how late a stop may be noticed.
+const BLOCK: Duration = Duration::from_millis(500);
+/// Between attempts while paused.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// An order that failed by itself and is tried again later.
+struct Suspect {
+    delivery: Delivery,
+    due: Instant,
+}
+
+/// What one step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing was there to do.
+    Idle,
+    /// So many entries were dealt with.
+    Worked(usize),
+}
+
+/// The consumer of one partition.
+pub struct Consumer {
+    shop: Workshop,
+    partition: Partition,
+    reader: ConnectionManager,
+    /// Read and not dealt with yet: kept through every pause.
+    held: Vec<Delivery>,
+    suspects: Vec<Suspect>,
+    next_scan: Instant,
+    /// How long a read waits; a test that steps needs no wait.
+    block: Duration,
+}
+
+impl Consumer {
+    pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
+        let (held, suspects) = (Vec::new(), Vec::new());
+        Self {
+            shop,
+            partition,
+            reader,
+            held,
+            suspects,
+            next_scan: Instant::now(),
+            block: BLOCK,
+        }
+    }
+
+    /// Works until stopped; finishes the batch it has begun.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause_ms = FIRST_PAUSE;
+        while !stop.is_cancelled() {
+            match self.run_once().await {
+                Ok(_) => {
+                    pause_ms = FIRST_PAUSE;
+                    if self.shop.pauses.set(self.partition, None).is_some() {
+                        tracing::info!(partition = %self.partition, "consumption goes on");
+                    }
+                }
+                Err(pause) => {
+                    self.announce(&pause);
+                    sleep(pause_ms, &stop).await;
+                    pause_ms = (pause_ms * 2).min(LAST_PAUSE);
+                }
+            }
+        }
+        // What is still pending keeps the consumer: somebody takes it over by and by.
+        if let Err(error) = self
+            .shop
+            .streams
+            .retire(self.partition, &self.shop.consumer)
+            .await
+        {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the consumer was not retired"
+            );
+        }
+    }
+
+    fn announce(&self, pause: &Pause) {
+        if self.shop.pauses.set(self.partition, Some(pause.reason)) == Some(pause.reason) {
+            return;
+        }
+        let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
+        let held = self.held.len();
+        match pause.reason {
+            PauseReason::LedgerUnavailable
+            | PauseReason::RedisUnavailable
+            | PauseReason::Fenced => {
+                tracing::warn!(%partition, held, error, "consumption pauses: {}", pause.reason);
+            }
+            PauseReason::LedgerMisconfigured
+            | PauseReason::Inconsistent
+            | PauseReason::NewerFormat => {
+                tracing::error!(%partition, held, error, "consumption stops: {}", pause.reason);
+            }
+        }
+    }
+
+    /// One step: what is held, else what is due again, else what somebody left behind, else what is new.
+    ///
+    /// # Errors
+    ///
+    /// A pause: nothing was lost, the step is to be repeated.
+    pub async fn run_once(&mut self) -> Result<Step, Pause> {
+        if self.held.is_empty() {
+            self.held = self.take_due();
+        }
+        if self.held.is_empty() && self.next_scan <= Instant::now() {
+            self.scan().await?;
+            self.next_scan = Instant::now() + self.scan_interval();
+        }
+        if self.held.is_empty() && self.suspects.len() < MAX_SUSPECTS {
+            self.read_new().await?;
+        }
+        if self.held.is_empty() {
+            return Ok(Step::Idle);
+        }
+        crash_point::reach("after_read");
+        let batch = std::mem::take(&mut self.held);
+        let size = batch.len();
+        let epoch = match self.shop.stock.partitions().epoch(self.partition) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                self.held = batch;
+                return Err(error.into());
+            }
+        };
+        let attempt = store(&self.shop.ledger, self.partition, epoch, batch).await;
+        self.conclude(attempt).await?;
+        Ok(Step::Worked(size))
+    }
+
+    /// Reads without waiting: for tests that step.
+    pub fn without_waiting(mut self) -> Self {
+        self.block = Duration::ZERO;
+        self
+    }
+
+    fn scan_interval(&self) -> Duration {
+        (self.shop.settings.claim_idle / 4).min(Duration::from_secs(5))
+    }
+
+    fn take_due(&mut self) -> Vec<Delivery> {
+        let now = Instant::now();
+        let (due, later) = self
+            .suspects
+            .drain(..)
+            .partition(|suspect: &Suspect| suspect.due <= now);
+        self.suspects = later;
+        due.into_iter().map(|suspect| suspect.delivery).collect()
+    }
+
+    /// The reaper: takes over what nobody touched for `claim_idle`, and never buries. Nothing is held
+    /// now, so that entries of our own that an error let slip come back the same way.
+    async fn scan(&mut self) -> Result<(), Pause> {
+        let shop = &self.shop;
+        let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
+        let taken = shop
+            .streams
+            .take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH))
+            .await;
+        let taken = self.restoring_group(taken).await?;
+        let ours = |delivery: &Delivery| {
+            self.suspects
+                .iter()
+                .any(|suspect| suspect.delivery.entry.id == delivery.entry.id)
+        };
+        self.held = taken
+            .into_iter()
+            .filter(|delivery| !ours(delivery))
+            .collect();
+        let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
+        for consumer in self
+            .shop
+            .streams
+            .idle_consumers(self.partition, long)
+            .await?
+        {
+            if consumer != self.shop.consumer {
+                self.shop.streams.retire(self.partition, &consumer).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_new(&mut self) -> Result<(), Pause> {
+        let next_due = self.suspects.iter().map(|suspect| suspect.due).min();
+        let until_due = next_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let block = until_due.map_or(self.block, |until| until.min(self.block));
+        let block_ms = usize::try_from(block.as_millis()).unwrap_or(0);
+        let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+        let read = streams
+            .read_new(
+                &mut self.reader,
+                self.partition,
+                consumer,
+                (MAX_BATCH, block_ms),
+            )
+            .await;
+        self.held = self.restoring_group(read).await?;
+        Ok(())
+    }
+
+    /// A group that somebody deleted is created anew at 0: whatever is in the stream is delivered again,
+    /// and what the ledger holds already is recognised there.
+    async fn restoring_group(
+        &self,
+        result: Result<Vec<Delivery>, redis::RedisError>,
+    ) -> Result<Vec<Delivery>, Pause> {
+        if let Err(error) = &result
+            && error.code() == Some("NOGROUP")
+            && self
+                .shop
+                .streams
+                .restore_group(self.partition)
+                .await
+                .is_ok()
+        {
+            tracing::error!(partition = %self.partition, "the consumer group was gone and was created anew");
+            return Ok(Vec::new());
+        }
+        Ok(result?)
+    }
+
+    /// Puts every entry of an attempt where it belongs. Whatever a failing Redis keeps from being done is
+    /// held, and done again from the start: each part may be repeated.
+    async fn conclude(&mut self, attempt: Attempt) -> Result<(), Pause> {
+        crash_point::reach("after_commit");
+        for mismatch in &attempt.mismatched {
+            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds something else under this id; the entry stays in orders");
+        }
+        self.held = attempt.left;
+        let mut pause = attempt.pause;
+        let ids: Vec<&str> = attempt
+            .stored
+            .iter()
+            .map(|delivery| delivery.entry.id.as_str())
+            .collect();
+        if !ids.is_empty()
+            && let Err(error) = self.shop.streams.settle(self.partition, &ids).await
+        {
+            pause = pause.or(Some(error.into()));
+            self.held.extend(attempt.stored);
+        }
+        for delivery in attempt.voided {
+            if let Err(error) = self.release(&delivery).await {
+                pause = pause.or(Some(error));
+                self.held.push(delivery);
+            }
+        }
+        for failure in attempt.failed {
+            pause = pause.or(self.count(failure).await.err());
+        }
+        let Some(pause) = pause else { return Ok(()) };
+        if pause.reason == PauseReason::Inconsistent {
+            self.close().await;
+        }
+        Err(pause)
+    }
+
+    /// R6: the entry of a voided reservation is still in `orders`.
+    async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
+        let (shop, id) = (&self.shop, &delivery.entry.id);
+        match shop
+            .stock
+            .release(self.partition, ReleaseFrom::Orders, id)
+            .await?
+        {
+            Released::Now | Released::Before => {}
+            Released::Never => {
+                tracing::error!(partition = %self.partition, entry = id, "a voided entry names no product of ours");
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an order's own failure; past the maximum it is buried.
+    async fn count(&mut self, failure: Failure) -> Result<(), Pause> {
+        let Failure {
+            mut delivery,
+            order,
+            reason,
+            sqlstate,
+        } = failure;
+        let settings = self.shop.settings;
+        match after_failure(delivery.deliveries, settings.max_deliveries) {
+            AfterFailure::Retry { deliveries } => {
+                let attempts = deliveries.saturating_sub(2).min(10);
+                let due = Instant::now() + settings.retry_delay * 2u32.pow(attempts);
+                delivery.deliveries = deliveries;
+                let id = delivery.entry.id.clone();
+                self.suspects.push(Suspect { delivery, due });
+                let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+                Ok(streams
+                    .set_deliveries(self.partition, consumer, (&id, deliveries))
+                    .await?)
+            }
+            AfterFailure::Bury => {
+                let reservation_id = order.map(|order| order.id);
+                let entry_id = delivery.entry.id.clone();
+                let burial = Burial {
+                    entry_id,
+                    reservation_id,
+                    reason,
+                    sqlstate,
+                };
+                match self.shop.streams.bury(self.partition, &burial).await {
+                    Ok(_) => {
+                        tracing::error!(
+                            partition = %self.partition,
+                            reservation.id = burial.reservation_id.map(tracing::field::display),
+                            reason = burial.reason, "an order cannot be stored and was buried"
+                        );
+                        crash_point::reach("after_bury");
+                        Ok(())
+                    }
+                    Err(error) => {
+                        self.held.push(delivery);
+                        Err(error.into())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing more is sold from a partition whose stores disagree.
+    async fn close(&self) {
+        if let Err(error) = self.shop.stock.close(self.partition).await {
+            tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "the partition was not closed by this process");
+        }
+    }
+}

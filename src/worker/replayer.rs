@@ -1,0 +1,91 @@
+//! Voids and releases dead entries by itself.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Workshop, pause::Pause, sleep};
+use crate::{
+    desk::{DeskError, Settled},
+    domain::Partition,
+    ledger::DeadAction,
+};
+
+/// How often a partition's dead stream is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// Most entries a step.
+const MAX_BATCH: usize = 100;
+
+/// Replays the dead entries of one partition. Several may race: each unit goes back once.
+pub struct Replayer {
+    shop: Workshop,
+    partition: Partition,
+}
+
+impl Replayer {
+    /// Of this partition.
+    pub fn new(shop: Workshop, partition: Partition) -> Self {
+        Self { shop, partition }
+    }
+
+    /// Replays until stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut healthy = true;
+        while !stop.is_cancelled() {
+            match self.run_once().await {
+                Ok(_) => healthy = true,
+                Err(pause) if healthy => {
+                    healthy = false;
+                    tracing::warn!(partition = %self.partition, error = &*pause.source as &dyn std::error::Error, "dead entries wait: {}", pause.reason);
+                }
+                Err(_) => {}
+            }
+            sleep(LOOK, &stop).await;
+        }
+    }
+
+    /// Replays what is there; returns how many units went back.
+    ///
+    /// # Errors
+    ///
+    /// A pause: nothing was lost, the step is to be repeated.
+    pub async fn run_once(&self) -> Result<usize, Pause> {
+        let (mut after, mut released) = (None, 0);
+        loop {
+            let dead = self
+                .shop
+                .streams
+                .dead(self.partition, after.as_deref(), MAX_BATCH)
+                .await?;
+            let Some(last) = dead.last() else {
+                return Ok(released);
+            };
+            after = Some(last.dead_id().to_owned());
+            for entry in &dead {
+                let action = DeadAction {
+                    actor: "yoink".into(),
+                    reason: entry.reason().to_owned(),
+                };
+                match self.shop.desk.replay(entry, &action).await? {
+                    Settled::Released => {
+                        released += 1;
+                        tracing::warn!(partition = %self.partition, reservation.id = entry.named(), "a dead order was voided and its unit released");
+                    }
+                    Settled::Stranger => {
+                        tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
+                    }
+                    Settled::Stored | Settled::Before | Settled::Refused => {}
+                }
+            }
+        }
+    }
+}
+
+impl From<DeskError> for Pause {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Ledger(error) => error.into(),
+            DeskError::Fence(error) => error.into(),
+        }
+    }
+}
