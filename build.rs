@@ -17,9 +17,7 @@ fn commit() -> String {
     if let Ok(commit) = env::var("YOINK_COMMIT") {
         return commit;
     }
-    let git = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output();
+    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     match git {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim().to_owned()

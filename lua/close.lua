@@ -1,7 +1,7 @@
 -- Closes a partition whose Redis and ledger disagree: nothing is sold from it until it is rebuilt.
 --
 -- KEYS  1 meta
--- ARGV  1 epoch
+-- ARGV  1 '<epoch> <deployment>'
 --
 -- Returns {'fenced', reason} (closed already, one way or another) | {'closed'}
 

@@ -1,7 +1,7 @@
 -- A cut of a partition's log for the audit: everything that Redis knows, at one moment.
 --
 -- KEYS  1 meta  2 stock  3 supply  4 orders  5 dead
--- ARGV  1 epoch  2 most entries to read
+-- ARGV  1 '<epoch> <deployment>'  2 most entries to read
 --
 -- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four words:
 --   p <product> <stock> <supply>
@@ -15,7 +15,7 @@ if entries > tonumber(ARGV[2]) then return { 'too_many', text(entries) } end
 
 local answer, n = { 'ok', seq }, 2
 local function record(kind, a, b, c)
-  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = kind, a, b or '', c or ''
+  answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = kind, a or '', b or '', c or ''
   n = n + 4
 end
 local function table_of(key)

@@ -1,7 +1,7 @@
 -- Removes one dead entry whose order turned out to be in the ledger; gives nothing back.
 --
 -- KEYS  1 meta  2 dead  3 buried
--- ARGV  1 epoch  2 dead id  3 reservation id
+-- ARGV  1 '<epoch> <deployment>'  2 dead id  3 reservation id
 --
 -- Returns {'fenced', reason} | {'discarded'} | {'gone'} (somebody else did it)
 

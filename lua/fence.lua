@@ -1,19 +1,35 @@
 -- The fence (R1). It stands in front of every script that takes, moves or returns a unit, and makes
 -- one effect impossible: touching a partition whose past may have changed unseen.
 --
--- fence(meta_key, epoch) returns
---   reason, nil   the script must return {'fenced', reason} and do nothing:
---                 'missing' no meta (an emptied Redis), 'replid' a restart, promotion or restored
---                 backup, 'epoch' the caller or Redis is of another life, 'closed' under repair
---   nil, seq      the partition is open; seq is the number of accepts in this epoch, as text
-local function fence(meta_key, epoch)
-  local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'seq')
-  if not (meta[1] and meta[2] and meta[3] and meta[4]) then return 'missing' end
-  local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-  if meta[1] ~= replid then return 'replid' end
+-- caller is '<epoch> <deployment>', as the caller believes. fence(meta_key, caller) returns
+--   reason            the script must return {'fenced', reason} and do nothing:
+--                     'missing' no meta (an emptied Redis), 'deployment' somebody else's Redis, 'replid'
+--                     a restart, promotion or restored backup, 'epoch' the caller or Redis is of another
+--                     life, 'closed' under repair
+--   nil, seq, epoch   the partition is open; seq is the number of accepts in this epoch, as text
+local function replid_now()
+  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+
+local function fence(meta_key, caller)
+  local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'seq', 'deployment')
+  if not (meta[1] and meta[2] and meta[3] and meta[4] and meta[5]) then return 'missing' end
+  local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
+  if meta[5] ~= deployment then return 'deployment' end
+  if meta[1] ~= replid_now() then return 'replid' end
   if meta[2] ~= epoch then return 'epoch' end
   if meta[3] ~= 'open' then return 'closed' end
-  return nil, meta[4]
+  return nil, meta[4], epoch
+end
+
+-- As fence, for a rebuild: the partition must be closed, and this rebuild's.
+local function under_repair(meta_key, caller)
+  local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'deployment')
+  local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
+  if meta[4] ~= deployment then return 'deployment' end
+  if meta[1] ~= replid_now() then return 'replid' end
+  if meta[2] ~= epoch or meta[3] ~= 'closed' then return 'epoch' end
+  return nil
 end
 
 -- Lua prints large numbers as floats; every number that leaves a script goes through here.

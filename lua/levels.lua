@@ -1,7 +1,7 @@
 -- Reads the stock of products.
 --
 -- KEYS  1 meta  2 stock
--- ARGV  1 epoch  2... products
+-- ARGV  1 '<epoch> <deployment>'  2... products
 --
 -- Returns {'fenced', reason} | {'ok', stock or '' when unknown, ...}
 

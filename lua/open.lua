@@ -16,6 +16,5 @@ if not meta[1] then
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM')
 end
-local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0')
+redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid_now(), 'seq', '0')
 return { 'opened' }

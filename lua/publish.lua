@@ -1,7 +1,7 @@
 -- Tells Redis how products are offered; a change applies only over a lower version.
 --
 -- KEYS  1 meta  2 catalogue
--- ARGV  1 epoch, then for each product: product, version, status, per-user limit (0 for none),
+-- ARGV  1 '<epoch> <deployment>', then for each product: product, version, status, per-user limit (0 for none),
 --       opens and closes in ms since 1970 (0 for none)
 --
 -- Returns {'fenced', reason} | {'ok', number of products that changed}

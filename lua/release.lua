@@ -2,7 +2,7 @@
 -- The entry itself is the token: only the call that removes it adds the unit.
 --
 -- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 buried
--- ARGV  1 epoch  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (somebody else did it)
 --       | {'unreleasable'} (nothing done: no order of ours, or no stock to add to)
@@ -15,6 +15,7 @@ if not found[1] then return { 'gone' } end
 local order = fields_of(found[1])
 local original = order.id or id
 if not (order.p and order.u and order.r) then return { 'unreleasable' } end
+if from == KEYS[6] and not order.rid then return { 'unreleasable' } end
 if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
 
 -- Read, and so type-checked, before the first write.

@@ -1,7 +1,7 @@
 -- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
 --
 -- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: windows are <base>:<window>)  5 bought  6 orders
--- ARGV  1 epoch  2 claims_window_ms  3 backlog_max_entries
+-- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal)
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
@@ -16,14 +16,15 @@
 -- first write is an XADD, which alone may be refused (out of memory, id too small) and is caught; what
 -- follows it can no longer fail.
 
-local why, seq_text = fence(KEYS[1], ARGV[1])
+local why, seq_text, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
-local epoch, seq = ARGV[1], tonumber(seq_text)
+local seq = tonumber(seq_text)
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local window_ms, backlog_max = tonumber(ARGV[2]), tonumber(ARGV[3])
 local window = math.floor(now_ms / window_ms)
-local claims_key, older_key = KEYS[4] .. ':' .. text(window), KEYS[4] .. ':' .. text(window - 1)
+local function claims_of(w) return KEYS[4] .. ':' .. text(w) end
+local claims_key = claims_of(window)
 
 -- 1. What was asked.
 local requests, products, seen, claim_fields = {}, {}, {}, {}
@@ -56,9 +57,13 @@ for i, product in ipairs(products) do
 end
 local claims = {}
 if #claim_fields > 0 then
-  local newer = redis.call('HMGET', claims_key, unpack(claim_fields))
-  local older = redis.call('HMGET', older_key, unpack(claim_fields))
-  for i, field in ipairs(claim_fields) do claims[field] = newer[i] or older[i] or nil end
+  -- The next window, too: the clock may have been set back since.
+  for _, key in ipairs({ claims_of(window - 1), claims_key, claims_of(window + 1) }) do
+    if redis.call('EXISTS', key) == 1 then
+      local found = redis.call('HMGET', key, unpack(claim_fields))
+      for i, field in ipairs(claim_fields) do claims[field] = found[i] or claims[field] end
+    end
+  end
 end
 local bought, bought_fields = {}, {}
 for _, r in ipairs(requests) do

@@ -2,7 +2,7 @@
 -- repeat it at any time and a grant is added once.
 --
 -- KEYS  1 meta  2 stock  3 supply
--- ARGV  1 epoch, then for each product: product, supply
+-- ARGV  1 '<epoch> <deployment>', then for each product: product, supply
 --
 -- Returns {'fenced', reason} | {'ok', number of products that got units}
 

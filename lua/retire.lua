@@ -1,7 +1,7 @@
 -- Removes a consumer that has nothing pending: XGROUP DELCONSUMER would drop what it had.
 --
 -- KEYS  1 meta  2 orders
--- ARGV  1 epoch  2 group  3 consumer
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer
 --
 -- Returns {'fenced', reason} | {'retired'} | {'busy'}
 

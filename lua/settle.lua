@@ -1,7 +1,7 @@
 -- Removes orders that the ledger holds: acknowledged and deleted, or the stream would keep them.
 --
 -- KEYS  1 meta  2 orders
--- ARGV  1 epoch  2 group  3... entry ids
+-- ARGV  1 '<epoch> <deployment>'  2 group  3... entry ids
 --
 -- Returns {'fenced', reason} | {'ok', number removed}
 

@@ -100,18 +100,12 @@ impl Raw {
                 && self.key_prefix.chars().all(plain),
             "key_prefix must match [A-Za-z0-9._:-]{1,64}",
         );
-        require(
-            (1..=100).contains(&self.max_deliveries),
-            "max_deliveries must be 1 to 100",
-        );
+        require((1..=100).contains(&self.max_deliveries), "max_deliveries must be 1 to 100");
         require(
             (100..=86_400_000).contains(&self.claim_idle_ms),
             "claim_idle_ms must be 100 to 86400000 (a day)",
         );
-        require(
-            self.backlog_max_entries > 0,
-            "backlog_max_entries must be at least 1",
-        );
+        require(self.backlog_max_entries > 0, "backlog_max_entries must be at least 1");
         require(
             (1_000..=31_536_000_000).contains(&self.claims_window_ms),
             "claims_window_ms must be 1000 to 31536000000 (a year)",
@@ -167,9 +161,7 @@ impl std::error::Error for ConfigError {}
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the settings are wrong:")?;
-        self.problems
-            .iter()
-            .try_for_each(|problem| write!(f, "\n  {problem}"))
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
 
@@ -199,7 +191,9 @@ impl Config {
         }
         figment = figment.merge(environment);
         for (name, value) in flags {
-            figment = figment.merge((*name, value.clone()));
+            // Read as the environment is: a number is a number.
+            let Ok(value) = value.parse::<figment::value::Value>();
+            figment = figment.merge((*name, value));
         }
         let raw: Raw = figment.extract().map_err(|errors| ConfigError {
             problems: errors.into_iter().map(|error| error.to_string()).collect(),
@@ -220,9 +214,8 @@ impl Config {
         let mut problems = Vec::new();
         let mut address = |name: &str, text: &str| {
             text.parse::<SocketAddr>().map_err(|_| {
-                problems.push(format!(
-                    "{name} is not an address such as 127.0.0.1:50051: {text:?}"
-                ));
+                problems
+                    .push(format!("{name} is not an address such as 127.0.0.1:50051: {text:?}"));
             })
         };
         let grpc_listen = address("grpc_listen", &raw.grpc_listen);
@@ -265,24 +258,12 @@ impl Config {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |auto: Automation| {
-            if auto == Automation::Auto {
-                "auto"
-            } else {
-                "manual"
-            }
+            if auto == Automation::Auto { "auto" } else { "manual" }
         };
         writeln!(f, "grpc_listen = \"{}\"", self.grpc_listen)?;
         writeln!(f, "http_listen = \"{}\"", self.http_listen)?;
-        writeln!(
-            f,
-            "redis_url = \"{}\"",
-            without_password(self.redis_url.expose_secret())
-        )?;
-        writeln!(
-            f,
-            "postgres_url = \"{}\"",
-            without_password(self.postgres_url.expose_secret())
-        )?;
+        writeln!(f, "redis_url = \"{}\"", without_password(self.redis_url.expose_secret()))?;
+        writeln!(f, "postgres_url = \"{}\"", without_password(self.postgres_url.expose_secret()))?;
         writeln!(f, "partitions = {}", self.partitions.get())?;
         writeln!(f, "key_prefix = \"{}\"", self.key_prefix)?;
         writeln!(f, "reflection = {}", self.reflection)?;
@@ -293,11 +274,7 @@ impl fmt::Display for Config {
         writeln!(f, "replay = \"{}\"", word(self.replay))?;
         writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
         writeln!(f, "log = \"{}\"", self.log)?;
-        let format = if self.log_format == LogFormat::Json {
-            "json"
-        } else {
-            "text"
-        };
+        let format = if self.log_format == LogFormat::Json { "json" } else { "text" };
         write!(f, "log_format = \"{format}\"")
     }
 }
@@ -326,10 +303,7 @@ mod tests {
         assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
         assert_eq!(config.partitions.get(), 8);
         assert_eq!((config.max_deliveries, config.claim_idle_ms), (3, 30_000));
-        assert_eq!(
-            (config.backlog_max_entries, config.claims_window_ms),
-            (500_000, 43_200_000)
-        );
+        assert_eq!((config.backlog_max_entries, config.claims_window_ms), (500_000, 43_200_000));
         assert!(config.reflection, "on for loopback");
     }
 
@@ -344,20 +318,8 @@ mod tests {
             ..Raw::default()
         };
         let error = Config::check(raw).unwrap_err();
-        for name in [
-            "grpc_listen",
-            "partitions",
-            "key_prefix",
-            "max_deliveries",
-            "redis_url",
-        ] {
-            assert!(
-                error
-                    .problems
-                    .iter()
-                    .any(|problem| problem.starts_with(name)),
-                "{name}"
-            );
+        for name in ["grpc_listen", "partitions", "key_prefix", "max_deliveries", "redis_url"] {
+            assert!(error.problems.iter().any(|problem| problem.starts_with(name)), "{name}");
         }
     }
 
@@ -366,10 +328,7 @@ mod tests {
         let none = Path::new("does-not-exist.toml");
         let config = Config::load(none, false, &[("key_prefix", "mine".into())]).unwrap();
         assert_eq!(config.key_prefix, "mine");
-        assert!(
-            Config::load(none, true, &[]).is_err(),
-            "a file that was named must exist"
-        );
+        assert!(Config::load(none, true, &[]).is_err(), "a file that was named must exist");
         let error = Config::load(none, false, &[("nonsense", "1".into())]).unwrap_err();
         assert!(error.to_string().contains("nonsense"));
     }
@@ -378,10 +337,7 @@ mod tests {
     fn no_password_is_shown() {
         let flags = [
             ("redis_url", "redis://:hunter2@cache:6379".to_owned()),
-            (
-                "postgres_url",
-                "postgres://ann:hunter2@db/yoink?password=hunter2".to_owned(),
-            ),
+            ("postgres_url", "postgres://ann:hunter2@db/yoink?password=hunter2".to_owned()),
         ];
         let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
         assert!(!config.to_string().contains("hunter2"));

@@ -16,9 +16,7 @@ pub struct Keys {
 impl Keys {
     /// Keys under `prefix` (`yoink` by default).
     pub fn new(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-        }
+        Self { prefix: prefix.to_owned() }
     }
 
     fn key(&self, partition: Partition, name: &str) -> String {
@@ -78,10 +76,7 @@ mod tests {
 
     #[test]
     fn keys_are_as_the_design_names_them() {
-        let partition = PartitionCount::try_from(8)
-            .unwrap()
-            .get_partition(3)
-            .unwrap();
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         let keys = Keys::new("yoink");
         assert_eq!(keys.meta(partition), "yoink:{3}:meta");
         assert_eq!(keys.stock(partition), "yoink:{3}:stock");

@@ -22,27 +22,23 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    runtime
-        .context("cannot start the runtime")?
-        .block_on(async {
-            let shutdown = CancellationToken::new();
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let signalled = shutdown.clone();
-            let waiter = async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                signalled.cancel();
-                std::future::pending::<anyhow::Result<ExitCode>>().await
-            };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let signalled = shutdown.clone();
+        let waiter = async move {
             tokio::select! {
-                code = yoink::cli::run(cli, shutdown) => code,
-                never = waiter => never,
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-        })
+            signalled.cancel();
+            std::future::pending::<anyhow::Result<ExitCode>>().await
+        };
+        tokio::select! {
+            code = yoink::cli::run(cli, shutdown) => code,
+            never = waiter => never,
+        }
+    })
 }

@@ -1,1 +1,225 @@
+//! The house style that no lint knows: which room may use which, how large a file may be, and that each
+//! script says what it returns.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
+const ROOMS: [(&str, &[&str]); 20] = [
+    ("domain", &[]),
+    ("config", &["domain"]),
+    ("telemetry", &["config"]),
+    ("crash_point", &[]),
+    ("keys", &["domain"]),
+    ("fence", &["domain", "keys"]),
+    ("stock", &["domain", "keys", "fence", "telemetry"]),
+    ("stream", &["domain", "keys", "fence", "telemetry"]),
+    ("ledger", &["domain", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "fence", "domain"]),
+    ("recovery", &["stock", "stream", "ledger", "fence", "domain"]),
+    ("desk", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
+    ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
+    (
+        "worker",
+        &["stock", "stream", "ledger", "desk", "recovery", "fence", "domain", "crash_point"],
+    ),
+    (
+        "grpc",
+        &[
+            "domain",
+            "stock",
+            "stream",
+            "ledger",
+            "fence",
+            "catalogue",
+            "desk",
+            "audit",
+            "telemetry",
+        ],
+    ),
+    ("servers", &[]),
+    (
+        "app",
+        &[
+            "domain",
+            "config",
+            "telemetry",
+            "keys",
+            "fence",
+            "stock",
+            "stream",
+            "ledger",
+            "catalogue",
+            "recovery",
+            "desk",
+            "audit",
+            "worker",
+            "grpc",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "servers",
+            "audit",
+            "desk",
+            "domain",
+            "grpc",
+            "ledger",
+            "stream",
+            "telemetry",
+        ],
+    ),
+    ("lib", &[]),
+    ("main", &["cli"]),
+];
+
+/// A file that grows past this is two.
+const MAX_LINES: usize = 420;
+
+fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                found.push(path);
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+fn room_of(path: &Path) -> String {
+    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The rooms that a file's paths name: `crate::room` and every `room` in `crate::{room, …}`.
+fn used_rooms(source: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for (at, _) in source.match_indices("crate::") {
+        let rest = &source[at + "crate::".len()..];
+        let word = |text: &str| -> String {
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        };
+        let Some(group) = rest.strip_prefix('{') else {
+            used.insert(word(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (0, true);
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if c.is_whitespace() => {}
+                _ if start => {
+                    used.insert(word(&group[at..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    used
+}
+
+#[test]
+fn each_room_uses_only_the_rooms_it_may() {
+    let rooms: BTreeMap<&str, &[&str]> = ROOMS.into_iter().collect();
+    for path in files("src", "rs") {
+        let room = room_of(&path);
+        let may =
+            rooms.get(room.as_str()).unwrap_or_else(|| panic!("{} is in no room", path.display()));
+        let source = fs::read_to_string(&path).unwrap().replace("yoink::", "crate::");
+        for used in used_rooms(&source) {
+            let known = rooms.contains_key(used.as_str());
+            let allowed = used == room || may.contains(&used.as_str());
+            assert!(!known || allowed, "{}: {room} may not use {used}", path.display());
+            assert!(known || room == "grpc", "{}: there is no room {used}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_scan_sees_every_form_of_path() {
+    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::keys::E";
+    let found: Vec<String> = used_rooms(source).into_iter().collect();
+    assert_eq!(found, ["audit", "domain", "keys", "stock"]);
+}
+
+#[test]
+fn only_one_room_knows_status_codes() {
+    for path in files("src", "rs") {
+        let source = fs::read_to_string(&path).unwrap();
+        let word = |at: usize| !source[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+        let speaks = source.match_indices("Code::").any(|(at, _)| word(at));
+        let allowed = path.ends_with("grpc/error.rs");
+        assert!(!speaks || allowed, "{} speaks of status codes", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_two() {
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn no_room_is_called_after_nothing() {
+    for path in files("src", "rs") {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        for vague in ["utils", "util", "common", "helpers", "types", "models", "misc"] {
+            assert_ne!(name, vague, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_module_opens_with_what_it_owns() {
+    for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
+        let source = fs::read_to_string(&path).unwrap();
+        assert!(source.starts_with("//! "), "{} does not say what it is", path.display());
+    }
+}
+
+#[test]
+fn every_script_names_its_keys_arguments_and_answers() {
+    for path in files("lua", "lua") {
+        if path.ends_with("fence.lua") {
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let header: Vec<&str> = source.lines().take_while(|line| line.starts_with("--")).collect();
+        let header = header.join("\n");
+        for part in ["KEYS", "ARGV", "Returns"] {
+            assert!(header.contains(part), "{} does not name its {part}", path.display());
+        }
+        // Every status that it returns stands in its header.
+        for (at, _) in source.match_indices("return { '") {
+            let status: String = source[at + 10..].chars().take_while(|c| *c != '\'').collect();
+            let named = header.contains(&format!("{{'{status}'"));
+            assert!(named, "{} returns {status} and does not say so", path.display());
+        }
+        // And stands behind the fence, or says why not.
+        let fenced = source.contains("fence(KEYS[1], ARGV[1])")
+            || source.contains("under_repair(KEYS[1], ARGV[1])");
+        let opens = ["open.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
+        assert!(fenced != opens, "{}", path.display());
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
     fence::Partitions,
     keys::Keys,
     ledger::{Deployment, Establish, Ledger, PartitionStatus, check_schema},
+    recovery::Recovery,
     stock::{Stock, StockSettings},
     stream::Streams,
 };
@@ -48,10 +49,7 @@ impl Stores {
     /// When one of them is away, or is not the one that the settings mean.
     pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
         let ledger = ledger(config)?;
-        ledger
-            .ping()
-            .await
-            .context("cannot use Postgres (postgres_url)")?;
+        ledger.ping().await.context("cannot use Postgres (postgres_url)")?;
         check_schema(&ledger).await?;
         let deployment = match ledger.establish(config.partitions).await? {
             Establish::Is(deployment) => deployment,
@@ -67,7 +65,7 @@ impl Stores {
         let connection = connection(&client, Duration::from_secs(2)).await;
         let connection = connection.context("cannot use Redis (redis_url)")?;
         let keys = Keys::new(&config.key_prefix);
-        let partitions = Partitions::new(connection, keys, deployment.partitions);
+        let partitions = Partitions::new(connection, keys, (deployment.id, deployment.partitions));
         let settings = StockSettings {
             claims_window_ms: config.claims_window_ms,
             backlog_max_entries: config.backlog_max_entries,
@@ -75,14 +73,13 @@ impl Stores {
         let stock = Stock::start(partitions.clone(), settings, tasks);
         let streams = Streams::new(partitions);
         let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
-        Ok(Self {
-            ledger,
-            stock,
-            streams,
-            desk,
-            deployment,
-            client,
-        })
+        Ok(Self { ledger, stock, streams, desk, deployment, client })
+    }
+
+    /// What keeps the partitions' life.
+    pub fn recovery(&self) -> Recovery {
+        let (ledger, stock) = (self.ledger.clone(), self.stock.clone());
+        Recovery::new(ledger, stock, self.streams.clone(), self.deployment)
     }
 
     /// A connection for one blocking reader, its own.
@@ -92,9 +89,7 @@ impl Stores {
     /// When Redis is away.
     pub async fn reader(&self) -> anyhow::Result<ConnectionManager> {
         // Longer than a read waits, so that only a silent Redis is a failure.
-        connection(&self.client, Duration::from_secs(5))
-            .await
-            .context("cannot connect to Redis")
+        connection(&self.client, Duration::from_secs(5)).await.context("cannot connect to Redis")
     }
 
     /// Believes the ledger of every partition, without opening any: for commands beside a service.
@@ -105,9 +100,7 @@ impl Stores {
     pub async fn believe_ledger(&self) -> anyhow::Result<()> {
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             let open = row.status == PartitionStatus::Open;
-            self.stock
-                .partitions()
-                .set_epoch(row.partition, open.then_some(row.epoch));
+            self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
         }
         Ok(())
     }
@@ -116,10 +109,7 @@ impl Stores {
 /// The ledger of the settings, not asked yet.
 pub(crate) fn ledger(config: &Config) -> anyhow::Result<Ledger> {
     let url = config.postgres_url.expose_secret();
-    Ledger::new(
-        url.parse().context("postgres_url is no address")?,
-        LEDGER_CONNECTIONS,
-    )
+    Ledger::new(url.parse().context("postgres_url is no address")?, LEDGER_CONNECTIONS)
 }
 
 fn client(config: &Config) -> anyhow::Result<Client> {

@@ -25,16 +25,11 @@ impl Readiness {
         let redis = self.redis.load(Ordering::Acquire);
         let pauses = self.pauses.reasons();
         // An outage of Postgres stops no sale; what an operator must mend does.
-        let broken = [
-            PauseReason::LedgerMisconfigured,
-            PauseReason::Inconsistent,
-            PauseReason::NewerFormat,
-        ];
+        let broken =
+            [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
         let ready = redis && !pauses.iter().any(|pause| broken.contains(pause));
         let away = (!redis).then(|| "Redis is unavailable".to_owned());
-        let pauses = pauses
-            .iter()
-            .map(|pause| format!("consumption stands still: {pause}"));
+        let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
         (ready, away.into_iter().chain(pauses).collect())
     }
 }
@@ -47,27 +42,13 @@ pub(super) async fn serve(listener: TcpListener, readiness: Readiness, stop: Can
         .with_state(readiness);
     let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = server.await {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "the HTTP server failed"
-        );
+        tracing::error!(error = &error as &dyn std::error::Error, "the HTTP server failed");
     }
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     let (ready, reasons) = readiness.tell();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let lines: String = reasons.iter().map(|reason| format!("{reason}\n")).collect();
-    (
-        status,
-        if lines.is_empty() {
-            "ok\n".to_owned()
-        } else {
-            lines
-        },
-    )
+    (status, if lines.is_empty() { "ok\n".to_owned() } else { lines })
 }

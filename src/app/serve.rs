@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
@@ -72,11 +74,14 @@ impl Listeners {
                 .with_context(|| format!("cannot listen on {name} {address}"))
         };
         let grpc = bind("grpc_listen", config.grpc_listen).await?;
-        Ok(Self {
-            grpc,
-            http: bind("http_listen", config.http_listen).await?,
-        })
+        Ok(Self { grpc, http: bind("http_listen", config.http_listen).await? })
     }
+}
+
+/// What happens by itself.
+struct Automations {
+    replay: Automation,
+    recovery: Automation,
 }
 
 /// A service that is ready to run.
@@ -88,7 +93,7 @@ pub struct App {
     workshop: Workshop,
     role: Role,
     reflection: bool,
-    replay: Automation,
+    automation: Automations,
 }
 
 impl App {
@@ -99,15 +104,8 @@ impl App {
     /// When a store is away, or is not the one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config, &TaskTracker::new()).await?;
-        let recovery = Recovery::new(
-            stores.ledger.clone(),
-            stores.stock.clone(),
-            stores.deployment,
-        );
-        recovery
-            .look()
-            .await
-            .context("cannot read the partitions")?;
+        let recovery = stores.recovery();
+        recovery.look().await.context("cannot read the partitions")?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
         if let Err(error) = catalogue.refresh().await {
             tracing::warn!(
@@ -128,17 +126,9 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
         };
-        let (reflection, replay) = (config.reflection, config.replay);
-        Ok(Self {
-            stores,
-            catalogue,
-            recovery,
-            listeners,
-            workshop,
-            role,
-            reflection,
-            replay,
-        })
+        let reflection = config.reflection;
+        let automation = Automations { replay: config.replay, recovery: config.recovery };
+        Ok(Self { stores, catalogue, recovery, listeners, workshop, role, reflection, automation })
     }
 
     /// Where gRPC listens.
@@ -176,32 +166,21 @@ impl App {
     ///
     /// When a server fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let (loops, stop_loops) = (TaskTracker::new(), CancellationToken::new());
+        let (loops, stop_loops) = (Loops::new(shutdown.clone()), CancellationToken::new());
         if self.role != Role::Api {
             self.start_workers(&loops, &stop_loops).await?;
         }
         loops.spawn(self.catalogue.clone().run(stop_loops.clone()));
-        loops.spawn(self.recovery.clone().run(stop_loops.clone()));
+        let rebuild = self.role != Role::Api && self.automation.recovery == Automation::Auto;
+        loops.spawn(self.recovery.clone().run(rebuild, stop_loops.clone()));
 
         let redis = Arc::new(AtomicBool::new(true));
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&reporter, true).await;
         let partitions = self.stores.stock.partitions().clone();
-        loops.spawn(watch(
-            partitions,
-            reporter.clone(),
-            redis.clone(),
-            stop_loops.clone(),
-        ));
-        let readiness = Readiness {
-            redis,
-            pauses: self.workshop.pauses.clone(),
-        };
-        loops.spawn(http::serve(
-            self.listeners.http,
-            readiness,
-            stop_loops.clone(),
-        ));
+        loops.spawn(watch(partitions, reporter.clone(), redis.clone(), stop_loops.clone()));
+        let readiness = Readiness { redis, pauses: self.workshop.pauses.clone() };
+        loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let rooms = Rooms {
             auditor: Auditor::new(self.stores.streams.clone(), self.stores.ledger.clone()),
@@ -238,31 +217,56 @@ impl App {
             }
         };
         stop_loops.cancel();
-        loops.close();
-        if tokio::time::timeout(DRAIN_LOOPS, loops.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(DRAIN_LOOPS, loops.ended()).await.is_err() {
             tracing::warn!("some loops did not end in time; what they held stays in the streams");
         }
+        anyhow::ensure!(!loops.panicked(), "a loop panicked; another process goes on where it was");
         served
     }
 
-    async fn start_workers(
-        &self,
-        loops: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    async fn start_workers(&self, loops: &Loops, stop: &CancellationToken) -> anyhow::Result<()> {
         for partition in self.stores.deployment.partitions.all() {
-            let consumer = self
-                .workshop
-                .consumer(partition, self.stores.reader().await?);
+            let consumer = self.workshop.consumer(partition, self.stores.reader().await?);
             loops.spawn(consumer.run(stop.clone()));
-            if self.replay == Automation::Auto {
+            if self.automation.replay == Automation::Auto {
                 loops.spawn(Replayer::new(self.workshop.clone(), partition).run(stop.clone()));
             }
         }
         Ok(())
+    }
+}
+
+/// Tasks that live as long as the service. One that panics ends the service in order: a process that
+/// stores no orders must not look well.
+struct Loops {
+    tasks: TaskTracker,
+    panicked: Arc<AtomicBool>,
+    shutdown: CancellationToken,
+}
+
+impl Loops {
+    fn new(shutdown: CancellationToken) -> Self {
+        Self { tasks: TaskTracker::new(), panicked: Arc::new(AtomicBool::new(false)), shutdown }
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let (panicked, shutdown) = (self.panicked.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                panicked.store(true, Ordering::Release);
+                tracing::error!("a loop panicked; shutting down");
+                shutdown.cancel();
+            }
+        });
+    }
+
+    async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn panicked(&self) -> bool {
+        self.panicked.load(Ordering::Acquire)
     }
 }
 
@@ -272,17 +276,11 @@ fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Rou
             .register_encoded_file_descriptor_set(grpc::DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes
-        .add_service(builder().build_v1()?)
-        .add_service(builder().build_v1alpha()?))
+    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
 async fn report(reporter: &HealthReporter, serving: bool) {
-    let status = if serving {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    };
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
     for service in std::iter::once("").chain(grpc::SERVICES) {
         reporter.set_service_status(service, status).await;
     }
@@ -295,11 +293,7 @@ async fn watch(
     redis: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(LOOK))
-        .await
-        .is_some()
-    {
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let answers = partitions.ping().await.is_ok();
         if redis.swap(answers, Ordering::AcqRel) != answers {
             tracing::warn!(answers, "Redis");

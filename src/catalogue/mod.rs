@@ -57,12 +57,7 @@ impl Catalogue {
     pub fn new(ledger: Ledger, stock: Stock) -> Self {
         let told = vec![-1; usize::from(stock.partitions().count().get())];
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        Self {
-            ledger,
-            stock,
-            snapshot,
-            told: Arc::new(Mutex::new(told)),
-        }
+        Self { ledger, stock, snapshot, told: Arc::new(Mutex::new(told)) }
     }
 
     /// Reads what changed in the ledger and tells Redis what it was not told yet: also what a crash of
@@ -110,26 +105,16 @@ impl Catalogue {
         if products.is_empty() {
             return Ok(());
         }
-        let grants: Vec<Grant> = products
-            .iter()
-            .map(|product| Grant::from(&**product))
-            .collect();
+        let grants: Vec<Grant> = products.iter().map(|product| Grant::from(&**product)).collect();
         self.stock.restock(partition, &grants).await?;
-        let offers: Vec<Offer> = products
-            .iter()
-            .map(|product| Offer::from(&**product))
-            .collect();
+        let offers: Vec<Offer> = products.iter().map(|product| Offer::from(&**product)).collect();
         self.stock.publish(partition, &offers).await
     }
 
     /// Refreshes until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let mut healthy = true;
-        while stop
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             match self.refresh().await {
                 Ok(()) => healthy = true,
                 Err(error) if healthy => {
@@ -198,12 +183,8 @@ impl Catalogue {
     ) -> Result<(Vec<Listed>, bool), StockError> {
         let snapshot = self.snapshot.load_full();
         let offered = |product: &&Arc<Product>| product.sale.status != ProductStatus::Retired;
-        let mut page: Vec<Arc<Product>> = snapshot
-            .after(after)
-            .filter(offered)
-            .take(size + 1)
-            .cloned()
-            .collect();
+        let mut page: Vec<Arc<Product>> =
+            snapshot.after(after).filter(offered).take(size + 1).cloned().collect();
         let more = page.len() > size;
         page.truncate(size);
         Ok((self.with_stock(page).await?, more))
@@ -225,10 +206,7 @@ impl Catalogue {
         let count = self.stock.partitions().count();
         let mut by_partition: HashMap<Partition, Vec<ProductId>> = HashMap::new();
         for product in &products {
-            by_partition
-                .entry(count.of(&product.id))
-                .or_default()
-                .push(product.id.clone());
+            by_partition.entry(count.of(&product.id)).or_default().push(product.id.clone());
         }
         let reads = by_partition.into_iter().map(|(partition, ids)| async move {
             match self.stock.levels(partition, ids).await {

@@ -17,10 +17,7 @@ pub(super) struct Snapshot {
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self {
-            products: BTreeMap::new(),
-            version: -1,
-        }
+        Self { products: BTreeMap::new(), version: -1 }
     }
 }
 
@@ -48,9 +45,7 @@ impl Snapshot {
     /// Those after an id, or all.
     pub(super) fn after(&self, after: Option<&ProductId>) -> impl Iterator<Item = &Arc<Product>> {
         let start = after.map_or(Unbounded, Excluded);
-        self.products
-            .range((start, Unbounded))
-            .map(|(_, product)| product)
+        self.products.range((start, Unbounded)).map(|(_, product)| product)
     }
 
     /// One of them.

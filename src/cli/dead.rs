@@ -93,13 +93,7 @@ async fn list(stores: &Stores) -> anyhow::Result<()> {
     for dead in all(stores).await? {
         let buried_at = Timestamp::from_millisecond(dead.buried_at_ms())?.to_string();
         let product = dead.entry.field("p").unwrap_or_default();
-        table.add_row([
-            dead.named(),
-            product,
-            &buried_at,
-            dead.sqlstate(),
-            dead.reason(),
-        ]);
+        table.add_row([dead.named(), product, &buried_at, dead.sqlstate(), dead.reason()]);
     }
     output::line(table)?;
     Ok(())
@@ -122,10 +116,7 @@ async fn settle(
         }
         entries
     };
-    let action = DeadAction {
-        actor: "command line".to_owned(),
-        reason: chosen.reason.clone(),
-    };
+    let action = DeadAction { actor: "command line".to_owned(), reason: chosen.reason.clone() };
     let mut refused = false;
     for dead in &entries {
         let settled = work(dead, &action).await?;

@@ -88,11 +88,7 @@ pub(super) async fn run(
         output::line("Interrupted.")?;
         return Ok(ExitCode::from(130));
     }
-    Ok(if finished? {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if finished? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn sell_and_judge(
@@ -137,12 +133,7 @@ async fn sell(
     stop: &CancellationToken,
 ) -> anyhow::Result<Tally> {
     let product = product.to_owned();
-    let sale = Sale {
-        product: product.clone(),
-        attempts,
-        buyers,
-        run: "demo".to_owned(),
-    };
+    let sale = Sale { product: product.clone(), attempts, buyers, run: "demo".to_owned() };
     let done = Arc::new(AtomicU64::new(0));
     let work = sale::run(&sale, clients, done.clone(), stop);
     progress::show(&product, attempts, done, work).await?
@@ -154,18 +145,12 @@ async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
     let started = Instant::now();
     loop {
         let report = auditor.audit().await;
-        let waiting = report
-            .products
-            .iter()
-            .any(|units| units.in_orders + units.in_dead > 0);
+        let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
         if !waiting && report.unknown.is_empty() || report.verdict() == Verdict::Violated {
             return Ok(report);
         }
         if started.elapsed() > STORE_LIMIT {
-            bail!(
-                "orders still wait after {STORE_LIMIT:?}: {:?}",
-                report.unknown
-            );
+            bail!("orders still wait after {STORE_LIMIT:?}: {:?}", report.unknown);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -186,26 +171,14 @@ async fn column(
         after = Some(last.id.to_uuid());
         confirmed.extend(page.iter().map(|reservation| reservation.id.to_string()));
     }
-    let units = report
-        .products
-        .iter()
-        .find(|units| units.product.as_str() == product);
+    let units = report.products.iter().find(|units| units.product.as_str() == product);
     let units = units.map_or(0, |units| units.supply);
-    let lost = tally
-        .accepted
-        .iter()
-        .filter(|id| !confirmed.contains(*id))
-        .count();
+    let lost = tally.accepted.iter().filter(|id| !confirmed.contains(*id)).count();
     let sold = u64::try_from(confirmed.len())?;
     let stored = Stored {
         confirmed: sold,
         lost: u64::try_from(lost)?,
         oversold: sold.saturating_sub(u64::try_from(units)?),
     };
-    Ok(Column {
-        product: product.to_owned(),
-        units,
-        tally,
-        stored: Some(stored),
-    })
+    Ok(Column { product: product.to_owned(), units, tally, stored: Some(stored) })
 }

@@ -47,10 +47,7 @@ impl Servers {
 
     /// The settings that lead to them.
     pub(super) fn settings(&self) -> [(&'static str, String); 2] {
-        [
-            ("redis_url", self.redis.url()),
-            ("postgres_url", self.postgres.url("yoink")),
-        ]
+        [("redis_url", self.redis.url()), ("postgres_url", self.postgres.url("yoink"))]
     }
 }
 
@@ -63,22 +60,13 @@ fn product(id: &str, name: &str, price: &str, units: i64) -> anyhow::Result<NewP
         per_user_limit: None,
         status: ProductStatus::OnSale,
     };
-    Ok(NewProduct {
-        id: id.parse::<ProductId>()?,
-        sale,
-        units,
-    })
+    Ok(NewProduct { id: id.parse::<ProductId>()?, sale, units })
 }
 
 /// Creates the demo catalogue in a service's ledger.
 pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
     let products = [
-        product(
-            SCARCE,
-            "Sneaker 42, limited edition",
-            "199.99",
-            scarce_units,
-        )?,
+        product(SCARCE, "Sneaker 42, limited edition", "199.99", scarce_units)?,
         product(PLENTY, "Sticker", "1.50", 1_000_000)?,
     ];
     match app.create_products(&products).await? {
@@ -92,9 +80,8 @@ pub(super) async fn run(
     settings: impl Fn(&[(&'static str, String)]) -> anyhow::Result<Config>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let dir = fs::canonicalize(".")
-        .map(|here| here.join(".yoink"))
-        .unwrap_or(PathBuf::from(".yoink"));
+    let dir =
+        fs::canonicalize(".").map(|here| here.join(".yoink")).unwrap_or(PathBuf::from(".yoink"));
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let lock = File::create(dir.join("lock"))?;
     match lock.try_lock() {
@@ -111,9 +98,7 @@ pub(super) async fn run(
     output::line(format!("HTTP     http://{}/readyz", config.http_listen))?;
     output::line(format!("Redis    {}", servers.redis.url()))?;
     output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
-    output::line(format!(
-        "Products {SCARCE} (500 units), {PLENTY} (1000000 units)"
-    ))?;
+    output::line(format!("Products {SCARCE} (500 units), {PLENTY} (1000000 units)"))?;
     app.run(shutdown).await?;
     tokio::task::spawn_blocking(move || drop(servers)).await?;
     Ok(ExitCode::SUCCESS)

@@ -59,49 +59,29 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
     let mut text = String::new();
     let name = file.display();
     if file == Path::new("-") {
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
+        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
     } else {
         text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
     }
-    let is_json = file
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     let products = parse(&text, is_json).map_err(|problems| {
-        anyhow::anyhow!(
-            "nothing was imported, {name} is wrong:\n  {}",
-            problems.join("\n  ")
-        )
+        anyhow::anyhow!("nothing was imported, {name} is wrong:\n  {}", problems.join("\n  "))
     })?;
     let ledger = offline::checked_ledger(config).await?;
     let deployment = match ledger.establish(config.partitions).await? {
         Establish::Is(deployment) => deployment,
         Establish::Other(found) => {
-            bail!(
-                "this database has {} partitions: set partitions to that",
-                found.partitions.get()
-            )
+            bail!("this database has {} partitions: set partitions to that", found.partitions.get())
         }
     };
-    let (places, products): (Vec<String>, Vec<NewProduct>) = products
-        .into_iter()
-        .map(|placed| (placed.place, placed.product))
-        .unzip();
-    match ledger
-        .create_products(&products, deployment.partitions, "import")
-        .await?
-    {
+    let (places, products): (Vec<String>, Vec<NewProduct>) =
+        products.into_iter().map(|placed| (placed.place, placed.product)).unzip();
+    match ledger.create_products(&products, deployment.partitions, "import").await? {
         Created::Done { new, kept } => {
             let known = products.len() - new.len();
-            output::line(format!(
-                "{} products created, {known} were there.",
-                new.len()
-            ))?;
+            output::line(format!("{} products created, {known} were there.", new.len()))?;
             for id in kept {
-                output::line(format!(
-                    "{id} is offered otherwise by now and was left as it is."
-                ))?;
+                output::line(format!("{id} is offered otherwise by now and was left as it is."))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -118,11 +98,7 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
 /// The products of a file, or everything that is wrong with it.
 fn parse(text: &str, is_json: bool) -> Result<Vec<Placed>, Vec<String>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let rows = if is_json {
-        json_rows(text)
-    } else {
-        csv_rows(text)
-    }?;
+    let rows = if is_json { json_rows(text) } else { csv_rows(text) }?;
     let (mut products, mut problems) = (Vec::new(), Vec::new());
     let mut seen: HashMap<ProductId, String> = HashMap::new();
     for (place, row) in rows {
@@ -139,23 +115,14 @@ fn parse(text: &str, is_json: bool) -> Result<Vec<Placed>, Vec<String>> {
     if problems.is_empty() && products.is_empty() {
         problems.push("it has no product".to_owned());
     }
-    if problems.is_empty() {
-        Ok(products)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(products) } else { Err(problems) }
 }
 
 type Rows = Vec<(String, Result<Row, String>)>;
 
 fn csv_rows(text: &str) -> Result<Rows, Vec<String>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .trim(csv::Trim::None)
-        .from_reader(text.as_bytes());
-    let header = reader
-        .headers()
-        .map_err(|error| vec![error.to_string()])?
-        .clone();
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::None).from_reader(text.as_bytes());
+    let header = reader.headers().map_err(|error| vec![error.to_string()])?.clone();
     let known = [
         "product_id",
         "name",
@@ -188,9 +155,7 @@ fn csv_rows(text: &str) -> Result<Rows, Vec<String>> {
         }
         Ok(record) => {
             let line = record.position().map_or(0, csv::Position::line);
-            let row = record
-                .deserialize::<Row>(Some(&header))
-                .map_err(|error| error.to_string());
+            let row = record.deserialize::<Row>(Some(&header)).map_err(|error| error.to_string());
             (format!("line {line}"), row)
         }
     });
@@ -218,10 +183,7 @@ fn product(row: &Row) -> Result<NewProduct, String> {
     };
     let limit = match row.per_user_limit.as_str() {
         "" | "0" => None,
-        text => Some(
-            text.parse()
-                .map_err(|_| "per_user_limit is no number".to_owned())?,
-        ),
+        text => Some(text.parse().map_err(|_| "per_user_limit is no number".to_owned())?),
     };
     let sale = Sale {
         name: row.name.clone(),
@@ -232,15 +194,9 @@ fn product(row: &Row) -> Result<NewProduct, String> {
         status: ProductStatus::OnSale,
     };
     let product = NewProduct {
-        id: row
-            .product_id
-            .parse()
-            .map_err(|error| named("product_id", &error))?,
+        id: row.product_id.parse().map_err(|error| named("product_id", &error))?,
         sale,
-        units: row
-            .units
-            .parse()
-            .map_err(|_| "units is no whole number".to_owned())?,
+        units: row.units.parse().map_err(|_| "units is no whole number".to_owned())?,
     };
     product.check().map_err(|error| error.to_string())?;
     Ok(product)
@@ -270,10 +226,7 @@ mod tests {
             format!("{HEADER}a,A,1,EUR,1,2,2026-11-27T18:00:00Z,2026-11-27T20:00:00+01:00\n");
         let sale = &parse(&text, false).unwrap()[0].product.sale;
         assert_eq!(sale.per_user_limit, Some(2));
-        assert_eq!(
-            sale.closes_at_ms.unwrap() - sale.opens_at_ms.unwrap(),
-            3_600_000
-        );
+        assert_eq!(sale.closes_at_ms.unwrap() - sale.opens_at_ms.unwrap(), 3_600_000);
     }
 
     #[test]
@@ -283,16 +236,8 @@ mod tests {
              e,E,1,EUR,1,,noon,\nok,OK,1,EUR,1,,,\nf,F,1,EUR\ng,G,1,EUR,9007199254740993,,,\n"
         );
         let problems = parse(&text, false).unwrap_err();
-        let lines: Vec<&str> = problems
-            .iter()
-            .map(|p| p.split(':').next().unwrap())
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                "line 2", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"
-            ]
-        );
+        let lines: Vec<&str> = problems.iter().map(|p| p.split(':').next().unwrap()).collect();
+        assert_eq!(lines, ["line 2", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"]);
         assert!(problems[4].contains("stands in line 3"));
     }
 

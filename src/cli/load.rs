@@ -40,21 +40,11 @@ pub(super) async fn run(args: LoadArgs, stop: CancellationToken) -> anyhow::Resu
     let mut run = Uuid::new_v4().simple().to_string();
     run.truncate(8);
     let product = args.product.to_string();
-    let sale = Sale {
-        product: product.clone(),
-        attempts: args.attempts,
-        buyers: args.buyers,
-        run,
-    };
+    let sale = Sale { product: product.clone(), attempts: args.attempts, buyers: args.buyers, run };
     let done = Arc::new(AtomicU64::new(0));
     let work = sale::run(&sale, &clients, done.clone(), &stop);
     let tally = progress::show(&product, args.attempts, done, work).await??;
     let units = i64::try_from(tally.accepted.len()).unwrap_or(i64::MAX);
-    output::line(sale_table(&[Column {
-        product,
-        units,
-        tally,
-        stored: None,
-    }]))?;
+    output::line(sale_table(&[Column { product, units, tally, stored: None }]))?;
     Ok(ExitCode::SUCCESS)
 }

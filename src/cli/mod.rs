@@ -76,10 +76,7 @@ fn setting(text: &str) -> Result<(&'static str, String), String> {
 
 impl SettingsArgs {
     fn load(&self, more: &[(&'static str, String)]) -> anyhow::Result<Config> {
-        let file = self
-            .config
-            .clone()
-            .unwrap_or_else(|| PathBuf::from("yoink.toml"));
+        let file = self.config.clone().unwrap_or_else(|| PathBuf::from("yoink.toml"));
         let flags = [self.set.as_slice(), more].concat();
         Ok(Config::load(&file, self.config.is_some(), &flags)?)
     }
@@ -114,6 +111,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rebuilds every fenced partition from the ledger.
+    Rebuild,
     /// Orders that could not be stored.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
@@ -146,6 +145,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Restock(args) => offline::restock(&settings.load(&[])?, args).await,
         Command::Export => offline::export(&settings.load(&[])?).await,
         Command::Audit { json } => offline::audit(&settings.load(&[])?, json).await,
+        Command::Rebuild => offline::rebuild(&settings.load(&[])?).await,
         Command::Dead(command) => dead::run(&settings.load(&[])?, command).await,
         Command::Load(args) => load::run(args, shutdown).await,
         Command::Config(ConfigCommand::Check) => {
@@ -162,9 +162,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     telemetry::init(config)?;
     let listeners = Listeners::bind(config).await?;
-    let app = App::build(config, role, listeners)
-        .await
-        .context("cannot start")?;
+    let app = App::build(config, role, listeners).await.context("cannot start")?;
     app.run(shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

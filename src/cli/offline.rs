@@ -28,10 +28,7 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 /// The ledger of the settings, with the right schema.
 pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
     let ledger = ledger(config)?;
-    ledger
-        .ping()
-        .await
-        .context("cannot use Postgres (postgres_url)")?;
+    ledger.ping().await.context("cannot use Postgres (postgres_url)")?;
     check_schema(&ledger).await?;
     Ok(ledger)
 }
@@ -62,22 +59,14 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
     };
     let product = args.product.clone();
     let actor = "command line".to_owned();
-    let restock = Restock {
-        product,
-        units: args.units,
-        request,
-        actor,
-        reason: args.reason,
-    };
+    let restock = Restock { product, units: args.units, request, actor, reason: args.reason };
     match ledger.restock(&restock).await? {
         Restocked::Added(supply) => output::line(format!(
             "{} units added, {supply} in all. A running service sells them within a second.",
             args.units
         ))?,
         Restocked::Before(supply) => {
-            output::line(format!(
-                "This request id had added them before; {supply} in all."
-            ))?;
+            output::line(format!("This request id had added them before; {supply} in all."))?;
         }
         Restocked::UnknownProduct => bail!("there is no product {}", args.product),
         Restocked::RequestReused => {
@@ -144,6 +133,7 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
         let report = json!({
             "verdict": word, "products": products,
             "violations": report.violations, "unknown": report.unknown,
+            "notes": report.notes,
         });
         output::line(serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -151,4 +141,26 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
         output::line(format!("The audit's verdict: {word}."))?;
     }
     Ok(ExitCode::from(code))
+}
+
+pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
+    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    stores.believe_ledger().await?;
+    let recovery = stores.recovery();
+    let fenced = recovery.fenced().await?;
+    if fenced.is_empty() {
+        output::line("No partition is fenced.")?;
+    }
+    for (row, reason) in fenced {
+        let partition = row.partition;
+        output::line(match recovery.rebuild(row).await? {
+            None => format!("partition {partition} ({reason}): somebody else rebuilds it"),
+            Some(rebuilt) => format!(
+                "partition {partition} ({reason}): rebuilt and open; from its streams {} orders are \
+                 stored, {} are voided",
+                rebuilt.stored, rebuilt.voided
+            ),
+        })?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

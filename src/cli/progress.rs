@@ -21,20 +21,12 @@ pub(super) async fn show<T>(
     work: impl Future<Output = T>,
 ) -> anyhow::Result<T> {
     let terminal = stderr().is_terminal();
-    let target = if terminal {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(of), target);
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec}")?;
     bar.set_style(style);
     bar.set_message(what.to_owned());
-    let every = if terminal {
-        Duration::from_millis(100)
-    } else {
-        Duration::from_secs(1)
-    };
+    let every = if terminal { Duration::from_millis(100) } else { Duration::from_secs(1) };
     let mut ticks = tokio::time::interval(every);
     tokio::pin!(work);
     let result = loop {

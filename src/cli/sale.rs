@@ -62,9 +62,7 @@ impl Tally {
 /// Connections to one service, enough to load it.
 pub(super) async fn connect(target: &str, connections: usize) -> anyhow::Result<Vec<Client>> {
     let endpoint = Endpoint::from_shared(target.to_owned()).context("not an address")?;
-    let endpoint = endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_secs(5));
+    let endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(5));
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
         let channel = endpoint.connect().await;
@@ -83,12 +81,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Tally> {
     let latency = Histogram::new_with_bounds(1, 120_000_000, 3)?;
     let (accepted, refused) = (Vec::new(), BTreeMap::new());
-    let total = Tally {
-        accepted,
-        refused,
-        latency,
-        took: Duration::ZERO,
-    };
+    let total = Tally { accepted, refused, latency, took: Duration::ZERO };
     let (total, next) = (Arc::new(Mutex::new(total)), Arc::new(AtomicU64::new(0)));
     let started = Instant::now();
     let tasks = TaskTracker::new();
@@ -118,19 +111,12 @@ pub(super) async fn run(
     }
     tasks.close();
     tasks.wait().await;
-    let total = total
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    Ok(Tally {
-        took: started.elapsed(),
-        ..total.clone()
-    })
+    let total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    Ok(Tally { took: started.elapsed(), ..total.clone() })
 }
 
 fn add(total: &Mutex<Tally>, answers: Vec<(Duration, Result<String, Status>)>) {
-    let mut total = total
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for (latency, answer) in answers {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         total.latency.saturating_record(micros.max(1));

@@ -33,10 +33,7 @@ fn milliseconds(micros: u64) -> String {
 
 #[expect(clippy::cast_precision_loss, reason = "for people to read")]
 fn rate(tally: &Tally) -> String {
-    format!(
-        "{:.0}/s",
-        tally.attempts() as f64 / tally.took.as_secs_f64().max(0.001)
-    )
+    format!("{:.0}/s", tally.attempts() as f64 / tally.took.as_secs_f64().max(0.001))
 }
 
 /// Attempts, outcomes, latency and rate of sales side by side.
@@ -52,32 +49,20 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
     row("accepted", &|c| c.tally.accepted.len().to_string());
     row("sold out", &|c| c.tally.refused_as("SOLD_OUT").to_string());
     row("other answers", &|c| {
-        let others = c
-            .tally
-            .refused
-            .iter()
-            .filter(|(reason, _)| *reason != "SOLD_OUT");
+        let others = c.tally.refused.iter().filter(|(reason, _)| *reason != "SOLD_OUT");
         let told: Vec<String> = others.map(|(reason, n)| format!("{reason} {n}")).collect();
-        if told.is_empty() {
-            "none".to_owned()
-        } else {
-            told.join(", ")
-        }
+        if told.is_empty() { "none".to_owned() } else { told.join(", ") }
     });
     if columns.iter().all(|column| column.stored.is_some()) {
         let of = |c: &Column, part: fn(Stored) -> u64| {
-            c.stored
-                .map(|stored| part(stored).to_string())
-                .unwrap_or_default()
+            c.stored.map(|stored| part(stored).to_string()).unwrap_or_default()
         };
         row("stored", &|c| of(c, |stored| stored.confirmed));
         row("oversold", &|c| of(c, |stored| stored.oversold));
         row("lost", &|c| of(c, |stored| stored.lost));
     }
     for (name, quantile) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
-        row(name, &|c| {
-            milliseconds(c.tally.latency.value_at_quantile(quantile))
-        });
+        row(name, &|c| milliseconds(c.tally.latency.value_at_quantile(quantile)));
     }
     row("rate", &|c| rate(&c.tally));
     for column in table.column_iter_mut().skip(1) {
@@ -89,14 +74,7 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
 /// Each product's units, and what is wrong.
 pub(super) fn audit_table(report: &Report) -> String {
     let mut table = Table::new();
-    table.set_header([
-        "product",
-        "supply",
-        "available",
-        "in orders",
-        "in dead",
-        "confirmed",
-    ]);
+    table.set_header(["product", "supply", "available", "in orders", "in dead", "confirmed"]);
     for units in &report.products {
         table.add_row([
             units.product.to_string(),
@@ -107,15 +85,8 @@ pub(super) fn audit_table(report: &Report) -> String {
             units.confirmed.to_string(),
         ]);
     }
-    let findings = report
-        .violations
-        .iter()
-        .map(|found| format!("\nVIOLATED: {found}"));
-    let unknown = report
-        .unknown
-        .iter()
-        .map(|found| format!("\nUNKNOWN: {found}"));
-    findings
-        .chain(unknown)
-        .fold(table.to_string(), |text, line| text + &line)
+    let findings = report.violations.iter().map(|found| format!("\nVIOLATED: {found}"));
+    let unknown = report.unknown.iter().map(|found| format!("\nUNKNOWN: {found}"));
+    let notes = report.notes.iter().map(|note| format!("\nnote: {note}"));
+    findings.chain(unknown).chain(notes).fold(table.to_string(), |text, line| text + &line)
 }

@@ -20,7 +20,8 @@ pub enum Settled {
     Released,
     /// Stored.
     Stored,
-    /// Somebody had settled it before; nothing was done.
+    /// Somebody had settled it before, or it is of an earlier epoch, which a rebuild has settled whole;
+    /// nothing was done.
     Before,
     /// The ledger refused it again; it stays dead.
     Refused,
@@ -56,11 +57,7 @@ pub struct Desk {
 impl Desk {
     /// Over these.
     pub fn new(streams: Streams, stock: Stock, ledger: Ledger) -> Self {
-        Self {
-            streams,
-            stock,
-            ledger,
-        }
+        Self { streams, stock, ledger }
     }
 
     /// At most `count` dead entries of a partition after `after`.
@@ -106,6 +103,9 @@ impl Desk {
             return Ok(Settled::Stranger);
         };
         let epoch = self.streams.partitions().epoch(partition)?;
+        if id.epoch() != epoch {
+            return Ok(Settled::Before);
+        }
         let void = Void {
             id,
             reserved_at_ms: dead.entry.reserved_at_ms().unwrap_or(0),
@@ -132,16 +132,15 @@ impl Desk {
             return Ok(Settled::Stranger);
         };
         let epoch = self.streams.partitions().epoch(partition)?;
+        if order.id.epoch() != epoch {
+            return Ok(Settled::Before);
+        }
         self.ledger.record_retry(order.id, action).await?;
         match self.ledger.store(partition, epoch, &[&order]).await {
             Err(LedgerError::Rejected { .. }) => Ok(Settled::Refused),
             Err(error) => Err(error.into()),
             Ok(stored) if stored.mismatched.is_empty() && stored.voided.is_empty() => {
-                let settled = if stored.inserted == 1 {
-                    Settled::Stored
-                } else {
-                    Settled::Before
-                };
+                let settled = if stored.inserted == 1 { Settled::Stored } else { Settled::Before };
                 self.discard(dead, settled).await
             }
             // Voided before: only its unit is still to go back.
@@ -155,11 +154,7 @@ impl Desk {
 
     /// The caller knows its void to be committed.
     async fn release(&self, dead: &DeadEntry) -> Result<Settled, DeskError> {
-        match self
-            .stock
-            .release(dead.partition, ReleaseFrom::Dead, dead.dead_id())
-            .await?
-        {
+        match self.stock.release(dead.partition, ReleaseFrom::Dead, dead.dead_id()).await? {
             Released::Now => Ok(Settled::Released),
             Released::Before => Ok(Settled::Before),
             Released::Never => Ok(Settled::Stranger),

@@ -17,9 +17,7 @@ pub fn after_failure(deliveries: u32, max_deliveries: u32) -> AfterFailure {
     if deliveries >= max_deliveries {
         AfterFailure::Bury
     } else {
-        AfterFailure::Retry {
-            deliveries: deliveries + 1,
-        }
+        AfterFailure::Retry { deliveries: deliveries + 1 }
     }
 }
 

@@ -39,11 +39,7 @@ fn check(text: &str, colon: bool) -> Result<(), IdError> {
         None => Ok(()),
         Some((at, _)) => Err(IdError::BadCharacter {
             at,
-            alphabet: if colon {
-                "[A-Za-z0-9._~:-]"
-            } else {
-                "[A-Za-z0-9._~-]"
-            },
+            alphabet: if colon { "[A-Za-z0-9._~:-]" } else { "[A-Za-z0-9._~-]" },
         }),
     }
 }
@@ -106,10 +102,7 @@ mod tests {
     #[test]
     fn whatever_could_alter_a_key_is_refused() {
         assert_eq!("".parse::<ProductId>(), Err(IdError::Empty));
-        assert_eq!(
-            "x".repeat(65).parse::<ProductId>(),
-            Err(IdError::TooLong { len: 65 })
-        );
+        assert_eq!("x".repeat(65).parse::<ProductId>(), Err(IdError::TooLong { len: 65 }));
         for bad in [
             "a:b",
             "{a}",

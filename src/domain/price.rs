@@ -45,12 +45,9 @@ impl Price {
             return Err(PriceError::NotAnAmount);
         }
         let whole: i64 = whole.parse().map_err(|_| PriceError::TooLarge)?;
-        let fraction: i64 = format!("{decimals:0<4}")
-            .parse()
-            .map_err(|_| PriceError::NotAnAmount)?;
-        let ten_thousandths = whole
-            .checked_mul(SCALE)
-            .and_then(|n| n.checked_add(fraction));
+        let fraction: i64 =
+            format!("{decimals:0<4}").parse().map_err(|_| PriceError::NotAnAmount)?;
+        let ten_thousandths = whole.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
         Self::new(ten_thousandths.ok_or(PriceError::TooLarge)?, currency)
     }
 
@@ -67,18 +64,15 @@ impl Price {
             return Err(PriceError::NotAnAmount);
         }
         let fraction = i64::from(nanos / 100_000);
-        let ten_thousandths = units
-            .checked_mul(SCALE)
-            .and_then(|n| n.checked_add(fraction));
+        let ten_thousandths = units.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
         Self::new(ten_thousandths.ok_or(PriceError::TooLarge)?, currency)
     }
 
     fn new(ten_thousandths: i64, currency: &str) -> Result<Self, PriceError> {
         match currency.as_bytes() {
-            &[a, b, c] if [a, b, c].iter().all(u8::is_ascii_uppercase) => Ok(Self {
-                ten_thousandths,
-                currency: [a, b, c],
-            }),
+            &[a, b, c] if [a, b, c].iter().all(u8::is_ascii_uppercase) => {
+                Ok(Self { ten_thousandths, currency: [a, b, c] })
+            }
             _ => Err(PriceError::BadCurrency),
         }
     }
@@ -99,10 +93,7 @@ impl Price {
     }
 
     /// As a float, for clients of the original only.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "the original's contract is a JSON number"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "the original's contract is a JSON number")]
     pub fn as_f64(&self) -> f64 {
         self.ten_thousandths as f64 / 10_000.0
     }
@@ -121,12 +112,9 @@ mod tests {
 
     #[test]
     fn a_price_is_exact() {
-        for (amount, shown) in [
-            ("199.99", "199.9900"),
-            ("0", "0.0000"),
-            ("1.0001", "1.0001"),
-            ("2.50000", "2.5000"),
-        ] {
+        for (amount, shown) in
+            [("199.99", "199.9900"), ("0", "0.0000"), ("1.0001", "1.0001"), ("2.50000", "2.5000")]
+        {
             assert_eq!(Price::parse(amount, "EUR").unwrap().to_string(), shown);
         }
         let price = Price::parse("199.99", "EUR").unwrap();
@@ -136,16 +124,11 @@ mod tests {
 
     #[test]
     fn what_is_no_price_is_refused() {
-        for bad in [
-            "", ".", "1.", "x", "1.00001", "1,5", "1e3", "+1", " 1", "1.2.3",
-        ] {
+        for bad in ["", ".", "1.", "x", "1.00001", "1,5", "1e3", "+1", " 1", "1.2.3"] {
             assert!(Price::parse(bad, "EUR").is_err(), "{bad}");
         }
         assert_eq!(Price::parse("-1", "EUR"), Err(PriceError::Negative));
-        assert_eq!(
-            Price::parse("99999999999999999", "EUR"),
-            Err(PriceError::TooLarge)
-        );
+        assert_eq!(Price::parse("99999999999999999", "EUR"), Err(PriceError::TooLarge));
         for bad in ["", "eur", "EURO", "E1R"] {
             assert_eq!(Price::parse("1", bad), Err(PriceError::BadCurrency));
         }

@@ -31,9 +31,7 @@ impl ProductStatus {
 
     /// From that word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::OnSale, Self::Stopped, Self::Retired]
-            .into_iter()
-            .find(|s| s.as_str() == word)
+        [Self::OnSale, Self::Stopped, Self::Retired].into_iter().find(|s| s.as_str() == word)
     }
 }
 
@@ -89,10 +87,7 @@ impl Sale {
         if self.name.chars().any(|c| c.is_control() || hidden(c)) {
             return Err(ProductError::NameCharacter);
         }
-        if self
-            .per_user_limit
-            .is_some_and(|limit| limit == 0 || limit > 1_000_000)
-        {
+        if self.per_user_limit.is_some_and(|limit| limit == 0 || limit > 1_000_000) {
             return Err(ProductError::Limit);
         }
         match (self.opens_at_ms, self.closes_at_ms) {
@@ -158,60 +153,24 @@ mod tests {
     #[test]
     fn a_product_is_checked_as_a_whole() {
         assert_eq!(sale().check(), Ok(()));
-        let window = Sale {
-            opens_at_ms: Some(5),
-            closes_at_ms: Some(5),
-            ..sale()
-        };
+        let window = Sale { opens_at_ms: Some(5), closes_at_ms: Some(5), ..sale() };
         assert_eq!(window.check(), Err(ProductError::Window));
-        assert_eq!(
-            Sale {
-                name: String::new(),
-                ..sale()
-            }
-            .check(),
-            Err(ProductError::NameLength)
-        );
-        assert_eq!(
-            Sale {
-                name: "x".repeat(201),
-                ..sale()
-            }
-            .check(),
-            Err(ProductError::NameLength)
-        );
+        assert_eq!(Sale { name: String::new(), ..sale() }.check(), Err(ProductError::NameLength));
+        assert_eq!(Sale { name: "x".repeat(201), ..sale() }.check(), Err(ProductError::NameLength));
         for bad in ["a\0", "a\nb", "\u{202e}a", "a\u{200b}"] {
-            let named = Sale {
-                name: bad.into(),
-                ..sale()
-            };
+            let named = Sale { name: bad.into(), ..sale() };
             assert_eq!(named.check(), Err(ProductError::NameCharacter));
         }
-        assert_eq!(
-            Sale {
-                per_user_limit: Some(0),
-                ..sale()
-            }
-            .check(),
-            Err(ProductError::Limit)
-        );
+        assert_eq!(Sale { per_user_limit: Some(0), ..sale() }.check(), Err(ProductError::Limit));
         for units in [0, -1, MAX_UNITS + 1] {
-            let product = NewProduct {
-                id: "a".parse().unwrap(),
-                sale: sale(),
-                units,
-            };
+            let product = NewProduct { id: "a".parse().unwrap(), sale: sale(), units };
             assert_eq!(product.check(), Err(ProductError::Units));
         }
     }
 
     #[test]
     fn a_status_survives_its_word() {
-        for status in [
-            ProductStatus::OnSale,
-            ProductStatus::Stopped,
-            ProductStatus::Retired,
-        ] {
+        for status in [ProductStatus::OnSale, ProductStatus::Stopped, ProductStatus::Retired] {
             assert_eq!(ProductStatus::from_word(status.as_str()), Some(status));
         }
         assert_eq!(ProductStatus::from_word("on sale"), None);

@@ -56,12 +56,7 @@ impl ReservationId {
         ];
         match fits.iter().find(|(_, fits)| !fits) {
             Some((part, _)) => Err(ReservationIdError::OutOfRange(part)),
-            None => Ok(Self {
-                partition,
-                epoch,
-                seq,
-                random,
-            }),
+            None => Ok(Self { partition, epoch, seq, random }),
         }
     }
 
@@ -185,19 +180,10 @@ mod tests {
     #[test]
     fn other_uuids_are_refused() {
         let v4 = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
-        assert_eq!(
-            v4.parse::<ReservationId>(),
-            Err(ReservationIdError::NotOurs)
-        );
-        assert_eq!(
-            "nonsense".parse::<ReservationId>(),
-            Err(ReservationIdError::NotAUuid)
-        );
+        assert_eq!(v4.parse::<ReservationId>(), Err(ReservationIdError::NotOurs));
+        assert_eq!("nonsense".parse::<ReservationId>(), Err(ReservationIdError::NotAUuid));
         let braced = format!("{{{v4}}}");
-        assert_eq!(
-            braced.parse::<ReservationId>(),
-            Err(ReservationIdError::NotAUuid)
-        );
+        assert_eq!(braced.parse::<ReservationId>(), Err(ReservationIdError::NotAUuid));
     }
 
     #[test]

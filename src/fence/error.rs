@@ -28,6 +28,8 @@ impl Applied {
 pub enum FenceReason {
     /// Redis has no meta: it was emptied, or never opened.
     Missing,
+    /// Redis holds another deployment's data.
+    Deployment,
     /// Redis restarted, was promoted, or came back from a backup.
     Replid,
     /// This process or Redis is of another epoch.
@@ -42,6 +44,7 @@ impl FenceReason {
     pub(crate) fn from_word(word: &str) -> Self {
         match word {
             "missing" => Self::Missing,
+            "deployment" => Self::Deployment,
             "replid" => Self::Replid,
             "epoch" => Self::Epoch,
             "closed" => Self::Closed,
@@ -54,6 +57,7 @@ impl fmt::Display for FenceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => "Redis holds nothing of it",
+            Self::Deployment => "Redis holds another deployment's data",
             Self::Replid => "Redis is not the instance it was opened on, or has restarted",
             Self::Epoch => "it is of another epoch",
             Self::Closed => "it is closed",
@@ -84,10 +88,7 @@ pub enum FenceError {
 
 impl From<RedisError> for FenceError {
     fn from(source: RedisError) -> Self {
-        Self::Unavailable {
-            applied: applied(&source),
-            source,
-        }
+        Self::Unavailable { applied: applied(&source), source }
     }
 }
 
@@ -101,7 +102,6 @@ fn applied(error: &RedisError) -> Applied {
         ErrorKind::Server(ServerErrorKind::NoScript),
         ErrorKind::Server(ServerErrorKind::MasterDown),
         ErrorKind::Server(ServerErrorKind::ReadOnly),
-        ErrorKind::Server(ServerErrorKind::NoPerm),
         ErrorKind::AuthenticationFailed,
         ErrorKind::InvalidClientConfig,
     ];

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use redis::aio::ConnectionManager;
+use uuid::Uuid;
 
 use super::{Applied, FenceError, FenceReason, Script};
 use crate::{
@@ -19,20 +20,20 @@ pub struct Partitions {
     connection: ConnectionManager,
     keys: Keys,
     count: PartitionCount,
+    deployment: Uuid,
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
 }
 
 impl Partitions {
     /// Partitions behind one connection, none known to be open yet.
-    pub fn new(connection: ConnectionManager, keys: Keys, count: PartitionCount) -> Self {
+    pub fn new(
+        connection: ConnectionManager,
+        keys: Keys,
+        (deployment, count): (Uuid, PartitionCount),
+    ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
-        Self {
-            connection,
-            keys,
-            count,
-            epochs,
-        }
+        Self { connection, keys, count, deployment, epochs }
     }
 
     /// How many there are.
@@ -79,28 +80,41 @@ impl Partitions {
         keys: &[String],
         args: &[&str],
     ) -> Result<Vec<String>, FenceError> {
-        let epoch = self.epoch(partition)?.to_string();
-        let mut all = Vec::with_capacity(args.len() + 1);
-        all.push(epoch.as_str());
-        all.extend_from_slice(args);
-        self.run_without_epoch(script, keys, &all).await
+        self.run_in(self.epoch(partition)?, script, keys, args).await
     }
 
-    /// Runs a script that is not fenced by an epoch: opening, and only that.
+    /// Runs a script under an epoch that the caller knows.
     ///
     /// # Errors
     ///
     /// As [`Partitions::run`].
-    pub async fn run_without_epoch(
+    pub async fn run_in(
+        &self,
+        epoch: Epoch,
+        script: &Script,
+        keys: &[String],
+        args: &[&str],
+    ) -> Result<Vec<String>, FenceError> {
+        let caller = format!("{epoch} {}", self.deployment);
+        let mut all = Vec::with_capacity(args.len() + 1);
+        all.push(caller.as_str());
+        all.extend_from_slice(args);
+        self.run_unfenced(script, keys, &all).await
+    }
+
+    /// Runs a script that is not fenced by an epoch: opening a new partition, and only that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partitions::run`].
+    pub async fn run_unfenced(
         &self,
         script: &Script,
         keys: &[String],
         args: &[&str],
     ) -> Result<Vec<String>, FenceError> {
-        let answer: Vec<String> = script
-            .call(keys, args)
-            .invoke_async(&mut self.connection.clone())
-            .await?;
+        let answer: Vec<String> =
+            script.call(keys, args).invoke_async(&mut self.connection.clone()).await?;
         match answer.as_slice() {
             [status, reason] if status == "fenced" => {
                 Err(FenceError::Fenced(FenceReason::from_word(reason)))
@@ -116,12 +130,8 @@ impl Partitions {
     ///
     /// `Unavailable` when it does not.
     pub async fn ping(&self) -> Result<(), FenceError> {
-        let pong: Result<String, _> = redis::cmd("PING")
-            .query_async(&mut self.connection.clone())
-            .await;
-        pong.map(drop).map_err(|source| FenceError::Unavailable {
-            applied: Applied::No,
-            source,
-        })
+        let pong: Result<String, _> =
+            redis::cmd("PING").query_async(&mut self.connection.clone()).await;
+        pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
     }
 }

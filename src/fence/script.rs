@@ -11,9 +11,7 @@ pub struct Script {
 impl Script {
     /// Prepends `lua/fence.lua` to the body of a script.
     pub fn new(body: &str) -> Self {
-        Self {
-            inner: redis::Script::new(&format!("{FENCE}\n{body}")),
-        }
+        Self { inner: redis::Script::new(&format!("{FENCE}\n{body}")) }
     }
 
     pub(super) fn call(&self, keys: &[String], args: &[&str]) -> redis::ScriptInvocation<'_> {

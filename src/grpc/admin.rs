@@ -35,10 +35,7 @@ enum Chosen {
 fn chosen(ids: &[String], all: bool) -> Result<Chosen, ApiError> {
     let mut fields = Fields::default();
     if all != ids.is_empty() || ids.len() > MAX_NAMED {
-        fields.refuse(
-            "reservation_ids",
-            "name 1 to 500 reservations, or set `all`",
-        );
+        fields.refuse("reservation_ids", "name 1 to 500 reservations, or set `all`");
     }
     let ids: Option<Vec<ReservationId>> = ids
         .iter()
@@ -52,10 +49,7 @@ fn chosen(ids: &[String], all: bool) -> Result<Chosen, ApiError> {
 /// A name or a reason for the record, without what could alter the record.
 fn note(fields: &mut Fields, name: &str, text: &str) {
     if text.chars().count() > 200 || text.chars().any(char::is_control) {
-        fields.refuse(
-            name,
-            "must have at most 200 characters and no control character",
-        );
+        fields.refuse(name, "must have at most 200 characters and no control character");
     }
 }
 
@@ -64,10 +58,7 @@ fn action(actor: &str, reason: &str) -> Result<DeadAction, ApiError> {
     note(&mut fields, "actor", actor);
     note(&mut fields, "reason", reason);
     let actor = if actor.is_empty() { "operator" } else { actor };
-    fields.finish(Some(DeadAction {
-        actor: actor.to_owned(),
-        reason: reason.to_owned(),
-    }))
+    fields.finish(Some(DeadAction { actor: actor.to_owned(), reason: reason.to_owned() }))
 }
 
 impl Admin {
@@ -76,11 +67,7 @@ impl Admin {
     }
 
     async fn listed(&self, id: &crate::domain::ProductId) -> Result<Listed, ApiError> {
-        self.rooms
-            .catalogue
-            .get(id)
-            .await?
-            .ok_or(ApiError::ProductNotFound)
+        self.rooms.catalogue.get(id).await?.ok_or(ApiError::ProductNotFound)
     }
 
     /// Does something with each dead entry that was chosen; entries that are gone count as settled before.
@@ -106,11 +93,8 @@ impl Admin {
                 for partition in self.rooms.partitions().all() {
                     let mut after = None;
                     loop {
-                        let dead = self
-                            .rooms
-                            .desk
-                            .list(partition, after.as_deref(), MAX_NAMED)
-                            .await?;
+                        let dead =
+                            self.rooms.desk.list(partition, after.as_deref(), MAX_NAMED).await?;
                         let Some(last) = dead.last() else { break };
                         after = Some(last.dead_id().to_owned());
                         for entry in dead {
@@ -125,10 +109,7 @@ impl Admin {
 }
 
 fn count(settled: &[Settled], what: &[Settled]) -> i32 {
-    let count = settled
-        .iter()
-        .filter(|settled| what.contains(settled))
-        .count();
+    let count = settled.iter().filter(|settled| what.contains(settled)).count();
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -140,10 +121,7 @@ fn dead_token(rooms: &Rooms, token: &str) -> Result<(Partition, Option<String>),
         return Ok((first, None));
     }
     let (partition, dead_id) = token.split_once('/').ok_or_else(bad)?;
-    let partition = partition
-        .parse()
-        .ok()
-        .and_then(|n| rooms.partitions().get_partition(n));
+    let partition = partition.parse().ok().and_then(|n| rooms.partitions().get_partition(n));
     let digits = |text: &str| text.parse::<u64>().is_ok();
     match (partition, dead_id.split_once('-')) {
         (Some(partition), Some((ms, n))) if digits(ms) && digits(n) => {
@@ -170,10 +148,7 @@ impl AdminService for Admin {
             now.push(convert::product(self.listed(&product.id).await?));
         }
         let created = i32::try_from(created).unwrap_or(i32::MAX);
-        Ok(Response::new(pb::CreateProductsResponse {
-            products: now,
-            created,
-        }))
+        Ok(Response::new(pb::CreateProductsResponse { products: now, created }))
     }
 
     async fn update_product(
@@ -210,18 +185,8 @@ impl AdminService for Admin {
         note(&mut fields, "reason", &asked.reason);
         let (product, request) = fields.finish(product.zip(request))?;
         let (units, reason) = (asked.units, asked.reason);
-        let actor = if asked.actor.is_empty() {
-            "operator".to_owned()
-        } else {
-            asked.actor
-        };
-        let restock = Restock {
-            product,
-            units,
-            request,
-            actor,
-            reason,
-        };
+        let actor = if asked.actor.is_empty() { "operator".to_owned() } else { asked.actor };
+        let restock = Restock { product, units, request, actor, reason };
         let restocked = self.rooms.catalogue.restock(&restock).await;
         let (supply, duplicate) = match restocked.map_err(ApiError::from)? {
             Restocked::Added(supply) => (supply, false),
@@ -246,9 +211,9 @@ impl AdminService for Admin {
         let after = optional(&asked.page_token)
             .map(|text| fields.parse::<ReservationId>("page_token", &text));
         let filter = match (product, user) {
-            (Some(product), Some(user)) => product
-                .zip(user)
-                .map(|(product, user)| ReservationFilter::Both(product, user)),
+            (Some(product), Some(user)) => {
+                product.zip(user).map(|(product, user)| ReservationFilter::Both(product, user))
+            }
             (Some(product), None) => product.map(ReservationFilter::Product),
             (None, Some(user)) => user.map(ReservationFilter::User),
             (None, None) => {
@@ -266,10 +231,7 @@ impl AdminService for Admin {
         let last = found.last().filter(|_| more);
         let next_page_token = last.map(|last| last.id.to_string()).unwrap_or_default();
         let reservations = found.into_iter().map(convert::reservation).collect();
-        Ok(Response::new(pb::ListReservationsResponse {
-            reservations,
-            next_page_token,
-        }))
+        Ok(Response::new(pb::ListReservationsResponse { reservations, next_page_token }))
     }
 
     async fn list_dead_entries(
@@ -292,11 +254,7 @@ impl AdminService for Admin {
         let mut found: Vec<DeadEntry> = Vec::new();
         for partition in self.rooms.partitions().all().filter(|p| *p >= start) {
             let wanted = size + 1 - found.len();
-            let page = self
-                .rooms
-                .desk
-                .list(partition, after.take().as_deref(), wanted)
-                .await;
+            let page = self.rooms.desk.list(partition, after.take().as_deref(), wanted).await;
             found.extend(page.map_err(ApiError::from)?);
             if found.len() > size {
                 break;
@@ -366,11 +324,7 @@ impl AdminService for Admin {
         Ok(Response::new(pb::AuditResponse {
             verdict: verdict.into(),
             products: products.collect(),
-            findings: report
-                .violations
-                .into_iter()
-                .chain(report.unknown)
-                .collect(),
+            findings: report.violations.into_iter().chain(report.unknown).collect(),
         }))
     }
 }

@@ -30,9 +30,7 @@ impl Fields {
     }
 
     pub(super) fn keep<T, E: ToString>(&mut self, name: &str, result: Result<T, E>) -> Option<T> {
-        result
-            .map_err(|error| self.problems.push((name.to_owned(), error.to_string())))
-            .ok()
+        result.map_err(|error| self.problems.push((name.to_owned(), error.to_string()))).ok()
     }
 
     pub(super) fn refuse(&mut self, name: &str, problem: &str) {
@@ -67,20 +65,14 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
         text => fields.parse("request_id", text).map(Some),
     };
     let whole = product.zip(user).zip(request);
-    fields.finish(whole.map(|((product, user), request)| Reserve {
-        product,
-        user,
-        request,
-    }))
+    fields.finish(whole.map(|((product, user), request)| Reserve { product, user, request }))
 }
 
 /// The last moment of the year 9999, in seconds since 1970.
 const LAST_SECOND: i64 = 253_402_300_799;
 
 fn milliseconds(at: Timestamp) -> Result<i64, &'static str> {
-    let nanos = u32::try_from(at.nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000);
+    let nanos = u32::try_from(at.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     match (at.seconds, nanos) {
         (0..=LAST_SECOND, Some(nanos)) => Ok(at.seconds * 1000 + i64::from(nanos / 1_000_000)),
         _ => Err("must be a time from 1970 to 9999"),
@@ -89,10 +81,7 @@ fn milliseconds(at: Timestamp) -> Result<i64, &'static str> {
 
 pub(super) fn timestamp(ms: i64) -> Timestamp {
     let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or(0);
-    Timestamp {
-        seconds: ms.div_euclid(1000),
-        nanos,
-    }
+    Timestamp { seconds: ms.div_euclid(1000), nanos }
 }
 
 fn price(money: Option<Money>) -> Result<Price, String> {
@@ -123,16 +112,10 @@ pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>
         return Err(ApiError::bad_field("products", "must be 1 to 1000"));
     }
     let mut fields = Fields::default();
-    let parsed = asked
-        .into_iter()
-        .enumerate()
-        .map(|(at, product)| new_product(&mut fields, at, product));
+    let parsed =
+        asked.into_iter().enumerate().map(|(at, product)| new_product(&mut fields, at, product));
     let products: Vec<Option<NewProduct>> = parsed.collect();
-    let mut ids: Vec<_> = products
-        .iter()
-        .flatten()
-        .map(|product| &product.id)
-        .collect();
+    let mut ids: Vec<_> = products.iter().flatten().map(|product| &product.id).collect();
     ids.sort();
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
         fields.refuse("products", "names a product twice");
@@ -144,14 +127,8 @@ fn new_product(fields: &mut Fields, at: usize, asked: pb::NewProduct) -> Option<
     let name = |field: &str| format!("products[{at}].{field}");
     let id = fields.parse(&name("product_id"), &asked.product_id);
     let price = fields.keep(&name("price"), price(asked.price));
-    let opens = fields.keep(
-        &name("opens_at"),
-        asked.opens_at.map(milliseconds).transpose(),
-    );
-    let closes = fields.keep(
-        &name("closes_at"),
-        asked.closes_at.map(milliseconds).transpose(),
-    );
+    let opens = fields.keep(&name("opens_at"), asked.opens_at.map(milliseconds).transpose());
+    let closes = fields.keep(&name("closes_at"), asked.closes_at.map(milliseconds).transpose());
     let limit = fields.keep(&name("per_user_limit"), limit(asked.per_user_limit));
     let status = fields.keep(&name("status"), status(asked.status, ProductStatus::OnSale));
     let sale = Sale {
@@ -162,14 +139,8 @@ fn new_product(fields: &mut Fields, at: usize, asked: pb::NewProduct) -> Option<
         per_user_limit: limit?,
         status: status?,
     };
-    let product = NewProduct {
-        id: id?,
-        sale,
-        units: asked.units,
-    };
-    fields
-        .keep(&format!("products[{at}]"), product.check())
-        .map(|()| product)
+    let product = NewProduct { id: id?, sale, units: asked.units };
+    fields.keep(&format!("products[{at}]"), product.check()).map(|()| product)
 }
 
 /// The fields to set: those of the mask, or without one every field that is set.
@@ -237,10 +208,7 @@ pub(super) fn product(listed: Listed) -> pb::Product {
         stock: listed.stock,
         opens_at: sale.opens_at_ms.map(timestamp),
         closes_at: sale.closes_at_ms.map(timestamp),
-        per_user_limit: sale
-            .per_user_limit
-            .and_then(|n| i32::try_from(n).ok())
-            .unwrap_or(0),
+        per_user_limit: sale.per_user_limit.and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
         status: status.into(),
     }
 }
@@ -248,15 +216,12 @@ pub(super) fn product(listed: Listed) -> pb::Product {
 pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
     let (state, recorded_at_ms, void_reason) = match reservation.state {
         ReservationState::Accepted => (pb::ReservationState::Accepted, None, String::new()),
-        ReservationState::Confirmed { recorded_at_ms } => (
-            pb::ReservationState::Confirmed,
-            Some(recorded_at_ms),
-            String::new(),
-        ),
-        ReservationState::Voided {
-            recorded_at_ms,
-            reason,
-        } => (pb::ReservationState::Voided, Some(recorded_at_ms), reason),
+        ReservationState::Confirmed { recorded_at_ms } => {
+            (pb::ReservationState::Confirmed, Some(recorded_at_ms), String::new())
+        }
+        ReservationState::Voided { recorded_at_ms, reason } => {
+            (pb::ReservationState::Voided, Some(recorded_at_ms), reason)
+        }
     };
     let (product_id, user_id) = reservation
         .buyer
@@ -308,10 +273,7 @@ mod tests {
         for (seconds, nanos) in [(-1, 0), (LAST_SECOND + 1, 0), (0, -1), (0, 1_000_000_000)] {
             assert!(milliseconds(Timestamp { seconds, nanos }).is_err());
         }
-        let at = Timestamp {
-            seconds: 12,
-            nanos: 345_000_000,
-        };
+        let at = Timestamp { seconds: 12, nanos: 345_000_000 };
         assert_eq!(timestamp(milliseconds(at).unwrap()), at);
     }
 
@@ -326,30 +288,15 @@ mod tests {
     #[test]
     fn an_update_without_a_mask_sets_what_is_set() {
         let status = pb::ProductStatus::Stopped.into();
-        let asked = pb::UpdateProductRequest {
-            status,
-            ..Default::default()
-        };
+        let asked = pb::UpdateProductRequest { status, ..Default::default() };
         let change = sale_change(asked).unwrap();
         assert_eq!(
             change,
-            SaleChange {
-                status: Some(ProductStatus::Stopped),
-                ..Default::default()
-            }
+            SaleChange { status: Some(ProductStatus::Stopped), ..Default::default() }
         );
         assert!(sale_change(pb::UpdateProductRequest::default()).is_err());
-        let mask = Some(prost_types::FieldMask {
-            paths: vec!["closes_at".into()],
-        });
-        let asked = pb::UpdateProductRequest {
-            update_mask: mask,
-            ..Default::default()
-        };
-        assert_eq!(
-            sale_change(asked).unwrap().closes_at_ms,
-            Some(None),
-            "cleared"
-        );
+        let mask = Some(prost_types::FieldMask { paths: vec!["closes_at".into()] });
+        let asked = pb::UpdateProductRequest { update_mask: mask, ..Default::default() };
+        assert_eq!(sale_change(asked).unwrap().closes_at_ms, Some(None), "cleared");
     }
 }

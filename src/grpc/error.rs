@@ -106,9 +106,7 @@ impl ApiError {
     fn message(&self) -> String {
         let text = match self {
             Self::BadFields(fields) => {
-                let told = fields
-                    .iter()
-                    .map(|(field, problem)| format!("{field} {problem}"));
+                let told = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
                 return told.collect::<Vec<_>>().join("; ");
             }
             Self::LimitReached { limit } => {
@@ -144,11 +142,7 @@ impl ApiError {
     /// When it is worth asking again; a decision stands.
     fn retry_after(&self) -> Option<Duration> {
         let waiting_helps = [Code::Unavailable, Code::ResourceExhausted].contains(&self.code().0);
-        let seconds = if matches!(self, Self::BacklogFull) {
-            5
-        } else {
-            1
-        };
+        let seconds = if matches!(self, Self::BacklogFull) { 5 } else { 1 };
         waiting_helps.then(|| Duration::from_secs(seconds))
     }
 
@@ -227,6 +221,7 @@ impl From<StockError> for ApiError {
         match error {
             StockError::Overloaded => Self::Overloaded,
             StockError::Stopping => Self::Stopping,
+            StockError::Abandoned => Self::RedisUnavailable(Applied::Maybe),
             StockError::Refused(said) => {
                 tracing::warn!(said, "Redis refused an order");
                 Self::RedisUnavailable(Applied::No)
@@ -292,10 +287,7 @@ mod tests {
         let status = Status::from(ApiError::LimitReached { limit: 2 });
         assert_eq!(status.code(), Code::FailedPrecondition);
         let info = status.get_details_error_info().unwrap();
-        assert_eq!(
-            (info.domain.as_str(), info.reason.as_str()),
-            ("yoink", "LIMIT_REACHED")
-        );
+        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", "LIMIT_REACHED"));
         assert_eq!(info.metadata["limit"], "2");
 
         let status = Status::from(ApiError::bad_field("user_id", "must not be empty"));
@@ -305,10 +297,7 @@ mod tests {
 
         let status = Status::from(ApiError::RedisUnavailable(Applied::Maybe));
         assert_eq!(status.code(), Code::Unavailable);
-        assert_eq!(
-            status.get_details_error_info().unwrap().metadata["applied"],
-            "maybe"
-        );
+        assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
         assert!(status.get_details_retry_info().is_some());
     }
 }

@@ -40,12 +40,7 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
     if let Ok(Some(entry)) = &waiting {
         return Ok(accepted(id, partition, entry));
     }
-    if let Some(stored) = rooms
-        .ledger
-        .find(id)
-        .await
-        .map_err(|error| not_applied(&error))?
-    {
+    if let Some(stored) = rooms.ledger.find(id).await.map_err(|error| not_applied(&error))? {
         return Ok(stored);
     }
     if waiting.is_err() {
@@ -60,10 +55,7 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
 
 /// A look-up changes nothing, however it ends.
 fn not_applied(error: &LedgerError) -> ApiError {
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "the ledger did not answer a look-up"
-    );
+    tracing::warn!(error = error as &dyn std::error::Error, "the ledger did not answer a look-up");
     ApiError::LedgerUnavailable(Applied::No)
 }
 
@@ -71,12 +63,7 @@ fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservati
     let order = entry.order(partition, &id.entry_id());
     let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
     let buyer = order.ok().map(|order| (order.product, order.user));
-    Reservation {
-        id,
-        state: ReservationState::Accepted,
-        buyer,
-        reserved_at_ms,
-    }
+    Reservation { id, state: ReservationState::Accepted, buyer, reserved_at_ms }
 }
 
 #[tonic::async_trait]
@@ -106,23 +93,14 @@ impl InventoryService for Inventory {
         let size = convert::page_size(asked.page_size)?;
         let after = match asked.page_token.as_str() {
             "" => None,
-            token => Some(
-                token
-                    .parse()
-                    .map_err(|error| ApiError::bad_field("page_token", error))?,
-            ),
+            token => Some(token.parse().map_err(|error| ApiError::bad_field("page_token", error))?),
         };
         let listed = self.rooms.catalogue.list(after.as_ref(), size).await;
         let (listed, more) = listed.map_err(ApiError::from)?;
         let last = listed.last().filter(|_| more);
-        let next_page_token = last
-            .map(|last| last.product.id.to_string())
-            .unwrap_or_default();
+        let next_page_token = last.map(|last| last.product.id.to_string()).unwrap_or_default();
         let products = listed.into_iter().map(convert::product).collect();
-        Ok(Response::new(pb::ListProductsResponse {
-            products,
-            next_page_token,
-        }))
+        Ok(Response::new(pb::ListProductsResponse { products, next_page_token }))
     }
 
     async fn get_product(
@@ -131,18 +109,9 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::GetProductResponse>, Status> {
         let id = request.into_inner().product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
-        let listed = self
-            .rooms
-            .catalogue
-            .get(&id)
-            .await
-            .map_err(ApiError::from)?;
-        let product = listed
-            .map(convert::product)
-            .ok_or(ApiError::ProductNotFound)?;
-        Ok(Response::new(pb::GetProductResponse {
-            product: Some(product),
-        }))
+        let listed = self.rooms.catalogue.get(&id).await.map_err(ApiError::from)?;
+        let product = listed.map(convert::product).ok_or(ApiError::ProductNotFound)?;
+        Ok(Response::new(pb::GetProductResponse { product: Some(product) }))
     }
 
     async fn get_reservation(
@@ -152,8 +121,6 @@ impl InventoryService for Inventory {
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
         let reservation = convert::reservation(look_up(&self.rooms, id).await?);
-        Ok(Response::new(pb::GetReservationResponse {
-            reservation: Some(reservation),
-        }))
+        Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }
 }

@@ -42,11 +42,8 @@ pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 pub const MAX_ADMIN_REQUEST_BYTES: usize = 1024 * 1024;
 
 /// The services that health answers for, and how the contract names them.
-pub const SERVICES: [&str; 3] = [
-    "yoink.v1.InventoryService",
-    "yoink.v1.AdminService",
-    "yoink.v1.StorefrontService",
-];
+pub const SERVICES: [&str; 3] =
+    ["yoink.v1.InventoryService", "yoink.v1.AdminService", "yoink.v1.StorefrontService"];
 
 /// What the handlers work on.
 #[derive(Clone)]

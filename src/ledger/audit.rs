@@ -29,12 +29,13 @@ pub struct LedgerUnits {
 pub struct AuditRows {
     /// By product.
     pub products: HashMap<ProductId, LedgerUnits>,
-    /// Rows of the cut's epoch, up to its seq, that are in no stream.
+    /// Seqs of the cut's epoch, up to its own, that have a row and are in no stream.
     pub settled_at_cut: i64,
 }
 
 impl Ledger {
-    /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and `in_streams`.
+    /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and `in_streams`, whose
+    /// seqs in `epoch` are `waiting`.
     ///
     /// # Errors
     ///
@@ -42,9 +43,9 @@ impl Ledger {
     pub async fn audit_rows(
         &self,
         partition: Partition,
-        epoch: Epoch,
-        seq: i64,
+        (epoch, seq): (Epoch, i64),
         in_streams: &[Uuid],
+        waiting: &[i64],
     ) -> Result<AuditRows, LedgerError> {
         let mut client = self.connection().await?;
         let tx = client
@@ -55,22 +56,17 @@ impl Ledger {
             .await?;
         tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
         let number = i32::from(partition.number());
-        let mut rows = AuditRows {
-            products: products(&tx, number).await?,
-            ..AuditRows::default()
-        };
+        let mut rows = AuditRows { products: products(&tx, number).await?, ..AuditRows::default() };
         count_rows(&tx, number, (epoch, seq), in_streams, &mut rows).await?;
-        let sql = "SELECT count(*) FROM reservations
-                    WHERE partition = $1 AND epoch = $2 AND seq <= $3 AND reservation_id <> ALL($4)";
+        let sql = "SELECT count(DISTINCT seq) FROM reservations
+                    WHERE partition = $1 AND epoch = $2 AND seq <= $3 AND seq <> ALL($4)";
         let epoch = i64::from(epoch.0);
-        let row = tx
-            .query_one(sql, &[&number, &epoch, &seq, &in_streams])
-            .await?;
+        let row = tx.query_one(sql, &[&number, &epoch, &seq, &waiting]).await?;
         rows.settled_at_cut = row.get(0);
         Ok(rows)
     }
 
-    /// Some of the seqs from 1 to `seq` that have no row in the ledger and are not in `in_streams`.
+    /// Some of the seqs from 1 to `seq` that have no row in the ledger and are not `waiting`.
     ///
     /// # Errors
     ///
@@ -78,9 +74,8 @@ impl Ledger {
     pub async fn missing_seqs(
         &self,
         partition: Partition,
-        epoch: Epoch,
-        seq: i64,
-        in_streams: &[i64],
+        (epoch, seq): (Epoch, i64),
+        waiting: &[i64],
     ) -> Result<Vec<i64>, LedgerError> {
         let client = self.connection().await?;
         let sql = "SELECT n FROM generate_series(1, $3::bigint) n
@@ -89,16 +84,13 @@ impl Ledger {
                            WHERE partition = $1 AND epoch = $2 AND seq = n)
                     LIMIT 20";
         let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
-        let rows = client
-            .query(sql, &[&number, &epoch, &seq, &in_streams])
-            .await?;
+        let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 }
 
 fn id(text: &str) -> Result<ProductId, LedgerError> {
-    text.parse()
-        .map_err(|_| LedgerError::unreadable("products.product_id"))
+    text.parse().map_err(|_| LedgerError::unreadable("products.product_id"))
 }
 
 async fn products(
@@ -139,10 +131,7 @@ async fn count_rows(
                  FROM reservations WHERE partition = $1 AND state = 'confirmed'
                 GROUP BY product_id";
     let epoch = i64::from(epoch.0);
-    for row in tx
-        .query(sql, &[&partition, &epoch, &seq, &in_streams])
-        .await?
-    {
+    for row in tx.query(sql, &[&partition, &epoch, &seq, &in_streams]).await? {
         let units = rows.products.entry(id(row.get(0))?).or_default();
         units.confirmed = row.get(1);
         units.confirmed_at_cut = row.get(2);

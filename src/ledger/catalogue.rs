@@ -114,10 +114,11 @@ pub enum Restocked {
     TooMany,
 }
 
-const COLUMNS: &str = "product_id, name, price::text, currency::text, opens_at, closes_at,
+pub(super) const COLUMNS: &str =
+    "product_id, name, price::text, currency::text, opens_at, closes_at,
                        per_user_limit, status, version, supply";
 
-fn product(row: &Row) -> Result<Product, LedgerError> {
+pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
     let ms = |column| row.get::<_, Option<SystemTime>>(column).map(milliseconds);
     let limit = row.get::<_, Option<i32>>(6).map(u32::try_from).transpose();
     Ok(Product {
@@ -142,13 +143,11 @@ fn product(row: &Row) -> Result<Product, LedgerError> {
 }
 
 fn limit_column(sale: &Sale) -> Option<i32> {
-    sale.per_user_limit
-        .and_then(|limit| i32::try_from(limit).ok())
+    sale.per_user_limit.and_then(|limit| i32::try_from(limit).ok())
 }
 
 async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
-    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
-        .await?;
+    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     Ok(())
 }
 
@@ -161,9 +160,7 @@ impl Ledger {
     pub async fn products_since(&self, version: i64) -> Result<Vec<Product>, LedgerError> {
         self.with(|client| async move {
             let sql = format!("SELECT {COLUMNS} FROM products WHERE version > $1 ORDER BY version");
-            let rows = client
-                .query(&client.prepare_cached(&sql).await?, &[&version])
-                .await?;
+            let rows = client.query(&client.prepare_cached(&sql).await?, &[&version]).await?;
             rows.iter().map(product).collect()
         })
         .await
@@ -342,11 +339,7 @@ async fn insert(
         )
         .await?;
     let id = wanted.id.as_str();
-    tx.execute(
-        &statement,
-        &[&id, &wanted.units, &first_request(&wanted.id), &actor],
-    )
-    .await?;
+    tx.execute(&statement, &[&id, &wanted.units, &first_request(&wanted.id), &actor]).await?;
     Ok(true)
 }
 
@@ -354,9 +347,6 @@ async fn first_units(tx: &Transaction<'_>, id: &ProductId) -> Result<(i64, Produ
     let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1");
     let known = product(&tx.query_one(&sql, &[&id.as_str()]).await?)?;
     let sql = "SELECT units FROM supply_changes WHERE request_id = $1";
-    let units = tx
-        .query_opt(sql, &[&first_request(id)])
-        .await?
-        .map_or(0, |row| row.get(0));
+    let units = tx.query_opt(sql, &[&first_request(id)]).await?.map_or(0, |row| row.get(0));
     Ok((units, known))
 }

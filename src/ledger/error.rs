@@ -1,5 +1,7 @@
 //! What Postgres said, by what the caller does next (DESIGN, when storing fails).
 
+use std::error::Error as _;
+
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
@@ -90,6 +92,8 @@ pub enum Class {
 pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
     match (sqlstate, constraint) {
         ("40001" | "40P01" | "55P03" | "25006", _) => Class::Transient,
+        // Every column without a default is written: one more that must not be NULL is the schema's fault.
+        ("23502", _) => Class::Misconfigured,
         ("23505", Some("reservations_seq_once"))
         | ("23514", Some("products_sold_within_supply")) => Class::Inconsistent,
         _ => match sqlstate.get(..2).unwrap_or_default() {
@@ -103,31 +107,20 @@ pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
 
 impl From<tokio_postgres::Error> for LedgerError {
     fn from(error: tokio_postgres::Error) -> Self {
-        // Without a SQLSTATE it is the connection: I/O, a closed socket, an answer cut short.
         let sqlstate = error.code().map(SqlState::code).map(str::to_owned);
-        let constraint = error
-            .as_db_error()
-            .and_then(|db| db.constraint())
-            .map(str::to_owned);
-        let class = sqlstate.as_deref().map_or(Class::Transient, |sqlstate| {
-            classify(sqlstate, constraint.as_deref())
-        });
+        let constraint = error.as_db_error().and_then(|db| db.constraint()).map(str::to_owned);
+        // Without a SQLSTATE it is the connection, or an answer of another type than was asked for.
+        let io = error.source().is_some_and(|source| source.is::<std::io::Error>());
+        let lost = if error.is_closed() || io { Class::Transient } else { Class::Unlisted };
+        let class =
+            sqlstate.as_deref().map_or(lost, |state| classify(state, constraint.as_deref()));
         let source = Cause::Postgres(error);
         match class {
-            Class::Transient => Self::Unavailable {
-                known: true,
-                source,
-            },
-            Class::Unlisted => Self::Unavailable {
-                known: false,
-                source,
-            },
+            Class::Transient => Self::Unavailable { known: true, source },
+            Class::Unlisted => Self::Unavailable { known: false, source },
             Class::Misconfigured => Self::Misconfigured { source },
             Class::Inconsistent => Self::Inconsistent { source },
-            Class::Order => Self::Rejected {
-                sqlstate: sqlstate.unwrap_or_default(),
-                source,
-            },
+            Class::Order => Self::Rejected { sqlstate: sqlstate.unwrap_or_default(), source },
         }
     }
 }
@@ -137,19 +130,13 @@ impl From<PoolError> for LedgerError {
         if let PoolError::Backend(error) = error {
             return error.into();
         }
-        Self::Unavailable {
-            known: true,
-            source: Cause::Pool(error),
-        }
+        Self::Unavailable { known: true, source: Cause::Pool(error) }
     }
 }
 
 impl LedgerError {
     pub(super) fn unreadable(what: &'static str) -> Self {
-        Self::Unavailable {
-            known: false,
-            source: Cause::Unreadable(what),
-        }
+        Self::Unavailable { known: false, source: Cause::Unreadable(what) }
     }
 }
 
@@ -165,24 +152,14 @@ mod tests {
         ] {
             assert_eq!(classify(state, None), Class::Transient, "{state}");
         }
-        for state in ["28P01", "28000", "42703", "42P01", "42501", "3D000"] {
+        for state in ["28P01", "28000", "42703", "42P01", "42501", "3D000", "23502"] {
             assert_eq!(classify(state, None), Class::Misconfigured, "{state}");
         }
-        for state in ["22021", "22001", "23502", "23503", "23505", "23514"] {
-            assert_eq!(
-                classify(state, Some("something_else")),
-                Class::Order,
-                "{state}"
-            );
+        for state in ["22021", "22001", "23503", "23505", "23514"] {
+            assert_eq!(classify(state, Some("something_else")), Class::Order, "{state}");
         }
-        assert_eq!(
-            classify("23505", Some("reservations_seq_once")),
-            Class::Inconsistent
-        );
-        assert_eq!(
-            classify("23514", Some("products_sold_within_supply")),
-            Class::Inconsistent
-        );
+        assert_eq!(classify("23505", Some("reservations_seq_once")), Class::Inconsistent);
+        assert_eq!(classify("23514", Some("products_sold_within_supply")), Class::Inconsistent);
         for state in ["25001", "P0001", "", "0A000", "é"] {
             assert_eq!(classify(state, None), Class::Unlisted, "{state}");
         }

@@ -35,11 +35,7 @@ pub enum MigrateError {
 }
 
 fn newest() -> i64 {
-    MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0)
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// Brings the schema up to date; returns its version. Running it again changes nothing.
@@ -48,13 +44,8 @@ fn newest() -> i64 {
 ///
 /// See [`MigrateError`].
 pub async fn migrate(url: &str) -> Result<i64, MigrateError> {
-    let mut connection = PgConnection::connect(url)
-        .await
-        .map_err(MigrateError::Connect)?;
-    MIGRATIONS
-        .run(&mut connection)
-        .await
-        .map_err(MigrateError::Migrate)?;
+    let mut connection = PgConnection::connect(url).await.map_err(MigrateError::Connect)?;
+    MIGRATIONS.run(&mut connection).await.map_err(MigrateError::Migrate)?;
     connection.close().await.map_err(MigrateError::Connect)?;
     Ok(newest())
 }
@@ -66,9 +57,8 @@ pub async fn migrate(url: &str) -> Result<i64, MigrateError> {
 /// `OutOfDate`, or `Ledger` when the version cannot be read.
 pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
     let version = ledger.with(|client| async move {
-        let exists = client
-            .query_one("SELECT to_regclass('_sqlx_migrations') IS NOT NULL", &[])
-            .await?;
+        let exists =
+            client.query_one("SELECT to_regclass('_sqlx_migrations') IS NOT NULL", &[]).await?;
         if !exists.get::<_, bool>(0) {
             return Ok(0);
         }
@@ -77,9 +67,6 @@ pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
     });
     match version.await.map_err(MigrateError::Ledger)? {
         found if found == newest() => Ok(()),
-        found => Err(MigrateError::OutOfDate {
-            found,
-            needed: newest(),
-        }),
+        found => Err(MigrateError::OutOfDate { found, needed: newest() }),
     }
 }

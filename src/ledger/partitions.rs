@@ -62,9 +62,7 @@ impl Ledger {
                 &[&count],
             )
             .await?;
-            let row = tx
-                .query_one("SELECT id, partitions FROM deployment", &[])
-                .await?;
+            let row = tx.query_one("SELECT id, partitions FROM deployment", &[]).await?;
             let found = u32::try_from(row.get::<_, i32>(1)).ok();
             let found = found.and_then(|found| PartitionCount::try_from(found).ok());
             let deployment = Deployment {
@@ -154,8 +152,6 @@ impl Ledger {
     }
 }
 
-fn epoch(value: i64) -> Result<Epoch, LedgerError> {
-    u32::try_from(value)
-        .map(Epoch)
-        .map_err(|_| LedgerError::unreadable("partitions.epoch"))
+pub(super) fn epoch(value: i64) -> Result<Epoch, LedgerError> {
+    u32::try_from(value).map(Epoch).map_err(|_| LedgerError::unreadable("partitions.epoch"))
 }

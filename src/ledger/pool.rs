@@ -34,25 +34,16 @@ impl Ledger {
         config.application_name("yoink");
         let limits = "-c statement_timeout=15000 -c lock_timeout=5000 \
                       -c idle_in_transaction_session_timeout=30000";
-        let options = config
-            .get_options()
-            .map_or(limits.to_owned(), |own| format!("{limits} {own}"));
+        let options =
+            config.get_options().map_or(limits.to_owned(), |own| format!("{limits} {own}"));
         config.options(options);
         // Verified: a connection that a restart of Postgres killed is noticed before it is used.
         let recycling_method = RecyclingMethod::Verified;
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
         let mut pool = PoolConfig::new(connections);
-        pool.timeouts = Timeouts {
-            wait: Some(POOL_WAIT),
-            create: Some(POOL_WAIT),
-            recycle: Some(POOL_WAIT),
-        };
-        Ok(Self {
-            pool: Pool::builder(manager)
-                .config(pool)
-                .runtime(Runtime::Tokio1)
-                .build()?,
-        })
+        pool.timeouts =
+            Timeouts { wait: Some(POOL_WAIT), create: Some(POOL_WAIT), recycle: Some(POOL_WAIT) };
+        Ok(Self { pool: Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build()? })
     }
 
     /// Runs one operation on a connection of its own, within the operation limit.
@@ -64,15 +55,10 @@ impl Ledger {
         F: Future<Output = Result<T, LedgerError>>,
     {
         let run = async { operation(self.pool.get().await?).await };
-        tokio::time::timeout(OPERATION_LIMIT, run)
-            .await
-            .unwrap_or_else(|_| {
-                let source = Cause::Timeout(OPERATION_LIMIT);
-                Err(LedgerError::Unavailable {
-                    known: true,
-                    source,
-                })
-            })
+        tokio::time::timeout(OPERATION_LIMIT, run).await.unwrap_or_else(|_| {
+            let source = Cause::Timeout(OPERATION_LIMIT);
+            Err(LedgerError::Unavailable { known: true, source })
+        })
     }
 
     /// A connection without an operation limit, for long reads.

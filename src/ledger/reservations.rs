@@ -45,29 +45,18 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
         "confirmed" => ReservationState::Confirmed { recorded_at_ms },
         _ => {
             let reason = text(6).unwrap_or_default().to_owned();
-            ReservationState::Voided {
-                recorded_at_ms,
-                reason,
-            }
+            ReservationState::Voided { recorded_at_ms, reason }
         }
     };
     let buyer = match (text(2), text(3)) {
         (Some(product), Some(user)) => Some((
-            product
-                .parse()
-                .map_err(|_| LedgerError::unreadable("reservations.product_id"))?,
-            user.parse()
-                .map_err(|_| LedgerError::unreadable("reservations.user_id"))?,
+            product.parse().map_err(|_| LedgerError::unreadable("reservations.product_id"))?,
+            user.parse().map_err(|_| LedgerError::unreadable("reservations.user_id"))?,
         )),
         (Some(_) | None, Some(_) | None) => None,
     };
     let reserved_at_ms = milliseconds(row.get(4));
-    Ok(Reservation {
-        id,
-        state,
-        buyer,
-        reserved_at_ms,
-    })
+    Ok(Reservation { id, state, buyer, reserved_at_ms })
 }
 
 impl Ledger {
@@ -120,9 +109,7 @@ impl Ledger {
                 "SELECT {COLUMNS} FROM reservations WHERE {conditions}
                  ORDER BY reservation_id LIMIT ${last}"
             );
-            let rows = client
-                .query(&client.prepare_cached(&sql).await?, &args)
-                .await?;
+            let rows = client.query(&client.prepare_cached(&sql).await?, &args).await?;
             rows.iter().map(reservation).collect()
         })
         .await

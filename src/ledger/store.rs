@@ -37,12 +37,7 @@ pub(super) async fn pass_gate(
     epoch: Epoch,
 ) -> Result<(), LedgerError> {
     let gate = tx.prepare_cached(GATE).await?;
-    let row = tx
-        .query_opt(
-            &gate,
-            &[&i32::from(partition.number()), &i64::from(epoch.0)],
-        )
-        .await?;
+    let row = tx.query_opt(&gate, &[&i32::from(partition.number()), &i64::from(epoch.0)]).await?;
     row.map(drop).ok_or(LedgerError::GateClosed)
 }
 
@@ -65,10 +60,7 @@ impl Ledger {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let inserted = insert(&tx, partition, orders).await?;
-            let mut stored = Stored {
-                inserted: inserted.len(),
-                ..Stored::default()
-            };
+            let mut stored = Stored { inserted: inserted.len(), ..Stored::default() };
             if inserted.len() < orders.len() {
                 let conflicted: Vec<&Order> = orders
                     .iter()
@@ -109,22 +101,15 @@ async fn insert(
     let ids: Vec<Uuid> = orders.iter().map(|o| o.id.to_uuid()).collect();
     let products: Vec<&str> = orders.iter().map(|o| o.product.as_str()).collect();
     let users: Vec<&str> = orders.iter().map(|o| o.user.as_str()).collect();
-    let requests: Vec<Option<&str>> = orders
-        .iter()
-        .map(|o| o.request.as_ref().map(|id| id.as_str()))
-        .collect();
+    let requests: Vec<Option<&str>> =
+        orders.iter().map(|o| o.request.as_ref().map(|id| id.as_str())).collect();
     let epochs: Vec<i64> = orders.iter().map(|o| i64::from(o.id.epoch().0)).collect();
     let seqs: Vec<i64> = orders.iter().map(|o| seq(o.id)).collect();
     let times: Vec<_> = orders.iter().map(|o| timestamp(o.reserved_at_ms)).collect();
     let statement = tx.prepare_cached(INSERT).await?;
     let number = i32::from(partition.number());
     let rows = tx
-        .query(
-            &statement,
-            &[
-                &number, &ids, &products, &users, &requests, &epochs, &seqs, &times,
-            ],
-        )
+        .query(&statement, &[&number, &ids, &products, &users, &requests, &epochs, &seqs, &times])
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -146,33 +131,24 @@ async fn compare(
     let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
     let statement = tx.prepare_cached(COMPARE).await?;
     let rows = tx.query(&statement, &[&ids]).await?;
-    let rows: HashMap<Uuid, _> = rows
-        .iter()
-        .map(|row| (row.get::<_, Uuid>(0), row))
-        .collect();
+    let rows: HashMap<Uuid, _> = rows.iter().map(|row| (row.get::<_, Uuid>(0), row)).collect();
     for order in orders {
         let Some(row) = rows.get(&order.id.to_uuid()) else {
-            stored.mismatched.push(Mismatch {
-                id: order.id,
-                column: "reservation_id",
-            });
+            stored.mismatched.push(Mismatch { id: order.id, column: "reservation_id" });
             continue;
         };
-        if row.get::<_, &str>(1) == "voided" {
+        if row.try_get::<_, &str>(1)? == "voided" {
             stored.voided.push(order.id);
             continue;
         }
         let request = order.request.as_ref().map(|id| id.as_str());
         let columns = [
-            ("product_id", row.get(2), Some(order.product.as_str())),
-            ("user_id", row.get(3), Some(order.user.as_str())),
-            ("request_id", row.get::<_, Option<&str>>(4), request),
+            ("product_id", row.try_get(2)?, Some(order.product.as_str())),
+            ("user_id", row.try_get(3)?, Some(order.user.as_str())),
+            ("request_id", row.try_get::<_, Option<&str>>(4)?, request),
         ];
         if let Some((column, ..)) = columns.iter().find(|(_, has, wants)| has != wants) {
-            stored.mismatched.push(Mismatch {
-                id: order.id,
-                column,
-            });
+            stored.mismatched.push(Mismatch { id: order.id, column });
         }
     }
     Ok(())

@@ -74,10 +74,7 @@ impl Ledger {
                 )
                 .await?;
             let row = tx
-                .query_one(
-                    "SELECT state FROM reservations WHERE reservation_id = $1",
-                    &[&id],
-                )
+                .query_one("SELECT state FROM reservations WHERE reservation_id = $1", &[&id])
                 .await?;
             let outcome = match row.get::<_, &str>(0) {
                 "voided" => VoidOutcome::Voided,

@@ -1,101 +1,150 @@
-//! The life of a partition as this process sees it: a new one is opened, and what the ledger says of the
-//! others is believed. Redis answers for itself, by the fence, whether that is still true.
+//! The life of a partition: a new one is opened, a fenced one is rebuilt from the ledger, and what the
+//! ledger says of the others is believed. Redis answers for itself, by the fence, whether that is true.
 //!
-//! Must never: open a partition twice, or one that something may have been sold from.
+//! Must never: open a partition twice, or one with anything in flight.
 
-use std::time::Duration;
+mod rebuild;
 
+use std::{collections::HashMap, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::rebuild::{RebuildError, Rebuilt};
 use crate::{
     domain::{Epoch, Partition},
-    ledger::{Deployment, Ledger, LedgerError, PartitionStatus},
+    fence::{FenceError, FenceReason},
+    ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
     stock::{Opening, Stock},
+    stream::Streams,
 };
 
 /// How often the ledger is asked.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between attempts at rebuilding a partition.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Keeps what is believed of the partitions true.
 #[derive(Clone)]
 pub struct Recovery {
     ledger: Ledger,
     stock: Stock,
+    streams: Streams,
     deployment: Deployment,
 }
 
 impl Recovery {
     /// Of this deployment.
-    pub fn new(ledger: Ledger, stock: Stock, deployment: Deployment) -> Self {
-        Self {
-            ledger,
-            stock,
-            deployment,
-        }
+    pub fn new(ledger: Ledger, stock: Stock, streams: Streams, deployment: Deployment) -> Self {
+        Self { ledger, stock, streams, deployment }
     }
 
-    /// Opens what is new, and believes the ledger of the rest.
+    /// Opens what is new, and believes the ledger of all.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer; then nothing changes.
     pub async fn look(&self) -> Result<(), LedgerError> {
-        let partitions = self.stock.partitions();
-        for row in self.ledger.partitions(self.deployment.partitions).await? {
-            let epoch = match row.status {
-                PartitionStatus::Open => Some(row.epoch),
-                PartitionStatus::Closed => None,
-                PartitionStatus::New => {
-                    self.open(row.partition).await?;
-                    continue;
-                }
-            };
-            partitions.set_epoch(row.partition, epoch);
+        let mut rows = self.ledger.partitions(self.deployment.partitions).await?;
+        let is_new = |row: &&PartitionRow| row.status == PartitionStatus::New;
+        if rows.iter().any(|row| is_new(&row)) {
+            for row in rows.iter().filter(is_new) {
+                self.open(row.partition).await?;
+            }
+            // Read again, also for what somebody else has opened meanwhile.
+            rows = self.ledger.partitions(self.deployment.partitions).await?;
+        }
+        for row in rows {
+            let open = row.status == PartitionStatus::Open;
+            self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
         }
         Ok(())
     }
 
+    /// Opens a new partition. Nobody sells from it before the ledger calls it open.
     async fn open(&self, partition: Partition) -> Result<(), LedgerError> {
-        let stock = &self.stock;
-        let mut opened = None;
-        let open = async |epoch: Epoch| match stock.open(partition, self.deployment.id, epoch).await
+        let open = async |epoch: Epoch| match self
+            .stock
+            .open(partition, self.deployment.id, epoch)
+            .await
         {
-            Ok(Opening::Opened) => Some(epoch),
+            Ok(Opening::Opened) => {
+                tracing::info!(%partition, %epoch, "opened");
+                true
+            }
             Ok(Opening::Foreign { key }) => {
                 tracing::error!(%partition, key, "Redis holds keys of another deployment: it stays closed");
-                None
+                false
             }
             Err(error) => {
                 tracing::warn!(%partition, error = &error as &dyn std::error::Error, "a new partition cannot be opened yet");
-                None
+                false
             }
         };
-        self.ledger
-            .open_partition(partition, async |epoch| {
-                opened = open(epoch).await;
-                opened.is_some()
-            })
-            .await?;
-        // Only after the commit: nobody sells from a partition that the ledger calls new.
-        if let Some(epoch) = opened {
-            stock.partitions().set_epoch(partition, Some(epoch));
-            tracing::info!(%partition, %epoch, "opened");
-        }
-        Ok(())
+        self.ledger.open_partition(partition, open).await.map(drop)
     }
 
-    /// Looks until stopped.
-    pub async fn run(self, stop: CancellationToken) {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
+    /// Partitions that are closed, or that Redis refuses to what the ledger says of them.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
+        let mut fenced = Vec::new();
+        for row in self.ledger.partitions(self.deployment.partitions).await? {
+            match row.status {
+                PartitionStatus::New => {}
+                PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
+                PartitionStatus::Open => match self.stock.probe(row.partition).await {
+                    Err(FenceError::Fenced(reason)) if reason != FenceReason::Unknown => {
+                        fenced.push((row, reason));
+                    }
+                    // Redis is away: nobody knows.
+                    Ok(()) | Err(_) => {}
+                },
+            }
+        }
+        Ok(fenced)
+    }
+
+    /// Looks until stopped; with `rebuild`, rebuilds what is fenced.
+    pub async fn run(self, rebuild: bool, stop: CancellationToken) {
+        let mut tried: HashMap<Partition, Instant> = HashMap::new();
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             if let Err(error) = self.look().await {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "the partitions cannot be read"
                 );
+                continue;
+            }
+            let fenced = self.fenced().await.unwrap_or_default();
+            tried.retain(|partition, _| fenced.iter().any(|(row, _)| row.partition == *partition));
+            let due = |row: &PartitionRow| {
+                tried.get(&row.partition).is_none_or(|at| at.elapsed() >= AGAIN)
+            };
+            let due: Vec<_> = fenced.into_iter().filter(|(row, _)| due(row)).collect();
+            for (row, reason) in &due {
+                let (partition, epoch) = (row.partition, row.epoch);
+                tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
+            }
+            tried.extend(due.iter().map(|(row, _)| (row.partition, Instant::now())));
+            if rebuild {
+                self.rebuild_all(&due).await;
+            }
+        }
+    }
+
+    async fn rebuild_all(&self, fenced: &[(PartitionRow, FenceReason)]) {
+        // Somebody else's Redis is no loss of ours: an operator must say which is which.
+        let ours = |(_, reason): &&(PartitionRow, FenceReason)| *reason != FenceReason::Deployment;
+        let rows: Vec<PartitionRow> = fenced.iter().filter(ours).map(|(row, _)| *row).collect();
+        let rebuilt = join_all(rows.iter().map(|row| self.rebuild(*row))).await;
+        for (row, rebuilt) in rows.iter().zip(rebuilt) {
+            if let Err(error) = rebuilt {
+                let partition = row.partition;
+                tracing::error!(%partition, error = &error as &dyn std::error::Error, "not rebuilt yet");
             }
         }
     }

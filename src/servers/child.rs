@@ -55,9 +55,7 @@ pub(super) fn unprivileged(program: &Path, signal: &str) -> Command {
         Disguise::Namespace => {
             let mut command = Command::new("unshare");
             command.args(["-U", "--map-user=1000", "--map-group=1000"]);
-            command
-                .args(["setpriv", "--pdeathsig", signal])
-                .arg(program);
+            command.args(["setpriv", "--pdeathsig", signal]).arg(program);
             command
         }
         Disguise::Postgres => {
@@ -78,10 +76,7 @@ pub(super) fn tied(program: &Path, signal: &str) -> Command {
 
 /// Makes a directory that an unprivileged command may write.
 pub(super) fn prepare_dir(dir: &Path) -> Result<(), ServerError> {
-    let failed = |source| ServerError::Directory {
-        path: dir.to_owned(),
-        source,
-    };
+    let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
     if disguise() == Disguise::Postgres {
         let user = User::from_name("postgres").map_err(|error| failed(error.into()))?;
@@ -135,14 +130,9 @@ impl Running {
         program: &str,
         answers: impl Fn() -> bool,
     ) -> Result<Start, ServerError> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let child = spawn(command).map_err(|source| ServerError::Run {
-            program: program.to_owned(),
-            source,
-        })?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = spawn(command)
+            .map_err(|source| ServerError::Run { program: program.to_owned(), source })?;
         let mut running = Self { child };
         let patience = Instant::now() + PATIENCE;
         while Instant::now() < patience {
@@ -192,7 +182,5 @@ impl Running {
 
 /// A port that was free a moment ago.
 pub(super) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

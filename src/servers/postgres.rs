@@ -36,29 +36,15 @@ impl PostgresServer {
         if !data.join("PG_VERSION").exists() {
             let mut initdb = unprivileged(&program("initdb")?, "KILL");
             initdb.args(["--username=postgres", "--auth=trust", "--no-sync"]);
-            initdb
-                .args(["--encoding=UTF8", "--locale=C.UTF-8", "-D"])
-                .arg(&data)
-                .current_dir(dir);
+            initdb.args(["--encoding=UTF8", "--locale=C.UTF-8", "-D"]).arg(&data).current_dir(dir);
             finish(initdb, "initdb")?;
         }
-        let failed = |source| ServerError::Directory {
-            path: dir.to_owned(),
-            source,
-        };
-        let settings: Vec<String> = settings
-            .iter()
-            .map(|setting| (*setting).to_owned())
-            .collect();
+        let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         for _ in 0..5 {
             let port = free_port().map_err(failed)?;
             if let Start::Answers(running) = launch(dir, port, &settings)? {
-                return Ok(Self {
-                    running,
-                    port,
-                    dir: dir.to_owned(),
-                    settings,
-                });
+                return Ok(Self { running, port, dir: dir.to_owned(), settings });
             }
         }
         Err(silent(dir))
@@ -86,23 +72,11 @@ impl PostgresServer {
     pub fn create_database(&self, name: &str) -> Result<(), ServerError> {
         let psql = |sql: String| {
             let mut psql = Command::new(program("psql")?);
-            psql.args([
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-U",
-                "postgres",
-            ]);
+            psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
             psql.args(["-X", "-A", "-t", "-q", "-c", &sql, "postgres"]);
             finish(psql, "psql")
         };
-        if psql(format!(
-            "SELECT 1 FROM pg_database WHERE datname = '{name}'"
-        ))?
-        .trim()
-            == "1"
-        {
+        if psql(format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"))?.trim() == "1" {
             return Ok(());
         }
         psql(format!("CREATE DATABASE \"{name}\"")).map(drop)
@@ -136,41 +110,27 @@ impl Drop for PostgresServer {
 }
 
 fn silent(dir: &Path) -> ServerError {
-    ServerError::Silent {
-        program: "postgres",
-        log: dir.join("postgres.log"),
-    }
+    ServerError::Silent { program: "postgres", log: dir.join("postgres.log") }
 }
 
 /// Debian keeps the servers' programs out of the PATH.
 fn program(name: &str) -> Result<PathBuf, ServerError> {
     let version = |dir: &Path| {
-        dir.file_name()
-            .and_then(OsStr::to_str)
-            .and_then(|name| name.parse::<u32>().ok())
+        dir.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok())
     };
-    let installed = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = installed.map(|entry| entry.path()).collect();
     versions.sort_by_key(|dir| std::cmp::Reverse(version(dir)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs = versions
-        .into_iter()
-        .map(|dir| dir.join("bin"))
-        .chain(std::env::split_paths(&path));
+    let mut dirs =
+        versions.into_iter().map(|dir| dir.join("bin")).chain(std::env::split_paths(&path));
     let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.exists()));
     found.ok_or(ServerError::Missing("postgresql"))
 }
 
 fn launch(dir: &Path, port: u16, settings: &[String]) -> Result<Start, ServerError> {
     let mut command = unprivileged(&program("postgres")?, "QUIT");
-    command
-        .arg("-D")
-        .arg(dir.join("data"))
-        .args(["-p", &port.to_string()])
-        .current_dir(dir);
+    command.arg("-D").arg(dir.join("data")).args(["-p", &port.to_string()]).current_dir(dir);
     for setting in [
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
@@ -180,9 +140,7 @@ fn launch(dir: &Path, port: u16, settings: &[String]) -> Result<Start, ServerErr
     ] {
         command.args(["-c", setting]);
     }
-    command
-        .arg("-c")
-        .arg(format!("log_directory={}", dir.display()));
+    command.arg("-c").arg(format!("log_directory={}", dir.display()));
     for setting in settings {
         command.args(["-c", setting]);
     }
@@ -199,16 +157,10 @@ fn finish(mut command: Command, program: &str) -> Result<String, ServerError> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| ServerError::Run {
-            program: program.to_owned(),
-            source,
-        })?;
+        .map_err(|source| ServerError::Run { program: program.to_owned(), source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(ServerError::Failed {
-        program: program.to_owned(),
-        said,
-    })
+    Err(ServerError::Failed { program: program.to_owned(), said })
 }

@@ -40,20 +40,12 @@ impl RedisServer {
     ///
     /// See [`ServerError`].
     pub fn start(dir: &Path, fsync: AppendFsync) -> Result<Self, ServerError> {
-        let failed = |source| ServerError::Directory {
-            path: dir.to_owned(),
-            source,
-        };
+        let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         for _ in 0..5 {
             let port = free_port().map_err(failed)?;
             if let Start::Answers(running) = launch(dir, port, fsync)? {
-                return Ok(Self {
-                    running,
-                    port,
-                    dir: dir.to_owned(),
-                    fsync,
-                });
+                return Ok(Self { running, port, dir: dir.to_owned(), fsync });
             }
         }
         Err(silent(dir))
@@ -112,35 +104,17 @@ impl Drop for RedisServer {
 }
 
 fn silent(dir: &Path) -> ServerError {
-    ServerError::Silent {
-        program: "redis-server",
-        log: dir.join("redis.log"),
-    }
+    ServerError::Silent { program: "redis-server", log: dir.join("redis.log") }
 }
 
 fn launch(dir: &Path, port: u16, fsync: AppendFsync) -> Result<Start, ServerError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join("redis-server"))
-        .find(|p| p.exists());
+    let found =
+        std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|p| p.exists());
     let program = found.ok_or(ServerError::Missing("redis-server"))?;
     let mut command = tied(&program, "TERM");
-    command.args([
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        &port.to_string(),
-        "--daemonize",
-        "no",
-    ]);
-    command.args([
-        "--appendonly",
-        "yes",
-        "--save",
-        "",
-        "--maxmemory-policy",
-        "noeviction",
-    ]);
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
+    command.args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]);
     command.args([
         "--appendfsync",
         match fsync {
@@ -148,11 +122,7 @@ fn launch(dir: &Path, port: u16, fsync: AppendFsync) -> Result<Start, ServerErro
             AppendFsync::Everysec => "everysec",
         },
     ]);
-    command
-        .arg("--dir")
-        .arg(dir)
-        .arg("--logfile")
-        .arg(dir.join("redis.log"));
+    command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
     Running::start(command, "redis-server", || answers(port).unwrap_or(false))
 }
 

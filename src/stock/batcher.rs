@@ -29,9 +29,12 @@ pub enum BatcherClosed {
     /// The queue is full.
     #[error("the queue is full")]
     Full,
-    /// The batcher has ended.
+    /// The batcher has ended; the question was not asked.
     #[error("the batcher has ended")]
     Ended,
+    /// The batcher ended while the question may have been under way.
+    #[error("the batcher ended without an answer")]
+    Abandoned,
 }
 
 impl From<BatcherClosed> for StockError {
@@ -39,6 +42,7 @@ impl From<BatcherClosed> for StockError {
         match closed {
             BatcherClosed::Full => Self::Overloaded,
             BatcherClosed::Ended => Self::Stopping,
+            BatcherClosed::Abandoned => Self::Abandoned,
         }
     }
 }
@@ -80,13 +84,11 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Asks, and waits for the answer.
     pub(super) async fn ask(&self, question: Q) -> Result<A, BatcherClosed> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(Ask { question, answer })
-            .map_err(|refused| match refused {
-                mpsc::error::TrySendError::Full(_) => BatcherClosed::Full,
-                mpsc::error::TrySendError::Closed(_) => BatcherClosed::Ended,
-            })?;
-        answered.await.map_err(|_| BatcherClosed::Ended)
+        self.queue.try_send(Ask { question, answer }).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => BatcherClosed::Full,
+            mpsc::error::TrySendError::Closed(_) => BatcherClosed::Ended,
+        })?;
+        answered.await.map_err(|_| BatcherClosed::Abandoned)
     }
 }
 
@@ -102,26 +104,17 @@ mod tests {
     #[tokio::test]
     async fn what_comes_while_one_is_under_way_goes_together() {
         let tasks = TaskTracker::new();
-        let (gate, sizes) = (
-            Arc::new(Semaphore::new(0)),
-            Arc::new(Mutex::new(Vec::new())),
-        );
+        let (gate, sizes) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (gate_in, sizes_in) = (gate.clone(), sizes.clone());
-        let batcher = Batcher::start(
-            &tasks,
-            Limits {
-                batch: 4,
-                queue: 16,
-            },
-            move |batch: Vec<u32>| {
+        let batcher =
+            Batcher::start(&tasks, Limits { batch: 4, queue: 16 }, move |batch: Vec<u32>| {
                 sizes_in.lock().unwrap().push(batch.len());
                 let gate = gate_in.clone();
                 async move {
                     gate.acquire().await.unwrap().forget();
                     batch.iter().map(|n| n * 2).collect()
                 }
-            },
-        );
+            });
         let asks = join_all((0..7).map(|n| batcher.ask(n)));
         let open = async {
             while sizes.lock().unwrap().is_empty() {

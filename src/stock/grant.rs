@@ -31,20 +31,13 @@ pub struct Offer {
 
 impl From<&Product> for Grant {
     fn from(product: &Product) -> Self {
-        Self {
-            product: product.id.clone(),
-            supply: product.supply,
-        }
+        Self { product: product.id.clone(), supply: product.supply }
     }
 }
 
 impl From<&Product> for Offer {
     fn from(product: &Product) -> Self {
-        Self {
-            product: product.id.clone(),
-            version: product.version,
-            sale: product.sale.clone(),
-        }
+        Self { product: product.id.clone(), version: product.version, sale: product.sale.clone() }
     }
 }
 
@@ -56,20 +49,14 @@ impl Stock {
     /// As [`crate::fence::Partitions::run`]; repeat it.
     pub async fn restock(&self, partition: Partition, grants: &[Grant]) -> Result<(), FenceError> {
         let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.stock(partition),
-            keys.supply(partition),
-        ];
+        let keys = [keys.meta(partition), keys.stock(partition), keys.supply(partition)];
         for chunk in grants.chunks(MAX_PRODUCTS) {
             let words: Vec<String> = chunk
                 .iter()
                 .flat_map(|grant| [grant.product.to_string(), grant.supply.to_string()])
                 .collect();
             let args: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.partitions
-                .run(partition, &self.scripts.restock, &keys, &args)
-                .await?;
+            self.partitions.run(partition, &self.scripts.restock, &keys, &args).await?;
         }
         Ok(())
     }
@@ -80,22 +67,18 @@ impl Stock {
     ///
     /// As [`crate::fence::Partitions::run`]; repeat it.
     pub async fn publish(&self, partition: Partition, offers: &[Offer]) -> Result<(), FenceError> {
-        let keys = [
-            self.partitions.keys().meta(partition),
-            self.partitions.keys().catalogue(partition),
-        ];
+        let keys =
+            [self.partitions.keys().meta(partition), self.partitions.keys().catalogue(partition)];
         for chunk in offers.chunks(MAX_PRODUCTS) {
             let words: Vec<String> = chunk.iter().flat_map(words).collect();
             let args: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.partitions
-                .run(partition, &self.scripts.publish, &keys, &args)
-                .await?;
+            self.partitions.run(partition, &self.scripts.publish, &keys, &args).await?;
         }
         Ok(())
     }
 }
 
-fn words(offer: &Offer) -> [String; 6] {
+pub(super) fn words(offer: &Offer) -> [String; 6] {
     let sale = &offer.sale;
     [
         offer.product.to_string(),

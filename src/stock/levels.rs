@@ -33,10 +33,7 @@ pub(super) struct LevelsReader {
 impl LevelsReader {
     pub(super) fn start(partitions: Partitions, partition: Partition, tasks: &TaskTracker) -> Self {
         let script = Arc::new(Script::new(include_str!("../../lua/levels.lua")));
-        let limits = Limits {
-            batch: 1024,
-            queue: 8192,
-        };
+        let limits = Limits { batch: 1024, queue: 8192 };
         let batcher = Batcher::start(tasks, limits, move |batch: Vec<Question>| {
             let (partitions, script) = (partitions.clone(), script.clone());
             async move {
@@ -56,10 +53,7 @@ async fn read(
     script: &Script,
     products: BTreeSet<ProductId>,
 ) -> Result<Levels, FenceError> {
-    let keys = [
-        partitions.keys().meta(partition),
-        partitions.keys().stock(partition),
-    ];
+    let keys = [partitions.keys().meta(partition), partitions.keys().stock(partition)];
     let products: Vec<ProductId> = products.into_iter().collect();
     let mut levels = HashMap::with_capacity(products.len());
     for chunk in products.chunks(MAX_PRODUCTS) {
@@ -88,9 +82,6 @@ impl Stock {
         partition: Partition,
         products: Vec<ProductId>,
     ) -> Result<Levels, StockError> {
-        Ok(self.levels[partition.index()]
-            .batcher
-            .ask(products)
-            .await??)
+        Ok(self.levels[partition.index()].batcher.ask(products).await??)
     }
 }

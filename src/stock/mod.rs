@@ -7,6 +7,7 @@ mod batcher;
 mod grant;
 mod levels;
 mod open;
+mod rebuild;
 mod release;
 mod reserve;
 
@@ -16,6 +17,7 @@ pub use batcher::BatcherClosed;
 pub use grant::{Grant, Offer};
 pub use levels::Levels;
 pub use open::Opening;
+pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
 pub use release::{ReleaseFrom, Released};
 pub use reserve::MAX_BATCH;
 use tokio_util::task::TaskTracker;
@@ -44,6 +46,9 @@ pub enum StockError {
     /// The service is shutting down; nothing was done.
     #[error("the service is shutting down")]
     Stopping,
+    /// The service broke off while the request may have been under way; the outcome is open.
+    #[error("the outcome is unknown")]
+    Abandoned,
     /// Redis refused to write the order; nothing was done.
     #[error("Redis refused the order: {0}")]
     Refused(String),
@@ -58,6 +63,7 @@ type Decision = Result<Outcome, StockError>;
 #[derive(Clone)]
 pub struct Stock {
     partitions: Partitions,
+    settings: StockSettings,
     scripts: Arc<Scripts>,
     reservers: Arc<[Batcher<Reserve, Decision>]>,
     levels: Arc<[LevelsReader]>,
@@ -69,6 +75,10 @@ struct Scripts {
     publish: Script,
     open: Script,
     close: Script,
+    probe: Script,
+    seize: Script,
+    fill: Script,
+    reopen: Script,
 }
 
 impl Stock {
@@ -76,12 +86,8 @@ impl Stock {
     pub fn start(partitions: Partitions, settings: StockSettings, tasks: &TaskTracker) -> Self {
         let reserver = Reserver::new(partitions.clone(), settings);
         let count = partitions.count();
-        let reservers = count
-            .all()
-            .map(|partition| reserver.clone().start(partition, tasks));
-        let levels = count
-            .all()
-            .map(|p| LevelsReader::start(partitions.clone(), p, tasks));
+        let reservers = count.all().map(|partition| reserver.clone().start(partition, tasks));
+        let levels = count.all().map(|p| LevelsReader::start(partitions.clone(), p, tasks));
         Self {
             reservers: reservers.collect(),
             levels: levels.collect(),
@@ -91,8 +97,13 @@ impl Stock {
                 publish: Script::new(include_str!("../../lua/publish.lua")),
                 open: Script::new(include_str!("../../lua/open.lua")),
                 close: Script::new(include_str!("../../lua/close.lua")),
+                probe: Script::new(include_str!("../../lua/probe.lua")),
+                seize: Script::new(include_str!("../../lua/seize.lua")),
+                fill: Script::new(include_str!("../../lua/fill.lua")),
+                reopen: Script::new(include_str!("../../lua/reopen.lua")),
             }),
             partitions,
+            settings,
         }
     }
 
@@ -106,8 +117,8 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// See [`StockError`]; only `Fence(Unavailable { applied: Maybe })` and `Fence(Malformed)` leave the
-    /// outcome open.
+    /// See [`StockError`]; only `Abandoned`, `Fence(Unavailable { applied: Maybe })` and
+    /// `Fence(Malformed)` leave the outcome open.
     pub async fn reserve(&self, request: Reserve) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         self.reservers[partition.index()].ask(request).await?
@@ -120,9 +131,6 @@ impl Stock {
     /// When it is fenced already, or Redis is away.
     pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        self.partitions
-            .run(partition, &self.scripts.close, &keys, &[])
-            .await
-            .map(drop)
+        self.partitions.run(partition, &self.scripts.close, &keys, &[]).await.map(drop)
     }
 }

@@ -46,10 +46,7 @@ impl Stock {
         ];
         let (deployment, epoch) = (deployment.to_string(), epoch.to_string());
         let args = [deployment.as_str(), epoch.as_str(), GROUP];
-        let answer = self
-            .partitions
-            .run_without_epoch(&self.scripts.open, &keys, &args)
-            .await?;
+        let answer = self.partitions.run_unfenced(&self.scripts.open, &keys, &args).await?;
         match answer.as_slice() {
             [status] if status == "opened" => Ok(Opening::Opened),
             [status, key] if status == "foreign" => Ok(Opening::Foreign { key: key.clone() }),

@@ -51,10 +51,7 @@ impl Stock {
             ReleaseFrom::Dead => "dead",
         };
         let args = [GROUP, source, entry_id];
-        let answer = self
-            .partitions
-            .run(partition, &self.scripts.release, &keys, &args)
-            .await?;
+        let answer = self.partitions.run(partition, &self.scripts.release, &keys, &args).await?;
         match answer[0].as_str() {
             "released" => Ok(Released::Now),
             "gone" => Ok(Released::Before),

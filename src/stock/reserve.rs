@@ -29,11 +29,7 @@ pub(super) struct Reserver {
 impl Reserver {
     pub(super) fn new(partitions: Partitions, settings: StockSettings) -> Self {
         let script = Arc::new(Script::new(include_str!("../../lua/reserve.lua")));
-        Self {
-            partitions,
-            script,
-            settings,
-        }
+        Self { partitions, script, settings }
     }
 
     /// Starts the batcher of one partition.
@@ -42,10 +38,7 @@ impl Reserver {
         partition: Partition,
         tasks: &TaskTracker,
     ) -> Batcher<Reserve, Decision> {
-        let limits = Limits {
-            batch: MAX_BATCH,
-            queue: MAX_QUEUE,
-        };
+        let limits = Limits { batch: MAX_BATCH, queue: MAX_QUEUE };
         let this = Arc::new(self);
         Batcher::start(tasks, limits, move |batch: Vec<Reserve>| {
             let this = this.clone();
@@ -62,15 +55,8 @@ impl Reserver {
                 .into_iter()
                 .zip(&answers)
                 .map(|(random, answer)| {
-                    decode(
-                        answer,
-                        Asked {
-                            partition,
-                            epoch,
-                            random,
-                        },
-                    )
-                    .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
+                    decode(answer, Asked { partition, epoch, random })
+                        .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
                 })
                 .collect(),
         }
@@ -93,7 +79,6 @@ impl Reserver {
         ];
         let epoch = self.partitions.epoch(partition)?;
         let words = [
-            epoch.to_string(),
             self.settings.claims_window_ms.to_string(),
             self.settings.backlog_max_entries.to_string(),
         ];
@@ -101,17 +86,9 @@ impl Reserver {
         let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
         for (request, random) in batch.iter().zip(&randoms) {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
-            args.extend([
-                request.product.as_str(),
-                request.user.as_str(),
-                request_id,
-                random,
-            ]);
+            args.extend([request.product.as_str(), request.user.as_str(), request_id, random]);
         }
-        let mut answers = self
-            .partitions
-            .run_without_epoch(&self.script, &keys, &args)
-            .await?;
+        let mut answers = self.partitions.run_in(epoch, &self.script, &keys, &args).await?;
         if answers.len() != batch.len() + 1 || answers[0] != "ok" {
             return Err(FenceError::Malformed(answers));
         }
@@ -150,12 +127,8 @@ fn decode(answer: &str, asked: Asked) -> Option<Decision> {
             })
         }
         ("sold_out", _) => Outcome::SoldOut,
-        ("limit_reached", [limit]) => Outcome::LimitReached {
-            limit: limit.parse().ok()?,
-        },
-        ("not_open", [opens]) => Outcome::NotOpen {
-            opens_at_ms: opens.parse().ok()?,
-        },
+        ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
+        ("not_open", [opens]) => Outcome::NotOpen { opens_at_ms: opens.parse().ok()? },
         ("closed", _) => Outcome::Closed,
         ("stopped", _) => Outcome::Stopped,
         ("unknown_product", _) => Outcome::UnknownProduct,
@@ -172,15 +145,8 @@ mod tests {
     use crate::domain::PartitionCount;
 
     fn asked() -> Asked {
-        let partition = PartitionCount::try_from(8)
-            .unwrap()
-            .get_partition(3)
-            .unwrap();
-        Asked {
-            partition,
-            epoch: Epoch(2),
-            random: 0xabc,
-        }
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        Asked { partition, epoch: Epoch(2), random: 0xabc }
     }
 
     #[test]
@@ -213,23 +179,14 @@ mod tests {
         else {
             panic!("not a duplicate");
         };
-        assert_eq!(
-            receipt.reservation_id,
-            ReservationId::new(3, Epoch(1), 5, 0xff).unwrap()
-        );
+        assert_eq!(receipt.reservation_id, ReservationId::new(3, Epoch(1), 5, 0xff).unwrap());
         assert_eq!((receipt.reserved_at_ms, receipt.remaining), (1000, 9));
     }
 
     #[test]
     fn words_that_are_not_the_scripts_are_no_decision() {
-        for bad in [
-            "",
-            "accepted",
-            "accepted x 1 1",
-            "accepted 1 1",
-            "duplicate 1 a 1 1",
-            "maybe",
-        ] {
+        for bad in ["", "accepted", "accepted x 1 1", "accepted 1 1", "duplicate 1 a 1 1", "maybe"]
+        {
             assert!(decode(bad, asked()).is_none(), "{bad}");
         }
     }

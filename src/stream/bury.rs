@@ -34,28 +34,16 @@ impl Streams {
             keys.dead(partition),
             keys.buried(partition),
         ];
-        let named = burial
-            .reservation_id
-            .map_or(burial.entry_id.clone(), |id| id.to_string());
+        let named = burial.reservation_id.map_or(burial.entry_id.clone(), |id| id.to_string());
         let sqlstate = burial.sqlstate.as_deref().unwrap_or_default();
         let args = [GROUP, &burial.entry_id, &named, &burial.reason, sqlstate];
-        let answer = self
-            .partitions
-            .run(partition, &self.scripts.bury, &keys, &args)
-            .await?;
+        let answer = self.partitions.run(partition, &self.scripts.bury, &keys, &args).await?;
         match answer.as_slice() {
             [status, _] if status == "buried" => Ok(true),
             [status] if status == "gone" => Ok(false),
             [status, said] if status == "not_applied" => {
-                let code = (
-                    redis::ErrorKind::Extension,
-                    "Redis refused the burial",
-                    said.clone(),
-                );
-                Err(FenceError::Unavailable {
-                    applied: Applied::No,
-                    source: code.into(),
-                })
+                let code = (redis::ErrorKind::Extension, "Redis refused the burial", said.clone());
+                Err(FenceError::Unavailable { applied: Applied::No, source: code.into() })
             }
             _ => Err(FenceError::Malformed(answer)),
         }

@@ -64,16 +64,11 @@ impl Streams {
         ];
         let epoch = self.partitions.epoch(partition)?;
         let most = MAX_ENTRIES.to_string();
-        let answer = self
-            .partitions
-            .run(partition, &self.scripts.cut, &keys, &[&most])
-            .await?;
+        let answer = self.partitions.run(partition, &self.scripts.cut, &keys, &[&most]).await?;
         match answer.as_slice() {
             [status, entries] if status == "too_many" => Err(CutError::TooMany(entries.clone())),
             [status, seq, records @ ..] if status == "ok" && records.len() % 4 == 0 => {
-                let seq = seq
-                    .parse()
-                    .map_err(|_| FenceError::Malformed(vec![seq.clone()]))?;
+                let seq = seq.parse().map_err(|_| FenceError::Malformed(vec![seq.clone()]))?;
                 let mut cut = Cut {
                     epoch,
                     seq,
@@ -101,10 +96,7 @@ impl Cut {
             units.supply = c.parse().ok()?;
             return Some(());
         }
-        let entry = Entry {
-            id: a.to_owned(),
-            fields: vec![("r".to_owned(), c.to_owned())],
-        };
+        let entry = Entry { id: a.to_owned(), fields: vec![("r".to_owned(), c.to_owned())] };
         let (Ok(id), Ok(product)) = (entry.reservation_id(partition, a), b.parse::<ProductId>())
         else {
             self.strangers.push(a.to_owned());

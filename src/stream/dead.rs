@@ -61,8 +61,7 @@ impl DeadEntry {
     ///
     /// `Malformed` when no program of ours wrote it.
     pub fn reservation_id(&self) -> Result<ReservationId, EntryError> {
-        self.entry
-            .reservation_id(self.partition, self.accepted_as())
+        self.entry.reservation_id(self.partition, self.accepted_as())
     }
 
     /// The order in it.
@@ -89,15 +88,10 @@ impl Streams {
     ) -> Result<Vec<DeadEntry>, RedisError> {
         let start = after.map_or("-".to_owned(), |id| format!("({id}"));
         let key = self.partitions.keys().dead(partition);
-        let raw: Vec<RawEntry> = self
-            .partitions
-            .connection()
-            .xrange_count(key, start, "+", count)
-            .await?;
+        let raw: Vec<RawEntry> =
+            self.partitions.connection().xrange_count(key, start, "+", count).await?;
         let entries = raw.into_iter().filter_map(Entry::from_raw);
-        Ok(entries
-            .map(|entry| DeadEntry { partition, entry })
-            .collect())
+        Ok(entries.map(|entry| DeadEntry { partition, entry }).collect())
     }
 
     /// The dead entry that was buried under this name.
@@ -129,16 +123,9 @@ impl Streams {
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
         let keys = self.partitions.keys();
         let partition = dead.partition;
-        let keys = [
-            keys.meta(partition),
-            keys.dead(partition),
-            keys.buried(partition),
-        ];
+        let keys = [keys.meta(partition), keys.dead(partition), keys.buried(partition)];
         let args = [dead.dead_id(), dead.named()];
-        let answer = self
-            .partitions
-            .run(partition, &self.scripts.discard, &keys, &args)
-            .await?;
+        let answer = self.partitions.run(partition, &self.scripts.discard, &keys, &args).await?;
         match answer[0].as_str() {
             "discarded" => Ok(true),
             "gone" => Ok(false),

@@ -35,18 +35,12 @@ impl Entry {
             [name, value] => Some((text(name), text(value))),
             _ => None,
         };
-        Some(Self {
-            id,
-            fields: fields?.chunks(2).filter_map(pair).collect(),
-        })
+        Some(Self { id, fields: fields?.chunks(2).filter_map(pair).collect() })
     }
 
     /// The value of a field.
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
     }
 
     /// The identity of the order that was accepted as `<epoch>-<seq>` (its id in `orders`).
@@ -59,9 +53,7 @@ impl Entry {
         partition: Partition,
         accepted_as: &str,
     ) -> Result<ReservationId, EntryError> {
-        let (epoch, seq) = accepted_as
-            .split_once('-')
-            .ok_or(EntryError::Malformed("id"))?;
+        let (epoch, seq) = accepted_as.split_once('-').ok_or(EntryError::Malformed("id"))?;
         let epoch = Epoch(epoch.parse().map_err(|_| EntryError::Malformed("id"))?);
         let seq = seq.parse().map_err(|_| EntryError::Malformed("id"))?;
         let random = u64::from_str_radix(self.field("r").unwrap_or_default(), 16)
@@ -88,9 +80,7 @@ impl Entry {
             product: field("p", "product")?
                 .parse()
                 .map_err(|_| EntryError::Malformed("product"))?,
-            user: field("u", "user")?
-                .parse()
-                .map_err(|_| EntryError::Malformed("user"))?,
+            user: field("u", "user")?.parse().map_err(|_| EntryError::Malformed("user"))?,
             request: request.map_err(|_| EntryError::Malformed("request id"))?,
             reserved_at_ms: self.reserved_at_ms().ok_or(EntryError::Malformed("time"))?,
         })
@@ -103,10 +93,7 @@ impl Entry {
 
     /// The entry as it was, one `name=value` a line, for whoever looks later.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let lines = self
-            .fields
-            .iter()
-            .map(|(name, value)| format!("{name}={value}\n"));
+        let lines = self.fields.iter().map(|(name, value)| format!("{name}={value}\n"));
         lines.collect::<String>().into_bytes()
     }
 }
@@ -117,21 +104,12 @@ mod tests {
     use crate::domain::PartitionCount;
 
     fn partition() -> Partition {
-        PartitionCount::try_from(8)
-            .unwrap()
-            .get_partition(3)
-            .unwrap()
+        PartitionCount::try_from(8).unwrap().get_partition(3).unwrap()
     }
 
     fn entry(fields: &[(&str, &str)]) -> Entry {
-        let fields = fields
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect();
-        Entry {
-            id: "2-7".into(),
-            fields,
-        }
+        let fields = fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Entry { id: "2-7".into(), fields }
     }
 
     const WHOLE: [(&str, &str); 7] = [
@@ -148,10 +126,7 @@ mod tests {
     fn an_order_comes_out_as_it_went_in() {
         let order = entry(&WHOLE).order(partition(), "2-7").unwrap();
         assert_eq!(order.id, ReservationId::new(3, Epoch(2), 7, 0xff).unwrap());
-        assert_eq!(
-            (order.product.as_str(), order.user.as_str()),
-            ("shoe", "ann")
-        );
+        assert_eq!((order.product.as_str(), order.user.as_str()), ("shoe", "ann"));
         assert_eq!(order.request.unwrap().as_str(), "a:1");
         assert_eq!(order.reserved_at_ms, 1000);
     }
@@ -159,19 +134,13 @@ mod tests {
     #[test]
     fn what_we_did_not_write_is_no_order() {
         for missing in ["p", "u", "r", "t", "v"] {
-            let fields: Vec<_> = WHOLE
-                .into_iter()
-                .filter(|(name, _)| *name != missing)
-                .collect();
+            let fields: Vec<_> = WHOLE.into_iter().filter(|(name, _)| *name != missing).collect();
             let error = entry(&fields).order(partition(), "2-7").unwrap_err();
             assert!(matches!(error, EntryError::Malformed(_)), "{missing}");
         }
         let mut newer = WHOLE;
         newer[0].1 = "2";
-        assert_eq!(
-            entry(&newer).order(partition(), "2-7"),
-            Err(EntryError::NewerFormat(2))
-        );
+        assert_eq!(entry(&newer).order(partition(), "2-7"), Err(EntryError::NewerFormat(2)));
         for id in ["", "7", "0-1", "1700000000000-0", "a-b"] {
             assert!(entry(&WHOLE).order(partition(), id).is_err(), "{id}");
         }

@@ -37,31 +37,15 @@ impl Streams {
         (count, block_ms): (usize, usize),
     ) -> Result<Vec<Delivery>, RedisError> {
         let mut command = redis::cmd("XREADGROUP");
-        command
-            .arg("GROUP")
-            .arg(GROUP)
-            .arg(consumer)
-            .arg("COUNT")
-            .arg(count);
+        command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count);
         if block_ms > 0 {
             command.arg("BLOCK").arg(block_ms);
         }
-        command
-            .arg("STREAMS")
-            .arg(self.partitions.keys().orders(partition))
-            .arg(">");
+        command.arg("STREAMS").arg(self.partitions.keys().orders(partition)).arg(">");
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = command.query_async(connection).await?;
-        let raw = streams
-            .unwrap_or_default()
-            .into_iter()
-            .flat_map(|(_, entries)| entries);
+        let raw = streams.unwrap_or_default().into_iter().flat_map(|(_, entries)| entries);
         let entries = raw.filter_map(Entry::from_raw);
-        Ok(entries
-            .map(|entry| Delivery {
-                entry,
-                deliveries: 1,
-            })
-            .collect())
+        Ok(entries.map(|entry| Delivery { entry, deliveries: 1 }).collect())
     }
 
     /// Takes over at most `count` entries that nobody touched for `idle_ms`, without spending a delivery.
@@ -92,13 +76,7 @@ impl Streams {
         }
         let ids: Vec<&str> = pending.iter().map(|(id, ..)| id.as_str()).collect();
         let mut claim = redis::cmd("XCLAIM");
-        claim
-            .arg(&key)
-            .arg(GROUP)
-            .arg(consumer)
-            .arg(idle_ms)
-            .arg(&ids)
-            .arg("JUSTID");
+        claim.arg(&key).arg(GROUP).arg(consumer).arg(idle_ms).arg(&ids).arg("JUSTID");
         let claimed: Vec<String> = claim.query_async(&mut connection).await?;
         let mut taken = Vec::with_capacity(claimed.len());
         for (id, _, _, deliveries) in pending.into_iter().filter(|(id, ..)| claimed.contains(id)) {
@@ -134,12 +112,7 @@ impl Streams {
         (id, deliveries): (&str, u32),
     ) -> Result<(), RedisError> {
         let mut claim = redis::cmd("XCLAIM");
-        claim
-            .arg(self.partitions.keys().orders(partition))
-            .arg(GROUP)
-            .arg(consumer)
-            .arg(0)
-            .arg(id);
+        claim.arg(self.partitions.keys().orders(partition)).arg(GROUP).arg(consumer).arg(0).arg(id);
         claim.arg("JUSTID").arg("RETRYCOUNT").arg(deliveries);
         let _ids: Vec<String> = claim.query_async(&mut self.partitions.connection()).await?;
         Ok(())
@@ -151,16 +124,11 @@ impl Streams {
     ///
     /// As [`crate::fence::Partitions::run`].
     pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
-        let keys = [
-            self.partitions.keys().meta(partition),
-            self.partitions.keys().orders(partition),
-        ];
+        let keys =
+            [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
-        self.partitions
-            .run(partition, &self.scripts.settle, &keys, &args)
-            .await
-            .map(drop)
+        self.partitions.run(partition, &self.scripts.settle, &keys, &args).await.map(drop)
     }
 
     /// Creates the group anew where somebody deleted it: at 0, so that everything in the stream is
@@ -171,10 +139,7 @@ impl Streams {
     /// When Redis is away, or the stream is gone.
     pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
         let key = self.partitions.keys().orders(partition);
-        self.partitions
-            .connection()
-            .xgroup_create(key, GROUP, "0")
-            .await
+        self.partitions.connection().xgroup_create(key, GROUP, "0").await
     }
 
     /// Removes a consumer that has nothing pending.
@@ -183,15 +148,10 @@ impl Streams {
     ///
     /// As [`crate::fence::Partitions::run`].
     pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
-        let keys = [
-            self.partitions.keys().meta(partition),
-            self.partitions.keys().orders(partition),
-        ];
+        let keys =
+            [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let args = [GROUP, consumer];
-        self.partitions
-            .run(partition, &self.scripts.retire, &keys, &args)
-            .await
-            .map(drop)
+        self.partitions.run(partition, &self.scripts.retire, &keys, &args).await.map(drop)
     }
 
     /// Consumers that have nothing pending and read nothing for `idle_ms`.
@@ -205,15 +165,9 @@ impl Streams {
         idle_ms: usize,
     ) -> Result<Vec<String>, RedisError> {
         let key = self.partitions.keys().orders(partition);
-        let info: redis::streams::StreamInfoConsumersReply = self
-            .partitions
-            .connection()
-            .xinfo_consumers(key, GROUP)
-            .await?;
-        let idle = info
-            .consumers
-            .into_iter()
-            .filter(|c| c.pending == 0 && c.idle >= idle_ms);
+        let info: redis::streams::StreamInfoConsumersReply =
+            self.partitions.connection().xinfo_consumers(key, GROUP).await?;
+        let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);
         Ok(idle.map(|consumer| consumer.name).collect())
     }
 

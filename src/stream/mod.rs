@@ -6,6 +6,7 @@
 mod bury;
 mod cut;
 mod dead;
+mod drain;
 mod entry;
 mod group;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use bury::Burial;
 pub use cut::{Cut, CutError, ProductCut};
 pub use dead::DeadEntry;
+pub use drain::{Source, Surviving};
 pub use entry::{Entry, EntryError, FORMAT};
 pub use group::Delivery;
 
@@ -32,6 +34,7 @@ struct Scripts {
     discard: Script,
     retire: Script,
     cut: Script,
+    drained: Script,
 }
 
 impl Streams {
@@ -43,11 +46,9 @@ impl Streams {
             discard: Script::new(include_str!("../../lua/discard.lua")),
             retire: Script::new(include_str!("../../lua/retire.lua")),
             cut: Script::new(include_str!("../../lua/cut.lua")),
+            drained: Script::new(include_str!("../../lua/drained.lua")),
         };
-        Self {
-            partitions,
-            scripts: Arc::new(scripts),
-        }
+        Self { partitions, scripts: Arc::new(scripts) }
     }
 
     /// The partitions behind these streams.

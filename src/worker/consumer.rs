@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     crash_point,
-    domain::{AfterFailure, Partition, after_failure},
+    domain::{AfterFailure, Epoch, Partition, after_failure},
     stock::{ReleaseFrom, Released},
     stream::{Burial, Delivery},
 };
@@ -24,6 +24,8 @@ const MAX_BATCH: usize = 500;
 const MAX_SUSPECTS: usize = 1000;
 /// How long a read waits for something new: also how late a stop may be noticed.
 const BLOCK: Duration = Duration::from_millis(500);
+/// Longest wait before another attempt at an order that failed by itself.
+const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Between attempts while paused.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
@@ -59,15 +61,7 @@ pub struct Consumer {
 impl Consumer {
     pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
         let (held, suspects) = (Vec::new(), Vec::new());
-        Self {
-            shop,
-            partition,
-            reader,
-            held,
-            suspects,
-            next_scan: Instant::now(),
-            block: BLOCK,
-        }
+        Self { shop, partition, reader, held, suspects, next_scan: Instant::now(), block: BLOCK }
     }
 
     /// Works until stopped; finishes the batch it has begun.
@@ -89,12 +83,7 @@ impl Consumer {
             }
         }
         // What is still pending keeps the consumer: somebody takes it over by and by.
-        if let Err(error) = self
-            .shop
-            .streams
-            .retire(self.partition, &self.shop.consumer)
-            .await
-        {
+        if let Err(error) = self.shop.streams.retire(self.partition, &self.shop.consumer).await {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "the consumer was not retired"
@@ -133,24 +122,18 @@ impl Consumer {
         }
         if self.held.is_empty() && self.next_scan <= Instant::now() {
             self.scan().await?;
-            self.next_scan = Instant::now() + self.scan_interval();
         }
-        if self.held.is_empty() && self.suspects.len() < MAX_SUSPECTS {
+        if self.held.is_empty() {
             self.read_new().await?;
         }
         if self.held.is_empty() {
             return Ok(Step::Idle);
         }
         crash_point::reach("after_read");
+        let epoch = self.shop.stock.partitions().epoch(self.partition)?;
+        self.forget_other_lives(epoch);
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
-        let epoch = match self.shop.stock.partitions().epoch(self.partition) {
-            Ok(epoch) => epoch,
-            Err(error) => {
-                self.held = batch;
-                return Err(error.into());
-            }
-        };
         let attempt = store(&self.shop.ledger, self.partition, epoch, batch).await;
         self.conclude(attempt).await?;
         Ok(Step::Worked(size))
@@ -168,10 +151,8 @@ impl Consumer {
 
     fn take_due(&mut self) -> Vec<Delivery> {
         let now = Instant::now();
-        let (due, later) = self
-            .suspects
-            .drain(..)
-            .partition(|suspect: &Suspect| suspect.due <= now);
+        let (due, later) =
+            self.suspects.drain(..).partition(|suspect: &Suspect| suspect.due <= now);
         self.suspects = later;
         due.into_iter().map(|suspect| suspect.delivery).collect()
     }
@@ -181,27 +162,18 @@ impl Consumer {
     async fn scan(&mut self) -> Result<(), Pause> {
         let shop = &self.shop;
         let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
-        let taken = shop
-            .streams
-            .take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH))
-            .await;
+        let taken =
+            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await;
         let taken = self.restoring_group(taken).await?;
+        if taken.len() < MAX_BATCH {
+            self.next_scan = Instant::now() + self.scan_interval();
+        }
         let ours = |delivery: &Delivery| {
-            self.suspects
-                .iter()
-                .any(|suspect| suspect.delivery.entry.id == delivery.entry.id)
+            self.suspects.iter().any(|suspect| suspect.delivery.entry.id == delivery.entry.id)
         };
-        self.held = taken
-            .into_iter()
-            .filter(|delivery| !ours(delivery))
-            .collect();
+        self.held = taken.into_iter().filter(|delivery| !ours(delivery)).collect();
         let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
-        for consumer in self
-            .shop
-            .streams
-            .idle_consumers(self.partition, long)
-            .await?
-        {
+        for consumer in self.shop.streams.idle_consumers(self.partition, long).await? {
             if consumer != self.shop.consumer {
                 self.shop.streams.retire(self.partition, &consumer).await?;
             }
@@ -209,19 +181,26 @@ impl Consumer {
         Ok(())
     }
 
+    /// A rebuild has stored, voided or reported lost whatever was accepted before it (R8): nothing of an
+    /// earlier epoch may be stored under this one.
+    fn forget_other_lives(&mut self, epoch: Epoch) {
+        let ours = format!("{epoch}-");
+        self.held.retain(|delivery| delivery.entry.id.starts_with(&ours));
+        self.suspects.retain(|suspect| suspect.delivery.entry.id.starts_with(&ours));
+    }
+
     async fn read_new(&mut self) -> Result<(), Pause> {
         let next_due = self.suspects.iter().map(|suspect| suspect.due).min();
         let until_due = next_due.map(|due| due.saturating_duration_since(Instant::now()));
         let block = until_due.map_or(self.block, |until| until.min(self.block));
+        if self.suspects.len() >= MAX_SUSPECTS {
+            tokio::time::sleep(block).await;
+            return Ok(());
+        }
         let block_ms = usize::try_from(block.as_millis()).unwrap_or(0);
         let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
         let read = streams
-            .read_new(
-                &mut self.reader,
-                self.partition,
-                consumer,
-                (MAX_BATCH, block_ms),
-            )
+            .read_new(&mut self.reader, self.partition, consumer, (MAX_BATCH, block_ms))
             .await;
         self.held = self.restoring_group(read).await?;
         Ok(())
@@ -235,12 +214,7 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, Pause> {
         if let Err(error) = &result
             && error.code() == Some("NOGROUP")
-            && self
-                .shop
-                .streams
-                .restore_group(self.partition)
-                .await
-                .is_ok()
+            && self.shop.streams.restore_group(self.partition).await.is_ok()
         {
             tracing::error!(partition = %self.partition, "the consumer group was gone and was created anew");
             return Ok(Vec::new());
@@ -257,11 +231,8 @@ impl Consumer {
         }
         self.held = attempt.left;
         let mut pause = attempt.pause;
-        let ids: Vec<&str> = attempt
-            .stored
-            .iter()
-            .map(|delivery| delivery.entry.id.as_str())
-            .collect();
+        let ids: Vec<&str> =
+            attempt.stored.iter().map(|delivery| delivery.entry.id.as_str()).collect();
         if !ids.is_empty()
             && let Err(error) = self.shop.streams.settle(self.partition, &ids).await
         {
@@ -287,11 +258,7 @@ impl Consumer {
     /// R6: the entry of a voided reservation is still in `orders`.
     async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
         let (shop, id) = (&self.shop, &delivery.entry.id);
-        match shop
-            .stock
-            .release(self.partition, ReleaseFrom::Orders, id)
-            .await?
-        {
+        match shop.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
             Released::Now | Released::Before => {}
             Released::Never => {
                 tracing::error!(partition = %self.partition, entry = id, "a voided entry names no product of ours");
@@ -302,34 +269,20 @@ impl Consumer {
 
     /// Counts an order's own failure; past the maximum it is buried.
     async fn count(&mut self, failure: Failure) -> Result<(), Pause> {
-        let Failure {
-            mut delivery,
-            order,
-            reason,
-            sqlstate,
-        } = failure;
+        let Failure { mut delivery, order, reason, sqlstate } = failure;
         let settings = self.shop.settings;
         match after_failure(delivery.deliveries, settings.max_deliveries) {
             AfterFailure::Retry { deliveries } => {
-                let attempts = deliveries.saturating_sub(2).min(10);
-                let due = Instant::now() + settings.retry_delay * 2u32.pow(attempts);
                 delivery.deliveries = deliveries;
                 let id = delivery.entry.id.clone();
-                self.suspects.push(Suspect { delivery, due });
+                self.suspect(delivery);
                 let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
-                Ok(streams
-                    .set_deliveries(self.partition, consumer, (&id, deliveries))
-                    .await?)
+                Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
             }
             AfterFailure::Bury => {
                 let reservation_id = order.map(|order| order.id);
                 let entry_id = delivery.entry.id.clone();
-                let burial = Burial {
-                    entry_id,
-                    reservation_id,
-                    reason,
-                    sqlstate,
-                };
+                let burial = Burial { entry_id, reservation_id, reason, sqlstate };
                 match self.shop.streams.bury(self.partition, &burial).await {
                     Ok(_) => {
                         tracing::error!(
@@ -340,13 +293,22 @@ impl Consumer {
                         crash_point::reach("after_bury");
                         Ok(())
                     }
+                    // Not held: its neighbours must not wait for it, nor the memory that they free.
                     Err(error) => {
-                        self.held.push(delivery);
+                        self.suspect(delivery);
                         Err(error.into())
                     }
                 }
             }
         }
+    }
+
+    /// Keeps an order for another attempt.
+    fn suspect(&mut self, delivery: Delivery) {
+        let doublings = delivery.deliveries.saturating_sub(2).min(10);
+        let delay = self.shop.settings.retry_delay * 2u32.pow(doublings);
+        let due = Instant::now() + delay.min(LAST_RETRY);
+        self.suspects.push(Suspect { delivery, due });
     }
 
     /// Nothing more is sold from a partition whose stores disagree.

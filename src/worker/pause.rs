@@ -56,10 +56,7 @@ impl From<LedgerError> for Pause {
             LedgerError::Inconsistent { .. } => PauseReason::Inconsistent,
             LedgerError::GateClosed => PauseReason::Fenced,
         };
-        Self {
-            reason,
-            source: error.into(),
-        }
+        Self { reason, source: error.into() }
     }
 }
 
@@ -71,10 +68,7 @@ impl From<FenceError> for Pause {
                 PauseReason::RedisUnavailable
             }
         };
-        Self {
-            reason,
-            source: error.into(),
-        }
+        Self { reason, source: error.into() }
     }
 }
 
@@ -86,10 +80,7 @@ impl From<RedisError> for Pause {
 
 impl From<EntryError> for Pause {
     fn from(error: EntryError) -> Self {
-        Self {
-            reason: PauseReason::NewerFormat,
-            source: error.into(),
-        }
+        Self { reason: PauseReason::NewerFormat, source: error.into() }
     }
 }
 
@@ -102,26 +93,20 @@ pub struct Pauses {
 impl Pauses {
     /// None, in `partitions` of them.
     pub fn none(partitions: u16) -> Self {
-        Self {
-            by_partition: Mutex::new(vec![None; usize::from(partitions)]),
-        }
+        Self { by_partition: Mutex::new(vec![None; usize::from(partitions)]) }
     }
 
     /// Notes a pause or (`None`) its end; returns what stood there before.
     pub fn set(&self, partition: Partition, reason: Option<PauseReason>) -> Option<PauseReason> {
-        let mut by_partition = self
-            .by_partition
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut by_partition =
+            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         std::mem::replace(&mut by_partition[partition.index()], reason)
     }
 
     /// Each reason that holds somewhere, once.
     pub fn reasons(&self) -> Vec<PauseReason> {
-        let by_partition = self
-            .by_partition
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let by_partition =
+            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut reasons = Vec::new();
         for reason in by_partition.iter().flatten() {
             if !reasons.contains(reason) {

@@ -1,6 +1,6 @@
 //! Voids and releases dead entries by itself.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,16 +20,18 @@ const MAX_BATCH: usize = 100;
 pub struct Replayer {
     shop: Workshop,
     partition: Partition,
+    /// Entries that are none of ours, by their ids in `dead`: each is told of once.
+    strangers: HashSet<String>,
 }
 
 impl Replayer {
     /// Of this partition.
     pub fn new(shop: Workshop, partition: Partition) -> Self {
-        Self { shop, partition }
+        Self { shop, partition, strangers: HashSet::new() }
     }
 
     /// Replays until stopped.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut healthy = true;
         while !stop.is_cancelled() {
             match self.run_once().await {
@@ -44,40 +46,37 @@ impl Replayer {
         }
     }
 
-    /// Replays what is there; returns how many units went back.
+    /// Replays what is there, each entry for itself; returns how many units went back.
     ///
     /// # Errors
     ///
     /// A pause: nothing was lost, the step is to be repeated.
-    pub async fn run_once(&self) -> Result<usize, Pause> {
-        let (mut after, mut released) = (None, 0);
+    pub async fn run_once(&mut self) -> Result<usize, Pause> {
+        let (mut after, mut released, mut failed) = (None, 0, None);
         loop {
-            let dead = self
-                .shop
-                .streams
-                .dead(self.partition, after.as_deref(), MAX_BATCH)
-                .await?;
-            let Some(last) = dead.last() else {
-                return Ok(released);
-            };
+            let dead = self.shop.streams.dead(self.partition, after.as_deref(), MAX_BATCH).await?;
+            let Some(last) = dead.last() else { break };
             after = Some(last.dead_id().to_owned());
             for entry in &dead {
-                let action = DeadAction {
-                    actor: "yoink".into(),
-                    reason: entry.reason().to_owned(),
-                };
-                match self.shop.desk.replay(entry, &action).await? {
-                    Settled::Released => {
+                let action =
+                    DeadAction { actor: "yoink".into(), reason: entry.reason().to_owned() };
+                match self.shop.desk.replay(entry, &action).await {
+                    Ok(Settled::Released) => {
                         released += 1;
                         tracing::warn!(partition = %self.partition, reservation.id = entry.named(), "a dead order was voided and its unit released");
                     }
-                    Settled::Stranger => {
+                    Ok(Settled::Stranger) => {
+                        if !self.strangers.insert(entry.dead_id().to_owned()) {
+                            continue;
+                        }
                         tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
                     }
-                    Settled::Stored | Settled::Before | Settled::Refused => {}
+                    Ok(Settled::Stored | Settled::Before | Settled::Refused) => {}
+                    Err(error) => failed = failed.or(Some(error)),
                 }
             }
         }
+        failed.map_or(Ok(released), |error| Err(error.into()))
     }
 }
 

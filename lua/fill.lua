@@ -1,0 +1,12 @@
+-- Fills one hash of a closed partition from the ledger (R9).
+--
+-- KEYS  1 meta  2 the hash
+-- ARGV  1 '<epoch> <deployment>'  2 when the hash expires, ms since 1970 (0: never)  3... field, value
+--
+-- Returns {'fenced', reason} (this rebuild is over) | {'ok'}
+
+local why = under_repair(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+if ARGV[2] ~= '0' then redis.call('PEXPIREAT', KEYS[2], ARGV[2]) end
+return { 'ok' }

@@ -1,0 +1,17 @@
+-- Begins a rebuild (R7): closes a partition under the new epoch that the ledger has given it, and forgets
+-- whatever is derived from the ledger. The streams stay: they are drained next (R8).
+--
+-- KEYS  1 meta  2 stock  3 supply  4 catalogue  5 bought  6 claims (base)
+-- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms
+--
+-- Returns {'seized'} | {'late'} (another rebuild is further) | {'foreign'} (another deployment's)
+
+local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
+local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
+if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
+if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'late' } end
+redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid_now(), 'seq', '0')
+redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+local window = math.floor(tonumber(redis.call('TIME')[1]) * 1000 / tonumber(ARGV[2]))
+for w = window - 2, window + 1 do redis.call('DEL', KEYS[6] .. ':' .. text(w)) end
+return { 'seized' }

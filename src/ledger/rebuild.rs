@@ -1,0 +1,179 @@
+//! The ledger's half of a rebuild: the lock, and what Redis is filled from.
+
+use deadpool_postgres::{ClientWrapper, Object};
+use uuid::Uuid;
+
+use super::{Ledger, LedgerError, PartitionRow, catalogue, pool::timestamp};
+use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
+
+/// Held while a partition is rebuilt, so that two processes do not take turns at it. The rebuild's
+/// exactness does not rest on it: the epoch does that (R7).
+pub struct RebuildLock {
+    /// The lock goes with the connection.
+    _connection: ClientWrapper,
+}
+
+/// A product and what is left of it, once nothing is in flight.
+#[derive(Debug, Clone)]
+pub struct Remaining {
+    /// The product.
+    pub product: Product,
+    /// Units sold.
+    pub sold: i64,
+}
+
+/// A confirmed order's idempotency key.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the columns of `reservations`")]
+pub struct Claim {
+    pub id: ReservationId,
+    pub user: String,
+    pub product: String,
+    pub request: String,
+    pub reserved_at_ms: i64,
+}
+
+/// Units that a user holds of a product with a limit.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the terms of the design")]
+pub struct Bought {
+    pub user: UserId,
+    pub product: ProductId,
+    pub units: i64,
+}
+
+impl Ledger {
+    /// The right to rebuild a partition; `None` while somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn rebuild_lock(
+        &self,
+        partition: Partition,
+    ) -> Result<Option<RebuildLock>, LedgerError> {
+        let connection = self.connection().await?;
+        let key = i32::from(partition.number());
+        // The first number tells this lock from others of this database.
+        let sql = "SELECT pg_try_advisory_lock(7069, $1)";
+        let ours: bool = connection.query_one(sql, &[&key]).await?.get(0);
+        Ok(ours.then(|| RebuildLock { _connection: Object::take(connection) }))
+    }
+
+    /// R7: closes a partition under a new epoch. Whoever still works under the one that was seen is kept
+    /// out by the gate from now on. `None` when somebody else was first.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it.
+    pub async fn close_partition(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
+        self.with(|client| async move {
+            let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            let sql = "UPDATE partitions SET epoch = epoch + 1, status = 'closed'
+                        WHERE partition = $1 AND epoch = $2 AND status <> 'new' RETURNING epoch";
+            let row = client.query_opt(sql, &[&partition, &epoch]).await?;
+            row.map(|row| super::partitions::epoch(row.get(0))).transpose()
+        })
+        .await
+    }
+
+    /// The end of a rebuild, after Redis has opened; returns whether it was still this rebuild's.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it.
+    pub async fn reopen_partition(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+    ) -> Result<bool, LedgerError> {
+        self.with(|client| async move {
+            let sql = "UPDATE partitions SET status = 'open'
+                        WHERE partition = $1 AND epoch = $2 AND status = 'closed'";
+            let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
+            Ok(client.execute(sql, &[&partition, &epoch]).await? == 1)
+        })
+        .await
+    }
+
+    /// Every product of a partition with what was sold of it.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn remaining(&self, partition: Partition) -> Result<Vec<Remaining>, LedgerError> {
+        self.with(|client| async move {
+            let columns = catalogue::COLUMNS;
+            let sql = format!("SELECT {columns}, sold FROM products WHERE partition = $1");
+            let rows = client.query(&sql, &[&i32::from(partition.number())]).await?;
+            rows.iter()
+                .map(|row| {
+                    let product = catalogue::product(row)?;
+                    Ok(Remaining { product, sold: row.try_get("sold")? })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// At most `limit` claims of confirmed orders made since `since_ms`, in the order of their ids.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn claims(
+        &self,
+        partition: Partition,
+        since_ms: i64,
+        (after, limit): (Option<ReservationId>, i64),
+    ) -> Result<Vec<Claim>, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT reservation_id, user_id, product_id, request_id, reserved_at
+                         FROM reservations
+                        WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
+                          AND reserved_at >= $2 AND reservation_id > $3
+                        ORDER BY reservation_id LIMIT $4";
+            let after = after.map_or(Uuid::nil(), |id| id.to_uuid());
+            let number = i32::from(partition.number());
+            let rows = client.query(sql, &[&number, &timestamp(since_ms), &after, &limit]).await?;
+            rows.iter()
+                .map(|row| {
+                    let id = ReservationId::from_uuid(row.try_get(0)?);
+                    Ok(Claim {
+                        id: id
+                            .map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
+                        user: row.try_get(1)?,
+                        product: row.try_get(2)?,
+                        request: row.try_get(3)?,
+                        reserved_at_ms: super::pool::milliseconds(row.try_get(4)?),
+                    })
+                })
+                .collect()
+        })
+        .await
+    }
+
+    /// What users hold of a partition's products that have a limit.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn bought(&self, partition: Partition) -> Result<Vec<Bought>, LedgerError> {
+        let client = self.connection().await?;
+        let sql = "SELECT user_id, product_id, sum(units)::bigint
+                     FROM reservations r JOIN products p USING (product_id)
+                    WHERE r.partition = $1 AND state = 'confirmed' AND per_user_limit IS NOT NULL
+                    GROUP BY user_id, product_id";
+        let rows = client.query(sql, &[&i32::from(partition.number())]).await?;
+        let bad = |_| LedgerError::unreadable("reservations.user_id");
+        rows.iter()
+            .map(|row| {
+                Ok(Bought {
+                    user: row.try_get::<_, &str>(0)?.parse().map_err(bad)?,
+                    product: row.try_get::<_, &str>(1)?.parse().map_err(bad)?,
+                    units: row.try_get(2)?,
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,214 @@
+//! Rebuilds a fenced partition from the ledger (R7–R9).
+//!
+//! ```text
+//! ledger: epoch + 1, closed ─> Redis: seized ─> drained ─> filled ─> Redis: open ─> ledger: open
+//! ```
+//!
+//! A crash anywhere leaves the partition closed in the ledger; the next rebuild starts under an epoch of
+//! its own, and every script of this one is refused from then on.
+
+use jiff::Timestamp;
+
+use super::Recovery;
+use crate::{
+    domain::{Epoch, Order, Partition},
+    fence::FenceError,
+    ledger::{DeadAction, LedgerError, PartitionRow, Void},
+    stock::{ClaimParts, Filling, Offer, Reopened, Seized},
+    stream::{Source, Surviving},
+};
+
+/// Entries or rows a step.
+const BATCH: usize = 500;
+const CLAIMS_BATCH: i64 = 5000;
+
+/// Why a partition stays closed for now.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// Postgres did not answer.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Redis did not answer, or another rebuild has taken over.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// Redis holds another deployment's data.
+    #[error("Redis holds another deployment's data")]
+    Foreign,
+}
+
+impl From<redis::RedisError> for RebuildError {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Fence(error.into())
+    }
+}
+
+/// What a rebuild did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Orders that were in the streams and are stored now, or were before.
+    pub stored: usize,
+    /// Orders that were in the streams and are voided now, or were before.
+    pub voided: usize,
+}
+
+impl Recovery {
+    /// Rebuilds a partition; `None` when somebody else does.
+    ///
+    /// # Errors
+    ///
+    /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts anew.
+    pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
+        let partition = seen.partition;
+        let Some(_lock) = self.ledger.rebuild_lock(partition).await? else { return Ok(None) };
+        self.stock.partitions().set_epoch(partition, None);
+        let Some(epoch) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        match self.stock.seize(partition, epoch).await? {
+            Seized::Ours => {}
+            Seized::Late => return Ok(None),
+            Seized::Foreign => return Err(RebuildError::Foreign),
+        }
+        let mut rebuilt = Rebuilt::default();
+        loop {
+            for source in [Source::Orders, Source::Dead] {
+                self.drain(partition, epoch, source, &mut rebuilt).await?;
+            }
+            self.fill(partition, epoch).await?;
+            match self.stock.reopen(partition, epoch).await? {
+                Reopened::Opened => break,
+                Reopened::NotEmpty => {}
+            }
+        }
+        if !self.ledger.reopen_partition(partition, epoch).await? {
+            return Ok(None);
+        }
+        self.stock.partitions().set_epoch(partition, Some(epoch));
+        tracing::warn!(
+            %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided, "rebuilt and open"
+        );
+        Ok(Some(rebuilt))
+    }
+
+    /// R8: whatever survived is stored, or voided; then nothing is in flight.
+    async fn drain(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        source: Source,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<(), RebuildError> {
+        loop {
+            let entries = self.streams.surviving(partition, source, BATCH).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            let orders: Vec<Order> = match source {
+                Source::Orders => {
+                    entries.iter().filter_map(|entry| order(partition, entry)).collect()
+                }
+                // They were refused often enough.
+                Source::Dead => Vec::new(),
+            };
+            let whole: Vec<&Order> = orders.iter().collect();
+            if orders.len() == entries.len() && self.stored(partition, epoch, &whole).await? {
+                rebuilt.stored += entries.len();
+            } else {
+                for entry in &entries {
+                    self.drain_one(partition, epoch, (entry, source), rebuilt).await?;
+                }
+            }
+            let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
+            self.streams.drained((partition, source), epoch, &ids).await?;
+        }
+    }
+
+    async fn drain_one(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        (entry, source): (&Surviving, Source),
+        rebuilt: &mut Rebuilt,
+    ) -> Result<(), RebuildError> {
+        let order = order(partition, entry).filter(|_| source == Source::Orders);
+        if let Some(order) = &order
+            && self.stored(partition, epoch, &[order]).await?
+        {
+            rebuilt.stored += 1;
+            return Ok(());
+        }
+        let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
+            tracing::error!(%partition, entry = entry.entry.id, "an entry that is none of ours was dropped by a rebuild");
+            return Ok(());
+        };
+        let reason =
+            entry.entry.field("reason").unwrap_or("refused while its partition was rebuilt");
+        let void = Void {
+            id,
+            reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),
+            reason: reason.to_owned(),
+            entry: entry.entry.to_bytes(),
+        };
+        let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
+        self.ledger.void(partition, epoch, &void, &action).await?;
+        rebuilt.voided += 1;
+        Ok(())
+    }
+
+    /// Whether these are settled in the ledger now: stored, or (a voided one) never to be.
+    async fn stored(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        orders: &[&Order],
+    ) -> Result<bool, LedgerError> {
+        match self.ledger.store(partition, epoch, orders).await {
+            Ok(stored) => {
+                for mismatch in stored.mismatched {
+                    tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds something else under this id");
+                }
+                Ok(true)
+            }
+            // Beyond the supply, or refused for itself: it cannot be stored, whatever Redis promised.
+            Err(LedgerError::Rejected { .. } | LedgerError::Inconsistent { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// R9: stock = supply − sold; claims and limits from confirmed rows only.
+    async fn fill(&self, partition: Partition, epoch: Epoch) -> Result<(), RebuildError> {
+        let remaining = self.ledger.remaining(partition).await?;
+        let products: Vec<Filling> = remaining
+            .iter()
+            .map(|remaining| Filling {
+                offer: Offer::from(&remaining.product),
+                supply: remaining.product.supply,
+                available: remaining.product.supply - remaining.sold,
+            })
+            .collect();
+        self.stock.fill_products(partition, epoch, &products).await?;
+        let bought = self.ledger.bought(partition).await?;
+        let bought = bought.into_iter().map(|held| (held.user, held.product, held.units));
+        self.stock.fill_bought(partition, epoch, bought).await?;
+        let since = self.stock.claims_since_ms(Timestamp::now().as_millisecond());
+        let mut after = None;
+        loop {
+            let claims = self.ledger.claims(partition, since, (after, CLAIMS_BATCH)).await?;
+            let Some(last) = claims.last() else { return Ok(()) };
+            after = Some(last.id);
+            let parts: Vec<ClaimParts<'_>> = claims
+                .iter()
+                .map(|claim| ClaimParts {
+                    user: &claim.user,
+                    product: &claim.product,
+                    request: &claim.request,
+                    id: claim.id,
+                    reserved_at_ms: claim.reserved_at_ms,
+                })
+                .collect();
+            self.stock.fill_claims(partition, epoch, &parts).await?;
+        }
+    }
+}
+
+fn order(partition: Partition, surviving: &Surviving) -> Option<Order> {
+    surviving.entry.order(partition, &surviving.accepted_as).ok()
+}

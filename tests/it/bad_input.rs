@@ -1,0 +1,248 @@
+//! Bad input gets a clear error, takes no unit and costs nobody else anything.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::{
+        CreateProductsRequest, GetProductRequest, GetReservationRequest, ListDeadEntriesRequest,
+        ListProductsRequest, ListReservationsRequest, NewProduct, ReplayDeadEntriesRequest,
+        RestockRequest, UpdateProductRequest, google::r#type::Money,
+    },
+};
+
+use crate::harness::{Yard, product, reason};
+
+const BAD_IDS: [&str; 16] = [
+    "",
+    "a b",
+    "{0}",
+    "a\0",
+    "a\r",
+    "a\nb",
+    "\u{202e}a",
+    "a\u{200b}",
+    " a",
+    "a ",
+    "*",
+    "?",
+    "[",
+    "a:b/c",
+    "é",
+    "a|b",
+];
+
+fn fields(status: &Status) -> Vec<String> {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    violations.into_iter().map(|violation| violation.field).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_field_is_named_and_takes_nothing() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let long = "x".repeat(65);
+    for bad in BAD_IDS.into_iter().chain([long.as_str()]) {
+        assert_eq!(
+            fields(&service.buy(bad, "ann", "").await.unwrap_err()),
+            ["product_id"],
+            "{bad:?}"
+        );
+        assert_eq!(
+            fields(&service.buy("shoe", bad, "").await.unwrap_err()),
+            ["user_id"],
+            "{bad:?}"
+        );
+        if !bad.is_empty() {
+            let status = service.buy("shoe", "ann", bad).await.unwrap_err();
+            assert_eq!(fields(&status), ["request_id"], "{bad:?}");
+        }
+        let request = GetProductRequest { product_id: bad.to_owned() };
+        let status = service.buyers().get_product(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["product_id"]);
+    }
+    let all = service.buy("", " ", "\0").await.unwrap_err();
+    assert_eq!(fields(&all), ["product_id", "user_id", "request_id"], "all at once");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].available, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_and_tokens_are_checked() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    for page_size in [-1, 501, i32::MIN, i32::MAX] {
+        let request = ListProductsRequest { page_size, ..Default::default() };
+        let status = service.buyers().list_products(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["page_size"]);
+    }
+    for token in ["{", "a b", "\u{202e}"] {
+        let page_token = token.to_owned();
+        let request = ListProductsRequest { page_token, ..Default::default() };
+        let status = service.buyers().list_products(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["page_token"]);
+    }
+    for token in ["x", "9999/1-1", "0/x", "0/1", "0", "0/1-"] {
+        let page_token = token.to_owned();
+        let request = ListDeadEntriesRequest { page_token, ..Default::default() };
+        let status = service.admin().list_dead_entries(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["page_token"], "{token}");
+    }
+    let status = service.admin().list_reservations(ListReservationsRequest::default()).await;
+    assert_eq!(fields(&status.unwrap_err()), ["product_id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_exist_is_not_found() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let status = service.buy("ghost", "ann", "").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "PRODUCT_NOT_FOUND"));
+    let request = GetProductRequest { product_id: "ghost".to_owned() };
+    let status = service.buyers().get_product(request).await.unwrap_err();
+    assert_eq!(reason(&status), "PRODUCT_NOT_FOUND");
+
+    let look_up = async |id: &str| {
+        let request = GetReservationRequest { reservation_id: id.to_owned() };
+        service.buyers().get_reservation(request).await.unwrap_err()
+    };
+    for bad in ["", "x", "7c9e6679-7425-40de-944b-e07fc1f90ae7", "{}", "1-1"] {
+        assert_eq!(fields(&look_up(bad).await), ["reservation_id"], "{bad}");
+    }
+    // Well formed, of this epoch, and of nobody: also when only the random part is wrong.
+    service.create(product("shoe", 10)).await;
+    let bought = service.buy("shoe", "ann", "").await.unwrap();
+    let mut guess = bought.reservation_id.clone();
+    let last = if guess.ends_with('0') { "1" } else { "0" };
+    guess.replace_range(guess.len() - 1.., last);
+    assert_eq!(reason(&look_up(&guess).await), "RESERVATION_NOT_FOUND");
+    // Of a partition that does not exist, and of another epoch.
+    let id = |partition, epoch| {
+        let epoch = yoink::domain::Epoch(epoch);
+        yoink::domain::ReservationId::new(partition, epoch, 1, 1).unwrap().to_string()
+    };
+    assert_eq!(reason(&look_up(&id(4000, 1)).await), "RESERVATION_NOT_FOUND");
+    assert_eq!(reason(&look_up(&id(0, 77)).await), "LOST_OR_UNKNOWN");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_is_taken_whole_or_not_at_all() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let good = NewProduct {
+        product_id: "good".to_owned(),
+        name: "Good".to_owned(),
+        price: Some(Money { currency_code: "EUR".to_owned(), units: 1, nanos: 0 }),
+        units: 1,
+        ..Default::default()
+    };
+    let price =
+        |units, nanos, code: &str| Some(Money { currency_code: code.to_owned(), units, nanos });
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let bad = [
+        (NewProduct { product_id: "{".to_owned(), ..good.clone() }, "products[1].product_id"),
+        (NewProduct { price: None, ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(-1, 0, "EUR"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 1, "EUR"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 0, "euro"), ..good.clone() }, "products[1].price"),
+        (NewProduct { opens_at: at(-1), ..good.clone() }, "products[1].opens_at"),
+        (NewProduct { per_user_limit: -1, ..good.clone() }, "products[1].per_user_limit"),
+        (NewProduct { status: 99, ..good.clone() }, "products[1].status"),
+        (NewProduct { units: 0, product_id: "x".to_owned(), ..good.clone() }, "products[1]"),
+        (NewProduct { units: -5, product_id: "x".to_owned(), ..good.clone() }, "products[1]"),
+        (
+            NewProduct { units: (1 << 53) + 1, product_id: "x".to_owned(), ..good.clone() },
+            "products[1]",
+        ),
+        (
+            NewProduct { name: "a\0".to_owned(), product_id: "x".to_owned(), ..good.clone() },
+            "products[1]",
+        ),
+        (
+            NewProduct {
+                opens_at: at(9),
+                closes_at: at(9),
+                product_id: "x".to_owned(),
+                ..good.clone()
+            },
+            "products[1]",
+        ),
+        (good.clone(), "products"),
+    ];
+    for (bad, field) in bad {
+        let request = CreateProductsRequest { products: vec![good.clone(), bad] };
+        let status = service.admin().create_products(request).await.unwrap_err();
+        assert_eq!(fields(&status), [field]);
+    }
+    let status = service.admin().create_products(CreateProductsRequest::default()).await;
+    assert_eq!(fields(&status.unwrap_err()), ["products"]);
+    assert_eq!(yard.count("SELECT count(*) FROM products").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_calls_are_checked_too() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let restock = |units, request: &str| RestockRequest {
+        product_id: "shoe".to_owned(),
+        units,
+        request_id: request.to_owned(),
+        ..Default::default()
+    };
+    for units in [0, -1, (1 << 53) + 1] {
+        let status = service.admin().restock(restock(units, "r")).await.unwrap_err();
+        assert_eq!(fields(&status), ["units"]);
+    }
+    let status = service.admin().restock(restock(1, "")).await.unwrap_err();
+    assert_eq!(fields(&status), ["request_id"], "it must be given");
+    let status = service.admin().restock(restock(1 << 53, "r")).await.unwrap_err();
+    assert_eq!(reason(&status), "TOO_MANY_UNITS");
+    let ghost = RestockRequest { product_id: "ghost".to_owned(), ..restock(1, "r") };
+    assert_eq!(reason(&service.admin().restock(ghost).await.unwrap_err()), "PRODUCT_NOT_FOUND");
+
+    let update = |request| async { service.admin().update_product(request).await.unwrap_err() };
+    let shoe = UpdateProductRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    assert_eq!(fields(&update(shoe.clone()).await), ["update_mask"], "nothing to change");
+    let mask = |path: &str| Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
+    let supply = UpdateProductRequest { update_mask: mask("supply"), ..shoe.clone() };
+    assert_eq!(fields(&update(supply).await), ["update_mask"]);
+    let name = UpdateProductRequest { update_mask: mask("name"), ..shoe.clone() };
+    assert_eq!(fields(&update(name).await), ["product"], "a name cannot be cleared");
+    let status = UpdateProductRequest { status: 99, ..shoe };
+    assert_eq!(fields(&update(status).await), ["status"]);
+
+    for (ids, all) in [(vec![], false), (vec!["x".to_owned()], true)] {
+        let request = ReplayDeadEntriesRequest { reservation_ids: ids, all, ..Default::default() };
+        let status = service.admin().replay_dead_entries(request).await.unwrap_err();
+        assert!(fields(&status).iter().any(|field| field.starts_with("reservation_ids")));
+    }
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let status = service.buy("shoe", &"x".repeat(20_000), "").await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "tonic's word for a message over the limit");
+
+    let mut request = tonic::Request::new(ListProductsRequest::default());
+    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    let status = service.buyers().list_products(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", service.grpc));
+    let mut raw = tonic::client::Grpc::new(channel.unwrap().connect().await.unwrap());
+    raw.ready().await.unwrap();
+    let path = "/yoink.v1.InventoryService/Steal".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<ListProductsRequest, ListProductsRequest>::default();
+    let status = raw.unary(tonic::Request::new(ListProductsRequest::default()), path, codec).await;
+    assert_eq!(status.unwrap_err().code(), Code::Unimplemented);
+
+    service.buy("shoe", "ann", "").await.unwrap();
+    yard.assert_audit_holds().await;
+}

@@ -1,0 +1,173 @@
+//! The commands, by the real program.
+
+use std::{fs, process::Output};
+
+use yoink::app::Role;
+
+use crate::harness::{Yard, eventually, product, run_yoink, scratch_dir};
+
+async fn yoink(yard: &Yard, args: &[&str]) -> Output {
+    tokio::task::block_in_place(|| run_yoink(yard, args))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_is_imported_once_and_sold() {
+    let yard = Yard::new().await;
+    let file = scratch_dir("import").join("catalogue.csv");
+    fs::write(
+        &file,
+        "product_id,name,price,currency,units\nshoe,Shoe,199.99,EUR,5\nhat,Hat,5,EUR,7\n",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let first = yoink(&yard, &["import", path]).await;
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    assert!(text(&first.stdout).contains("2 products created"));
+    let second = yoink(&yard, &["import", path]).await;
+    assert!(text(&second.stdout).contains("0 products created, 2 were there"));
+
+    fs::write(
+        &file,
+        "product_id,name,price,currency,units\nhat,Hat,5,EUR,7\nshoe,Shoe,199.99,EUR,6\n",
+    )
+    .unwrap();
+    let other = yoink(&yard, &["import", path]).await;
+    assert_eq!(other.status.code(), Some(2));
+    let said = text(&other.stderr);
+    assert!(said.contains("line 3") && said.contains("yoink restock"), "{said}");
+
+    fs::write(&file, "product_id,name,price,currency,units\nnew,New,5,EUR,7\na b,Bad,1,EUR,0\n")
+        .unwrap();
+    let wrong = yoink(&yard, &["import", path]).await;
+    assert!(text(&wrong.stderr).contains("line 3"), "{}", text(&wrong.stderr));
+    assert_eq!(yard.count("SELECT count(*) FROM products").await, 2, "whole or not at all");
+
+    let service = yard.serve(Role::All, &[]).await;
+    service.buy("shoe", "ann", "").await.unwrap();
+    let restocked = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
+    assert!(text(&restocked.stdout).contains("10 units added, 15 in all"));
+    let again = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
+    assert!(text(&again.stdout).contains("15 in all"));
+    eventually("the service sells them", async || {
+        let bought = service.buy("shoe", "bob", "").await.ok()?;
+        (bought.remaining >= 9).then_some(())
+    })
+    .await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_every_reservation() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 5)).await;
+    let bought = service.buy("shoe", "ann", "r:1").await.unwrap();
+    yard.assert_audit_holds().await;
+    let exported = text(&yoink(&yard, &["export"]).await.stdout);
+    let mut lines = exported.lines();
+    let header = "reservation_id,state,product_id,user_id,units,request_id,reserved_at,recorded_at,void_reason";
+    assert_eq!(lines.next(), Some(header));
+    let row = lines.next().unwrap();
+    assert!(
+        row.starts_with(&format!("{},confirmed,shoe,ann,1,r:1,", bought.reservation_id)),
+        "{row}"
+    );
+    assert_eq!(lines.next(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 5)).await;
+    service.buy("shoe", "ann", "").await.unwrap();
+    let holds = yoink(&yard, &["audit"]).await;
+    assert_eq!(holds.status.code(), Some(0), "{}", text(&holds.stderr));
+
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let key = |name: &str| format!("{}:{{{partition}}}:{name}", yard.prefix);
+    let mut cli = yard.cli().await;
+    // One unit more than there is.
+    let _: i64 = redis::cmd("HINCRBY")
+        .arg(key("stock"))
+        .arg("shoe")
+        .arg(1)
+        .query_async(&mut cli)
+        .await
+        .unwrap();
+    let violated = yoink(&yard, &["audit", "--json"]).await;
+    assert_eq!(violated.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&violated.stdout).unwrap();
+    assert_eq!(report["verdict"], "violated");
+    let said = report["violations"][0].as_str().unwrap();
+    assert!(said.contains("product shoe") && said.contains("off by -1"), "{said}");
+    let _: i64 = redis::cmd("HINCRBY")
+        .arg(key("stock"))
+        .arg("shoe")
+        .arg(-1)
+        .query_async(&mut cli)
+        .await
+        .unwrap();
+
+    // An accepted order is gone, and nobody's unit with it.
+    let _: i64 =
+        redis::cmd("XDEL").arg(key("orders")).arg("1-1").query_async(&mut cli).await.unwrap();
+    let lost = yoink(&yard, &["audit"]).await;
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(
+        text(&lost.stdout).contains("1-1 was accepted and is nowhere"),
+        "{}",
+        text(&lost.stdout)
+    );
+
+    // Without meta it cannot be told.
+    let _: i64 = redis::cmd("DEL").arg(key("meta")).query_async(&mut cli).await.unwrap();
+    let unknown = yoink(&yard, &["audit"]).await;
+    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stdout));
+    assert!(text(&unknown.stdout).contains("fenced"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_checked_together_and_secrets_stay_secret() {
+    let yard = Yard::new().await;
+    let shown = yoink(&yard, &["config", "check"]).await;
+    assert!(shown.status.success());
+    assert!(text(&shown.stdout).contains(&format!("key_prefix = \"{}\"", yard.prefix)));
+    let bad = ["--set", "partitions=0", "--set", "max_deliveries=0", "config", "check"];
+    let wrong = yoink(&yard, &bad).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    let said = text(&wrong.stderr);
+    assert!(said.contains("partitions") && said.contains("max_deliveries"), "{said}");
+    let secret = ["--set", "redis_url=redis://:hunter2@127.0.0.1:1", "config", "check"];
+    let shown = yoink(&yard, &secret).await;
+    assert!(!text(&shown.stdout).contains("hunter2"));
+    let version = yoink(&yard, &["--version"]).await;
+    assert!(text(&version.stdout).starts_with(&format!("yoink {}", env!("CARGO_PKG_VERSION"))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_can_be_listed_shown_and_released() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
+    service.create(product("shoe", 5)).await;
+    let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
+    yard.sql().await.batch_execute(add).await.unwrap();
+    let bought = service.buy("shoe", "ann", "").await.unwrap();
+    eventually("it is dead", async || {
+        let listed = text(&yoink(&yard, &["dead", "list"]).await.stdout);
+        listed.contains(&bought.reservation_id).then_some(())
+    })
+    .await;
+    let shown = text(&yoink(&yard, &["dead", "show", &bought.reservation_id]).await.stdout);
+    assert!(shown.contains("u = \"ann\"") && shown.contains("sqlstate = \"23514\""), "{shown}");
+    let refused = yoink(&yard, &["dead", "retry", &bought.reservation_id]).await;
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
+    let released = yoink(&yard, &["dead", "release", "--all"]).await;
+    assert!(text(&released.stdout).contains("its unit went back"));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].available, 5);
+}

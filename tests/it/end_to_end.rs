@@ -1,0 +1,135 @@
+//! The real program, real signals, generated clients.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, future::join_all};
+use nix::sys::signal::Signal;
+use tonic::transport::Channel;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::{v1, v1alpha};
+use yoink::{
+    app::Role,
+    grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
+};
+
+use crate::harness::{Binary, Yard, eventually, product};
+
+async fn create(yard: &Yard, id: &str, units: i64) {
+    let stores = yard.app(&[]).await.stores().clone();
+    let partitions = stores.deployment.partitions;
+    stores.ledger.create_products(&[product(id, units)], partitions, "test").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_loses_nothing_accepted() {
+    let yard = Yard::new().await;
+    create(&yard, "shoe", 1_000_000).await;
+    let mut binary = Binary::serve(&yard, &[], None);
+    let started = Instant::now();
+    let channel = binary.channel().await;
+    assert!(started.elapsed() < Duration::from_secs(5), "it answers within 5 s of its start");
+    let buy = |n: usize, channel: Channel| async move {
+        let mut accepted = Vec::new();
+        for attempt in 0.. {
+            let request = ReserveUnitRequest {
+                product_id: "shoe".to_owned(),
+                user_id: format!("user-{n}-{attempt}"),
+                request_id: String::new(),
+            };
+            match InventoryServiceClient::new(channel.clone()).reserve_unit(request).await {
+                Ok(answer) => accepted.push(answer.into_inner().reservation_id),
+                Err(_) => break,
+            }
+        }
+        accepted
+    };
+    let buyers = join_all((0..50).map(|n| buy(n, channel.clone())));
+    let stop = async {
+        eventually("orders are coming in", async || {
+            (yard.count("SELECT count(*) FROM reservations").await > 500).then_some(())
+        })
+        .await;
+        binary.signal(Signal::SIGTERM);
+        binary.ended().await
+    };
+    let (accepted, (status, took)) = tokio::join!(buyers, stop);
+    assert!(status.success(), "{status}: {}", binary.stderr());
+    assert!(took < Duration::from_secs(10), "it ended after {took:?}");
+
+    let accepted: Vec<String> = accepted.into_iter().flatten().collect();
+    assert!(accepted.len() > 500);
+    let next = yard.serve(Role::All, &[("claim_idle_ms", "500")]).await;
+    yard.assert_audit_holds().await;
+    let sql = "SELECT count(*) FROM reservations WHERE state = 'confirmed' AND reservation_id = ANY($1::text[]::uuid[])";
+    let row = yard.sql().await.query_one(sql, &[&accepted]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), i64::try_from(accepted.len()).unwrap());
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_can_be_asked_for_in_both_versions() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let expected = [
+        "grpc.health.v1.Health",
+        "yoink.v1.AdminService",
+        "yoink.v1.InventoryService",
+        "yoink.v1.StorefrontService",
+    ];
+
+    use v1::{
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = v1::ServerReflectionRequest { host: String::new(), message_request };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let stream = futures_util::stream::iter([request]);
+    let mut answers = client.server_reflection_info(stream).await.unwrap().into_inner();
+    let answer = answers.next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!()
+    };
+    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(expected.iter().all(|name| names.iter().any(|found| found == name)), "{names:?}");
+
+    use v1alpha::server_reflection_request::MessageRequest as AlphaRequest;
+    let message_request =
+        Some(AlphaRequest::FileContainingSymbol("yoink.v1.InventoryService".to_owned()));
+    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let stream = futures_util::stream::iter([request]);
+    let mut answers = client.server_reflection_info(stream).await.unwrap().into_inner();
+    assert!(answers.next().await.unwrap().unwrap().message_response.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_follows_redis_and_not_postgres() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
+    let health = HealthClient::new(channel.connect().await.unwrap());
+    let status = async |name: &str| {
+        let request = HealthCheckRequest { service: name.to_owned() };
+        health.clone().check(request).await.unwrap().into_inner().status().as_str_name()
+    };
+    assert_eq!(status("").await, "SERVING");
+    assert_eq!(status("yoink.v1.InventoryService").await, "SERVING");
+    assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
+    yard.redis.as_mut().unwrap().stop();
+    eventually("it says so", async || (status("").await == "NOT_SERVING").then_some(())).await;
+    assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 503"));
+    assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}

@@ -1,0 +1,83 @@
+//! The process dies between two effects; another one finishes what it began, once.
+
+use nix::sys::signal::Signal;
+use yoink::app::Role;
+
+use crate::harness::{Binary, Yard, eventually, product};
+
+/// Runs the program into a crash point with one good and one poison order under way, then lets another
+/// process take over.
+async fn crash_at(point: &str) -> yoink::audit::Report {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let good = api.buy("shoe", "ann", "r").await.unwrap();
+    let bad = api.buy("shoe", "mallory", "r").await.unwrap();
+
+    let settings = [("max_deliveries", "1"), ("claim_idle_ms", "300")];
+    let mut worker = Binary::serve(&yard, &settings, Some(point));
+    let (status, _) = worker.ended().await;
+    use std::os::unix::process::ExitStatusExt as _;
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.stderr());
+
+    let next = yard.serve(Role::Worker, &settings).await;
+    let state = async |id: &str| api.reservation(id).await.unwrap().state().as_str_name();
+    eventually("both orders end", async || {
+        let good = state(&good.reservation_id).await == "RESERVATION_STATE_CONFIRMED";
+        let bad = state(&bad.reservation_id).await == "RESERVATION_STATE_VOIDED";
+        (good && bad).then_some(())
+    })
+    .await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9), "{point}");
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 2, "{point}");
+    next.stop().await;
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_read() {
+    crash_at("after_read").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_commit_before_the_acknowledgement() {
+    crash_at("after_commit").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_burial() {
+    crash_at("after_bury").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_void_before_the_release() {
+    crash_at("after_void").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_service_keeps_every_accepted_answer() {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 100_000)).await;
+    let settings = [("claim_idle_ms", "300")];
+    let mut accepted = 0;
+    for round in 0..3 {
+        let mut worker = Binary::serve(&yard, &settings, None);
+        worker.channel().await;
+        let buys = (0..300).map(|n| {
+            let api = &api;
+            async move { api.buy("shoe", &format!("user-{round}-{n}"), "").await.is_ok() }
+        });
+        let answers = futures_util::future::join_all(buys).await;
+        accepted += answers.into_iter().filter(|accepted| *accepted).count();
+        worker.signal(Signal::SIGKILL);
+        worker.ended().await;
+    }
+    let next = yard.serve(Role::Worker, &settings).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, i64::try_from(accepted).unwrap());
+    next.stop().await;
+}

@@ -1,0 +1,170 @@
+//! Redis is not what it was: nothing is sold until its partitions are rebuilt from the ledger.
+
+use std::collections::HashSet;
+
+use futures_util::future::join_all;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::{GetProductRequest, ListProductsRequest},
+};
+
+use crate::harness::{Service, Yard, eventually, product, reason, run_yoink};
+
+async fn stock_of(service: &Service, id: &str) -> Option<i64> {
+    let request = GetProductRequest { product_id: id.to_owned() };
+    service.buyers().get_product(request).await.unwrap().into_inner().product.unwrap().stock
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_redis_is_fenced_and_not_reseeded_until_somebody_rebuilds() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    service.create(product("shoe", 10)).await;
+    let before = service.buy("shoe", "ann", "r1").await.unwrap();
+    yard.assert_audit_holds().await;
+
+    yard.redis.as_mut().unwrap().restart().unwrap();
+    let status = eventually("Redis answers again", async || {
+        let status = service.buy("shoe", "bob", "r1").await.unwrap_err();
+        (reason(&status) == "RECOVERING").then_some(status)
+    })
+    .await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+    assert!(status.get_details_retry_info().is_some());
+    // The list goes on without the stock, and nothing was seeded.
+    let request = ListProductsRequest::default();
+    let listed = service.buyers().list_products(request).await.unwrap().into_inner();
+    assert_eq!(listed.products[0].stock, None);
+    let state = service.reservation(&before.reservation_id).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
+    assert_eq!(service.refusal("shoe", "bob", "").await, "RECOVERING", "it stays so");
+
+    let rebuilt = tokio::task::block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let again =
+        eventually("it sells again", async || service.buy("shoe", "ann", "r1").await.ok()).await;
+    assert!(again.duplicate, "the claim was restored from the ledger");
+    assert_eq!(again.reservation_id, before.reservation_id);
+    assert_eq!((again.reserved_at, again.remaining), (before.reserved_at, 9));
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_killed_under_load_loses_nothing_that_was_accepted() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 100_000)).await;
+    let mut accepted = HashSet::new();
+    for round in 0..3 {
+        let buys = join_all((0..400).map(|n| {
+            let service = &service;
+            async move { service.buy("shoe", &format!("user-{round}-{n}"), "r").await.ok() }
+        }));
+        let mut redis = yard.redis.take().unwrap();
+        let kill = tokio::task::spawn_blocking(move || {
+            redis.kill();
+            redis.restart().unwrap();
+            redis
+        });
+        let (answers, redis) = tokio::join!(buys, kill);
+        yard.redis = Some(redis.unwrap());
+        accepted.extend(answers.into_iter().flatten().map(|answer| answer.reservation_id));
+        eventually("it sells again", async || service.buy("shoe", "probe", "").await.ok()).await;
+    }
+    let report = yard.assert_audit_holds().await;
+    let rows = yard.sql().await;
+    let sql = "SELECT reservation_id::text FROM reservations WHERE state = 'confirmed'";
+    let rows: HashSet<String> =
+        rows.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(accepted.is_subset(&rows), "every accepted answer is honoured");
+    assert_eq!(report.products[0].confirmed, i64::try_from(rows.len()).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let mut limited = product("hat", 10);
+    limited.sale.per_user_limit = Some(1);
+    service.create(limited).await;
+    service.create(product("shoe", 5)).await;
+    for n in 0..3 {
+        service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+    }
+    service.buy("hat", "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    eventually("the stock is there again", async || stock_of(&service, "shoe").await).await;
+    assert_eq!(stock_of(&service, "shoe").await, Some(2));
+    assert_eq!(
+        service.refusal("hat", "ann", "other").await,
+        "LIMIT_REACHED",
+        "the limit came back"
+    );
+    let buys = join_all((0..50).map(|n| {
+        let service = &service;
+        async move { service.buy("shoe", &format!("late-{n}"), "r").await.is_ok() }
+    }));
+    assert_eq!(buys.await.into_iter().filter(|accepted| *accepted).count(), 2);
+    let report = yard.assert_audit_holds().await;
+    let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
+    assert_eq!((shoe.confirmed, shoe.available), (5, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
+    let mut yard = Yard::with_own_redis().await;
+    let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 10)).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let dead = service.buy("shoe", "bad-1", "r").await.unwrap();
+    eventually("it is dead", async || (yard.audit().await.products[0].in_dead == 1).then_some(()))
+        .await;
+    service.stop().await;
+    // Accepted, and nobody stores it before Redis restarts; one of them never can be.
+    let api = yard.serve(Role::Api, &settings).await;
+    let good = api.buy("shoe", "ann", "r").await.unwrap();
+    let bad = api.buy("shoe", "bad-2", "r").await.unwrap();
+    yard.redis.as_mut().unwrap().restart().unwrap();
+    let rebuilt = tokio::task::block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(said.contains("1 orders are stored, 2 are voided"), "{said}");
+    for (id, state) in [
+        (&good, "RESERVATION_STATE_CONFIRMED"),
+        (&bad, "RESERVATION_STATE_VOIDED"),
+        (&dead, "RESERVATION_STATE_VOIDED"),
+    ] {
+        let found = api.reservation(&id.reservation_id).await.unwrap();
+        assert_eq!(found.state().as_str_name(), state);
+    }
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_deployments_redis_is_never_touched() {
+    let yard = Yard::new().await;
+    let ours = yard.serve(Role::Api, &[]).await;
+    ours.create(product("shoe", 10)).await;
+    let bought = ours.buy("shoe", "ann", "r").await.unwrap();
+    // Another database, initialised on another Redis, is pointed at ours.
+    let elsewhere = Yard::with_own_redis().await;
+    elsewhere.serve(Role::Api, &[]).await.stop().await;
+    let (redis, prefix) = (yard.redis_url(), yard.prefix.clone());
+    let stranger =
+        elsewhere.serve(Role::All, &[("redis_url", &redis), ("key_prefix", &prefix)]).await;
+    assert_eq!(stranger.refusal("shoe", "bob", "").await, "RECOVERING");
+    stranger.stop().await;
+    let state = ours.reservation(&bought.reservation_id).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "nobody took it");
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    worker.stop().await;
+}

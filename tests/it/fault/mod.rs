@@ -1,0 +1,6 @@
+//! Faults on real processes. Every test ends in the audit.
+
+mod crash;
+mod fence;
+mod outage;
+mod stall;

@@ -1,0 +1,132 @@
+//! A store goes away and comes back.
+
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::{ListProductsRequest, ListReservationsRequest},
+};
+
+use crate::harness::{Yard, eventually, product, reason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterwards() {
+    let mut yard = Yard::with_own_postgres().await;
+    let settings = [("claim_idle_ms", "200"), ("max_deliveries", "2")];
+    let first = yard.serve(Role::All, &settings).await;
+    // A second worker takes over, again and again, what the first cannot store.
+    let second = yard.serve(Role::Worker, &settings).await;
+    first.create(product("shoe", 100)).await;
+    let before = first.buy("shoe", "early", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+
+    yard.postgres.as_mut().unwrap().stop();
+    let mut ids = vec![before.reservation_id];
+    for n in 0..40 {
+        let bought = first.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+        ids.push(bought.reservation_id);
+    }
+    let request = ListProductsRequest::default();
+    let listed = first.buyers().list_products(request).await.unwrap().into_inner();
+    assert_eq!(listed.products[0].stock, Some(59), "the last catalogue, with live stock");
+    let request = ListReservationsRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    let status = first.admin().list_reservations(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "LEDGER_UNAVAILABLE")
+    );
+
+    // Longer than all retries of a poison order, and with takeovers: watch the entries change hands.
+    let mut cli = yard.cli().await;
+    let partition = 2u16; // Found below, among the two.
+    let mut hands = std::collections::HashSet::new();
+    eventually("entries have changed hands", async || {
+        for partition in 0..partition {
+            let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+            let mut pending = redis::cmd("XPENDING");
+            pending.arg(&key).arg("ledger").arg("-").arg("+").arg(100);
+            let pending: Vec<(String, String, u64, u64)> =
+                pending.query_async(&mut cli).await.unwrap();
+            for (id, consumer, _, deliveries) in pending {
+                assert_eq!(deliveries, 1, "{id}: an outage spends no delivery");
+                hands.insert(consumer);
+            }
+        }
+        (hands.len() >= 2).then_some(())
+    })
+    .await;
+    let state = first.reservation(&ids[5]).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
+
+    yard.postgres.as_mut().unwrap().restart().unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 41);
+    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    service.create(product("shoe", 10)).await;
+    let sql = yard.sql().await;
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
+    let bought = service.buy("shoe", "ann", "r").await.unwrap();
+    eventually("readiness says why", async || {
+        let status = ready(service.http).await;
+        (status.starts_with("HTTP/1.1 503") && status.contains("schema")).then_some(())
+    })
+    .await;
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 1);
+    let state = service.reservation(&bought.reservation_id).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
+    eventually("it is ready again", async || {
+        ready(service.http).await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+}
+
+async fn ready(address: std::net::SocketAddr) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happened() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    yard.redis.as_mut().unwrap().kill();
+    let status = service.buy("shoe", "ann", "r").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
+    let applied = status.get_details_error_info().unwrap().metadata["applied"].clone();
+    assert!(["no", "maybe"].contains(&applied.as_str()));
+    assert!(status.get_details_retry_info().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let redis = yard.redis.as_ref().unwrap();
+    redis.pause();
+    let status = service.buy("shoe", "ann", "r").await.unwrap_err();
+    assert_eq!(reason(&status), "REDIS_UNAVAILABLE");
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+    redis.resume();
+    let bought =
+        eventually("Redis answers again", async || service.buy("shoe", "ann", "r").await.ok())
+            .await;
+    assert_eq!(bought.remaining, 9, "one effect, whichever of the calls had it");
+    yard.assert_audit_holds().await;
+}

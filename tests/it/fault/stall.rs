@@ -1,0 +1,133 @@
+//! A consumer stalls longer than `claim_idle_ms`; somebody else settles what it held; it comes back.
+
+use nix::sys::signal::Signal;
+use yoink::{app::Role, worker::Step};
+
+use crate::harness::{Binary, Yard, eventually, product};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_process_that_comes_back_changes_nothing() {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 1000)).await;
+    let settings = [("claim_idle_ms", "300")];
+    let mut stalled = Binary::serve(&yard, &settings, None);
+    stalled.channel().await;
+    let mut accepted = 0;
+    for n in 0..200 {
+        accepted += i64::from(api.buy("shoe", &format!("user-{n}"), "").await.is_ok());
+        if n == 50 {
+            stalled.signal(Signal::SIGSTOP);
+        }
+    }
+    let other = yard.serve(Role::Worker, &settings).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, accepted);
+    stalled.signal(Signal::SIGCONT);
+    // It works again, and what it held was settled once.
+    other.stop().await;
+    api.buy("shoe", "late", "").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, accepted + 1);
+    stalled.signal(Signal::SIGTERM);
+    assert!(stalled.ended().await.0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_commit_after_void_and_release_stores_nothing() {
+    let yard = Yard::new().await;
+    // Two consumers that are stepped by hand: the first reads and then stalls.
+    let settings = [("claim_idle_ms", "100"), ("max_deliveries", "1"), ("replay", "manual")];
+    let (slow, fast) = (yard.app(&settings).await, yard.app(&settings).await);
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 5)).await;
+    let bought = api.buy("shoe", "ann", "r").await.unwrap();
+    let partition = slow.stores().deployment.partitions.of(&"shoe".parse().unwrap());
+    let streams = &slow.stores().streams;
+    let mut reader = slow.stores().reader().await.unwrap();
+    let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
+    assert_eq!(held.len(), 1);
+
+    // Meanwhile the order is refused, buried, voided and released by another.
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let reader = fast.stores().reader().await.unwrap();
+    let mut consumer = fast.workshop().consumer(partition, reader).without_waiting();
+    eventually("the other has taken it over", async || {
+        (consumer.run_once().await.unwrap() == Step::Worked(1)).then_some(())
+    })
+    .await;
+    let mut replayer = yoink::worker::Replayer::new(fast.workshop().clone(), partition);
+    assert_eq!(replayer.run_once().await.unwrap(), 1);
+    yard.sql()
+        .await
+        .batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison")
+        .await
+        .unwrap();
+
+    // The stalled one wakes up and commits: the void stands.
+    let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
+    let epoch = slow.stores().stock.partitions().epoch(partition).unwrap();
+    let stored = slow.stores().ledger.store(partition, epoch, &[&order]).await.unwrap();
+    assert_eq!((stored.inserted, stored.voided.len()), (0, 1));
+    let released = slow.stores().stock.release(
+        partition,
+        yoink::stock::ReleaseFrom::Orders,
+        &held[0].entry.id,
+    );
+    assert_eq!(released.await.unwrap(), yoink::stock::Released::Before);
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+    let state = api.reservation(&bought.reservation_id).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() {
+    let yard = Yard::new().await;
+    let app = yard.app(&[("replay", "manual")]).await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 5)).await;
+    api.buy("shoe", "ann", "r").await.unwrap();
+    let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
+    let entry = app.stores().streams.entry(partition, "1-1").await.unwrap().unwrap();
+    let void = yoink::ledger::Void {
+        id: entry.reservation_id(partition, "1-1").unwrap(),
+        reserved_at_ms: 0,
+        reason: "by hand".to_owned(),
+        entry: entry.to_bytes(),
+    };
+    let action = yoink::ledger::DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
+    app.stores().ledger.void(partition, epoch, &void, &action).await.unwrap();
+    let reader = app.stores().reader().await.unwrap();
+    let mut consumer = app.workshop().consumer(partition, reader).without_waiting();
+    assert_eq!(consumer.run_once().await.unwrap(), Step::Worked(1));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 50)).await;
+    for n in 0..20 {
+        api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
+    }
+    let mut cli = yard.cli().await;
+    for partition in 0..2 {
+        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let _: i64 = redis::cmd("XGROUP")
+            .arg("DESTROY")
+            .arg(key)
+            .arg("ledger")
+            .query_async(&mut cli)
+            .await
+            .unwrap();
+    }
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 20);
+    worker.stop().await;
+}

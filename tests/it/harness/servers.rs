@@ -1,0 +1,56 @@
+//! One private Redis and one private Postgres a run; the kernel ends them with this process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
+
+/// The servers that tests share, told apart by key prefix and database.
+pub struct Shared {
+    pub redis: RedisServer,
+    pub postgres: PostgresServer,
+}
+
+fn base() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned()
+}
+
+/// A new directory of this run; those of runs that have ended are removed.
+pub fn scratch_dir(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    static CLEANED: OnceLock<()> = OnceLock::new();
+    CLEANED.get_or_init(|| {
+        for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ended = |pid: &str| !Path::new("/proc").join(pid).exists();
+            if name.strip_prefix("it-").is_some_and(ended) {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+    });
+    let run = base().join(format!("it-{}", std::process::id()));
+    let dir = run.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// What a test's Postgres runs with: a crash of the machine is not what these tests try.
+pub const POSTGRES_SETTINGS: [&str; 2] = ["fsync=off", "max_connections=500"];
+
+/// The shared servers, started by whoever comes first.
+pub fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let dir = scratch_dir("shared");
+        Shared {
+            redis: RedisServer::start(&dir.join("redis"), AppendFsync::Everysec).unwrap(),
+            postgres: PostgresServer::start(&dir.join("postgres"), &POSTGRES_SETTINGS).unwrap(),
+        }
+    })
+}

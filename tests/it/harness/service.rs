@@ -1,0 +1,118 @@
+//! A running service in this process, and the generated clients that use it.
+
+use std::net::SocketAddr;
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::{App, Listeners, Role},
+    config::Config,
+    domain::NewProduct,
+    grpc::pb::{
+        GetReservationRequest, Reservation, ReserveUnitRequest, ReserveUnitResponse,
+        admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
+        storefront_service_client::StorefrontServiceClient,
+    },
+};
+
+/// A running service; stops when told to, or with the test.
+pub struct Service {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    channel: Channel,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Service {
+    pub async fn start(config: &Config, role: Role) -> Self {
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let listeners = Listeners { grpc: bind().await.unwrap(), http: bind().await.unwrap() };
+        let http = listeners.http.local_addr().unwrap();
+        let app = App::build(config, role, listeners).await.unwrap();
+        let grpc = app.grpc_address().unwrap();
+        let stop = CancellationToken::new();
+        let running = TaskTracker::new().spawn(app.run(stop.clone()));
+        let channel = Channel::from_shared(format!("http://{grpc}")).unwrap();
+        let channel = channel.connect().await.unwrap();
+        Self { grpc, http, channel, stop, running }
+    }
+
+    pub fn buyers(&self) -> InventoryServiceClient<Channel> {
+        InventoryServiceClient::new(self.channel.clone())
+    }
+
+    pub fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone())
+    }
+
+    pub fn storefront(&self) -> StorefrontServiceClient<Channel> {
+        StorefrontServiceClient::new(self.channel.clone())
+    }
+
+    /// Creates a product through the contract.
+    pub async fn create(&self, product: NewProduct) {
+        let price = product.sale.price;
+        let at = |ms: i64| prost_types::Timestamp {
+            seconds: ms.div_euclid(1000),
+            nanos: i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap(),
+        };
+        let product = yoink::grpc::pb::NewProduct {
+            product_id: product.id.to_string(),
+            name: product.sale.name,
+            price: Some(yoink::grpc::pb::google::r#type::Money {
+                currency_code: price.currency().to_owned(),
+                units: price.units(),
+                nanos: price.nanos(),
+            }),
+            units: product.units,
+            per_user_limit: product.sale.per_user_limit.unwrap_or(0).try_into().unwrap(),
+            opens_at: product.sale.opens_at_ms.map(at),
+            closes_at: product.sale.closes_at_ms.map(at),
+            status: 0,
+        };
+        let request = yoink::grpc::pb::CreateProductsRequest { products: vec![product] };
+        self.admin().create_products(request).await.unwrap();
+    }
+
+    /// Buys one unit.
+    pub async fn buy(
+        &self,
+        product: &str,
+        user: &str,
+        request: &str,
+    ) -> Result<ReserveUnitResponse, Status> {
+        let request = ReserveUnitRequest {
+            product_id: product.to_owned(),
+            user_id: user.to_owned(),
+            request_id: request.to_owned(),
+        };
+        Ok(self.buyers().reserve_unit(request).await?.into_inner())
+    }
+
+    /// Buys one unit and tells why not.
+    pub async fn refusal(&self, product: &str, user: &str, request: &str) -> String {
+        reason(&self.buy(product, user, request).await.unwrap_err())
+    }
+
+    /// Looks a reservation up.
+    pub async fn reservation(&self, id: &str) -> Result<Reservation, Status> {
+        let request = GetReservationRequest { reservation_id: id.to_owned() };
+        let answer = self.buyers().get_reservation(request).await?;
+        Ok(answer.into_inner().reservation.unwrap())
+    }
+
+    /// Ends the service in order.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// The service's own reason in a status.
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_else(|| format!("no reason: {status:?}"))
+}

@@ -1,0 +1,178 @@
+//! A key prefix and a database of a test's own, on shared servers or on its own.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tokio::{net::TcpListener, sync::Mutex};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::task::TaskTracker;
+use yoink::{
+    app::{App, Listeners, Role, Stores},
+    audit::{Auditor, Report, Verdict},
+    config::Config,
+    domain::{NewProduct, Price, ProductStatus, Sale},
+    servers::{AppendFsync, PostgresServer, RedisServer},
+};
+
+use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared};
+
+/// Where a test plays.
+pub struct Yard {
+    pub prefix: String,
+    database: String,
+    pub redis: Option<RedisServer>,
+    pub postgres: Option<PostgresServer>,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+/// One database is copied at a time.
+static COPYING: Mutex<bool> = Mutex::const_new(false);
+
+impl Yard {
+    /// On the shared servers.
+    pub async fn new() -> Self {
+        tokio::task::spawn_blocking(shared).await.unwrap();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let yard = Self {
+            prefix: format!("test{n}"),
+            database: format!("test{n}"),
+            redis: None,
+            postgres: None,
+        };
+        let mut made = COPYING.lock().await;
+        let admin = connect(&shared().postgres.url("postgres")).await;
+        if !*made {
+            admin.batch_execute("CREATE DATABASE template_yoink").await.unwrap();
+            yoink::ledger::migrate(&shared().postgres.url("template_yoink")).await.unwrap();
+            *made = true;
+        }
+        let copy = format!("CREATE DATABASE {} TEMPLATE template_yoink", yard.database);
+        admin.batch_execute(&copy).await.unwrap();
+        yard
+    }
+
+    /// With a Redis of its own, to be broken.
+    pub async fn with_own_redis() -> Self {
+        let mut yard = Self::new().await;
+        let dir = scratch_dir("redis");
+        let start = move || RedisServer::start(&dir, AppendFsync::Always).unwrap();
+        yard.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
+        yard
+    }
+
+    /// With a Postgres of its own, to be broken.
+    pub async fn with_own_postgres() -> Self {
+        let dir = scratch_dir("postgres");
+        let start = move || PostgresServer::start(&dir, &POSTGRES_SETTINGS).unwrap();
+        let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+        let mut yard = Self::new().await;
+        postgres.create_database(&yard.database).unwrap();
+        yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+        yard.postgres = Some(postgres);
+        yard
+    }
+
+    pub fn redis_url(&self) -> String {
+        self.redis.as_ref().unwrap_or(&shared().redis).url()
+    }
+
+    pub fn postgres_url(&self) -> String {
+        self.postgres.as_ref().unwrap_or(&shared().postgres).url(&self.database)
+    }
+
+    /// The settings of this yard, and `more`.
+    pub fn settings(&self, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut settings = vec![
+            ("redis_url", self.redis_url()),
+            ("postgres_url", self.postgres_url()),
+            ("key_prefix", self.prefix.clone()),
+            ("grpc_listen", "127.0.0.1:0".to_owned()),
+            ("http_listen", "127.0.0.1:0".to_owned()),
+            ("partitions", "2".to_owned()),
+            ("log", "warn".to_owned()),
+        ];
+        settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        settings
+    }
+
+    pub fn config(&self, more: &[(&'static str, &str)]) -> Config {
+        Config::load(Path::new("no-such-file.toml"), false, &self.settings(more)).unwrap()
+    }
+
+    /// A service that is built and does not run: its loops are stepped.
+    pub async fn app(&self, more: &[(&'static str, &str)]) -> App {
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let listeners = Listeners { grpc: bind().await.unwrap(), http: bind().await.unwrap() };
+        App::build(&self.config(more), Role::All, listeners).await.unwrap()
+    }
+
+    /// A running service.
+    pub async fn serve(&self, role: Role, more: &[(&'static str, &str)]) -> Service {
+        Service::start(&self.config(more), role).await
+    }
+
+    /// Both stores, beside whatever serves.
+    pub async fn stores(&self) -> Stores {
+        let stores = Stores::connect(&self.config(&[]), &TaskTracker::new()).await.unwrap();
+        stores.believe_ledger().await.unwrap();
+        stores
+    }
+
+    /// The database, as psql would see it.
+    pub async fn sql(&self) -> Client {
+        connect(&self.postgres_url()).await
+    }
+
+    /// Redis, as redis-cli would see it.
+    pub async fn cli(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.redis_url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// One number from the database.
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.sql().await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// The audit as it is now.
+    pub async fn audit(&self) -> Report {
+        let stores = self.stores().await;
+        Auditor::new(stores.streams, stores.ledger).audit().await
+    }
+
+    /// Waits until everything accepted is settled; the audit must hold then, and never be violated.
+    pub async fn assert_audit_holds(&self) -> Report {
+        let stores = self.stores().await;
+        let auditor = Auditor::new(stores.streams.clone(), stores.ledger.clone());
+        eventually("everything accepted is settled, and the audit holds", async || {
+            stores.believe_ledger().await.unwrap();
+            let report = auditor.audit().await;
+            assert_ne!(report.verdict(), Verdict::Violated, "{report:#?}");
+            let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
+            (!waiting && report.verdict() == Verdict::Holds).then_some(report)
+        })
+        .await
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    // It ends with its client.
+    TaskTracker::new().spawn(connection);
+    client
+}
+
+/// A product on sale, without window or limit.
+pub fn product(id: &str, units: i64) -> NewProduct {
+    let sale = Sale {
+        name: format!("Product {id}"),
+        price: Price::parse("19.99", "EUR").unwrap(),
+        opens_at_ms: None,
+        closes_at_ms: None,
+        per_user_limit: None,
+        status: ProductStatus::OnSale,
+    };
+    NewProduct { id: id.parse().unwrap(), sale, units }
+}

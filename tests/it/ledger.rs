@@ -1,0 +1,118 @@
+//! The ledger's own promises, on a real Postgres.
+
+use futures_util::future::join_all;
+use yoink::{
+    app::Stores,
+    domain::{Epoch, Order, Partition, ReservationId},
+    ledger::{DeadAction, LedgerError, Void, VoidOutcome},
+};
+
+use crate::harness::{Yard, product};
+
+async fn with_product(yard: &Yard, units: i64) -> (Stores, Partition) {
+    let stores = yard.app(&[]).await.stores().clone();
+    let partitions = stores.deployment.partitions;
+    stores.ledger.create_products(&[product("shoe", units)], partitions, "test").await.unwrap();
+    (stores, partitions.of(&"shoe".parse().unwrap()))
+}
+
+fn order(partition: Partition, seq: u64, random: u64, user: &str) -> Order {
+    Order {
+        id: ReservationId::new(partition.number(), Epoch(1), seq, random).unwrap(),
+        product: "shoe".parse().unwrap(),
+        user: user.parse().unwrap(),
+        request: None,
+        reserved_at_ms: 1_700_000_000_000,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storing_the_same_orders_again_or_at_once_changes_nothing() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 100).await;
+    let orders: Vec<Order> = (1..=50).map(|n| order(partition, n, n, "ann")).collect();
+    let refs: Vec<&Order> = orders.iter().collect();
+    let stored = join_all((0..6).map(|_| stores.ledger.store(partition, Epoch(1), &refs))).await;
+    let inserted: usize = stored.iter().map(|stored| stored.as_ref().unwrap().inserted).sum();
+    assert_eq!(inserted, 50);
+    assert_eq!(yard.count("SELECT sold FROM products").await, 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_keeps_another_epoch_out() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 100).await;
+    let order = order(partition, 1, 1, "ann");
+    let stored = stores.ledger.store(partition, Epoch(2), &[&order]).await;
+    assert!(matches!(stored, Err(LedgerError::GateClosed)));
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_supply_can_be_stored_whatever_redis_says() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 2).await;
+    let orders: Vec<Order> = (1..=3).map(|n| order(partition, n, n, "ann")).collect();
+    let refs: Vec<&Order> = orders.iter().collect();
+    let stored = stores.ledger.store(partition, Epoch(1), &refs).await;
+    assert!(matches!(stored, Err(LedgerError::Inconsistent { .. })));
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_seq_is_one_order() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 10).await;
+    let (first, second) = (order(partition, 1, 1, "ann"), order(partition, 1, 2, "bob"));
+    stores.ledger.store(partition, Epoch(1), &[&first]).await.unwrap();
+    let stored = stores.ledger.store(partition, Epoch(1), &[&second]).await;
+    assert!(matches!(stored, Err(LedgerError::Inconsistent { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_id_with_two_contents_is_never_passed_over() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 10).await;
+    stores.ledger.store(partition, Epoch(1), &[&order(partition, 1, 1, "ann")]).await.unwrap();
+    let other = order(partition, 1, 1, "bob");
+    let stored = stores.ledger.store(partition, Epoch(1), &[&other]).await.unwrap();
+    assert_eq!(stored.mismatched.len(), 1);
+    assert_eq!(stored.mismatched[0].column, "user_id");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_stored_or_voided_and_never_both() {
+    let yard = Yard::new().await;
+    let (stores, partition) = with_product(&yard, 100).await;
+    let action = DeadAction { actor: "test".to_owned(), reason: String::new() };
+    for seq in 1..=20 {
+        let order = order(partition, seq, seq, "ann");
+        let void = Void { id: order.id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+        let orders = [&order];
+        let (stored, voided) = tokio::join!(
+            stores.ledger.store(partition, Epoch(1), &orders),
+            stores.ledger.void(partition, Epoch(1), &void, &action),
+        );
+        let (stored, voided) = (stored.unwrap(), voided.unwrap());
+        match voided {
+            VoidOutcome::Confirmed => assert_eq!(stored.inserted, 1),
+            VoidOutcome::Voided => assert_eq!(stored.voided, [order.id]),
+        }
+    }
+    let sold = yard.count("SELECT sold FROM products").await;
+    assert_eq!(
+        sold,
+        yard.count("SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
+    );
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_number_of_partitions_is_refused() {
+    let yard = Yard::new().await;
+    drop(yard.app(&[]).await);
+    let config = yard.config(&[("partitions", "3")]);
+    let tasks = tokio_util::task::TaskTracker::new();
+    let Err(error) = Stores::connect(&config, &tasks).await else { panic!("it was accepted") };
+    assert!(error.to_string().contains("set partitions = 2"), "{error}");
+}

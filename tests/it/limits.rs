@@ -1,0 +1,67 @@
+//! Per-user limits, sale windows, emergency stop.
+
+use futures_util::future::join_all;
+use yoink::{
+    app::Role,
+    domain::Sale,
+    grpc::pb::{ProductStatus, UpdateProductRequest},
+};
+
+use crate::harness::{Yard, product};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_more_than_the_limit_however_many_calls_at_once() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let mut shoe = product("shoe", 100);
+    shoe.sale = Sale { per_user_limit: Some(2), ..shoe.sale };
+    service.create(shoe).await;
+    let answers = join_all((0..40).map(|n| service.buy("shoe", ["ann", "bob"][n % 2], ""))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 4);
+    assert_eq!(service.refusal("shoe", "ann", "new").await, "LIMIT_REACHED");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_kept_by_the_clock_of_redis() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let window = |id: &str, opens: Option<i64>, closes: Option<i64>| {
+        let mut product = product(id, 10);
+        product.sale = Sale { opens_at_ms: opens, closes_at_ms: closes, ..product.sale };
+        product
+    };
+    let hour = 3_600_000;
+    service.create(window("early", Some(now + hour), None)).await;
+    service.create(window("late", None, Some(now - hour))).await;
+    service.create(window("open", Some(now - hour), Some(now + hour))).await;
+    assert_eq!(service.refusal("early", "ann", "").await, "SALE_NOT_OPEN");
+    assert_eq!(service.refusal("late", "ann", "").await, "SALE_CLOSED");
+    service.buy("open", "ann", "").await.unwrap();
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let first = service.buy("shoe", "ann", "r1").await.unwrap();
+    let set = async |status: ProductStatus| {
+        let product_id = "shoe".to_owned();
+        let request =
+            UpdateProductRequest { product_id, status: status.into(), ..Default::default() };
+        service.admin().update_product(request).await.unwrap()
+    };
+    set(ProductStatus::Stopped).await;
+    assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_STOPPED");
+    let again = service.buy("shoe", "ann", "r1").await.unwrap();
+    assert_eq!(again.reservation_id, first.reservation_id, "who has bought has bought");
+    set(ProductStatus::OnSale).await;
+    service.buy("shoe", "bob", "").await.unwrap();
+    set(ProductStatus::Retired).await;
+    assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_CLOSED");
+    yard.assert_audit_holds().await;
+}

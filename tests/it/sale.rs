@@ -1,0 +1,123 @@
+//! The sale itself: far more buyers than units, at the same moment.
+
+use std::collections::HashSet;
+
+use futures_util::future::join_all;
+use yoink::app::Role;
+
+use crate::harness::{Yard, eventually, product, reason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 100)).await;
+    let users: Vec<String> = (0..2000).map(|n| format!("user-{n}")).collect();
+    let answers = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
+
+    let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    let accepted: HashSet<String> =
+        accepted.into_iter().map(|a| a.unwrap().reservation_id).collect();
+    assert_eq!(accepted.len(), 100, "every accepted buyer has a reservation of its own");
+    assert_eq!(refused.len(), 1900);
+    assert!(refused.iter().all(|answer| reason(answer.as_ref().unwrap_err()) == "SOLD_OUT"));
+
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (0, 100));
+    let sql = yard.sql().await;
+    let rows = sql.query("SELECT reservation_id::text FROM reservations", &[]).await.unwrap();
+    let rows: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(rows, accepted, "who was accepted is stored, and nobody else");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_order_becomes_confirmed_and_can_be_looked_up_all_the_while() {
+    let yard = Yard::new().await;
+    // No worker yet: the order stays in the stream.
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    let bought = api.buy("shoe", "ann", "r1").await.unwrap();
+    assert_eq!((bought.remaining, bought.duplicate), (9, false));
+    let accepted = api.reservation(&bought.reservation_id).await.unwrap();
+    assert_eq!(accepted.state().as_str_name(), "RESERVATION_STATE_ACCEPTED");
+    assert_eq!((accepted.product_id.as_str(), accepted.user_id.as_str()), ("shoe", "ann"));
+    assert_eq!(accepted.reserved_at, bought.reserved_at);
+    assert_eq!(accepted.recorded_at, None);
+
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let confirmed = eventually("the order is confirmed", async || {
+        let found = api.reservation(&bought.reservation_id).await.unwrap();
+        (found.state().as_str_name() == "RESERVATION_STATE_CONFIRMED").then_some(found)
+    })
+    .await;
+    assert_eq!(confirmed.reserved_at, bought.reserved_at);
+    assert!(confirmed.recorded_at.is_some());
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_share_the_work() {
+    let yard = Yard::new().await;
+    let services = join_all((0..3).map(|_| yard.serve(Role::All, &[]))).await;
+    services[0].create(product("shoe", 300)).await;
+    let buys = (0..900).map(|n| {
+        let service = &services[n % 3];
+        async move { service.buy("shoe", &format!("user-{n}"), "r").await.is_ok() }
+    });
+    let accepted = join_all(buys).await.into_iter().filter(|accepted| *accepted).count();
+    assert_eq!(accepted, 300);
+    yard.assert_audit_holds().await;
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 300);
+    for service in services {
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_backlog_refuses_before_a_unit_is_taken() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[("backlog_max_entries", "5")]).await;
+    service.create(product("shoe", 100)).await;
+    for n in 0..5 {
+        service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
+    }
+    assert_eq!(service.refusal("shoe", "late", "").await, "BACKLOG_FULL");
+    let report = yard.audit().await;
+    assert_eq!((report.products[0].available, report.products[0].in_orders), (95, 5));
+    let worker = yard.serve(Role::Worker, &[]).await;
+    eventually("there is room again", async || service.buy("shoe", "late", "").await.ok()).await;
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stores_show_what_the_design_says() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r1").await.unwrap();
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut cli = yard.cli().await;
+    let pattern = format!("{}:{{{partition}}}:*", yard.prefix);
+    let mut keys: Vec<String> =
+        redis::cmd("KEYS").arg(pattern).query_async(&mut cli).await.unwrap();
+    keys.sort();
+    let names: Vec<&str> = keys.iter().map(|key| key.split("}:").nth(1).unwrap()).collect();
+    assert_eq!(names[0], "catalogue");
+    assert!(names[1].starts_with("claims:"));
+    assert_eq!(names[2..], ["meta", "orders", "stock", "supply"]);
+    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let groups: redis::streams::StreamInfoGroupsReply =
+        redis::cmd("XINFO").arg("GROUPS").arg(&orders).query_async(&mut cli).await.unwrap();
+    assert_eq!(groups.groups[0].name, "ledger");
+    let entries: redis::streams::StreamRangeReply =
+        redis::cmd("XRANGE").arg(&orders).arg("-").arg("+").query_async(&mut cli).await.unwrap();
+    assert_eq!(entries.ids[0].id, "1-1", "<epoch>-<seq>");
+    for table in ["deployment", "partitions", "products", "reservations", "supply_changes"] {
+        let sql =
+            format!("SELECT count(*) FROM information_schema.tables WHERE table_name = '{table}'");
+        assert_eq!(yard.count(&sql).await, 1, "{table}");
+    }
+}
