@@ -47,3 +47,7 @@ if [[ " ${missing[*]} " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/
 fi
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+# Nor shall the next boot start one that nobody asked for.
+if [[ " ${missing[*]} " == *" redis-server "* ]] && have systemctl; then
+  "${as_root[@]}" systemctl disable --quiet redis-server 2>/dev/null || true
+fi

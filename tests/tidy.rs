@@ -68,6 +68,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "config",
             "servers",
             "audit",
+            "catalogue",
             "desk",
             "domain",
             "grpc",

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     audit::Auditor,
-    catalogue::Catalogue,
+    catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
     domain::NewProduct,
     fence::Partitions,
@@ -155,8 +155,8 @@ impl App {
     /// # Errors
     ///
     /// As [`Catalogue::create`].
-    pub async fn create_products(&self, products: &[NewProduct]) -> anyhow::Result<Created> {
-        Ok(self.catalogue.create(products, "demo").await?)
+    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
+        self.catalogue.create(products, "demo").await
     }
 
     /// Serves until `shutdown`, then ends in order: no new calls, the calls under way are answered, the

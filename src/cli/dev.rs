@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::output;
 use crate::{
     app::{App, Listeners, Role},
+    catalogue::RefreshError,
     config::Config,
     domain::{NewProduct, Price, ProductId, ProductStatus, Sale},
     ledger::Created,
@@ -69,10 +70,11 @@ pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Re
         product(SCARCE, "Sneaker 42, limited edition", "199.99", scarce_units)?,
         product(PLENTY, "Sticker", "1.50", 1_000_000)?,
     ];
-    match app.create_products(&products).await? {
-        Created::Done { .. } => Ok(()),
-        // A kept state whose units differ: its own products stay.
-        Created::OtherUnits { .. } => Ok(()),
+    match app.create_products(&products).await {
+        Ok(Created::Done { .. }) => Ok(()),
+        // A kept state: its own products stay, and its partitions are rebuilt before they sell.
+        Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotInForce(_)) => Ok(()),
+        Err(error @ RefreshError::Ledger(_)) => Err(error.into()),
     }
 }
 
@@ -98,7 +100,9 @@ pub(super) async fn run(
     output::line(format!("HTTP     http://{}/readyz", config.http_listen))?;
     output::line(format!("Redis    {}", servers.redis.url()))?;
     output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
-    output::line(format!("Products {SCARCE} (500 units), {PLENTY} (1000000 units)"))?;
+    output::line(format!(
+        "Products {SCARCE} and {PLENTY}. Ctrl-C stops everything; .yoink/ keeps it."
+    ))?;
     app.run(shutdown).await?;
     tokio::task::spawn_blocking(move || drop(servers)).await?;
     Ok(ExitCode::SUCCESS)

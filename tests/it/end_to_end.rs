@@ -12,7 +12,7 @@ use yoink::{
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use crate::harness::{Binary, Yard, eventually, product};
+use crate::harness::{Binary, Dev, Yard, eventually, processes_under, product, scratch_dir};
 
 async fn create(yard: &Yard, id: &str, units: i64) {
     let stores = yard.app(&[]).await.stores().clone();
@@ -132,4 +132,41 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
+    let here = scratch_dir("dev");
+    let mut first = Dev::start(&here);
+    let bought = first.buy().await;
+    assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
+    let second = Dev::start(&here).ended().await;
+    assert_eq!(second.0.code(), Some(2));
+    assert!(second.1.contains("runs here already"), "{}", second.1);
+    first.interrupt();
+    assert!(first.ended().await.0.success());
+    assert_eq!(processes_under(&here), Vec::<String>::new());
+
+    let mut again = Dev::start(&here);
+    let duplicate = again.buy().await;
+    assert!(duplicate.duplicate, "the order was kept");
+    assert_eq!(duplicate.reservation_id, bought.reservation_id);
+    // However it ends, its servers end with it.
+    again.kill();
+    eventually("its servers have ended", async || processes_under(&here).is_empty().then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_ends_with_its_verdict_and_leaves_nothing_behind() {
+    let here = scratch_dir("demo");
+    let mut demo = std::process::Command::new(env!("CARGO_BIN_EXE_yoink"));
+    demo.args(["demo", "--attempts", "2000", "--units", "50", "--buyers", "200"]);
+    demo.env("TMPDIR", &here).current_dir(&here);
+    let output = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("The audit holds"), "{said}");
+    assert_eq!(processes_under(&here), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(&here).unwrap().count(), 0, "no file stays");
 }

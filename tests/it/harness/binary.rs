@@ -3,6 +3,7 @@
 use std::{
     io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -12,6 +13,9 @@ use nix::{
     unistd::Pid,
 };
 use tonic::transport::Channel;
+use yoink::grpc::pb::{
+    ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
+};
 
 use super::{Yard, eventually};
 
@@ -96,4 +100,85 @@ impl Drop for Binary {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A running `yoink dev`.
+pub struct Dev {
+    child: Child,
+    grpc: SocketAddr,
+}
+
+impl Dev {
+    /// Starts it in a directory, on free ports.
+    pub fn start(here: &Path) -> Self {
+        let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let (grpc, http) = (port(), port());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
+        command.args([
+            "--set",
+            &format!("grpc_listen={grpc}"),
+            "--set",
+            &format!("http_listen={http}"),
+        ]);
+        command.args(["--set", "log=warn", "dev"]).current_dir(here);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap(), grpc }
+    }
+
+    /// Buys a unit of the demo catalogue, always by the same request.
+    pub async fn buy(&mut self) -> ReserveUnitResponse {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        eventually("it sells", async || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended");
+            let request = ReserveUnitRequest {
+                product_id: "sneaker-42".to_owned(),
+                user_id: "ann".to_owned(),
+                request_id: "r".to_owned(),
+            };
+            let mut client = InventoryServiceClient::new(endpoint.connect().await.ok()?);
+            Some(client.reserve_unit(request).await.ok()?.into_inner())
+        })
+        .await
+    }
+
+    pub fn interrupt(&self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end; returns how it ended and what it said.
+    pub async fn ended(&mut self) -> (ExitStatus, String) {
+        let status = eventually("it ends", async || self.child.try_wait().unwrap()).await;
+        let mut said = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        (status, said)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Processes that work in a directory, or name it on their command line.
+pub fn processes_under(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        // One that has ended meanwhile is no longer there.
+        let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let works_there = std::fs::read_link(process.path().join("cwd"))
+            .is_ok_and(|cwd| cwd.starts_with(dir) && cwd != dir);
+        if works_there || line.contains(dir.to_str().unwrap()) {
+            found.push(line);
+        }
+    }
+    found
 }

@@ -7,7 +7,7 @@ mod yard;
 
 use std::time::Duration;
 
-pub use binary::{Binary, run_yoink};
+pub use binary::{Binary, Dev, processes_under, run_yoink};
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, reason};
 pub use yard::{Yard, product};
