@@ -7,6 +7,7 @@ mod harness;
 mod bad_input;
 mod catalogue;
 mod commands;
+mod deploy;
 mod desk;
 mod end_to_end;
 mod fault;

@@ -130,3 +130,30 @@ async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
     assert_eq!(bought.remaining, 9, "one effect, whichever of the calls had it");
     yard.assert_audit_holds().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 100)).await;
+    let first = service.buy("shoe", "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    let maxmemory = async |bytes: &str| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("maxmemory").arg(bytes);
+        let () = set.query_async(&mut yard.cli().await).await.unwrap();
+    };
+    maxmemory("1").await;
+    let status = service.buy("shoe", "bob", "r").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+    // Who has bought gets the same answer: nothing needs to be written for it.
+    let again = service.buy("shoe", "ann", "r").await.unwrap();
+    assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
+    let report = yard.audit().await;
+    assert_eq!(report.products[0].available, 99);
+    maxmemory("0").await;
+    service.buy("shoe", "bob", "r").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 98));
+}

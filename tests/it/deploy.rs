@@ -1,0 +1,76 @@
+//! What is deployed is what was tested: the compose file's settings, ports and images.
+
+use std::process::Command;
+
+use serde_yaml_ng::Value;
+
+use crate::harness::scratch_dir;
+
+fn compose() -> Value {
+    let text = include_str!("../../docker-compose.yml");
+    let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
+    value.apply_merge().unwrap();
+    value
+}
+
+fn text(value: &Value) -> String {
+    // ${NAME:-default} without the environment is its default.
+    let text = value.as_str().unwrap().to_owned();
+    match (text.find("${"), text.find('}')) {
+        (Some(start), Some(end)) => {
+            let default = text[start..end].split(":-").nth(1).unwrap_or_default();
+            format!("{}{default}{}", &text[..start], &text[end + 1..])
+        }
+        _ => text,
+    }
+}
+
+#[test]
+fn the_compose_files_settings_are_settings_and_its_ports_are_published() {
+    let compose = compose();
+    let service = &compose["services"]["yoink"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
+    command.args(["config", "check"]).current_dir(scratch_dir("compose"));
+    for (name, value) in service["environment"].as_mapping().unwrap() {
+        command.env(text(name), text(value));
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("grpc_listen = \"0.0.0.0:50051\""), "{said}");
+    assert!(said.contains("http_listen = \"0.0.0.0:9464\""), "{said}");
+    assert!(said.contains("redis_url = \"redis://redis:6379\""), "{said}");
+    assert!(
+        said.contains("postgres_url = \"postgres://postgres:***@postgres:5432/yoink\""),
+        "{said}"
+    );
+    assert!(said.contains("reflection = false"), "not bound to loopback");
+    let ports: Vec<String> = service["ports"].as_sequence().unwrap().iter().map(text).collect();
+    assert_eq!(ports, ["127.0.0.1:50051:50051", "127.0.0.1:9464:9464"]);
+    assert_eq!(text(&compose["services"]["postgres"]["environment"]["POSTGRES_DB"]), "yoink");
+}
+
+#[test]
+fn every_service_waits_for_what_it_needs() {
+    let compose = compose();
+    let needs = &compose["services"]["yoink"]["depends_on"];
+    assert_eq!(text(&needs["redis"]["condition"]), "service_healthy");
+    assert_eq!(text(&needs["postgres"]["condition"]), "service_healthy");
+    assert_eq!(text(&needs["migrate"]["condition"]), "service_completed_successfully");
+    for service in ["redis", "postgres"] {
+        assert!(compose["services"][service]["healthcheck"]["test"].is_sequence(), "{service}");
+    }
+}
+
+#[test]
+fn the_redis_that_is_deployed_keeps_what_it_is_told() {
+    // The directives, as the server itself would read them; comments aside.
+    let conf = include_str!("../../deploy/redis.conf");
+    let lines: Vec<&str> =
+        conf.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
+    for needed in ["appendonly yes", "maxmemory-policy noeviction", "no-appendfsync-on-rewrite no"]
+    {
+        assert!(lines.contains(&needed), "{needed}");
+    }
+    assert!(lines.iter().any(|line| line.starts_with("appendfsync ")));
+}
