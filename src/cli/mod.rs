@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Listeners, Role},
     config::Config,
-    telemetry,
+    grpc, telemetry,
 };
 
 /// Version and commit.
@@ -118,6 +118,8 @@ enum Command {
     Dead(dead::DeadCommand),
     /// Buys from a running service, as many at a time as asked.
     Load(load::LoadArgs),
+    /// Prints the contract as a descriptor set, for the sidecar.
+    Descriptor,
     /// The settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -147,6 +149,10 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Audit { json } => offline::audit(&settings.load(&[])?, json).await,
         Command::Rebuild => offline::rebuild(&settings.load(&[])?).await,
         Command::Dead(command) => dead::run(&settings.load(&[])?, command).await,
+        Command::Descriptor => {
+            output::bytes(grpc::DESCRIPTOR_SET)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Load(args) => load::run(args, shutdown).await,
         Command::Config(ConfigCommand::Check) => {
             output::line(settings.load(&[])?)?;

@@ -5,6 +5,11 @@ use std::{
     io::{self, Write as _},
 };
 
+/// Prints bytes as they are.
+pub(super) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(bytes)
+}
+
 /// Prints a line.
 pub(super) fn line(text: impl Display) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
@@ -13,6 +16,9 @@ use crate::{
     ledger::LedgerError,
     stock::StockError,
 };
+
+/// Tells the sidecar an HTTP status that no gRPC status maps to; it allows 202 and 409.
+pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
 
 /// The domain of every reason.
 const DOMAIN: &str = "yoink";
@@ -185,6 +191,13 @@ impl From<ApiError> for Status {
         {
             metadata.insert("opens_at".to_owned(), opens_at.to_string());
         }
+        let mut headers = MetadataMap::new();
+        if code == Code::FailedPrecondition {
+            headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
+        }
+        if let Some(applied) = error.applied() {
+            headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
+        }
         let mut details = ErrorDetails::new();
         details.set_error_info(reason, DOMAIN, metadata);
         if let Some(retry) = error.retry_after() {
@@ -195,7 +208,7 @@ impl From<ApiError> for Status {
                 details.add_bad_request_violation(field, problem);
             }
         }
-        Status::with_error_details(code, message, details)
+        Status::with_error_details_and_metadata(code, message, details, headers)
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     Rooms, convert,
-    error::ApiError,
+    error::{ApiError, HTTP_STATUS},
     pb::{self, inventory_service_server::InventoryService},
 };
 use crate::{
@@ -29,6 +29,13 @@ impl Inventory {
 /// Asks for one unit; whether it is a duplicate comes with the receipt.
 pub(super) async fn take(rooms: &Rooms, request: Reserve) -> Result<(Receipt, bool), ApiError> {
     ApiError::refusal(rooms.stock.reserve(request).await?)
+}
+
+/// OK, and 202 through the sidecar: the order is accepted, not stored yet.
+pub(super) fn accepted_response<T>(message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static("202"));
+    response
 }
 
 /// What became of a reservation. An order only ever moves from the streams to the ledger, so asking in
@@ -75,7 +82,7 @@ impl InventoryService for Inventory {
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
         let (receipt, duplicate) = take(&self.rooms, reserve).await?;
-        Ok(Response::new(pb::ReserveUnitResponse {
+        Ok(accepted_response(pb::ReserveUnitResponse {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
             user_id: asked.user_id,

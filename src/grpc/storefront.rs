@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Rooms, convert,
     error::ApiError,
-    inventory::take,
+    inventory::{accepted_response, take},
     pb::{self, storefront_service_server::StorefrontService},
 };
 use crate::catalogue::Listed;
@@ -51,7 +51,7 @@ impl StorefrontService for Storefront {
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
         let (receipt, _) = take(&self.rooms, reserve).await?;
-        Ok(Response::new(pb::PlaceOrderResponse {
+        Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
             reservation_id: receipt.reservation_id.to_string(),
         }))

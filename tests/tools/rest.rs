@@ -1,0 +1,146 @@
+//! REST through the real Envoy: every row of the outcome table, and the contract of the original.
+
+use futures_util::future::join_all;
+use serde_json::json;
+use yoink::{
+    app::Role,
+    domain::{Epoch, ReservationId, Sale},
+    grpc::pb::{ProductStatus, UpdateProductRequest},
+};
+
+use crate::{
+    envoy::{Answer, Envoy},
+    harness::{Service, Yard, eventually, product},
+};
+
+async fn edge(yard: &Yard, more: &[(&'static str, &str)]) -> (Service, Envoy) {
+    let service = yard.serve(Role::All, more).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    (service, envoy)
+}
+
+fn told(answer: &Answer) -> (u16, &str) {
+    assert_eq!(answer.headers["content-type"], "application/json", "{answer:?}");
+    (answer.status.as_u16(), answer.reason())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_outcome_has_its_status_and_its_reason() {
+    let yard = Yard::new().await;
+    let (service, envoy) = edge(&yard, &[]).await;
+    let now = jiff::Timestamp::now().as_millisecond();
+    let sale = |id: &str, units: i64, change: &dyn Fn(Sale) -> Sale| {
+        let mut product = product(id, units);
+        product.sale = change(product.sale);
+        product
+    };
+    service.create(product("last", 1)).await;
+    service.create(sale("limited", 9, &|s| Sale { per_user_limit: Some(1), ..s })).await;
+    service.create(sale("early", 9, &|s| Sale { opens_at_ms: Some(now + 3_600_000), ..s })).await;
+    service.create(sale("late", 9, &|s| Sale { closes_at_ms: Some(now - 1), ..s })).await;
+    service.create(product("stopped", 9)).await;
+    let (product_id, status) = ("stopped".to_owned(), ProductStatus::Stopped.into());
+    let stop = UpdateProductRequest { product_id, status, ..Default::default() };
+    service.admin().update_product(stop).await.unwrap();
+
+    let bought = envoy.buy("last", "ann", "r").await;
+    assert_eq!(bought.status.as_u16(), 202);
+    assert_eq!(
+        (&bought.body["remaining"], &bought.body["duplicate"]),
+        (&json!("0"), &json!(false))
+    );
+    let again = envoy.buy("last", "ann", "r").await;
+    assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (202, &json!(true)));
+    assert_eq!(told(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
+    assert_eq!(envoy.buy("limited", "ann", "1").await.status.as_u16(), 202);
+    let limited = envoy.buy("limited", "ann", "2").await;
+    assert_eq!(told(&limited), (409, "LIMIT_REACHED"));
+    assert_eq!(limited.detail("ErrorInfo")["metadata"]["limit"], "1");
+    assert_eq!(told(&envoy.buy("early", "ann", "").await), (409, "SALE_NOT_OPEN"));
+    assert_eq!(told(&envoy.buy("late", "ann", "").await), (409, "SALE_CLOSED"));
+    assert_eq!(told(&envoy.buy("stopped", "ann", "").await), (409, "SALE_STOPPED"));
+    assert_eq!(told(&envoy.buy("ghost", "ann", "").await), (404, "PRODUCT_NOT_FOUND"));
+    let bad = envoy.buy("{", "", "").await;
+    assert_eq!(told(&bad), (400, "BAD_FIELD"));
+    assert_eq!(bad.detail("BadRequest")["fieldViolations"][0]["field"], "product_id");
+
+    let id = bought.body["reservationId"].as_str().unwrap();
+    let found = envoy.get(&format!("/v1/reservations/{id}")).await;
+    assert_eq!((found.status.as_u16(), &found.body["reservation"]["userId"]), (200, &json!("ann")));
+    let unknown = |epoch| ReservationId::new(0, Epoch(epoch), 77, 1).unwrap();
+    let look_up = async |id| envoy.get(&format!("/v1/reservations/{id}")).await;
+    assert_eq!(told(&look_up(unknown(1)).await), (404, "RESERVATION_NOT_FOUND"));
+    assert_eq!(told(&look_up(unknown(9)).await), (404, "LOST_OR_UNKNOWN"));
+    let found = envoy.get("/v1/products/last").await;
+    assert_eq!((found.status.as_u16(), &found.body["product"]["stock"]), (200, &json!("0")));
+    let page = envoy.get("/v1/products?pageSize=2").await;
+    assert_eq!(page.body["products"].as_array().unwrap().len(), 2);
+    assert_eq!(told(&envoy.get("/v1/products?pageSize=-1").await), (400, "BAD_FIELD"));
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_backlog_is_429_and_says_when_to_come_back() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 9)).await;
+    assert_eq!(envoy.buy("shoe", "ann", "").await.status.as_u16(), 202);
+    let full = envoy.buy("shoe", "ann", "").await;
+    assert_eq!(told(&full), (429, "BACKLOG_FULL"));
+    assert_eq!(full.detail("RetryInfo")["retryDelay"], "5s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
+    let mut yard = Yard::with_own_redis().await;
+    let (service, envoy) = edge(&yard, &[("recovery", "manual")]).await;
+    service.create(product("shoe", 9)).await;
+    yard.redis.as_mut().unwrap().kill();
+    let away = envoy.buy("shoe", "ann", "r").await;
+    assert_eq!(told(&away), (503, "REDIS_UNAVAILABLE"));
+    assert!(away.detail("ErrorInfo")["metadata"]["applied"].is_string());
+    yard.redis.as_mut().unwrap().restart().unwrap();
+    let fenced = eventually("Redis is back, and fenced", async || {
+        let answer = envoy.buy("shoe", "ann", "r").await;
+        (answer.reason() == "RECOVERING").then_some(answer)
+    })
+    .await;
+    assert_eq!(told(&fenced), (503, "RECOVERING"));
+    let listed = envoy.get("/products").await;
+    assert_eq!(listed.body[0]["stock"], json!(null), "absent while its partition recovers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_the_original_are_served_unchanged() {
+    let yard = Yard::new().await;
+    let (service, envoy) = edge(&yard, &[]).await;
+    let empty = envoy.get("/products").await;
+    assert_eq!(
+        (empty.status.as_u16(), empty.body),
+        (200, json!([])),
+        "a bare array, also an empty one"
+    );
+    service.create(product("shoe", 500)).await;
+    let placed = envoy.post("/orders", &json!({ "productId": "shoe", "userId": "ann" })).await;
+    assert_eq!(placed.status.as_u16(), 202);
+    assert_eq!(placed.body["message"], "Order accepted for processing");
+    assert!(placed.body["reservationId"].is_string());
+    let listed = envoy.get("/products").await;
+    let expected = json!([{ "id": "shoe", "name": "Product shoe", "price": 19.99, "stock": 499 }]);
+    assert_eq!(listed.body, expected, "plain numbers");
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
+    let yard = Yard::new().await;
+    let (service, envoy) = edge(&yard, &[]).await;
+    service.create(product("shoe", 100)).await;
+    let users: Vec<String> = (0..1000).map(|n| format!("user-{n}")).collect();
+    let answers = join_all(users.iter().map(|user| envoy.buy("shoe", user, "r"))).await;
+    let count = |status: u16| answers.iter().filter(|a| a.status.as_u16() == status).count();
+    assert_eq!((count(202), count(409)), (100, 900));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 0));
+}
