@@ -54,6 +54,8 @@ pub struct Consumer {
     held: Vec<Delivery>,
     suspects: Vec<Suspect>,
     next_scan: Instant,
+    /// Whether the partition was seen to be open since the last trouble.
+    open: bool,
     /// How long a read waits; a test that steps needs no wait.
     block: Duration,
 }
@@ -61,7 +63,16 @@ pub struct Consumer {
 impl Consumer {
     pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
         let (held, suspects) = (Vec::new(), Vec::new());
-        Self { shop, partition, reader, held, suspects, next_scan: Instant::now(), block: BLOCK }
+        Self {
+            shop,
+            partition,
+            reader,
+            held,
+            suspects,
+            next_scan: Instant::now(),
+            open: false,
+            block: BLOCK,
+        }
     }
 
     /// Works until stopped; finishes the batch it has begun.
@@ -117,8 +128,20 @@ impl Consumer {
     ///
     /// A pause: nothing was lost, the step is to be repeated.
     pub async fn run_once(&mut self) -> Result<Step, Pause> {
+        let step = self.step().await;
+        self.open &= step.is_ok();
+        step
+    }
+
+    async fn step(&mut self) -> Result<Step, Pause> {
         if self.held.is_empty() {
             self.held = self.take_due();
+        }
+        // A read is not fenced and takes entries away from whoever may have them: after every trouble,
+        // and at the start, the partition must first be seen to be open to us.
+        if self.held.is_empty() && !self.open {
+            self.shop.stock.probe(self.partition).await?;
+            self.open = true;
         }
         if self.held.is_empty() && self.next_scan <= Instant::now() {
             self.scan().await?;
