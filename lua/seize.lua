@@ -10,8 +10,9 @@ local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
 if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
 if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'late' } end
-redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid_now(), 'seq', '0')
-redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+-- First what frees memory: a full Redis refuses any other first write.
+redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 local window = math.floor(tonumber(redis.call('TIME')[1]) * 1000 / tonumber(ARGV[2]))
-for w = window - 2, window + 1 do redis.call('DEL', KEYS[6] .. ':' .. text(w)) end
+for w = window - 3, window + 1 do redis.call('UNLINK', KEYS[6] .. ':' .. text(w)) end
+redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid_now(), 'seq', '0')
 return { 'seized' }

@@ -25,20 +25,27 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let shutdown = CancellationToken::new();
+        if !cli.ends_in_order() {
+            return yoink::cli::run(cli, shutdown).await;
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let signalled = shutdown.clone();
-        let waiter = async move {
+        let mut signalled = async || {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            signalled.cancel();
-            std::future::pending::<anyhow::Result<ExitCode>>().await
+        };
+        let waiter = async {
+            signalled().await;
+            shutdown.cancel();
+            // Whoever asks twice does not want to wait.
+            signalled().await;
+            Ok(ExitCode::from(130))
         };
         tokio::select! {
-            code = yoink::cli::run(cli, shutdown) => code,
-            never = waiter => never,
+            code = yoink::cli::run(cli, shutdown.clone()) => code,
+            code = waiter => code,
         }
     })
 }

@@ -64,6 +64,7 @@ impl Stores {
         let client = client(config)?;
         let connection = connection(&client, Duration::from_secs(2)).await;
         let connection = connection.context("cannot use Redis (redis_url)")?;
+        check_redis_version(&connection).await?;
         let keys = Keys::new(&config.key_prefix);
         let partitions = Partitions::new(connection, keys, (deployment.id, deployment.partitions));
         let settings = StockSettings {
@@ -117,6 +118,19 @@ fn client(config: &Config) -> anyhow::Result<Client> {
     let info = info.context("redis_url is no address")?;
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
     Ok(Client::open(info)?)
+}
+
+/// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
+async fn check_redis_version(connection: &ConnectionManager) -> anyhow::Result<()> {
+    let info: String =
+        redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await?;
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    let version = version.context("Redis does not tell its version")?.trim().to_owned();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
+        bail!("Redis is of version {version}; 6.2 or newer is needed");
+    }
+    Ok(())
 }
 
 /// A connection that reconnects, and never sends anything twice.

@@ -10,6 +10,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::recovery::Recovery;
 use crate::worker::{PauseReason, Pauses};
 
 /// What readiness is told from.
@@ -17,6 +18,8 @@ use crate::worker::{PauseReason, Pauses};
 pub(super) struct Readiness {
     pub(super) redis: Arc<AtomicBool>,
     pub(super) pauses: Arc<Pauses>,
+    pub(super) recovery: Recovery,
+    pub(super) partitions: u16,
 }
 
 impl Readiness {
@@ -27,10 +30,13 @@ impl Readiness {
         // An outage of Postgres stops no sale; what an operator must mend does.
         let broken =
             [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
-        let ready = redis && !pauses.iter().any(|pause| broken.contains(pause));
+        let fenced = self.recovery.seen_fenced();
+        let sells = fenced.len() < usize::from(self.partitions);
+        let ready = redis && sells && !pauses.iter().any(|pause| broken.contains(pause));
+        let fenced = fenced.iter().map(|partition| format!("partition {partition} is fenced"));
         let away = (!redis).then(|| "Redis is unavailable".to_owned());
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        (ready, away.into_iter().chain(pauses).collect())
+        (ready, away.into_iter().chain(fenced).chain(pauses).collect())
     }
 }
 

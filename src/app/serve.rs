@@ -107,12 +107,7 @@ impl App {
         let recovery = stores.recovery();
         recovery.look().await.context("cannot read the partitions")?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
-        if let Err(error) = catalogue.refresh().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the catalogue is not in force everywhere yet"
-            );
-        }
+        catalogue.refresh().await.context("cannot read the catalogue")?;
         let workshop = Workshop {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
@@ -172,14 +167,21 @@ impl App {
         }
         loops.spawn(self.catalogue.clone().run(stop_loops.clone()));
         let rebuild = self.role != Role::Api && self.automation.recovery == Automation::Auto;
-        loops.spawn(self.recovery.clone().run(rebuild, stop_loops.clone()));
+        loops.spawn(self.recovery.clone().run(stop_loops.clone()));
+        loops.spawn(self.recovery.clone().mend(rebuild, stop_loops.clone()));
 
         let redis = Arc::new(AtomicBool::new(true));
         let (reporter, health) = tonic_health::server::health_reporter();
-        report(&reporter, true).await;
+        report(&reporter, self.role, true).await;
         let partitions = self.stores.stock.partitions().clone();
-        loops.spawn(watch(partitions, reporter.clone(), redis.clone(), stop_loops.clone()));
-        let readiness = Readiness { redis, pauses: self.workshop.pauses.clone() };
+        let health_of = (reporter.clone(), self.role);
+        loops.spawn(watch(partitions, health_of, redis.clone(), stop_loops.clone()));
+        let readiness = Readiness {
+            redis,
+            pauses: self.workshop.pauses.clone(),
+            recovery: self.recovery.clone(),
+            partitions: self.stores.deployment.partitions.get(),
+        };
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let rooms = Rooms {
@@ -195,10 +197,11 @@ impl App {
             Role::Worker => tonic::service::Routes::default(),
         };
         routes = routes.add_service(health);
-        if self.reflection {
+        let role = self.role;
+        if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
         }
-        tracing::info!(grpc = %self.listeners.grpc.local_addr()?, role = ?self.role, "serving");
+        tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
         let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -209,7 +212,7 @@ impl App {
             () = async {
                 shutdown.cancelled().await;
                 tracing::info!("shutting down");
-                report(&reporter, false).await;
+                report(&reporter, role, false).await;
                 tokio::time::sleep(DRAIN_CALLS).await;
             } => {
                 tracing::warn!("some calls did not end in time");
@@ -279,17 +282,18 @@ fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Rou
     Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }
 
-async fn report(reporter: &HealthReporter, serving: bool) {
+async fn report(reporter: &HealthReporter, role: Role, serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in std::iter::once("").chain(grpc::SERVICES) {
-        reporter.set_service_status(service, status).await;
+    let services = if role == Role::Worker { &[] } else { grpc::SERVICES.as_slice() };
+    for service in std::iter::once(&"").chain(services) {
+        reporter.set_service_status(*service, status).await;
     }
 }
 
 /// Health follows Redis: without it nothing can be sold. Postgres may be away for a while.
 async fn watch(
     partitions: Partitions,
-    reporter: HealthReporter,
+    (reporter, role): (HealthReporter, Role),
     redis: Arc<AtomicBool>,
     stop: CancellationToken,
 ) {
@@ -297,7 +301,7 @@ async fn watch(
         let answers = partitions.ping().await.is_ok();
         if redis.swap(answers, Ordering::AcqRel) != answers {
             tracing::warn!(answers, "Redis");
-            report(&reporter, answers).await;
+            report(&reporter, role, answers).await;
         }
     }
 }

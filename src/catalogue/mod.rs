@@ -42,6 +42,9 @@ pub enum RefreshError {
     NotInForce(#[source] FenceError),
 }
 
+/// Partitions that could not be told what changed, and why; they are told by the next refresh.
+type Untold = HashMap<Partition, FenceError>;
+
 /// The catalogue of this process.
 #[derive(Clone)]
 pub struct Catalogue {
@@ -65,8 +68,8 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// See [`RefreshError`]; what was not told is told by the next refresh.
-    pub async fn refresh(&self) -> Result<(), RefreshError> {
+    /// When the ledger does not answer. What Redis was not told is in the answer.
+    pub async fn refresh(&self) -> Result<Untold, LedgerError> {
         let mut told = self.told.lock().await;
         let seen = self.snapshot.load_full();
         let changed = self.ledger.products_since(seen.version()).await?;
@@ -76,23 +79,36 @@ impl Catalogue {
         let snapshot = self.snapshot.load();
         let count = self.stock.partitions().count();
         if told.iter().all(|told| *told == snapshot.version()) {
-            return Ok(());
+            return Ok(Untold::new());
         }
-        let mut untold: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
+        let mut changes: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
         for product in snapshot.all() {
             let partition = count.of(&product.id);
             if product.version > told[partition.index()] {
-                untold.entry(partition).or_default().push(product.clone());
+                changes.entry(partition).or_default().push(product.clone());
             }
         }
-        let mut failed = None;
+        let mut untold = Untold::new();
         for partition in count.all() {
-            let products = untold.remove(&partition).unwrap_or_default();
+            let products = changes.remove(&partition).unwrap_or_default();
             match self.tell(partition, &products).await {
                 Ok(()) => told[partition.index()] = snapshot.version(),
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    untold.insert(partition, error);
+                }
             }
         }
+        Ok(untold)
+    }
+
+    /// Refreshes after a change of these products: whether it is in force.
+    async fn enforce<'a>(
+        &self,
+        changed: impl IntoIterator<Item = &'a ProductId>,
+    ) -> Result<(), RefreshError> {
+        let mut untold = self.refresh().await?;
+        let count = self.stock.partitions().count();
+        let failed = changed.into_iter().find_map(|id| untold.remove(&count.of(id)));
         failed.map_or(Ok(()), |error| Err(RefreshError::NotInForce(error)))
     }
 
@@ -115,8 +131,9 @@ impl Catalogue {
     pub async fn run(self, stop: CancellationToken) {
         let mut healthy = true;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            // What is untold is fenced or without Redis, and that is told of elsewhere.
             match self.refresh().await {
-                Ok(()) => healthy = true,
+                Ok(_) => healthy = true,
                 Err(error) if healthy => {
                     healthy = false;
                     tracing::warn!(
@@ -141,7 +158,10 @@ impl Catalogue {
     ) -> Result<Created, RefreshError> {
         let count = self.stock.partitions().count();
         let created = self.ledger.create_products(products, count, actor).await?;
-        self.refresh().await?;
+        if matches!(created, Created::Done { .. }) {
+            // Known ones, too: an earlier call may have ended before they were in force.
+            self.enforce(products.iter().map(|product| &product.id)).await?;
+        }
         Ok(created)
     }
 
@@ -156,7 +176,7 @@ impl Catalogue {
         change: &SaleChange,
     ) -> Result<Result<Product, RefreshError>, UpdateError> {
         let product = self.ledger.update_product(id, change).await?;
-        Ok(self.refresh().await.map(|()| product))
+        Ok(self.enforce([id]).await.map(|()| product))
     }
 
     /// Grants units, once per request id.
@@ -166,7 +186,9 @@ impl Catalogue {
     /// See [`RefreshError`]; repeat it with the same request id.
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
         let restocked = self.ledger.restock(restock).await?;
-        self.refresh().await?;
+        if matches!(restocked, Restocked::Added(_) | Restocked::Before(_)) {
+            self.enforce([&restock.product]).await?;
+        }
         Ok(restocked)
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicU64},
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use super::{
     dev::{PLENTY, SCARCE, Servers, create_catalogue},
@@ -63,8 +65,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let quiet = ("log", "warn".to_owned());
     telemetry::init(&settings(std::slice::from_ref(&quiet))?)?;
-    let dir = std::env::temp_dir().join(format!("yoink-demo-{}", std::process::id()));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let dir = std::env::temp_dir().join(format!("yoink-demo-{}", Uuid::new_v4().simple()));
+    // Nobody else may look in; a Postgres that runs as somebody else must pass.
+    let made = fs::DirBuilder::new().mode(0o711).create(&dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))?;
     let scratch = Scratch(dir);
     output::line("Starting a Redis and a Postgres of our own.")?;
     let servers = Servers::start(&scratch.0).await?;
@@ -104,7 +108,9 @@ async fn sell_and_judge(
     if stop.is_cancelled() {
         return Ok(false);
     }
-    let report = settled_report(stores).await?;
+    let Some(report) = stop.run_until_cancelled(settled_report(stores)).await.transpose()? else {
+        return Ok(false);
+    };
     let columns = [
         column(SCARCE, scarce, &report, &stores.ledger).await?,
         column(PLENTY, plenty, &report, &stores.ledger).await?,

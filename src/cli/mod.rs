@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Listeners, Role},
-    config::Config,
+    config::{Config, NAMES},
     grpc, telemetry,
 };
 
@@ -46,25 +46,6 @@ struct SettingsArgs {
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = setting)]
     set: Vec<(&'static str, String)>,
 }
-
-/// The settings' names, as `--set` takes them.
-const NAMES: [&str; 15] = [
-    "grpc_listen",
-    "http_listen",
-    "redis_url",
-    "postgres_url",
-    "partitions",
-    "key_prefix",
-    "reflection",
-    "max_deliveries",
-    "claim_idle_ms",
-    "backlog_max_entries",
-    "claims_window_ms",
-    "replay",
-    "recovery",
-    "log",
-    "log_format",
-];
 
 fn setting(text: &str) -> Result<(&'static str, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
@@ -129,6 +110,17 @@ enum Command {
 enum ConfigCommand {
     /// Prints the settings as they would apply, or every problem at once.
     Check,
+}
+
+impl Cli {
+    /// Whether the command ends in order when it is told to; the others are just ended.
+    pub fn ends_in_order(&self) -> bool {
+        let command = &self.command;
+        matches!(
+            command,
+            Command::Serve { .. } | Command::Dev | Command::Demo(_) | Command::Load(_)
+        )
+    }
 }
 
 /// Runs a command until it ends, or until `shutdown`.

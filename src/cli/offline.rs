@@ -62,8 +62,9 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
     let restock = Restock { product, units: args.units, request, actor, reason: args.reason };
     match ledger.restock(&restock).await? {
         Restocked::Added(supply) => output::line(format!(
-            "{} units added, {supply} in all. A running service sells them within a second.",
-            args.units
+            "{} units added (request id {}), {supply} in all. \
+             A running service sells them within a second.",
+            args.units, restock.request
         ))?,
         Restocked::Before(supply) => {
             output::line(format!("This request id had added them before; {supply} in all."))?;
@@ -151,16 +152,18 @@ pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
     if fenced.is_empty() {
         output::line("No partition is fenced.")?;
     }
-    for (row, reason) in fenced {
-        let partition = row.partition;
-        output::line(match recovery.rebuild(row).await? {
-            None => format!("partition {partition} ({reason}): somebody else rebuilds it"),
-            Some(rebuilt) => format!(
-                "partition {partition} ({reason}): rebuilt and open; from its streams {} orders are \
-                 stored, {} are voided",
+    let mut all_open = true;
+    for (partition, rebuilt) in recovery.rebuild_all(fenced).await {
+        all_open &= matches!(rebuilt, Ok(Some(_)));
+        output::line(match rebuilt {
+            Ok(Some(rebuilt)) => format!(
+                "partition {partition}: rebuilt and open; from its streams {} orders are stored, \
+                 {} are voided",
                 rebuilt.stored, rebuilt.voided
             ),
+            Ok(None) => format!("partition {partition}: somebody else rebuilds it"),
+            Err(error) => format!("partition {partition}: {:#}", anyhow::Error::from(error)),
         })?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if all_open { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -83,7 +83,7 @@ impl Sale {
         if length == 0 || length > MAX_NAME {
             return Err(ProductError::NameLength);
         }
-        let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{061c}' | '\u{2060}');
         if self.name.chars().any(|c| c.is_control() || hidden(c)) {
             return Err(ProductError::NameCharacter);
         }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use uuid::Uuid;
 
-use super::Epoch;
+use super::{Epoch, Partition};
 
 const EPOCH_BITS: u32 = 20;
 const SEQ_BITS: u32 = 36;
@@ -64,6 +64,15 @@ impl ReservationId {
     pub fn draw_random() -> u64 {
         let bits = Uuid::new_v4().as_u128() & ((1 << RANDOM_BITS) - 1);
         u64::try_from(bits).unwrap_or(0)
+    }
+
+    /// The first and the last UUID that an id of this partition may have.
+    pub fn range_of(partition: Partition) -> (Uuid, Uuid) {
+        let (partition, full) = (partition.number(), u64::MAX);
+        let first = Self { partition, epoch: Epoch(0), seq: 0, random: 0 };
+        let epoch = Epoch((1 << EPOCH_BITS) - 1);
+        let (seq, random) = (full >> (64 - SEQ_BITS), full >> (64 - RANDOM_BITS));
+        (first.to_uuid(), Self { partition, epoch, seq, random }.to_uuid())
     }
 
     /// The number of its partition.
@@ -152,6 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::PartitionCount;
 
     proptest! {
         #[test]
@@ -175,6 +185,18 @@ mod tests {
         fn no_text_panics(text in ".{0,40}") {
             let _ = text.parse::<ReservationId>();
         }
+    }
+
+    #[test]
+    fn a_partitions_range_holds_its_ids_and_no_others() {
+        let count = PartitionCount::try_from(8).unwrap();
+        let (first, last) = ReservationId::range_of(count.get_partition(3).unwrap());
+        let id = |partition, epoch, seq, random| {
+            ReservationId::new(partition, Epoch(epoch), seq, random).unwrap().to_uuid()
+        };
+        let (seq, random) = ((1 << 36) - 1, (1 << 54) - 1);
+        assert!(first < id(3, 1, 0, 0) && id(3, (1 << 20) - 1, seq, random) == last);
+        assert!(id(2, (1 << 20) - 1, seq, random) < first && last < id(4, 1, 0, 0));
     }
 
     #[test]

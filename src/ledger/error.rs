@@ -50,7 +50,7 @@ pub enum LedgerError {
 pub enum Cause {
     /// The statement, or its connection.
     #[error("{}", told(.0))]
-    Postgres(#[source] tokio_postgres::Error),
+    Postgres(tokio_postgres::Error),
     /// No connection could be had.
     #[error("no connection to Postgres")]
     Pool(#[source] PoolError),
@@ -62,14 +62,18 @@ pub enum Cause {
     Unreadable(&'static str),
 }
 
-/// The server's own words without its DETAIL, which repeats the row.
+/// The server's own words without its DETAIL, which repeats the row. It is no source for the same reason:
+/// whoever prints the chain would print a buyer's ids.
 fn told(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => match db.constraint() {
             Some(name) => format!("{} ({}, constraint {name})", db.message(), db.code().code()),
             None => format!("{} ({})", db.message(), db.code().code()),
         },
-        None => error.to_string(),
+        None => match error.source() {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
     }
 }
 

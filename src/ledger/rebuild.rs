@@ -1,10 +1,8 @@
 //! The ledger's half of a rebuild: the lock, and what Redis is filled from.
 
-use deadpool_postgres::{ClientWrapper, Object};
-use uuid::Uuid;
-
 use super::{Ledger, LedgerError, PartitionRow, catalogue, pool::timestamp};
 use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
+use deadpool_postgres::{ClientWrapper, Object};
 
 /// Held while a partition is rebuilt, so that two processes do not take turns at it. The rebuild's
 /// exactness does not rest on it: the epoch does that (R7).
@@ -127,30 +125,32 @@ impl Ledger {
         since_ms: i64,
         (after, limit): (Option<ReservationId>, i64),
     ) -> Result<Vec<Claim>, LedgerError> {
-        self.with(|client| async move {
-            let sql = "SELECT reservation_id, user_id, product_id, request_id, reserved_at
+        let mut client = self.connection().await?;
+        let sql = "SELECT reservation_id, user_id, product_id, request_id, reserved_at
                          FROM reservations
                         WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
-                          AND reserved_at >= $2 AND reservation_id > $3
-                        ORDER BY reservation_id LIMIT $4";
-            let after = after.map_or(Uuid::nil(), |id| id.to_uuid());
-            let number = i32::from(partition.number());
-            let rows = client.query(sql, &[&number, &timestamp(since_ms), &after, &limit]).await?;
-            rows.iter()
-                .map(|row| {
-                    let id = ReservationId::from_uuid(row.try_get(0)?);
-                    Ok(Claim {
-                        id: id
-                            .map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
-                        user: row.try_get(1)?,
-                        product: row.try_get(2)?,
-                        request: row.try_get(3)?,
-                        reserved_at_ms: super::pool::milliseconds(row.try_get(4)?),
-                    })
+                          AND reserved_at >= $2 AND reservation_id > $3 AND reservation_id <= $4
+                        ORDER BY reservation_id LIMIT $5";
+        // The partition's own stretch of the primary key, and nothing beside it.
+        let (first, last) = ReservationId::range_of(partition);
+        let after = after.map_or(first, |id| id.to_uuid());
+        let number = i32::from(partition.number());
+        let since = timestamp(since_ms);
+        let tx = client.transaction().await?;
+        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        let rows = tx.query(sql, &[&number, &since, &after, &last, &limit]).await?;
+        rows.iter()
+            .map(|row| {
+                let id = ReservationId::from_uuid(row.try_get(0)?);
+                Ok(Claim {
+                    id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
+                    user: row.try_get(1)?,
+                    product: row.try_get(2)?,
+                    request: row.try_get(3)?,
+                    reserved_at_ms: super::pool::milliseconds(row.try_get(4)?),
                 })
-                .collect()
-        })
-        .await
+            })
+            .collect()
     }
 
     /// What users hold of a partition's products that have a limit.
@@ -159,12 +159,14 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn bought(&self, partition: Partition) -> Result<Vec<Bought>, LedgerError> {
-        let client = self.connection().await?;
+        let mut client = self.connection().await?;
+        let tx = client.transaction().await?;
+        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
         let sql = "SELECT user_id, product_id, sum(units)::bigint
                      FROM reservations r JOIN products p USING (product_id)
                     WHERE r.partition = $1 AND state = 'confirmed' AND per_user_limit IS NOT NULL
                     GROUP BY user_id, product_id";
-        let rows = client.query(sql, &[&i32::from(partition.number())]).await?;
+        let rows = tx.query(sql, &[&i32::from(partition.number())]).await?;
         let bad = |_| LedgerError::unreadable("reservations.user_id");
         rows.iter()
             .map(|row| {

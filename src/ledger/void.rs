@@ -56,6 +56,9 @@ impl Ledger {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();
+            // Whatever stands in an entry must not stop its void: Postgres takes no NUL.
+            let void_reason = void.reason.replace('\0', " ");
+            let reason = action.reason.replace('\0', " ");
             let inserted = tx
                 .execute(
                     "INSERT INTO reservations (reservation_id, state, partition, epoch, seq,
@@ -68,7 +71,7 @@ impl Ledger {
                         &i64::from(void.id.epoch().0),
                         &seq(void.id),
                         &timestamp(void.reserved_at_ms),
-                        &void.reason,
+                        &void_reason,
                         &void.entry,
                     ],
                 )
@@ -84,7 +87,7 @@ impl Ledger {
                 tx.execute(
                     "INSERT INTO dead_actions (actor, action, reservation_id, reason)
                      VALUES ($1, 'release', $2, $3)",
-                    &[&action.actor, &id, &action.reason],
+                    &[&action.actor, &id, &reason],
                 )
                 .await?;
             }

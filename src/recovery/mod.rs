@@ -5,9 +5,13 @@
 
 mod rebuild;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +26,8 @@ use crate::{
 
 /// How often the ledger is asked.
 const LOOK: Duration = Duration::from_millis(500);
+/// Rebuilds side by side: each holds a connection to Postgres.
+const AT_A_TIME: usize = 4;
 /// Between attempts at rebuilding a partition.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -32,12 +38,13 @@ pub struct Recovery {
     stock: Stock,
     streams: Streams,
     deployment: Deployment,
+    seen_fenced: Arc<Mutex<Vec<Partition>>>,
 }
 
 impl Recovery {
     /// Of this deployment.
     pub fn new(ledger: Ledger, stock: Stock, streams: Streams, deployment: Deployment) -> Self {
-        Self { ledger, stock, streams, deployment }
+        Self { ledger, stock, streams, deployment, seen_fenced: Arc::default() }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -96,30 +103,38 @@ impl Recovery {
             match row.status {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
-                PartitionStatus::Open => match self.stock.probe(row.partition).await {
-                    Err(FenceError::Fenced(reason)) if reason != FenceReason::Unknown => {
+                PartitionStatus::Open => {
+                    // A Redis that is away tells nothing.
+                    let probed = self.stock.probe_in(row.partition, row.epoch).await;
+                    if let Err(FenceError::Fenced(reason)) = probed {
                         fenced.push((row, reason));
                     }
-                    // Redis is away: nobody knows.
-                    Ok(()) | Err(_) => {}
-                },
+                }
             }
         }
         Ok(fenced)
     }
 
-    /// Looks until stopped; with `rebuild`, rebuilds what is fenced.
-    pub async fn run(self, rebuild: bool, stop: CancellationToken) {
-        let mut tried: HashMap<Partition, Instant> = HashMap::new();
+    /// Looks until stopped.
+    pub async fn run(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             if let Err(error) = self.look().await {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "the partitions cannot be read"
                 );
-                continue;
             }
-            let fenced = self.fenced().await.unwrap_or_default();
+        }
+    }
+
+    /// Watches for fenced partitions until stopped and, with `rebuild`, rebuilds them.
+    pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
+        let mut tried: HashMap<Partition, Instant> = HashMap::new();
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+            // Without the ledger nobody can tell, and nothing can be rebuilt.
+            let Ok(fenced) = self.fenced().await else { continue };
+            *self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner) =
+                fenced.iter().map(|(row, _)| row.partition).collect();
             tried.retain(|partition, _| fenced.iter().any(|(row, _)| row.partition == *partition));
             let due = |row: &PartitionRow| {
                 tried.get(&row.partition).is_none_or(|at| at.elapsed() >= AGAIN)
@@ -131,21 +146,28 @@ impl Recovery {
             }
             tried.extend(due.iter().map(|(row, _)| (row.partition, Instant::now())));
             if rebuild {
-                self.rebuild_all(&due).await;
+                for (partition, rebuilt) in self.rebuild_all(due).await {
+                    if let Err(error) = rebuilt {
+                        tracing::error!(%partition, error = &error as &dyn std::error::Error, "not rebuilt yet");
+                    }
+                }
             }
         }
     }
 
-    async fn rebuild_all(&self, fenced: &[(PartitionRow, FenceReason)]) {
-        // Somebody else's Redis is no loss of ours: an operator must say which is which.
-        let ours = |(_, reason): &&(PartitionRow, FenceReason)| *reason != FenceReason::Deployment;
-        let rows: Vec<PartitionRow> = fenced.iter().filter(ours).map(|(row, _)| *row).collect();
-        let rebuilt = join_all(rows.iter().map(|row| self.rebuild(*row))).await;
-        for (row, rebuilt) in rows.iter().zip(rebuilt) {
-            if let Err(error) = rebuilt {
-                let partition = row.partition;
-                tracing::error!(%partition, error = &error as &dyn std::error::Error, "not rebuilt yet");
-            }
-        }
+    /// Rebuilds fenced partitions, some at a time, each for itself.
+    pub async fn rebuild_all(
+        &self,
+        fenced: Vec<(PartitionRow, FenceReason)>,
+    ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
+        let rebuilds = fenced
+            .into_iter()
+            .map(|(row, _)| async move { (row.partition, self.rebuild(row).await) });
+        stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
+    }
+
+    /// The partitions that were last seen to be fenced.
+    pub fn seen_fenced(&self) -> Vec<Partition> {
+        self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     fence::FenceError,
     ledger::{DeadAction, LedgerError, PartitionRow, Void},
     stock::{ClaimParts, Filling, Offer, Reopened, Seized},
-    stream::{Source, Surviving},
+    stream::{EntryError, Source, Surviving},
 };
 
 /// Entries or rows a step.
@@ -31,6 +31,9 @@ pub enum RebuildError {
     /// Redis did not answer, or another rebuild has taken over.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// An entry of a newer program: that one must rebuild.
+    #[error(transparent)]
+    NewerFormat(#[from] EntryError),
     /// Redis holds another deployment's data.
     #[error("Redis holds another deployment's data")]
     Foreign,
@@ -60,6 +63,10 @@ impl Recovery {
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_lock) = self.ledger.rebuild_lock(partition).await? else { return Ok(None) };
+        // An epoch is spent only on a Redis that answers and is not somebody else's.
+        if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
+            return Err(RebuildError::Foreign);
+        }
         self.stock.partitions().set_epoch(partition, None);
         let Some(epoch) = self.ledger.close_partition(seen).await? else { return Ok(None) };
         match self.stock.seize(partition, epoch).await? {
@@ -101,19 +108,13 @@ impl Recovery {
             if entries.is_empty() {
                 return Ok(());
             }
-            let orders: Vec<Order> = match source {
-                Source::Orders => {
-                    entries.iter().filter_map(|entry| order(partition, entry)).collect()
-                }
-                // They were refused often enough.
-                Source::Dead => Vec::new(),
-            };
+            let orders = orders(partition, &entries)?;
             let whole: Vec<&Order> = orders.iter().collect();
             if orders.len() == entries.len() && self.stored(partition, epoch, &whole).await? {
                 rebuilt.stored += entries.len();
             } else {
                 for entry in &entries {
-                    self.drain_one(partition, epoch, (entry, source), rebuilt).await?;
+                    self.drain_one(partition, epoch, entry, rebuilt).await?;
                 }
             }
             let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
@@ -125,10 +126,10 @@ impl Recovery {
         &self,
         partition: Partition,
         epoch: Epoch,
-        (entry, source): (&Surviving, Source),
+        entry: &Surviving,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), RebuildError> {
-        let order = order(partition, entry).filter(|_| source == Source::Orders);
+        let order = orders(partition, std::slice::from_ref(entry))?.pop();
         if let Some(order) = &order
             && self.stored(partition, epoch, &[order]).await?
         {
@@ -209,6 +210,15 @@ impl Recovery {
     }
 }
 
-fn order(partition: Partition, surviving: &Surviving) -> Option<Order> {
-    surviving.entry.order(partition, &surviving.accepted_as).ok()
+/// The orders in entries; what no program of ours wrote has none.
+fn orders(partition: Partition, entries: &[Surviving]) -> Result<Vec<Order>, RebuildError> {
+    let mut orders = Vec::with_capacity(entries.len());
+    for surviving in entries {
+        match surviving.entry.order(partition, &surviving.accepted_as) {
+            Ok(order) => orders.push(order),
+            Err(error @ EntryError::NewerFormat(_)) => return Err(error.into()),
+            Err(EntryError::Malformed(_)) => {}
+        }
+    }
+    Ok(orders)
 }

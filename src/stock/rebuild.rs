@@ -1,6 +1,9 @@
 //! Redis's half of a rebuild (R7–R9): seize, fill, open. Each script acts only while the partition is closed
 //! and this rebuild's, on the instance that it was seized on.
 
+use redis::AsyncCommands as _;
+use uuid::Uuid;
+
 use super::{Offer, Stock, grant};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId, UserId},
@@ -60,8 +63,29 @@ impl Stock {
     ///
     /// `Fenced` when it is not.
     pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
+        self.probe_in(partition, self.partitions.epoch(partition)?).await
+    }
+
+    /// Asks whether a partition is open in this epoch.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when it is not.
+    pub async fn probe_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        self.partitions.run(partition, &self.scripts.probe, &keys, &[]).await.map(drop)
+        self.partitions.run_in(epoch, &self.scripts.probe, &keys, &[]).await.map(drop)
+    }
+
+    /// Whose data Redis holds for a partition, if any.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
+        let key = self.partitions.keys().meta(partition);
+        let owner: Option<String> = self.partitions.connection().hget(key, "deployment").await?;
+        // What is no id of a deployment is certainly not ours.
+        Ok(owner.map(|owner| owner.parse().unwrap_or(Uuid::nil())))
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.
@@ -136,7 +160,8 @@ impl Stock {
     /// The earliest accept whose request id must still be remembered at `now_ms`.
     pub fn claims_since_ms(&self, now_ms: i64) -> i64 {
         let window_ms = i64::try_from(self.settings.claims_window_ms).unwrap_or(i64::MAX);
-        (now_ms / window_ms - 1) * window_ms
+        // One more than is looked at: this clock may be ahead of that of Redis.
+        (now_ms / window_ms - 2) * window_ms
     }
 
     /// Writes claims of confirmed orders, each into the window it was made in.

@@ -36,6 +36,11 @@ struct Suspect {
     due: Instant,
 }
 
+/// The epoch that an order was accepted in; none, if no program of ours wrote the entry.
+fn life(delivery: &Delivery) -> Option<Epoch> {
+    delivery.entry.id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok()).map(Epoch)
+}
+
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -154,7 +159,11 @@ impl Consumer {
         }
         crash_point::reach("after_read");
         let epoch = self.shop.stock.partitions().epoch(self.partition)?;
-        self.forget_other_lives(epoch);
+        self.forget_earlier_lives(epoch);
+        if let Some(later) = self.held.iter().find(|delivery| life(delivery) > Some(epoch)) {
+            let entry = later.entry.id.clone();
+            return Err(Pause { reason: PauseReason::Fenced, source: entry.into() });
+        }
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
         let attempt = store(&self.shop.ledger, self.partition, epoch, batch).await;
@@ -206,10 +215,10 @@ impl Consumer {
 
     /// A rebuild has stored, voided or reported lost whatever was accepted before it (R8): nothing of an
     /// earlier epoch may be stored under this one.
-    fn forget_other_lives(&mut self, epoch: Epoch) {
-        let ours = format!("{epoch}-");
-        self.held.retain(|delivery| delivery.entry.id.starts_with(&ours));
-        self.suspects.retain(|suspect| suspect.delivery.entry.id.starts_with(&ours));
+    fn forget_earlier_lives(&mut self, epoch: Epoch) {
+        let stands = |delivery: &Delivery| life(delivery).is_none_or(|life| life >= epoch);
+        self.held.retain(stands);
+        self.suspects.retain(|suspect| stands(&suspect.delivery));
     }
 
     async fn read_new(&mut self) -> Result<(), Pause> {

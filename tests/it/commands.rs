@@ -49,7 +49,7 @@ async fn a_catalogue_is_imported_once_and_sold() {
     let service = yard.serve(Role::All, &[]).await;
     service.buy("shoe", "ann", "").await.unwrap();
     let restocked = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
-    assert!(text(&restocked.stdout).contains("10 units added, 15 in all"));
+    assert!(text(&restocked.stdout).contains("10 units added (request id d1), 15 in all"));
     let again = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
     assert!(text(&again.stdout).contains("15 in all"));
     eventually("the service sells them", async || {

@@ -12,7 +12,7 @@ use yoink::{
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use crate::harness::{Binary, Dev, Yard, eventually, processes_under, product, scratch_dir};
+use crate::harness::{Binary, Dev, Yard, eventually, get, processes_under, product, scratch_dir};
 
 async fn create(yard: &Yard, id: &str, units: i64) {
     let stores = yard.app(&[]).await.stores().clone();
@@ -53,7 +53,7 @@ async fn sigterm_under_load_loses_nothing_accepted() {
         binary.ended().await
     };
     let (accepted, (status, took)) = tokio::join!(buyers, stop);
-    assert!(status.success(), "{status}: {}", binary.stderr());
+    assert!(status.success(), "{status}: {}", binary.said());
     assert!(took < Duration::from_secs(10), "it ended after {took:?}");
 
     let accepted: Vec<String> = accepted.into_iter().flatten().collect();
@@ -122,16 +122,6 @@ async fn health_follows_redis_and_not_postgres() {
     eventually("it says so", async || (status("").await == "NOT_SERVING").then_some(())).await;
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");
-}
-
-async fn get(address: std::net::SocketAddr, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
     let mut worker = Binary::serve(&yard, &settings, Some(point));
     let (status, _) = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.stderr());
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.said());
 
     let next = yard.serve(Role::Worker, &settings).await;
     let state = async |id: &str| api.reservation(id).await.unwrap().state().as_str_name();

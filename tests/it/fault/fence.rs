@@ -10,7 +10,7 @@ use yoink::{
     grpc::pb::{GetProductRequest, ListProductsRequest},
 };
 
-use crate::harness::{Service, Yard, eventually, product, reason, run_yoink};
+use crate::harness::{Service, Yard, eventually, get, product, reason, run_yoink};
 
 async fn stock_of(service: &Service, id: &str) -> Option<i64> {
     let request = GetProductRequest { product_id: id.to_owned() };
@@ -167,4 +167,55 @@ async fn another_deployments_redis_is_never_touched() {
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_another() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let partitions = yard.stores().await.deployment.partitions;
+    let of = |number: u16| {
+        let mut names = (0..).map(|n| format!("item-{n}"));
+        names.find(|name| partitions.of(&name.parse().unwrap()).number() == number).unwrap()
+    };
+    let (fenced, open) = (of(0), of(1));
+    for id in [&fenced, &open] {
+        service.create(product(id, 10)).await;
+    }
+    let meta = format!("{}:{{0}}:meta", yard.prefix);
+    let () = redis::cmd("HSET")
+        .arg(meta)
+        .arg("status")
+        .arg("closed")
+        .query_async(&mut yard.cli().await)
+        .await
+        .map(|_: i64| ())
+        .unwrap();
+    assert_eq!(service.refusal(&fenced, "ann", "").await, "RECOVERING");
+    service.buy(&open, "ann", "").await.unwrap();
+    let stop = async |id: &str| {
+        let status = yoink::grpc::pb::ProductStatus::Stopped.into();
+        let product_id = id.to_owned();
+        let request =
+            yoink::grpc::pb::UpdateProductRequest { product_id, status, ..Default::default() };
+        service.admin().update_product(request).await
+    };
+    stop(&open).await.unwrap();
+    assert_eq!(service.refusal(&open, "ann", "").await, "SALE_STOPPED");
+    let status = stop(&fenced).await.unwrap_err();
+    assert_eq!(reason(&status), "NOT_IN_FORCE", "it says so where it is not");
+    let ready = eventually("readiness names it", async || {
+        let ready = get(service.http, "/readyz").await;
+        ready.contains("partition 0 is fenced").then_some(ready)
+    })
+    .await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "the other one sells");
+    let rebuilt = tokio::task::block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
+    eventually("the recorded stop is in force", async || {
+        let refusal = service.buy(&fenced, "ann", "").await.unwrap_err();
+        (reason(&refusal) == "SALE_STOPPED").then_some(())
+    })
+    .await;
+    yard.assert_audit_holds().await;
 }

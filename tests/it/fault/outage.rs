@@ -7,7 +7,7 @@ use yoink::{
     grpc::pb::{ListProductsRequest, ListReservationsRequest},
 };
 
-use crate::harness::{Yard, eventually, product, reason};
+use crate::harness::{Binary, Yard, eventually, get, product, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterwards() {
@@ -75,7 +75,7 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     eventually("readiness says why", async || {
-        let status = ready(service.http).await;
+        let status = get(service.http, "/readyz").await;
         (status.starts_with("HTTP/1.1 503") && status.contains("schema")).then_some(())
     })
     .await;
@@ -85,19 +85,9 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
     let state = service.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
     eventually("it is ready again", async || {
-        ready(service.http).await.starts_with("HTTP/1.1 200").then_some(())
+        get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
-}
-
-async fn ready(address: std::net::SocketAddr) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +146,30 @@ async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
     service.buy("shoe", "bob", "r").await.unwrap();
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 98));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    let sql = yard.sql().await;
+    sql.batch_execute("ALTER TABLE reservations ADD COLUMN note text NOT NULL").await.unwrap();
+    api.buy("shoe", "secret-buyer", "secret-request").await.unwrap();
+    let mut worker = Binary::serve(&yard, &[("log", "debug")], None);
+    worker.channel().await;
+    // It stops, and compensates nobody: this is the schema's fault.
+    eventually("it says why", async || {
+        worker.said().contains("its schema, role or database is wrong").then_some(())
+    })
+    .await;
+    worker.signal(nix::sys::signal::Signal::SIGTERM);
+    worker.ended().await;
+    let said = worker.said();
+    assert!(!said.contains("secret"), "{said}");
+    assert_eq!(yard.audit().await.products[0].in_orders, 1);
+    sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
+    let next = yard.serve(Role::Worker, &[("claim_idle_ms", "300")]).await;
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 1);
+    next.stop().await;
 }

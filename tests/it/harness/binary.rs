@@ -1,9 +1,10 @@
 //! The real program as a process.
 
 use std::{
+    fs::{self, File},
     io::Read as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use yoink::grpc::pb::{
     ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
 };
 
-use super::{Yard, eventually};
+use super::{Yard, eventually, scratch_dir};
 
 fn yoink(yard: &Yard, more: &[(&'static str, &str)]) -> Command {
     // The kernel ends it with this test, however that ends.
@@ -38,6 +39,7 @@ pub fn run_yoink(yard: &Yard, args: &[&str]) -> Output {
 /// A running `yoink serve`.
 pub struct Binary {
     child: Child,
+    log: PathBuf,
     pub grpc: SocketAddr,
 }
 
@@ -50,11 +52,12 @@ impl Binary {
         let mut settings = vec![("grpc_listen", &*grpc_text), ("http_listen", &*http_text)];
         settings.extend_from_slice(more);
         let mut command = yoink(yard, &settings);
-        command.arg("serve").stdout(Stdio::null());
+        let log = scratch_dir("serve").join("log");
+        command.arg("serve").stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         if let Some(point) = crash_point {
             command.env("YOINK_CRASH_POINT", point);
         }
-        Self { child: command.spawn().unwrap(), grpc }
+        Self { child: command.spawn().unwrap(), log, grpc }
     }
 
     /// A connection, as soon as it answers.
@@ -62,7 +65,7 @@ impl Binary {
         let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
         eventually("the program answers", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", self.stderr());
+                panic!("it ended with {status}: {}", self.said());
             }
             endpoint.connect().await.ok()
         })
@@ -84,13 +87,9 @@ impl Binary {
         (status, started.elapsed())
     }
 
-    /// What it said; once it has ended.
-    pub fn stderr(&mut self) -> String {
-        let mut said = String::new();
-        if let Some(stderr) = self.child.stderr.as_mut() {
-            stderr.read_to_string(&mut said).unwrap();
-        }
-        said
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 }
 

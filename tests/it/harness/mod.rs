@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use binary::{Binary, Dev, processes_under, run_yoink};
 pub use servers::{scratch_dir, shared};
-pub use service::{Service, reason};
+pub use service::{Service, get, reason};
 pub use yard::{Yard, product};
 
 /// No test waits longer for anything.

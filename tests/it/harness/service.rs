@@ -116,3 +116,14 @@ pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();
     info.map(|info| info.reason).unwrap_or_else(|| format!("no reason: {status:?}"))
 }
+
+/// A plain HTTP answer, head and body.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}

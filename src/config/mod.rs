@@ -1,14 +1,14 @@
 //! Every setting: defaults → `yoink.toml` → environment → flags, checked together before anything binds.
 
+mod raw;
+
 use std::{fmt, net::SocketAddr, path::Path};
 
-use figment::{
-    Figment,
-    providers::{Env, Format as _, Serialized, Toml},
-};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub use self::raw::NAMES;
+use self::raw::Raw;
 use crate::domain::PartitionCount;
 
 /// Whether something happens by itself.
@@ -29,89 +29,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// The settings as written, not yet checked together.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    grpc_listen: String,
-    http_listen: String,
-    redis_url: String,
-    postgres_url: String,
-    partitions: u32,
-    key_prefix: String,
-    reflection: Option<bool>,
-    max_deliveries: u32,
-    claim_idle_ms: u64,
-    backlog_max_entries: u64,
-    claims_window_ms: u64,
-    replay: Automation,
-    recovery: Automation,
-    log: String,
-    log_format: LogFormat,
-}
-
-impl Default for Raw {
-    fn default() -> Self {
-        Self {
-            grpc_listen: "127.0.0.1:50051".into(),
-            http_listen: "127.0.0.1:9464".into(),
-            redis_url: "redis://127.0.0.1:6379".into(),
-            postgres_url: "postgres://postgres@127.0.0.1:5432/yoink".into(),
-            partitions: 8,
-            key_prefix: "yoink".into(),
-            reflection: None,
-            max_deliveries: 3,
-            claim_idle_ms: 30_000,
-            backlog_max_entries: 500_000,
-            claims_window_ms: 43_200_000,
-            replay: Automation::Auto,
-            recovery: Automation::Auto,
-            log: "info".into(),
-            log_format: LogFormat::Text,
-        }
-    }
-}
-
-impl Raw {
-    /// What is wrong with single settings, apart from the addresses.
-    fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut require = |holds: bool, problem: &str| {
-            if !holds {
-                problems.push(problem.to_owned());
-            }
-        };
-        let scheme =
-            |url: &str, schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
-        require(
-            scheme(&self.redis_url, &["redis://", "rediss://"]),
-            "redis_url must start with redis:// or rediss://",
-        );
-        require(
-            scheme(&self.postgres_url, &["postgres://", "postgresql://"]),
-            "postgres_url must start with postgres://",
-        );
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
-        require(
-            !self.key_prefix.is_empty()
-                && self.key_prefix.len() <= 64
-                && self.key_prefix.chars().all(plain),
-            "key_prefix must match [A-Za-z0-9._:-]{1,64}",
-        );
-        require((1..=100).contains(&self.max_deliveries), "max_deliveries must be 1 to 100");
-        require(
-            (100..=86_400_000).contains(&self.claim_idle_ms),
-            "claim_idle_ms must be 100 to 86400000 (a day)",
-        );
-        require(self.backlog_max_entries > 0, "backlog_max_entries must be at least 1");
-        require(
-            (1_000..=31_536_000_000).contains(&self.claims_window_ms),
-            "claims_window_ms must be 1000 to 31536000000 (a year)",
-        );
-        problems
-    }
 }
 
 /// Every setting, checked.
@@ -165,10 +82,6 @@ impl fmt::Display for ConfigError {
     }
 }
 
-const PREFIX: &str = "YOINK_";
-/// Read at other places than here: a build's commit, and a crash that a test asked for.
-const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
-
 impl Config {
     /// Reads `file` (if it exists, or if it was `named` it must), the environment, then `flags`.
     ///
@@ -184,21 +97,7 @@ impl Config {
             let problems = vec![format!("{} does not exist", file.display())];
             return Err(ConfigError { problems });
         }
-        let environment = Env::prefixed(PREFIX).ignore(&NOT_SETTINGS);
-        let mut figment = Figment::from(Serialized::defaults(Raw::default()));
-        if file.exists() {
-            figment = figment.merge(Toml::file_exact(file));
-        }
-        figment = figment.merge(environment);
-        for (name, value) in flags {
-            // Read as the environment is: a number is a number.
-            let Ok(value) = value.parse::<figment::value::Value>();
-            figment = figment.merge((*name, value));
-        }
-        let raw: Raw = figment.extract().map_err(|errors| ConfigError {
-            problems: errors.into_iter().map(|error| error.to_string()).collect(),
-        })?;
-        Self::check(raw)
+        Self::check(Raw::read(&raw::gather(file, flags))?)
     }
 
     /// The defaults.
@@ -239,7 +138,7 @@ impl Config {
                 postgres_url: raw.postgres_url.into(),
                 partitions,
                 key_prefix: raw.key_prefix,
-                reflection: raw.reflection.unwrap_or(grpc_listen.ip().is_loopback()),
+                reflection: raw.reflection.applies(grpc_listen),
                 max_deliveries: raw.max_deliveries,
                 claim_idle_ms: raw.claim_idle_ms,
                 backlog_max_entries: raw.backlog_max_entries,
@@ -279,16 +178,20 @@ impl fmt::Display for Config {
     }
 }
 
-/// An address without what stands between the user's name and the host, and without its query.
+/// An address as scheme, user and host: whatever could be a password or hold one is left out.
 fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+    let plain = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
+    };
     match rest.rsplit_once('@') {
-        None => format!("{scheme}://{rest}"),
-        Some((login, host)) => match login.split_once(':') {
-            None => format!("{scheme}://{login}@{host}"),
-            Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
-        },
+        None => format!("{scheme}://{}", rest.split('?').next().unwrap_or_default()),
+        Some((login, host)) => {
+            let host = host.split('?').next().unwrap_or_default();
+            let user = plain(login);
+            let hidden = if user.len() == login.len() { "" } else { ":***" };
+            format!("{scheme}://{user}{hidden}@{host}")
+        }
     }
 }
 
@@ -334,6 +237,34 @@ mod tests {
     }
 
     #[test]
+    fn problems_of_every_kind_are_told_together() {
+        let flags = [
+            ("partitions", "many".to_owned()),
+            ("log", "info=debug=warn".to_owned()),
+            ("redis_url", "redis://host:notaport".to_owned()),
+            ("nonsense", "1".to_owned()),
+            ("max_deliveries", "0".to_owned()),
+        ];
+        let error = Config::load(Path::new("none.toml"), false, &flags).unwrap_err();
+        for name in ["partitions", "log", "redis_url", "nonsense", "max_deliveries"] {
+            assert!(error.problems.iter().any(|p| p.contains(name)), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn reflection_is_auto_on_or_off() {
+        let reflection = |flags: &[(&'static str, String)]| {
+            Config::load(Path::new("none.toml"), false, flags).map(|config| config.reflection)
+        };
+        let everywhere = ("grpc_listen", "0.0.0.0:1".to_owned());
+        assert!(!reflection(std::slice::from_ref(&everywhere)).unwrap(), "off beyond loopback");
+        for (word, on) in [("on", true), ("true", true), ("off", false), ("false", false)] {
+            assert_eq!(reflection(&[everywhere.clone(), ("reflection", word.into())]).unwrap(), on);
+        }
+        assert!(reflection(&[("reflection", "perhaps".into())]).is_err());
+    }
+
+    #[test]
     fn no_password_is_shown() {
         let flags = [
             ("redis_url", "redis://:hunter2@cache:6379".to_owned()),
@@ -342,5 +273,17 @@ mod tests {
         let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
         assert!(!config.to_string().contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
+        for url in [
+            "postgres://ann:hunter2?x@db/yoink",
+            "redis://hunter2:hunter2@cache/0?hunter2",
+            "postgres://ann@db/yoink?password=hunter2&x=a@b",
+            "postgres://ann@db/yoink?password=hunter2",
+        ] {
+            let shown = without_password(url);
+            assert!(
+                !shown.contains("hunter2") || shown == "redis://hunter2:***@cache/0",
+                "{shown}"
+            );
+        }
     }
 }

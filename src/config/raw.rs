@@ -1,0 +1,234 @@
+//! The settings as written: gathered from everywhere, each read for itself.
+
+use std::{net::SocketAddr, path::Path};
+
+use figment::{
+    Figment, Provider as _,
+    providers::{Env, Format as _, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Automation, Config, ConfigError, LogFormat};
+
+/// The settings' names.
+pub const NAMES: [&str; 15] = [
+    "grpc_listen",
+    "http_listen",
+    "redis_url",
+    "postgres_url",
+    "partitions",
+    "key_prefix",
+    "reflection",
+    "max_deliveries",
+    "claim_idle_ms",
+    "backlog_max_entries",
+    "claims_window_ms",
+    "replay",
+    "recovery",
+    "log",
+    "log_format",
+];
+
+const PREFIX: &str = "YOINK_";
+/// Read at other places than here: a build's commit, and a crash that a test asked for.
+const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
+
+/// Whether clients may ask for the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Reflection {
+    /// On loopback.
+    Auto,
+    On,
+    Off,
+}
+
+impl<'de> Deserialize<'de> for Reflection {
+    /// `auto`, `on`, `off`, or a boolean.
+    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Bool(bool),
+            Word(String),
+        }
+        match Written::deserialize(value)? {
+            Written::Bool(true) => Ok(Self::On),
+            Written::Bool(false) => Ok(Self::Off),
+            Written::Word(word) => match word.as_str() {
+                "auto" => Ok(Self::Auto),
+                "on" => Ok(Self::On),
+                "off" => Ok(Self::Off),
+                _ => Err(serde::de::Error::custom("reflection must be auto, on or off")),
+            },
+        }
+    }
+}
+
+impl Reflection {
+    pub(super) fn applies(self, grpc_listen: SocketAddr) -> bool {
+        match self {
+            Self::Auto => grpc_listen.ip().is_loopback(),
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
+/// The settings as written, not yet checked together.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Raw {
+    pub(super) grpc_listen: String,
+    pub(super) http_listen: String,
+    pub(super) redis_url: String,
+    pub(super) postgres_url: String,
+    pub(super) partitions: u32,
+    pub(super) key_prefix: String,
+    pub(super) reflection: Reflection,
+    pub(super) max_deliveries: u32,
+    pub(super) claim_idle_ms: u64,
+    pub(super) backlog_max_entries: u64,
+    pub(super) claims_window_ms: u64,
+    pub(super) replay: Automation,
+    pub(super) recovery: Automation,
+    pub(super) log: String,
+    pub(super) log_format: LogFormat,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            grpc_listen: "127.0.0.1:50051".into(),
+            http_listen: "127.0.0.1:9464".into(),
+            redis_url: "redis://127.0.0.1:6379".into(),
+            postgres_url: "postgres://postgres@127.0.0.1:5432/yoink".into(),
+            partitions: 8,
+            key_prefix: "yoink".into(),
+            reflection: Reflection::Auto,
+            max_deliveries: 3,
+            claim_idle_ms: 30_000,
+            backlog_max_entries: 500_000,
+            claims_window_ms: 43_200_000,
+            replay: Automation::Auto,
+            recovery: Automation::Auto,
+            log: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// The setting's value, or a note of what is wrong with it and a stand-in.
+fn one<T: serde::de::DeserializeOwned>(
+    figment: &Figment,
+    name: &str,
+    stand_in: T,
+    problems: &mut Vec<String>,
+) -> T {
+    figment.extract_inner(name).unwrap_or_else(|error| {
+        problems.extend(error.into_iter().map(|error| error.to_string()));
+        stand_in
+    })
+}
+
+impl Raw {
+    /// Each setting for itself, so that every problem is told at once.
+    pub(super) fn read(figment: &Figment) -> Result<Self, ConfigError> {
+        let (mut problems, d) = (Vec::new(), Self::default());
+        let all =
+            figment.data().map_err(|error| ConfigError { problems: vec![error.to_string()] })?;
+        for name in all.values().flat_map(|settings| settings.keys()) {
+            if !NAMES.contains(&name.as_str()) {
+                problems.push(format!("there is no setting {name:?}"));
+            }
+        }
+        let p = &mut problems;
+        let raw = Self {
+            grpc_listen: one(figment, "grpc_listen", d.grpc_listen, p),
+            http_listen: one(figment, "http_listen", d.http_listen, p),
+            redis_url: one(figment, "redis_url", d.redis_url, p),
+            postgres_url: one(figment, "postgres_url", d.postgres_url, p),
+            partitions: one(figment, "partitions", d.partitions, p),
+            key_prefix: one(figment, "key_prefix", d.key_prefix, p),
+            reflection: one(figment, "reflection", d.reflection, p),
+            max_deliveries: one(figment, "max_deliveries", d.max_deliveries, p),
+            claim_idle_ms: one(figment, "claim_idle_ms", d.claim_idle_ms, p),
+            backlog_max_entries: one(figment, "backlog_max_entries", d.backlog_max_entries, p),
+            claims_window_ms: one(figment, "claims_window_ms", d.claims_window_ms, p),
+            replay: one(figment, "replay", d.replay, p),
+            recovery: one(figment, "recovery", d.recovery, p),
+            log: one(figment, "log", d.log, p),
+            log_format: one(figment, "log_format", d.log_format, p),
+        };
+        if !problems.is_empty() {
+            // What was read is checked as well: one look shows all there is to mend.
+            problems.extend(Config::check(raw).err().into_iter().flat_map(|error| error.problems));
+            return Err(ConfigError { problems });
+        }
+        Ok(raw)
+    }
+
+    /// What is wrong with single settings, apart from the addresses.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut require = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        let scheme =
+            |url: &str, schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
+        require(
+            scheme(&self.redis_url, &["redis://", "rediss://"])
+                && redis::parse_redis_url(&self.redis_url).is_some(),
+            "redis_url must be an address such as redis://host:6379 or rediss://host:6379",
+        );
+        require(
+            scheme(&self.postgres_url, &["postgres://", "postgresql://"])
+                && self.postgres_url.parse::<tokio_postgres::Config>().is_ok(),
+            "postgres_url must be an address such as postgres://user@host:5432/database",
+        );
+        require(
+            self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(),
+            "log must be a filter such as info or warn,yoink=debug",
+        );
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        require(
+            !self.key_prefix.is_empty()
+                && self.key_prefix.len() <= 64
+                && self.key_prefix.chars().all(plain),
+            "key_prefix must match [A-Za-z0-9._:-]{1,64}",
+        );
+        require((1..=100).contains(&self.max_deliveries), "max_deliveries must be 1 to 100");
+        require(
+            (100..=86_400_000).contains(&self.claim_idle_ms),
+            "claim_idle_ms must be 100 to 86400000 (a day)",
+        );
+        require(self.backlog_max_entries > 0, "backlog_max_entries must be at least 1");
+        require(
+            (1_000..=31_536_000_000).contains(&self.claims_window_ms),
+            "claims_window_ms must be 1000 to 31536000000 (a year)",
+        );
+        problems
+    }
+}
+
+/// Defaults → file, if there is one → environment → flags.
+pub(super) fn gather(file: &Path, flags: &[(&'static str, String)]) -> Figment {
+    // A cluster that names a service `yoink` sets YOINK_PORT… and YOINK_SERVICE_… for everybody.
+    let ours = |key: &figment::value::UncasedStr| {
+        let key = key.as_str().to_ascii_lowercase();
+        !key.starts_with("port") && !key.starts_with("service_")
+    };
+    let environment = Env::prefixed(PREFIX).ignore(&NOT_SETTINGS).filter(ours);
+    let mut figment = Figment::from(Serialized::defaults(Raw::default()));
+    if file.exists() {
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    figment = figment.merge(environment);
+    for (name, value) in flags {
+        // Read as the environment is: a number is a number.
+        let Ok(value) = value.parse::<figment::value::Value>();
+        figment = figment.merge((*name, value));
+    }
+    figment
+}
