@@ -10,7 +10,7 @@ DEMO_ARGS ?=
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
-	@echo "make test-tools  REST through the real Envoy"
+	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl: the real tools"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make deny    licences, bans and sources of the dependencies"

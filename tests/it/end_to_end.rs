@@ -128,6 +128,7 @@ async fn health_follows_redis_and_not_postgres() {
 async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
     let here = scratch_dir("dev");
     let mut first = Dev::start(&here);
+    first.ready().await;
     let bought = first.buy().await;
     assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
     let second = Dev::start(&here).ended().await;

@@ -8,4 +8,6 @@ mod harness;
 
 mod edge;
 mod envoy;
+mod load;
+mod readme;
 mod rest;

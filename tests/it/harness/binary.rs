@@ -15,7 +15,8 @@ use nix::{
 };
 use tonic::transport::Channel;
 use yoink::grpc::pb::{
-    ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
+    ListProductsRequest, ReserveUnitRequest, ReserveUnitResponse,
+    inventory_service_client::InventoryServiceClient,
 };
 
 use super::{Yard, eventually, scratch_dir};
@@ -104,7 +105,7 @@ impl Drop for Binary {
 /// A running `yoink dev`.
 pub struct Dev {
     child: Child,
-    grpc: SocketAddr,
+    pub grpc: SocketAddr,
 }
 
 impl Dev {
@@ -138,6 +139,19 @@ impl Dev {
             Some(client.reserve_unit(request).await.ok()?.into_inner())
         })
         .await
+    }
+
+    /// Waits until it lists its products.
+    pub async fn ready(&mut self) {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        eventually("it answers", async || {
+            let mut client = InventoryServiceClient::new(endpoint.connect().await.ok()?);
+            let listed = client.list_products(ListProductsRequest::default()).await.ok()?;
+            let stocked =
+                listed.into_inner().products.iter().all(|product| product.stock.is_some());
+            stocked.then_some(())
+        })
+        .await;
     }
 
     pub fn interrupt(&self) {
