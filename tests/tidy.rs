@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("telemetry", &["config"]),
     ("crash_point", &[]),
     ("keys", &["domain"]),
-    ("fence", &["domain", "keys"]),
+    ("fence", &["domain", "keys", "telemetry"]),
     ("stock", &["domain", "keys", "fence", "telemetry"]),
     ("stream", &["domain", "keys", "fence", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
@@ -25,7 +25,17 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
     (
         "worker",
-        &["stock", "stream", "ledger", "desk", "recovery", "fence", "domain", "crash_point"],
+        &[
+            "stock",
+            "stream",
+            "ledger",
+            "desk",
+            "recovery",
+            "fence",
+            "domain",
+            "crash_point",
+            "telemetry",
+        ],
     ),
     (
         "grpc",

@@ -20,6 +20,7 @@ use crate::{
     recovery::Recovery,
     stock::{Stock, StockSettings},
     stream::Streams,
+    telemetry::Metrics,
 };
 
 /// Connections to Postgres: one a partition's consumer, and some for calls.
@@ -66,7 +67,12 @@ impl Stores {
         let connection = connection.context("cannot use Redis (redis_url)")?;
         check_redis_version(&connection).await?;
         let keys = Keys::new(&config.key_prefix);
-        let partitions = Partitions::new(connection, keys, (deployment.id, deployment.partitions));
+        let partitions = Partitions::new(
+            connection,
+            keys,
+            (deployment.id, deployment.partitions),
+            Metrics::new()?,
+        );
         let settings = StockSettings {
             claims_window_ms: config.claims_window_ms,
             backlog_max_entries: config.backlog_max_entries,

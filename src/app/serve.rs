@@ -180,10 +180,11 @@ impl App {
             redis,
             pauses: self.workshop.pauses.clone(),
             recovery: self.recovery.clone(),
-            partitions: self.stores.deployment.partitions.get(),
+            stores: self.stores.clone(),
         };
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
+        let metrics = self.stores.stock.partitions().metrics().clone();
         let rooms = Rooms {
             auditor: Auditor::new(self.stores.streams.clone(), self.stores.ledger.clone()),
             stock: self.stores.stock,
@@ -201,6 +202,7 @@ impl App {
         if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
         }
+        let routes = grpc::observe(routes, metrics);
         tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
         let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
         let server = Server::builder()

@@ -86,6 +86,17 @@ pub enum FenceError {
     Malformed(Vec<String>),
 }
 
+impl FenceError {
+    /// The label of a metric.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Fenced(_) => "fenced",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
 impl From<RedisError> for FenceError {
     fn from(source: RedisError) -> Self {
         Self::Unavailable { applied: applied(&source), source }

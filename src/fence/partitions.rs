@@ -1,8 +1,11 @@
 //! What this process believes of each partition, and the one way to run a script on it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
 };
 
 use redis::aio::ConnectionManager;
@@ -12,6 +15,7 @@ use super::{Applied, FenceError, FenceReason, Script};
 use crate::{
     domain::{Epoch, Partition, PartitionCount},
     keys::Keys,
+    telemetry::Metrics,
 };
 
 /// A handle on every partition; clones share what is known.
@@ -21,6 +25,7 @@ pub struct Partitions {
     keys: Keys,
     count: PartitionCount,
     deployment: Uuid,
+    metrics: Metrics,
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
 }
@@ -31,9 +36,15 @@ impl Partitions {
         connection: ConnectionManager,
         keys: Keys,
         (deployment, count): (Uuid, PartitionCount),
+        metrics: Metrics,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
-        Self { connection, keys, count, deployment, epochs }
+        Self { connection, keys, count, deployment, metrics, epochs }
+    }
+
+    /// The instruments of whoever works on them.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// How many there are.
@@ -113,8 +124,21 @@ impl Partitions {
         keys: &[String],
         args: &[&str],
     ) -> Result<Vec<String>, FenceError> {
-        let answer: Vec<String> =
-            script.call(keys, args).invoke_async(&mut self.connection.clone()).await?;
+        let started = Instant::now();
+        let answer = self.answer(script, keys, args).await;
+        let error = answer.as_ref().err().map(FenceError::label);
+        self.metrics.script(script.name(), started.elapsed(), error);
+        answer
+    }
+
+    async fn answer(
+        &self,
+        script: &Script,
+        keys: &[String],
+        args: &[&str],
+    ) -> Result<Vec<String>, FenceError> {
+        let mut connection = self.connection.clone();
+        let answer: Vec<String> = script.call(keys, args).invoke_async(&mut connection).await?;
         match answer.as_slice() {
             [status, reason] if status == "fenced" => {
                 Err(FenceError::Fenced(FenceReason::from_word(reason)))

@@ -5,13 +5,18 @@ const FENCE: &str = include_str!("../../lua/fence.lua");
 /// A script under `lua/`, loaded by hash; an unknown hash just loads it again.
 #[derive(Debug)]
 pub struct Script {
+    name: &'static str,
     inner: redis::Script,
 }
 
 impl Script {
-    /// Prepends `lua/fence.lua` to the body of a script.
-    pub fn new(body: &str) -> Self {
-        Self { inner: redis::Script::new(&format!("{FENCE}\n{body}")) }
+    /// Prepends `lua/fence.lua` to the body of a script; metrics call it by its name.
+    pub fn new(name: &'static str, body: &str) -> Self {
+        Self { name, inner: redis::Script::new(&format!("{FENCE}\n{body}")) }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
     }
 
     pub(super) fn call(&self, keys: &[String], args: &[&str]) -> redis::ScriptInvocation<'_> {

@@ -7,14 +7,15 @@ mod admin;
 mod convert;
 mod error;
 mod inventory;
+mod observe;
 mod storefront;
 
 use std::sync::Arc;
 
 use tonic::service::Routes;
 
-pub use self::error::ApiError;
 use self::{admin::Admin, inventory::Inventory, storefront::Storefront};
+pub use self::{error::ApiError, observe::observe};
 use crate::{
     audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount, ledger::Ledger,
     stock::Stock, stream::Streams,

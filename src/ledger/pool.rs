@@ -11,6 +11,7 @@ use deadpool_postgres::{
 use tokio_postgres::{Config, NoTls};
 
 use super::{LedgerError, error::Cause};
+use crate::telemetry::PoolReading;
 
 /// No operation on the ledger lasts longer, whatever the network does.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
@@ -64,6 +65,17 @@ impl Ledger {
     /// A connection without an operation limit, for long reads.
     pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
         Ok(self.pool.get().await?)
+    }
+
+    /// The connections as they are now.
+    pub fn connections(&self) -> PoolReading {
+        let status = self.pool.status();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        PoolReading {
+            open: count(status.size),
+            idle: count(status.available),
+            waiting: count(status.waiting),
+        }
     }
 
     /// Whether Postgres answers.

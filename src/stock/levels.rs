@@ -32,7 +32,7 @@ pub(super) struct LevelsReader {
 
 impl LevelsReader {
     pub(super) fn start(partitions: Partitions, partition: Partition, tasks: &TaskTracker) -> Self {
-        let script = Arc::new(Script::new(include_str!("../../lua/levels.lua")));
+        let script = Arc::new(Script::new("levels", include_str!("../../lua/levels.lua")));
         let limits = Limits { batch: 1024, queue: 8192 };
         let batcher = Batcher::start(tasks, limits, move |batch: Vec<Question>| {
             let (partitions, script) = (partitions.clone(), script.clone());

@@ -1,6 +1,6 @@
 //! `lua/reserve.lua`: one call decides a batch.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +28,7 @@ pub(super) struct Reserver {
 
 impl Reserver {
     pub(super) fn new(partitions: Partitions, settings: StockSettings) -> Self {
-        let script = Arc::new(Script::new(include_str!("../../lua/reserve.lua")));
+        let script = Arc::new(Script::new("reserve", include_str!("../../lua/reserve.lua")));
         Self { partitions, script, settings }
     }
 
@@ -48,6 +48,19 @@ impl Reserver {
 
     /// One decision a request, in order.
     async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
+        let decisions = self.ask(partition, batch).await;
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for decision in &decisions {
+            *counts.entry(label(decision)).or_default() += 1;
+        }
+        for (outcome, count) in counts {
+            self.partitions.metrics().decided(outcome, count);
+        }
+        decisions
+    }
+
+    async fn ask(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
+        self.partitions.metrics().batch(batch.len());
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
         match self.call(partition, batch, &randoms).await {
             Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
@@ -94,6 +107,22 @@ impl Reserver {
         }
         answers.remove(0);
         Ok((epoch, answers))
+    }
+}
+
+/// A decision as the label of a metric.
+fn label(decision: &Decision) -> &'static str {
+    match decision {
+        Ok(Outcome::Accepted(_)) => "accepted",
+        Ok(Outcome::Duplicate(_)) => "duplicate",
+        Ok(Outcome::SoldOut) => "sold_out",
+        Ok(Outcome::LimitReached { .. }) => "limit_reached",
+        Ok(Outcome::NotOpen { .. }) => "not_open",
+        Ok(Outcome::Closed) => "closed",
+        Ok(Outcome::Stopped) => "stopped",
+        Ok(Outcome::UnknownProduct) => "unknown_product",
+        Ok(Outcome::BacklogFull) => "backlog_full",
+        Err(_) => "none",
     }
 }
 

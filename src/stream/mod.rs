@@ -6,6 +6,7 @@
 mod bury;
 mod cut;
 mod dead;
+mod depth;
 mod drain;
 mod entry;
 mod group;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use bury::Burial;
 pub use cut::{Cut, CutError, ProductCut};
 pub use dead::DeadEntry;
+pub use depth::Depth;
 pub use drain::{Source, Surviving};
 pub use entry::{Entry, EntryError, FORMAT};
 pub use group::Delivery;
@@ -41,12 +43,12 @@ impl Streams {
     /// The streams of these partitions.
     pub fn new(partitions: Partitions) -> Self {
         let scripts = Scripts {
-            settle: Script::new(include_str!("../../lua/settle.lua")),
-            bury: Script::new(include_str!("../../lua/bury.lua")),
-            discard: Script::new(include_str!("../../lua/discard.lua")),
-            retire: Script::new(include_str!("../../lua/retire.lua")),
-            cut: Script::new(include_str!("../../lua/cut.lua")),
-            drained: Script::new(include_str!("../../lua/drained.lua")),
+            settle: Script::new("settle", include_str!("../../lua/settle.lua")),
+            bury: Script::new("bury", include_str!("../../lua/bury.lua")),
+            discard: Script::new("discard", include_str!("../../lua/discard.lua")),
+            retire: Script::new("retire", include_str!("../../lua/retire.lua")),
+            cut: Script::new("cut", include_str!("../../lua/cut.lua")),
+            drained: Script::new("drained", include_str!("../../lua/drained.lua")),
         };
         Self { partitions, scripts: Arc::new(scripts) }
     }

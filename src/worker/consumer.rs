@@ -16,6 +16,7 @@ use crate::{
     domain::{AfterFailure, Epoch, Partition, after_failure},
     stock::{ReleaseFrom, Released},
     stream::{Burial, Delivery},
+    telemetry::Metrics,
 };
 
 /// Most entries a batch.
@@ -166,7 +167,8 @@ impl Consumer {
         }
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
-        let attempt = store(&self.shop.ledger, self.partition, epoch, batch).await;
+        let attempt =
+            store((&self.shop.ledger, self.metrics()), self.partition, epoch, batch).await;
         self.conclude(attempt).await?;
         Ok(Step::Worked(size))
     }
@@ -175,6 +177,10 @@ impl Consumer {
     pub fn without_waiting(mut self) -> Self {
         self.block = Duration::ZERO;
         self
+    }
+
+    fn metrics(&self) -> &Metrics {
+        self.shop.stock.partitions().metrics()
     }
 
     fn scan_interval(&self) -> Duration {
@@ -322,6 +328,7 @@ impl Consumer {
                             reservation.id = burial.reservation_id.map(tracing::field::display),
                             reason = burial.reason, "an order cannot be stored and was buried"
                         );
+                        self.metrics().buried();
                         crash_point::reach("after_bury");
                         Ok(())
                     }

@@ -103,6 +103,13 @@ impl Pauses {
         std::mem::replace(&mut by_partition[partition.index()], reason)
     }
 
+    /// Whether consumption of a partition stands still.
+    pub fn is_paused(&self, partition: Partition) -> bool {
+        let by_partition =
+            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        by_partition[partition.index()].is_some()
+    }
+
     /// Each reason that holds somewhere, once.
     pub fn reasons(&self) -> Vec<PauseReason> {
         let by_partition =

@@ -1,6 +1,9 @@
 //! Stores a batch; what cannot be stored is found by halving, and its neighbours are stored.
 
-use std::panic::AssertUnwindSafe;
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::FutureExt as _;
 
@@ -9,6 +12,7 @@ use crate::{
     domain::{Epoch, Order, Partition},
     ledger::{Ledger, LedgerError, Mismatch},
     stream::{Delivery, EntryError},
+    telemetry::Metrics,
 };
 
 /// An order that failed by itself.
@@ -40,7 +44,7 @@ type Batch = Vec<(Delivery, Order)>;
 
 /// Stores as much of a batch as can be stored now.
 pub(super) async fn store(
-    ledger: &Ledger,
+    (ledger, metrics): (&Ledger, &Metrics),
     partition: Partition,
     epoch: Epoch,
     batch: Vec<Delivery>,
@@ -56,9 +60,11 @@ pub(super) async fn store(
             continue;
         }
         let orders: Vec<&Order> = batch.iter().map(|(_, order)| order).collect();
+        let started = Instant::now();
         let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
         let (reason, sqlstate) = match stored {
             Ok(Ok(stored)) => {
+                metrics.stored(started.elapsed(), orders.iter().map(|order| age(order)));
                 sort(batch, stored, &mut attempt);
                 continue;
             }
@@ -113,4 +119,11 @@ fn sort(batch: Batch, stored: crate::ledger::Stored, attempt: &mut Attempt) {
         }
     }
     attempt.mismatched.extend(stored.mismatched);
+}
+
+/// How long ago an order was accepted, by this machine's clock against that of Redis.
+fn age(order: &Order) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let accepted = u64::try_from(order.reserved_at_ms).unwrap_or(0);
+    now.saturating_sub(Duration::from_millis(accepted))
 }

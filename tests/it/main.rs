@@ -14,6 +14,7 @@ mod fault;
 mod idempotency;
 mod ledger;
 mod limits;
+mod metrics;
 mod model;
 mod poison;
 mod sale;

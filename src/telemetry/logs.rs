@@ -1,4 +1,4 @@
-//! Logs. Must never carry an id of a buyer, a request id or a secret.
+//! Logs: one line an event that matters.
 
 use std::io::IsTerminal as _;
 

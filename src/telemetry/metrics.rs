@@ -1,0 +1,245 @@
+//! OpenTelemetry instruments, read by Prometheus at `/metrics`.
+
+use std::{sync::Arc, time::Duration};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _},
+};
+use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
+use prometheus::{Registry, TextEncoder};
+
+/// Seconds, from 0.2 ms to 10 s.
+const SECONDS: [f64; 14] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// Orders may wait for minutes while Postgres is away.
+const LAG_SECONDS: [f64; 12] =
+    [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0];
+const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The exporter could not be built.
+    #[error("cannot set up metrics")]
+    Setup(#[from] OTelSdkError),
+    /// The readings could not be written.
+    #[error("cannot write metrics")]
+    Encode(#[from] prometheus::Error),
+}
+
+/// A partition's streams at the moment of a scrape.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PartitionReading {
+    /// Entries in `orders`.
+    pub orders: u64,
+    /// Of these, delivered and not settled.
+    pub pending: u64,
+    /// Entries not delivered yet, if Redis can tell.
+    pub lag: Option<u64>,
+    /// How long the oldest entry has waited, in seconds; 0 without one.
+    pub oldest_seconds: f64,
+    /// Entries in `dead`.
+    pub dead: u64,
+    /// Whether it was last seen to be fenced.
+    pub fenced: bool,
+    /// Whether consumption stands still.
+    pub paused: bool,
+}
+
+/// Connections to Postgres at the moment of a scrape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolReading {
+    /// Open ones.
+    pub open: u64,
+    /// Of these, idle.
+    pub idle: u64,
+    /// Operations that wait for one.
+    pub waiting: u64,
+}
+
+/// Every instrument; clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    instruments: Arc<Instruments>,
+}
+
+struct Instruments {
+    registry: Registry,
+    /// Ends with the instruments.
+    _provider: SdkMeterProvider,
+    call_duration: Histogram<f64>,
+    outcomes: Counter<u64>,
+    batch_size: Histogram<u64>,
+    script_duration: Histogram<f64>,
+    redis_errors: Counter<u64>,
+    store_batch_size: Histogram<u64>,
+    store_duration: Histogram<f64>,
+    write_lag: Histogram<f64>,
+    buried: Counter<u64>,
+    partitions: PartitionGauges,
+    pool: Gauge<u64>,
+}
+
+struct PartitionGauges {
+    orders: Gauge<u64>,
+    pending: Gauge<u64>,
+    lag: Gauge<u64>,
+    oldest: Gauge<f64>,
+    dead: Gauge<u64>,
+    fenced: Gauge<u64>,
+    paused: Gauge<u64>,
+}
+
+fn seconds(
+    meter: &Meter,
+    name: &'static str,
+    what: &'static str,
+    bounds: &[f64],
+) -> Histogram<f64> {
+    let histogram = meter.f64_histogram(name).with_description(what).with_unit("s");
+    histogram.with_boundaries(bounds.to_vec()).build()
+}
+
+fn sizes(meter: &Meter, name: &'static str, what: &'static str) -> Histogram<u64> {
+    let histogram = meter.u64_histogram(name).with_description(what);
+    histogram.with_boundaries(SIZES.to_vec()).build()
+}
+
+fn gauge(meter: &Meter, name: &'static str, what: &'static str) -> Gauge<u64> {
+    meter.u64_gauge(name).with_description(what).build()
+}
+
+impl PartitionGauges {
+    fn new(meter: &Meter) -> Self {
+        let oldest = meter.f64_gauge("yoink_orders_oldest").with_unit("s");
+        Self {
+            orders: gauge(meter, "yoink_orders_depth", "Entries in the orders stream."),
+            pending: gauge(meter, "yoink_orders_pending", "Entries delivered and not settled."),
+            lag: gauge(meter, "yoink_orders_lag", "Entries not delivered yet."),
+            oldest: oldest.with_description("How long the oldest order has waited.").build(),
+            dead: gauge(meter, "yoink_dead_depth", "Entries in the dead stream."),
+            fenced: gauge(meter, "yoink_partition_fenced", "1 while the partition is fenced."),
+            paused: gauge(meter, "yoink_consumption_paused", "1 while its orders are not stored."),
+        }
+    }
+}
+
+impl Metrics {
+    /// Instruments with a registry of their own.
+    ///
+    /// # Errors
+    ///
+    /// When the exporter cannot be built.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+        let provider = SdkMeterProvider::builder().with_reader(exporter.build()?).build();
+        let meter = &provider.meter("yoink");
+        let build = gauge(meter, "yoink_build_info", "The version and commit that run.");
+        let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
+        build.record(1, &[version, KeyValue::new("commit", env!("YOINK_COMMIT"))]);
+        let instruments = Instruments {
+            call_duration: seconds(meter, "rpc_server_call_duration", "gRPC calls.", &SECONDS),
+            outcomes: meter
+                .u64_counter("yoink_reserve_outcomes")
+                .with_description("What Redis decided.")
+                .build(),
+            batch_size: sizes(meter, "yoink_reserve_batch_size", "Requests a script call."),
+            script_duration: seconds(
+                meter,
+                "yoink_script_duration",
+                "Scripts, with the way there and back.",
+                &SECONDS,
+            ),
+            redis_errors: meter
+                .u64_counter("yoink_redis_errors")
+                .with_description("Scripts that did not run to their end.")
+                .build(),
+            store_batch_size: sizes(meter, "yoink_store_batch_size", "Orders a transaction."),
+            store_duration: seconds(meter, "yoink_store_duration", "Transactions.", &SECONDS),
+            write_lag: seconds(meter, "yoink_write_lag", "From accepted to stored.", &LAG_SECONDS),
+            buried: meter
+                .u64_counter("yoink_buried")
+                .with_description("Orders that could not be stored.")
+                .build(),
+            partitions: PartitionGauges::new(meter),
+            pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
+            registry,
+            _provider: provider,
+        };
+        Ok(Self { instruments: Arc::new(instruments) })
+    }
+
+    /// A gRPC call was answered; `method` is one of the contract's.
+    pub fn call(&self, method: &'static str, code: &'static str, took: Duration) {
+        let labels = [KeyValue::new("rpc_method", method), KeyValue::new("rpc_status", code)];
+        self.instruments.call_duration.record(took.as_secs_f64(), &labels);
+    }
+
+    /// Redis decided a request.
+    pub fn decided(&self, outcome: &'static str, count: u64) {
+        self.instruments.outcomes.add(count, &[KeyValue::new("outcome", outcome)]);
+    }
+
+    /// A batch of requests was sent.
+    pub fn batch(&self, size: usize) {
+        self.instruments.batch_size.record(u64::try_from(size).unwrap_or(u64::MAX), &[]);
+    }
+
+    /// A script ran, or did not (`error` names why).
+    pub fn script(&self, name: &'static str, took: Duration, error: Option<&'static str>) {
+        let script = KeyValue::new("script", name);
+        self.instruments.script_duration.record(took.as_secs_f64(), std::slice::from_ref(&script));
+        if let Some(error) = error {
+            self.instruments.redis_errors.add(1, &[script, KeyValue::new("error", error)]);
+        }
+    }
+
+    /// A transaction stored orders; `lags` are the times from accepted to stored.
+    pub fn stored(&self, took: Duration, lags: impl ExactSizeIterator<Item = Duration>) {
+        let instruments = &self.instruments;
+        instruments.store_batch_size.record(u64::try_from(lags.len()).unwrap_or(u64::MAX), &[]);
+        instruments.store_duration.record(took.as_secs_f64(), &[]);
+        for lag in lags {
+            instruments.write_lag.record(lag.as_secs_f64(), &[]);
+        }
+    }
+
+    /// An order was buried.
+    pub fn buried(&self) {
+        self.instruments.buried.add(1, &[]);
+    }
+
+    /// A partition was read.
+    pub fn partition(&self, partition: u16, reading: PartitionReading) {
+        let labels = [KeyValue::new("partition", i64::from(partition))];
+        let gauges = &self.instruments.partitions;
+        gauges.orders.record(reading.orders, &labels);
+        gauges.pending.record(reading.pending, &labels);
+        if let Some(lag) = reading.lag {
+            gauges.lag.record(lag, &labels);
+        }
+        gauges.oldest.record(reading.oldest_seconds, &labels);
+        gauges.dead.record(reading.dead, &labels);
+        gauges.fenced.record(u64::from(reading.fenced), &labels);
+        gauges.paused.record(u64::from(reading.paused), &labels);
+    }
+
+    /// The connections to Postgres were read.
+    pub fn pool(&self, reading: PoolReading) {
+        let states = [("open", reading.open), ("idle", reading.idle), ("waiting", reading.waiting)];
+        for (state, count) in states {
+            self.instruments.pool.record(count, &[KeyValue::new("state", state)]);
+        }
+    }
+
+    /// Everything, in Prometheus's text format.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn encode(&self) -> Result<String, MetricsError> {
+        Ok(TextEncoder::new().encode_to_string(&self.instruments.registry.gather())?)
+    }
+}

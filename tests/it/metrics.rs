@@ -1,0 +1,116 @@
+//! What `/metrics` tells is what happened.
+
+use yoink::app::Role;
+
+use crate::harness::{Service, Yard, eventually, get, product};
+
+/// Every sample of a scrape whose name and labels contain all of `parts`, summed.
+fn sum(scrape: &str, parts: &[&str]) -> f64 {
+    let samples = scrape.lines().filter(|line| !line.starts_with('#'));
+    let samples = samples.filter(|line| parts.iter().all(|part| line.contains(part)));
+    samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+async fn scrape(service: &Service) -> String {
+    let answer = get(service.http, "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_counts_calls_outcomes_batches_and_orders() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 3)).await;
+    for n in 0..5 {
+        drop(service.buy("shoe", &format!("user-{n}"), "r").await);
+    }
+    drop(service.buy("shoe", "user-0", "r").await);
+    drop(service.buy("{", "user-0", "r").await);
+    yard.assert_audit_holds().await;
+    let text = scrape(&service).await;
+    let outcome = |name: &str| sum(&text, &["yoink_reserve_outcomes_total", name]);
+    assert_eq!((outcome("\"accepted\""), outcome("\"sold_out\"")), (3.0, 2.0), "{text}");
+    assert_eq!(outcome("\"duplicate\""), 1.0);
+    let calls = |code: &str| {
+        let method = "yoink.v1.InventoryService/ReserveUnit";
+        sum(&text, &["rpc_server_call_duration_seconds_count", method, code])
+    };
+    assert_eq!((calls("\"OK\""), calls("\"FAILED_PRECONDITION\"")), (4.0, 2.0));
+    assert_eq!(calls("\"INVALID_ARGUMENT\""), 1.0);
+    assert_eq!(sum(&text, &["yoink_reserve_batch_size_sum"]), 6.0);
+    assert_eq!(sum(&text, &["yoink_store_batch_size_sum"]), 3.0);
+    assert_eq!(sum(&text, &["yoink_write_lag_seconds_count"]), 3.0);
+    assert!(sum(&text, &["yoink_script_duration_seconds_count", "\"reserve\""]) >= 1.0);
+    assert!(text.contains("yoink_build_info"));
+    for bound in ["le=\"0.0002\"", "le=\"10\""] {
+        assert!(text.contains(bound), "buckets show both 0.2 ms and 10 s");
+    }
+    for hidden in ["shoe", "user-"] {
+        assert!(!text.contains(hidden), "no label by product or user");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_shows_what_waits_and_what_is_dead() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    for n in 0..4 {
+        service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
+    }
+    let text = scrape(&service).await;
+    assert_eq!(sum(&text, &["yoink_orders_depth"]), 4.0, "{text}");
+    assert_eq!(sum(&text, &["yoink_orders_pending"]), 0.0);
+    assert_eq!(sum(&text, &["yoink_partition_fenced"]), 0.0);
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'user-0')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let worker = yard.serve(Role::Worker, &settings).await;
+    eventually("one is dead and the rest is stored", async || {
+        let text = scrape(&worker).await;
+        let (orders, dead) =
+            (sum(&text, &["yoink_orders_depth"]), sum(&text, &["yoink_dead_depth"]));
+        let buried = sum(&text, &["yoink_buried_total"]);
+        (orders == 0.0 && dead == 1.0 && buried == 1.0).then_some(())
+    })
+    .await;
+    let text = scrape(&worker).await;
+    assert!(sum(&text, &["yoink_ledger_connections", "\"open\""]) >= 1.0, "{text}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_names_every_metric_and_no_other() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    service.create(product("shoe", 3)).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    service.buy("shoe", "good", "").await.unwrap();
+    service.buy("shoe", "bad", "").await.unwrap();
+    yard.assert_audit_holds().await;
+    let text = scrape(&service).await;
+    let document = include_str!("../../docs/metrics.md");
+    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let told: Vec<&str> = told.filter_map(|line| line.split(' ').next()).collect();
+    let ours = told.iter().filter(|name| !["target_info", "otel_scope_info"].contains(name));
+    for name in ours {
+        // `_pending` and `_lag` stand behind `yoink_orders_depth`.
+        let short = name.strip_prefix("yoink_orders").unwrap_or(name);
+        assert!(
+            document.contains(&format!("`{name}`")) || document.contains(&format!("`{short}`")),
+            "{name}"
+        );
+    }
+    let named = document
+        .split('`')
+        .filter(|word| word.starts_with("yoink_") || word.starts_with("rpc_server"));
+    for name in named.filter(|name| !name.contains(' ')) {
+        // An error that did not happen is not there yet.
+        assert!(
+            told.contains(&name) || name == "yoink_redis_errors_total",
+            "{name} is not there: {told:?}"
+        );
+    }
+}
