@@ -90,6 +90,8 @@ pub enum ApiError {
     Overloaded,
     /// The service is shutting down.
     Stopping,
+    /// The caller's deadline passed; what was sent by then is finished behind it.
+    DeadlineExceeded,
     /// Redis is away or refuses.
     RedisUnavailable(Applied),
     /// The partition is fenced.
@@ -124,6 +126,7 @@ impl ApiError {
             Self::BacklogFull => (Code::ResourceExhausted, "BACKLOG_FULL"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::Stopping => (Code::Unavailable, "STOPPING"),
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
             Self::Recovering => (Code::Unavailable, "RECOVERING"),
             Self::LedgerUnavailable(_) => (Code::Unavailable, "LEDGER_UNAVAILABLE"),
@@ -160,6 +163,7 @@ impl ApiError {
             Self::BacklogFull => "too many accepted orders wait to be stored",
             Self::Overloaded => "too many requests wait",
             Self::Stopping => "the service is shutting down",
+            Self::DeadlineExceeded => "the deadline passed; ask again with the same request id",
             Self::RedisUnavailable(_) => "Redis is unavailable",
             Self::Recovering => "this product's partition recovers",
             Self::LedgerUnavailable(_) => "Postgres is unavailable",
@@ -179,7 +183,7 @@ impl ApiError {
     fn applied(&self) -> Option<Applied> {
         match self {
             Self::RedisUnavailable(applied) | Self::LedgerUnavailable(applied) => Some(*applied),
-            Self::NotInForce => Some(Applied::Maybe),
+            Self::NotInForce | Self::DeadlineExceeded => Some(Applied::Maybe),
             Self::Recovering | Self::Stopping => Some(Applied::No),
             Self::BadFields(_)
             | Self::SoldOut

@@ -5,6 +5,7 @@
 
 mod admin;
 mod convert;
+mod deadline;
 mod error;
 mod inventory;
 mod observe;

@@ -10,7 +10,7 @@ use axum::{
 use prost::Message as _;
 use tonic::{Status, service::Routes};
 
-use super::DESCRIPTOR_SET;
+use super::{DESCRIPTOR_SET, deadline};
 use crate::telemetry::Metrics;
 
 /// Calls that are none of the contract's, together: a label must not grow with what clients make up.
@@ -23,11 +23,12 @@ struct Observer {
     methods: Arc<HashMap<String, &'static str>>,
 }
 
-/// Puts the observer around routes.
+/// Puts the observer around routes, and the callers' deadlines within it.
 pub fn observe(routes: Routes, metrics: Metrics) -> Routes {
     let observer = Observer { metrics, methods: Arc::new(methods()) };
     let layer = axum::middleware::from_fn_with_state(observer, time);
-    routes.into_axum_router().layer(layer).into()
+    let deadlines = axum::middleware::from_fn(deadline::keep);
+    routes.into_axum_router().layer(deadlines).layer(layer).into()
 }
 
 /// Every method of the contract as a path, and as its label; leaked once a process.

@@ -173,3 +173,34 @@ async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
     assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 1);
     next.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_finished() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let redis = yard.redis.as_ref().unwrap();
+    redis.pause();
+    let message = yoink::grpc::pb::ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "ann".to_owned(),
+        request_id: "r".to_owned(),
+    };
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());
+    let status = service.buyers().reserve_unit(request).await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+    );
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+    redis.resume();
+    // It was sent, so it is finished without its caller.
+    eventually("the order is stored", async || {
+        (yard.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+    })
+    .await;
+    let again = service.buy("shoe", "ann", "r").await.unwrap();
+    assert!(again.duplicate);
+    yard.assert_audit_holds().await;
+}

@@ -1,0 +1,57 @@
+//! The caller's deadline. What was sent to Redis by then is finished behind it; the answer says that
+//! nobody knows yet.
+
+use std::time::Duration;
+
+use axum::{extract::Request, middleware::Next, response::Response};
+use tonic::Status;
+
+use super::error::ApiError;
+
+/// How long before the deadline we answer: tonic answers at it, and calls it cancelled.
+const AHEAD: Duration = Duration::from_millis(10);
+
+/// Answers a call whose deadline passes.
+pub(super) async fn keep(request: Request, next: Next) -> Response {
+    let asked = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
+    let Some(limit) = asked.and_then(parse) else { return next.run(request).await };
+    let limit = limit.saturating_sub(AHEAD).max(limit / 2);
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn parse(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let digits = text.strip_suffix(unit)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        'H' => Some(Duration::from_secs(amount * 3600)),
+        'M' => Some(Duration::from_secs(amount * 60)),
+        'S' => Some(Duration::from_secs(amount)),
+        'm' => Some(Duration::from_millis(amount)),
+        'u' => Some(Duration::from_micros(amount)),
+        'n' => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        assert_eq!(parse("300m"), Some(Duration::from_millis(300)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parse("5S"), Some(Duration::from_secs(5)));
+        for bad in ["", "m", "5", "5x", "-5S", "123456789S", "5é", "é"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}
