@@ -16,7 +16,7 @@ export const options = {
       startRate: Math.ceil(RATE / 10),
       timeUnit: '1s',
       preAllocatedVUs: Math.ceil(RATE / 4),
-      maxVUs: RATE,
+      maxVUs: RATE * 2,
       stages: [
         { target: RATE, duration: `${SECONDS}s` },
         { target: RATE, duration: `${SECONDS}s` },
