@@ -28,7 +28,7 @@ use crate::{
     config::{Automation, Config},
     domain::NewProduct,
     fence::Partitions,
-    grpc::{self, Rooms},
+    grpc::{self, Observe, Rooms},
     ledger::Created,
     recovery::Recovery,
     worker::{Pauses, Replayer, WorkerSettings, Workshop},
@@ -202,11 +202,11 @@ impl App {
         if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
         }
-        let routes = grpc::observe(routes, metrics);
         tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
         let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .layer(Observe::new(metrics))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {

@@ -3,23 +3,15 @@
 
 use std::time::Duration;
 
-use axum::{extract::Request, middleware::Next, response::Response};
-use tonic::Status;
-
-use super::error::ApiError;
+use tonic::codegen::http::Request;
 
 /// How long before the deadline we answer: tonic answers at it, and calls it cancelled.
 const AHEAD: Duration = Duration::from_millis(10);
 
-/// Answers a call whose deadline passes.
-pub(super) async fn keep(request: Request, next: Next) -> Response {
-    let asked = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
-    let Some(limit) = asked.and_then(parse) else { return next.run(request).await };
-    let limit = limit.saturating_sub(AHEAD).max(limit / 2);
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
-    }
+/// How long a call may take, if its caller says.
+pub(super) fn of<B>(request: &Request<B>) -> Option<Duration> {
+    let limit = request.headers().get("grpc-timeout")?.to_str().ok().and_then(parse)?;
+    Some(limit.saturating_sub(AHEAD).max(limit / 2))
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tonic::service::Routes;
 
 use self::{admin::Admin, inventory::Inventory, storefront::Storefront};
-pub use self::{error::ApiError, observe::observe};
+pub use self::{error::ApiError, observe::Observe};
 use crate::{
     audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount, ledger::Ledger,
     stock::Stock, stream::Streams,

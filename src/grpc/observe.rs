@@ -1,40 +1,102 @@
-//! Times every call, by method and status.
+//! Around every call: its time by method and status, and the caller's deadline.
+//!
+//! One layer and one allocation a call: this is on the way of every buyer.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
-
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+    time::Instant,
 };
-use prost::Message as _;
-use tonic::{Status, service::Routes};
 
-use super::{DESCRIPTOR_SET, deadline};
+use prost::Message as _;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::http::{Request, Response},
+};
+use tower::{Layer, Service};
+
+use super::{
+    DESCRIPTOR_SET, deadline,
+    error::{ApiError, code_name},
+};
 use crate::telemetry::Metrics;
 
 /// Calls that are none of the contract's, together: a label must not grow with what clients make up.
 const OTHER: &str = "other";
 
+/// Puts [`Observed`] around a service.
 #[derive(Clone)]
-struct Observer {
+pub struct Observe {
     metrics: Metrics,
     /// By path.
     methods: Arc<HashMap<String, &'static str>>,
 }
 
-/// Puts the observer around routes, and the callers' deadlines within it.
-pub fn observe(routes: Routes, metrics: Metrics) -> Routes {
-    let observer = Observer { metrics, methods: Arc::new(methods()) };
-    let layer = axum::middleware::from_fn_with_state(observer, time);
-    let deadlines = axum::middleware::from_fn(deadline::keep);
-    routes.into_axum_router().layer(deadlines).layer(layer).into()
+impl Observe {
+    /// Tells these metrics.
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics, methods: Arc::new(methods()) }
+    }
 }
 
-/// Every method of the contract as a path, and as its label; leaked once a process.
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, observe: self.clone() }
+    }
+}
+
+/// A service whose calls are timed, and answered by their deadline.
+#[derive(Clone)]
+pub struct Observed<S> {
+    inner: S,
+    observe: Observe,
+}
+
+impl<S> Service<Request<Body>> for Observed<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let started = Instant::now();
+        let method = self.observe.methods.get(request.uri().path()).copied().unwrap_or(OTHER);
+        let limit = deadline::of(&request);
+        let metrics = self.observe.metrics.clone();
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let response = match limit {
+                None => answer.await?,
+                Some(limit) => match tokio::time::timeout(limit, answer).await {
+                    Ok(response) => response?,
+                    Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
+                },
+            };
+            // An error is told in the head; what has no status there goes well, or has begun to.
+            let status = Status::from_header_map(response.headers());
+            let code = status.map_or("OK", |status| code_name(status.code()));
+            metrics.call(method, code, started.elapsed());
+            Ok(response)
+        })
+    }
+}
+
+/// Every method of the contract as a path, and as its label.
 fn methods() -> HashMap<String, &'static str> {
-    static METHODS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
-    let names = METHODS.get_or_init(|| {
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+    let names = NAMES.get_or_init(|| {
         let set = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap_or_default();
         let mut names = vec!["grpc.health.v1.Health/Check".to_owned()];
         for file in &set.file {
@@ -46,18 +108,4 @@ fn methods() -> HashMap<String, &'static str> {
         names
     });
     names.iter().map(|name| (format!("/{name}"), name.as_str())).collect()
-}
-
-async fn time(State(observer): State<Observer>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = observer.methods.get(request.uri().path()).copied().unwrap_or(OTHER);
-    let response = next.run(request).await;
-    // An error is told in the head; what has no status there goes well, or has begun to.
-    let code = Status::from_header_map(response.headers()).map_or("OK", |status| name(&status));
-    observer.metrics.call(method, code, started.elapsed());
-    response
-}
-
-fn name(status: &Status) -> &'static str {
-    super::error::code_name(status.code())
 }
