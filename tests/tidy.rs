@@ -20,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("stream", &["domain", "keys", "fence", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
     ("catalogue", &["stock", "ledger", "fence", "domain"]),
-    ("recovery", &["stock", "stream", "ledger", "fence", "domain"]),
+    ("recovery", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
     ("desk", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
     ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
     (

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::Recovery;
 use crate::{
+    crash_point,
     domain::{Epoch, Order, Partition},
     fence::FenceError,
     ledger::{DeadAction, LedgerError, PartitionRow, Void},
@@ -69,22 +70,27 @@ impl Recovery {
         }
         self.stock.partitions().set_epoch(partition, None);
         let Some(epoch) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        crash_point::reach("rebuild_closed");
         match self.stock.seize(partition, epoch).await? {
             Seized::Ours => {}
             Seized::Late => return Ok(None),
             Seized::Foreign => return Err(RebuildError::Foreign),
         }
+        crash_point::reach("rebuild_seized");
         let mut rebuilt = Rebuilt::default();
         loop {
             for source in [Source::Orders, Source::Dead] {
                 self.drain(partition, epoch, source, &mut rebuilt).await?;
             }
+            crash_point::reach("rebuild_drained");
             self.fill(partition, epoch).await?;
+            crash_point::reach("rebuild_filled");
             match self.stock.reopen(partition, epoch).await? {
                 Reopened::Opened => break,
                 Reopened::NotEmpty => {}
             }
         }
+        crash_point::reach("rebuild_opened");
         if !self.ledger.reopen_partition(partition, epoch).await? {
             return Ok(None);
         }

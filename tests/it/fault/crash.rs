@@ -81,3 +81,44 @@ async fn a_killed_service_keeps_every_accepted_answer() {
     assert_eq!(report.products[0].confirmed, i64::try_from(accepted).unwrap());
     next.stop().await;
 }
+
+/// Runs the program into a crash point of a rebuild, with one order in the stream, one stored and one
+/// poison, then lets another process rebuild.
+async fn crash_while_rebuilding(point: &str) {
+    let mut yard = Yard::with_own_redis().await;
+    let first = yard.serve(Role::All, &[]).await;
+    first.create(product("shoe", 10)).await;
+    let stored = first.buy("shoe", "early", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    first.stop().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    let waiting = api.buy("shoe", "ann", "r").await.unwrap();
+    let bad = api.buy("shoe", "mallory", "r").await.unwrap();
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    yard.redis.as_mut().unwrap().restart().unwrap();
+
+    let mut rebuilder = Binary::serve(&yard, &[], Some(point));
+    let (status, _) = rebuilder.ended().await;
+    use std::os::unix::process::ExitStatusExt as _;
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
+    let next = yard.serve(Role::Worker, &[]).await;
+    for (user, bought) in [("early", &stored), ("ann", &waiting)] {
+        let again =
+            eventually("it sells again", async || api.buy("shoe", user, "r").await.ok()).await;
+        assert!(again.duplicate, "{point}: {user} keeps the answer");
+        assert_eq!(again.reservation_id, bought.reservation_id, "{point}");
+    }
+    let state = api.reservation(&bad.reservation_id).await.unwrap().state();
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED", "{point}");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8), "{point}");
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_any_two_steps_of_a_rebuild() {
+    let points =
+        ["rebuild_closed", "rebuild_seized", "rebuild_drained", "rebuild_filled", "rebuild_opened"];
+    futures_util::future::join_all(points.map(crash_while_rebuilding)).await;
+}

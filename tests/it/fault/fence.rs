@@ -219,3 +219,31 @@ async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_anothe
     .await;
     yard.assert_audit_holds().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_sells_more_than_there_is_is_closed_and_the_excess_is_voided() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 2)).await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let stock = format!("{}:{{{partition}}}:stock", yard.prefix);
+    let mut cli = yard.cli().await;
+    let mut forge = redis::cmd("HINCRBY");
+    let _: i64 = forge.arg(stock).arg("shoe").arg(3).query_async(&mut cli).await.unwrap();
+    let users: Vec<String> = (0..5).map(|n| format!("user-{n}")).collect();
+    let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
+    let accepted: Vec<String> = buys.into_iter().flatten().map(|b| b.reservation_id).collect();
+    assert!(accepted.len() > 2, "Redis was made to believe it");
+    eventually("it is rebuilt, and sold out", async || {
+        let refusal = service.buy("shoe", "late", "").await.unwrap_err();
+        (reason(&refusal) == "SOLD_OUT").then_some(())
+    })
+    .await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 0));
+    for id in &accepted {
+        let state = service.reservation(id).await.unwrap().state();
+        let ended = ["RESERVATION_STATE_CONFIRMED", "RESERVATION_STATE_VOIDED"];
+        assert!(ended.contains(&state.as_str_name()), "everybody learns how it ended");
+    }
+}
