@@ -135,6 +135,15 @@ impl App {
         Ok(self.listeners.grpc.local_addr()?)
     }
 
+    /// Where HTTP listens.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system does not tell.
+    pub fn http_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listeners.http.local_addr()?)
+    }
+
     /// Both stores.
     pub fn stores(&self) -> &Stores {
         &self.stores

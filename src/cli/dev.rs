@@ -96,8 +96,8 @@ pub(super) async fn run(
     let config = settings(&servers.settings())?;
     let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
     create_catalogue(&app, 500).await?;
-    output::line(format!("gRPC     {}", config.grpc_listen))?;
-    output::line(format!("HTTP     http://{}/readyz", config.http_listen))?;
+    output::line(format!("gRPC     {}", app.grpc_address()?))?;
+    output::line(format!("HTTP     http://{}/readyz", app.http_address()?))?;
     output::line(format!("Redis    {}", servers.redis.url()))?;
     output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
     output::line(format!(

@@ -41,16 +41,13 @@ pub fn run_yoink(yard: &Yard, args: &[&str]) -> Output {
 pub struct Binary {
     child: Child,
     log: PathBuf,
-    pub grpc: SocketAddr,
 }
 
 impl Binary {
     /// Starts it; with a crash point, it ends itself there.
     pub fn serve(yard: &Yard, more: &[(&'static str, &str)], crash_point: Option<&str>) -> Self {
-        let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let (grpc, http) = (port(), port());
-        let (grpc_text, http_text) = (grpc.to_string(), http.to_string());
-        let mut settings = vec![("grpc_listen", &*grpc_text), ("http_listen", &*http_text)];
+        // The yard's settings let the system choose its ports; it says which it has.
+        let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
         let mut command = yoink(yard, &settings);
         let log = scratch_dir("serve").join("log");
@@ -58,16 +55,18 @@ impl Binary {
         if let Some(point) = crash_point {
             command.env("YOINK_CRASH_POINT", point);
         }
-        Self { child: command.spawn().unwrap(), log, grpc }
+        Self { child: command.spawn().unwrap(), log }
     }
 
     /// A connection, as soon as it answers.
     pub async fn channel(&mut self) -> Channel {
-        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
         eventually("the program answers", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended with {status}: {}", self.said());
             }
+            let said = self.said();
+            let address = said.split_once("serving grpc=")?.1.split_whitespace().next()?;
+            let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
             endpoint.connect().await.ok()
         })
         .await
@@ -111,15 +110,12 @@ pub struct Dev {
 impl Dev {
     /// Starts it in a directory, on free ports.
     pub fn start(here: &Path) -> Self {
-        let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let (grpc, http) = (port(), port());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let grpc = listener.local_addr().unwrap();
+        drop(listener);
         let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
-        command.args([
-            "--set",
-            &format!("grpc_listen={grpc}"),
-            "--set",
-            &format!("http_listen={http}"),
-        ]);
+        command.args(["--set", &format!("grpc_listen={grpc}")]);
+        command.args(["--set", "http_listen=127.0.0.1:0"]);
         command.args(["--set", "log=warn", "dev"]).current_dir(here);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Self { child: command.spawn().unwrap(), grpc }
