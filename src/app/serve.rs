@@ -28,7 +28,7 @@ use crate::{
     config::{Automation, Config},
     domain::NewProduct,
     fence::Partitions,
-    grpc::{self, Observe, Rooms},
+    grpc::{self, Limits, Observe, Rooms},
     ledger::Created,
     recovery::Recovery,
     worker::{Pauses, Replayer, WorkerSettings, Workshop},
@@ -94,6 +94,14 @@ pub struct App {
     role: Role,
     reflection: bool,
     automation: Automations,
+    limits: Limits,
+    http2: Http2,
+}
+
+/// What one connection may do.
+struct Http2 {
+    max_streams: u32,
+    header_max_bytes: u32,
 }
 
 impl App {
@@ -123,7 +131,22 @@ impl App {
         };
         let reflection = config.reflection;
         let automation = Automations { replay: config.replay, recovery: config.recovery };
-        Ok(Self { stores, catalogue, recovery, listeners, workshop, role, reflection, automation })
+        let http2 = Http2 {
+            max_streams: config.connection_max_streams,
+            header_max_bytes: config.header_max_bytes,
+        };
+        Ok(Self {
+            stores,
+            catalogue,
+            recovery,
+            listeners,
+            workshop,
+            role,
+            reflection,
+            automation,
+            limits: limits(config)?,
+            http2,
+        })
     }
 
     /// Where gRPC listens.
@@ -203,7 +226,7 @@ impl App {
             desk: self.stores.desk,
         };
         let mut routes = match self.role {
-            Role::All | Role::Api => grpc::routes(rooms),
+            Role::All | Role::Api => grpc::routes(rooms, &self.limits),
             Role::Worker => tonic::service::Routes::default(),
         };
         routes = routes.add_service(health);
@@ -215,7 +238,11 @@ impl App {
         let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .layer(Observe::new(metrics))
+            .max_concurrent_streams(self.http2.max_streams)
+            // A client may give all its calls up at once, and no more.
+            .http2_max_pending_accept_reset_streams(usize::try_from(self.http2.max_streams).ok())
+            .http2_max_header_list_size(self.http2.header_max_bytes)
+            .layer(Observe::new(metrics, self.limits.call_timeout))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {
@@ -282,6 +309,17 @@ impl Loops {
     fn panicked(&self) -> bool {
         self.panicked.load(Ordering::Acquire)
     }
+}
+
+fn limits(config: &Config) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        concurrency_max_calls: config.concurrency_max_calls.try_into()?,
+        address_calls_per_second: config.address_calls_per_second,
+        user_calls_per_second: config.user_calls_per_second,
+        call_timeout: Duration::from_millis(config.call_timeout_ms),
+        request_max_bytes: config.request_max_bytes,
+        trusted_proxies: config.trusted_proxies.clone(),
+    })
 }
 
 fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Routes> {

@@ -4,6 +4,7 @@ mod raw;
 
 use std::{fmt, net::SocketAddr, path::Path};
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,22 @@ pub struct Config {
     pub replay: Automation,
     /// Whether a fenced partition is rebuilt by itself.
     pub recovery: Automation,
+    /// Most calls of buyers under way at once; one more is refused.
+    pub concurrency_max_calls: u32,
+    /// Calls that a client's address may make in a second (and at once); 0: as many as it likes.
+    pub address_calls_per_second: u32,
+    /// Reservations that a user may ask for in a second (and at once); 0: as many as they like.
+    pub user_calls_per_second: u32,
+    /// How long a call may take, whatever its caller says, in milliseconds; operators' calls aside.
+    pub call_timeout_ms: u64,
+    /// Largest message of a buyer, in bytes.
+    pub request_max_bytes: usize,
+    /// Largest head of a call, in bytes.
+    pub header_max_bytes: u32,
+    /// Most calls under way on one connection; more wait at the client.
+    pub connection_max_streams: u32,
+    /// Peers whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// What is logged, as `tracing` filters are written.
     pub log: String,
     /// How.
@@ -121,6 +138,7 @@ impl Config {
         let http_listen = address("http_listen", &raw.http_listen);
         let partitions = PartitionCount::try_from(raw.partitions)
             .map_err(|error| problems.push(format!("partitions {error}")));
+        let trusted_proxies = raw.trusted_proxies().map_err(|problem| problems.push(problem));
         problems.extend(raw.problems());
         if let (Ok(grpc), Ok(http)) = (grpc_listen, http_listen)
             && grpc == http
@@ -128,8 +146,8 @@ impl Config {
         {
             problems.push("grpc_listen and http_listen must differ".to_owned());
         }
-        if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), true) =
-            (grpc_listen, http_listen, partitions, problems.is_empty())
+        if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), Ok(trusted_proxies), true) =
+            (grpc_listen, http_listen, partitions, trusted_proxies, problems.is_empty())
         {
             return Ok(Self {
                 grpc_listen,
@@ -145,6 +163,14 @@ impl Config {
                 claims_window_ms: raw.claims_window_ms,
                 replay: raw.replay,
                 recovery: raw.recovery,
+                concurrency_max_calls: raw.concurrency_max_calls,
+                address_calls_per_second: raw.address_calls_per_second,
+                user_calls_per_second: raw.user_calls_per_second,
+                call_timeout_ms: raw.call_timeout_ms,
+                request_max_bytes: raw.request_max_bytes,
+                header_max_bytes: raw.header_max_bytes,
+                connection_max_streams: raw.connection_max_streams,
+                trusted_proxies,
                 log: raw.log,
                 log_format: raw.log_format,
             });
@@ -172,6 +198,15 @@ impl fmt::Display for Config {
         writeln!(f, "claims_window_ms = {}", self.claims_window_ms)?;
         writeln!(f, "replay = \"{}\"", word(self.replay))?;
         writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
+        let proxies = self.trusted_proxies.iter().map(IpNet::to_string).collect::<Vec<_>>();
+        writeln!(f, "concurrency_max_calls = {}", self.concurrency_max_calls)?;
+        writeln!(f, "address_calls_per_second = {}", self.address_calls_per_second)?;
+        writeln!(f, "user_calls_per_second = {}", self.user_calls_per_second)?;
+        writeln!(f, "call_timeout_ms = {}", self.call_timeout_ms)?;
+        writeln!(f, "request_max_bytes = {}", self.request_max_bytes)?;
+        writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
+        writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
+        writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
         writeln!(f, "log = \"{}\"", self.log)?;
         let format = if self.log_format == LogFormat::Json { "json" } else { "text" };
         write!(f, "log_format = \"{format}\"")
@@ -262,6 +297,21 @@ mod tests {
             assert_eq!(reflection(&[everywhere.clone(), ("reflection", word.into())]).unwrap(), on);
         }
         assert!(reflection(&[("reflection", "perhaps".into())]).is_err());
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let proxies = |text: &str| {
+            let flags = [("trusted_proxies", text.to_owned())];
+            Config::load(Path::new("none.toml"), false, &flags).map(|config| config.trusted_proxies)
+        };
+        assert!(proxies("").unwrap().is_empty());
+        let two = proxies("127.0.0.1, fd00::/8").unwrap();
+        assert_eq!(
+            two.iter().map(IpNet::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1/32", "fd00::/8"]
+        );
+        assert!(proxies("10.0.0.1,edge").unwrap_err().to_string().contains("edge"));
     }
 
     #[test]

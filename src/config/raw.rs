@@ -1,17 +1,21 @@
 //! The settings as written: gathered from everywhere, each read for itself.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use figment::{
     Figment, Provider as _,
     providers::{Env, Format as _, Serialized, Toml},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Automation, Config, ConfigError, LogFormat};
 
 /// The settings' names.
-pub const NAMES: [&str; 15] = [
+pub const NAMES: [&str; 23] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -25,6 +29,14 @@ pub const NAMES: [&str; 15] = [
     "claims_window_ms",
     "replay",
     "recovery",
+    "concurrency_max_calls",
+    "address_calls_per_second",
+    "user_calls_per_second",
+    "call_timeout_ms",
+    "request_max_bytes",
+    "header_max_bytes",
+    "connection_max_streams",
+    "trusted_proxies",
     "log",
     "log_format",
 ];
@@ -91,6 +103,14 @@ pub(super) struct Raw {
     pub(super) claims_window_ms: u64,
     pub(super) replay: Automation,
     pub(super) recovery: Automation,
+    pub(super) concurrency_max_calls: u32,
+    pub(super) address_calls_per_second: u32,
+    pub(super) user_calls_per_second: u32,
+    pub(super) call_timeout_ms: u64,
+    pub(super) request_max_bytes: usize,
+    pub(super) header_max_bytes: u32,
+    pub(super) connection_max_streams: u32,
+    pub(super) trusted_proxies: String,
     pub(super) log: String,
     pub(super) log_format: LogFormat,
 }
@@ -111,6 +131,14 @@ impl Default for Raw {
             claims_window_ms: 43_200_000,
             replay: Automation::Auto,
             recovery: Automation::Auto,
+            concurrency_max_calls: 10_000,
+            address_calls_per_second: 0,
+            user_calls_per_second: 0,
+            call_timeout_ms: 10_000,
+            request_max_bytes: 16_384,
+            header_max_bytes: 16_384,
+            connection_max_streams: 1_000,
+            trusted_proxies: String::new(),
             log: "info".into(),
             log_format: LogFormat::Text,
         }
@@ -156,6 +184,34 @@ impl Raw {
             claims_window_ms: one(figment, "claims_window_ms", d.claims_window_ms, p),
             replay: one(figment, "replay", d.replay, p),
             recovery: one(figment, "recovery", d.recovery, p),
+            concurrency_max_calls: one(
+                figment,
+                "concurrency_max_calls",
+                d.concurrency_max_calls,
+                p,
+            ),
+            address_calls_per_second: one(
+                figment,
+                "address_calls_per_second",
+                d.address_calls_per_second,
+                p,
+            ),
+            user_calls_per_second: one(
+                figment,
+                "user_calls_per_second",
+                d.user_calls_per_second,
+                p,
+            ),
+            call_timeout_ms: one(figment, "call_timeout_ms", d.call_timeout_ms, p),
+            request_max_bytes: one(figment, "request_max_bytes", d.request_max_bytes, p),
+            header_max_bytes: one(figment, "header_max_bytes", d.header_max_bytes, p),
+            connection_max_streams: one(
+                figment,
+                "connection_max_streams",
+                d.connection_max_streams,
+                p,
+            ),
+            trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
             log: one(figment, "log", d.log, p),
             log_format: one(figment, "log_format", d.log_format, p),
         };
@@ -208,7 +264,39 @@ impl Raw {
             (1_000..=31_536_000_000).contains(&self.claims_window_ms),
             "claims_window_ms must be 1000 to 31536000000 (a year)",
         );
+        require(
+            (1..=1_000_000).contains(&self.concurrency_max_calls),
+            "concurrency_max_calls must be 1 to 1000000",
+        );
+        require(
+            (10..=600_000).contains(&self.call_timeout_ms),
+            "call_timeout_ms must be 10 to 600000 (10 minutes)",
+        );
+        require(
+            (1_024..=1_048_576).contains(&self.request_max_bytes),
+            "request_max_bytes must be 1024 to 1048576 (1 MiB)",
+        );
+        require(
+            (4_096..=1_048_576).contains(&self.header_max_bytes),
+            "header_max_bytes must be 4096 to 1048576 (1 MiB)",
+        );
+        require(
+            (1..=100_000).contains(&self.connection_max_streams),
+            "connection_max_streams must be 1 to 100000",
+        );
         problems
+    }
+
+    /// The proxies that are believed; the first one that is no address is the error.
+    pub(super) fn trusted_proxies(&self) -> Result<Vec<IpNet>, String> {
+        let written = self.trusted_proxies.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let network = |one: &str| {
+            let address = one.parse::<IpAddr>().map(IpNet::from);
+            address.or_else(|_| one.parse::<IpNet>()).map_err(|_| {
+                format!("trusted_proxies names no address or network such as 10.0.0.0/8: {one:?}")
+            })
+        };
+        written.map(network).collect()
     }
 }
 

@@ -46,6 +46,11 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// The error behind a status that tonic gives by itself, without a reason.
+pub(super) fn said_by_tonic(status: &Status) -> Option<ApiError> {
+    (status.code() == Code::OutOfRange).then_some(ApiError::MessageTooLarge)
+}
+
 /// Why a call fails.
 #[derive(Debug)]
 pub enum ApiError {
@@ -88,6 +93,15 @@ pub enum ApiError {
     BacklogFull,
     /// Too many requests wait.
     Overloaded,
+    /// An address or a user calls too often.
+    RateLimited {
+        /// `address` or `user`.
+        whose: &'static str,
+        /// How long until the next call is taken.
+        wait: Duration,
+    },
+    /// The message is longer than a buyer's may be.
+    MessageTooLarge,
     /// The service is shutting down.
     Stopping,
     /// The caller's deadline passed; what was sent by then is finished behind it.
@@ -108,7 +122,12 @@ impl ApiError {
         Self::BadFields(vec![(field.to_owned(), error.to_string())])
     }
 
-    /// The status code, and the reason that programs go by.
+    /// What programs go by.
+    pub(super) fn reason(&self) -> &'static str {
+        self.code().1
+    }
+
+    /// The status code, and the reason.
     fn code(&self) -> (Code, &'static str) {
         match self {
             Self::BadFields(_) => (Code::InvalidArgument, "BAD_FIELD"),
@@ -125,6 +144,8 @@ impl ApiError {
             Self::TooManyUnits => (Code::FailedPrecondition, "TOO_MANY_UNITS"),
             Self::BacklogFull => (Code::ResourceExhausted, "BACKLOG_FULL"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
+            Self::MessageTooLarge => (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
             Self::Stopping => (Code::Unavailable, "STOPPING"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
@@ -162,6 +183,8 @@ impl ApiError {
             Self::TooManyUnits => "the supply would pass 2^53 units",
             Self::BacklogFull => "too many accepted orders wait to be stored",
             Self::Overloaded => "too many requests wait",
+            Self::RateLimited { whose, .. } => return format!("this {whose} calls too often"),
+            Self::MessageTooLarge => "the message is too large",
             Self::Stopping => "the service is shutting down",
             Self::DeadlineExceeded => "the deadline passed; ask again with the same request id",
             Self::RedisUnavailable(_) => "Redis is unavailable",
@@ -174,6 +197,9 @@ impl ApiError {
 
     /// When it is worth asking again; a decision stands.
     fn retry_after(&self) -> Option<Duration> {
+        if let Self::RateLimited { wait, .. } = self {
+            return Some(*wait);
+        }
         let waiting_helps = [Code::Unavailable, Code::ResourceExhausted].contains(&self.code().0);
         let seconds = if matches!(self, Self::BacklogFull) { 5 } else { 1 };
         waiting_helps.then(|| Duration::from_secs(seconds))
@@ -198,6 +224,8 @@ impl ApiError {
             | Self::RequestReused
             | Self::TooManyUnits
             | Self::BacklogFull
+            | Self::RateLimited { .. }
+            | Self::MessageTooLarge
             | Self::Overloaded => None,
         }
     }
@@ -209,6 +237,9 @@ impl From<ApiError> for Status {
         let mut metadata = HashMap::new();
         if let Some(applied) = error.applied() {
             metadata.insert("applied".to_owned(), applied.as_str().to_owned());
+        }
+        if let ApiError::RateLimited { whose, .. } = &error {
+            metadata.insert("limited".to_owned(), (*whose).to_owned());
         }
         if let ApiError::LimitReached { limit } = &error {
             metadata.insert("limit".to_owned(), limit.to_string());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
-    Rooms, convert,
+    Counter, Rooms, convert,
     error::{ApiError, HTTP_STATUS},
     pb::{self, inventory_service_server::InventoryService},
 };
@@ -17,18 +17,27 @@ use crate::{
 };
 
 pub(super) struct Inventory {
-    rooms: Arc<Rooms>,
+    counter: Arc<Counter>,
 }
 
 impl Inventory {
-    pub(super) fn new(rooms: Arc<Rooms>) -> Self {
-        Self { rooms }
+    pub(super) fn new(counter: Arc<Counter>) -> Self {
+        Self { counter }
     }
 }
 
 /// Asks for one unit; whether it is a duplicate comes with the receipt.
-pub(super) async fn take(rooms: &Rooms, request: Reserve) -> Result<(Receipt, bool), ApiError> {
-    ApiError::refusal(rooms.stock.reserve(request).await?)
+pub(super) async fn take(counter: &Counter, request: Reserve) -> Result<(Receipt, bool), ApiError> {
+    let Counter { rooms, users } = counter;
+    let metrics = rooms.stock.partitions().metrics();
+    let asked = match users.check(&request.user) {
+        Ok(()) => rooms.stock.reserve(request).await.map_err(ApiError::from),
+        Err(wait) => Err(ApiError::RateLimited { whose: "user", wait }),
+    };
+    if let Err(error @ (ApiError::RateLimited { .. } | ApiError::Overloaded)) = &asked {
+        metrics.refused(error.reason());
+    }
+    ApiError::refusal(asked?)
 }
 
 /// OK, and 202 through the sidecar: the order is accepted, not stored yet.
@@ -81,7 +90,7 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, duplicate) = take(&self.rooms, reserve).await?;
+        let (receipt, duplicate) = take(&self.counter, reserve).await?;
         Ok(accepted_response(pb::ReserveUnitResponse {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
@@ -102,7 +111,7 @@ impl InventoryService for Inventory {
             "" => None,
             token => Some(token.parse().map_err(|error| ApiError::bad_field("page_token", error))?),
         };
-        let listed = self.rooms.catalogue.list(after.as_ref(), size).await;
+        let listed = self.counter.rooms.catalogue.list(after.as_ref(), size).await;
         let (listed, more) = listed.map_err(ApiError::from)?;
         let last = listed.last().filter(|_| more);
         let next_page_token = last.map(|last| last.product.id.to_string()).unwrap_or_default();
@@ -116,7 +125,7 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::GetProductResponse>, Status> {
         let id = request.into_inner().product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
-        let listed = self.rooms.catalogue.get(&id).await.map_err(ApiError::from)?;
+        let listed = self.counter.rooms.catalogue.get(&id).await.map_err(ApiError::from)?;
         let product = listed.map(convert::product).ok_or(ApiError::ProductNotFound)?;
         Ok(Response::new(pb::GetProductResponse { product: Some(product) }))
     }
@@ -127,7 +136,7 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::GetReservationResponse>, Status> {
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
-        let reservation = convert::reservation(look_up(&self.rooms, id).await?);
+        let reservation = convert::reservation(look_up(&self.counter.rooms, id).await?);
         Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }
 }

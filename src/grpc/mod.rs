@@ -4,22 +4,31 @@
 //! Must never: check again what was parsed, decide anything about a unit, or answer with an internal text.
 
 mod admin;
+mod admit;
 mod convert;
 mod deadline;
 mod error;
 mod inventory;
+mod limits;
 mod observe;
 mod storefront;
 
 use std::sync::Arc;
 
-use tonic::service::Routes;
+use tonic::service::{LayerExt as _, Routes};
 
-use self::{admin::Admin, inventory::Inventory, storefront::Storefront};
-pub use self::{error::ApiError, observe::Observe};
+use self::{
+    admin::Admin, admit::Admission, inventory::Inventory, limits::RateLimit, storefront::Storefront,
+};
+pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
-    audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount, ledger::Ledger,
-    stock::Stock, stream::Streams,
+    audit::Auditor,
+    catalogue::Catalogue,
+    desk::Desk,
+    domain::{PartitionCount, UserId},
+    ledger::Ledger,
+    stock::Stock,
+    stream::Streams,
 };
 
 /// The generated contract.
@@ -38,8 +47,6 @@ pub mod pb {
 /// The contract as a descriptor set, with its HTTP rules: for reflection and for the sidecar.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/yoink.binpb"));
 
-/// Largest request of a buyer, in bytes; a larger one is OUT_OF_RANGE (tonic's word for it).
-pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Largest request of an operator, in bytes: 1,000 products fit.
 pub const MAX_ADMIN_REQUEST_BYTES: usize = 1024 * 1024;
 
@@ -70,17 +77,29 @@ impl Rooms {
     }
 }
 
-/// The services of the contract as routes.
-pub fn routes(rooms: Rooms) -> Routes {
+/// What the buyers' handlers work on.
+struct Counter {
+    rooms: Arc<Rooms>,
+    users: RateLimit<UserId>,
+}
+
+/// The services of the contract as routes; buyers have limits, operators have none.
+pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
         storefront_service_server::StorefrontServiceServer,
     };
     let rooms = Arc::new(rooms);
-    let inventory = InventoryServiceServer::new(Inventory::new(rooms.clone()));
-    let storefront = StorefrontServiceServer::new(Storefront::new(rooms.clone()));
-    let admin = AdminServiceServer::new(Admin::new(rooms));
-    Routes::new(inventory.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(storefront.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(admin.max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES))
+    let users = RateLimit::per_second(limits.user_calls_per_second);
+    let counter = Arc::new(Counter { rooms: rooms.clone(), users });
+    let inventory = InventoryServiceServer::new(Inventory::new(counter.clone()))
+        .max_decoding_message_size(limits.request_max_bytes);
+    let storefront = StorefrontServiceServer::new(Storefront::new(counter))
+        .max_decoding_message_size(limits.request_max_bytes);
+    let admission = Admission::new(limits, rooms.stock.partitions().metrics().clone());
+    let admin = AdminServiceServer::new(Admin::new(rooms))
+        .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES);
+    Routes::new(admission.named_layer(inventory))
+        .add_service(admission.named_layer(storefront))
+        .add_service(admin)
 }

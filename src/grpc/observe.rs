@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use prost::Message as _;
@@ -20,12 +20,14 @@ use tower::{Layer, Service};
 
 use super::{
     DESCRIPTOR_SET, deadline,
-    error::{ApiError, code_name},
+    error::{ApiError, code_name, said_by_tonic},
 };
 use crate::telemetry::Metrics;
 
 /// Calls that are none of the contract's, together: a label must not grow with what clients make up.
 const OTHER: &str = "other";
+/// Operators' calls.
+const OPERATORS: &str = "/yoink.v1.AdminService/";
 
 /// Puts [`Observed`] around a service.
 #[derive(Clone)]
@@ -33,12 +35,13 @@ pub struct Observe {
     metrics: Metrics,
     /// By path.
     methods: Arc<HashMap<String, &'static str>>,
+    call_timeout: Duration,
 }
 
 impl Observe {
-    /// Tells these metrics.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { metrics, methods: Arc::new(methods()) }
+    /// Tells these metrics; a call takes at most `call_timeout`, an operator's as long as it needs.
+    pub fn new(metrics: Metrics, call_timeout: Duration) -> Self {
+        Self { metrics, methods: Arc::new(methods()), call_timeout }
     }
 }
 
@@ -73,11 +76,13 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let started = Instant::now();
         let method = self.observe.methods.get(request.uri().path()).copied().unwrap_or(OTHER);
-        let limit = deadline::of(&request);
+        let operators = request.uri().path().starts_with(OPERATORS);
+        let most = (!operators).then_some(self.observe.call_timeout);
+        let limit = deadline::of(&request).into_iter().chain(most).min();
         let metrics = self.observe.metrics.clone();
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let response = match limit {
+            let mut response = match limit {
                 None => answer.await?,
                 Some(limit) => match tokio::time::timeout(limit, answer).await {
                     Ok(response) => response?,
@@ -85,7 +90,12 @@ where
                 },
             };
             // An error is told in the head; what has no status there goes well, or has begun to.
-            let status = Status::from_header_map(response.headers());
+            let mut status = Status::from_header_map(response.headers());
+            if let Some(error) = status.as_ref().and_then(said_by_tonic) {
+                let named = Status::from(error);
+                response = named.clone().into_http();
+                status = Some(named);
+            }
             let code = status.map_or("OK", |status| code_name(status.code()));
             metrics.call(method, code, started.elapsed());
             Ok(response)

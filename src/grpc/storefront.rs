@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Rooms, convert,
+    Counter, convert,
     error::ApiError,
     inventory::{accepted_response, take},
     pb::{self, storefront_service_server::StorefrontService},
@@ -17,12 +17,12 @@ use crate::catalogue::Listed;
 const PAGE: usize = 500;
 
 pub(super) struct Storefront {
-    rooms: Arc<Rooms>,
+    counter: Arc<Counter>,
 }
 
 impl Storefront {
-    pub(super) fn new(rooms: Arc<Rooms>) -> Self {
-        Self { rooms }
+    pub(super) fn new(counter: Arc<Counter>) -> Self {
+        Self { counter }
     }
 }
 
@@ -50,7 +50,7 @@ impl StorefrontService for Storefront {
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, _) = take(&self.rooms, reserve).await?;
+        let (receipt, _) = take(&self.counter, reserve).await?;
         Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
             reservation_id: receipt.reservation_id.to_string(),
@@ -61,7 +61,7 @@ impl StorefrontService for Storefront {
         &self,
         _request: Request<pb::ListStorefrontRequest>,
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
-        let catalogue = self.rooms.catalogue.clone();
+        let catalogue = self.counter.rooms.catalogue.clone();
         // Page by page, as the client reads: nothing grows with the catalogue.
         let pages = stream::unfold(Some(None), move |after| {
             let catalogue = catalogue.clone();

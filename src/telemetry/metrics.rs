@@ -77,6 +77,7 @@ struct Instruments {
     store_duration: Histogram<f64>,
     write_lag: Histogram<f64>,
     buried: Counter<u64>,
+    refused: Counter<u64>,
     partitions: PartitionGauges,
     pool: Gauge<u64>,
 }
@@ -163,6 +164,10 @@ impl Metrics {
                 .u64_counter("yoink_buried")
                 .with_description("Orders that could not be stored.")
                 .build(),
+            refused: meter
+                .u64_counter("yoink_refused")
+                .with_description("Calls refused before anything was decided.")
+                .build(),
             partitions: PartitionGauges::new(meter),
             pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
             registry,
@@ -209,6 +214,11 @@ impl Metrics {
     /// An order was buried.
     pub fn buried(&self) {
         self.instruments.buried.add(1, &[]);
+    }
+
+    /// A call was refused before anything was decided; `reason` is one of the contract's.
+    pub fn refused(&self, reason: &'static str) {
+        self.instruments.refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// A partition was read.

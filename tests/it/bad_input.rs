@@ -228,7 +228,11 @@ async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status
     let service = yard.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let status = service.buy("shoe", &"x".repeat(20_000), "").await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "tonic's word for a message over the limit");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
+        "tonic's word for a message over the limit"
+    );
 
     let mut request = tonic::Request::new(ListProductsRequest::default());
     request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());

@@ -51,6 +51,24 @@ fn the_compose_files_settings_are_settings_and_its_ports_are_published() {
 }
 
 #[test]
+fn every_setting_is_documented_with_its_default() {
+    let document = include_str!("../../docs/operations.md");
+    let defaults = yoink::config::Config::defaults().unwrap().to_string();
+    for line in defaults.lines() {
+        let (name, value) = line.split_once(" = ").unwrap();
+        let rows = document.lines().find(|row| row.starts_with(&format!("| `{name}` | ")));
+        let row = rows.unwrap_or_else(|| panic!("{name} is not in docs/operations.md"));
+        let told = row.split(" | ").nth(1).unwrap();
+        let value = value.trim_matches('"');
+        assert!(
+            told.split(' ').next() == Some(value) || value.is_empty() || told == "auto",
+            "{name} is {value}, not {told}"
+        );
+    }
+    assert_eq!(defaults.lines().count(), yoink::config::NAMES.len());
+}
+
+#[test]
 fn every_service_waits_for_what_it_needs() {
     let compose = compose();
     let needs = &compose["services"]["yoink"]["depends_on"];

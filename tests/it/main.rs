@@ -16,5 +16,6 @@ mod ledger;
 mod limits;
 mod metrics;
 mod model;
+mod overload;
 mod poison;
 mod sale;

@@ -2,6 +2,10 @@
 
 use http::{Method, Request};
 use http_body_util::Full;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use prost::Message as _;
 use serde_json::json;
 use tonic::{Code, transport::Channel};
@@ -129,4 +133,32 @@ async fn a_service_that_is_away_is_503_in_the_same_form() {
     service.stop().await;
     let answer = envoy.buy("shoe", "ann", "r").await;
     assert_eq!((answer.status.as_u16(), &answer.body["code"]), (503, &json!(14)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_knows_whose_call_it_is_and_believes_only_the_edge() {
+    let yard = Yard::new().await;
+    let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
+    let service = yard.serve(Role::All, &settings).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 1_000)).await;
+    // Envoy calls from 127.0.0.1; its clients are others.
+    let order = async |client: [u8; 4], claims: &str| {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(client.into()));
+        let client =
+            Client::builder(TokioExecutor::new()).build::<_, Full<bytes::Bytes>>(connector);
+        let request = Request::post(format!("http://{}/orders", envoy.address))
+            .header("content-type", "application/json")
+            .header("x-forwarded-for", claims)
+            .body(Full::from(json!({ "productId": "shoe", "userId": "ann" }).to_string()));
+        client.request(request.unwrap()).await.unwrap().status().as_u16()
+    };
+    for client in 2..12 {
+        assert_eq!(order([127, 0, 0, client], "127.0.0.99").await, 202, "each has its own calls");
+    }
+    let rush = (0..10).map(|n| order([127, 0, 0, 99], ["1.1.1.1", "2.2.2.2"][n % 2]));
+    let statuses = futures_util::future::join_all(rush).await;
+    assert!(statuses.contains(&429), "what a client says of itself is not believed: {statuses:?}");
+    yard.assert_audit_holds().await;
 }

@@ -1,0 +1,257 @@
+//! More than the service takes on: the excess is refused by its reason, and the rest is not harmed.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::{AuditRequest, PlaceOrderRequest, ReserveUnitRequest},
+};
+
+use crate::harness::{Service, Yard, eventually, get, product, reason};
+
+/// When a refusal says to come back.
+fn wait(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+fn limited(status: &Status) -> String {
+    assert_eq!((status.code(), reason(status).as_str()), (Code::ResourceExhausted, "RATE_LIMITED"));
+    assert!(wait(status).is_some_and(|wait| wait > Duration::ZERO), "{status:?}");
+    status.get_details_error_info().unwrap().metadata["limited"].clone()
+}
+
+async fn is_healthy(service: &Service) -> bool {
+    let channel = tonic::transport::Channel::from_shared(format!("http://{}", service.grpc));
+    let mut health = tonic_health::pb::health_client::HealthClient::new(
+        channel.unwrap().connect().await.unwrap(),
+    );
+    let request = tonic_health::pb::HealthCheckRequest::default();
+    health.check(request).await.unwrap().into_inner().status == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("address_calls_per_second", "5")]).await;
+    service.create(product("shoe", 1_000)).await;
+    let started = Instant::now();
+    let users: Vec<String> = (0..100).map(|n| format!("user-{n}")).collect();
+    let answers = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
+    let most = 5 + 5 * (started.elapsed().as_secs() + 1);
+    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!((5..=usize::try_from(most).unwrap()).contains(&accepted), "{accepted} of {most}");
+    for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert_eq!(limited(refused), "address");
+    }
+    assert!(is_healthy(&service).await, "health is not refused");
+    for _ in 0..10 {
+        service.admin().audit(AuditRequest {}).await.expect("operators are not refused");
+    }
+    let confirmed = yard.assert_audit_holds().await.products[0].confirmed;
+    assert_eq!(usize::try_from(confirmed).unwrap(), accepted);
+    assert!(
+        get(service.http, "/metrics").await.contains("yoink_refused_total{reason=\"RATE_LIMITED\"")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_trusted_proxy_says_whose_call_it_is() {
+    let yard = Yard::new().await;
+    let shoe = |user: &str, client: &str| {
+        let message = ReserveUnitRequest {
+            product_id: "shoe".to_owned(),
+            user_id: user.to_owned(),
+            request_id: String::new(),
+        };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("x-forwarded-for", client.parse().unwrap());
+        request
+    };
+    let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
+    let behind = yard.serve(Role::All, &settings).await;
+    behind.create(product("shoe", 1_000)).await;
+    let ask = async |service: &Service, n: usize| {
+        let client = format!("6.6.6.6, 198.51.100.{n}");
+        service.buyers().reserve_unit(shoe("ann", &client)).await.map(drop)
+    };
+    for n in 0..20 {
+        ask(&behind, n).await.expect("each is a client of its own");
+    }
+    let direct = yard.serve(Role::All, &[("address_calls_per_second", "1")]).await;
+    let answers = join_all((0..20).map(|n| ask(&direct, n))).await;
+    assert!(answers.iter().any(Result::is_err), "a stranger's word about itself is not believed");
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_asks_too_often_is_refused_and_others_are_not() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("user_calls_per_second", "1")]).await;
+    service.create(product("shoe", 1_000)).await;
+    let answers = join_all((0..30).map(|_| service.buy("shoe", "greedy", ""))).await;
+    let refused: Vec<Status> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(!refused.is_empty());
+    assert!(refused.iter().all(|status| limited(status) == "user"));
+    let order = || PlaceOrderRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "greedy".to_owned(),
+        request_id: String::new(),
+    };
+    let orders = join_all((0..5).map(|_| {
+        let mut storefront = service.storefront();
+        async move { storefront.place_order(order()).await.map(drop) }
+    }));
+    assert!(orders.await.iter().any(Result::is_err), "both doors count together");
+    for n in 0..30 {
+        service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
+    }
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("concurrency_max_calls", "4")]).await;
+    service.create(product("shoe", 100)).await;
+    let redis = yard.redis.as_ref().unwrap();
+    redis.pause();
+    let users: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
+    let mut calls: Vec<_> =
+        users.iter().map(|user| Box::pin(service.buy("shoe", user, "r"))).collect();
+    let mut refused = Vec::new();
+    while refused.len() < 36 {
+        let (answer, _, rest) = futures_util::future::select_all(calls).await;
+        refused.push(answer.expect_err("Redis stands still: only refusals are answered"));
+        calls = rest;
+    }
+    for status in &refused {
+        assert_eq!(
+            (status.code(), reason(status).as_str()),
+            (Code::ResourceExhausted, "OVERLOADED")
+        );
+        assert!(wait(status).is_some());
+    }
+    assert!(is_healthy(&service).await, "health is not shed");
+    redis.resume();
+    let accepted = join_all(calls).await;
+    assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
+    // The places are free again, also those of calls that were given up.
+    for n in 0..20 {
+        service.buy("shoe", &format!("later-{n}"), "r").await.unwrap();
+    }
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 24);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rush_over_the_limit_sells_every_unit_once() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("concurrency_max_calls", "8")]).await;
+    service.create(product("shoe", 200)).await;
+    let (service, mut shed) = (&service, 0);
+    let buyers = (0..400).map(|n| async move {
+        let (user, mut shed) = (format!("user-{n}"), 0);
+        loop {
+            match service.buy("shoe", &user, "r").await {
+                Ok(_) => return (true, shed),
+                Err(status) if reason(&status) == "OVERLOADED" => shed += 1,
+                Err(status) => {
+                    assert_eq!(reason(&status), "SOLD_OUT");
+                    return (false, shed);
+                }
+            }
+        }
+    });
+    let answers = join_all(buyers).await;
+    shed += answers.iter().map(|(_, shed)| shed).sum::<u32>();
+    assert!(shed > 0, "the limit was not reached");
+    assert_eq!(answers.iter().filter(|(bought, _)| *bought).count(), 200);
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_deadline_gets_the_services_own() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("call_timeout_ms", "200")]).await;
+    service.create(product("shoe", 10)).await;
+    yard.redis.as_ref().unwrap().pause();
+    let status = service.buy("shoe", "ann", "r").await.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+    );
+    yard.redis.as_ref().unwrap().resume();
+    eventually("the order is stored", async || {
+        (yard.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+    })
+    .await;
+    yard.assert_audit_holds().await;
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_calls_given_up_at_once_do_not_cost_the_connection() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    // By hand: no client sends so many before any of them is looked at.
+    let path = b"/yoink.v1.InventoryService/ReserveUnit";
+    let mut head = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    head.extend(path);
+    let mut all = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    all.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in 0..400 {
+        all.extend(frame(HEADERS, 0x4, 2 * call + 1, &head));
+        all.extend(frame(RST_STREAM, 0, 2 * call + 1, &8u32.to_be_bytes()));
+    }
+    all.extend(frame(PING, 0, 0, b"are-you?"));
+    let mut connection = tokio::net::TcpStream::connect(service.grpc).await.unwrap();
+    connection.write_all(&all).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        connection.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        connection.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+        if head[3] == PING {
+            break assert_eq!(payload, b"are-you?");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("header_max_bytes", "4096")]).await;
+    service.create(product("shoe", 10)).await;
+    let message = ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "ann".to_owned(),
+        request_id: "r".to_owned(),
+    };
+    let mut request = Request::new(message.clone());
+    request.metadata_mut().insert("x-much", "x".repeat(6_000).parse().unwrap());
+    let status = service.buyers().reserve_unit(request).await.unwrap_err();
+    assert!(status.message().contains("431"), "refused by HTTP/2 itself: {status:?}");
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("x-little", "x".repeat(1_000).parse().unwrap());
+    service.buyers().reserve_unit(request).await.unwrap();
+    yard.assert_audit_holds().await;
+}
