@@ -2,7 +2,8 @@
 --
 -- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: windows are <base>:<window>)  5 bought  6 orders
 -- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms  3 backlog_max_entries
---       then for each request: product, user, request id ('' for none), random part (hexadecimal)
+--       then for each request: product, user, request id ('' for none), random part (hexadecimal),
+--       traceparent ('' for none)
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
 --   accepted <seq> <remaining> <reserved_at_ms>
@@ -28,8 +29,10 @@ local claims_key = claims_of(window)
 
 -- 1. What was asked.
 local requests, products, seen, claim_fields = {}, {}, {}, {}
-for i = 4, #ARGV, 4 do
-  local r = { product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3] }
+for i = 4, #ARGV, 5 do
+  local r = {
+    product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
+  }
   if r.request ~= '' then
     r.claim = r.user .. '/' .. r.product .. '/' .. r.request
     claim_fields[#claim_fields + 1] = r.claim
@@ -102,6 +105,7 @@ local function add_order(r, id)
     put('w', text(window))
   end
   if r.buyer then put('l', '1') end
+  if r.trace ~= '' then put('c', r.trace) end
   return redis.pcall('XADD', KEYS[6], id, unpack(entry))
 end
 

@@ -64,7 +64,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let quiet = ("log", "warn".to_owned());
-    telemetry::init(&settings(std::slice::from_ref(&quiet))?)?;
+    let traces = telemetry::init(&settings(std::slice::from_ref(&quiet))?)?;
     let dir = std::env::temp_dir().join(format!("yoink-demo-{}", Uuid::new_v4().simple()));
     // Nobody else may look in; a Postgres that runs as somebody else must pass.
     let made = fs::DirBuilder::new().mode(0o711).create(&dir);
@@ -86,6 +86,7 @@ pub(super) async fn run(
     let finished = sell_and_judge(&args, address, &stores, &shutdown).await;
     stop_app.cancel();
     serving.await??;
+    traces.finish();
     drop(stores);
     tokio::task::spawn_blocking(move || drop((servers, scratch))).await?;
     if shutdown.is_cancelled() {

@@ -91,7 +91,7 @@ pub(super) async fn run(
         Err(TryLockError::WouldBlock) => bail!("`yoink dev` runs here already: {}", dir.display()),
         Err(TryLockError::Error(error)) => return Err(error).context("cannot lock .yoink/lock"),
     }
-    telemetry::init(&settings(&[])?)?;
+    let traces = telemetry::init(&settings(&[])?)?;
     let servers = Servers::start(&dir).await?;
     let config = settings(&servers.settings())?;
     let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
@@ -104,6 +104,7 @@ pub(super) async fn run(
         "Products {SCARCE} and {PLENTY}. Ctrl-C stops everything; .yoink/ keeps it."
     ))?;
     app.run(shutdown).await?;
+    traces.finish();
     tokio::task::spawn_blocking(move || drop(servers)).await?;
     Ok(ExitCode::SUCCESS)
 }

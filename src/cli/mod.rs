@@ -158,9 +158,10 @@ async fn serve(
     role: Role,
     shutdown: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    telemetry::init(config)?;
+    let traces = telemetry::init(config)?;
     let listeners = Listeners::bind(config).await?;
     let app = App::build(config, role, listeners).await.context("cannot start")?;
-    app.run(shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+    let ended = app.run(shutdown).await;
+    traces.finish();
+    ended.map(|()| ExitCode::SUCCESS)
 }

@@ -77,6 +77,10 @@ pub struct Config {
     pub connection_max_streams: u32,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where spans are sent, over OTLP in gRPC; nowhere if there is none.
+    pub otlp_endpoint: Option<String>,
+    /// Share of the calls that are traced, 0 to 1; a caller's own trace goes on, or does not.
+    pub trace_sample_ratio: f64,
     /// What is logged, as `tracing` filters are written.
     pub log: String,
     /// How.
@@ -171,6 +175,8 @@ impl Config {
                 header_max_bytes: raw.header_max_bytes,
                 connection_max_streams: raw.connection_max_streams,
                 trusted_proxies,
+                otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
+                trace_sample_ratio: raw.trace_sample_ratio,
                 log: raw.log,
                 log_format: raw.log_format,
             });
@@ -207,6 +213,8 @@ impl fmt::Display for Config {
         writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
+        writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;
+        writeln!(f, "trace_sample_ratio = {}", self.trace_sample_ratio)?;
         writeln!(f, "log = \"{}\"", self.log)?;
         let format = if self.log_format == LogFormat::Json { "json" } else { "text" };
         write!(f, "log_format = \"{format}\"")

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Automation, Config, ConfigError, LogFormat};
 
 /// The settings' names.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 25] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -37,6 +37,8 @@ pub const NAMES: [&str; 23] = [
     "header_max_bytes",
     "connection_max_streams",
     "trusted_proxies",
+    "otlp_endpoint",
+    "trace_sample_ratio",
     "log",
     "log_format",
 ];
@@ -111,6 +113,8 @@ pub(super) struct Raw {
     pub(super) header_max_bytes: u32,
     pub(super) connection_max_streams: u32,
     pub(super) trusted_proxies: String,
+    pub(super) otlp_endpoint: String,
+    pub(super) trace_sample_ratio: f64,
     pub(super) log: String,
     pub(super) log_format: LogFormat,
 }
@@ -139,6 +143,8 @@ impl Default for Raw {
             header_max_bytes: 16_384,
             connection_max_streams: 1_000,
             trusted_proxies: String::new(),
+            otlp_endpoint: String::new(),
+            trace_sample_ratio: 0.01,
             log: "info".into(),
             log_format: LogFormat::Text,
         }
@@ -212,6 +218,8 @@ impl Raw {
                 p,
             ),
             trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
+            otlp_endpoint: one(figment, "otlp_endpoint", d.otlp_endpoint, p),
+            trace_sample_ratio: one(figment, "trace_sample_ratio", d.trace_sample_ratio, p),
             log: one(figment, "log", d.log, p),
             log_format: one(figment, "log_format", d.log_format, p),
         };
@@ -263,6 +271,16 @@ impl Raw {
         require(
             (1_000..=31_536_000_000).contains(&self.claims_window_ms),
             "claims_window_ms must be 1000 to 31536000000 (a year)",
+        );
+        require(
+            self.otlp_endpoint.is_empty()
+                || (scheme(&self.otlp_endpoint, &["http://"])
+                    && self.otlp_endpoint.parse::<tonic::transport::Uri>().is_ok()),
+            "otlp_endpoint must be an address such as http://127.0.0.1:4317",
+        );
+        require(
+            (0.0..=1.0).contains(&self.trace_sample_ratio),
+            "trace_sample_ratio must be 0 to 1",
         );
         require(
             (1..=1_000_000).contains(&self.concurrency_max_calls),

@@ -15,6 +15,8 @@ pub struct Order {
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
     pub reserved_at_ms: i64,
+    /// The trace that its commit belongs to, as W3C writes it.
+    pub traceparent: Option<String>,
 }
 
 /// Where a reservation stands.

@@ -11,6 +11,8 @@ pub struct Reserve {
     pub user: UserId,
     /// The idempotency key, scoped to user and product.
     pub request: Option<RequestId>,
+    /// The trace that its order will belong to, as W3C writes it.
+    pub traceparent: Option<String>,
 }
 
 /// What an accepted buyer gets.

@@ -65,7 +65,12 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
         text => fields.parse("request_id", text).map(Some),
     };
     let whole = product.zip(user).zip(request);
-    fields.finish(whole.map(|((product, user), request)| Reserve { product, user, request }))
+    fields.finish(whole.map(|((product, user), request)| Reserve {
+        product,
+        user,
+        request,
+        traceparent: None,
+    }))
 }
 
 /// The last moment of the year 9999, in seconds since 1970.

@@ -46,6 +46,12 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// Whether a status tells a failure of the service, and not an answer or a caller's mistake.
+pub(super) fn is_our_failure(status: Status) -> bool {
+    [Code::Unknown, Code::DeadlineExceeded, Code::Internal, Code::Unavailable, Code::DataLoss]
+        .contains(&status.code())
+}
+
 /// The error behind a status that tonic gives by itself, without a reason.
 pub(super) fn said_by_tonic(status: &Status) -> Option<ApiError> {
     (status.code() == Code::OutOfRange).then_some(ApiError::MessageTooLarge)

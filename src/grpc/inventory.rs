@@ -14,6 +14,7 @@ use crate::{
     fence::Applied,
     ledger::LedgerError,
     stream::Entry,
+    telemetry,
 };
 
 pub(super) struct Inventory {
@@ -37,7 +38,9 @@ pub(super) async fn take(counter: &Counter, request: Reserve) -> Result<(Receipt
     if let Err(error @ (ApiError::RateLimited { .. } | ApiError::Overloaded)) = &asked {
         metrics.refused(error.reason());
     }
-    ApiError::refusal(asked?)
+    let taken = ApiError::refusal(asked?)?;
+    telemetry::record_reservation(taken.0.reservation_id);
+    Ok(taken)
 }
 
 /// OK, and 202 through the sidecar: the order is accepted, not stored yet.

@@ -17,12 +17,13 @@ use tonic::{
     codegen::http::{Request, Response},
 };
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{
     DESCRIPTOR_SET, deadline,
-    error::{ApiError, code_name, said_by_tonic},
+    error::{ApiError, code_name, is_our_failure, said_by_tonic},
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{self, Metrics};
 
 /// Calls that are none of the contract's, together: a label must not grow with what clients make up.
 const OTHER: &str = "other";
@@ -80,7 +81,9 @@ where
         let most = (!operators).then_some(self.observe.call_timeout);
         let limit = deadline::of(&request).into_iter().chain(most).min();
         let metrics = self.observe.metrics.clone();
-        let answer = self.inner.call(request);
+        let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let span = telemetry::call_span(method, trace);
+        let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let mut response = match limit {
                 None => answer.await?,
@@ -96,8 +99,9 @@ where
                 response = named.clone().into_http();
                 status = Some(named);
             }
-            let code = status.map_or("OK", |status| code_name(status.code()));
+            let code = status.as_ref().map_or("OK", |status| code_name(status.code()));
             metrics.call(method, code, started.elapsed());
+            telemetry::record_status(&span, code, status.is_some_and(is_our_failure));
             Ok(response)
         })
     }

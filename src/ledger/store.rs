@@ -3,10 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, pool::timestamp};
-use crate::domain::{Epoch, Order, Partition, ReservationId};
+use crate::{
+    domain::{Epoch, Order, Partition, ReservationId},
+    telemetry,
+};
 
 /// What became of a batch that committed. Whatever is in none of the lists is confirmed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +55,23 @@ impl Ledger {
     /// is of another epoch by now. The rest as its variant says. In every case nothing was stored, or
     /// (a lost COMMIT reply) running it again finds out.
     pub async fn store(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        orders: &[&Order],
+    ) -> Result<Stored, LedgerError> {
+        let traced =
+            orders.iter().filter_map(|order| Some((order.traceparent.as_deref()?, order.id)));
+        let spans: Vec<Span> =
+            traced.map(|(trace, id)| telemetry::store_span(trace, id, orders.len())).collect();
+        let stored = self.store_batch(partition, epoch, orders).await;
+        if stored.is_err() {
+            telemetry::record_failure(&spans);
+        }
+        stored
+    }
+
+    async fn store_batch(
         &self,
         partition: Partition,
         epoch: Epoch,

@@ -21,11 +21,13 @@ pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
 pub use release::{ReleaseFrom, Released};
 pub use reserve::MAX_BATCH;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
     domain::{Outcome, Partition, Reserve},
     fence::{FenceError, Partitions, Script},
+    telemetry,
 };
 
 /// Settings of the stock.
@@ -119,9 +121,11 @@ impl Stock {
     ///
     /// See [`StockError`]; only `Abandoned`, `Fence(Unavailable { applied: Maybe })` and
     /// `Fence(Malformed)` leave the outcome open.
-    pub async fn reserve(&self, request: Reserve) -> Decision {
+    pub async fn reserve(&self, mut request: Reserve) -> Decision {
         let partition = self.partitions.count().of(&request.product);
-        self.reservers[partition.index()].ask(request).await?
+        let span = telemetry::reserve_span(partition.number());
+        request.traceparent = telemetry::traceparent(&span);
+        self.reservers[partition.index()].ask(request).instrument(span).await?
     }
 
     /// Closes a partition: nothing is taken from it until it is rebuilt.

@@ -99,7 +99,9 @@ impl Reserver {
         let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
         for (request, random) in batch.iter().zip(&randoms) {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
-            args.extend([request.product.as_str(), request.user.as_str(), request_id, random]);
+            let traceparent = request.traceparent.as_deref().unwrap_or_default();
+            let (product, user) = (request.product.as_str(), request.user.as_str());
+            args.extend([product, user, request_id, random, traceparent]);
         }
         let mut answers = self.partitions.run_in(epoch, &self.script, &keys, &args).await?;
         if answers.len() != batch.len() + 1 || answers[0] != "ok" {

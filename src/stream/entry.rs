@@ -83,6 +83,7 @@ impl Entry {
             user: field("u", "user")?.parse().map_err(|_| EntryError::Malformed("user"))?,
             request: request.map_err(|_| EntryError::Malformed("request id"))?,
             reserved_at_ms: self.reserved_at_ms().ok_or(EntryError::Malformed("time"))?,
+            traceparent: self.field("c").map(str::to_owned),
         })
     }
 

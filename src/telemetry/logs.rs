@@ -3,30 +3,53 @@
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt,
+    prelude::*,
+};
 
+use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
 /// Libraries whose finer levels would print what buyers send, whatever the settings say.
 const QUIET: [&str; 3] = ["tokio_postgres=info", "sqlx=warn", "h2=info"];
 
-/// Sends log lines to standard error, as the settings say.
+/// Sends log lines to standard error and spans to a collector, as the settings say.
 ///
 /// # Errors
 ///
-/// When the filter is wrong, or a subscriber is set already.
-pub fn init(config: &Config) -> anyhow::Result<()> {
+/// When the filter or the collector's address is wrong, or a subscriber is set already.
+pub fn init(config: &Config) -> anyhow::Result<Traces> {
+    let traces = Traces::new(config)?;
+    let tracer = traces.tracer();
     let mut filter =
         EnvFilter::try_new(&config.log).context("`log` is no filter such as `info`")?;
     for quiet in QUIET {
         filter = filter.add_directive(quiet.parse()?);
     }
-    let registry = tracing_subscriber::registry().with(filter);
+    // A line of a call that is traced names its trace; without traces there are no spans at all.
+    let calls = if tracer.is_some() { "info" } else { "off" };
+    filter = filter.add_directive(format!("{TARGET}={calls}").parse()?);
+    let spans = tracer.map(|tracer| {
+        let ours = Targets::new().with_target(TARGET, LevelFilter::INFO);
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_level(false)
+            .with_tracked_inactivity(false)
+            .with_filter(ours)
+    });
     let colours = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
-    match config.log_format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json()).try_init(),
-    }
-    .context("logging is set up already")
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+    };
+    let subscriber = tracing_subscriber::registry().with(spans).with(lines);
+    subscriber.try_init().context("logging is set up already")?;
+    Ok(traces)
 }

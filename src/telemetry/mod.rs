@@ -1,10 +1,15 @@
-//! Logs and metrics; every instrument is named here.
+//! Logs, metrics and traces; every instrument is named here.
 //!
 //! Must never: carry an id of a buyer, a request id or a secret, or a label that grows with products or
 //! users.
 
 mod logs;
 mod metrics;
+mod traces;
 
 pub use logs::init;
 pub use metrics::{Metrics, MetricsError, PartitionReading, PoolReading};
+pub use traces::{
+    Traces, call_span, record_failure, record_reservation, record_status, reserve_span, store_span,
+    trace_id, traceparent,
+};

@@ -16,7 +16,7 @@ use crate::{
     domain::{AfterFailure, Epoch, Partition, after_failure},
     stock::{ReleaseFrom, Released},
     stream::{Burial, Delivery},
-    telemetry::Metrics,
+    telemetry::{self, Metrics},
 };
 
 /// Most entries a batch.
@@ -318,7 +318,9 @@ impl Consumer {
                 Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
             }
             AfterFailure::Bury => {
-                let reservation_id = order.map(|order| order.id);
+                let reservation_id = order.as_ref().map(|order| order.id);
+                let traceparent = order.and_then(|order| order.traceparent);
+                let trace_id = traceparent.as_deref().and_then(telemetry::trace_id);
                 let entry_id = delivery.entry.id.clone();
                 let burial = Burial { entry_id, reservation_id, reason, sqlstate };
                 match self.shop.streams.bury(self.partition, &burial).await {
@@ -326,6 +328,7 @@ impl Consumer {
                         tracing::error!(
                             partition = %self.partition,
                             reservation.id = burial.reservation_id.map(tracing::field::display),
+                            trace_id,
                             reason = burial.reason, "an order cannot be stored and was buried"
                         );
                         self.metrics().buried();

@@ -23,6 +23,7 @@ fn order(partition: Partition, seq: u64, random: u64, user: &str) -> Order {
         user: user.parse().unwrap(),
         request: None,
         reserved_at_ms: 1_700_000_000_000,
+        traceparent: None,
     }
 }
 

@@ -19,3 +19,4 @@ mod model;
 mod overload;
 mod poison;
 mod sale;
+mod traces;

@@ -147,6 +147,7 @@ impl Play {
                 product: Self::id(*p),
                 user: format!("user-{user}").parse().unwrap(),
                 request: request.map(|request| format!("r:{request}").parse().unwrap()),
+                traceparent: None,
             })
         });
         for (request, answer) in requests.iter().zip(join_all(asked).await) {

@@ -65,7 +65,9 @@ impl Binary {
                 panic!("it ended with {status}: {}", self.said());
             }
             let said = self.said();
-            let address = said.split_once("serving grpc=")?.1.split_whitespace().next()?;
+            let (_, address) =
+                said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
+            let address = address.split([' ', '"']).next()?;
             let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
             endpoint.connect().await.ok()
         })

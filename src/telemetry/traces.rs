@@ -1,0 +1,151 @@
+//! Spans for an OpenTelemetry collector: a call, its decision in Redis, and the commit of its order, which
+//! may come from another process, are one trace.
+//!
+//! Must never: carry who buys; cost anything worth naming while no collector is set.
+
+use std::collections::HashMap;
+
+use anyhow::Context as _;
+use opentelemetry::{
+    Context, KeyValue,
+    propagation::TextMapPropagator as _,
+    trace::{TraceContextExt as _, TracerProvider as _},
+};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    propagation::TraceContextPropagator,
+    trace::{Sampler, SdkTracer, SdkTracerProvider},
+};
+use tracing::{Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::config::Config;
+
+/// What our spans are filtered by.
+pub(super) const TARGET: &str = "yoink::trace";
+/// The header, and what an entry carries.
+const TRACEPARENT: &str = "traceparent";
+
+/// Sends spans until it is finished.
+#[derive(Debug)]
+pub struct Traces {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Traces {
+    /// Sends spans to `otlp_endpoint`, if there is one.
+    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
+        let Some(endpoint) = &config.otlp_endpoint else { return Ok(Self { provider: None }) };
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
+        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+        let resource = Resource::builder().with_service_name("yoink").with_attribute(version);
+        let sampler = Sampler::TraceIdRatioBased(config.trace_sample_ratio);
+        let provider = SdkTracerProvider::builder()
+            .with_sampler(Sampler::ParentBased(Box::new(sampler)))
+            .with_resource(resource.build())
+            .with_batch_exporter(exporter.context("otlp_endpoint cannot be used")?);
+        Ok(Self { provider: Some(provider.build()) })
+    }
+
+    pub(super) fn tracer(&self) -> Option<SdkTracer> {
+        self.provider.as_ref().map(|provider| provider.tracer("yoink"))
+    }
+
+    /// Sends what is left; waits some seconds at most.
+    pub fn finish(self) {
+        if let Some(Err(error)) = self.provider.map(|provider| provider.shutdown()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "some spans were not sent");
+        }
+    }
+}
+
+fn read(traceparent: &str) -> Context {
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
+}
+
+/// A caller's trace that is no trace is none.
+fn continue_trace(span: &Span, traceparent: &str) {
+    // The span was made just now and has no parent; without a collector it is none.
+    drop(span.set_parent(read(traceparent)));
+}
+
+/// The span of a call of the contract, in its caller's trace if the caller has one.
+pub fn call_span(method: &'static str, traceparent: Option<&str>) -> Span {
+    let span = tracing::info_span!(
+        target: TARGET, parent: None, "call",
+        otel.name = method, otel.kind = "server", otel.status_code = field::Empty,
+        rpc.system.name = "grpc", rpc.method = method, rpc.response.status_code = field::Empty,
+        reservation.id = field::Empty, trace_id = field::Empty,
+    );
+    if span.is_disabled() {
+        return span;
+    }
+    if let Some(traceparent) = traceparent {
+        continue_trace(&span, traceparent);
+    }
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    if context.is_sampled() {
+        span.record("trace_id", field::display(context.trace_id()));
+    }
+    span
+}
+
+/// A call was answered.
+pub fn record_status(span: &Span, code: &'static str, failed: bool) {
+    span.record("rpc.response.status_code", code);
+    if failed {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The call that is under way concerns this reservation.
+pub fn record_reservation(id: impl std::fmt::Display) {
+    Span::current().record("reservation.id", field::display(id));
+}
+
+/// The span of a request's way through the batcher and Redis.
+pub fn reserve_span(partition: u16) -> Span {
+    tracing::info_span!(
+        target: TARGET, "reserve", otel.kind = "client", db.system.name = "redis", partition,
+    )
+}
+
+/// What an entry carries, so that its commit belongs to this span's trace; none if that is not recorded.
+pub fn traceparent(span: &Span) -> Option<String> {
+    if span.is_disabled() {
+        return None;
+    }
+    let context = span.context();
+    if !context.span().span_context().is_sampled() {
+        return None;
+    }
+    let mut carrier = HashMap::new();
+    TraceContextPropagator::new().inject_context(&context, &mut carrier);
+    carrier.remove(TRACEPARENT)
+}
+
+/// The span of an order's commit, in the trace of the call that made it.
+pub fn store_span(traceparent: &str, reservation_id: impl std::fmt::Display, batch: usize) -> Span {
+    let span = tracing::info_span!(
+        target: TARGET, parent: None, "store",
+        otel.kind = "consumer", otel.status_code = field::Empty, db.system.name = "postgresql",
+        reservation.id = field::display(reservation_id), batch,
+    );
+    continue_trace(&span, traceparent);
+    span
+}
+
+/// The commit of these spans' orders failed.
+pub fn record_failure(spans: &[Span]) {
+    for span in spans {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The trace in what an entry carries, for a log line.
+pub fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.split('-').nth(1)
+}
