@@ -5,13 +5,15 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools demo dev lint openapi deny tools
+.PHONY: help install test test-tools demo dev edge watch lint openapi deny tools
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
-	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl: the real tools"
+	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl, Prometheus: the real tools"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
+	@echo "make edge    Envoy beside it: REST on port 8080"
+	@echo "make watch   Prometheus beside it, on port 9090"
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make deny    licences, bans and sources of the dependencies"
@@ -27,6 +29,12 @@ demo: install
 
 dev: install
 	$(CARGO) run --locked --quiet --profile $(PROFILE) -- dev
+
+edge: tools
+	@scripts/beside.sh edge
+
+watch: tools
+	@scripts/beside.sh watch
 
 tools:
 	@scripts/tools.sh

@@ -30,7 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-env-changed=YOINK_COMMIT");
-    if fs::exists(".git/logs/HEAD")? {
+    // In a worktree `.git` is a file.
+    if PathBuf::from(".git/logs/HEAD").is_file() {
         println!("cargo:rerun-if-changed=.git/logs/HEAD");
     }
     println!("cargo:rustc-env=YOINK_COMMIT={}", commit());

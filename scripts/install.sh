@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make test` and `make demo` need besides Rust: redis-server and postgresql.
-# Does nothing where both are there. Starts no server, and leaves running ones alone.
+# Installs what `make test` and `make demo` need besides Rust: redis-server and postgresql; with the word
+# `tools`, also what the checks with real tools need: prometheus, and Python's venv.
+# Does nothing where they are there. Starts no server, and leaves running ones alone.
 set -euo pipefail
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -11,12 +12,16 @@ have redis-server || missing+=(redis-server)
 have_postgres || missing+=(postgresql)
 have cc || missing+=(gcc libc6-dev)
 have setpriv || missing+=(util-linux)
+if [ "${1:-}" = tools ]; then
+  have promtool || missing+=(prometheus)
+  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+fi
 
 if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 if ! have apt-get; then
-  echo "Yoink needs redis-server (7.0 or newer) and postgresql (15 or newer)." >&2
+  echo "Yoink needs redis-server (7.0 or newer) and postgresql (15 or newer); its checks, prometheus." >&2
   echo "This is no Debian or Ubuntu: please install them with your package manager." >&2
   exit 1
 fi
@@ -48,6 +53,8 @@ fi
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 # Nor shall the next boot start one that nobody asked for.
-if [[ " ${missing[*]} " == *" redis-server "* ]] && have systemctl; then
-  "${as_root[@]}" systemctl disable --quiet redis-server 2>/dev/null || true
-fi
+for server in redis-server prometheus; do
+  if [[ " ${missing[*]} " == *" $server "* ]] && have systemctl; then
+    "${as_root[@]}" systemctl disable --quiet "$server" 2>/dev/null || true
+  fi
+done

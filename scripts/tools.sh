@@ -6,18 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 have() { command -v "$1" >/dev/null 2>&1; }
+scripts/install.sh tools
 wanted() { cat scripts/tools.txt scripts/tools-go.txt; }
 if cmp -s <(wanted) .tools/installed.txt; then
   exit 0
-fi
-if ! python3 -c 'import venv, ensurepip' >/dev/null 2>&1; then
-  if [ "$(id -u)" -eq 0 ] && have apt-get; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv
-  else
-    echo "The checks need python3 with venv: sudo apt-get install python3-venv" >&2
-    exit 1
-  fi
 fi
 if ! have go; then
   echo "The checks need Go 1.24 or newer for ghz and grpcurl." >&2
@@ -26,8 +18,10 @@ fi
 echo "Installing the tools of the checks under .tools/."
 python3 -m venv .tools/venv
 .tools/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r scripts/tools.txt
-while read -r module; do
+while read -r module name; do
   case "$module" in ''|'#'*) continue ;; esac
   GOBIN="$PWD/.tools/bin" GOFLAGS=-mod=mod go install "$module"
+  program=${module%@*}
+  if [ -n "$name" ]; then mv ".tools/bin/${program##*/}" ".tools/bin/$name"; fi
 done < scripts/tools-go.txt
 wanted > .tools/installed.txt

@@ -2,6 +2,7 @@
 
 mod connect;
 mod http;
+mod scrape;
 mod serve;
 
 pub use connect::Stores;

@@ -21,16 +21,18 @@ use uuid::Uuid;
 use super::{
     Stores,
     http::{self, Readiness},
+    scrape::Scrape,
 };
 use crate::{
     audit::Auditor,
     catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
-    domain::NewProduct,
+    domain::{NewProduct, ProductId},
     fence::Partitions,
     grpc::{self, Limits, Observe, Rooms},
     ledger::Created,
     recovery::Recovery,
+    telemetry::Sampling,
     worker::{Pauses, Replayer, WorkerSettings, Workshop},
 };
 
@@ -78,6 +80,17 @@ impl Listeners {
     }
 }
 
+impl Http2 {
+    fn server(&self) -> Server {
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .max_concurrent_streams(self.max_streams)
+            // A client may give all its calls up at once, and no more.
+            .http2_max_pending_accept_reset_streams(usize::try_from(self.max_streams).ok())
+            .http2_max_header_list_size(self.header_max_bytes)
+    }
+}
+
 /// What happens by itself.
 struct Automations {
     replay: Automation,
@@ -96,6 +109,8 @@ pub struct App {
     automation: Automations,
     limits: Limits,
     http2: Http2,
+    metrics_products: Vec<ProductId>,
+    sampling: Sampling,
 }
 
 /// What one connection may do.
@@ -112,6 +127,7 @@ impl App {
     /// When a store is away, or is not the one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config, &TaskTracker::new()).await?;
+        stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
         let recovery = stores.recovery();
         recovery.look().await.context("cannot read the partitions")?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
@@ -146,6 +162,8 @@ impl App {
             automation,
             limits: limits(config)?,
             http2,
+            metrics_products: config.metrics_products.clone(),
+            sampling: Sampling::new(config),
         })
     }
 
@@ -208,12 +226,14 @@ impl App {
         let partitions = self.stores.stock.partitions().clone();
         let health_of = (reporter.clone(), self.role);
         loops.spawn(watch(partitions, health_of, redis.clone(), stop_loops.clone()));
-        let readiness = Readiness {
-            redis,
-            pauses: self.workshop.pauses.clone(),
-            recovery: self.recovery.clone(),
+        let scrape = Scrape {
             stores: self.stores.clone(),
+            catalogue: self.catalogue.clone(),
+            recovery: self.recovery.clone(),
+            pauses: self.workshop.pauses.clone(),
+            products: self.metrics_products.into(),
         };
+        let readiness = Readiness { redis, scrape };
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
@@ -236,13 +256,10 @@ impl App {
         }
         tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
         let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .max_concurrent_streams(self.http2.max_streams)
-            // A client may give all its calls up at once, and no more.
-            .http2_max_pending_accept_reset_streams(usize::try_from(self.http2.max_streams).ok())
-            .http2_max_header_list_size(self.http2.header_max_bytes)
-            .layer(Observe::new(metrics, self.limits.call_timeout))
+        let server = self
+            .http2
+            .server()
+            .layer(Observe::new(metrics, self.limits.call_timeout, self.sampling))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::raw::NAMES;
 use self::raw::Raw;
-use crate::domain::PartitionCount;
+use crate::domain::{PartitionCount, ProductId};
 
 /// Whether something happens by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ pub struct Config {
     pub connection_max_streams: u32,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Products whose stock is a metric, by name.
+    pub metrics_products: Vec<ProductId>,
     /// Where spans are sent, over OTLP in gRPC; nowhere if there is none.
     pub otlp_endpoint: Option<String>,
     /// Share of the calls that are traced, 0 to 1; a caller's own trace goes on, or does not.
@@ -143,6 +145,7 @@ impl Config {
         let partitions = PartitionCount::try_from(raw.partitions)
             .map_err(|error| problems.push(format!("partitions {error}")));
         let trusted_proxies = raw.trusted_proxies().map_err(|problem| problems.push(problem));
+        let products = raw.metrics_products().map_err(|problem| problems.push(problem));
         problems.extend(raw.problems());
         if let (Ok(grpc), Ok(http)) = (grpc_listen, http_listen)
             && grpc == http
@@ -150,8 +153,9 @@ impl Config {
         {
             problems.push("grpc_listen and http_listen must differ".to_owned());
         }
-        if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), Ok(trusted_proxies), true) =
-            (grpc_listen, http_listen, partitions, trusted_proxies, problems.is_empty())
+        if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), true) =
+            (grpc_listen, http_listen, partitions, problems.is_empty())
+            && let (Ok(trusted_proxies), Ok(metrics_products)) = (trusted_proxies, products)
         {
             return Ok(Self {
                 grpc_listen,
@@ -175,6 +179,7 @@ impl Config {
                 header_max_bytes: raw.header_max_bytes,
                 connection_max_streams: raw.connection_max_streams,
                 trusted_proxies,
+                metrics_products,
                 otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
                 trace_sample_ratio: raw.trace_sample_ratio,
                 log: raw.log,
@@ -213,6 +218,8 @@ impl fmt::Display for Config {
         writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
+        let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
+        writeln!(f, "metrics_products = \"{}\"", products.join(","))?;
         writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;
         writeln!(f, "trace_sample_ratio = {}", self.trace_sample_ratio)?;
         writeln!(f, "log = \"{}\"", self.log)?;

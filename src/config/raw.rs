@@ -13,9 +13,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Automation, Config, ConfigError, LogFormat};
+use crate::domain::ProductId;
 
 /// The settings' names.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 26] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -37,6 +38,7 @@ pub const NAMES: [&str; 25] = [
     "header_max_bytes",
     "connection_max_streams",
     "trusted_proxies",
+    "metrics_products",
     "otlp_endpoint",
     "trace_sample_ratio",
     "log",
@@ -113,6 +115,7 @@ pub(super) struct Raw {
     pub(super) header_max_bytes: u32,
     pub(super) connection_max_streams: u32,
     pub(super) trusted_proxies: String,
+    pub(super) metrics_products: String,
     pub(super) otlp_endpoint: String,
     pub(super) trace_sample_ratio: f64,
     pub(super) log: String,
@@ -143,6 +146,7 @@ impl Default for Raw {
             header_max_bytes: 16_384,
             connection_max_streams: 1_000,
             trusted_proxies: String::new(),
+            metrics_products: String::new(),
             otlp_endpoint: String::new(),
             trace_sample_ratio: 0.01,
             log: "info".into(),
@@ -218,6 +222,7 @@ impl Raw {
                 p,
             ),
             trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
+            metrics_products: one(figment, "metrics_products", d.metrics_products, p),
             otlp_endpoint: one(figment, "otlp_endpoint", d.otlp_endpoint, p),
             trace_sample_ratio: one(figment, "trace_sample_ratio", d.trace_sample_ratio, p),
             log: one(figment, "log", d.log, p),
@@ -305,17 +310,29 @@ impl Raw {
         problems
     }
 
+    /// The products that metrics name; the first one that is no id is the error.
+    pub(super) fn metrics_products(&self) -> Result<Vec<ProductId>, String> {
+        let product = |one: &str| {
+            one.parse().map_err(|error| format!("metrics_products names {one:?}, which {error}"))
+        };
+        listed(&self.metrics_products).map(product).collect()
+    }
+
     /// The proxies that are believed; the first one that is no address is the error.
     pub(super) fn trusted_proxies(&self) -> Result<Vec<IpNet>, String> {
-        let written = self.trusted_proxies.split(',').map(str::trim).filter(|one| !one.is_empty());
         let network = |one: &str| {
             let address = one.parse::<IpAddr>().map(IpNet::from);
             address.or_else(|_| one.parse::<IpNet>()).map_err(|_| {
                 format!("trusted_proxies names no address or network such as 10.0.0.0/8: {one:?}")
             })
         };
-        written.map(network).collect()
+        listed(&self.trusted_proxies).map(network).collect()
     }
+}
+
+/// What is written with commas between.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|one| !one.is_empty())
 }
 
 /// Defaults → file, if there is one → environment → flags.

@@ -23,7 +23,7 @@ use super::{
     DESCRIPTOR_SET, deadline,
     error::{ApiError, code_name, is_our_failure, said_by_tonic},
 };
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, Sampling};
 
 /// Calls that are none of the contract's, together: a label must not grow with what clients make up.
 const OTHER: &str = "other";
@@ -37,12 +37,13 @@ pub struct Observe {
     /// By path.
     methods: Arc<HashMap<String, &'static str>>,
     call_timeout: Duration,
+    sampling: Sampling,
 }
 
 impl Observe {
     /// Tells these metrics; a call takes at most `call_timeout`, an operator's as long as it needs.
-    pub fn new(metrics: Metrics, call_timeout: Duration) -> Self {
-        Self { metrics, methods: Arc::new(methods()), call_timeout }
+    pub fn new(metrics: Metrics, call_timeout: Duration, sampling: Sampling) -> Self {
+        Self { metrics, methods: Arc::new(methods()), call_timeout, sampling }
     }
 }
 
@@ -82,7 +83,7 @@ where
         let limit = deadline::of(&request).into_iter().chain(most).min();
         let metrics = self.observe.metrics.clone();
         let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        let span = telemetry::call_span(method, trace);
+        let span = self.observe.sampling.call_span(method, trace);
         let answer = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let mut response = match limit {

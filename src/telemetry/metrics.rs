@@ -58,6 +58,23 @@ pub struct PoolReading {
     pub waiting: u64,
 }
 
+/// What stands in the contract and in the code: told as 0 before it happens, so that a rate over the
+/// first of them is one.
+const OUTCOMES: [&str; 10] = [
+    "accepted",
+    "duplicate",
+    "sold_out",
+    "limit_reached",
+    "not_open",
+    "closed",
+    "stopped",
+    "unknown_product",
+    "backlog_full",
+    "none",
+];
+const REFUSALS: [&str; 2] = ["OVERLOADED", "RATE_LIMITED"];
+const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
+
 /// Every instrument; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -80,6 +97,9 @@ struct Instruments {
     refused: Counter<u64>,
     partitions: PartitionGauges,
     pool: Gauge<u64>,
+    store_up: Gauge<u64>,
+    backlog_max: Gauge<u64>,
+    product_stock: Gauge<i64>,
 }
 
 struct PartitionGauges {
@@ -170,10 +190,33 @@ impl Metrics {
                 .build(),
             partitions: PartitionGauges::new(meter),
             pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
+            store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
+            backlog_max: gauge(
+                meter,
+                "yoink_backlog_max_entries",
+                "Entries in orders at which intake is refused.",
+            ),
+            product_stock: meter
+                .i64_gauge("yoink_product_stock")
+                .with_description("Units for sale, of products that the settings name.")
+                .build(),
             registry,
             _provider: provider,
         };
-        Ok(Self { instruments: Arc::new(instruments) })
+        let this = Self { instruments: Arc::new(instruments) };
+        this.begin();
+        Ok(this)
+    }
+
+    fn begin(&self) {
+        OUTCOMES.into_iter().for_each(|outcome| self.decided(outcome, 0));
+        let Instruments { refused, redis_errors, buried, .. } = &*self.instruments;
+        REFUSALS.into_iter().for_each(|reason| refused.add(0, &[KeyValue::new("reason", reason)]));
+        for error in REDIS_ERRORS {
+            let labels = [KeyValue::new("script", "reserve"), KeyValue::new("error", error)];
+            redis_errors.add(0, &labels);
+        }
+        buried.add(0, &[]);
     }
 
     /// A gRPC call was answered; `method` is one of the contract's.
@@ -234,6 +277,22 @@ impl Metrics {
         gauges.dead.record(reading.dead, &labels);
         gauges.fenced.record(u64::from(reading.fenced), &labels);
         gauges.paused.record(u64::from(reading.paused), &labels);
+    }
+
+    /// A store was asked whether it answers.
+    pub fn store_up(&self, store: &'static str, up: bool) {
+        self.instruments.store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
+    }
+
+    /// A partition takes so many waiting orders.
+    pub fn backlog_max_entries(&self, entries: u64) {
+        self.instruments.backlog_max.record(entries, &[]);
+    }
+
+    /// The stock of a product that the settings name was read.
+    pub fn product_stock(&self, product: &str, units: i64) {
+        let product = KeyValue::new("product", product.to_owned());
+        self.instruments.product_stock.record(units, &[product]);
     }
 
     /// The connections to Postgres were read.

@@ -10,6 +10,6 @@ mod traces;
 pub use logs::init;
 pub use metrics::{Metrics, MetricsError, PartitionReading, PoolReading};
 pub use traces::{
-    Traces, call_span, record_failure, record_reservation, record_status, reserve_span, store_span,
+    Sampling, Traces, record_failure, record_reservation, record_status, reserve_span, store_span,
     trace_id, traceparent,
 };

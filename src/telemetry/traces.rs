@@ -23,7 +23,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use crate::config::Config;
 
 /// What our spans are filtered by.
-pub(super) const TARGET: &str = "yoink::trace";
+pub(super) const TARGET: &str = "yoink_trace";
 /// The header, and what an entry carries.
 const TRACEPARENT: &str = "traceparent";
 
@@ -40,9 +40,9 @@ impl Traces {
         let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
         let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let resource = Resource::builder().with_service_name("yoink").with_attribute(version);
-        let sampler = Sampler::TraceIdRatioBased(config.trace_sample_ratio);
+        // Spans are made only for calls that were drawn.
         let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampler::ParentBased(Box::new(sampler)))
+            .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource.build())
             .with_batch_exporter(exporter.context("otlp_endpoint cannot be used")?);
         Ok(Self { provider: Some(provider.build()) })
@@ -65,31 +65,46 @@ fn read(traceparent: &str) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
 }
 
-/// A caller's trace that is no trace is none.
-fn continue_trace(span: &Span, traceparent: &str) {
-    // The span was made just now and has no parent; without a collector it is none.
-    drop(span.set_parent(read(traceparent)));
+fn continue_trace(span: &Span, caller: Context) {
+    // It cannot fail: the span was made just now, and whoever has no collector makes none.
+    drop(span.set_parent(caller));
 }
 
-/// The span of a call of the contract, in its caller's trace if the caller has one.
-pub fn call_span(method: &'static str, traceparent: Option<&str>) -> Span {
+/// Which calls are traced: decided first, because a span costs more than a draw.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling {
+    /// None: there is no collector.
+    ratio: Option<f64>,
+}
+
+impl Sampling {
+    /// As the settings say.
+    pub fn new(config: &Config) -> Self {
+        Self { ratio: config.otlp_endpoint.as_ref().map(|_| config.trace_sample_ratio) }
+    }
+
+    /// The span of a call of the contract: in its caller's trace, if that is recorded; a new one, if the
+    /// caller has none and the draw says so; else none.
+    pub fn call_span(&self, method: &'static str, traceparent: Option<&str>) -> Span {
+        let Some(ratio) = self.ratio else { return Span::none() };
+        let caller = traceparent.map(read).unwrap_or_default();
+        let context = caller.span().span_context().clone();
+        let drawn =
+            if context.is_valid() { context.is_sampled() } else { rand::random::<f64>() < ratio };
+        if drawn { call_span(method, caller) } else { Span::none() }
+    }
+}
+
+fn call_span(method: &'static str, caller: Context) -> Span {
     let span = tracing::info_span!(
         target: TARGET, parent: None, "call",
         otel.name = method, otel.kind = "server", otel.status_code = field::Empty,
         rpc.system.name = "grpc", rpc.method = method, rpc.response.status_code = field::Empty,
         reservation.id = field::Empty, trace_id = field::Empty,
     );
-    if span.is_disabled() {
-        return span;
-    }
-    if let Some(traceparent) = traceparent {
-        continue_trace(&span, traceparent);
-    }
+    continue_trace(&span, caller);
     let context = span.context();
-    let context = context.span().span_context().clone();
-    if context.is_sampled() {
-        span.record("trace_id", field::display(context.trace_id()));
-    }
+    span.record("trace_id", field::display(context.span().span_context().trace_id()));
     span
 }
 
@@ -106,8 +121,11 @@ pub fn record_reservation(id: impl std::fmt::Display) {
     Span::current().record("reservation.id", field::display(id));
 }
 
-/// The span of a request's way through the batcher and Redis.
+/// The span of a request's way through the batcher and Redis, if its call has one.
 pub fn reserve_span(partition: u16) -> Span {
+    if Span::current().is_disabled() {
+        return Span::none();
+    }
     tracing::info_span!(
         target: TARGET, "reserve", otel.kind = "client", db.system.name = "redis", partition,
     )
@@ -119,9 +137,6 @@ pub fn traceparent(span: &Span) -> Option<String> {
         return None;
     }
     let context = span.context();
-    if !context.span().span_context().is_sampled() {
-        return None;
-    }
     let mut carrier = HashMap::new();
     TraceContextPropagator::new().inject_context(&context, &mut carrier);
     carrier.remove(TRACEPARENT)
@@ -134,7 +149,7 @@ pub fn store_span(traceparent: &str, reservation_id: impl std::fmt::Display, bat
         otel.kind = "consumer", otel.status_code = field::Empty, db.system.name = "postgresql",
         reservation.id = field::display(reservation_id), batch,
     );
-    continue_trace(&span, traceparent);
+    continue_trace(&span, read(traceparent));
     span
 }
 

@@ -130,6 +130,7 @@ async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
     let mut first = Dev::start(&here);
     first.ready().await;
     let bought = first.buy().await;
+    assert!(get(first.http, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
     let second = Dev::start(&here).ended().await;
     assert_eq!(second.0.code(), Some(2));

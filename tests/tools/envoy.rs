@@ -1,9 +1,8 @@
-//! The real Envoy, with the configuration that is deployed: only addresses and the descriptor's path differ.
+//! The real Envoy, as `make edge` runs it: with the configuration that is deployed.
 
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -14,7 +13,6 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::Value as Json;
-use serde_yaml_ng::Value;
 
 use crate::harness::{eventually, scratch_dir};
 
@@ -47,49 +45,17 @@ impl Answer {
     }
 }
 
-fn path<'a>(value: &'a mut Value, keys: &[&str]) -> &'a mut Value {
-    keys.iter().fold(value, |value, key| match key.parse::<usize>() {
-        Ok(index) => value.get_mut(index).unwrap(),
-        Err(_) => value.get_mut(*key).unwrap(),
-    })
-}
-
 impl Envoy {
     pub async fn in_front_of(service: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
         let dir = scratch_dir("envoy");
-        let descriptor = dir.join("yoink.binpb");
-        fs::write(&descriptor, yoink::grpc::DESCRIPTOR_SET).unwrap();
-
-        let text = include_str!("../../deploy/envoy/envoy.yaml");
-        let mut config: Value = serde_yaml_ng::from_str(text).unwrap();
-        let listener = path(&mut config, &["static_resources", "listeners", "0"]);
-        let at = path(listener, &["address", "socket_address"]);
-        at["address"] = "127.0.0.1".into();
-        at["port_value"] = address.port().into();
-        let manager = path(listener, &["filter_chains", "0", "filters", "0", "typed_config"]);
-        let filters = manager["http_filters"].as_sequence_mut().unwrap();
-        let transcoder = filters.iter_mut().find(|filter| {
-            filter["name"].as_str() == Some("envoy.filters.http.grpc_json_transcoder")
-        });
-        transcoder.unwrap()["typed_config"]["proto_descriptor"] =
-            descriptor.to_str().unwrap().into();
-        let endpoint = ["load_assignment", "endpoints", "0", "lb_endpoints", "0", "endpoint"];
-        let cluster = path(&mut config, &["static_resources", "clusters", "0"]);
-        let at = path(path(cluster, &endpoint), &["address", "socket_address"]);
-        at["address"] = "127.0.0.1".into();
-        at["port_value"] = service.port().into();
-        // As JSON: the two do not agree on what an unquoted `no` is in YAML.
-        let file = dir.join("envoy.json");
-        fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
-
-        let envoy = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/envoy");
-        assert!(envoy.exists(), "run `make tools`");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(envoy).arg("-c").arg(&file);
-        command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warn"]);
+        command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "edge"]);
+        command.current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.env("DIR", &dir).env("YOINK", env!("CARGO_BIN_EXE_yoink"));
+        command.env("PORT", address.port().to_string()).env("GRPC", service.to_string());
         let log = File::create(dir.join("envoy.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();

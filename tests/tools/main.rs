@@ -6,8 +6,13 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other tests; each uses its part")]
 mod harness;
 
+mod alerts;
+mod compose;
+mod dashboards;
 mod edge;
 mod envoy;
 mod load;
+mod prometheus;
 mod readme;
 mod rest;
+mod rush;

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     envoy::Envoy,
     harness::{Dev, eventually, scratch_dir},
+    prometheus::Prometheus,
 };
 
 /// A command of the README and what it shows below it.
@@ -61,6 +62,10 @@ fn comparable(text: &str) -> String {
             }
             Json::Array(values) => values.iter_mut().for_each(mask),
             Json::Object(fields) => fields.values_mut().for_each(mask),
+            // A time in seconds since 1970, as Prometheus has it.
+            Json::Number(number) if number.as_f64().is_some_and(|number| number > 1e9) => {
+                *value = Json::Null;
+            }
             Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
     }
@@ -82,11 +87,13 @@ async fn every_line_of_the_readme_does_what_it_shows() {
     let mut dev = Dev::start(&scratch_dir("readme"));
     dev.ready().await;
     let envoy = Envoy::in_front_of(dev.grpc).await;
+    let watch = Prometheus::beside(dev.http).await;
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
     let (mut ran, mut renamed) = (0, Vec::<(String, String)>::new());
     for Shown { command, output } in shown() {
         let mut line = command.replace("127.0.0.1:50051", &dev.grpc.to_string());
         line = line.replace("localhost:8080", &envoy.address.to_string());
+        line = line.replace("localhost:9090", &watch.address.to_string());
         for (shown, real) in &renamed {
             line = line.replace(shown, real);
         }

@@ -107,20 +107,21 @@ impl Drop for Binary {
 pub struct Dev {
     child: Child,
     pub grpc: SocketAddr,
+    pub http: SocketAddr,
 }
 
 impl Dev {
     /// Starts it in a directory, on free ports.
     pub fn start(here: &Path) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let grpc = listener.local_addr().unwrap();
-        drop(listener);
+        let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let [grpc, http] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+        drop(listeners);
         let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
         command.args(["--set", &format!("grpc_listen={grpc}")]);
-        command.args(["--set", "http_listen=127.0.0.1:0"]);
+        command.args(["--set", &format!("http_listen={http}")]);
         command.args(["--set", "log=warn", "dev"]).current_dir(here);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Self { child: command.spawn().unwrap(), grpc }
+        Self { child: command.spawn().unwrap(), grpc, http }
     }
 
     /// Buys a unit of the demo catalogue, always by the same request.

@@ -28,8 +28,13 @@ pub struct Service {
 
 impl Service {
     pub async fn start(config: &Config, role: Role) -> Self {
-        let bind = || TcpListener::bind("127.0.0.1:0");
-        let listeners = Listeners { grpc: bind().await.unwrap(), http: bind().await.unwrap() };
+        Self::start_at(config, role, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// With HTTP at a certain address.
+    pub async fn start_at(config: &Config, role: Role, http: SocketAddr) -> Self {
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = Listeners { grpc, http: TcpListener::bind(http).await.unwrap() };
         let http = listeners.http.local_addr().unwrap();
         let app = App::build(config, role, listeners).await.unwrap();
         let grpc = app.grpc_address().unwrap();

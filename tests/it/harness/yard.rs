@@ -21,7 +21,7 @@ use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared
 /// Where a test plays.
 pub struct Yard {
     pub prefix: String,
-    database: String,
+    pub database: String,
     pub redis: Option<RedisServer>,
     pub postgres: Option<PostgresServer>,
 }

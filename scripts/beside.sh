@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs what stands beside the service, on loopback, with the configuration that is deployed:
+#   beside.sh edge    Envoy: REST, gRPC-Web and gRPC on port 8080
+#   beside.sh watch   Prometheus on port 9090
+# PORT, GRPC and HTTP (the service's own addresses) and DIR (what is written goes there) may be set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dir=${DIR:-.yoink/beside}
+grpc=${GRPC:-127.0.0.1:50051}
+http=${HTTP:-127.0.0.1:9464}
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+
+case "${1:-}" in
+  edge)
+    port=${PORT:-8080}
+    ${YOINK:-cargo run --locked --quiet --} descriptor > "$dir/yoink.binpb"
+    sed -e "s|/etc/envoy/yoink.binpb|$dir/yoink.binpb|" \
+      -e "s|address: 0.0.0.0, port_value: 8080|address: 127.0.0.1, port_value: $port|" \
+      -e "s|address: yoink, port_value: 50051|address: ${grpc%:*}, port_value: ${grpc##*:}|" \
+      deploy/envoy/envoy.yaml > "$dir/envoy.yaml"
+    echo "Envoy on http://127.0.0.1:$port, in front of $grpc."
+    exec .tools/venv/bin/envoy -c "$dir/envoy.yaml" --use-dynamic-base-id --concurrency 2 --log-level warn
+    ;;
+  watch)
+    port=${PORT:-9090}
+    sed -e "s|rules/|$PWD/deploy/prometheus/rules/|" -e "s|yoink:9464|$http|" \
+      deploy/prometheus/prometheus.yml > "$dir/prometheus.yml"
+    echo "Prometheus on http://127.0.0.1:$port, alerts at /alerts; it scrapes $http."
+    exec prometheus --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/prometheus" \
+      --web.listen-address="127.0.0.1:$port" --log.level=warn
+    ;;
+  *)
+    sed -n '2,5s/^# //p' "$0" >&2
+    exit 2
+    ;;
+esac

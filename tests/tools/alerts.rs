@@ -1,0 +1,219 @@
+//! Each alert fires when its fault is there, and clears when it is gone.
+
+use futures_util::future::join_all;
+use yoink::{
+    app::Role,
+    grpc::pb::{ListReservationsRequest, ReplayDeadEntriesRequest},
+};
+
+use crate::{
+    harness::{Service, Yard, product, run_yoink},
+    prometheus::{Prometheus, alerts},
+    rush::Rush,
+};
+
+async fn selling(yard: &Yard, role: Role, more: &[(&'static str, &str)]) -> Service {
+    let service = yard.serve(role, more).await;
+    service.create(product("shoe", 1_000_000)).await;
+    service
+}
+
+#[test]
+fn every_alert_is_tried_and_has_its_runbook() {
+    let document = include_str!("../../docs/operations.md");
+    for alert in alerts() {
+        assert!(include_str!("alerts.rs").contains(&format!("fires(\"{alert}\")")), "{alert}");
+        assert!(document.contains(&format!("\n### {alert}\n")), "{alert} has no runbook");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_answer() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let (http, watch) = (service.http, Prometheus::watching(service.http).await);
+    service.stop().await;
+    watch.fires("YoinkDown").await;
+    let again = Service::start_at(&yard.config(&[]), Role::All, http).await;
+    watch.clears().await;
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    yard.redis.as_mut().unwrap().kill();
+    watch.fires("YoinkRedisDown").await;
+    yard.redis.as_mut().unwrap().restart().unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_is_away() {
+    let mut yard = Yard::with_own_postgres().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    yard.postgres.as_mut().unwrap().stop();
+    watch.fires("YoinkPostgresDown").await;
+    yard.postgres.as_mut().unwrap().restart().unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_waits_for_its_rebuild() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = selling(&yard, Role::All, &[("recovery", "manual")]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let redis = yard.redis.as_mut().unwrap();
+    redis.kill();
+    redis.restart().unwrap();
+    watch.fires("YoinkPartitionFenced").await;
+    let rebuilt = run_yoink(&yard, &["rebuild"]);
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_nobody_stores() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let sql = yard.sql().await;
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
+    service.buy("shoe", "ann", "r").await.unwrap();
+    watch.fires("YoinkConsumptionPaused").await;
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_wait() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::Api, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    watch.fires("YoinkOrdersWaiting").await;
+    let worker = yard.serve(Role::Worker, &[]).await;
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_fills() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::Api, &[("backlog_max_entries", "10")]).await;
+    let watch = Prometheus::watching(service.http).await;
+    for n in 0..6 {
+        service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+    }
+    watch.fires("YoinkBacklogFilling").await;
+    let worker = yard.serve(Role::Worker, &[]).await;
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_could_not_be_stored() {
+    let yard = Yard::new().await;
+    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let service = selling(&yard, Role::All, &settings).await;
+    let watch = Prometheus::watching(service.http).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    service.buy("shoe", "bad", "r").await.unwrap();
+    watch.fires("YoinkDeadEntries").await;
+    let all = ReplayDeadEntriesRequest {
+        all: true,
+        actor: "ann".to_owned(),
+        reason: "a test".to_owned(),
+        ..Default::default()
+    };
+    service.admin().replay_dead_entries(all).await.unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_fail() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let rush = Rush::on(&service, "shoe");
+    yard.redis.as_mut().unwrap().kill();
+    watch.fires("YoinkFailing").await;
+    yard.redis.as_mut().unwrap().restart().unwrap();
+    watch.clears().await;
+    rush.stop().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_slow() {
+    let yard = Yard::with_own_redis().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let rush = Rush::on(&service, "shoe");
+    let mut cli = yard.cli().await;
+    // Again and again Redis stands still for most of a second.
+    let stand_still = async {
+        loop {
+            let mut pause = redis::cmd("CLIENT");
+            let () = pause.arg("PAUSE").arg(800).query_async(&mut cli).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+        }
+    };
+    tokio::select! {
+        () = watch.fires("YoinkSlow") => {}
+        () = stand_still => {}
+    }
+    watch.clears().await;
+    rush.stop().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_too_many() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[("address_calls_per_second", "1")]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let rush = Rush::on(&service, "shoe");
+    watch.fires("YoinkShedding").await;
+    rush.stop().await;
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_without_a_free_connection() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::Api, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let sql = yard.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let look = || async {
+        let product_id = "shoe".to_owned();
+        let request = ListReservationsRequest { product_id, ..Default::default() };
+        // Refused, or kept waiting.
+        drop(service.admin().list_reservations(request).await);
+    };
+    let many = async {
+        loop {
+            join_all((0..40).map(|_| look())).await;
+        }
+    };
+    tokio::select! {
+        () = watch.fires("YoinkLedgerConnectionsExhausted") => {}
+        () = many => {}
+    }
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}

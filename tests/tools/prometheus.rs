@@ -1,0 +1,176 @@
+//! The real Prometheus, with the configuration that is deployed: only its targets and its patience differ.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value as Json;
+use serde_yaml_ng::Value;
+
+use crate::harness::scratch_dir;
+
+/// A rate looks a minute back: what clears, clears after that.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// A running Prometheus.
+pub struct Prometheus {
+    child: Child,
+    pub address: SocketAddr,
+    client: Client<HttpConnector, Full<bytes::Bytes>>,
+}
+
+fn deployed(file: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    fs::read_to_string(dir.join(file)).unwrap()
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The alerts' names.
+pub fn alerts() -> Vec<String> {
+    let rules: Value = serde_yaml_ng::from_str(&deployed("rules/alerts.yml")).unwrap();
+    let rules = rules["groups"][0]["rules"].as_sequence().unwrap();
+    rules.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect()
+}
+
+impl Prometheus {
+    /// Scrapes one service every second, and lets no alert wait.
+    pub async fn watching(service: SocketAddr) -> Self {
+        let (address, dir) = (free_address(), scratch_dir("prometheus"));
+        let mut config: Value = serde_yaml_ng::from_str(&deployed("prometheus.yml")).unwrap();
+        for interval in ["scrape_interval", "scrape_timeout", "evaluation_interval"] {
+            config["global"][interval] = "1s".into();
+        }
+        config["scrape_configs"][0]["static_configs"][0]["targets"][0] = service.to_string().into();
+        let file = dir.join("prometheus.json");
+        fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
+        fs::create_dir(dir.join("rules")).unwrap();
+        fs::copy(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus/rules/recording.yml"),
+            dir.join("rules/recording.yml"),
+        )
+        .unwrap();
+        let mut alerts: Value = serde_yaml_ng::from_str(&deployed("rules/alerts.yml")).unwrap();
+        for rule in alerts["groups"][0]["rules"].as_sequence_mut().unwrap() {
+            assert!(rule["for"].is_string());
+            rule["for"] = "0s".into();
+        }
+        fs::write(dir.join("rules/alerts.yml"), serde_json::to_string(&alerts).unwrap()).unwrap();
+
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "prometheus", "--log.level=warn"]);
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
+        command.arg(format!("--web.listen-address={address}"));
+        let this = Self::start(command, address, &dir).await;
+        this.until("the service is scraped and nothing is wrong", async || {
+            let scraped = !this.query("up == 1").await.is_empty();
+            (scraped && this.firing().await.is_empty()).then_some(())
+        })
+        .await;
+        this
+    }
+
+    /// As `make watch` runs it.
+    pub async fn beside(service: SocketAddr) -> Self {
+        let (address, dir) = (free_address(), scratch_dir("watch"));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "watch"]);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).env("DIR", &dir);
+        command.env("PORT", address.port().to_string()).env("HTTP", service.to_string());
+        Self::start(command, address, &dir).await
+    }
+
+    /// Waits until it answers.
+    async fn start(mut command: Command, address: SocketAddr, dir: &Path) -> Self {
+        let log = File::create(dir.join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let mut this = Self { child, address, client };
+        let started = Instant::now();
+        while this.get("/-/ready").await.is_none() {
+            let ended = this.child.try_wait().unwrap();
+            let log = || fs::read_to_string(dir.join("log")).unwrap();
+            assert!(ended.is_none() && started.elapsed() < PATIENCE, "no Prometheus: {}", log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        this
+    }
+
+    async fn get(&self, path: &str) -> Option<String> {
+        let uri = format!("http://{}{path}", self.address);
+        let answer = self.client.request(Request::get(uri).body(Full::default()).unwrap()).await;
+        let answer = answer.ok().filter(|answer| answer.status().is_success())?;
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        Some(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    async fn api(&self, path: &str) -> Json {
+        let answer = self.get(path).await.unwrap_or_else(|| panic!("{path} is refused"));
+        let answer: Json = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["status"], "success", "{path}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// What a query returns now: one series an element.
+    pub async fn query(&self, query: &str) -> Vec<Json> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let data = self.api(&format!("/api/v1/query?query={encoded}")).await;
+        data["result"].as_array().unwrap().clone()
+    }
+
+    /// The names of the alerts that fire.
+    pub async fn firing(&self) -> Vec<String> {
+        let data = self.api("/api/v1/alerts").await;
+        let alerts = data["alerts"].as_array().unwrap().iter();
+        let firing = alerts.filter(|alert| alert["state"] == "firing");
+        firing.map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until something is there; a second is how often Prometheus looks.
+    pub async fn until<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            assert!(started.elapsed() < PATIENCE, "never happened: {what}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until an alert fires.
+    pub async fn fires(&self, alert: &str) {
+        self.until(&format!("{alert} fires"), async || {
+            self.firing().await.iter().any(|firing| firing == alert).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until no alert fires any more.
+    pub async fn clears(&self) {
+        self.until("all is well", async || self.firing().await.is_empty().then_some(())).await;
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
