@@ -4,10 +4,12 @@
 //!
 //! Must never: retry a script whose outcome is unknown; seed anything.
 
+mod connection;
 mod error;
 mod partitions;
 mod script;
 
+pub use connection::Connection;
 pub use error::{Applied, FenceError, FenceReason};
 pub use partitions::Partitions;
 pub use script::Script;

@@ -11,7 +11,7 @@ use std::{
 use redis::aio::ConnectionManager;
 use uuid::Uuid;
 
-use super::{Applied, FenceError, FenceReason, Script};
+use super::{Applied, Connection, FenceError, FenceReason, Script};
 use crate::{
     domain::{Epoch, Partition, PartitionCount},
     keys::Keys,
@@ -58,8 +58,8 @@ impl Partitions {
     }
 
     /// A connection for plain commands that change no stock; never for a blocking one.
-    pub fn connection(&self) -> ConnectionManager {
-        self.connection.clone()
+    pub fn connection(&self) -> Connection {
+        Connection::new(self.connection.clone(), self.metrics.clone())
     }
 
     /// Believe that a partition is open in this epoch, or (`None`) that it is not open.
@@ -154,8 +154,7 @@ impl Partitions {
     ///
     /// `Unavailable` when it does not.
     pub async fn ping(&self) -> Result<(), FenceError> {
-        let pong: Result<String, _> =
-            redis::cmd("PING").query_async(&mut self.connection.clone()).await;
+        let pong: Result<String, _> = redis::cmd("PING").query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
     }
 }

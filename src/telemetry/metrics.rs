@@ -90,6 +90,7 @@ struct Instruments {
     batch_size: Histogram<u64>,
     script_duration: Histogram<f64>,
     redis_errors: Counter<u64>,
+    commands: Histogram<f64>,
     store_batch_size: Histogram<u64>,
     store_duration: Histogram<f64>,
     write_lag: Histogram<f64>,
@@ -177,6 +178,12 @@ impl Metrics {
                 .u64_counter("yoink_redis_errors")
                 .with_description("Scripts that did not run to their end.")
                 .build(),
+            commands: seconds(
+                meter,
+                "db_client_operation_duration",
+                "Plain Redis commands, with the way there and back.",
+                &SECONDS,
+            ),
             store_batch_size: sizes(meter, "yoink_store_batch_size", "Orders a transaction."),
             store_duration: seconds(meter, "yoink_store_duration", "Transactions.", &SECONDS),
             write_lag: seconds(meter, "yoink_write_lag", "From accepted to stored.", &LAG_SECONDS),
@@ -242,6 +249,16 @@ impl Metrics {
         if let Some(error) = error {
             self.instruments.redis_errors.add(1, &[script, KeyValue::new("error", error)]);
         }
+    }
+
+    /// A plain Redis command was answered, or was not (`error` names why).
+    pub fn command(&self, name: String, took: Duration, error: Option<String>) {
+        let mut labels = vec![
+            KeyValue::new("db_system_name", "redis"),
+            KeyValue::new("db_operation_name", name),
+        ];
+        labels.extend(error.map(|error| KeyValue::new("error_type", error)));
+        self.instruments.commands.record(took.as_secs_f64(), &labels);
     }
 
     /// A transaction stored orders; `lags` are the times from accepted to stored.

@@ -56,11 +56,11 @@ async fn only_products_that_the_settings_name_are_named() {
     let yard = Yard::new().await;
     let service = yard.serve(Role::All, &[("metrics_products", "shoe,ghost")]).await;
     service.create(product("shoe", 3)).await;
-    service.create(product("hat", 3)).await;
+    service.create(product("parasol", 3)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     let text = scrape(&service).await;
     assert_eq!(sum(&text, &["yoink_product_stock", "product=\"shoe\""]), 2.0, "{text}");
-    assert!(!text.contains("hat") && !text.contains("ghost"), "{text}");
+    assert!(!text.contains("parasol") && !text.contains("ghost"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +106,10 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
     .await;
     let text = scrape(&worker).await;
     assert!(sum(&text, &["yoink_ledger_connections", "\"open\""]) >= 1.0, "{text}");
+    for command in ["\"XRANGE\"", "\"XLEN\"", "\"XINFO\""] {
+        let name = "db_client_operation_duration_seconds_count";
+        assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
+    }
     worker.stop().await;
 }
 
@@ -133,9 +137,9 @@ async fn the_document_names_every_metric_and_no_other() {
             "{name}"
         );
     }
-    let named = document
-        .split('`')
-        .filter(|word| word.starts_with("yoink_") || word.starts_with("rpc_server"));
+    let named = document.split('`').filter(|word| {
+        ["yoink_", "rpc_server", "db_client"].iter().any(|ours| word.starts_with(ours))
+    });
     for name in named.filter(|name| !name.contains(' ')) {
         assert!(told.contains(&name), "{name} is not there: {told:?}");
     }
