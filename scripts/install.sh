@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what `make test` and `make demo` need besides Rust: redis-server and postgresql; with the word
-# `tools`, also what the checks with real tools need: prometheus, and Python's venv.
+# Installs what `make test` and `make demo` need besides Rust: redis-server and postgresql. With words, only
+# what they name: `servers` (these), `prometheus`, `venv` (Python's).
 # Does nothing where they are there. Starts no server, and leaves running ones alone.
 set -euo pipefail
 
@@ -8,20 +8,25 @@ have() { command -v "$1" >/dev/null 2>&1; }
 have_postgres() { have postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; }
 
 missing=()
-have redis-server || missing+=(redis-server)
-have_postgres || missing+=(postgresql)
-have cc || missing+=(gcc libc6-dev)
-have setpriv || missing+=(util-linux)
-if [ "${1:-}" = tools ]; then
-  have promtool || missing+=(prometheus)
-  python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
-fi
+for part in "${@:-servers}"; do
+  case "$part" in
+    servers)
+      have redis-server || missing+=(redis-server)
+      have_postgres || missing+=(postgresql)
+      have cc || missing+=(gcc libc6-dev)
+      have setpriv || missing+=(util-linux)
+      ;;
+    prometheus) have promtool || missing+=(prometheus) ;;
+    venv) python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv) ;;
+    *) echo "install.sh: there is no part $part" >&2; exit 2 ;;
+  esac
+done
 
 if [ ${#missing[@]} -eq 0 ]; then
   exit 0
 fi
 if ! have apt-get; then
-  echo "Yoink needs redis-server (7.0 or newer) and postgresql (15 or newer); its checks, prometheus." >&2
+  echo "Yoink needs ${missing[*]} (redis-server 7.0 or newer, postgresql 15 or newer)." >&2
   echo "This is no Debian or Ubuntu: please install them with your package manager." >&2
   exit 1
 fi

@@ -6,7 +6,7 @@
 //! Must never: call something well that it could not see.
 
 use crate::{
-    domain::{Partition, ProductId},
+    domain::{Lost, Partition, ProductId},
     fence::FenceError,
     ledger::{AuditRows, Ledger, LedgerError, LedgerUnits},
     stream::{Cut, CutError, ProductCut, Streams},
@@ -46,6 +46,8 @@ pub struct Report {
     pub unknown: Vec<String>,
     /// What an operator may want to know, and is no fault.
     pub notes: Vec<String>,
+    /// What was accepted in epochs that have ended and is nowhere: announced, and its units sold again.
+    pub lost: Vec<Lost>,
 }
 
 impl Report {
@@ -109,6 +111,8 @@ impl Auditor {
                 ));
             }
         }
+        let lost = self.ledger.lost(partition, cut.epoch).await.map_err(|error| told(&error))?;
+        report.lost.extend(lost);
         let mut products: Vec<&ProductId> =
             cut.products.keys().chain(rows.products.keys()).collect();
         products.sort();

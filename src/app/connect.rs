@@ -83,10 +83,10 @@ impl Stores {
         Ok(Self { ledger, stock, streams, desk, deployment, client })
     }
 
-    /// What keeps the partitions' life.
-    pub fn recovery(&self) -> Recovery {
-        let (ledger, stock) = (self.ledger.clone(), self.stock.clone());
-        Recovery::new(ledger, stock, self.streams.clone(), self.deployment)
+    /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.
+    pub fn recovery(&self, gateway: Option<String>) -> Recovery {
+        let rooms = (self.ledger.clone(), self.stock.clone(), self.streams.clone());
+        Recovery::new(rooms, self.deployment, gateway)
     }
 
     /// A connection for one blocking reader, its own.

@@ -2,15 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
 use super::Stores;
 use crate::{
-    catalogue::Catalogue, domain::ProductId, recovery::Recovery, stream::Depth,
-    telemetry::PartitionReading, worker::Pauses,
+    catalogue::Catalogue,
+    domain::{Partition, ProductId},
+    recovery::Recovery,
+    stream::Depth,
+    telemetry::PartitionReading,
+    worker::Pauses,
 };
 
-/// How long a store may take to be read.
+/// Partitions or products read side by side, over one connection.
+const AT_A_TIME: usize = 64;
+/// How long a store may take to answer, and then to be read.
 const LIMIT: Duration = Duration::from_millis(500);
 
 /// What a scrape reads.
@@ -32,44 +39,58 @@ impl Scrape {
     async fn postgres(&self) {
         let (metrics, ledger) = (self.stores.stock.partitions().metrics(), &self.stores.ledger);
         metrics.pool(ledger.connections());
-        let answers = tokio::time::timeout(LIMIT, ledger.ping()).await;
+        let answers = tokio::time::timeout(LIMIT, ledger.probe()).await;
         metrics.store_up("postgres", matches!(answers, Ok(Ok(()))));
     }
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
+        let (metrics, fenced) = (partitions.metrics(), self.recovery.seen_fenced());
+        for partition in partitions.count().all() {
+            let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
+            metrics.standing(partition.number(), fenced, paused);
+        }
         let answers = tokio::time::timeout(LIMIT, partitions.ping()).await;
         let up = matches!(answers, Ok(Ok(())));
-        partitions.metrics().store_up("redis", up);
-        if up {
-            // Late is as good as away: the rest keeps its last value.
-            drop(tokio::time::timeout(LIMIT, self.partitions()).await);
+        // Late is as good as away: the rest keeps its last value.
+        let read = up && tokio::time::timeout(LIMIT, self.streams_and_stock()).await.is_ok();
+        metrics.store_up("redis", read);
+    }
+
+    async fn streams_and_stock(&self) {
+        let partitions = self.stores.deployment.partitions.all();
+        let depths = stream::iter(partitions.map(|partition| self.partition(partition)));
+        let products = self.products.iter().cloned();
+        let stock = stream::iter(products.map(|product| self.product(product)));
+        let depths = depths.buffer_unordered(AT_A_TIME).collect::<()>();
+        let stock = stock.buffer_unordered(AT_A_TIME).collect::<()>();
+        tokio::join!(depths, stock);
+    }
+
+    async fn partition(&self, partition: Partition) {
+        if let Ok(depth) = self.stores.streams.depth(partition).await {
+            let metrics = self.stores.stock.partitions().metrics();
+            metrics.partition(partition.number(), &reading(&depth));
         }
     }
 
-    async fn partitions(&self) {
-        let metrics = self.stores.stock.partitions().metrics();
-        let fenced = self.recovery.seen_fenced();
-        for partition in self.stores.deployment.partitions.all() {
-            let Ok(depth) = self.stores.streams.depth(partition).await else { return };
-            let reading = PartitionReading {
-                orders: depth.orders,
-                pending: depth.pending,
-                lag: depth.lag,
-                oldest_seconds: waited(&depth).as_secs_f64(),
-                dead: depth.dead,
-                fenced: fenced.contains(&partition),
-                paused: self.pauses.is_paused(partition),
-            };
-            metrics.partition(partition.number(), reading);
+    async fn product(&self, product: ProductId) {
+        if let Ok(Some(listed)) = self.catalogue.get(&product).await
+            && let Some(stock) = listed.stock
+        {
+            let metrics = self.stores.stock.partitions().metrics();
+            metrics.product_stock(product.as_str(), stock);
         }
-        for product in self.products.iter() {
-            if let Ok(Some(listed)) = self.catalogue.get(product).await
-                && let Some(stock) = listed.stock
-            {
-                metrics.product_stock(product.as_str(), stock);
-            }
-        }
+    }
+}
+
+fn reading(depth: &Depth) -> PartitionReading {
+    PartitionReading {
+        orders: depth.orders,
+        pending: depth.pending,
+        lag: depth.lag,
+        oldest_seconds: waited(depth).as_secs_f64(),
+        dead: depth.dead,
     }
 }
 

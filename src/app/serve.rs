@@ -39,6 +39,7 @@ use crate::{
 /// How long calls may take to end after a shutdown began, and then the loops.
 const DRAIN_CALLS: Duration = Duration::from_secs(4);
 const DRAIN_LOOPS: Duration = Duration::from_secs(4);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(500);
 /// Between an order's own failure and its next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -85,8 +86,10 @@ impl Http2 {
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(self.max_streams)
-            // A client may give all its calls up at once, and no more.
-            .http2_max_pending_accept_reset_streams(usize::try_from(self.max_streams).ok())
+            // A client may give all its calls up at once, and no more; 20 is HTTP/2's own limit.
+            .http2_max_pending_accept_reset_streams(usize::try_from(self.max_streams.max(20)).ok())
+            // Who provokes resets is sent away; without this there is no limit.
+            .http2_max_local_error_reset_streams(Some(1024))
             .http2_max_header_list_size(self.header_max_bytes)
     }
 }
@@ -128,7 +131,8 @@ impl App {
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config, &TaskTracker::new()).await?;
         stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
-        let recovery = stores.recovery();
+        let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+        let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
         recovery.look().await.context("cannot read the partitions")?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
         catalogue.refresh().await.context("cannot read the catalogue")?;
@@ -143,7 +147,7 @@ impl App {
                 retry_delay: RETRY_DELAY,
             },
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
-            consumer: format!("{}-{}", std::process::id(), Uuid::new_v4().simple()),
+            consumer: name,
         };
         let reflection = config.reflection;
         let automation = Automations { replay: config.replay, recovery: config.recovery };
@@ -278,6 +282,7 @@ impl App {
         if tokio::time::timeout(DRAIN_LOOPS, loops.ended()).await.is_err() {
             tracing::warn!("some loops did not end in time; what they held stays in the streams");
         }
+        leave(&self.recovery).await;
         anyhow::ensure!(!loops.panicked(), "a loop panicked; another process goes on where it was");
         served
     }
@@ -326,6 +331,16 @@ impl Loops {
     fn panicked(&self) -> bool {
         self.panicked.load(Ordering::Acquire)
     }
+}
+
+/// What this process saw of its epochs, so that a later count of what was lost is exact (R10).
+async fn leave(recovery: &Recovery) {
+    let why = match tokio::time::timeout(LAST_WORDS, recovery.leave()).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
+        Err(late) => late.to_string(),
+    };
+    tracing::warn!(why, "what this process saw was not reported");
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {

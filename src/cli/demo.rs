@@ -86,7 +86,7 @@ pub(super) async fn run(
     let finished = sell_and_judge(&args, address, &stores, &shutdown).await;
     stop_app.cancel();
     serving.await??;
-    traces.finish();
+    traces.finish().await;
     drop(stores);
     tokio::task::spawn_blocking(move || drop((servers, scratch))).await?;
     if shutdown.is_cancelled() {

@@ -104,7 +104,7 @@ pub(super) async fn run(
         "Products {SCARCE} and {PLENTY}. Ctrl-C stops everything; .yoink/ keeps it."
     ))?;
     app.run(shutdown).await?;
-    traces.finish();
+    traces.finish().await;
     tokio::task::spawn_blocking(move || drop(servers)).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -162,6 +162,6 @@ async fn serve(
     let listeners = Listeners::bind(config).await?;
     let app = App::build(config, role, listeners).await.context("cannot start")?;
     let ended = app.run(shutdown).await;
-    traces.finish();
+    traces.finish().await;
     ended.map(|()| ExitCode::SUCCESS)
 }

@@ -131,10 +131,17 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
                 })
             })
             .collect();
+        let lost = report.lost.iter().map(|lost| {
+            json!({
+                "partition": lost.partition.number(), "epoch": lost.epoch.0,
+                "count": lost.count, "exact": lost.exact,
+            })
+        });
+        let lost: Vec<_> = lost.collect();
         let report = json!({
             "verdict": word, "products": products,
             "violations": report.violations, "unknown": report.unknown,
-            "notes": report.notes,
+            "notes": report.notes, "lost": lost,
         });
         output::line(serde_json::to_string_pretty(&report)?)?;
     } else {
@@ -147,7 +154,7 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
 pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config, &TaskTracker::new()).await?;
     stores.believe_ledger().await?;
-    let recovery = stores.recovery();
+    let recovery = stores.recovery(None);
     let fenced = recovery.fenced().await?;
     if fenced.is_empty() {
         output::line("No partition is fenced.")?;
@@ -156,11 +163,14 @@ pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
     for (partition, rebuilt) in recovery.rebuild_all(fenced).await {
         all_open &= matches!(rebuilt, Ok(Some(_)));
         output::line(match rebuilt {
-            Ok(Some(rebuilt)) => format!(
-                "partition {partition}: rebuilt and open; from its streams {} orders are stored, \
-                 {} are voided",
-                rebuilt.stored, rebuilt.voided
-            ),
+            Ok(Some(rebuilt)) => {
+                let lost = rebuilt.lost.iter().map(|lost| format!("\n{lost}")).collect::<String>();
+                format!(
+                    "partition {partition}: rebuilt and open; from its streams {} orders are \
+                     stored, {} are voided{lost}",
+                    rebuilt.stored, rebuilt.voided
+                )
+            }
             Ok(None) => format!("partition {partition}: somebody else rebuilds it"),
             Err(error) => format!("partition {partition}: {:#}", anyhow::Error::from(error)),
         })?;

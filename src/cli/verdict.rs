@@ -88,5 +88,10 @@ pub(super) fn audit_table(report: &Report) -> String {
     let findings = report.violations.iter().map(|found| format!("\nVIOLATED: {found}"));
     let unknown = report.unknown.iter().map(|found| format!("\nUNKNOWN: {found}"));
     let notes = report.notes.iter().map(|note| format!("\nnote: {note}"));
-    findings.chain(unknown).chain(notes).fold(table.to_string(), |text, line| text + &line)
+    let lost = report.lost.iter().map(|lost| format!("\nLOST: {lost}"));
+    findings
+        .chain(unknown)
+        .chain(lost)
+        .chain(notes)
+        .fold(table.to_string(), |text, line| text + &line)
 }

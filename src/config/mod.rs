@@ -326,6 +326,7 @@ mod tests {
             two.iter().map(IpNet::to_string).collect::<Vec<_>>(),
             ["127.0.0.1/32", "fd00::/8"]
         );
+        assert!(proxies("::ffff:10.0.0.0/104").is_err());
         assert!(proxies("10.0.0.1,edge").unwrap_err().to_string().contains("edge"));
     }
 

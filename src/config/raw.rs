@@ -322,7 +322,13 @@ impl Raw {
     pub(super) fn trusted_proxies(&self) -> Result<Vec<IpNet>, String> {
         let network = |one: &str| {
             let address = one.parse::<IpAddr>().map(IpNet::from);
-            address.or_else(|_| one.parse::<IpNet>()).map_err(|_| {
+            let network = address.or_else(|_| one.parse::<IpNet>());
+            // Peers are written as IPv4 where they are: such a network would hold none of them.
+            let mapped = |network: &IpNet| match network {
+                IpNet::V4(_) => false,
+                IpNet::V6(network) => network.addr().to_ipv4_mapped().is_some(),
+            };
+            network.ok().filter(|network| !mapped(network)).ok_or_else(|| {
                 format!("trusted_proxies names no address or network such as 10.0.0.0/8: {one:?}")
             })
         };

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod id;
+mod lost;
 mod order;
 mod partition;
 mod price;
@@ -13,6 +14,7 @@ mod reserve;
 
 pub use delivery::{AfterFailure, after_failure};
 pub use id::{IdError, ProductId, RequestId, UserId};
+pub use lost::Lost;
 pub use order::{Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};
 pub use price::{Price, PriceError};

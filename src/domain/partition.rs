@@ -61,7 +61,7 @@ impl PartitionCount {
     }
 
     /// Every partition, in order.
-    pub fn all(self) -> impl Iterator<Item = Partition> {
+    pub fn all(self) -> impl Iterator<Item = Partition> + Clone {
         (0..self.0).map(Partition)
     }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -28,6 +28,23 @@ pub struct Partitions {
     metrics: Metrics,
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
+    /// The last epoch believed in and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
+    seen: Arc<[AtomicU64]>,
+    /// Whether this process is taking units now.
+    taking: Arc<[AtomicBool]>,
+}
+
+const SEQ_BITS: u32 = 36;
+
+/// Held while units are taken from a partition.
+pub struct Taking<'a> {
+    flag: &'a AtomicBool,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.flag.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Partitions {
@@ -39,7 +56,9 @@ impl Partitions {
         metrics: Metrics,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
-        Self { connection, keys, count, deployment, metrics, epochs }
+        let seen = count.all().map(|_| AtomicU64::new(0)).collect();
+        let taking = count.all().map(|_| AtomicBool::new(false)).collect();
+        Self { connection, keys, count, deployment, metrics, epochs, seen, taking }
     }
 
     /// The instruments of whoever works on them.
@@ -64,7 +83,35 @@ impl Partitions {
 
     /// Believe that a partition is open in this epoch, or (`None`) that it is not open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
-        self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::Release);
+        if let Some(epoch) = epoch {
+            self.saw(partition, epoch, 0);
+        }
+        self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
+    }
+
+    /// This process was told of an accept.
+    pub fn saw(&self, partition: Partition, epoch: Epoch, seq: u64) {
+        let mark = u64::from(epoch.0) << SEQ_BITS | seq;
+        self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
+    }
+
+    /// The last epoch this process believed in, and the highest seq it saw of it.
+    pub fn seen(&self, partition: Partition) -> Option<(Epoch, u64)> {
+        let mark = self.seen[partition.index()].load(Ordering::SeqCst);
+        let epoch = u32::try_from(mark >> SEQ_BITS).unwrap_or(u32::MAX);
+        (epoch > 0).then_some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
+    }
+
+    /// Units are taken until the answer is dropped; by one task a partition.
+    pub fn take(&self, partition: Partition) -> Taking<'_> {
+        let flag = &self.taking[partition.index()];
+        flag.store(true, Ordering::SeqCst);
+        Taking { flag }
+    }
+
+    /// Whether units are being taken. Where no epoch is believed in, nobody begins to.
+    pub fn is_taking(&self, partition: Partition) -> bool {
+        self.taking[partition.index()].load(Ordering::SeqCst)
     }
 
     /// The epoch believed in.
@@ -73,7 +120,7 @@ impl Partitions {
     ///
     /// `Fenced` when the partition is not known to be open.
     pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
-        match self.epochs[partition.index()].load(Ordering::Acquire) {
+        match self.epochs[partition.index()].load(Ordering::SeqCst) {
             0 => Err(FenceError::Fenced(FenceReason::Unknown)),
             epoch => Ok(Epoch(epoch)),
         }

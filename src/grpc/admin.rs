@@ -325,6 +325,7 @@ impl AdminService for Admin {
             verdict: verdict.into(),
             products: products.collect(),
             findings: report.violations.into_iter().chain(report.unknown).collect(),
+            lost: report.lost.iter().map(convert::lost).collect(),
         }))
     }
 }

@@ -1,6 +1,4 @@
-//! In front of the buyers' services: who calls too often, and what is too much, is refused before it is read.
-//!
-//! Tower's own load shedding answers with an error that a tonic service cannot have.
+//! In front of the buyers' services: who calls too often is refused before the call is read.
 
 use std::{
     net::IpAddr,
@@ -8,12 +6,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::{
-    FutureExt as _,
-    future::{Either, Map, Ready, ready},
-};
+use futures_util::future::{Either, Ready, ready};
 use ipnet::IpNet;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{
     Status,
     body::Body,
@@ -28,12 +22,11 @@ use super::{
 };
 use crate::telemetry::Metrics;
 
-/// Puts [`Admitted`] around services; all of them share its limits.
+/// Puts [`Admitted`] around services; all of them share its limit.
 #[derive(Clone)]
 pub(super) struct Admission {
     rate: RateLimit<IpAddr>,
     trusted: Arc<[IpNet]>,
-    calls: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -42,22 +35,17 @@ impl Admission {
         Self {
             rate: RateLimit::per_second(limits.address_calls_per_second),
             trusted: limits.trusted_proxies.clone().into(),
-            calls: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
             metrics,
         }
     }
 
-    /// A place for the call until it is answered.
-    fn admit(&self, request: &Request<Body>) -> Result<OwnedSemaphorePermit, ApiError> {
+    fn admit(&self, request: &Request<Body>) -> Result<(), ApiError> {
         let connection = request.extensions().get::<TcpConnectInfo>();
-        if let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) {
-            let headers = request.headers().get_all("x-forwarded-for").iter();
-            let forwarded = headers.map(|value| value.to_str().unwrap_or("unreadable"));
-            let client = client_address(peer.ip(), forwarded, &self.trusted);
-            let refused = |wait| ApiError::RateLimited { whose: "address", wait };
-            self.rate.check(&client).map_err(refused)?;
-        }
-        self.calls.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded)
+        let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) else { return Ok(()) };
+        let headers = request.headers().get_all("x-forwarded-for").iter();
+        let forwarded = headers.map(|value| value.to_str().unwrap_or("unreadable"));
+        let client = client_address(peer.ip(), forwarded, &self.trusted);
+        self.rate.check(&client).map_err(|wait| ApiError::RateLimited { whose: "address", wait })
     }
 }
 
@@ -69,15 +57,12 @@ impl<S> Layer<S> for Admission {
     }
 }
 
-/// A service that takes on no more than its limits.
+/// A service whose callers have so many calls a second.
 #[derive(Clone)]
 pub(super) struct Admitted<S> {
     inner: S,
     admission: Admission,
 }
-
-/// An answer, and the place that its call held meanwhile.
-type Held<F> = Map<F, Box<dyn FnOnce(<F as Future>::Output) -> <F as Future>::Output + Send>>;
 
 impl<S> Service<Request<Body>> for Admitted<S>
 where
@@ -85,7 +70,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<Ready<Result<Response<Body>, S::Error>>, Held<S::Future>>;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -93,10 +78,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match self.admission.admit(&request) {
-            Ok(place) => Either::Right(self.inner.call(request).map(Box::new(move |answer| {
-                drop(place);
-                answer
-            }))),
+            Ok(()) => Either::Right(self.inner.call(request)),
             Err(error) => {
                 self.admission.metrics.refused(error.reason());
                 Either::Left(ready(Ok(Status::from(error).into_http())))

@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     catalogue::Listed,
-    domain::{NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale},
+    domain::{
+        Lost, NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale,
+    },
     ledger::SaleChange,
     stream::DeadEntry,
 };
@@ -256,6 +258,16 @@ pub(super) fn dead_entry(dead: &DeadEntry) -> pb::DeadEntry {
         buried_at: Some(timestamp(dead.buried_at_ms())),
         reason: dead.reason().to_owned(),
         sqlstate: dead.sqlstate().to_owned(),
+    }
+}
+
+/// What an epoch lost.
+pub(super) fn lost(lost: &Lost) -> pb::LostReservations {
+    pb::LostReservations {
+        partition: lost.partition.number().into(),
+        epoch: lost.epoch.0,
+        count: i64::try_from(lost.count).unwrap_or(i64::MAX),
+        exact: lost.exact,
     }
 }
 

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
-    Counter, Rooms, convert,
+    Rooms, convert,
+    counter::Counter,
     error::{ApiError, HTTP_STATUS},
     pb::{self, inventory_service_server::InventoryService},
 };
 use crate::{
-    domain::{Partition, Receipt, Reservation, ReservationId, ReservationState, Reserve},
+    domain::{Partition, Reservation, ReservationId, ReservationState},
     fence::Applied,
     ledger::LedgerError,
     stream::Entry,
-    telemetry,
 };
 
 pub(super) struct Inventory {
@@ -25,22 +25,6 @@ impl Inventory {
     pub(super) fn new(counter: Arc<Counter>) -> Self {
         Self { counter }
     }
-}
-
-/// Asks for one unit; whether it is a duplicate comes with the receipt.
-pub(super) async fn take(counter: &Counter, request: Reserve) -> Result<(Receipt, bool), ApiError> {
-    let Counter { rooms, users } = counter;
-    let metrics = rooms.stock.partitions().metrics();
-    let asked = match users.check(&request.user) {
-        Ok(()) => rooms.stock.reserve(request).await.map_err(ApiError::from),
-        Err(wait) => Err(ApiError::RateLimited { whose: "user", wait }),
-    };
-    if let Err(error @ (ApiError::RateLimited { .. } | ApiError::Overloaded)) = &asked {
-        metrics.refused(error.reason());
-    }
-    let taken = ApiError::refusal(asked?)?;
-    telemetry::record_reservation(taken.0.reservation_id);
-    Ok(taken)
 }
 
 /// OK, and 202 through the sidecar: the order is accepted, not stored yet.
@@ -91,9 +75,10 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::ReserveUnitRequest>,
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
+        let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, duplicate) = take(&self.counter, reserve).await?;
+        let (receipt, duplicate) = self.counter.take(reserve).await?;
         Ok(accepted_response(pb::ReserveUnitResponse {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
@@ -108,6 +93,7 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::ListProductsRequest>,
     ) -> Result<Response<pb::ListProductsResponse>, Status> {
+        let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let size = convert::page_size(asked.page_size)?;
         let after = match asked.page_token.as_str() {
@@ -126,6 +112,7 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::GetProductRequest>,
     ) -> Result<Response<pb::GetProductResponse>, Status> {
+        let _place = self.counter.enter()?;
         let id = request.into_inner().product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
         let listed = self.counter.rooms.catalogue.get(&id).await.map_err(ApiError::from)?;
@@ -137,6 +124,7 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::GetReservationRequest>,
     ) -> Result<Response<pb::GetReservationResponse>, Status> {
+        let _place = self.counter.enter()?;
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
         let reservation = convert::reservation(look_up(&self.counter.rooms, id).await?);

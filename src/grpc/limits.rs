@@ -5,7 +5,7 @@
 
 use std::{
     hash::Hash,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     sync::{
         Arc,
@@ -92,13 +92,20 @@ pub(super) fn client_address<'a>(
     while is_trusted(&client) {
         let Some(hop) = hops.next() else { break };
         // A proxy that is trusted wrote something unreadable: count it, not whoever stands before.
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(address) = hop_address(hop.trim()) else { break };
         client = address.to_canonical();
     }
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
     }
+}
+
+/// An address, also with a port or in brackets, as some proxies write it.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.parse().ok().or_else(with_port)
 }
 
 #[cfg(test)]
@@ -124,6 +131,9 @@ mod tests {
         assert_eq!(address("10.0.0.1", &["10.0.0.3"], &edge), "10.0.0.3", "nobody else is named");
         assert_eq!(address("10.0.0.1", &["1.1.1.1, unknown"], &edge), "10.0.0.1");
         assert_eq!(address("10.0.0.1", &[], &edge), "10.0.0.1");
+        assert_eq!(address("10.0.0.1", &["1.1.1.1:51234"], &edge), "1.1.1.1");
+        assert_eq!(address("10.0.0.1", &["[2001:db8::1]:80"], &edge), "2001:db8::");
+        assert_eq!(address("10.0.0.1", &["[2001:db8::1]"], &edge), "2001:db8::");
         assert_eq!(address("10.0.0.1", &["1.1.1.1"], &[]), "10.0.0.1");
     }
 

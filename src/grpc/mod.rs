@@ -6,6 +6,7 @@
 mod admin;
 mod admit;
 mod convert;
+mod counter;
 mod deadline;
 mod error;
 mod inventory;
@@ -18,17 +19,12 @@ use std::sync::Arc;
 use tonic::service::{LayerExt as _, Routes};
 
 use self::{
-    admin::Admin, admit::Admission, inventory::Inventory, limits::RateLimit, storefront::Storefront,
+    admin::Admin, admit::Admission, counter::Counter, inventory::Inventory, storefront::Storefront,
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
-    audit::Auditor,
-    catalogue::Catalogue,
-    desk::Desk,
-    domain::{PartitionCount, UserId},
-    ledger::Ledger,
-    stock::Stock,
-    stream::Streams,
+    audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount, ledger::Ledger,
+    stock::Stock, stream::Streams,
 };
 
 /// The generated contract.
@@ -77,12 +73,6 @@ impl Rooms {
     }
 }
 
-/// What the buyers' handlers work on.
-struct Counter {
-    rooms: Arc<Rooms>,
-    users: RateLimit<UserId>,
-}
-
 /// The services of the contract as routes; buyers have limits, operators have none.
 pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
     use pb::{
@@ -90,8 +80,7 @@ pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
         storefront_service_server::StorefrontServiceServer,
     };
     let rooms = Arc::new(rooms);
-    let users = RateLimit::per_second(limits.user_calls_per_second);
-    let counter = Arc::new(Counter { rooms: rooms.clone(), users });
+    let counter = Arc::new(Counter::new(rooms.clone(), limits));
     let inventory = InventoryServiceServer::new(Inventory::new(counter.clone()))
         .max_decoding_message_size(limits.request_max_bytes);
     let storefront = StorefrontServiceServer::new(Storefront::new(counter))

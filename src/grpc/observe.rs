@@ -17,7 +17,7 @@ use tonic::{
     codegen::http::{Request, Response},
 };
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::{
     DESCRIPTOR_SET, deadline,
@@ -81,10 +81,11 @@ where
         let operators = request.uri().path().starts_with(OPERATORS);
         let most = (!operators).then_some(self.observe.call_timeout);
         let limit = deadline::of(&request).into_iter().chain(most).min();
-        let metrics = self.observe.metrics.clone();
         let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let span = self.observe.sampling.call_span(method, trace);
-        let answer = self.inner.call(request).instrument(span.clone());
+        let metrics = self.observe.metrics.clone();
+        let mut call = Call { method, started, metrics, span: span.clone(), code: GIVEN_UP };
+        let answer = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let mut response = match limit {
                 None => answer.await?,
@@ -100,11 +101,28 @@ where
                 response = named.clone().into_http();
                 status = Some(named);
             }
-            let code = status.as_ref().map_or("OK", |status| code_name(status.code()));
-            metrics.call(method, code, started.elapsed());
-            telemetry::record_status(&span, code, status.is_some_and(is_our_failure));
+            call.code = status.as_ref().map_or("OK", |status| code_name(status.code()));
+            telemetry::record_status(&call.span, call.code, status.is_some_and(is_our_failure));
             Ok(response)
         })
+    }
+}
+
+/// A call under way; it is told of however it ends, also when its client gives it up.
+struct Call {
+    method: &'static str,
+    started: Instant,
+    metrics: Metrics,
+    span: Span,
+    code: &'static str,
+}
+
+/// Nobody waits for the answer any more.
+const GIVEN_UP: &str = "CANCELLED";
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.call(self.method, self.code, self.started.elapsed());
     }
 }
 

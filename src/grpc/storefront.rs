@@ -3,15 +3,17 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Counter, convert,
+    convert,
+    counter::Counter,
     error::ApiError,
-    inventory::{accepted_response, take},
+    inventory::accepted_response,
     pb::{self, storefront_service_server::StorefrontService},
 };
-use crate::catalogue::Listed;
+use crate::{catalogue::Listed, domain::ProductId};
 
 /// Products that are read at a time while a list is streamed.
 const PAGE: usize = 500;
@@ -48,9 +50,10 @@ impl StorefrontService for Storefront {
         &self,
         request: Request<pb::PlaceOrderRequest>,
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
+        let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, _) = take(&self.counter, reserve).await?;
+        let (receipt, _) = self.counter.take(reserve).await?;
         Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
             reservation_id: receipt.reservation_id.to_string(),
@@ -61,14 +64,14 @@ impl StorefrontService for Storefront {
         &self,
         _request: Request<pb::ListStorefrontRequest>,
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
-        let catalogue = self.counter.rooms.catalogue.clone();
-        // Page by page, as the client reads: nothing grows with the catalogue.
+        let (counter, until) = (self.counter.clone(), Instant::now() + self.counter.call_timeout);
+        // Page by page, as the client reads: nothing grows with the catalogue, and who does not read holds
+        // no place.
         let pages = stream::unfold(Some(None), move |after| {
-            let catalogue = catalogue.clone();
+            let counter = counter.clone();
             async move {
-                let page = catalogue.list(after?.as_ref(), PAGE).await;
-                let (items, next) = match page {
-                    Err(error) => (vec![Err(Status::from(ApiError::from(error)))], None),
+                let (items, next) = match page(&counter, after?.as_ref(), until).await {
+                    Err(error) => (vec![Err(Status::from(error))], None),
                     Ok((listed, more)) => {
                         let last = listed.last().map(|last| last.product.id.clone());
                         let items = listed.iter().map(|listed| Ok(item(listed))).collect();
@@ -80,4 +83,16 @@ impl StorefrontService for Storefront {
         });
         Ok(Response::new(Box::pin(pages.flatten())))
     }
+}
+
+/// A page, if the call has time left and there is a place.
+async fn page(
+    counter: &Counter,
+    after: Option<&ProductId>,
+    until: Instant,
+) -> Result<(Vec<Listed>, bool), ApiError> {
+    let _place = counter.enter()?;
+    let page = counter.rooms.catalogue.list(after, PAGE);
+    let page = tokio::time::timeout_at(until, page).await;
+    Ok(page.map_err(|_| ApiError::DeadlineExceeded)??)
 }

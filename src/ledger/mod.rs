@@ -5,6 +5,7 @@
 mod audit;
 mod catalogue;
 mod error;
+mod marks;
 mod migrate;
 mod partitions;
 mod pool;
@@ -16,6 +17,7 @@ mod void;
 pub use audit::{AuditRows, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Class, LedgerError, classify};
+pub use marks::Mark;
 pub use migrate::{MigrateError, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;

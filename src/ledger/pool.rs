@@ -21,6 +21,8 @@ const POOL_WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Ledger {
     pool: Pool,
+    /// For a connection beside the pool.
+    beside: Config,
 }
 
 impl Ledger {
@@ -40,11 +42,13 @@ impl Ledger {
         config.options(options);
         // Verified: a connection that a restart of Postgres killed is noticed before it is used.
         let recycling_method = RecyclingMethod::Verified;
+        let beside = config.clone();
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
         let mut pool = PoolConfig::new(connections);
         pool.timeouts =
             Timeouts { wait: Some(POOL_WAIT), create: Some(POOL_WAIT), recycle: Some(POOL_WAIT) };
-        Ok(Self { pool: Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build()? })
+        let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build()?;
+        Ok(Self { pool, beside })
     }
 
     /// Runs one operation on a connection of its own, within the operation limit.
@@ -76,6 +80,20 @@ impl Ledger {
             idle: count(status.available),
             waiting: count(status.waiting),
         }
+    }
+
+    /// Whether Postgres answers a connection made now: also while all others are in use.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub async fn probe(&self) -> Result<(), LedgerError> {
+        let (client, connection) = self.beside.connect(NoTls).await?;
+        let asked = async move { client.simple_query("SELECT 1").await.map(drop) };
+        // The connection ends with its client.
+        let (asked, ended) = tokio::join!(asked, connection);
+        asked.and(ended)?;
+        Ok(())
     }
 
     /// Whether Postgres answers.

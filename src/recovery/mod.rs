@@ -3,11 +3,12 @@
 //!
 //! Must never: open a partition twice, or one with anything in flight.
 
+mod marks;
 mod rebuild;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ pub use self::rebuild::{RebuildError, Rebuilt};
 use crate::{
     domain::{Epoch, Partition},
     fence::{FenceError, FenceReason},
-    ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
+    ledger::{Deployment, Ledger, LedgerError, Mark, PartitionRow, PartitionStatus},
     stock::{Opening, Stock},
     stream::Streams,
 };
@@ -39,12 +40,21 @@ pub struct Recovery {
     streams: Streams,
     deployment: Deployment,
     seen_fenced: Arc<Mutex<Vec<Partition>>>,
+    /// What this process is called, if it takes orders.
+    gateway: Option<String>,
+    /// The last marks that the ledger was told.
+    told: Arc<tokio::sync::Mutex<Vec<Mark>>>,
 }
 
 impl Recovery {
-    /// Of this deployment.
-    pub fn new(ledger: Ledger, stock: Stock, streams: Streams, deployment: Deployment) -> Self {
-        Self { ledger, stock, streams, deployment, seen_fenced: Arc::default() }
+    /// Of this deployment; a process that takes orders has a name of its own.
+    pub fn new(
+        (ledger, stock, streams): (Ledger, Stock, Streams),
+        deployment: Deployment,
+        gateway: Option<String>,
+    ) -> Self {
+        let (seen_fenced, told) = (Arc::default(), Arc::default());
+        Self { ledger, stock, streams, deployment, seen_fenced, gateway, told }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -62,11 +72,7 @@ impl Recovery {
             // Read again, also for what somebody else has opened meanwhile.
             rows = self.ledger.partitions(self.deployment.partitions).await?;
         }
-        for row in rows {
-            let open = row.status == PartitionStatus::Open;
-            self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
-        }
-        Ok(())
+        self.believe(&rows).await
     }
 
     /// Opens a new partition. Nobody sells from it before the ledger calls it open.
@@ -131,10 +137,12 @@ impl Recovery {
     pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
         let mut tried: HashMap<Partition, Instant> = HashMap::new();
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            // Without the ledger nobody can tell, and nothing can be rebuilt.
-            let Ok(fenced) = self.fenced().await else { continue };
-            *self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner) =
-                fenced.iter().map(|(row, _)| row.partition).collect();
+            let Ok(fenced) = self.fenced().await else {
+                // Nothing can be rebuilt without the ledger; Redis is asked all the same.
+                self.see_fenced(self.refused().await);
+                continue;
+            };
+            self.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
             tried.retain(|partition, _| fenced.iter().any(|(row, _)| row.partition == *partition));
             let due = |row: &PartitionRow| {
                 tried.get(&row.partition).is_none_or(|at| at.elapsed() >= AGAIN)
@@ -160,14 +168,39 @@ impl Recovery {
         &self,
         fenced: Vec<(PartitionRow, FenceReason)>,
     ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
-        let rebuilds = fenced
-            .into_iter()
-            .map(|(row, _)| async move { (row.partition, self.rebuild(row).await) });
+        let rebuilds = fenced.into_iter().map(|(row, _)| async move {
+            let rebuilt = self.rebuild(row).await;
+            if matches!(rebuilt, Ok(Some(_))) {
+                self.seen().retain(|partition| *partition != row.partition);
+            }
+            (row.partition, rebuilt)
+        });
         stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
     }
 
     /// The partitions that were last seen to be fenced.
     pub fn seen_fenced(&self) -> Vec<Partition> {
-        self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen().clone()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Vec<Partition>> {
+        self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn see_fenced(&self, partitions: Vec<Partition>) {
+        *self.seen() = partitions;
+    }
+
+    /// The partitions that Redis refuses under the epoch last believed in.
+    async fn refused(&self) -> Vec<Partition> {
+        let mut refused = Vec::new();
+        for partition in self.deployment.partitions.all() {
+            let Some((epoch, _)) = self.stock.partitions().seen(partition) else { continue };
+            let probed = self.stock.probe_in(partition, epoch).await;
+            if matches!(probed, Err(FenceError::Fenced(_))) {
+                refused.push(partition);
+            }
+        }
+        refused
     }
 }

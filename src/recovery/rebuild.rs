@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Recovery;
 use crate::{
     crash_point,
-    domain::{Epoch, Order, Partition},
+    domain::{Epoch, Lost, Order, Partition},
     fence::FenceError,
     ledger::{DeadAction, LedgerError, PartitionRow, Void},
     stock::{ClaimParts, Filling, Offer, Reopened, Seized},
@@ -47,12 +47,14 @@ impl From<redis::RedisError> for RebuildError {
 }
 
 /// What a rebuild did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Orders that were in the streams and are stored now, or were before.
     pub stored: usize,
     /// Orders that were in the streams and are voided now, or were before.
     pub voided: usize,
+    /// What was accepted and is nowhere.
+    pub lost: Vec<Lost>,
 }
 
 impl Recovery {
@@ -94,10 +96,12 @@ impl Recovery {
         if !self.ledger.reopen_partition(partition, epoch).await? {
             return Ok(None);
         }
-        self.stock.partitions().set_epoch(partition, Some(epoch));
         tracing::warn!(
             %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided, "rebuilt and open"
         );
+        // It sells again; now this process reports and begins as every other does, and all are counted.
+        self.look().await?;
+        rebuilt.lost = self.count_lost(partition, epoch).await?;
         Ok(Some(rebuilt))
     }
 

@@ -70,6 +70,11 @@ impl RedisServer {
         self.port
     }
 
+    /// Where its data is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Its address.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)

@@ -62,16 +62,24 @@ impl Reserver {
     async fn ask(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
         self.partitions.metrics().batch(batch.len());
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
+        // Until every accept of this call was seen (R10).
+        let _taking = self.partitions.take(partition);
         match self.call(partition, batch, &randoms).await {
             Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
-            Ok((epoch, answers)) => randoms
-                .into_iter()
-                .zip(&answers)
-                .map(|(random, answer)| {
+            Ok((epoch, answers)) => {
+                let decode = |(random, answer): (u64, &String)| {
                     decode(answer, Asked { partition, epoch, random })
                         .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
-                })
-                .collect(),
+                };
+                let decisions: Vec<Decision> =
+                    randoms.into_iter().zip(&answers).map(decode).collect();
+                let accepted = decisions.iter().filter_map(|decision| match decision {
+                    Ok(Outcome::Accepted(receipt)) => Some(receipt.reservation_id.seq()),
+                    _ => None,
+                });
+                self.partitions.saw(partition, epoch, accepted.max().unwrap_or(0));
+                decisions
+            }
         }
     }
 

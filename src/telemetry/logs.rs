@@ -14,7 +14,7 @@ use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
 /// Libraries whose finer levels would print what buyers send, whatever the settings say.
-const QUIET: [&str; 3] = ["tokio_postgres=info", "sqlx=warn", "h2=info"];
+const QUIET: [&str; 4] = ["tokio_postgres=info", "sqlx=warn", "h2=info", "opentelemetry=warn"];
 
 /// Sends log lines to standard error and spans to a collector, as the settings say.
 ///

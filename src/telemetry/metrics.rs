@@ -41,10 +41,6 @@ pub struct PartitionReading {
     pub oldest_seconds: f64,
     /// Entries in `dead`.
     pub dead: u64,
-    /// Whether it was last seen to be fenced.
-    pub fenced: bool,
-    /// Whether consumption stands still.
-    pub paused: bool,
 }
 
 /// Connections to Postgres at the moment of a scrape.
@@ -96,6 +92,7 @@ struct Instruments {
     write_lag: Histogram<f64>,
     buried: Counter<u64>,
     refused: Counter<u64>,
+    lost: Counter<u64>,
     partitions: PartitionGauges,
     pool: Gauge<u64>,
     store_up: Gauge<u64>,
@@ -195,6 +192,10 @@ impl Metrics {
                 .u64_counter("yoink_refused")
                 .with_description("Calls refused before anything was decided.")
                 .build(),
+            lost: meter
+                .u64_counter("yoink_lost_reservations")
+                .with_description("Accepted reservations that a rebuild found nowhere.")
+                .build(),
             partitions: PartitionGauges::new(meter),
             pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
             store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
@@ -224,6 +225,7 @@ impl Metrics {
             redis_errors.add(0, &labels);
         }
         buried.add(0, &[]);
+        ["exactly", "at least"].into_iter().for_each(|certainty| self.lost(certainty, 0));
     }
 
     /// A gRPC call was answered; `method` is one of the contract's.
@@ -281,8 +283,13 @@ impl Metrics {
         self.instruments.refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
+    /// A rebuild found so many accepted reservations nowhere; `certainty` is `exactly` or `at least`.
+    pub fn lost(&self, certainty: &'static str, count: u64) {
+        self.instruments.lost.add(count, &[KeyValue::new("certainty", certainty)]);
+    }
+
     /// A partition was read.
-    pub fn partition(&self, partition: u16, reading: PartitionReading) {
+    pub fn partition(&self, partition: u16, reading: &PartitionReading) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
         let gauges = &self.instruments.partitions;
         gauges.orders.record(reading.orders, &labels);
@@ -292,8 +299,13 @@ impl Metrics {
         }
         gauges.oldest.record(reading.oldest_seconds, &labels);
         gauges.dead.record(reading.dead, &labels);
-        gauges.fenced.record(u64::from(reading.fenced), &labels);
-        gauges.paused.record(u64::from(reading.paused), &labels);
+    }
+
+    /// Whether a partition was last seen to be fenced, and whether its orders are not stored here.
+    pub fn standing(&self, partition: u16, fenced: bool, paused: bool) {
+        let labels = [KeyValue::new("partition", i64::from(partition))];
+        self.instruments.partitions.fenced.record(u64::from(fenced), &labels);
+        self.instruments.partitions.paused.record(u64::from(paused), &labels);
     }
 
     /// A store was asked whether it answers.

@@ -3,7 +3,7 @@
 //!
 //! Must never: carry who buys; cost anything worth naming while no collector is set.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context as _;
 use opentelemetry::{
@@ -24,6 +24,8 @@ use crate::config::Config;
 
 /// What our spans are filtered by.
 pub(super) const TARGET: &str = "yoink_trace";
+/// How long spans may take to be sent at the end.
+const LAST_SPANS: Duration = Duration::from_millis(1500);
 /// The header, and what an entry carries.
 const TRACEPARENT: &str = "traceparent";
 
@@ -52,9 +54,11 @@ impl Traces {
         self.provider.as_ref().map(|provider| provider.tracer("yoink"))
     }
 
-    /// Sends what is left; waits some seconds at most.
-    pub fn finish(self) {
-        if let Some(Err(error)) = self.provider.map(|provider| provider.shutdown()) {
+    /// Sends what is left, or gives up after a while.
+    pub async fn finish(self) {
+        let Some(provider) = self.provider else { return };
+        let sent = move || provider.shutdown_with_timeout(LAST_SPANS);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(sent).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "some spans were not sent");
         }
     }

@@ -64,7 +64,7 @@ async fn only_products_that_the_settings_name_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scrape_is_answered_while_both_stores_are_silent() {
+async fn a_scrape_is_answered_while_redis_is_silent_and_postgres_is_away() {
     let mut yard = Yard::with_own_redis().await;
     let other = Yard::with_own_postgres().await;
     yard.postgres = other.postgres;
@@ -75,7 +75,9 @@ async fn a_scrape_is_answered_while_both_stores_are_silent() {
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (1.0, 1.0), "{text}");
     yard.redis.as_ref().unwrap().pause();
     yard.postgres.as_mut().unwrap().stop();
-    let text = scrape(&service).await;
+    // A scraper waits for seconds, not for as long as a store is silent.
+    let text = tokio::time::timeout(std::time::Duration::from_secs(10), scrape(&service)).await;
+    let text = text.unwrap();
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (0.0, 0.0), "{text}");
     yard.redis.as_ref().unwrap().resume();
 }

@@ -53,9 +53,12 @@ async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back()
     }
     let confirmed = yard.assert_audit_holds().await.products[0].confirmed;
     assert_eq!(usize::try_from(confirmed).unwrap(), accepted);
-    assert!(
-        get(service.http, "/metrics").await.contains("yoink_refused_total{reason=\"RATE_LIMITED\"")
-    );
+    let metrics = get(service.http, "/metrics").await;
+    let counted = metrics.lines().find_map(|line| {
+        let ours = line.starts_with("yoink_refused_total{") && line.contains("RATE_LIMITED");
+        ours.then(|| line.rsplit_once(' ')?.1.parse::<usize>().ok())?
+    });
+    assert_eq!(counted, Some(100 - accepted));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,14 +139,20 @@ async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
         assert!(wait(status).is_some());
     }
     assert!(is_healthy(&service).await, "health is not shed");
+    // One of the four gives up.
+    drop(calls.pop());
     redis.resume();
     let accepted = join_all(calls).await;
     assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
-    // The places are free again, also those of calls that were given up.
-    for n in 0..20 {
-        service.buy("shoe", &format!("later-{n}"), "r").await.unwrap();
+    // The four places are free again, also that of the call that was given up.
+    for round in 0..5 {
+        let users: Vec<String> = (0..4).map(|n| format!("later-{round}-{n}")).collect();
+        let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
+        assert!(buys.iter().all(Result::is_ok), "{buys:?}");
     }
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 24);
+    // Who gave up may have been sent by then, or not.
+    let confirmed = yard.assert_audit_holds().await.products[0].confirmed;
+    assert!([23, 24].contains(&confirmed), "{confirmed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,9 +91,8 @@ async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
     let yard = Yard::new().await;
     let (collector, endpoint) = Collector::start().await;
     let settings = [("otlp_endpoint", endpoint.as_str()), ("log_format", "json")];
-    let mut api = Binary::serve(&yard, &settings, None);
-    // In another process, as traces are for.
-    let mut worker = Binary::serve(&yard, &[settings[0], ("max_deliveries", "1")], None);
+    let mut api = Binary::serve_as("api", &yard, &settings, None);
+    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
     let beside = yard.serve(Role::Api, &[]).await;
     beside.create(product("shoe", 10)).await;
     let mut buyers = InventoryServiceClient::new(api.channel().await);
@@ -154,7 +153,7 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
     let settings = [("otlp_endpoint", endpoint.as_str()), ("trace_sample_ratio", "0")];
     let service = yard.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
-    let mut api = Binary::serve(&yard, &settings, None);
+    let mut api = Binary::serve_as("api", &yard, &settings, None);
     let mut buyers = InventoryServiceClient::new(api.channel().await);
     let unsampled = CALLER.replace("-01", "-00");
     for trace in [None, Some(unsampled.as_str()), Some("nonsense"), Some(CALLER)] {
@@ -169,14 +168,16 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
     let spans = collector.spans();
     assert!(spans.iter().all(|span| hex(&span.trace_id) == CALLER[3..35]), "{spans:?}");
     assert!(spans.iter().any(|span| span.name == "reserve"), "{spans:?}");
-    let mut cli = yard.cli().await;
+    let (mut cli, mut entries) = (yard.cli().await, Vec::new());
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", yard.prefix);
         let mut range = redis::cmd("XRANGE");
-        let entries: Vec<(String, Vec<String>)> =
+        let found: Vec<(String, Vec<String>)> =
             range.arg(key).arg("-").arg("+").query_async(&mut cli).await.unwrap();
-        assert!(entries.iter().all(|(_, fields)| !fields.contains(&"c".to_owned())), "{entries:?}");
+        entries.extend(found);
     }
+    assert_eq!(entries.len(), 1, "nobody stores it");
+    assert!(!entries[0].1.contains(&"c".to_owned()), "{entries:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +197,10 @@ async fn a_collector_that_is_away_keeps_nobody_from_buying_and_logs_name_the_tra
     .await
     .into_inner();
     yard.assert_audit_holds().await;
+    eventually("it says that spans are not sent", async || {
+        all.said().contains("ExportError").then_some(())
+    })
+    .await;
     all.signal(Signal::SIGTERM);
     let (status, _) = all.ended().await;
     assert!(status.success(), "{}", all.said());

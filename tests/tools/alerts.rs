@@ -79,6 +79,24 @@ async fn a_partition_that_waits_for_its_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reservations_that_are_gone() {
+    let yard = Yard::with_own_redis().await;
+    let api = selling(&yard, Role::Api, &[]).await;
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let watch = Prometheus::watching(worker.http).await;
+    let sql = yard.sql().await;
+    // Nothing is stored meanwhile.
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
+    api.buy("shoe", "ann", "r").await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
+    watch.fires("YoinkReservationsLost").await;
+    watch.clears().await;
+    assert_eq!(yard.assert_audit_holds().await.lost.len(), 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn orders_that_nobody_stores() {
     let yard = Yard::new().await;
     let service = selling(&yard, Role::All, &[]).await;

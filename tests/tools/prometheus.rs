@@ -67,6 +67,8 @@ impl Prometheus {
         for rule in alerts["groups"][0]["rules"].as_sequence_mut().unwrap() {
             assert!(rule["for"].is_string());
             rule["for"] = "0s".into();
+            let expr = rule["expr"].as_str().unwrap().replace("[10m]", "[30s]");
+            rule["expr"] = expr.into();
         }
         fs::write(dir.join("rules/alerts.yml"), serde_json::to_string(&alerts).unwrap()).unwrap();
 
@@ -108,6 +110,8 @@ impl Prometheus {
             assert!(ended.is_none() && started.elapsed() < PATIENCE, "no Prometheus: {}", log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        // Not somebody else's, at an address that was taken in between.
+        assert!(this.child.try_wait().unwrap().is_none(), "{address} was taken");
         this
     }
 

@@ -2,5 +2,6 @@
 
 mod crash;
 mod fence;
+mod lost;
 mod outage;
 mod stall;

@@ -46,12 +46,25 @@ pub struct Binary {
 impl Binary {
     /// Starts it; with a crash point, it ends itself there.
     pub fn serve(yard: &Yard, more: &[(&'static str, &str)], crash_point: Option<&str>) -> Self {
+        Self::serve_as("all", yard, more, crash_point)
+    }
+
+    /// In a role.
+    pub fn serve_as(
+        role: &str,
+        yard: &Yard,
+        more: &[(&'static str, &str)],
+        crash_point: Option<&str>,
+    ) -> Self {
         // The yard's settings let the system choose its ports; it says which it has.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
         let mut command = yoink(yard, &settings);
         let log = scratch_dir("serve").join("log");
-        command.arg("serve").stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        command
+            .args(["serve", "--role", role])
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap());
         if let Some(point) = crash_point {
             command.env("YOINK_CRASH_POINT", point);
         }

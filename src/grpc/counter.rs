@@ -1,0 +1,59 @@
+//! Where buyers are served: so many at once, and each user so often.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    Rooms,
+    error::ApiError,
+    limits::{Limits, RateLimit},
+};
+use crate::{
+    domain::{Receipt, Reserve, UserId},
+    telemetry,
+};
+
+/// What the buyers' handlers work on.
+pub(super) struct Counter {
+    pub(super) rooms: Arc<Rooms>,
+    places: Arc<Semaphore>,
+    users: RateLimit<UserId>,
+    pub(super) call_timeout: Duration,
+}
+
+impl Counter {
+    pub(super) fn new(rooms: Arc<Rooms>, limits: &Limits) -> Self {
+        Self {
+            rooms,
+            places: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
+            users: RateLimit::per_second(limits.user_calls_per_second),
+            call_timeout: limits.call_timeout,
+        }
+    }
+
+    /// A place, to be held until the whole answer is there. Taken once the message is: who only opens a
+    /// call and sends nothing holds nothing.
+    pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
+        place.inspect_err(|error| self.count_refusal(error))
+    }
+
+    /// Asks for one unit; whether it is a duplicate comes with the receipt.
+    pub(super) async fn take(&self, request: Reserve) -> Result<(Receipt, bool), ApiError> {
+        let asked = match self.users.check(&request.user) {
+            Ok(()) => self.rooms.stock.reserve(request).await.map_err(ApiError::from),
+            Err(wait) => Err(ApiError::RateLimited { whose: "user", wait }),
+        };
+        let outcome = asked.inspect_err(|error| self.count_refusal(error))?;
+        let taken = ApiError::refusal(outcome)?;
+        telemetry::record_reservation(taken.0.reservation_id);
+        Ok(taken)
+    }
+
+    fn count_refusal(&self, error: &ApiError) {
+        if matches!(error, ApiError::RateLimited { .. } | ApiError::Overloaded) {
+            self.rooms.stock.partitions().metrics().refused(error.reason());
+        }
+    }
+}

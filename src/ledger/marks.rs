@@ -1,0 +1,104 @@
+//! What gateways saw of each epoch before it ended (R10), and what of it is nowhere.
+
+use super::{Ledger, LedgerError, partitions::epoch as epoch_of};
+use crate::domain::{Epoch, Lost, Partition};
+
+/// The highest seq that a gateway saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Of this partition.
+    pub partition: Partition,
+    /// In this epoch.
+    pub epoch: Epoch,
+    /// None: it takes orders, and has not reported.
+    pub seq: Option<u64>,
+}
+
+impl Ledger {
+    /// Records marks of a gateway; a lower one than before changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer; repeat it.
+    pub async fn report_marks(&self, gateway: &str, marks: &[Mark]) -> Result<(), LedgerError> {
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<i32> = marks.iter().map(|m| i32::from(m.partition.number())).collect();
+        let epochs: Vec<i64> = marks.iter().map(|m| i64::from(m.epoch.0)).collect();
+        let seq = |mark: &Mark| mark.seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
+        let seqs: Vec<i64> = marks.iter().map(seq).collect();
+        self.with(|client| async move {
+            let sql = "INSERT INTO reported_marks (gateway, partition, epoch, seq)
+                       SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::bigint[])
+                           ON CONFLICT (gateway, partition, epoch) DO UPDATE
+                          SET seq = excluded.seq, at = excluded.at
+                        WHERE reported_marks.seq < excluded.seq";
+            client.execute(sql, &[&gateway, &partitions, &epochs, &seqs]).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The last epoch before this one in which anybody took orders, and how many gateways have not
+    /// reported what they saw of it.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn unreported(
+        &self,
+        partition: Partition,
+        before: Epoch,
+    ) -> Result<Option<(Epoch, i64)>, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT epoch, count(*) FILTER (WHERE seq < 0) FROM reported_marks
+                        WHERE partition = $1 AND epoch < $2
+                        GROUP BY epoch ORDER BY epoch DESC LIMIT 1";
+            let number = i32::from(partition.number());
+            let row = client.query_opt(sql, &[&number, &i64::from(before.0)]).await?;
+            row.map(|row| Ok((epoch_of(row.get(0))?, row.get(1)))).transpose()
+        })
+        .await
+    }
+
+    /// What was accepted in the epochs before this one and is nowhere. Nothing of these may be in flight
+    /// any more (R8).
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn lost(
+        &self,
+        partition: Partition,
+        before: Epoch,
+    ) -> Result<Vec<Lost>, LedgerError> {
+        let mut client = self.connection().await?;
+        let tx = client.transaction().await?;
+        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+        let sql = "
+            WITH marks AS (
+                SELECT epoch, max(seq) AS highest, bool_and(seq >= 0) AS exact
+                  FROM reported_marks WHERE partition = $1 AND epoch < $2 GROUP BY epoch),
+            rows AS (
+                SELECT epoch, count(DISTINCT seq) AS known, max(seq) AS highest FROM (
+                    SELECT epoch, seq FROM reservations
+                     WHERE state = 'confirmed' AND partition = $1 AND epoch < $2
+                    UNION ALL
+                    SELECT epoch, seq FROM reservations
+                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) settled
+                 GROUP BY epoch),
+            both_of AS (
+                SELECT epoch, coalesce(exact, false) AS exact, coalesce(known, 0) AS known,
+                       greatest(marks.highest, rows.highest) AS highest
+                  FROM marks FULL JOIN rows USING (epoch))
+            SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
+        let number = i32::from(partition.number());
+        let rows = tx.query(sql, &[&number, &i64::from(before.0)]).await?;
+        let lost = rows.iter().map(|row| {
+            let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+            Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })
+        });
+        lost.collect()
+    }
+}
