@@ -84,12 +84,18 @@ async fn reservations_that_are_gone() {
     let api = selling(&yard, Role::Api, &[]).await;
     let worker = yard.serve(Role::Worker, &[]).await;
     let watch = Prometheus::watching(worker.http).await;
+    // Nothing is stored before Redis has lost it.
     let sql = yard.sql().await;
-    // Nothing is stored meanwhile.
-    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
+    sql.batch_execute("BEGIN; LOCK TABLE reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
     api.buy("shoe", "ann", "r").await.unwrap();
     let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
-    sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
+    watch
+        .until("a rebuild has begun", async || {
+            let waiting = yard.count("SELECT count(*) FROM partitions WHERE epoch = 1").await;
+            (waiting == 0).then_some(())
+        })
+        .await;
+    sql.batch_execute("ROLLBACK").await.unwrap();
     watch.fires("YoinkReservationsLost").await;
     watch.clears().await;
     assert_eq!(yard.assert_audit_holds().await.lost.len(), 1);

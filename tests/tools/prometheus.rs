@@ -67,7 +67,7 @@ impl Prometheus {
         for rule in alerts["groups"][0]["rules"].as_sequence_mut().unwrap() {
             assert!(rule["for"].is_string());
             rule["for"] = "0s".into();
-            let expr = rule["expr"].as_str().unwrap().replace("[10m]", "[30s]");
+            let expr = rule["expr"].as_str().unwrap().replace("offset 10m", "offset 30s");
             rule["expr"] = expr.into();
         }
         fs::write(dir.join("rules/alerts.yml"), serde_json::to_string(&alerts).unwrap()).unwrap();
