@@ -1,40 +1,35 @@
 //! `/healthz` (this process lives), `/readyz` (it can sell) and `/metrics`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::scrape::Scrape;
+use super::{scrape::Scrape, watch::Watch};
 use crate::worker::PauseReason;
 
 /// What readiness is told from.
 #[derive(Clone)]
 pub(super) struct Readiness {
-    pub(super) redis: Arc<AtomicBool>,
+    pub(super) watch: Watch,
     pub(super) scrape: Scrape,
 }
 
 impl Readiness {
     /// Whether units can be taken; and every reason why something stands still.
     fn tell(&self) -> (bool, Vec<String>) {
-        let redis = self.redis.load(Ordering::Acquire);
+        let unwell = self.watch.reasons();
         let pauses = self.scrape.pauses.reasons();
         // An outage of Postgres stops no sale; what an operator must mend does.
         let broken =
             [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
         let fenced = self.scrape.recovery.seen_fenced();
         let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
-        let ready = redis && sells && !pauses.iter().any(|pause| broken.contains(pause));
+        let ready =
+            unwell.is_empty() && sells && !pauses.iter().any(|pause| broken.contains(pause));
         let fenced = fenced.iter().map(|partition| format!("partition {partition} is fenced"));
-        let away = (!redis).then(|| "Redis is unavailable".to_owned());
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        (ready, away.into_iter().chain(fenced).chain(pauses).collect())
+        (ready, unwell.into_iter().chain(fenced).chain(pauses).collect())
     }
 }
 

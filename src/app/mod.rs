@@ -2,8 +2,10 @@
 
 mod connect;
 mod http;
+mod safety;
 mod scrape;
 mod serve;
+mod watch;
 
 pub use connect::Stores;
 pub(crate) use connect::ledger;

@@ -15,20 +15,19 @@ use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
-use tonic_health::{ServingStatus, server::HealthReporter};
 use uuid::Uuid;
 
 use super::{
     Stores,
     http::{self, Readiness},
     scrape::Scrape,
+    watch::{Watch, report},
 };
 use crate::{
     audit::Auditor,
     catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
     domain::{NewProduct, ProductId},
-    fence::Partitions,
     grpc::{self, Limits, Observe, Rooms},
     ledger::Created,
     recovery::Recovery,
@@ -40,7 +39,6 @@ use crate::{
 const DRAIN_CALLS: Duration = Duration::from_secs(4);
 const DRAIN_LOOPS: Duration = Duration::from_secs(4);
 const LAST_WORDS: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(500);
 /// Between an order's own failure and its next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -114,6 +112,7 @@ pub struct App {
     http2: Http2,
     metrics_products: Vec<ProductId>,
     sampling: Sampling,
+    watch: Watch,
 }
 
 /// What one connection may do.
@@ -130,6 +129,7 @@ impl App {
     /// When a store is away, or is not the one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config, &TaskTracker::new()).await?;
+        let watch = Watch::begin(stores.clone(), role).await?;
         stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
@@ -168,6 +168,7 @@ impl App {
             http2,
             metrics_products: config.metrics_products.clone(),
             sampling: Sampling::new(config),
+            watch,
         })
     }
 
@@ -224,12 +225,9 @@ impl App {
         loops.spawn(self.recovery.clone().run(stop_loops.clone()));
         loops.spawn(self.recovery.clone().mend(rebuild, stop_loops.clone()));
 
-        let redis = Arc::new(AtomicBool::new(true));
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&reporter, self.role, true).await;
-        let partitions = self.stores.stock.partitions().clone();
-        let health_of = (reporter.clone(), self.role);
-        loops.spawn(watch(partitions, health_of, redis.clone(), stop_loops.clone()));
+        loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
         let scrape = Scrape {
             stores: self.stores.clone(),
             catalogue: self.catalogue.clone(),
@@ -237,7 +235,7 @@ impl App {
             pauses: self.workshop.pauses.clone(),
             products: self.metrics_products.into(),
         };
-        let readiness = Readiness { redis, scrape };
+        let readiness = Readiness { watch: self.watch, scrape };
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
@@ -361,28 +359,4 @@ fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Rou
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
-}
-
-async fn report(reporter: &HealthReporter, role: Role, serving: bool) {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    let services = if role == Role::Worker { &[] } else { grpc::SERVICES.as_slice() };
-    for service in std::iter::once(&"").chain(services) {
-        reporter.set_service_status(*service, status).await;
-    }
-}
-
-/// Health follows Redis: without it nothing can be sold. Postgres may be away for a while.
-async fn watch(
-    partitions: Partitions,
-    (reporter, role): (HealthReporter, Role),
-    redis: Arc<AtomicBool>,
-    stop: CancellationToken,
-) {
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        let answers = partitions.ping().await.is_ok();
-        if redis.swap(answers, Ordering::AcqRel) != answers {
-            tracing::warn!(answers, "Redis");
-            report(&reporter, role, answers).await;
-        }
-    }
 }

@@ -36,6 +36,8 @@ pub enum FenceReason {
     Epoch,
     /// Closed for repair.
     Closed,
+    /// Redis's settings are not safe to sell with.
+    Settings,
     /// This process has not learned yet that the partition is open.
     Unknown,
 }
@@ -61,6 +63,7 @@ impl fmt::Display for FenceReason {
             Self::Replid => "Redis is not the instance it was opened on, or has restarted",
             Self::Epoch => "it is of another epoch",
             Self::Closed => "it is closed",
+            Self::Settings => "Redis's settings are not safe to sell with",
             Self::Unknown => "it is not known to be open",
         })
     }

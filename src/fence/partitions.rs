@@ -30,6 +30,8 @@ pub struct Partitions {
     epochs: Arc<[AtomicU32]>,
     /// The last epoch believed in and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
     seen: Arc<[AtomicU64]>,
+    /// Whether nothing may be sold, wherever it is open.
+    forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
     taking: Arc<[AtomicBool]>,
 }
@@ -58,7 +60,8 @@ impl Partitions {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
         let seen = count.all().map(|_| AtomicU64::new(0)).collect();
         let taking = count.all().map(|_| AtomicBool::new(false)).collect();
-        Self { connection, keys, count, deployment, metrics, epochs, seen, taking }
+        let forbidden = Arc::default();
+        Self { connection, keys, count, deployment, metrics, epochs, seen, forbidden, taking }
     }
 
     /// The instruments of whoever works on them.
@@ -87,6 +90,23 @@ impl Partitions {
             self.saw(partition, epoch, 0);
         }
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
+    }
+
+    /// Nothing is sold any more, or it is again: for a Redis whose settings are not safe.
+    pub fn forbid(&self, forbidden: bool) {
+        self.forbidden.store(forbidden, Ordering::Release);
+    }
+
+    /// The epoch to sell in.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when the partition is not known to be open, or selling is forbidden.
+    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+        if self.forbidden.load(Ordering::Acquire) {
+            return Err(FenceError::Fenced(FenceReason::Settings));
+        }
+        self.epoch(partition)
     }
 
     /// This process was told of an accept.

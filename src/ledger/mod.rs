@@ -11,6 +11,7 @@ mod partitions;
 mod pool;
 mod rebuild;
 mod reservations;
+mod settings;
 mod store;
 mod void;
 
@@ -23,5 +24,6 @@ pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use rebuild::{Bought, Claim, RebuildLock, Remaining};
 pub use reservations::{ExportRow, ReservationFilter};
+pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
 pub use void::{DeadAction, Void, VoidOutcome};

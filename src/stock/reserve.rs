@@ -98,7 +98,7 @@ impl Reserver {
             keys.bought(partition),
             keys.orders(partition),
         ];
-        let epoch = self.partitions.epoch(partition)?;
+        let epoch = self.partitions.selling_epoch(partition)?;
         let words = [
             self.settings.claims_window_ms.to_string(),
             self.settings.backlog_max_entries.to_string(),

@@ -97,6 +97,7 @@ struct Instruments {
     pool: Gauge<u64>,
     store_up: Gauge<u64>,
     backlog_max: Gauge<u64>,
+    durability: Gauge<u64>,
     product_stock: Gauge<i64>,
 }
 
@@ -204,6 +205,7 @@ impl Metrics {
                 "yoink_backlog_max_entries",
                 "Entries in orders at which intake is refused.",
             ),
+            durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
             product_stock: meter
                 .i64_gauge("yoink_product_stock")
                 .with_description("Units for sale, of products that the settings name.")
@@ -311,6 +313,12 @@ impl Metrics {
     /// A store was asked whether it answers.
     pub fn store_up(&self, store: &'static str, up: bool) {
         self.instruments.store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
+    }
+
+    /// What a store promises, by its own settings.
+    pub fn durability(&self, store: &'static str, mode: &'static str, is: bool) {
+        let labels = [KeyValue::new("store", store), KeyValue::new("mode", mode)];
+        self.instruments.durability.record(u64::from(is), &labels);
     }
 
     /// A partition takes so many waiting orders.

@@ -4,4 +4,5 @@ mod crash;
 mod fence;
 mod lost;
 mod outage;
+mod settings;
 mod stall;

@@ -1,0 +1,40 @@
+//! What Postgres itself is set to.
+
+use super::{Ledger, LedgerError};
+
+/// The settings that decide what a commit is worth, as our own connections have them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// As in `server_version_num`: 150004 is 15.4.
+    pub version: i32,
+    /// Nothing can be written: a standby, or so set.
+    pub read_only: bool,
+    /// `off`, `local`, `on` and more.
+    pub synchronous_commit: String,
+    /// Whether commits reach the disk at all.
+    pub fsync: bool,
+}
+
+impl Ledger {
+    /// Reads them.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn settings(&self) -> Result<LedgerSettings, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT current_setting('server_version_num')::int,
+                              pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool,
+                              current_setting('synchronous_commit'),
+                              current_setting('fsync')::bool";
+            let row = client.query_one(sql, &[]).await?;
+            Ok(LedgerSettings {
+                version: row.get(0),
+                read_only: row.get(1),
+                synchronous_commit: row.get(2),
+                fsync: row.get(3),
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,89 @@
+//! Settings that lie: what is not safe is refused, what promises less is said.
+
+use yoink::app::Role;
+
+use crate::harness::{Binary, Yard, eventually, get, product, reason};
+
+async fn configure(yard: &Yard, name: &str, value: &str) {
+    let mut command = redis::cmd("CONFIG");
+    let () =
+        command.arg("SET").arg(name).arg(value).query_async(&mut yard.cli().await).await.unwrap();
+}
+
+fn promises(scrape: &str, store: &str) -> Vec<String> {
+    let ours = |line: &&str| {
+        line.starts_with("yoink_durability{")
+            && line.contains(&format!("store=\"{store}\""))
+            && line.ends_with(" 1")
+    };
+    let modes = scrape.lines().filter(ours);
+    modes
+        .map(|line| line.split("mode=\"").nth(1).unwrap().split('"').next().unwrap().to_owned())
+        .collect()
+}
+
+/// How a start ends that is refused.
+async fn refused(yard: &Yard) -> String {
+    let mut service = Binary::serve(yard, &[], None);
+    let (status, _) = service.ended().await;
+    assert_eq!(status.code(), Some(2));
+    service.said()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_may_evict_is_refused_at_the_start_and_later() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    configure(&yard, "maxmemory-policy", "allkeys-lru").await;
+    let status = eventually("nothing is sold any more", async || {
+        service.buy("shoe", "ann", "r").await.err()
+    })
+    .await;
+    assert_eq!(reason(&status), "RECOVERING");
+    let ready = get(service.http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("allkeys-lru"), "{ready}");
+    assert!(refused(&yard).await.contains("maxmemory-policy is allkeys-lru"));
+    configure(&yard, "maxmemory-policy", "noeviction").await;
+    eventually("it sells again", async || service.buy("shoe", "bob", "").await.ok()).await;
+    assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_promises_is_what_its_settings_keep() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let promised = async |mode: &str| {
+        eventually(mode, async || {
+            let scrape = get(service.http, "/metrics").await;
+            (promises(&scrape, "redis") == [mode]).then_some(())
+        })
+        .await;
+    };
+    promised("always").await;
+    configure(&yard, "appendfsync", "everysec").await;
+    promised("everysec").await;
+    configure(&yard, "no-appendfsync-on-rewrite", "yes").await;
+    promised("memory").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_cannot_be_written_is_refused_and_a_forgetful_one_is_told() {
+    let yard = Yard::new().await;
+    let set = async |what: &str| {
+        let sql = format!("ALTER DATABASE {} SET {what}", yard.database);
+        yard.sql().await.batch_execute(&sql).await.unwrap();
+    };
+    set("default_transaction_read_only TO on").await;
+    assert!(refused(&yard).await.contains("read-only"));
+    let sql = yard.sql().await;
+    sql.batch_execute("SET default_transaction_read_only TO off").await.unwrap();
+    let reset = format!("ALTER DATABASE {} RESET default_transaction_read_only", yard.database);
+    sql.batch_execute(&reset).await.unwrap();
+    set("synchronous_commit TO off").await;
+    let mut service = Binary::serve(&yard, &[], None);
+    service.channel().await;
+    assert!(service.said().contains("synchronous_commit is off"), "{}", service.said());
+}
