@@ -8,8 +8,8 @@
 use crate::{
     domain::{Lost, Partition, ProductId},
     fence::FenceError,
-    ledger::{AuditRows, Ledger, LedgerError, LedgerUnits},
-    stream::{Cut, CutError, ProductCut, Streams},
+    ledger::{AuditRows, InStreams, Ledger, LedgerError, LedgerUnits},
+    stream::{ClaimsCut, Cut, CutError, ProductCut, Streams},
 };
 
 /// What an audit found.
@@ -42,6 +42,8 @@ pub struct Report {
     pub products: Vec<ProductUnits>,
     /// What is wrong, by how much.
     pub violations: Vec<String>,
+    /// By how much in all: units, orders or request ids too many or too few; 0 if nothing is wrong.
+    pub error_units: u64,
     /// What could not be told, and why.
     pub unknown: Vec<String>,
     /// What an operator may want to know, and is no fault.
@@ -51,6 +53,11 @@ pub struct Report {
 }
 
 impl Report {
+    fn violated(&mut self, off: i64, what: String) {
+        self.error_units += off.unsigned_abs();
+        self.violations.push(what);
+    }
+
     /// The verdict: what is wrong weighs more than what is unknown.
     pub fn verdict(&self) -> Verdict {
         if !self.violations.is_empty() {
@@ -68,12 +75,13 @@ impl Report {
 pub struct Auditor {
     streams: Streams,
     ledger: Ledger,
+    claims_window_ms: u64,
 }
 
 impl Auditor {
-    /// Over these.
-    pub fn new(streams: Streams, ledger: Ledger) -> Self {
-        Self { streams, ledger }
+    /// Over these; request ids are kept in windows of so many milliseconds.
+    pub fn new(streams: Streams, ledger: Ledger, claims_window_ms: u64) -> Self {
+        Self { streams, ledger, claims_window_ms }
     }
 
     /// Audits every partition. Never fails: what it cannot see it calls unknown.
@@ -93,21 +101,26 @@ impl Auditor {
         partition: Partition,
         report: &mut Report,
     ) -> Result<(), String> {
-        let cut = self.streams.cut(partition).await.map_err(|error| match error {
-            CutError::Fence(FenceError::Fenced(reason)) => format!("fenced: {reason}"),
-            CutError::TooMany(_) | CutError::Fence(_) => told(&error),
-        })?;
+        let cut =
+            self.streams.cut(partition, self.claims_window_ms).await.map_err(
+                |error| match error {
+                    CutError::Fence(FenceError::Fenced(reason)) => format!("fenced: {reason}"),
+                    CutError::TooMany(_) | CutError::Fence(_) => told(&error),
+                },
+            )?;
         let in_streams: Vec<_> = cut.in_streams.iter().map(|id| id.to_uuid()).collect();
         let waiting = waiting_seqs(&cut);
         let at = (cut.epoch, cut.seq);
-        let rows = self.ledger.audit_rows(partition, at, &in_streams, &waiting);
+        let streams = InStreams { ids: &in_streams, seqs: &waiting };
+        let rows = self.ledger.audit_rows(partition, at, streams, cut.claims.since_ms);
         let rows = rows.await.map_err(|error: LedgerError| told(&error))?;
-        if !check_log(partition, &cut, &rows, &mut report.violations) {
+        check_claims(partition, cut.claims, &rows, report);
+        if !check_log(partition, &cut, &rows, report) {
             let missing = self.ledger.missing_seqs(partition, at, &waiting);
             for seq in missing.await.map_err(|error| told(&error))? {
+                let epoch = cut.epoch;
                 report.violations.push(format!(
-                    "partition {partition}: {}-{seq} was accepted and is nowhere",
-                    cut.epoch
+                    "partition {partition}: {epoch}-{seq} was accepted and is nowhere"
                 ));
             }
         }
@@ -150,62 +163,68 @@ fn waiting_seqs(cut: &Cut) -> Vec<i64> {
 
 /// Every accept of this epoch is in exactly one place: the sum of units alone would be blind to a doubled
 /// id that hides a lost one. Returns whether it is so.
-fn check_log(
-    partition: Partition,
-    cut: &Cut,
-    rows: &AuditRows,
-    violations: &mut Vec<String>,
-) -> bool {
+fn check_log(partition: Partition, cut: &Cut, rows: &AuditRows, report: &mut Report) -> bool {
     for stranger in &cut.strangers {
-        violations.push(format!("partition {partition}: entry {stranger:?} is none of ours"));
+        report.violated(1, format!("partition {partition}: entry {stranger:?} is none of ours"));
     }
     let waiting = waiting_seqs(cut).len();
     if waiting != cut.in_streams.len() {
-        violations.push(format!(
-            "partition {partition}: its streams hold a reservation twice, or one of another epoch"
-        ));
+        let told = "its streams hold a reservation twice, or one of another epoch";
+        report.violated(1, format!("partition {partition}: {told}"));
     }
     let known = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.settled_at_cut;
-    if known != cut.seq {
-        violations.push(format!(
-            "partition {partition}: {} accepted, {known} of them known (off by {})",
-            cut.seq,
-            cut.seq - known
-        ));
+    let off = cut.seq - known;
+    if off != 0 {
+        let seq = cut.seq;
+        let told = format!("{seq} accepted, {known} of them known (off by {off})");
+        report.violated(off, format!("partition {partition}: {told}"));
     }
-    known == cut.seq
+    off == 0
+}
+
+/// Each order's request id is remembered: whoever asks again gets the same answer and not another unit.
+fn check_claims(partition: Partition, claims: ClaimsCut, rows: &AuditRows, report: &mut Report) {
+    let orders = rows.claims_at_cut + claims.waiting;
+    let off = orders - claims.remembered;
+    if off != 0 {
+        let remembered = claims.remembered;
+        report.violated(
+            off,
+            format!(
+                "partition {partition}: {orders} orders with a request id, {remembered} request \
+                 ids remembered (off by {off})"
+            ),
+        );
+    }
 }
 
 fn check_product(product: &ProductId, redis: ProductCut, ledger: LedgerUnits, report: &mut Report) {
-    let mut require = |holds: bool, what: String| {
-        if !holds {
-            report.violations.push(format!("product {product}: {what}"));
+    // By how much each is off; 0 holds.
+    let mut require = |off: i64, what: String| {
+        if off != 0 {
+            report.violated(off, format!("product {product}: {what}"));
         }
     };
     let somewhere = redis.available + redis.in_orders + redis.in_dead + ledger.confirmed_at_cut;
+    let off = redis.supply - somewhere;
     require(
-        redis.supply == somewhere,
+        off,
         format!(
-            "supply {} is not available {} + in orders {} + in dead {} + confirmed {} (off by {})",
-            redis.supply,
-            redis.available,
-            redis.in_orders,
-            redis.in_dead,
-            ledger.confirmed_at_cut,
-            redis.supply - somewhere
+            "supply {} is not available {} + in orders {} + in dead {} + confirmed {} (off by {off})",
+            redis.supply, redis.available, redis.in_orders, redis.in_dead, ledger.confirmed_at_cut,
         ),
     );
-    require(redis.available >= 0, format!("{} units available", redis.available));
+    require(redis.available.min(0), format!("{} units available", redis.available));
     require(
-        redis.supply <= ledger.supply,
+        (redis.supply - ledger.supply).max(0),
         format!("Redis knows {} units, only {} were granted", redis.supply, ledger.supply),
     );
     require(
-        ledger.confirmed <= ledger.supply,
+        (ledger.confirmed - ledger.supply).max(0),
         format!("{} units sold of {}", ledger.confirmed, ledger.supply),
     );
     require(
-        ledger.sold == ledger.confirmed,
+        ledger.sold - ledger.confirmed,
         format!("counted {} sold, stored {}", ledger.sold, ledger.confirmed),
     );
     if redis.supply < ledger.supply {

@@ -12,6 +12,7 @@ use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    audit::Auditor,
     config::Config,
     desk::Desk,
     fence::Partitions,
@@ -40,6 +41,7 @@ pub struct Stores {
     /// The deployment.
     pub deployment: Deployment,
     client: Client,
+    claims_window_ms: u64,
 }
 
 impl Stores {
@@ -80,7 +82,13 @@ impl Stores {
         let stock = Stock::start(partitions.clone(), settings, tasks);
         let streams = Streams::new(partitions);
         let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
-        Ok(Self { ledger, stock, streams, desk, deployment, client })
+        let claims_window_ms = config.claims_window_ms;
+        Ok(Self { ledger, stock, streams, desk, deployment, client, claims_window_ms })
+    }
+
+    /// The audit of both.
+    pub fn auditor(&self) -> Auditor {
+        Auditor::new(self.streams.clone(), self.ledger.clone(), self.claims_window_ms)
     }
 
     /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.

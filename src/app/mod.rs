@@ -1,5 +1,6 @@
 //! Puts the rooms together and runs them: the caller brings configuration, listeners and the shutdown.
 
+mod auditing;
 mod connect;
 mod http;
 mod safety;

@@ -18,13 +18,12 @@ use tonic::transport::{Server, server::TcpIncoming};
 use uuid::Uuid;
 
 use super::{
-    Stores,
+    Stores, auditing,
     http::{self, Readiness},
     scrape::Scrape,
     watch::{Watch, report},
 };
 use crate::{
-    audit::Auditor,
     catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
     domain::{NewProduct, ProductId},
@@ -113,6 +112,7 @@ pub struct App {
     metrics_products: Vec<ProductId>,
     sampling: Sampling,
     watch: Watch,
+    audit_interval: Option<Duration>,
 }
 
 /// What one connection may do.
@@ -169,6 +169,8 @@ impl App {
             metrics_products: config.metrics_products.clone(),
             sampling: Sampling::new(config),
             watch,
+            audit_interval: (config.audit_interval_ms > 0)
+                .then(|| Duration::from_millis(config.audit_interval_ms)),
         })
     }
 
@@ -220,11 +222,7 @@ impl App {
         if self.role != Role::Api {
             self.start_workers(&loops, &stop_loops).await?;
         }
-        loops.spawn(self.catalogue.clone().run(stop_loops.clone()));
-        let rebuild = self.role != Role::Api && self.automation.recovery == Automation::Auto;
-        loops.spawn(self.recovery.clone().run(stop_loops.clone()));
-        loops.spawn(self.recovery.clone().mend(rebuild, stop_loops.clone()));
-
+        self.start_keepers(&loops, &stop_loops);
         let (reporter, health) = tonic_health::server::health_reporter();
         report(&reporter, self.role, true).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
@@ -240,7 +238,7 @@ impl App {
 
         let metrics = self.stores.stock.partitions().metrics().clone();
         let rooms = Rooms {
-            auditor: Auditor::new(self.stores.streams.clone(), self.stores.ledger.clone()),
+            auditor: self.stores.auditor(),
             stock: self.stores.stock,
             streams: self.stores.streams,
             ledger: self.stores.ledger,
@@ -283,6 +281,19 @@ impl App {
         leave(&self.recovery).await;
         anyhow::ensure!(!loops.panicked(), "a loop panicked; another process goes on where it was");
         served
+    }
+
+    /// What keeps this process's knowledge true, and watches over the stores.
+    fn start_keepers(&self, loops: &Loops, stop: &CancellationToken) {
+        let works = self.role != Role::Api;
+        loops.spawn(self.catalogue.clone().run(stop.clone()));
+        let rebuild = works && self.automation.recovery == Automation::Auto;
+        loops.spawn(self.recovery.clone().run(stop.clone()));
+        loops.spawn(self.recovery.clone().mend(rebuild, stop.clone()));
+        if let (Some(interval), true) = (self.audit_interval, works) {
+            let metrics = self.stores.stock.partitions().metrics().clone();
+            loops.spawn(auditing::run(self.stores.auditor(), metrics, interval, stop.clone()));
+        }
     }
 
     async fn start_workers(&self, loops: &Loops, stop: &CancellationToken) -> anyhow::Result<()> {

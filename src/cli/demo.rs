@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, Listeners, Role, Stores},
-    audit::{Auditor, Report, Verdict},
+    audit::{Report, Verdict},
     config::Config,
     ledger::{Ledger, ReservationFilter},
     telemetry,
@@ -148,7 +148,7 @@ async fn sell(
 
 /// The audit once everything is stored.
 async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
-    let auditor = Auditor::new(stores.streams.clone(), stores.ledger.clone());
+    let auditor = stores.auditor();
     let started = Instant::now();
     loop {
         let report = auditor.audit().await;

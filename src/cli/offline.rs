@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{output, verdict};
 use crate::{
     app::{Stores, ledger},
-    audit::{Auditor, Verdict},
+    audit::Verdict,
     config::Config,
     domain::{MAX_UNITS, ProductId, RequestId},
     ledger::{Ledger, Restock, Restocked, check_schema},
@@ -113,7 +113,7 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
 pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config, &TaskTracker::new()).await?;
     stores.believe_ledger().await?;
-    let report = Auditor::new(stores.streams, stores.ledger).audit().await;
+    let report = stores.auditor().audit().await;
     let (word, code) = match report.verdict() {
         Verdict::Holds => ("holds", 0),
         Verdict::Violated => ("violated", 1),

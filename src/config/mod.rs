@@ -61,6 +61,8 @@ pub struct Config {
     pub replay: Automation,
     /// Whether a fenced partition is rebuilt by itself.
     pub recovery: Automation,
+    /// Between two audits that a worker makes by itself, in milliseconds; 0: none.
+    pub audit_interval_ms: u64,
     /// Most calls of buyers under way at once; one more is refused.
     pub concurrency_max_calls: u32,
     /// Calls that a client's address may make in a second (and at once); 0: as many as it likes.
@@ -171,6 +173,7 @@ impl Config {
                 claims_window_ms: raw.claims_window_ms,
                 replay: raw.replay,
                 recovery: raw.recovery,
+                audit_interval_ms: raw.audit_interval_ms,
                 concurrency_max_calls: raw.concurrency_max_calls,
                 address_calls_per_second: raw.address_calls_per_second,
                 user_calls_per_second: raw.user_calls_per_second,
@@ -210,6 +213,7 @@ impl fmt::Display for Config {
         writeln!(f, "replay = \"{}\"", word(self.replay))?;
         writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
         let proxies = self.trusted_proxies.iter().map(IpNet::to_string).collect::<Vec<_>>();
+        writeln!(f, "audit_interval_ms = {}", self.audit_interval_ms)?;
         writeln!(f, "concurrency_max_calls = {}", self.concurrency_max_calls)?;
         writeln!(f, "address_calls_per_second = {}", self.address_calls_per_second)?;
         writeln!(f, "user_calls_per_second = {}", self.user_calls_per_second)?;

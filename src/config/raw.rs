@@ -16,7 +16,7 @@ use super::{Automation, Config, ConfigError, LogFormat};
 use crate::domain::ProductId;
 
 /// The settings' names.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 27] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -30,6 +30,7 @@ pub const NAMES: [&str; 26] = [
     "claims_window_ms",
     "replay",
     "recovery",
+    "audit_interval_ms",
     "concurrency_max_calls",
     "address_calls_per_second",
     "user_calls_per_second",
@@ -107,6 +108,7 @@ pub(super) struct Raw {
     pub(super) claims_window_ms: u64,
     pub(super) replay: Automation,
     pub(super) recovery: Automation,
+    pub(super) audit_interval_ms: u64,
     pub(super) concurrency_max_calls: u32,
     pub(super) address_calls_per_second: u32,
     pub(super) user_calls_per_second: u32,
@@ -138,6 +140,7 @@ impl Default for Raw {
             claims_window_ms: 43_200_000,
             replay: Automation::Auto,
             recovery: Automation::Auto,
+            audit_interval_ms: 30_000,
             concurrency_max_calls: 10_000,
             address_calls_per_second: 0,
             user_calls_per_second: 0,
@@ -194,6 +197,7 @@ impl Raw {
             claims_window_ms: one(figment, "claims_window_ms", d.claims_window_ms, p),
             replay: one(figment, "replay", d.replay, p),
             recovery: one(figment, "recovery", d.recovery, p),
+            audit_interval_ms: one(figment, "audit_interval_ms", d.audit_interval_ms, p),
             concurrency_max_calls: one(
                 figment,
                 "concurrency_max_calls",
@@ -288,26 +292,38 @@ impl Raw {
             "trace_sample_ratio must be 0 to 1",
         );
         require(
-            (1..=1_000_000).contains(&self.concurrency_max_calls),
-            "concurrency_max_calls must be 1 to 1000000",
+            self.audit_interval_ms == 0 || (100..=86_400_000).contains(&self.audit_interval_ms),
+            "audit_interval_ms must be 100 to 86400000 (a day), or 0 for never",
         );
-        require(
-            (10..=600_000).contains(&self.call_timeout_ms),
-            "call_timeout_ms must be 10 to 600000 (10 minutes)",
-        );
-        require(
-            (1_024..=1_048_576).contains(&self.request_max_bytes),
-            "request_max_bytes must be 1024 to 1048576 (1 MiB)",
-        );
-        require(
-            (4_096..=1_048_576).contains(&self.header_max_bytes),
-            "header_max_bytes must be 4096 to 1048576 (1 MiB)",
-        );
-        require(
-            (1..=100_000).contains(&self.connection_max_streams),
-            "connection_max_streams must be 1 to 100000",
-        );
+        problems.extend(self.limit_problems());
         problems
+    }
+
+    fn limit_problems(&self) -> impl Iterator<Item = String> {
+        let limits = [
+            (
+                (1..=1_000_000).contains(&self.concurrency_max_calls),
+                "concurrency_max_calls must be 1 to 1000000",
+            ),
+            (
+                (10..=600_000).contains(&self.call_timeout_ms),
+                "call_timeout_ms must be 10 to 600000 (10 minutes)",
+            ),
+            (
+                (1_024..=1_048_576).contains(&self.request_max_bytes),
+                "request_max_bytes must be 1024 to 1048576 (1 MiB)",
+            ),
+            (
+                (4_096..=1_048_576).contains(&self.header_max_bytes),
+                "header_max_bytes must be 4096 to 1048576 (1 MiB)",
+            ),
+            (
+                (1..=100_000).contains(&self.connection_max_streams),
+                "connection_max_streams must be 1 to 100000",
+            ),
+        ];
+        let wrong = limits.into_iter().filter(|(holds, _)| !holds);
+        wrong.map(|(_, problem): (bool, &str)| problem.to_owned())
     }
 
     /// The products that metrics name; the first one that is no id is the error.

@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::IsolationLevel;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, pool::timestamp};
 use crate::domain::{Epoch, Partition, ProductId};
 
 /// One product's units in the ledger.
@@ -31,11 +31,22 @@ pub struct AuditRows {
     pub products: HashMap<ProductId, LedgerUnits>,
     /// Seqs of the cut's epoch, up to its own, that have a row and are in no stream.
     pub settled_at_cut: i64,
+    /// Confirmed rows up to the cut that are in no stream and have a request id that is still remembered.
+    pub claims_at_cut: i64,
+}
+
+/// What the streams hold at the cut, and rows may hold as well.
+#[derive(Debug, Clone, Copy)]
+pub struct InStreams<'a> {
+    /// All of it.
+    pub ids: &'a [Uuid],
+    /// The seqs of the cut's epoch among them.
+    pub seqs: &'a [i64],
 }
 
 impl Ledger {
-    /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and `in_streams`, whose
-    /// seqs in `epoch` are `waiting`.
+    /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and those in the streams.
+    /// Request ids are remembered for orders accepted since `claims_since_ms`.
     ///
     /// # Errors
     ///
@@ -44,8 +55,8 @@ impl Ledger {
         &self,
         partition: Partition,
         (epoch, seq): (Epoch, i64),
-        in_streams: &[Uuid],
-        waiting: &[i64],
+        streams: InStreams<'_>,
+        claims_since_ms: i64,
     ) -> Result<AuditRows, LedgerError> {
         let mut client = self.connection().await?;
         let tx = client
@@ -57,12 +68,19 @@ impl Ledger {
         tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
         let number = i32::from(partition.number());
         let mut rows = AuditRows { products: products(&tx, number).await?, ..AuditRows::default() };
-        count_rows(&tx, number, (epoch, seq), in_streams, &mut rows).await?;
+        count_rows(&tx, number, (epoch, seq), streams.ids, &mut rows).await?;
         let sql = "SELECT count(DISTINCT seq) FROM reservations
                     WHERE partition = $1 AND epoch = $2 AND seq <= $3 AND seq <> ALL($4)";
         let epoch = i64::from(epoch.0);
-        let row = tx.query_one(sql, &[&number, &epoch, &seq, &waiting]).await?;
+        let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
         rows.settled_at_cut = row.get(0);
+        let sql = "SELECT count(*) FROM reservations
+                    WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
+                      AND (epoch < $2 OR (epoch = $2 AND seq <= $3))
+                      AND reservation_id <> ALL($4) AND reserved_at >= $5";
+        let since = timestamp(claims_since_ms);
+        let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.ids, &since]).await?;
+        rows.claims_at_cut = row.get(0);
         Ok(rows)
     }
 

@@ -15,7 +15,7 @@ mod settings;
 mod store;
 mod void;
 
-pub use audit::{AuditRows, LedgerUnits};
+pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Class, LedgerError, classify};
 pub use marks::Mark;

@@ -21,6 +21,17 @@ pub struct ProductCut {
     pub in_dead: i64,
 }
 
+/// Request ids at the cut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClaimsCut {
+    /// Those of orders accepted since then, in milliseconds since 1970, are remembered.
+    pub since_ms: i64,
+    /// How many are.
+    pub remembered: i64,
+    /// How many of them are of orders in the streams.
+    pub waiting: i64,
+}
+
 /// A partition at one moment.
 #[derive(Debug, Clone)]
 pub struct Cut {
@@ -32,6 +43,8 @@ pub struct Cut {
     pub products: HashMap<ProductId, ProductCut>,
     /// What is in the streams.
     pub in_streams: Vec<ReservationId>,
+    /// Request ids that are remembered.
+    pub claims: ClaimsCut,
     /// Entries in the streams that no program of ours wrote.
     pub strangers: Vec<String>,
 }
@@ -48,12 +61,12 @@ pub enum CutError {
 }
 
 impl Streams {
-    /// Cuts the log of a partition.
+    /// Cuts the log of a partition whose request ids are kept in windows of `window_ms`.
     ///
     /// # Errors
     ///
     /// See [`CutError`].
-    pub async fn cut(&self, partition: Partition) -> Result<Cut, CutError> {
+    pub async fn cut(&self, partition: Partition, window_ms: u64) -> Result<Cut, CutError> {
         let keys = self.partitions.keys();
         let keys = [
             keys.meta(partition),
@@ -61,10 +74,12 @@ impl Streams {
             keys.supply(partition),
             keys.orders(partition),
             keys.dead(partition),
+            keys.claims(partition),
         ];
         let epoch = self.partitions.epoch(partition)?;
-        let most = MAX_ENTRIES.to_string();
-        let answer = self.partitions.run(partition, &self.scripts.cut, &keys, &[&most]).await?;
+        let args = [MAX_ENTRIES.to_string(), window_ms.to_string()];
+        let args = args.each_ref().map(String::as_str);
+        let answer = self.partitions.run(partition, &self.scripts.cut, &keys, &args).await?;
         match answer.as_slice() {
             [status, entries] if status == "too_many" => Err(CutError::TooMany(entries.clone())),
             [status, seq, records @ ..] if status == "ok" && records.len() % 4 == 0 => {
@@ -74,6 +89,7 @@ impl Streams {
                     seq,
                     products: HashMap::new(),
                     in_streams: Vec::new(),
+                    claims: ClaimsCut::default(),
                     strangers: Vec::new(),
                 };
                 for record in records.chunks(4) {
@@ -90,6 +106,14 @@ impl Streams {
 
 impl Cut {
     fn add(&mut self, partition: Partition, [kind, a, b, c]: [&str; 4]) -> Option<()> {
+        if kind == "c" {
+            self.claims = ClaimsCut {
+                since_ms: a.parse().ok()?,
+                remembered: b.parse().ok()?,
+                waiting: c.parse().ok()?,
+            };
+            return Some(());
+        }
         if kind == "p" {
             let units = self.products.entry(a.parse().ok()?).or_default();
             units.available = b.parse().ok()?;

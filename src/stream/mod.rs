@@ -14,7 +14,7 @@ mod group;
 use std::sync::Arc;
 
 pub use bury::Burial;
-pub use cut::{Cut, CutError, ProductCut};
+pub use cut::{ClaimsCut, Cut, CutError, ProductCut};
 pub use dead::DeadEntry;
 pub use depth::Depth;
 pub use drain::{Source, Surviving};

@@ -94,10 +94,16 @@ struct Instruments {
     refused: Counter<u64>,
     lost: Counter<u64>,
     partitions: PartitionGauges,
+    stores: StoreGauges,
+}
+
+struct StoreGauges {
     pool: Gauge<u64>,
     store_up: Gauge<u64>,
     backlog_max: Gauge<u64>,
     durability: Gauge<u64>,
+    conservation: Gauge<u64>,
+    audit_unknown: Gauge<u64>,
     product_stock: Gauge<i64>,
 }
 
@@ -128,6 +134,35 @@ fn sizes(meter: &Meter, name: &'static str, what: &'static str) -> Histogram<u64
 
 fn gauge(meter: &Meter, name: &'static str, what: &'static str) -> Gauge<u64> {
     meter.u64_gauge(name).with_description(what).build()
+}
+
+impl StoreGauges {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
+            store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
+            backlog_max: gauge(
+                meter,
+                "yoink_backlog_max_entries",
+                "Entries in orders at which intake is refused.",
+            ),
+            conservation: gauge(
+                meter,
+                "yoink_conservation_error_units",
+                "What the last audit found too much or too little; 0 if it holds.",
+            ),
+            audit_unknown: gauge(
+                meter,
+                "yoink_audit_unknown",
+                "1 if the last audit could not see everything.",
+            ),
+            durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
+            product_stock: meter
+                .i64_gauge("yoink_product_stock")
+                .with_description("Units for sale, of products that the settings name.")
+                .build(),
+        }
+    }
 }
 
 impl PartitionGauges {
@@ -198,18 +233,7 @@ impl Metrics {
                 .with_description("Accepted reservations that a rebuild found nowhere.")
                 .build(),
             partitions: PartitionGauges::new(meter),
-            pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
-            store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
-            backlog_max: gauge(
-                meter,
-                "yoink_backlog_max_entries",
-                "Entries in orders at which intake is refused.",
-            ),
-            durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
-            product_stock: meter
-                .i64_gauge("yoink_product_stock")
-                .with_description("Units for sale, of products that the settings name.")
-                .build(),
+            stores: StoreGauges::new(meter),
             registry,
             _provider: provider,
         };
@@ -312,31 +336,37 @@ impl Metrics {
 
     /// A store was asked whether it answers.
     pub fn store_up(&self, store: &'static str, up: bool) {
-        self.instruments.store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
+        self.instruments.stores.store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
     }
 
     /// What a store promises, by its own settings.
     pub fn durability(&self, store: &'static str, mode: &'static str, is: bool) {
         let labels = [KeyValue::new("store", store), KeyValue::new("mode", mode)];
-        self.instruments.durability.record(u64::from(is), &labels);
+        self.instruments.stores.durability.record(u64::from(is), &labels);
+    }
+
+    /// An audit was made.
+    pub fn audited(&self, error_units: u64, unknown: bool) {
+        self.instruments.stores.conservation.record(error_units, &[]);
+        self.instruments.stores.audit_unknown.record(u64::from(unknown), &[]);
     }
 
     /// A partition takes so many waiting orders.
     pub fn backlog_max_entries(&self, entries: u64) {
-        self.instruments.backlog_max.record(entries, &[]);
+        self.instruments.stores.backlog_max.record(entries, &[]);
     }
 
     /// The stock of a product that the settings name was read.
     pub fn product_stock(&self, product: &str, units: i64) {
         let product = KeyValue::new("product", product.to_owned());
-        self.instruments.product_stock.record(units, &[product]);
+        self.instruments.stores.product_stock.record(units, &[product]);
     }
 
     /// The connections to Postgres were read.
     pub fn pool(&self, reading: PoolReading) {
         let states = [("open", reading.open), ("idle", reading.idle), ("waiting", reading.waiting)];
         for (state, count) in states {
-            self.instruments.pool.record(count, &[KeyValue::new("state", state)]);
+            self.instruments.stores.pool.record(count, &[KeyValue::new("state", state)]);
         }
     }
 

@@ -201,7 +201,7 @@ impl Play {
     async fn compare(&self) {
         let (mut entries, mut seqs) = (0, 0);
         for partition in self.stores.deployment.partitions.all() {
-            let cut = self.stores.streams.cut(partition).await.unwrap();
+            let cut = self.stores.streams.cut(partition, 43_200_000).await.unwrap();
             seqs += u64::try_from(cut.seq).unwrap();
             entries += cut.in_streams.len();
             for (p, product) in &self.model.products {

@@ -79,6 +79,25 @@ async fn a_partition_that_waits_for_its_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_nobody_granted() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[("audit_interval_ms", "200")]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let stock = format!("{}:{{{partition}}}:stock", yard.prefix);
+    let forge = async |units: i64| {
+        let mut command = redis::cmd("HINCRBY");
+        command.arg(&stock).arg("shoe").arg(units);
+        let _: i64 = command.query_async(&mut yard.cli().await).await.unwrap();
+    };
+    forge(1).await;
+    watch.fires("YoinkNotConserved").await;
+    forge(-1).await;
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reservations_that_are_gone() {
     let yard = Yard::with_own_redis().await;
     let api = selling(&yard, Role::Api, &[]).await;

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, NoTls};
 use tokio_util::task::TaskTracker;
 use yoink::{
     app::{App, Listeners, Role, Stores},
-    audit::{Auditor, Report, Verdict},
+    audit::{Report, Verdict},
     config::Config,
     domain::{NewProduct, Price, ProductStatus, Sale},
     servers::{AppendFsync, PostgresServer, RedisServer},
@@ -139,13 +139,13 @@ impl Yard {
     /// The audit as it is now.
     pub async fn audit(&self) -> Report {
         let stores = self.stores().await;
-        Auditor::new(stores.streams, stores.ledger).audit().await
+        stores.auditor().audit().await
     }
 
     /// Waits until everything accepted is settled; the audit must hold then, and never be violated.
     pub async fn assert_audit_holds(&self) -> Report {
         let stores = self.stores().await;
-        let auditor = Auditor::new(stores.streams.clone(), stores.ledger.clone());
+        let auditor = stores.auditor();
         eventually("everything accepted is settled, and the audit holds", async || {
             stores.believe_ledger().await.unwrap();
             let report = auditor.audit().await;
