@@ -9,7 +9,7 @@
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
---   unknown_product | backlog_full
+--   unknown_product | backlog_full <entries that left the stream in this epoch>
 --   not_applied <what Redis said>      this one and all after it; nothing was done for them
 --
 -- A claim holds '<epoch>-<seq> <random> <reserved_at_ms>'.
@@ -89,7 +89,7 @@ local function refusal(r)
   if not product then return 'unknown_product' end
   if product.status == 'stopped' then return 'stopped' end
   if product.status ~= 'on_sale' then return 'closed' end
-  if backlog >= backlog_max then return 'backlog_full' end
+  if backlog >= backlog_max then return 'backlog_full ' .. text(seq - backlog) end
   if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
   if product.closes > 0 and product.closes <= now_ms then return 'closed' end
   if r.buyer and bought[r.buyer] >= product.limit then return 'limit_reached ' .. text(product.limit) end

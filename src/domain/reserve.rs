@@ -1,5 +1,7 @@
 //! A buyer's request for one unit, and every answer there is.
 
+use std::time::Duration;
+
 use super::{ProductId, RequestId, ReservationId, UserId};
 
 /// Asks for one unit.
@@ -52,5 +54,8 @@ pub enum Outcome {
     /// Redis knows no such product.
     UnknownProduct,
     /// Too many accepted orders wait to be stored.
-    BacklogFull,
+    BacklogFull {
+        /// Until when there is room again, as the stream drains now.
+        retry_after: Duration,
+    },
 }

@@ -96,7 +96,10 @@ pub enum ApiError {
     /// The supply would pass 2^53.
     TooManyUnits,
     /// Too many accepted orders wait to be stored.
-    BacklogFull,
+    BacklogFull {
+        /// Until there is room again, as the stream drains now.
+        wait: Duration,
+    },
     /// Too many requests wait.
     Overloaded,
     /// An address or a user calls too often.
@@ -148,7 +151,7 @@ impl ApiError {
             Self::OtherUnits { .. } => (Code::AlreadyExists, "OTHER_UNITS"),
             Self::RequestReused => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
             Self::TooManyUnits => (Code::FailedPrecondition, "TOO_MANY_UNITS"),
-            Self::BacklogFull => (Code::ResourceExhausted, "BACKLOG_FULL"),
+            Self::BacklogFull { .. } => (Code::ResourceExhausted, "BACKLOG_FULL"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
             Self::MessageTooLarge => (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
@@ -187,7 +190,7 @@ impl ApiError {
             }
             Self::RequestReused => "this request id was used for another product or other units",
             Self::TooManyUnits => "the supply would pass 2^53 units",
-            Self::BacklogFull => "too many accepted orders wait to be stored",
+            Self::BacklogFull { .. } => "too many accepted orders wait to be stored",
             Self::Overloaded => "too many requests wait",
             Self::RateLimited { whose, .. } => return format!("this {whose} calls too often"),
             Self::MessageTooLarge => "the message is too large",
@@ -203,12 +206,11 @@ impl ApiError {
 
     /// When it is worth asking again; a decision stands.
     fn retry_after(&self) -> Option<Duration> {
-        if let Self::RateLimited { wait, .. } = self {
+        if let Self::RateLimited { wait, .. } | Self::BacklogFull { wait } = self {
             return Some(*wait);
         }
         let waiting_helps = [Code::Unavailable, Code::ResourceExhausted].contains(&self.code().0);
-        let seconds = if matches!(self, Self::BacklogFull) { 5 } else { 1 };
-        waiting_helps.then(|| Duration::from_secs(seconds))
+        waiting_helps.then(|| Duration::from_secs(1))
     }
 
     /// Whether something may have happened, where the caller must wonder.
@@ -229,7 +231,7 @@ impl ApiError {
             | Self::OtherUnits { .. }
             | Self::RequestReused
             | Self::TooManyUnits
-            | Self::BacklogFull
+            | Self::BacklogFull { .. }
             | Self::RateLimited { .. }
             | Self::MessageTooLarge
             | Self::Overloaded => None,
@@ -288,7 +290,7 @@ impl ApiError {
             Outcome::Closed => Err(Self::SaleClosed),
             Outcome::Stopped => Err(Self::SaleStopped),
             Outcome::UnknownProduct => Err(Self::ProductNotFound),
-            Outcome::BacklogFull => Err(Self::BacklogFull),
+            Outcome::BacklogFull { retry_after } => Err(Self::BacklogFull { wait: retry_after }),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the first is unknown.
 
 mod batcher;
+mod drain;
 mod grant;
 mod levels;
 mod open;

@@ -1,12 +1,13 @@
 //! `lua/reserve.lua`: one call decides a batch.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio_util::task::TaskTracker;
 
 use super::{
     Decision, StockError, StockSettings,
     batcher::{Batcher, Limits},
+    drain::Drain,
 };
 use crate::{
     domain::{Epoch, Outcome, Partition, Receipt, ReservationId, Reserve},
@@ -24,12 +25,14 @@ pub(super) struct Reserver {
     partitions: Partitions,
     script: Arc<Script>,
     settings: StockSettings,
+    drains: Arc<[Drain]>,
 }
 
 impl Reserver {
     pub(super) fn new(partitions: Partitions, settings: StockSettings) -> Self {
         let script = Arc::new(Script::new("reserve", include_str!("../../lua/reserve.lua")));
-        Self { partitions, script, settings }
+        let drains = partitions.count().all().map(|_| Drain::default()).collect();
+        Self { partitions, script, settings, drains }
     }
 
     /// Starts the batcher of one partition.
@@ -67,8 +70,10 @@ impl Reserver {
         match self.call(partition, batch, &randoms).await {
             Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
             Ok((epoch, answers)) => {
+                let (drain, backlog_max_entries) =
+                    (&self.drains[partition.index()], self.settings.backlog_max_entries);
                 let decode = |(random, answer): (u64, &String)| {
-                    decode(answer, Asked { partition, epoch, random })
+                    decode(answer, Asked { partition, epoch, random, drain, backlog_max_entries })
                         .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
                 };
                 let decisions: Vec<Decision> =
@@ -131,21 +136,23 @@ fn label(decision: &Decision) -> &'static str {
         Ok(Outcome::Closed) => "closed",
         Ok(Outcome::Stopped) => "stopped",
         Ok(Outcome::UnknownProduct) => "unknown_product",
-        Ok(Outcome::BacklogFull) => "backlog_full",
+        Ok(Outcome::BacklogFull { .. }) => "backlog_full",
         Err(_) => "none",
     }
 }
 
 /// What the answer to a request needs beside its words.
 #[derive(Clone, Copy)]
-struct Asked {
+struct Asked<'a> {
     partition: Partition,
     epoch: Epoch,
     random: u64,
+    drain: &'a Drain,
+    backlog_max_entries: u64,
 }
 
 /// The script's words as a decision; `None` when they are none of the script's.
-fn decode(answer: &str, asked: Asked) -> Option<Decision> {
+fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
     let words: Vec<&str> = rest.split(' ').collect();
     let id =
@@ -171,7 +178,10 @@ fn decode(answer: &str, asked: Asked) -> Option<Decision> {
         ("closed", _) => Outcome::Closed,
         ("stopped", _) => Outcome::Stopped,
         ("unknown_product", _) => Outcome::UnknownProduct,
-        ("backlog_full", _) => Outcome::BacklogFull,
+        ("backlog_full", [left]) => {
+            let (left, full) = (left.parse().ok()?, asked.backlog_max_entries);
+            Outcome::BacklogFull { retry_after: asked.drain.wait(Instant::now(), left, full) }
+        }
         ("not_applied", _) => return Some(Err(StockError::Refused(rest.to_owned()))),
         _ => return None,
     };
@@ -183,9 +193,9 @@ mod tests {
     use super::*;
     use crate::domain::PartitionCount;
 
-    fn asked() -> Asked {
+    fn asked(drain: &Drain) -> Asked<'_> {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        Asked { partition, epoch: Epoch(2), random: 0xabc }
+        Asked { partition, epoch: Epoch(2), random: 0xabc, drain, backlog_max_entries: 9 }
     }
 
     #[test]
@@ -200,7 +210,7 @@ mod tests {
             ("closed", "closed"),
             ("stopped", "stopped"),
             ("unknown_product", "unknown_product"),
-            ("backlog_full", "backlog_full"),
+            ("backlog_full", "backlog_full 17"),
             ("not_applied", "not_applied OOM command not allowed"),
         ] {
             let header = script.lines().take_while(|line| line.starts_with("--"));
@@ -208,13 +218,14 @@ mod tests {
                 header.into_iter().any(|line| line.contains(named)),
                 "{named} is not in the header"
             );
-            assert!(decode(answer, asked()).is_some(), "{answer}");
+            assert!(decode(answer, asked(&Drain::default())).is_some(), "{answer}");
         }
     }
 
     #[test]
     fn a_duplicate_names_the_reservation_of_its_own_epoch() {
-        let Some(Ok(Outcome::Duplicate(receipt))) = decode("duplicate 1-5 ff 1000 9", asked())
+        let Some(Ok(Outcome::Duplicate(receipt))) =
+            decode("duplicate 1-5 ff 1000 9", asked(&Drain::default()))
         else {
             panic!("not a duplicate");
         };
@@ -226,7 +237,7 @@ mod tests {
     fn words_that_are_not_the_scripts_are_no_decision() {
         for bad in ["", "accepted", "accepted x 1 1", "accepted 1 1", "duplicate 1 a 1 1", "maybe"]
         {
-            assert!(decode(bad, asked()).is_none(), "{bad}");
+            assert!(decode(bad, asked(&Drain::default())).is_none(), "{bad}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
+use tonic_types::StatusExt as _;
 use yoink::app::Role;
 
 use crate::harness::{Yard, eventually, product, reason};
@@ -86,6 +87,12 @@ async fn a_full_backlog_refuses_before_a_unit_is_taken() {
     assert_eq!(service.refusal("shoe", "late", "").await, "BACKLOG_FULL");
     let report = yard.audit().await;
     assert_eq!((report.products[0].available, report.products[0].in_orders), (95, 5));
+    eventually("it is told that nothing drains", async || {
+        let status = service.buy("shoe", "late", "").await.unwrap_err();
+        let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
+        (wait == std::time::Duration::from_secs(30)).then_some(())
+    })
+    .await;
     let worker = yard.serve(Role::Worker, &[]).await;
     eventually("there is room again", async || service.buy("shoe", "late", "").await.ok()).await;
     yard.assert_audit_holds().await;
