@@ -1,6 +1,8 @@
 //! What the servers' own settings let us promise: some refuse the start, some lower what is promised, and
 //! that is said aloud.
 
+use std::collections::HashMap;
+
 use redis::RedisError;
 
 use super::Stores;
@@ -42,11 +44,11 @@ impl RedisSettings {
             let answer = command.arg("GET").arg(name).query_async(&mut connection).await;
             match answer {
                 Ok(answer) => {
-                    let answer: Vec<String> = answer;
-                    Ok(answer.into_iter().nth(1))
+                    let mut answer: HashMap<String, String> = answer;
+                    Ok(answer.remove(name))
                 }
                 // Some that are rented out do not let anybody ask.
-                Err(error) if error.code().is_some() => Ok(None),
+                Err(error) if matches!(error.code(), Some("ERR" | "NOPERM")) => Ok(None),
                 Err(error) => Err(error),
             }
         };

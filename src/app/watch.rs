@@ -24,6 +24,8 @@ use crate::grpc;
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the servers' settings are read: also after each reconnection.
 const JUDGE: Duration = Duration::from_secs(5);
+/// How long that may take: Redis is watched meanwhile.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// What is known of the stores.
 #[derive(Clone)]
@@ -63,6 +65,9 @@ impl Watch {
     }
 
     fn declare(&self, (store, modes): (&'static str, &[&'static str]), judged: &Judgement) {
+        for refusal in &judged.refusals {
+            tracing::error!(store, "{refusal}");
+        }
         for warning in &judged.warnings {
             tracing::warn!(store, mode = judged.mode, "{warning}");
         }
@@ -94,7 +99,7 @@ impl Watch {
 
     async fn judge(&self, last: &mut [Option<Judgement>; 2]) {
         // Who does not answer is looked at again when it does.
-        if let Ok(redis) = safety::of_redis(&self.stores).await {
+        if let Ok(Ok(redis)) = tokio::time::timeout(LIMIT, safety::of_redis(&self.stores)).await {
             self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
             self.refusals.store(Arc::new(redis.refusals.clone()));
             if last[0].as_ref() != Some(&redis) {
@@ -102,7 +107,7 @@ impl Watch {
                 last[0] = Some(redis);
             }
         }
-        if let Ok(ledger) = safety::of_ledger(&self.stores).await
+        if let Ok(Ok(ledger)) = tokio::time::timeout(LIMIT, safety::of_ledger(&self.stores)).await
             && last[1].as_ref() != Some(&ledger)
         {
             self.declare(("postgres", &LEDGER_MODES), &ledger);

@@ -159,21 +159,24 @@ pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
     if fenced.is_empty() {
         output::line("No partition is fenced.")?;
     }
-    let mut all_open = true;
+    let (mut all_open, mut opened) = (true, Vec::new());
     for (partition, rebuilt) in recovery.rebuild_all(fenced).await {
         all_open &= matches!(rebuilt, Ok(Some(_)));
         output::line(match rebuilt {
             Ok(Some(rebuilt)) => {
-                let lost = rebuilt.lost.iter().map(|lost| format!("\n{lost}")).collect::<String>();
+                opened.push(partition);
                 format!(
                     "partition {partition}: rebuilt and open; from its streams {} orders are \
-                     stored, {} are voided{lost}",
+                     stored, {} are voided",
                     rebuilt.stored, rebuilt.voided
                 )
             }
             Ok(None) => format!("partition {partition}: somebody else rebuilds it"),
             Err(error) => format!("partition {partition}: {:#}", anyhow::Error::from(error)),
         })?;
+    }
+    for lost in recovery.count_lost(&opened).await? {
+        output::line(lost)?;
     }
     Ok(if all_open { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -69,8 +69,14 @@ impl Ledger {
         let number = i32::from(partition.number());
         let mut rows = AuditRows { products: products(&tx, number).await?, ..AuditRows::default() };
         count_rows(&tx, number, (epoch, seq), streams.ids, &mut rows).await?;
-        let sql = "SELECT count(DISTINCT seq) FROM reservations
-                    WHERE partition = $1 AND epoch = $2 AND seq <= $3 AND seq <> ALL($4)";
+        // By state: each has an index of its own.
+        let sql = "SELECT count(DISTINCT seq) FROM (
+                       SELECT seq FROM reservations
+                        WHERE state = 'confirmed' AND partition = $1 AND epoch = $2 AND seq <= $3
+                       UNION ALL
+                       SELECT seq FROM reservations
+                        WHERE state = 'voided' AND partition = $1 AND epoch = $2 AND seq <= $3
+                   ) settled WHERE seq <> ALL($4)";
         let epoch = i64::from(epoch.0);
         let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
         rows.settled_at_cut = row.get(0);

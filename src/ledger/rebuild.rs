@@ -1,6 +1,6 @@
 //! The ledger's half of a rebuild: the lock, and what Redis is filled from.
 
-use super::{Ledger, LedgerError, PartitionRow, catalogue, pool::timestamp};
+use super::{Ledger, LedgerError, PartitionRow, PartitionStatus, catalogue, pool::timestamp};
 use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
 use deadpool_postgres::{ClientWrapper, Object};
 
@@ -67,9 +67,15 @@ impl Ledger {
     pub async fn close_partition(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
         self.with(|client| async move {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
+            let status = match seen.status {
+                PartitionStatus::New => return Ok(None),
+                PartitionStatus::Open => "open",
+                PartitionStatus::Closed => "closed",
+            };
             let sql = "UPDATE partitions SET epoch = epoch + 1, status = 'closed'
-                        WHERE partition = $1 AND epoch = $2 AND status <> 'new' RETURNING epoch";
-            let row = client.query_opt(sql, &[&partition, &epoch]).await?;
+                        WHERE partition = $1 AND epoch = $2 AND status = $3 RETURNING epoch";
+            let row = client.query_opt(sql, &[&partition, &epoch, &status]).await?;
             row.map(|row| super::partitions::epoch(row.get(0))).transpose()
         })
         .await

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Recovery;
 use crate::{
-    domain::{Epoch, Lost, Partition},
+    domain::{Lost, Partition},
     ledger::{LedgerError, Mark, PartitionRow, PartitionStatus},
 };
 
@@ -16,15 +16,35 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What a gateway has told the ledger of itself.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Its last mark of each partition.
+    marks: Vec<Mark>,
+    /// It takes no more orders.
+    left: bool,
+}
+
 impl Recovery {
     /// Believes the ledger. Before an epoch is left, its mark is reported; before one is begun, this
     /// gateway stands in the ledger, so that a count knows whom it has not heard.
-    pub(super) async fn believe(&self, rows: &[PartitionRow]) -> Result<(), LedgerError> {
+    pub(super) async fn believe(
+        &self,
+        rows: &[PartitionRow],
+        told: &mut Told,
+    ) -> Result<(), LedgerError> {
+        if told.left {
+            return Ok(());
+        }
         let partitions = self.stock.partitions();
         let (mut begun, mut marks) = (Vec::new(), Vec::new());
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
             let last = partitions.seen(partition);
+            // An epoch that was open once is never closed: only a later one is.
+            if last.is_some_and(|(epoch, _)| row.epoch < epoch || (row.epoch == epoch && !open)) {
+                continue;
+            }
             if open && last.is_some_and(|(epoch, _)| epoch == row.epoch) {
                 partitions.set_epoch(partition, Some(row.epoch));
                 continue;
@@ -42,29 +62,30 @@ impl Recovery {
                 begun.push(row);
             }
         }
-        self.report(marks).await?;
+        self.report(marks, told).await?;
         for row in begun {
             partitions.set_epoch(row.partition, Some(row.epoch));
         }
         Ok(())
     }
 
-    async fn report(&self, marks: Vec<Mark>) -> Result<(), LedgerError> {
+    async fn report(&self, marks: Vec<Mark>, told: &mut Told) -> Result<(), LedgerError> {
         let Some(gateway) = &self.gateway else { return Ok(()) };
-        let mut told = self.told.lock().await;
-        let new: Vec<Mark> = marks.into_iter().filter(|mark| !told.contains(mark)).collect();
+        let new: Vec<Mark> = marks.into_iter().filter(|mark| !told.marks.contains(mark)).collect();
         self.ledger.report_marks(gateway, &new).await?;
-        told.retain(|old| !new.iter().any(|mark| mark.partition == old.partition));
-        told.extend(new);
+        told.marks.retain(|old| !new.iter().any(|mark| mark.partition == old.partition));
+        told.marks.extend(new);
         Ok(())
     }
 
-    /// The last words of a gateway that takes no more orders.
+    /// The last words of a gateway, which takes no more orders.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer: a later count then says "at least".
     pub async fn leave(&self) -> Result<(), LedgerError> {
+        let mut told = self.told.lock().await;
+        told.left = true;
         let partitions = self.stock.partitions();
         let quiet = |partition: &Partition| !partitions.is_taking(*partition);
         let mark = |partition| {
@@ -73,34 +94,32 @@ impl Recovery {
         };
         let all = self.deployment.partitions.all();
         all.clone().for_each(|partition| partitions.set_epoch(partition, None));
-        self.report(all.filter(quiet).filter_map(mark).collect()).await
+        self.report(all.filter(quiet).filter_map(mark).collect(), &mut told).await
     }
 
-    /// What the epoch that was sold from before this one lost. Waits some seconds for gateways that have
-    /// not reported.
-    pub(super) async fn count_lost(
-        &self,
-        partition: Partition,
-        before: Epoch,
-    ) -> Result<Vec<Lost>, LedgerError> {
+    /// What the epochs that these partitions were sold in last have lost, after they were rebuilt. Waits
+    /// some seconds for gateways that have not reported.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn count_lost(&self, rebuilt: &[Partition]) -> Result<Vec<Lost>, LedgerError> {
         let started = Instant::now();
-        let sold = loop {
-            match self.ledger.unreported(partition, before).await? {
-                Some((_, missing)) if missing > 0 && started.elapsed() < PATIENCE => {
-                    tokio::time::sleep(LOOK).await;
-                }
-                Some((epoch, _)) => break epoch,
-                None => return Ok(Vec::new()),
+        let mut lost = Vec::new();
+        for row in self.ledger.partitions(self.deployment.partitions).await? {
+            if !rebuilt.contains(&row.partition) {
+                continue;
             }
-        };
-        let mut lost = self.ledger.lost(partition, before).await?;
-        lost.retain(|lost| lost.epoch >= sold);
-        for lost in &lost {
-            tracing::error!(
-                %partition, epoch = %lost.epoch, lost = lost.count, certainty = lost.certainty(),
-                "accepted reservations were lost with Redis"
-            );
-            self.stock.partitions().metrics().lost(lost.certainty(), lost.count);
+            let sold = loop {
+                match self.ledger.unreported(row.partition, row.epoch).await? {
+                    Some((_, missing)) if missing > 0 && started.elapsed() < PATIENCE => {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    last => break last.map_or(row.epoch, |(epoch, _)| epoch),
+                }
+            };
+            let all = self.ledger.lost(row.partition, row.epoch).await?;
+            lost.extend(all.into_iter().filter(|lost| lost.epoch >= sold));
         }
         Ok(lost)
     }

@@ -16,11 +16,12 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::marks::Told;
 pub use self::rebuild::{RebuildError, Rebuilt};
 use crate::{
     domain::{Epoch, Partition},
     fence::{FenceError, FenceReason},
-    ledger::{Deployment, Ledger, LedgerError, Mark, PartitionRow, PartitionStatus},
+    ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
     stock::{Opening, Stock},
     stream::Streams,
 };
@@ -42,8 +43,8 @@ pub struct Recovery {
     seen_fenced: Arc<Mutex<Vec<Partition>>>,
     /// What this process is called, if it takes orders.
     gateway: Option<String>,
-    /// The last marks that the ledger was told.
-    told: Arc<tokio::sync::Mutex<Vec<Mark>>>,
+    /// Held while the ledger is read and believed: an older look must not undo a newer one.
+    told: Arc<tokio::sync::Mutex<Told>>,
 }
 
 impl Recovery {
@@ -63,6 +64,7 @@ impl Recovery {
     ///
     /// When Postgres does not answer; then nothing changes.
     pub async fn look(&self) -> Result<(), LedgerError> {
+        let mut told = self.told.lock().await;
         let mut rows = self.ledger.partitions(self.deployment.partitions).await?;
         let is_new = |row: &&PartitionRow| row.status == PartitionStatus::New;
         if rows.iter().any(|row| is_new(&row)) {
@@ -72,7 +74,7 @@ impl Recovery {
             // Read again, also for what somebody else has opened meanwhile.
             rows = self.ledger.partitions(self.deployment.partitions).await?;
         }
-        self.believe(&rows).await
+        self.believe(&rows, &mut told).await
     }
 
     /// Opens a new partition. Nobody sells from it before the ledger calls it open.

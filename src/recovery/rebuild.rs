@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::Recovery;
 use crate::{
     crash_point,
-    domain::{Epoch, Lost, Order, Partition},
+    domain::{Epoch, Order, Partition},
     fence::FenceError,
     ledger::{DeadAction, LedgerError, PartitionRow, Void},
     stock::{ClaimParts, Filling, Offer, Reopened, Seized},
@@ -47,14 +47,12 @@ impl From<redis::RedisError> for RebuildError {
 }
 
 /// What a rebuild did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Orders that were in the streams and are stored now, or were before.
     pub stored: usize,
     /// Orders that were in the streams and are voided now, or were before.
     pub voided: usize,
-    /// What was accepted and is nowhere.
-    pub lost: Vec<Lost>,
 }
 
 impl Recovery {
@@ -70,8 +68,8 @@ impl Recovery {
         if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
             return Err(RebuildError::Foreign);
         }
-        self.stock.partitions().set_epoch(partition, None);
         let Some(epoch) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        self.stock.partitions().set_epoch(partition, None);
         crash_point::reach("rebuild_closed");
         match self.stock.seize(partition, epoch).await? {
             Seized::Ours => {}
@@ -99,9 +97,7 @@ impl Recovery {
         tracing::warn!(
             %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided, "rebuilt and open"
         );
-        // It sells again; now this process reports and begins as every other does, and all are counted.
-        self.look().await?;
-        rebuilt.lost = self.count_lost(partition, epoch).await?;
+        // It sells again, here as in every other process: from the next look at the ledger.
         Ok(Some(rebuilt))
     }
 

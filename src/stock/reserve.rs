@@ -64,6 +64,10 @@ impl Reserver {
 
     async fn ask(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
         self.partitions.metrics().batch(batch.len());
+        // Nobody is under way where nobody may be.
+        if let Err(error) = self.partitions.selling_epoch(partition) {
+            return batch.iter().map(|_| Err(error.clone().into())).collect();
+        }
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
         // Until every accept of this call was seen (R10).
         let _taking = self.partitions.take(partition);
@@ -78,11 +82,15 @@ impl Reserver {
                 };
                 let decisions: Vec<Decision> =
                     randoms.into_iter().zip(&answers).map(decode).collect();
-                let accepted = decisions.iter().filter_map(|decision| match decision {
-                    Ok(Outcome::Accepted(receipt)) => Some(receipt.reservation_id.seq()),
+                // A duplicate may be the first that anybody hears of its accept.
+                let told = decisions.iter().filter_map(|decision| match decision {
+                    Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
+                        Some(receipt.reservation_id)
+                    }
                     _ => None,
                 });
-                self.partitions.saw(partition, epoch, accepted.max().unwrap_or(0));
+                let told = told.filter(|id| id.epoch() == epoch).map(|id| id.seq());
+                self.partitions.saw(partition, epoch, told.max().unwrap_or(0));
                 decisions
             }
         }

@@ -79,7 +79,7 @@ impl Streams {
         let epoch = self.partitions.epoch(partition)?;
         let args = [MAX_ENTRIES.to_string(), window_ms.to_string()];
         let args = args.each_ref().map(String::as_str);
-        let answer = self.partitions.run(partition, &self.scripts.cut, &keys, &args).await?;
+        let answer = self.partitions.run_in(epoch, &self.scripts.cut, &keys, &args).await?;
         match answer.as_slice() {
             [status, entries] if status == "too_many" => Err(CutError::TooMany(entries.clone())),
             [status, seq, records @ ..] if status == "ok" && records.len() % 4 == 0 => {

@@ -92,7 +92,6 @@ struct Instruments {
     write_lag: Histogram<f64>,
     buried: Counter<u64>,
     refused: Counter<u64>,
-    lost: Counter<u64>,
     partitions: PartitionGauges,
     stores: StoreGauges,
 }
@@ -104,6 +103,7 @@ struct StoreGauges {
     durability: Gauge<u64>,
     conservation: Gauge<u64>,
     audit_unknown: Gauge<u64>,
+    lost: Gauge<u64>,
     product_stock: Gauge<i64>,
 }
 
@@ -155,6 +155,11 @@ impl StoreGauges {
                 meter,
                 "yoink_audit_unknown",
                 "1 if the last audit could not see everything.",
+            ),
+            lost: gauge(
+                meter,
+                "yoink_lost_reservations",
+                "Accepted reservations of ended epochs that are nowhere.",
             ),
             durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
             product_stock: meter
@@ -228,10 +233,6 @@ impl Metrics {
                 .u64_counter("yoink_refused")
                 .with_description("Calls refused before anything was decided.")
                 .build(),
-            lost: meter
-                .u64_counter("yoink_lost_reservations")
-                .with_description("Accepted reservations that a rebuild found nowhere.")
-                .build(),
             partitions: PartitionGauges::new(meter),
             stores: StoreGauges::new(meter),
             registry,
@@ -251,7 +252,6 @@ impl Metrics {
             redis_errors.add(0, &labels);
         }
         buried.add(0, &[]);
-        ["exactly", "at least"].into_iter().for_each(|certainty| self.lost(certainty, 0));
     }
 
     /// A gRPC call was answered; `method` is one of the contract's.
@@ -309,11 +309,6 @@ impl Metrics {
         self.instruments.refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    /// A rebuild found so many accepted reservations nowhere; `certainty` is `exactly` or `at least`.
-    pub fn lost(&self, certainty: &'static str, count: u64) {
-        self.instruments.lost.add(count, &[KeyValue::new("certainty", certainty)]);
-    }
-
     /// A partition was read.
     pub fn partition(&self, partition: u16, reading: &PartitionReading) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
@@ -345,10 +340,19 @@ impl Metrics {
         self.instruments.stores.durability.record(u64::from(is), &labels);
     }
 
-    /// An audit was made.
-    pub fn audited(&self, error_units: u64, unknown: bool) {
+    /// An audit could see everything, or could not.
+    pub fn audited(&self, whole: bool) {
+        self.instruments.stores.audit_unknown.record(u64::from(!whole), &[]);
+    }
+
+    /// An audit found so much too much or too little.
+    pub fn off_by(&self, error_units: u64) {
         self.instruments.stores.conservation.record(error_units, &[]);
-        self.instruments.stores.audit_unknown.record(u64::from(unknown), &[]);
+    }
+
+    /// So many accepted reservations are nowhere; `certainty` is `exactly` or `at least`.
+    pub fn lost(&self, certainty: &'static str, count: u64) {
+        self.instruments.stores.lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }
 
     /// A partition takes so many waiting orders.

@@ -101,7 +101,7 @@ async fn a_unit_that_nobody_granted() {
 async fn reservations_that_are_gone() {
     let yard = Yard::with_own_redis().await;
     let api = selling(&yard, Role::Api, &[]).await;
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = yard.serve(Role::Worker, &[("audit_interval_ms", "200")]).await;
     let watch = Prometheus::watching(worker.http).await;
     // Nothing is stored before Redis has lost it.
     let sql = yard.sql().await;

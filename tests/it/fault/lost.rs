@@ -117,7 +117,7 @@ async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounted_for() {
     let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let service = yard.serve(Role::All, &[("audit_interval_ms", "200")]).await;
     service.create(product("shoe", 2_000)).await;
     sell(&service, 0..50).await;
     let copy = back_up(&yard);
@@ -161,6 +161,14 @@ async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounte
     let gone = u64::try_from(gone).unwrap();
     assert!((gone..=gone + 8).contains(&lost), "{gone} answers are gone, {lost} are told");
     assert!(report.products[0].confirmed <= 2_000);
+    eventually("the worker announces it", async || {
+        let metrics = get(service.http, "/metrics").await;
+        let told = metrics.lines().find(|line| {
+            line.starts_with("yoink_lost_reservations{") && line.contains("\"exactly\"")
+        })?;
+        (told.rsplit_once(' ')?.1.parse() == Ok(lost)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
