@@ -207,10 +207,11 @@ async fn calls_that_are_slow() {
     let mut cli = yard.cli().await;
     // Again and again Redis stands still for most of a second.
     let stand_still = async {
+        let mut beat = tokio::time::interval(std::time::Duration::from_millis(900));
         loop {
+            beat.tick().await;
             let mut pause = redis::cmd("CLIENT");
             let () = pause.arg("PAUSE").arg(800).query_async(&mut cli).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(900)).await;
         }
     };
     tokio::select! {

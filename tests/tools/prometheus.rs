@@ -104,11 +104,12 @@ impl Prometheus {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut this = Self { child, address, client };
         let started = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
         while this.get("/-/ready").await.is_none() {
             let ended = this.child.try_wait().unwrap();
             let log = || fs::read_to_string(dir.join("log")).unwrap();
             assert!(ended.is_none() && started.elapsed() < PATIENCE, "no Prometheus: {}", log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            ticks.tick().await;
         }
         // Not somebody else's, at an address that was taken in between.
         assert!(this.child.try_wait().unwrap().is_none(), "{address} was taken");
@@ -148,12 +149,13 @@ impl Prometheus {
     /// Waits until something is there; a second is how often Prometheus looks.
     pub async fn until<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
         let started = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(200));
         loop {
+            ticks.tick().await;
             if let Some(found) = look().await {
                 return found;
             }
             assert!(started.elapsed() < PATIENCE, "never happened: {what}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 

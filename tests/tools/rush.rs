@@ -19,6 +19,8 @@ impl Rush {
             let (mut buyers, stop) = (service.buyers(), stop.clone());
             let product_id = product.to_owned();
             TaskTracker::new().spawn(async move {
+                // A hundred calls a second are enough to be seen.
+                let mut beat = tokio::time::interval(std::time::Duration::from_millis(40));
                 let mut n = 0;
                 while !stop.is_cancelled() {
                     n += 1;
@@ -27,9 +29,8 @@ impl Rush {
                         user_id: format!("user-{buyer}-{n}"),
                         request_id: String::new(),
                     };
+                    beat.tick().await;
                     drop(buyers.reserve_unit(request).await);
-                    // A hundred calls a second are enough to be seen.
-                    tokio::time::sleep(std::time::Duration::from_millis(40)).await;
                 }
             })
         });
