@@ -53,9 +53,12 @@ impl Told {
                 certainty = lost.certainty(), "accepted reservations were lost with Redis"
             );
         }
-        if whole {
-            self.lost = report.lost;
-        }
+        // A partition that could not be seen keeps what it had lost; of the others the newer count stands.
+        let again = |old: &Lost| {
+            report.lost.iter().any(|new| (new.partition, new.epoch) == (old.partition, old.epoch))
+        };
+        self.lost.retain(|old| !whole && !again(old));
+        self.lost.extend(report.lost);
         for exact in [true, false] {
             let of = |lost: &&Lost| lost.exact == exact;
             let count = self.lost.iter().filter(of).map(|lost| lost.count).sum();
@@ -74,5 +77,57 @@ impl Told {
             tracing::info!("the audit holds again");
         }
         self.violations = violations;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Epoch, PartitionCount};
+
+    fn lost(partition: u16, count: u64) -> Lost {
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(partition).unwrap();
+        Lost { partition, epoch: Epoch(1), count, exact: true }
+    }
+
+    #[test]
+    fn a_loss_is_told_also_while_another_partition_cannot_be_seen() {
+        let (mut told, metrics) = (Told::default(), Metrics::new().unwrap());
+        let gauge = |line: &str| metrics.encode().unwrap().contains(line);
+        let report = |lost: &[Lost], unknown: &[&str]| Report {
+            lost: lost.to_vec(),
+            unknown: unknown.iter().map(|why| (*why).to_owned()).collect(),
+            ..Report::default()
+        };
+        told.tell(report(&[lost(0, 3)], &["partition 1: fenced"]), &metrics);
+        assert_eq!(told.lost, [lost(0, 3)], "told once, not at every audit");
+        assert!(gauge("certainty=\"exactly\",otel_scope_name=\"yoink\"} 3\n"));
+        // A late mark corrects the count; what cannot be seen now is not forgotten.
+        told.tell(report(&[lost(0, 4)], &["partition 1: fenced"]), &metrics);
+        told.tell(report(&[lost(1, 2)], &["partition 0: fenced"]), &metrics);
+        assert_eq!(told.lost, [lost(0, 4), lost(1, 2)]);
+        assert!(gauge("certainty=\"exactly\",otel_scope_name=\"yoink\"} 6\n"));
+        told.tell(report(&[lost(1, 2)], &[]), &metrics);
+        assert_eq!(told.lost, [lost(1, 2)]);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_well_again() {
+        let (mut told, metrics) = (Told::default(), Metrics::new().unwrap());
+        let off = || {
+            metrics
+                .encode()
+                .unwrap()
+                .contains("yoink_conservation_error_units{otel_scope_name=\"yoink\"} 1\n")
+        };
+        let wrong = vec!["product shoe: off by 1".to_owned()];
+        told.tell(
+            Report { violations: wrong.clone(), error_units: 1, ..Report::default() },
+            &metrics,
+        );
+        told.tell(Report { unknown: vec!["fenced".to_owned()], ..Report::default() }, &metrics);
+        assert!(off() && told.violations == wrong);
+        told.tell(Report::default(), &metrics);
+        assert!(!off() && told.violations.is_empty());
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Watch {
     role: Role,
     redis_answers: Arc<AtomicBool>,
     refusals: Arc<ArcSwap<Vec<String>>>,
+    /// Redis's and Postgres's settings as they were judged at the start.
+    judged: [Judgement; 2],
 }
 
 impl Watch {
@@ -50,10 +52,11 @@ impl Watch {
             bail!("{}", refusals.join("; "));
         }
         let redis_answers = Arc::new(AtomicBool::new(true));
-        let this = Self { stores, role, redis_answers, refusals: Arc::default() };
         tracing::info!(redis = redis.mode, postgres = ledger.mode, "durability");
-        this.declare(("redis", &REDIS_MODES), &redis);
-        this.declare(("postgres", &LEDGER_MODES), &ledger);
+        let (refusals, judged) = (Arc::default(), [redis, ledger]);
+        let this = Self { stores, role, redis_answers, refusals, judged };
+        this.declare(("redis", &REDIS_MODES), &this.judged[0]);
+        this.declare(("postgres", &LEDGER_MODES), &this.judged[1]);
         Ok(this)
     }
 
@@ -80,7 +83,7 @@ impl Watch {
     /// Watches until stopped.
     pub(super) async fn run(self, reporter: HealthReporter, stop: CancellationToken) {
         let (mut well, mut judged) = (true, Instant::now());
-        let mut last: [Option<Judgement>; 2] = [None, None];
+        let mut last = self.judged.clone();
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let answers = self.stores.stock.partitions().ping().await.is_ok();
             let returned = !self.redis_answers.swap(answers, Ordering::AcqRel) && answers;
@@ -97,21 +100,21 @@ impl Watch {
         }
     }
 
-    async fn judge(&self, last: &mut [Option<Judgement>; 2]) {
+    async fn judge(&self, last: &mut [Judgement; 2]) {
         // Who does not answer is looked at again when it does.
         if let Ok(Ok(redis)) = tokio::time::timeout(LIMIT, safety::of_redis(&self.stores)).await {
             self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
             self.refusals.store(Arc::new(redis.refusals.clone()));
-            if last[0].as_ref() != Some(&redis) {
+            if last[0] != redis {
                 self.declare(("redis", &REDIS_MODES), &redis);
-                last[0] = Some(redis);
+                last[0] = redis;
             }
         }
         if let Ok(Ok(ledger)) = tokio::time::timeout(LIMIT, safety::of_ledger(&self.stores)).await
-            && last[1].as_ref() != Some(&ledger)
+            && last[1] != ledger
         {
             self.declare(("postgres", &LEDGER_MODES), &ledger);
-            last[1] = Some(ledger);
+            last[1] = ledger;
         }
     }
 }
