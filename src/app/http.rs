@@ -27,7 +27,12 @@ impl Readiness {
         let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
         let ready =
             unwell.is_empty() && sells && !pauses.iter().any(|pause| broken.contains(pause));
-        let fenced = fenced.iter().map(|partition| format!("partition {partition} is fenced"));
+        let progress = self.scrape.recovery.progress();
+        let fenced = fenced.iter().map(|partition| {
+            let stage = progress.iter().find(|(underway, _)| underway == partition);
+            let stage = stage.map_or(String::new(), |(_, stage)| format!("; rebuilding: {stage}"));
+            format!("partition {partition} is fenced{stage}")
+        });
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
         (ready, unwell.into_iter().chain(fenced).chain(pauses).collect())
     }

@@ -1,6 +1,6 @@
 //! Commands that work on the stores themselves, beside a service or without one.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures_util::TryStreamExt as _;
@@ -18,6 +18,9 @@ use crate::{
     domain::{MAX_UNITS, ProductId, RequestId},
     ledger::{Ledger, Restock, Restocked, check_schema},
 };
+
+/// Between two words on how far rebuilds are.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
     let version = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
@@ -160,7 +163,19 @@ pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
         output::line("No partition is fenced.")?;
     }
     let (mut all_open, mut opened) = (true, Vec::new());
-    for (partition, rebuilt) in recovery.rebuild_all(fenced).await {
+    let (mut ticks, rebuilds) = (tokio::time::interval(PROGRESS), recovery.rebuild_all(fenced));
+    let mut rebuilds = std::pin::pin!(rebuilds);
+    let rebuilt = loop {
+        tokio::select! {
+            rebuilt = &mut rebuilds => break rebuilt,
+            _ = ticks.tick() => {
+                for (partition, stage) in recovery.progress() {
+                    output::line(format!("partition {partition}: {stage}"))?;
+                }
+            }
+        }
+    };
+    for (partition, rebuilt) in rebuilt {
         all_open &= matches!(rebuilt, Ok(Some(_)));
         output::line(match rebuilt {
             Ok(Some(rebuilt)) => {

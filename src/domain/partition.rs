@@ -28,6 +28,11 @@ impl std::fmt::Display for Partition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
+impl Epoch {
+    /// The last one that a reservation id can name: a rebuild a minute takes two years to get there.
+    pub const LAST: Self = Self((1 << 20) - 1);
+}
+
 impl std::fmt::Display for Epoch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

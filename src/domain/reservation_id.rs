@@ -50,7 +50,7 @@ impl ReservationId {
     ) -> Result<Self, ReservationIdError> {
         let fits = [
             ("partition", partition < 4096),
-            ("epoch", epoch.0 > 0 && epoch.0 < 1 << EPOCH_BITS),
+            ("epoch", epoch.0 > 0 && epoch <= Epoch::LAST),
             ("seq", seq < 1 << SEQ_BITS),
             ("random part", random < 1 << RANDOM_BITS),
         ];
@@ -70,7 +70,7 @@ impl ReservationId {
     pub fn range_of(partition: Partition) -> (Uuid, Uuid) {
         let (partition, full) = (partition.number(), u64::MAX);
         let first = Self { partition, epoch: Epoch(0), seq: 0, random: 0 };
-        let epoch = Epoch((1 << EPOCH_BITS) - 1);
+        let epoch = Epoch::LAST;
         let (seq, random) = (full >> (64 - SEQ_BITS), full >> (64 - RANDOM_BITS));
         (first.to_uuid(), Self { partition, epoch, seq, random }.to_uuid())
     }

@@ -22,7 +22,7 @@ pub use marks::Mark;
 pub use migrate::{MigrateError, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
-pub use rebuild::{Bought, Claim, RebuildLock, Remaining};
+pub use rebuild::{Bought, Claim, Remaining, Turn};
 pub use reservations::{ExportRow, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};

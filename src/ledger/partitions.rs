@@ -1,7 +1,6 @@
 //! The deployment and the life of its partitions.
 
-use std::future::Future;
-
+use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError};
@@ -55,31 +54,28 @@ impl Ledger {
     /// When Postgres does not do it.
     pub async fn establish(&self, wanted: PartitionCount) -> Result<Establish, LedgerError> {
         self.with(|mut client| async move {
-            let count = i32::from(wanted.get());
             let tx = client.transaction().await?;
-            tx.execute(
-                "INSERT INTO deployment (partitions) VALUES ($1) ON CONFLICT DO NOTHING",
-                &[&count],
-            )
-            .await?;
-            let row = tx.query_one("SELECT id, partitions FROM deployment", &[]).await?;
-            let found = u32::try_from(row.get::<_, i32>(1)).ok();
-            let found = found.and_then(|found| PartitionCount::try_from(found).ok());
-            let deployment = Deployment {
-                id: row.get(0),
-                partitions: found.ok_or(LedgerError::unreadable("deployment.partitions"))?,
-            };
-            if deployment.partitions != wanted {
-                return Ok(Establish::Other(deployment));
+            let mut found = deployment(&tx).await?;
+            if found.is_none() {
+                let count = i32::from(wanted.get());
+                tx.execute(
+                    "INSERT INTO deployment (partitions) VALUES ($1) ON CONFLICT DO NOTHING",
+                    &[&count],
+                )
+                .await?;
+                tx.execute(
+                    "INSERT INTO partitions
+                     SELECT n, 0, 'new' FROM deployment, generate_series(0, partitions - 1) n
+                         ON CONFLICT DO NOTHING",
+                    &[],
+                )
+                .await?;
+                found = deployment(&tx).await?;
+                tx.commit().await?;
             }
-            tx.execute(
-                "INSERT INTO partitions SELECT n, 1, 'new' FROM generate_series(0, $1 - 1) n
-                 ON CONFLICT DO NOTHING",
-                &[&count],
-            )
-            .await?;
-            tx.commit().await?;
-            Ok(Establish::Is(deployment))
+            let found = found.ok_or(LedgerError::unreadable("deployment"))?;
+            let same = found.partitions == wanted;
+            Ok(if same { Establish::Is(found) } else { Establish::Other(found) })
         })
         .await
     }
@@ -116,42 +112,62 @@ impl Ledger {
         .await
     }
 
-    /// Opens a new partition: runs `open` while holding its row, then marks it open if `open` says so.
-    /// Returns whether the partition was still new. Nobody sells from it before this has committed.
+    /// An epoch for one attempt at opening a new partition; `None` when it is not as it was seen. Committed
+    /// before Redis is told: whoever comes late opens an epoch that the ledger has left.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; then the partition is still new and it may be repeated.
-    pub async fn open_partition<F>(
+    /// When Postgres does not do it.
+    pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
+        self.with(|client| async move {
+            let sql = "UPDATE partitions SET epoch = epoch + 1
+                        WHERE partition = $1 AND epoch = $2 AND status = 'new' RETURNING epoch";
+            let (partition, seen) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            let row = client.query_opt(sql, &[&partition, &seen]).await?;
+            row.map(|row| epoch(row.get(0))).transpose()
+        })
+        .await
+    }
+
+    /// The end of an attempt, after Redis has opened; returns whether no other attempt was begun since.
+    /// Nobody sells before this has committed.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; then the partition is still new, or open.
+    pub async fn opened(&self, partition: Partition, epoch: Epoch) -> Result<bool, LedgerError> {
+        self.end_closed(partition, epoch, "new").await
+    }
+
+    /// Marks a partition open that is of this epoch and in this state.
+    pub(super) async fn end_closed(
         &self,
         partition: Partition,
-        open: impl FnOnce(Epoch) -> F,
-    ) -> Result<bool, LedgerError>
-    where
-        F: Future<Output = bool>,
-    {
-        self.with(|mut client| async move {
-            let number = i32::from(partition.number());
-            let tx = client.transaction().await?;
-            let sql =
-                "SELECT epoch FROM partitions WHERE partition = $1 AND status = 'new' FOR UPDATE";
-            let Some(row) = tx.query_opt(sql, &[&number]).await? else {
-                return Ok(false);
-            };
-            if open(epoch(row.get(0))?).await {
-                tx.execute(
-                    "UPDATE partitions SET status = 'open' WHERE partition = $1",
-                    &[&number],
-                )
-                .await?;
-                tx.commit().await?;
-            }
-            Ok(true)
+        epoch: Epoch,
+        status: &'static str,
+    ) -> Result<bool, LedgerError> {
+        self.with(|client| async move {
+            let sql = "UPDATE partitions SET status = 'open'
+                        WHERE partition = $1 AND epoch = $2 AND status = $3";
+            let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
+            Ok(client.execute(sql, &[&partition, &epoch, &status]).await? == 1)
         })
         .await
     }
 }
 
+async fn deployment(tx: &Transaction<'_>) -> Result<Option<Deployment>, LedgerError> {
+    let row = tx.query_opt("SELECT id, partitions FROM deployment", &[]).await?;
+    let deployment = row.map(|row| {
+        let count = u32::try_from(row.get::<_, i32>(1)).ok();
+        let count = count.and_then(|count| PartitionCount::try_from(count).ok());
+        let partitions = count.ok_or(LedgerError::unreadable("deployment.partitions"))?;
+        Ok(Deployment { id: row.get(0), partitions })
+    });
+    deployment.transpose()
+}
+
 pub(super) fn epoch(value: i64) -> Result<Epoch, LedgerError> {
-    u32::try_from(value).map(Epoch).map_err(|_| LedgerError::unreadable("partitions.epoch"))
+    let epoch = u32::try_from(value).ok().map(Epoch).filter(|epoch| *epoch <= Epoch::LAST);
+    epoch.ok_or(LedgerError::unreadable("partitions.epoch"))
 }

@@ -8,7 +8,8 @@ use std::{
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
 };
-use tokio_postgres::{Config, NoTls};
+use futures_util::{Stream, StreamExt as _};
+use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
 use super::{LedgerError, error::Cause};
 use crate::telemetry::PoolReading;
@@ -69,6 +70,23 @@ impl Ledger {
     /// A connection without an operation limit, for long reads.
     pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
         Ok(self.pool.get().await?)
+    }
+
+    /// Rows as they come, for reads that grow: on a connection of their own, without a time limit.
+    pub(super) async fn rows(
+        &self,
+        sql: &str,
+        args: &[&(dyn ToSql + Sync)],
+    ) -> Result<impl Stream<Item = Result<Row, LedgerError>> + use<>, LedgerError> {
+        let client = self.connection().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        let rows = client.query_raw(sql, args.iter().copied()).await?;
+        // The connection lives as long as its rows, and is not handed on: it has no statement timeout.
+        let client = Object::take(client);
+        Ok(Box::pin(rows).map(move |row| {
+            let _alive = &client;
+            Ok(row?)
+        }))
     }
 
     /// The connections as they are now.

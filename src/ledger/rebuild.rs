@@ -1,15 +1,25 @@
 //! The ledger's half of a rebuild: the lock, and what Redis is filled from.
 
-use super::{Ledger, LedgerError, PartitionRow, PartitionStatus, catalogue, pool::timestamp};
+use futures_util::{Stream, StreamExt as _};
+
+use super::{
+    Ledger, LedgerError, PartitionRow, PartitionStatus, catalogue,
+    pool::{milliseconds, timestamp},
+};
 use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
 use deadpool_postgres::{ClientWrapper, Object};
+use tokio_postgres::error::SqlState;
 
-/// Held while a partition is rebuilt, so that two processes do not take turns at it. The rebuild's
-/// exactness does not rest on it: the epoch does that (R7).
-pub struct RebuildLock {
-    /// The lock goes with the connection.
+/// Held while partitions are opened or one is rebuilt, so that two processes do not take turns at it. Nothing's
+/// exactness rests on it: the epoch does that (R7).
+pub struct Turn {
+    /// It goes with the connection.
     _connection: ClientWrapper,
 }
+
+/// The first number tells our advisory locks from others of this database.
+const REBUILD: i32 = 7069;
+const OPENING: i32 = 7070;
 
 /// A product and what is left of it, once nothing is in flight.
 #[derive(Debug, Clone)]
@@ -46,16 +56,28 @@ impl Ledger {
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn rebuild_lock(
-        &self,
-        partition: Partition,
-    ) -> Result<Option<RebuildLock>, LedgerError> {
+    pub async fn rebuild_turn(&self, partition: Partition) -> Result<Option<Turn>, LedgerError> {
         let connection = self.connection().await?;
         let key = i32::from(partition.number());
-        // The first number tells this lock from others of this database.
-        let sql = "SELECT pg_try_advisory_lock(7069, $1)";
-        let ours: bool = connection.query_one(sql, &[&key]).await?.get(0);
-        Ok(ours.then(|| RebuildLock { _connection: Object::take(connection) }))
+        let sql = "SELECT pg_try_advisory_lock($1, $2)";
+        let ours: bool = connection.query_one(sql, &[&REBUILD, &key]).await?.get(0);
+        Ok(ours.then(|| Turn { _connection: Object::take(connection) }))
+    }
+
+    /// The right to open new partitions, as soon as nobody else has it; `None` when that takes longer than a
+    /// lock may: somebody stalls.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn opening_turn(&self) -> Result<Option<Turn>, LedgerError> {
+        let connection = self.connection().await?;
+        let taken = connection.execute("SELECT pg_advisory_lock($1, 0)", &[&OPENING]).await;
+        match taken {
+            Ok(_) => Ok(Some(Turn { _connection: Object::take(connection) })),
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// R7: closes a partition under a new epoch. Whoever still works under the one that was seen is kept
@@ -91,13 +113,7 @@ impl Ledger {
         partition: Partition,
         epoch: Epoch,
     ) -> Result<bool, LedgerError> {
-        self.with(|client| async move {
-            let sql = "UPDATE partitions SET status = 'open'
-                        WHERE partition = $1 AND epoch = $2 AND status = 'closed'";
-            let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
-            Ok(client.execute(sql, &[&partition, &epoch]).await? == 1)
-        })
-        .await
+        self.end_closed(partition, epoch, "closed").await
     }
 
     /// Every product of a partition with what was sold of it.
@@ -120,68 +136,59 @@ impl Ledger {
         .await
     }
 
-    /// At most `limit` claims of confirmed orders made since `since_ms`, in the order of their ids.
+    /// The claims of confirmed orders made since `since_ms`, as they come.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer.
+    /// When Postgres does not answer, at the start or on the way.
     pub async fn claims(
         &self,
         partition: Partition,
         since_ms: i64,
-        (after, limit): (Option<ReservationId>, i64),
-    ) -> Result<Vec<Claim>, LedgerError> {
-        let mut client = self.connection().await?;
+    ) -> Result<impl Stream<Item = Result<Claim, LedgerError>>, LedgerError> {
         let sql = "SELECT reservation_id, user_id, product_id, request_id, reserved_at
-                         FROM reservations
-                        WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
-                          AND reserved_at >= $2 AND reservation_id > $3 AND reservation_id <= $4
-                        ORDER BY reservation_id LIMIT $5";
+                     FROM reservations
+                    WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
+                      AND reserved_at >= $2 AND reservation_id BETWEEN $3 AND $4";
         // The partition's own stretch of the primary key, and nothing beside it.
         let (first, last) = ReservationId::range_of(partition);
-        let after = after.map_or(first, |id| id.to_uuid());
-        let number = i32::from(partition.number());
-        let since = timestamp(since_ms);
-        let tx = client.transaction().await?;
-        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        let rows = tx.query(sql, &[&number, &since, &after, &last, &limit]).await?;
-        rows.iter()
-            .map(|row| {
-                let id = ReservationId::from_uuid(row.try_get(0)?);
-                Ok(Claim {
-                    id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
-                    user: row.try_get(1)?,
-                    product: row.try_get(2)?,
-                    request: row.try_get(3)?,
-                    reserved_at_ms: super::pool::milliseconds(row.try_get(4)?),
-                })
+        let (number, since) = (i32::from(partition.number()), timestamp(since_ms));
+        let rows = self.rows(sql, &[&number, &since, &first, &last]).await?;
+        Ok(rows.map(|row| {
+            let row = row?;
+            let id = ReservationId::from_uuid(row.try_get(0)?);
+            Ok(Claim {
+                id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
+                user: row.try_get(1)?,
+                product: row.try_get(2)?,
+                request: row.try_get(3)?,
+                reserved_at_ms: milliseconds(row.try_get(4)?),
             })
-            .collect()
+        }))
     }
 
-    /// What users hold of a partition's products that have a limit.
+    /// What users hold of a partition's products that have a limit, as it comes.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer.
-    pub async fn bought(&self, partition: Partition) -> Result<Vec<Bought>, LedgerError> {
-        let mut client = self.connection().await?;
-        let tx = client.transaction().await?;
-        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
+    /// When Postgres does not answer, at the start or on the way.
+    pub async fn bought(
+        &self,
+        partition: Partition,
+    ) -> Result<impl Stream<Item = Result<Bought, LedgerError>>, LedgerError> {
         let sql = "SELECT user_id, product_id, sum(units)::bigint
                      FROM reservations r JOIN products p USING (product_id)
                     WHERE r.partition = $1 AND state = 'confirmed' AND per_user_limit IS NOT NULL
                     GROUP BY user_id, product_id";
-        let rows = tx.query(sql, &[&i32::from(partition.number())]).await?;
         let bad = |_| LedgerError::unreadable("reservations.user_id");
-        rows.iter()
-            .map(|row| {
-                Ok(Bought {
-                    user: row.try_get::<_, &str>(0)?.parse().map_err(bad)?,
-                    product: row.try_get::<_, &str>(1)?.parse().map_err(bad)?,
-                    units: row.try_get(2)?,
-                })
+        let rows = self.rows(sql, &[&i32::from(partition.number())]).await?;
+        Ok(rows.map(move |row| {
+            let row = row?;
+            Ok(Bought {
+                user: row.try_get::<_, &str>(0)?.parse().map_err(bad)?,
+                product: row.try_get::<_, &str>(1)?.parse().map_err(bad)?,
+                units: row.try_get(2)?,
             })
-            .collect()
+        }))
     }
 }

@@ -1,6 +1,6 @@
 //! Looks reservations up.
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use tokio_postgres::{Row, types::ToSql};
 use uuid::Uuid;
 
@@ -75,6 +75,22 @@ impl Ledger {
         .await
     }
 
+    /// Which of these are settled, and how: voided for a reason, or (`None`) confirmed.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn settled(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT reservation_id, CASE state WHEN 'confirmed' THEN NULL
+                                              ELSE coalesce(void_reason, '') END
+                         FROM reservations WHERE reservation_id = ANY($1)";
+            let rows = client.query(&client.prepare_cached(sql).await?, &[&ids]).await?;
+            Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        })
+        .await
+    }
+
     /// At most `limit` stored reservations in the order of their ids, after `after`.
     ///
     /// # Errors
@@ -123,17 +139,11 @@ impl Ledger {
     pub async fn export(
         &self,
     ) -> Result<impl Stream<Item = Result<ExportRow, LedgerError>>, LedgerError> {
-        let client = self.connection().await?;
-        client.batch_execute("SET statement_timeout = 0").await?;
         let sql =
             "SELECT reservation_id, state, product_id, user_id, units, request_id, reserved_at,
                           recorded_at, void_reason FROM reservations ORDER BY reservation_id";
-        let args: [&(dyn ToSql + Sync); 0] = [];
-        let rows = client.query_raw(sql, args).await?;
-        // The connection lives as long as its rows, and is not handed on: it has no statement timeout.
-        let client = deadpool_postgres::Object::take(client);
-        Ok(Box::pin(rows).map_err(LedgerError::from).map(move |row| {
-            let _alive = &client;
+        let rows = self.rows(sql, &[]).await?;
+        Ok(rows.map(|row| {
             let row = row?;
             Ok(ExportRow {
                 reservation_id: row.get(0),

@@ -4,25 +4,30 @@
 //! Must never: open a partition twice, or one with anything in flight.
 
 mod marks;
+mod mending;
+mod open;
+mod progress;
 mod rebuild;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
-use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::marks::Told;
-pub use self::rebuild::{RebuildError, Rebuilt};
+use self::{marks::Told, mending::Mending, progress::Progress};
+pub use self::{
+    progress::Stage,
+    rebuild::{RebuildError, Rebuilt},
+};
 use crate::{
-    domain::{Epoch, Partition},
+    domain::Partition,
     fence::{FenceError, FenceReason},
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
-    stock::{Opening, Stock},
+    stock::Stock,
     stream::Streams,
 };
 
@@ -30,8 +35,6 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 /// Rebuilds side by side: each holds a connection to Postgres.
 const AT_A_TIME: usize = 4;
-/// Between attempts at rebuilding a partition.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// Keeps what is believed of the partitions true.
 #[derive(Clone)]
@@ -41,6 +44,7 @@ pub struct Recovery {
     streams: Streams,
     deployment: Deployment,
     seen_fenced: Arc<Mutex<Vec<Partition>>>,
+    progress: Progress,
     /// What this process is called, if it takes orders.
     gateway: Option<String>,
     /// Held while the ledger is read and believed: an older look must not undo a newer one.
@@ -54,8 +58,8 @@ impl Recovery {
         deployment: Deployment,
         gateway: Option<String>,
     ) -> Self {
-        let (seen_fenced, told) = (Arc::default(), Arc::default());
-        Self { ledger, stock, streams, deployment, seen_fenced, gateway, told }
+        let (seen_fenced, progress, told) = (Arc::default(), Progress::default(), Arc::default());
+        Self { ledger, stock, streams, deployment, seen_fenced, progress, gateway, told }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -65,39 +69,9 @@ impl Recovery {
     /// When Postgres does not answer; then nothing changes.
     pub async fn look(&self) -> Result<(), LedgerError> {
         let mut told = self.told.lock().await;
-        let mut rows = self.ledger.partitions(self.deployment.partitions).await?;
-        let is_new = |row: &&PartitionRow| row.status == PartitionStatus::New;
-        if rows.iter().any(|row| is_new(&row)) {
-            for row in rows.iter().filter(is_new) {
-                self.open(row.partition).await?;
-            }
-            // Read again, also for what somebody else has opened meanwhile.
-            rows = self.ledger.partitions(self.deployment.partitions).await?;
-        }
+        let rows = self.ledger.partitions(self.deployment.partitions).await?;
+        let rows = self.open_new(rows).await?;
         self.believe(&rows, &mut told).await
-    }
-
-    /// Opens a new partition. Nobody sells from it before the ledger calls it open.
-    async fn open(&self, partition: Partition) -> Result<(), LedgerError> {
-        let open = async |epoch: Epoch| match self
-            .stock
-            .open(partition, self.deployment.id, epoch)
-            .await
-        {
-            Ok(Opening::Opened) => {
-                tracing::info!(%partition, %epoch, "opened");
-                true
-            }
-            Ok(Opening::Foreign { key }) => {
-                tracing::error!(%partition, key, "Redis holds keys of another deployment: it stays closed");
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%partition, error = &error as &dyn std::error::Error, "a new partition cannot be opened yet");
-                false
-            }
-        };
-        self.ledger.open_partition(partition, open).await.map(drop)
     }
 
     /// Partitions that are closed, or that Redis refuses to what the ledger says of them.
@@ -135,34 +109,66 @@ impl Recovery {
         }
     }
 
-    /// Watches for fenced partitions until stopped and, with `rebuild`, rebuilds them.
+    /// Watches for fenced partitions until stopped and, with `rebuild`, rebuilds them, while it goes on
+    /// watching. A rebuild that a stop breaks off is begun anew by whoever comes next.
     pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
-        let mut tried: HashMap<Partition, Instant> = HashMap::new();
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            let Ok(fenced) = self.fenced().await else {
-                // Nothing can be rebuilt without the ledger; Redis is asked all the same.
-                self.see_fenced(self.refused().await);
-                continue;
-            };
-            self.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
-            tried.retain(|partition, _| fenced.iter().any(|(row, _)| row.partition == *partition));
-            let due = |row: &PartitionRow| {
-                tried.get(&row.partition).is_none_or(|at| at.elapsed() >= AGAIN)
-            };
-            let due: Vec<_> = fenced.into_iter().filter(|(row, _)| due(row)).collect();
-            for (row, reason) in &due {
-                let (partition, epoch) = (row.partition, row.epoch);
-                tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
-            }
-            tried.extend(due.iter().map(|(row, _)| (row.partition, Instant::now())));
-            if rebuild {
-                for (partition, rebuilt) in self.rebuild_all(due).await {
-                    if let Err(error) = rebuilt {
-                        tracing::error!(%partition, error = &error as &dyn std::error::Error, "not rebuilt yet");
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mending = Mending::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(ended) = mending.at_work.join_next() => mending.ended(ended),
+                _ = ticks.tick() => {
+                    let Some(fenced) = stop.run_until_cancelled(self.fenced()).await else { return };
+                    match fenced {
+                        Ok(fenced) => self.mend_these(fenced, rebuild, &mut mending),
+                        // Nothing can be rebuilt without the ledger; Redis is asked all the same.
+                        Err(_) => self.see_fenced(self.refused().await),
                     }
                 }
             }
         }
+    }
+
+    fn mend_these(
+        &self,
+        fenced: Vec<(PartitionRow, FenceReason)>,
+        rebuild: bool,
+        mending: &mut Mending,
+    ) {
+        self.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        mending.forget_others(&fenced);
+        for (row, reason) in fenced {
+            let (partition, epoch) = (row.partition, row.epoch);
+            if mending.told.insert(partition, reason) != Some(reason) {
+                tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
+            }
+            if rebuild && mending.is_due(partition) {
+                mending.busy.insert(partition);
+                let this = self.clone();
+                mending.at_work.spawn(async move { (partition, this.rebuild_seen(row).await) });
+            }
+        }
+        if mending.tell_progress() {
+            for (partition, stage) in self.progress() {
+                tracing::warn!(%partition, "rebuilding: {stage}");
+            }
+        }
+    }
+
+    /// Rebuilds a partition; what is open is no longer seen to be fenced.
+    async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
+        let rebuilt = self.rebuild(row).await;
+        if matches!(rebuilt, Ok(Some(_))) {
+            self.seen().retain(|partition| *partition != row.partition);
+        }
+        rebuilt
+    }
+
+    /// How far the rebuilds of this process are.
+    pub fn progress(&self) -> Vec<(Partition, Stage)> {
+        self.progress.all()
     }
 
     /// Rebuilds fenced partitions, some at a time, each for itself.
@@ -170,13 +176,9 @@ impl Recovery {
         &self,
         fenced: Vec<(PartitionRow, FenceReason)>,
     ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
-        let rebuilds = fenced.into_iter().map(|(row, _)| async move {
-            let rebuilt = self.rebuild(row).await;
-            if matches!(rebuilt, Ok(Some(_))) {
-                self.seen().retain(|partition| *partition != row.partition);
-            }
-            (row.partition, rebuilt)
-        });
+        let rebuilds = fenced
+            .into_iter()
+            .map(|(row, _)| async move { (row.partition, self.rebuild_seen(row).await) });
         stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
     }
 

@@ -7,9 +7,12 @@
 //! A crash anywhere leaves the partition closed in the ledger; the next rebuild starts under an epoch of
 //! its own, and every script of this one is refused from then on.
 
+use std::pin::pin;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 
-use super::Recovery;
+use super::{Recovery, progress::Underway};
 use crate::{
     crash_point,
     domain::{Epoch, Order, Partition},
@@ -19,9 +22,10 @@ use crate::{
     stream::{EntryError, Source, Surviving},
 };
 
-/// Entries or rows a step.
+/// Entries a step.
 const BATCH: usize = 500;
-const CLAIMS_BATCH: i64 = 5000;
+/// Rows of the ledger a step.
+const ROWS: usize = 5000;
 
 /// Why a partition stays closed for now.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +67,7 @@ impl Recovery {
     /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts anew.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
-        let Some(_lock) = self.ledger.rebuild_lock(partition).await? else { return Ok(None) };
+        let Some(_turn) = self.ledger.rebuild_turn(partition).await? else { return Ok(None) };
         // An epoch is spent only on a Redis that answers and is not somebody else's.
         if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
             return Err(RebuildError::Foreign);
@@ -77,19 +81,10 @@ impl Recovery {
             Seized::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_seized");
-        let mut rebuilt = Rebuilt::default();
-        loop {
-            for source in [Source::Orders, Source::Dead] {
-                self.drain(partition, epoch, source, &mut rebuilt).await?;
-            }
-            crash_point::reach("rebuild_drained");
-            self.fill(partition, epoch).await?;
-            crash_point::reach("rebuild_filled");
-            match self.stock.reopen(partition, epoch).await? {
-                Reopened::Opened => break,
-                Reopened::NotEmpty => {}
-            }
-        }
+        let (underway, rebuilt) = (self.progress.of(partition), Rebuilt::default());
+        let mut rebuild = Rebuild { rooms: self, partition, epoch, underway, rebuilt };
+        rebuild.run().await?;
+        let rebuilt = rebuild.rebuilt;
         crash_point::reach("rebuild_opened");
         if !self.ledger.reopen_partition(partition, epoch).await? {
             return Ok(None);
@@ -100,46 +95,68 @@ impl Recovery {
         // It sells again, here as in every other process: from the next look at the ledger.
         Ok(Some(rebuilt))
     }
+}
+
+/// A partition that is closed and seized under this rebuild's epoch.
+struct Rebuild<'a> {
+    rooms: &'a Recovery,
+    partition: Partition,
+    epoch: Epoch,
+    underway: Underway,
+    rebuilt: Rebuilt,
+}
+
+impl Rebuild<'_> {
+    /// Until it is open in Redis.
+    async fn run(&mut self) -> Result<(), RebuildError> {
+        loop {
+            for (source, what) in
+                [(Source::Orders, "orders drained"), (Source::Dead, "dead entries drained")]
+            {
+                let of = self.rooms.streams.length(self.partition, source).await?;
+                self.underway.begin(what, Some(of));
+                self.drain(source).await?;
+            }
+            crash_point::reach("rebuild_drained");
+            self.fill().await?;
+            crash_point::reach("rebuild_filled");
+            match self.rooms.stock.reopen(self.partition, self.epoch).await? {
+                Reopened::Opened => return Ok(()),
+                Reopened::NotEmpty => {}
+            }
+        }
+    }
 
     /// R8: whatever survived is stored, or voided; then nothing is in flight.
-    async fn drain(
-        &self,
-        partition: Partition,
-        epoch: Epoch,
-        source: Source,
-        rebuilt: &mut Rebuilt,
-    ) -> Result<(), RebuildError> {
+    async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
+        let partition = self.partition;
         loop {
-            let entries = self.streams.surviving(partition, source, BATCH).await?;
+            let entries = self.rooms.streams.surviving(partition, source, BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
             let orders = orders(partition, &entries)?;
             let whole: Vec<&Order> = orders.iter().collect();
-            if orders.len() == entries.len() && self.stored(partition, epoch, &whole).await? {
-                rebuilt.stored += entries.len();
+            if orders.len() == entries.len() && self.stored(&whole).await? {
+                self.rebuilt.stored += entries.len();
             } else {
                 for entry in &entries {
-                    self.drain_one(partition, epoch, entry, rebuilt).await?;
+                    self.drain_one(entry).await?;
                 }
             }
             let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
-            self.streams.drained((partition, source), epoch, &ids).await?;
+            self.rooms.streams.drained((partition, source), self.epoch, &ids).await?;
+            self.underway.add(ids.len());
         }
     }
 
-    async fn drain_one(
-        &self,
-        partition: Partition,
-        epoch: Epoch,
-        entry: &Surviving,
-        rebuilt: &mut Rebuilt,
-    ) -> Result<(), RebuildError> {
+    async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
+        let partition = self.partition;
         let order = orders(partition, std::slice::from_ref(entry))?.pop();
         if let Some(order) = &order
-            && self.stored(partition, epoch, &[order]).await?
+            && self.stored(&[order]).await?
         {
-            rebuilt.stored += 1;
+            self.rebuilt.stored += 1;
             return Ok(());
         }
         let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
@@ -155,19 +172,14 @@ impl Recovery {
             entry: entry.entry.to_bytes(),
         };
         let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.ledger.void(partition, epoch, &void, &action).await?;
-        rebuilt.voided += 1;
+        self.rooms.ledger.void(partition, self.epoch, &void, &action).await?;
+        self.rebuilt.voided += 1;
         Ok(())
     }
 
     /// Whether these are settled in the ledger now: stored, or (a voided one) never to be.
-    async fn stored(
-        &self,
-        partition: Partition,
-        epoch: Epoch,
-        orders: &[&Order],
-    ) -> Result<bool, LedgerError> {
-        match self.ledger.store(partition, epoch, orders).await {
+    async fn stored(&self, orders: &[&Order]) -> Result<bool, LedgerError> {
+        match self.rooms.ledger.store(self.partition, self.epoch, orders).await {
             Ok(stored) => {
                 for mismatch in stored.mismatched {
                     tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds something else under this id");
@@ -181,8 +193,10 @@ impl Recovery {
     }
 
     /// R9: stock = supply − sold; claims and limits from confirmed rows only.
-    async fn fill(&self, partition: Partition, epoch: Epoch) -> Result<(), RebuildError> {
-        let remaining = self.ledger.remaining(partition).await?;
+    async fn fill(&self) -> Result<(), RebuildError> {
+        let (stock, ledger) = (&self.rooms.stock, &self.rooms.ledger);
+        let (partition, epoch, underway) = (self.partition, self.epoch, &self.underway);
+        let remaining = ledger.remaining(partition).await?;
         let products: Vec<Filling> = remaining
             .iter()
             .map(|remaining| Filling {
@@ -191,17 +205,22 @@ impl Recovery {
                 available: remaining.product.supply - remaining.sold,
             })
             .collect();
-        self.stock.fill_products(partition, epoch, &products).await?;
-        let bought = self.ledger.bought(partition).await?;
-        let bought = bought.into_iter().map(|held| (held.user, held.product, held.units));
-        self.stock.fill_bought(partition, epoch, bought).await?;
-        let since = self.stock.claims_since_ms(Timestamp::now().as_millisecond());
-        let mut after = None;
-        loop {
-            let claims = self.ledger.claims(partition, since, (after, CLAIMS_BATCH)).await?;
-            let Some(last) = claims.last() else { return Ok(()) };
-            after = Some(last.id);
-            let parts: Vec<ClaimParts<'_>> = claims
+        underway.begin("products filled", u64::try_from(products.len()).ok());
+        stock.fill_products(partition, epoch, &products).await?;
+        underway.begin("buyers' counts restored", None);
+        let mut bought = pin!(ledger.bought(partition).await?.try_chunks(ROWS));
+        while let Some(rows) = bought.next().await {
+            let rows = rows.map_err(|broken| broken.1)?;
+            underway.add(rows.len());
+            let held = rows.into_iter().map(|held| (held.user, held.product, held.units));
+            stock.fill_bought(partition, epoch, held).await?;
+        }
+        underway.begin("request ids restored", None);
+        let since = stock.claims_since_ms(Timestamp::now().as_millisecond());
+        let mut claims = pin!(ledger.claims(partition, since).await?.try_chunks(ROWS));
+        while let Some(rows) = claims.next().await {
+            let rows = rows.map_err(|broken| broken.1)?;
+            let parts: Vec<ClaimParts<'_>> = rows
                 .iter()
                 .map(|claim| ClaimParts {
                     user: &claim.user,
@@ -211,8 +230,10 @@ impl Recovery {
                     reserved_at_ms: claim.reserved_at_ms,
                 })
                 .collect();
-            self.stock.fill_claims(partition, epoch, &parts).await?;
+            stock.fill_claims(partition, epoch, &parts).await?;
+            underway.add(rows.len());
         }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `lua/open.lua`: a new partition's first life.
 
+use redis::AsyncCommands as _;
 use uuid::Uuid;
 
 use super::Stock;
@@ -14,6 +15,8 @@ use crate::{
 pub enum Opening {
     /// It is open, and empty.
     Opened,
+    /// Another attempt is further.
+    Late,
     /// This key is there already and is not ours.
     Foreign {
         /// The key.
@@ -22,7 +25,46 @@ pub enum Opening {
 }
 
 impl Stock {
-    /// Writes the meta of a partition that is still new in the ledger; the caller holds its row.
+    /// A key of this partition that is not this deployment's, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn stranger(
+        &self,
+        partition: Partition,
+        deployment: Uuid,
+    ) -> Result<Option<String>, FenceError> {
+        let [meta, others @ ..] = self.keys_of_new(partition);
+        if let Some(owner) = self.owner(partition).await? {
+            return Ok((owner != deployment).then_some(meta));
+        }
+        let mut connection = self.partitions.connection();
+        for key in others {
+            if connection.exists(&key).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As `lua/open.lua` wants them: meta first.
+    fn keys_of_new(&self, partition: Partition) -> [String; 8] {
+        let keys = self.partitions.keys();
+        [
+            keys.meta(partition),
+            keys.orders(partition),
+            keys.stock(partition),
+            keys.supply(partition),
+            keys.dead(partition),
+            keys.catalogue(partition),
+            keys.bought(partition),
+            keys.buried(partition),
+        ]
+    }
+
+    /// Writes the meta of a partition that is still new in the ledger, under an epoch that is this attempt's
+    /// alone.
     ///
     /// # Errors
     ///
@@ -33,22 +75,13 @@ impl Stock {
         deployment: Uuid,
         epoch: Epoch,
     ) -> Result<Opening, FenceError> {
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.orders(partition),
-            keys.stock(partition),
-            keys.supply(partition),
-            keys.dead(partition),
-            keys.catalogue(partition),
-            keys.bought(partition),
-            keys.buried(partition),
-        ];
+        let keys = self.keys_of_new(partition);
         let (deployment, epoch) = (deployment.to_string(), epoch.to_string());
         let args = [deployment.as_str(), epoch.as_str(), GROUP];
         let answer = self.partitions.run_unfenced(&self.scripts.open, &keys, &args).await?;
         match answer.as_slice() {
             [status] if status == "opened" => Ok(Opening::Opened),
+            [status] if status == "late" => Ok(Opening::Late),
             [status, key] if status == "foreign" => Ok(Opening::Foreign { key: key.clone() }),
             _ => Err(FenceError::Malformed(answer)),
         }

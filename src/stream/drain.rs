@@ -61,6 +61,15 @@ impl Streams {
         Ok(entries.collect())
     }
 
+    /// How many entries a stream holds.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, RedisError> {
+        self.partitions.connection().xlen(self.source(partition, source)).await
+    }
+
     /// Removes entries that the rebuild of `epoch` has stored or voided.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod auditor;
 mod crash;
 mod fence;
 mod lost;
+mod opening;
 mod outage;
 mod settings;
 mod stall;

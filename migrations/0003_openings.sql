@@ -1,0 +1,4 @@
+-- Each attempt at opening a new partition has an epoch of its own: the first one is 1.
+ALTER TABLE partitions DROP CONSTRAINT partitions_epoch_check;
+ALTER TABLE partitions ADD CONSTRAINT partitions_epoch_check
+    CHECK (epoch >= 0 AND (epoch > 0 OR status = 'new'));

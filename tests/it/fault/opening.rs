@@ -1,0 +1,103 @@
+//! A partition's first opening: by many at once, by one that dies on the way, by one that comes late.
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::task::block_in_place;
+use yoink::{app::Role, stock::Opening};
+
+use crate::harness::{Binary, Yard, product, run_yoink};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_there() {
+    for _ in 0..3 {
+        let yard = Yard::new().await;
+        let settings = [("partitions", "8")];
+        let starts = (0..4).map(|_| async {
+            let service = yard.serve(Role::All, &settings).await;
+            let closed = "SELECT count(*) FROM partitions WHERE status <> 'open'";
+            assert_eq!(yard.count(closed).await, 0, "it serves before all is open");
+            service
+        });
+        let services = join_all(starts).await;
+        for (n, service) in services.iter().enumerate() {
+            for id in (0..8).map(|item| format!("item-{n}-{item}")) {
+                service.create(product(&id, 1)).await;
+                service.buy(&id, "ann", "r").await.unwrap();
+            }
+        }
+        for service in services {
+            service.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_left_that_died_while_opening_is_opened_by_the_next() {
+    for point in ["opening_begun", "opening_opened"] {
+        let yard = Yard::new().await;
+        let mut dies = Binary::serve(&yard, &[], Some(point));
+        let (status, _) = dies.ended().await;
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", dies.said());
+        assert_eq!(yard.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
+        let service = yard.serve(Role::All, &[]).await;
+        service.create(product("shoe", 10)).await;
+        service.buy("shoe", "ann", "r").await.unwrap();
+        let report = yard.assert_audit_holds().await;
+        assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+        assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 2, "{point}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from() {
+    let yard = Yard::with_own_redis().await;
+    let stores = yard.stores().await;
+    let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
+    let rows = stores.ledger.partitions(stores.deployment.partitions).await.unwrap();
+    let seen = rows.into_iter().find(|row| row.partition == partition).unwrap();
+    // This one has its epoch, and stalls before it tells Redis.
+    let late = stores.ledger.begin_opening(seen).await.unwrap().unwrap();
+    assert_eq!(stores.ledger.begin_opening(seen).await.unwrap(), None, "an epoch of its own");
+
+    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    service.create(product("shoe", 2)).await;
+    let bought = service.buy("shoe", "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    let opened = stores.stock.open(partition, stores.deployment.id, late).await.unwrap();
+    assert_eq!(opened, Opening::Late, "another attempt is further");
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    let opened = stores.stock.open(partition, stores.deployment.id, late).await.unwrap();
+    assert_eq!(opened, Opening::Opened, "Redis alone cannot know better");
+    assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
+    assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
+    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let again = crate::harness::eventually("it sells again", async || {
+        service.buy("shoe", "ann", "r").await.ok()
+    });
+    assert_eq!(again.await.reservation_id, bought.reservation_id);
+    service.buy("shoe", "bob", "r").await.unwrap();
+    assert_eq!(service.refusal("shoe", "cid", "r").await, "SOLD_OUT");
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_epoch_is_spent_where_somebody_elses_keys_are_in_the_way() {
+    let yard = Yard::new().await;
+    let stranger = format!("{}:{{0}}:stock", yard.prefix);
+    let mut set = redis::cmd("SET");
+    let () = set.arg(&stranger).arg("1").query_async(&mut yard.cli().await).await.unwrap();
+    let mut service = Binary::serve(&yard, &[], None);
+    service.channel().await;
+    crate::harness::eventually("it says so, again and again", async || {
+        let said = service.said();
+        (said.matches("Redis holds keys of another deployment").count() > 2).then_some(())
+    })
+    .await;
+    let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";
+    assert_eq!(yard.count(epochs).await, 0);
+    let open = "SELECT count(*) FROM partitions WHERE partition = 1 AND status = 'open'";
+    assert_eq!(yard.count(open).await, 1, "the other one sells");
+}
