@@ -7,8 +7,11 @@
 //! - [`keys`], [`fence`]: every Redis key, and the one way to run a script on them
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three never see one another
+//! - [`ack`]: when an accepted reservation is answered
 //! - [`catalogue`], [`recovery`], [`desk`]: products, the life of a partition, dead entries
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
+
+pub mod ack;
 pub mod app;
 pub mod audit;
 pub mod catalogue;

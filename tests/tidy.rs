@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -19,6 +19,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("stock", &["domain", "keys", "fence", "telemetry"]),
     ("stream", &["domain", "keys", "fence", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
+    ("ack", &["domain", "fence", "ledger", "telemetry"]),
     ("catalogue", &["stock", "ledger", "fence", "domain"]),
     ("recovery", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
     ("desk", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
@@ -40,6 +41,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     (
         "grpc",
         &[
+            "ack",
             "domain",
             "stock",
             "stream",
@@ -55,6 +57,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     (
         "app",
         &[
+            "ack",
             "domain",
             "config",
             "telemetry",

@@ -12,6 +12,7 @@ use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    ack::{AckSettings, Acks},
     audit::Auditor,
     config::Config,
     desk::Desk,
@@ -89,6 +90,17 @@ impl Stores {
     /// The audit of both.
     pub fn auditor(&self) -> Auditor {
         Auditor::new(self.streams.clone(), self.ledger.clone(), self.claims_window_ms)
+    }
+
+    /// When accepted reservations are answered, for a process that takes them.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
+        let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
+        let rooms = (self.stock.partitions().clone(), self.ledger.clone());
+        Ok(Acks::start(rooms, self.reader().await?, settings, &TaskTracker::new()))
     }
 
     /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.

@@ -126,6 +126,19 @@ pub(super) async fn of_redis(stores: &Stores) -> Result<Judgement, RedisError> {
     Ok(RedisSettings::read(stores.stock.partitions()).await?.judge())
 }
 
+/// How many replicas have caught up with Redis.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub(super) async fn replicas(stores: &Stores) -> Result<u32, RedisError> {
+    let mut info = redis::cmd("INFO");
+    let mut connection = stores.stock.partitions().connection();
+    let told: String = info.arg("replication").query_async(&mut connection).await?;
+    let online = |line: &&str| line.starts_with("slave") && line.contains(",state=online,");
+    Ok(u32::try_from(told.lines().filter(online).count()).unwrap_or(u32::MAX))
+}
+
 /// Reads and judges Postgres's settings.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use super::{
     watch::{Watch, report},
 };
 use crate::{
+    ack::Acks,
     catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
     domain::{NewProduct, ProductId},
@@ -100,6 +101,8 @@ struct Automations {
 /// A service that is ready to run.
 pub struct App {
     stores: Stores,
+    /// Where orders are taken.
+    acks: Option<Acks>,
     catalogue: Catalogue,
     recovery: Recovery,
     listeners: Listeners,
@@ -129,7 +132,11 @@ impl App {
     /// When a store is away, or is not the one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config, &TaskTracker::new()).await?;
-        let watch = Watch::begin(stores.clone(), role).await?;
+        let acks = match role {
+            Role::All | Role::Api => Some(stores.acks(config).await?),
+            Role::Worker => None,
+        };
+        let watch = Watch::begin(stores.clone(), role, acks.clone()).await?;
         stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
@@ -157,6 +164,7 @@ impl App {
         };
         Ok(Self {
             stores,
+            acks,
             catalogue,
             recovery,
             listeners,
@@ -237,18 +245,17 @@ impl App {
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
-        let rooms = Rooms {
+        let rooms = self.acks.map(|acks| Rooms {
+            acks,
             auditor: self.stores.auditor(),
             stock: self.stores.stock,
             streams: self.stores.streams,
             ledger: self.stores.ledger,
             catalogue: self.catalogue,
             desk: self.stores.desk,
-        };
-        let mut routes = match self.role {
-            Role::All | Role::Api => grpc::routes(rooms, &self.limits),
-            Role::Worker => tonic::service::Routes::default(),
-        };
+        });
+        let routes = rooms.map(|rooms| grpc::routes(rooms, &self.limits));
+        let mut routes = routes.unwrap_or_default();
         routes = routes.add_service(health);
         let role = self.role;
         if self.reflection && role != Role::Worker {

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
+use redis::RedisError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -19,23 +20,47 @@ use super::{
     Role, Stores,
     safety::{self, Judgement, LEDGER_MODES, REDIS_MODES},
 };
-use crate::grpc;
+use crate::{
+    ack::{Acks, Offer},
+    grpc,
+};
 
+/// How often Redis is asked whether it answers, and what it is set to.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the servers' settings are read: also after each reconnection.
-const JUDGE: Duration = Duration::from_secs(5);
+/// How often Postgres's settings are read.
+const JUDGE_LEDGER: Duration = Duration::from_secs(5);
 /// How long that may take: Redis is watched meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// What the stores promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Judged {
+    redis: Judgement,
+    replicas: u32,
+    ledger: Judgement,
+}
+
+impl Judged {
+    fn offer(&self) -> Offer {
+        Offer {
+            disk: self.redis.mode == "always",
+            replicas: self.replicas,
+            ledger: self.ledger.mode == "synchronous",
+        }
+    }
+}
 
 /// What is known of the stores.
 #[derive(Clone)]
 pub(super) struct Watch {
     stores: Stores,
     role: Role,
+    /// Where orders are taken.
+    acks: Option<Acks>,
     redis_answers: Arc<AtomicBool>,
     refusals: Arc<ArcSwap<Vec<String>>>,
-    /// Redis's and Postgres's settings as they were judged at the start.
-    judged: [Judgement; 2],
+    /// As it was at the start.
+    judged: Judged,
 }
 
 impl Watch {
@@ -43,20 +68,27 @@ impl Watch {
     ///
     /// # Errors
     ///
-    /// When a store does not answer, or its settings are not safe to sell with.
-    pub(super) async fn begin(stores: Stores, role: Role) -> anyhow::Result<Self> {
+    /// When a store does not answer, or its settings are not safe to sell with, or not enough for `ack`.
+    pub(super) async fn begin(
+        stores: Stores,
+        role: Role,
+        acks: Option<Acks>,
+    ) -> anyhow::Result<Self> {
         let redis = safety::of_redis(&stores).await?;
+        let replicas = safety::replicas(&stores).await?;
         let ledger = safety::of_ledger(&stores).await?;
-        let refusals = [redis.refusals.as_slice(), ledger.refusals.as_slice()].concat();
+        let judged = Judged { redis, replicas, ledger };
+        let mut refusals =
+            [judged.redis.refusals.as_slice(), judged.ledger.refusals.as_slice()].concat();
+        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(judged.offer())));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
         let redis_answers = Arc::new(AtomicBool::new(true));
-        tracing::info!(redis = redis.mode, postgres = ledger.mode, "durability");
-        let (refusals, judged) = (Arc::default(), [redis, ledger]);
-        let this = Self { stores, role, redis_answers, refusals, judged };
-        this.declare(("redis", &REDIS_MODES), &this.judged[0]);
-        this.declare(("postgres", &LEDGER_MODES), &this.judged[1]);
+        tracing::info!(redis = judged.redis.mode, postgres = judged.ledger.mode, "durability");
+        let this = Self { stores, role, acks, redis_answers, refusals: Arc::default(), judged };
+        this.declare(("redis", &REDIS_MODES), &this.judged.redis);
+        this.declare(("postgres", &LEDGER_MODES), &this.judged.ledger);
         Ok(this)
     }
 
@@ -82,15 +114,21 @@ impl Watch {
 
     /// Watches until stopped.
     pub(super) async fn run(self, reporter: HealthReporter, stop: CancellationToken) {
-        let (mut well, mut judged) = (true, Instant::now());
-        let mut last = self.judged.clone();
+        let (mut well, mut last) = (true, self.judged.clone());
+        let mut ledger_judged = Instant::now();
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             let answers = self.stores.stock.partitions().ping().await.is_ok();
-            let returned = !self.redis_answers.swap(answers, Ordering::AcqRel) && answers;
-            if answers && (returned || judged.elapsed() >= JUDGE) {
-                self.judge(&mut last).await;
-                judged = Instant::now();
+            self.redis_answers.store(answers, Ordering::Release);
+            if answers {
+                self.judge_redis(&mut last).await;
             }
+            if ledger_judged.elapsed() >= JUDGE_LEDGER {
+                self.judge_ledger(&mut last).await;
+                ledger_judged = Instant::now();
+            }
+            let short = self.acks.as_ref().and_then(|acks| acks.offer(last.offer()));
+            let refusals = last.redis.refusals.iter().cloned().chain(short).collect();
+            self.refusals.store(Arc::new(refusals));
             let is_well = self.reasons().is_empty();
             if is_well != well {
                 tracing::warn!(reasons = ?self.reasons(), "{}", if is_well { "well" } else { "not well" });
@@ -100,21 +138,27 @@ impl Watch {
         }
     }
 
-    async fn judge(&self, last: &mut [Judgement; 2]) {
-        // Who does not answer is looked at again when it does.
-        if let Ok(Ok(redis)) = tokio::time::timeout(LIMIT, safety::of_redis(&self.stores)).await {
-            self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
-            self.refusals.store(Arc::new(redis.refusals.clone()));
-            if last[0] != redis {
-                self.declare(("redis", &REDIS_MODES), &redis);
-                last[0] = redis;
-            }
+    /// Who does not answer is looked at again when it does.
+    async fn judge_redis(&self, last: &mut Judged) {
+        let read = async {
+            let judged = safety::of_redis(&self.stores).await?;
+            Ok::<_, RedisError>((judged, safety::replicas(&self.stores).await?))
+        };
+        let Ok(Ok((redis, replicas))) = tokio::time::timeout(LIMIT, read).await else { return };
+        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
+        last.replicas = replicas;
+        if last.redis != redis {
+            self.declare(("redis", &REDIS_MODES), &redis);
+            last.redis = redis;
         }
+    }
+
+    async fn judge_ledger(&self, last: &mut Judged) {
         if let Ok(Ok(ledger)) = tokio::time::timeout(LIMIT, safety::of_ledger(&self.stores)).await
-            && last[1] != ledger
+            && last.ledger != ledger
         {
             self.declare(("postgres", &LEDGER_MODES), &ledger);
-            last[1] = ledger;
+            last.ledger = ledger;
         }
     }
 }

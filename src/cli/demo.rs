@@ -25,6 +25,7 @@ use crate::{
     app::{App, Listeners, Role, Stores},
     audit::{Report, Verdict},
     config::Config,
+    grpc::pb,
     ledger::{Ledger, ReservationFilter},
     telemetry,
 };
@@ -140,7 +141,8 @@ async fn sell(
     stop: &CancellationToken,
 ) -> anyhow::Result<Tally> {
     let product = product.to_owned();
-    let sale = Sale { product: product.clone(), attempts, buyers, run: "demo".to_owned() };
+    let (product_id, run) = (product.clone(), "demo".to_owned());
+    let sale = Sale { product: product_id, attempts, buyers, run, ack: pb::Ack::Unspecified };
     let done = Arc::new(AtomicU64::new(0));
     let work = sale::run(&sale, clients, done.clone(), stop);
     progress::show(&product, attempts, done, work).await?

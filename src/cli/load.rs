@@ -13,7 +13,7 @@ use super::{
     sale::{self, Sale},
     verdict::{Column, sale_table},
 };
-use crate::domain::ProductId;
+use crate::{domain::ProductId, grpc::pb};
 
 /// What to buy, and how hard.
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,14 @@ pub(super) struct LoadArgs {
     /// Connections that they share.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: u16,
+    /// What each answer waits for: memory, disk, replica or ledger; as the service is set, if not given.
+    #[arg(long, value_parser = ack, default_value = "unspecified", hide_default_value = true)]
+    ack: pb::Ack,
+}
+
+fn ack(word: &str) -> Result<pb::Ack, String> {
+    let name = format!("ACK_{}", word.to_uppercase());
+    pb::Ack::from_str_name(&name).ok_or_else(|| "is not memory, disk, replica or ledger".to_owned())
 }
 
 pub(super) async fn run(args: LoadArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
@@ -40,7 +48,8 @@ pub(super) async fn run(args: LoadArgs, stop: CancellationToken) -> anyhow::Resu
     let mut run = Uuid::new_v4().simple().to_string();
     run.truncate(8);
     let product = args.product.to_string();
-    let sale = Sale { product: product.clone(), attempts: args.attempts, buyers: args.buyers, run };
+    let (product_id, attempts, buyers) = (product.clone(), args.attempts, args.buyers);
+    let sale = Sale { product: product_id, attempts, buyers, run, ack: args.ack };
     let done = Arc::new(AtomicU64::new(0));
     let work = sale::run(&sale, &clients, done.clone(), &stop);
     let tally = progress::show(&product, args.attempts, done, work).await??;

@@ -18,7 +18,7 @@ use tonic::{
 };
 use tonic_types::StatusExt as _;
 
-use crate::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
+use crate::grpc::pb::{self, ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
 /// A client of the buyers' side.
 pub(super) type Client = InventoryServiceClient<Channel>;
@@ -32,6 +32,8 @@ pub(super) struct Sale {
     pub(super) buyers: u64,
     /// Distinguishes the users of one run from those of another.
     pub(super) run: String,
+    /// What each answer waits for.
+    pub(super) ack: pb::Ack,
 }
 
 /// What the buyers were told.
@@ -99,6 +101,7 @@ pub(super) async fn run(
                     product_id: sale.product.clone(),
                     user_id: format!("{}-buyer-{buyer}-{attempt}", sale.run),
                     request_id: format!("{}-{attempt}", sale.run),
+                    ack: sale.ack.into(),
                 };
                 let asked = Instant::now();
                 let answer = client.reserve_unit(request).await;

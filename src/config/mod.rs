@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::raw::NAMES;
 use self::raw::Raw;
-use crate::domain::{PartitionCount, ProductId};
+use crate::domain::{Ack, PartitionCount, ProductId};
 
 /// Whether something happens by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,10 @@ pub struct Config {
     pub backlog_max_entries: u64,
     /// How long a request id is remembered at least, in milliseconds.
     pub claims_window_ms: u64,
+    /// When an accepted reservation is answered, unless its call asks for something else.
+    pub ack: Ack,
+    /// How many replicas of Redis `ack = replica` waits for.
+    pub ack_replicas: u32,
     /// Whether dead entries are voided and released by themselves.
     pub replay: Automation,
     /// Whether a fenced partition is rebuilt by itself.
@@ -148,6 +152,7 @@ impl Config {
             .map_err(|error| problems.push(format!("partitions {error}")));
         let trusted_proxies = raw.trusted_proxies().map_err(|problem| problems.push(problem));
         let products = raw.metrics_products().map_err(|problem| problems.push(problem));
+        let ack = raw.ack().map_err(|problem| problems.push(problem));
         problems.extend(raw.problems());
         if let (Ok(grpc), Ok(http)) = (grpc_listen, http_listen)
             && grpc == http
@@ -157,7 +162,8 @@ impl Config {
         }
         if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), true) =
             (grpc_listen, http_listen, partitions, problems.is_empty())
-            && let (Ok(trusted_proxies), Ok(metrics_products)) = (trusted_proxies, products)
+            && let (Ok(trusted_proxies), Ok(metrics_products), Ok(ack)) =
+                (trusted_proxies, products, ack)
         {
             return Ok(Self {
                 grpc_listen,
@@ -171,6 +177,8 @@ impl Config {
                 claim_idle_ms: raw.claim_idle_ms,
                 backlog_max_entries: raw.backlog_max_entries,
                 claims_window_ms: raw.claims_window_ms,
+                ack,
+                ack_replicas: raw.ack_replicas,
                 replay: raw.replay,
                 recovery: raw.recovery,
                 audit_interval_ms: raw.audit_interval_ms,
@@ -210,6 +218,8 @@ impl fmt::Display for Config {
         writeln!(f, "claim_idle_ms = {}", self.claim_idle_ms)?;
         writeln!(f, "backlog_max_entries = {}", self.backlog_max_entries)?;
         writeln!(f, "claims_window_ms = {}", self.claims_window_ms)?;
+        writeln!(f, "ack = \"{}\"", self.ack.as_str())?;
+        writeln!(f, "ack_replicas = {}", self.ack_replicas)?;
         writeln!(f, "replay = \"{}\"", word(self.replay))?;
         writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
         let proxies = self.trusted_proxies.iter().map(IpNet::to_string).collect::<Vec<_>>();

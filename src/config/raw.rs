@@ -13,10 +13,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Automation, Config, ConfigError, LogFormat};
-use crate::domain::ProductId;
+use crate::domain::{Ack, ProductId};
 
 /// The settings' names.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 29] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -28,6 +28,8 @@ pub const NAMES: [&str; 27] = [
     "claim_idle_ms",
     "backlog_max_entries",
     "claims_window_ms",
+    "ack",
+    "ack_replicas",
     "replay",
     "recovery",
     "audit_interval_ms",
@@ -106,6 +108,8 @@ pub(super) struct Raw {
     pub(super) claim_idle_ms: u64,
     pub(super) backlog_max_entries: u64,
     pub(super) claims_window_ms: u64,
+    pub(super) ack: String,
+    pub(super) ack_replicas: u32,
     pub(super) replay: Automation,
     pub(super) recovery: Automation,
     pub(super) audit_interval_ms: u64,
@@ -138,6 +142,8 @@ impl Default for Raw {
             claim_idle_ms: 30_000,
             backlog_max_entries: 500_000,
             claims_window_ms: 43_200_000,
+            ack: Ack::Memory.as_str().into(),
+            ack_replicas: 1,
             replay: Automation::Auto,
             recovery: Automation::Auto,
             audit_interval_ms: 30_000,
@@ -195,6 +201,8 @@ impl Raw {
             claim_idle_ms: one(figment, "claim_idle_ms", d.claim_idle_ms, p),
             backlog_max_entries: one(figment, "backlog_max_entries", d.backlog_max_entries, p),
             claims_window_ms: one(figment, "claims_window_ms", d.claims_window_ms, p),
+            ack: one(figment, "ack", d.ack, p),
+            ack_replicas: one(figment, "ack_replicas", d.ack_replicas, p),
             replay: one(figment, "replay", d.replay, p),
             recovery: one(figment, "recovery", d.recovery, p),
             audit_interval_ms: one(figment, "audit_interval_ms", d.audit_interval_ms, p),
@@ -295,6 +303,7 @@ impl Raw {
             self.audit_interval_ms == 0 || (100..=86_400_000).contains(&self.audit_interval_ms),
             "audit_interval_ms must be 100 to 86400000 (a day), or 0 for never",
         );
+        require((1..=100).contains(&self.ack_replicas), "ack_replicas must be 1 to 100");
         problems.extend(self.limit_problems());
         problems
     }
@@ -324,6 +333,12 @@ impl Raw {
         ];
         let wrong = limits.into_iter().filter(|(holds, _)| !holds);
         wrong.map(|(_, problem): (bool, &str)| problem.to_owned())
+    }
+
+    /// When an accepted reservation is answered.
+    pub(super) fn ack(&self) -> Result<Ack, String> {
+        let ack = Ack::from_word(&self.ack);
+        ack.ok_or_else(|| "ack must be memory, disk, replica or ledger".to_owned())
     }
 
     /// The products that metrics name; the first one that is no id is the error.

@@ -2,6 +2,7 @@
 //!
 //! What is here was parsed once and is valid from then on; nothing later checks it again.
 
+mod ack;
 mod delivery;
 mod id;
 mod lost;
@@ -12,6 +13,7 @@ mod product;
 mod reservation_id;
 mod reserve;
 
+pub use ack::Ack;
 pub use delivery::{AfterFailure, after_failure};
 pub use id::{IdError, ProductId, RequestId, UserId};
 pub use lost::Lost;

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use redis::aio::ConnectionManager;
+use redis::{RedisError, Value, aio::ConnectionManager};
 use uuid::Uuid;
 
 use super::{Applied, Connection, FenceError, FenceReason, Script};
@@ -206,13 +206,47 @@ impl Partitions {
     ) -> Result<Vec<String>, FenceError> {
         let mut connection = self.connection.clone();
         let answer: Vec<String> = script.call(keys, args).invoke_async(&mut connection).await?;
-        match answer.as_slice() {
-            [status, reason] if status == "fenced" => {
-                Err(FenceError::Fenced(FenceReason::from_word(reason)))
-            }
-            [] => Err(FenceError::Malformed(answer)),
-            [_, ..] => Ok(answer),
+        unfenced(answer)
+    }
+
+    /// These partitions behind a connection of the caller's own: for what may block it.
+    pub fn on(&self, connection: ConnectionManager) -> Self {
+        Self { connection, ..self.clone() }
+    }
+
+    /// Runs a script that takes no arguments once for each of these keys, and then waits until `replicas` have
+    /// everything up to there, `wait_ms` at most: all of it on one connection in one go, which it blocks.
+    /// Returns what each call came to, and how many replicas have it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or refuses one of the calls.
+    pub async fn run_and_wait(
+        &self,
+        script: &Script,
+        calls: &[(Epoch, String)],
+        (replicas, wait_ms): (u32, u64),
+    ) -> Result<(Vec<Result<(), FenceError>>, u32), FenceError> {
+        let mut pipeline = redis::pipe();
+        for (epoch, key) in calls {
+            let caller = format!("{epoch} {}", self.deployment);
+            pipeline.add_command(script.whole_call(std::slice::from_ref(key), &[&caller]));
         }
+        pipeline.cmd("WAIT").arg(replicas).arg(wait_ms);
+        let started = Instant::now();
+        let answered: Result<Vec<Value>, _> =
+            pipeline.query_async(&mut self.connection.clone()).await;
+        let answered = answered.map_err(FenceError::from);
+        let error = answered.as_ref().err().map(FenceError::label);
+        self.metrics.script(script.name(), started.elapsed(), error);
+        let mut answers = answered?;
+        let waited = answers.pop().unwrap_or(Value::Nil);
+        let reached = redis::from_redis_value(waited).map_err(RedisError::from)?;
+        let answers = answers.into_iter().map(|answer| {
+            let answer = redis::from_redis_value(answer).map_err(RedisError::from)?;
+            unfenced(answer).map(drop)
+        });
+        Ok((answers.collect(), reached))
     }
 
     /// Whether Redis answers at all.
@@ -223,5 +257,16 @@ impl Partitions {
     pub async fn ping(&self) -> Result<(), FenceError> {
         let pong: Result<String, _> = redis::cmd("PING").query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
+    }
+}
+
+/// A script's answer, unless it says that its partition is fenced.
+fn unfenced(answer: Vec<String>) -> Result<Vec<String>, FenceError> {
+    match answer.as_slice() {
+        [status, reason] if status == "fenced" => {
+            Err(FenceError::Fenced(FenceReason::from_word(reason)))
+        }
+        [] => Err(FenceError::Malformed(answer)),
+        [_, ..] => Ok(answer),
     }
 }

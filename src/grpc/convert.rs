@@ -11,7 +11,7 @@ use super::{
 use crate::{
     catalogue::Listed,
     domain::{
-        Lost, NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale,
+        Ack, Lost, NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale,
     },
     ledger::SaleChange,
     stream::DeadEntry,
@@ -73,6 +73,18 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
         request,
         traceparent: None,
     }))
+}
+
+/// What a call asks to wait for, if it does.
+pub(super) fn ack(value: i32) -> Result<Option<Ack>, ApiError> {
+    match pb::Ack::try_from(value) {
+        Ok(pb::Ack::Unspecified) => Ok(None),
+        Ok(pb::Ack::Memory) => Ok(Some(Ack::Memory)),
+        Ok(pb::Ack::Disk) => Ok(Some(Ack::Disk)),
+        Ok(pb::Ack::Replica) => Ok(Some(Ack::Replica)),
+        Ok(pb::Ack::Ledger) => Ok(Some(Ack::Ledger)),
+        Err(_) => Err(ApiError::bad_field("ack", "is none")),
+    }
 }
 
 /// The last moment of the year 9999, in seconds since 1970.

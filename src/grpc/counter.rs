@@ -10,7 +10,7 @@ use super::{
     limits::{Limits, RateLimit},
 };
 use crate::{
-    domain::{Receipt, Reserve, UserId},
+    domain::{Ack, Outcome, Receipt, Reserve, UserId},
     telemetry,
 };
 
@@ -39,20 +39,29 @@ impl Counter {
         place.inspect_err(|error| self.count_refusal(error))
     }
 
-    /// Asks for one unit; whether it is a duplicate comes with the receipt.
-    pub(super) async fn take(&self, request: Reserve) -> Result<(Receipt, bool), ApiError> {
-        let asked = match self.users.check(&request.user) {
-            Ok(()) => self.rooms.stock.reserve(request).await.map_err(ApiError::from),
-            Err(wait) => Err(ApiError::RateLimited { whose: "user", wait }),
-        };
-        let outcome = asked.inspect_err(|error| self.count_refusal(error))?;
+    /// Asks for one unit, and waits until it may be answered; whether it is a duplicate comes with the receipt.
+    pub(super) async fn take(
+        &self,
+        request: Reserve,
+        ack: Option<Ack>,
+    ) -> Result<(Receipt, bool), ApiError> {
+        let decided = self.decide(request, ack).await;
+        let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
         let taken = ApiError::refusal(outcome)?;
         telemetry::record_reservation(taken.0.reservation_id);
+        self.rooms.acks.wait(ack, taken.0.reservation_id).await?;
         Ok(taken)
     }
 
+    async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
+        let ack = self.rooms.acks.choose(ack)?;
+        let limited = |wait| ApiError::RateLimited { whose: "user", wait };
+        self.users.check(&request.user).map_err(limited)?;
+        Ok((self.rooms.stock.reserve(request).await?, ack))
+    }
+
     fn count_refusal(&self, error: &ApiError) {
-        if matches!(error, ApiError::RateLimited { .. } | ApiError::Overloaded) {
+        if error.is_shed() {
             self.rooms.stock.partitions().metrics().refused(error.reason());
         }
     }

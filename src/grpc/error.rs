@@ -9,9 +9,10 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
+    ack::AckError,
     catalogue::RefreshError,
     desk::DeskError,
-    domain::Outcome,
+    domain::{Ack, Outcome},
     fence::{Applied, FenceError},
     ledger::LedgerError,
     stock::StockError,
@@ -121,6 +122,10 @@ pub enum ApiError {
     Recovering,
     /// Postgres is away or refuses.
     LedgerUnavailable(Applied),
+    /// The stores cannot give the answer that was asked for.
+    AckUnavailable(Ack),
+    /// The order could not be stored.
+    ReservationVoided,
     /// Recorded in the ledger, and told to Redis as soon as that can be.
     NotInForce,
 }
@@ -134,6 +139,11 @@ impl ApiError {
     /// What programs go by.
     pub(super) fn reason(&self) -> &'static str {
         self.code().1
+    }
+
+    /// Whether a call was refused before anything was decided, for lack of room or of what it asks for.
+    pub(super) fn is_shed(&self) -> bool {
+        matches!(self, Self::RateLimited { .. } | Self::Overloaded | Self::AckUnavailable(_))
     }
 
     /// The status code, and the reason.
@@ -160,6 +170,8 @@ impl ApiError {
             Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
             Self::Recovering => (Code::Unavailable, "RECOVERING"),
             Self::LedgerUnavailable(_) => (Code::Unavailable, "LEDGER_UNAVAILABLE"),
+            Self::AckUnavailable(_) => (Code::Unavailable, "ACK_UNAVAILABLE"),
+            Self::ReservationVoided => (Code::FailedPrecondition, "RESERVATION_VOIDED"),
             Self::NotInForce => (Code::Unavailable, "NOT_IN_FORCE"),
         }
     }
@@ -199,6 +211,10 @@ impl ApiError {
             Self::RedisUnavailable(_) => "Redis is unavailable",
             Self::Recovering => "this product's partition recovers",
             Self::LedgerUnavailable(_) => "Postgres is unavailable",
+            Self::AckUnavailable(ack) => {
+                return format!("ack = {} cannot be given now", ack.as_str());
+            }
+            Self::ReservationVoided => "the order could not be stored; its unit goes back",
             Self::NotInForce => "recorded; it comes into force as soon as Redis can be told",
         };
         text.to_owned()
@@ -218,7 +234,7 @@ impl ApiError {
         match self {
             Self::RedisUnavailable(applied) | Self::LedgerUnavailable(applied) => Some(*applied),
             Self::NotInForce | Self::DeadlineExceeded => Some(Applied::Maybe),
-            Self::Recovering | Self::Stopping => Some(Applied::No),
+            Self::Recovering | Self::Stopping | Self::AckUnavailable(_) => Some(Applied::No),
             Self::BadFields(_)
             | Self::SoldOut
             | Self::LimitReached { .. }
@@ -234,6 +250,7 @@ impl ApiError {
             | Self::BacklogFull { .. }
             | Self::RateLimited { .. }
             | Self::MessageTooLarge
+            | Self::ReservationVoided
             | Self::Overloaded => None,
         }
     }
@@ -306,6 +323,18 @@ impl From<StockError> for ApiError {
                 Self::RedisUnavailable(Applied::No)
             }
             StockError::Fence(error) => error.into(),
+        }
+    }
+}
+
+impl From<AckError> for ApiError {
+    fn from(error: AckError) -> Self {
+        match error {
+            AckError::Unavailable(ack) => Self::AckUnavailable(ack),
+            AckError::Voided => Self::ReservationVoided,
+            AckError::Lost => Self::LostOrUnknown,
+            // The unit is taken, and the order on its way.
+            AckError::Overloaded | AckError::Stopping => Self::LedgerUnavailable(Applied::Maybe),
         }
     }
 }

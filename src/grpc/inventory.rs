@@ -78,7 +78,8 @@ impl InventoryService for Inventory {
         let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, duplicate) = self.counter.take(reserve).await?;
+        let ack = convert::ack(asked.ack)?;
+        let (receipt, duplicate) = self.counter.take(reserve, ack).await?;
         Ok(accepted_response(pb::ReserveUnitResponse {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,

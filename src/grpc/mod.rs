@@ -23,8 +23,8 @@ use self::{
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
-    audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount, ledger::Ledger,
-    stock::Stock, stream::Streams,
+    ack::Acks, audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount,
+    ledger::Ledger, stock::Stock, stream::Streams,
 };
 
 /// The generated contract.
@@ -55,6 +55,8 @@ pub const SERVICES: [&str; 3] =
 pub struct Rooms {
     /// Takes units.
     pub stock: Stock,
+    /// Waits with the answer.
+    pub acks: Acks,
     /// Looks reservations up.
     pub streams: Streams,
     /// Looks reservations up.

@@ -53,7 +53,7 @@ impl StorefrontService for Storefront {
         let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
-        let (receipt, _) = self.counter.take(reserve).await?;
+        let (receipt, _) = self.counter.take(reserve, None).await?;
         Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
             reservation_id: receipt.reservation_id.to_string(),

@@ -68,7 +68,7 @@ const OUTCOMES: [&str; 10] = [
     "backlog_full",
     "none",
 ];
-const REFUSALS: [&str; 2] = ["OVERLOADED", "RATE_LIMITED"];
+const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
 
 /// Every instrument; clones share them.
@@ -92,6 +92,7 @@ struct Instruments {
     write_lag: Histogram<f64>,
     buried: Counter<u64>,
     refused: Counter<u64>,
+    ack_wait: Histogram<f64>,
     partitions: PartitionGauges,
     stores: StoreGauges,
 }
@@ -233,6 +234,12 @@ impl Metrics {
                 .u64_counter("yoink_refused")
                 .with_description("Calls refused before anything was decided.")
                 .build(),
+            ack_wait: seconds(
+                meter,
+                "yoink_ack_wait_duration",
+                "From accepted to answered, where the answer waits.",
+                &SECONDS,
+            ),
             partitions: PartitionGauges::new(meter),
             stores: StoreGauges::new(meter),
             registry,
@@ -307,6 +314,11 @@ impl Metrics {
     /// A call was refused before anything was decided; `reason` is one of the contract's.
     pub fn refused(&self, reason: &'static str) {
         self.instruments.refused.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// An answer has waited for what it was asked to wait for.
+    pub fn acknowledged(&self, ack: &'static str, took: Duration) {
+        self.instruments.ack_wait.record(took.as_secs_f64(), &[KeyValue::new("ack", ack)]);
     }
 
     /// A partition was read.

@@ -35,6 +35,7 @@ async fn sigterm_under_load_loses_nothing_accepted() {
                 product_id: "shoe".to_owned(),
                 user_id: format!("user-{n}-{attempt}"),
                 request_id: String::new(),
+                ..Default::default()
             };
             match InventoryServiceClient::new(channel.clone()).reserve_unit(request).await {
                 Ok(answer) => accepted.push(answer.into_inner().reservation_id),

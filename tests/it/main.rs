@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod ack;
 mod bad_input;
 mod catalogue;
 mod commands;

@@ -69,6 +69,7 @@ async fn only_a_trusted_proxy_says_whose_call_it_is() {
             product_id: "shoe".to_owned(),
             user_id: user.to_owned(),
             request_id: String::new(),
+            ..Default::default()
         };
         let mut request = Request::new(message);
         request.metadata_mut().insert("x-forwarded-for", client.parse().unwrap());
@@ -254,6 +255,7 @@ async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
         request_id: "r".to_owned(),
+        ..Default::default()
     };
     let mut request = Request::new(message.clone());
     request.metadata_mut().insert("x-much", "x".repeat(6_000).parse().unwrap());

@@ -77,6 +77,7 @@ fn order(user: &str, traceparent: Option<&str>) -> Request<ReserveUnitRequest> {
         product_id: "shoe".to_owned(),
         user_id: user.to_owned(),
         request_id: "secret-request".to_owned(),
+        ..Default::default()
     });
     if let Some(traceparent) = traceparent {
         request.metadata_mut().insert("traceparent", traceparent.parse().unwrap());

@@ -28,6 +28,7 @@ fn shoe(user: &str) -> ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: user.to_owned(),
         request_id: "r".to_owned(),
+        ..Default::default()
     }
 }
 

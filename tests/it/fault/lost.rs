@@ -96,6 +96,7 @@ async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
                 product_id: "shoe".to_owned(),
                 user_id: format!("user-{n}"),
                 request_id: "r".to_owned(),
+                ..Default::default()
             };
             buyers.reserve_unit(request).await.unwrap();
         }

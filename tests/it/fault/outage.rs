@@ -185,6 +185,7 @@ async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_f
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
         request_id: "r".to_owned(),
+        ..Default::default()
     };
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());

@@ -146,6 +146,7 @@ impl Dev {
                 product_id: "sneaker-42".to_owned(),
                 user_id: "ann".to_owned(),
                 request_id: "r".to_owned(),
+                ..Default::default()
             };
             let mut client = InventoryServiceClient::new(endpoint.connect().await.ok()?);
             Some(client.reserve_unit(request).await.ok()?.into_inner())

@@ -93,6 +93,22 @@ impl Service {
             product_id: product.to_owned(),
             user_id: user.to_owned(),
             request_id: request.to_owned(),
+            ..Default::default()
+        };
+        Ok(self.buyers().reserve_unit(request).await?.into_inner())
+    }
+
+    /// Buys one unit, and is answered when so much is true of it.
+    pub async fn buy_with(
+        &self,
+        (product, user, request): (&str, &str, &str),
+        ack: yoink::grpc::pb::Ack,
+    ) -> Result<ReserveUnitResponse, Status> {
+        let request = ReserveUnitRequest {
+            product_id: product.to_owned(),
+            user_id: user.to_owned(),
+            request_id: request.to_owned(),
+            ack: ack.into(),
         };
         Ok(self.buyers().reserve_unit(request).await?.into_inner())
     }

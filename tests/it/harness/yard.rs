@@ -64,8 +64,17 @@ impl Yard {
 
     /// With a Postgres of its own, to be broken.
     pub async fn with_own_postgres() -> Self {
+        Self::with_postgres(&POSTGRES_SETTINGS).await
+    }
+
+    /// With a Postgres of its own whose commits are on its disk.
+    pub async fn with_durable_postgres() -> Self {
+        Self::with_postgres(&["max_connections=500"]).await
+    }
+
+    async fn with_postgres(settings: &'static [&'static str]) -> Self {
         let dir = scratch_dir("postgres");
-        let start = move || PostgresServer::start(&dir, &POSTGRES_SETTINGS).unwrap();
+        let start = move || PostgresServer::start(&dir, settings).unwrap();
         let postgres = tokio::task::spawn_blocking(start).await.unwrap();
         let mut yard = Self::new().await;
         postgres.create_database(&yard.database).unwrap();

@@ -1,0 +1,12 @@
+-- Leaves a mark in what Redis tells its replicas, behind everything that was accepted before: who waits for
+-- replicas to have the mark waits for all of that. It writes nothing, so a full Redis does not refuse it.
+--
+-- KEYS  1 meta
+-- ARGV  1 '<epoch> <deployment>'
+--
+-- Returns {'fenced', reason} | {'ok'}
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+redis.call('PUBLISH', KEYS[1] .. ':touch', '')
+return { 'ok' }

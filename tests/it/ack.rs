@@ -1,0 +1,252 @@
+//! When an accepted reservation is answered: in memory, on disk, on replicas, in the ledger.
+
+use futures_util::future::join_all;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::Ack,
+    servers::{AppendFsync, RedisServer},
+};
+
+use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
+
+/// Stored by the time of the answer.
+async fn stored(yard: &Yard, id: &str) -> bool {
+    let sql = format!("SELECT count(*) FROM reservations WHERE reservation_id = '{id}'");
+    yard.count(&sql).await == 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_waits_for_the_ledger_comes_after_the_commit_also_of_another_process() {
+    let yard = Yard::with_durable_postgres().await;
+    let api = yard.serve(Role::Api, &[("ack", "ledger")]).await;
+    let worker = yard.serve(Role::Worker, &[]).await;
+    api.create(product("shoe", 500)).await;
+    let buys = (0..300).map(|n| {
+        let (api, yard) = (&api, &yard);
+        async move {
+            let bought = api.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+            // A few are enough to look at one by one.
+            assert!(n % 10 > 0 || stored(yard, &bought.reservation_id).await);
+        }
+    });
+    join_all(buys).await;
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 300, "at once");
+    // Many are told by one commit: no call has a transaction of its own.
+    let transactions = get(worker.http, "/metrics").await;
+    let count = transactions.lines().find(|line| line.starts_with("yoink_store_batch_size_count"));
+    let count: u64 = count.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+    assert!(count < 150, "{count} transactions for 300 orders");
+    let again = api.buy("shoe", "user-0", "r").await.unwrap();
+    assert!(again.duplicate);
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else() {
+    let yard = Yard::with_durable_postgres().await;
+    let api = yard.serve(Role::Api, &[("call_timeout_ms", "1000")]).await;
+    api.create(product("shoe", 10)).await;
+    api.buy("shoe", "quick", "r").await.unwrap();
+    // Nobody stores orders: the answer cannot be given.
+    let asked = ("shoe", "ann", "r");
+    let status = api.buy_with(asked, Ack::Ledger).await.unwrap_err();
+    assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+    let taken = api.buy_with(asked, Ack::Memory).await.unwrap();
+    assert!(taken.duplicate, "the unit was taken");
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let again =
+        eventually("it is stored", async || api.buy_with(asked, Ack::Ledger).await.ok()).await;
+    assert_eq!(again.reservation_id, taken.reservation_id);
+    assert!(stored(&yard, &again.reservation_id).await);
+    let unknown = yoink::grpc::pb::ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "ann".to_owned(),
+        ack: 17,
+        ..Default::default()
+    };
+    let status = api.buyers().reserve_unit(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 2);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_order_that_cannot_be_stored_is_told_that_it_is_void() {
+    let yard = Yard::with_durable_postgres().await;
+    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    service.create(product("shoe", 10)).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let (bad, good) = tokio::join!(
+        service.buy_with(("shoe", "mallory", "r"), Ack::Ledger),
+        service.buy_with(("shoe", "ann", "r"), Ack::Ledger)
+    );
+    let status = bad.unwrap_err();
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::FailedPrecondition, "RESERVATION_VOIDED")
+    );
+    assert!(stored(&yard, &good.unwrap().reservation_id).await);
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_order_that_redis_loses_is_told_so() {
+    let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_durable_postgres().await);
+    (yard.postgres, yard.database) = (other.postgres, other.database);
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    let waits = api.buy_with(("shoe", "ann", "r"), Ack::Ledger);
+    let loses = async {
+        eventually("the unit is taken", async || {
+            (yard.audit().await.products.first()?.in_orders == 1).then_some(())
+        })
+        .await;
+        let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+        yard.serve(Role::Worker, &[]).await
+    };
+    let (answer, worker) = tokio::join!(waits, loses);
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "LOST_OR_UNKNOWN"));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
+    assert_eq!(report.lost.iter().map(|lost| lost.count).sum::<u64>(), 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ledger_is_promised_only_by_a_postgres_whose_commits_last() {
+    // The tests' own has fsync = off.
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    cannot_be_given(&service, Ack::Ledger).await;
+    let mut refused = Binary::serve(&yard, &[("ack", "ledger")], None);
+    assert_eq!(refused.ended().await.0.code(), Some(2));
+    assert!(refused.said().contains("ack = ledger needs a Postgres"), "{}", refused.said());
+    assert_eq!(yard.assert_audit_holds().await.products[0].available, 10);
+}
+
+async fn configure(url: &str, name: &str, value: &str) {
+    let client = redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd("CONFIG");
+    let () = command.arg("SET").arg(name).arg(value).query_async(&mut connection).await.unwrap();
+}
+
+/// Refused before a unit is taken.
+async fn cannot_be_given(service: &Service, ack: Ack) {
+    let status = service.buy_with(("shoe", "nobody", "r"), ack).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "ACK_UNAVAILABLE"));
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_is_promised_only_by_a_redis_that_writes_before_it_answers() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("ack", "disk")]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    for (name, lies, keeps) in
+        [("appendfsync", "everysec", "always"), ("no-appendfsync-on-rewrite", "yes", "no")]
+    {
+        configure(&yard.redis_url(), name, lies).await;
+        eventually("it is not promised any more", async || {
+            let status = service.buy("shoe", "bob", name).await.err()?;
+            (reason(&status) == "ACK_UNAVAILABLE").then_some(())
+        })
+        .await;
+        cannot_be_given(&service, Ack::Disk).await;
+        let ready = eventually("it is not ready", async || {
+            let ready = get(service.http, "/readyz").await;
+            ready.starts_with("HTTP/1.1 503").then_some(ready)
+        })
+        .await;
+        assert!(ready.contains("ack = disk needs"), "{ready}");
+        // Who asks for less gets it.
+        service.buy_with(("shoe", "bob", "memory"), Ack::Memory).await.unwrap();
+        let mut refused = Binary::serve(&yard, &[("ack", "disk")], None);
+        assert_eq!(refused.ended().await.0.code(), Some(2));
+        assert!(refused.said().contains("ack = disk needs"), "{}", refused.said());
+        configure(&yard.redis_url(), name, keeps).await;
+        eventually("it is promised again", async || service.buy("shoe", "cid", name).await.ok())
+            .await;
+    }
+    yard.assert_audit_holds().await;
+}
+
+/// A replica of a yard's Redis.
+async fn replica(yard: &Yard) -> RedisServer {
+    let dir = scratch_dir("replica");
+    let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
+    let replica = tokio::task::spawn_blocking(start).await.unwrap();
+    let client = redis::Client::open(replica.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let port = yard.redis.as_ref().unwrap().port();
+    let mut follow = redis::cmd("REPLICAOF");
+    let () = follow.arg("127.0.0.1").arg(port).query_async(&mut connection).await.unwrap();
+    replica
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken() {
+    let yard = Yard::with_own_redis().await;
+    let replica = replica(&yard).await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 1000)).await;
+    let bought = eventually("the replica follows", async || {
+        service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.ok()
+    })
+    .await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let length = async || {
+        let client = redis::Client::open(replica.url()).unwrap();
+        let mut there = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("XLEN").arg(&orders).query_async::<u64>(&mut there).await.unwrap()
+    };
+    assert_eq!(length().await, 1, "{bought:?}");
+    let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
+    let buys = users.iter().map(|user| service.buy_with(("shoe", user, "r"), Ack::Replica));
+    assert!(join_all(buys).await.iter().all(Result::is_ok));
+    assert_eq!(length().await, 51);
+    // A full Redis still says what its replicas have.
+    configure(&yard.redis_url(), "maxmemory", "1").await;
+    let again = service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.unwrap();
+    assert!(again.duplicate);
+    configure(&yard.redis_url(), "maxmemory", "0").await;
+    // One that is connected and does not answer: the unit is taken, the answer waits to its deadline.
+    replica.pause();
+    let mut request = tonic::Request::new(yoink::grpc::pb::ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "bob".to_owned(),
+        request_id: "r".to_owned(),
+        ack: Ack::Replica.into(),
+    });
+    request.set_timeout(std::time::Duration::from_millis(800));
+    let status = service.buyers().reserve_unit(request).await.unwrap_err();
+    assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    service.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
+    replica.resume();
+    let taken = eventually("the replica answers again", async || {
+        service.buy_with(("shoe", "bob", "r"), Ack::Replica).await.ok()
+    })
+    .await;
+    assert!(taken.duplicate);
+    tokio::task::spawn_blocking(move || drop(replica)).await.unwrap();
+    eventually("it is missed", async || {
+        let status = service.buy_with(("shoe", "nobody", "r"), Ack::Replica).await.err()?;
+        (reason(&status) == "ACK_UNAVAILABLE").then_some(())
+    })
+    .await;
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let report = yard.assert_audit_holds().await;
+    assert!((53..=54).contains(&report.products[0].confirmed), "{report:?}");
+    worker.stop().await;
+}
