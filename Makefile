@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools demo dev edge watch lint openapi deny tools
+.PHONY: help install test test-tools demo dev edge watch lint openapi deny tools bench-rebuild
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -47,6 +47,9 @@ lint: install tools
 	.tools/venv/bin/buf lint
 	.tools/venv/bin/buf generate -o target/openapi
 	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
+
+bench-rebuild: install
+	$(CARGO) bench --locked --bench rebuild
 
 openapi: tools
 	.tools/venv/bin/buf generate

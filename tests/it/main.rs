@@ -20,4 +20,5 @@ mod model;
 mod overload;
 mod poison;
 mod sale;
+mod scripts;
 mod traces;

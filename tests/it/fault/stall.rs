@@ -131,3 +131,27 @@ async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
     assert_eq!(report.products[0].confirmed, 20);
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
+    let yard = Yard::with_own_redis().await;
+    let app = yard.app(&[]).await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 5)).await;
+    api.buy("shoe", "ann", "r").await.unwrap();
+    let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
+    let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
+    let mut reader = app.stores().reader().await.unwrap();
+    let streams = &app.stores().streams;
+    let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
+    let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
+    // Redis loses everything, and the rebuild has read what was sold: nothing.
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    let worker = yard.serve(Role::Worker, &[]).await;
+    eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
+    let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
+    assert!(matches!(late, Err(yoink::ledger::LedgerError::GateClosed)), "{late:?}");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
+    worker.stop().await;
+}

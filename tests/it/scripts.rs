@@ -1,0 +1,55 @@
+//! What single scripts and connections must never do.
+
+use redis::AsyncCommands as _;
+use yoink::app::Role;
+
+use crate::harness::{Yard, eventually, product};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_taken() {
+    let yard = Yard::new().await;
+    let app = yard.app(&[]).await;
+    let stores = app.stores();
+    app.create_products(&[product("shoe", 10)]).await.unwrap();
+    let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
+    let key = |name: &str| format!("{}:{{{partition}}}:{name}", yard.prefix);
+    let mut cli = yard.cli().await;
+    // Between two numbers: the second order of a batch gets the id of the first, which Redis refuses.
+    let _: () = cli.hset(key("meta"), "seq", "0.5").await.unwrap();
+    let script =
+        concat!(include_str!("../../lua/fence.lua"), "\n", include_str!("../../lua/reserve.lua"));
+    let mut call = redis::cmd("EVAL");
+    call.arg(script).arg(6);
+    for name in ["meta", "stock", "catalogue", "claims", "bought", "orders"] {
+        call.arg(key(name));
+    }
+    call.arg(format!("1 {}", stores.deployment.id)).arg(43_200_000).arg(1000);
+    for user in ["ann", "bob", "cid"] {
+        call.arg("shoe").arg(user).arg("r").arg("ab").arg("");
+    }
+    let answers: Vec<String> = call.query_async(&mut cli).await.unwrap();
+    assert!(answers[1].starts_with("accepted 2 9 "), "{answers:?}");
+    for refused in &answers[2..] {
+        assert!(refused.starts_with("not_applied "), "{answers:?}");
+        assert!(refused.contains("equal or smaller"), "{refused}");
+    }
+    assert_eq!(answers.len(), 4);
+    let stock: i64 = cli.hget(key("stock"), "shoe").await.unwrap();
+    let entries: i64 = cli.xlen(key("orders")).await.unwrap();
+    assert_eq!((stock, entries), (9, 1), "one was taken, and it has its entry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_reader_that_blocks_has_a_connection_of_its_own() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("partitions", "8")]).await;
+    let blocked = eventually("every partition is read", async || {
+        let list: String =
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+        let reading = list.lines().filter(|line| line.contains(" cmd=xreadgroup "));
+        (reading.clone().count() >= 8).then_some(reading.count())
+    })
+    .await;
+    assert_eq!(blocked, 8);
+    service.stop().await;
+}
