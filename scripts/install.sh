@@ -15,6 +15,7 @@ for part in "${@:-servers}"; do
       have_postgres || missing+=(postgresql)
       have cc || missing+=(gcc libc6-dev)
       have setpriv || missing+=(util-linux)
+      have strace || missing+=(strace)
       ;;
     prometheus) have promtool || missing+=(prometheus) ;;
     venv) python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv) ;;

@@ -67,6 +67,17 @@ pub(super) fn unprivileged(program: &Path, signal: &str) -> Command {
     }
 }
 
+/// A command run by another program, as `strace` or `env` run one; by itself without any.
+pub(super) fn under(wrapper: &[String], command: Command) -> Command {
+    let [program, args @ ..] = wrapper else { return command };
+    let mut wrapped = Command::new(program);
+    wrapped.args(args).arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        wrapped.current_dir(dir);
+    }
+    wrapped
+}
+
 /// A command that ends by `signal` when this process ends.
 pub(super) fn tied(program: &Path, signal: &str) -> Command {
     let mut command = Command::new("setpriv");

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Running, Start, free_port, prepare_dir, unprivileged},
+    child::{Running, Start, free_port, prepare_dir, under, unprivileged},
 };
 
 /// A postgres of our own, with the superuser `postgres` and no password, on loopback.
@@ -21,6 +21,7 @@ pub struct PostgresServer {
     port: u16,
     dir: PathBuf,
     settings: Vec<String>,
+    wrapper: Vec<String>,
 }
 
 impl PostgresServer {
@@ -31,6 +32,20 @@ impl PostgresServer {
     ///
     /// See [`ServerError`].
     pub fn start(dir: &Path, settings: &[&str]) -> Result<Self, ServerError> {
+        Self::start_under(dir, settings, &[])
+    }
+
+    /// As [`PostgresServer::start`], run by another program with its arguments, also after a restart.
+    /// That program must become the server.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn start_under(
+        dir: &Path,
+        settings: &[&str],
+        wrapper: &[&str],
+    ) -> Result<Self, ServerError> {
         prepare_dir(dir)?;
         let data = dir.join("data");
         if !data.join("PG_VERSION").exists() {
@@ -40,11 +55,12 @@ impl PostgresServer {
             finish(initdb, "initdb")?;
         }
         let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
-        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (settings, wrapper): (Vec<String>, Vec<String>) = (owned(settings), owned(wrapper));
         for _ in 0..5 {
             let port = free_port().map_err(failed)?;
-            if let Start::Answers(running) = launch(dir, port, &settings)? {
-                return Ok(Self { running, port, dir: dir.to_owned(), settings });
+            if let Start::Answers(running) = launch(dir, port, &settings, &wrapper)? {
+                return Ok(Self { running, port, dir: dir.to_owned(), settings, wrapper });
             }
         }
         Err(silent(dir))
@@ -57,7 +73,7 @@ impl PostgresServer {
     /// See [`ServerError`].
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.stop();
-        match launch(&self.dir, self.port, &self.settings)? {
+        match launch(&self.dir, self.port, &self.settings, &self.wrapper)? {
             Start::Answers(running) => self.running = running,
             Start::Ended | Start::Silent => return Err(silent(&self.dir)),
         }
@@ -128,7 +144,12 @@ fn program(name: &str) -> Result<PathBuf, ServerError> {
     found.ok_or(ServerError::Missing("postgresql"))
 }
 
-fn launch(dir: &Path, port: u16, settings: &[String]) -> Result<Start, ServerError> {
+fn launch(
+    dir: &Path,
+    port: u16,
+    settings: &[String],
+    wrapper: &[String],
+) -> Result<Start, ServerError> {
     let mut command = unprivileged(&program("postgres")?, "QUIT");
     command.arg("-D").arg(dir.join("data")).args(["-p", &port.to_string()]).current_dir(dir);
     for setting in [
@@ -145,7 +166,7 @@ fn launch(dir: &Path, port: u16, settings: &[String]) -> Result<Start, ServerErr
         command.args(["-c", setting]);
     }
     let ready = program("pg_isready")?;
-    Running::start(command, "postgres", || {
+    Running::start(under(wrapper, command), "postgres", || {
         let mut ready = Command::new(&ready);
         ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
         ready.status().is_ok_and(|status| status.success())

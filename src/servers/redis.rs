@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Running, Start, free_port, tied},
+    child::{Running, Start, free_port, tied, under},
 };
 
 /// When Redis makes an answer durable.
@@ -31,6 +31,7 @@ pub struct RedisServer {
     port: u16,
     dir: PathBuf,
     fsync: AppendFsync,
+    wrapper: Vec<String>,
 }
 
 impl RedisServer {
@@ -40,12 +41,27 @@ impl RedisServer {
     ///
     /// See [`ServerError`].
     pub fn start(dir: &Path, fsync: AppendFsync) -> Result<Self, ServerError> {
+        Self::start_under(dir, fsync, &[])
+    }
+
+    /// As [`RedisServer::start`], run by another program with its arguments, also after a restart. That
+    /// program must become the server (as `env` does), so that signals and our end reach it.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServerError`].
+    pub fn start_under(
+        dir: &Path,
+        fsync: AppendFsync,
+        wrapper: &[&str],
+    ) -> Result<Self, ServerError> {
+        let wrapper: Vec<String> = wrapper.iter().map(|word| (*word).to_owned()).collect();
         let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         for _ in 0..5 {
             let port = free_port().map_err(failed)?;
-            if let Start::Answers(running) = launch(dir, port, fsync)? {
-                return Ok(Self { running, port, dir: dir.to_owned(), fsync });
+            if let Start::Answers(running) = launch(dir, port, fsync, &wrapper)? {
+                return Ok(Self { running, port, dir: dir.to_owned(), fsync, wrapper });
             }
         }
         Err(silent(dir))
@@ -58,7 +74,7 @@ impl RedisServer {
     /// See [`ServerError`].
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.stop();
-        match launch(&self.dir, self.port, self.fsync)? {
+        match launch(&self.dir, self.port, self.fsync, &self.wrapper)? {
             Start::Answers(running) => self.running = running,
             Start::Ended | Start::Silent => return Err(silent(&self.dir)),
         }
@@ -112,7 +128,12 @@ fn silent(dir: &Path) -> ServerError {
     ServerError::Silent { program: "redis-server", log: dir.join("redis.log") }
 }
 
-fn launch(dir: &Path, port: u16, fsync: AppendFsync) -> Result<Start, ServerError> {
+fn launch(
+    dir: &Path,
+    port: u16,
+    fsync: AppendFsync,
+    wrapper: &[String],
+) -> Result<Start, ServerError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|p| p.exists());
@@ -128,7 +149,7 @@ fn launch(dir: &Path, port: u16, fsync: AppendFsync) -> Result<Start, ServerErro
         },
     ]);
     command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
-    Running::start(command, "redis-server", || answers(port).unwrap_or(false))
+    Running::start(under(wrapper, command), "redis-server", || answers(port).unwrap_or(false))
 }
 
 fn answers(port: u16) -> std::io::Result<bool> {

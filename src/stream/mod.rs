@@ -3,6 +3,7 @@
 //! Must never: trim a stream, spend a delivery on a read of history or a takeover (R4), acknowledge
 //! without deleting, or hold a shared connection with a blocking read.
 
+mod adopt;
 mod bury;
 mod cut;
 mod dead;
@@ -31,6 +32,7 @@ pub struct Streams {
 }
 
 struct Scripts {
+    adopt: Script,
     settle: Script,
     bury: Script,
     discard: Script,
@@ -43,6 +45,7 @@ impl Streams {
     /// The streams of these partitions.
     pub fn new(partitions: Partitions) -> Self {
         let scripts = Scripts {
+            adopt: Script::new("adopt", include_str!("../../lua/adopt.lua")),
             settle: Script::new("settle", include_str!("../../lua/settle.lua")),
             bury: Script::new("bury", include_str!("../../lua/bury.lua")),
             discard: Script::new("discard", include_str!("../../lua/discard.lua")),

@@ -60,6 +60,8 @@ pub struct Consumer {
     held: Vec<Delivery>,
     suspects: Vec<Suspect>,
     next_scan: Instant,
+    /// The last entry looked at for one in nobody's hands; empty at the start of the stream.
+    looked_at: String,
     /// Whether the partition was seen to be open since the last trouble.
     open: bool,
     /// How long a read waits; a test that steps needs no wait.
@@ -76,6 +78,7 @@ impl Consumer {
             held,
             suspects,
             next_scan: Instant::now(),
+            looked_at: String::new(),
             open: false,
             block: BLOCK,
         }
@@ -202,8 +205,9 @@ impl Consumer {
         let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
         let taken =
             shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await;
-        let taken = self.restoring_group(taken).await?;
+        let mut taken = self.restoring_group(taken).await?;
         if taken.len() < MAX_BATCH {
+            taken.extend(self.adopt(MAX_BATCH - taken.len()).await?);
             self.next_scan = Instant::now() + self.scan_interval();
         }
         let ours = |delivery: &Delivery| {
@@ -217,6 +221,19 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+
+    /// Takes over what was delivered and is in nobody's hands, a page of the stream each time.
+    async fn adopt(&mut self, most: usize) -> Result<Vec<Delivery>, Pause> {
+        let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+        let adopted = streams.adopt(self.partition, consumer, &mut self.looked_at, most).await?;
+        if let Some(first) = adopted.first() {
+            tracing::error!(
+                partition = %self.partition, entries = adopted.len(), first = first.entry.id,
+                "entries were in nobody's hands, as if their consumer had been deleted: taken over"
+            );
+        }
+        Ok(adopted)
     }
 
     /// A rebuild has stored, voided or reported lost whatever was accepted before it (R8): nothing of an

@@ -1,6 +1,7 @@
 //! Faults on real processes. Every test ends in the audit.
 
 mod auditor;
+mod consumers;
 mod crash;
 mod fence;
 mod lost;

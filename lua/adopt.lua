@@ -1,0 +1,44 @@
+-- Takes entries that were delivered and are in nobody's hands: XGROUP DELCONSUMER drops what its consumer
+-- had pending. Looks at one page of the stream, up to the last delivered entry; never takes one that
+-- somebody has pending, nor one that was not delivered yet.
+--
+-- KEYS  1 meta  2 orders
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer  4 the last entry looked at before ('' for the start)
+--       5 most entries to look at
+--
+-- Returns {'fenced', reason} | {'ok', last entry looked at ('' when it was the last delivered), taken id, ...}
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+local delivered
+for _, group in ipairs(groups) do
+  local info = {}
+  for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
+  if info.name == ARGV[2] then delivered = info['last-delivered-id'] end
+end
+-- Without the group, nothing was delivered.
+if not delivered then return { 'ok', '' } end
+local from = ARGV[4] == '' and '-' or '(' .. ARGV[4]
+local page = redis.call('XRANGE', KEYS[2], from, delivered, 'COUNT', ARGV[5])
+if #page == 0 then return { 'ok', '' } end
+local pending = {}
+local first, last = page[1][1], page[#page][1]
+for _, held in ipairs(redis.call('XPENDING', KEYS[2], ARGV[2], first, last, ARGV[5])) do
+  pending[held[1]] = true
+end
+local orphans = {}
+for _, entry in ipairs(page) do
+  local id = entry[1]
+  -- Pending entries that are no longer in the stream may have filled the answer above: asked again, one by one.
+  if not pending[id] and #redis.call('XPENDING', KEYS[2], ARGV[2], id, id, '1') == 0 then
+    orphans[#orphans + 1] = id
+  end
+end
+local answer = { 'ok', #page < tonumber(ARGV[5]) and '' or last }
+for _, id in ipairs(orphans) do
+  -- Its first delivery is all that may be counted (R4).
+  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], '0', id, 'FORCE', 'JUSTID', 'RETRYCOUNT', '1')
+  answer[#answer + 1] = id
+end
+return answer

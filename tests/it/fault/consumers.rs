@@ -1,0 +1,168 @@
+//! Somebody deletes a consumer: what it held is in nobody's hands, and is taken over all the same.
+
+use nix::sys::signal::Signal;
+use yoink::{app::Role, domain::Partition, worker::Step};
+
+use crate::harness::{Binary, Service, Yard, eventually, product};
+
+async fn orders(yard: &Yard) -> (Partition, String) {
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    (partition, format!("{}:{{{partition}}}:orders", yard.prefix))
+}
+
+/// Who holds what, and its delivery count.
+async fn pending(yard: &Yard, orders: &str) -> Vec<(String, String, u64, u64)> {
+    let mut command = redis::cmd("XPENDING");
+    command.arg(orders).arg("ledger").arg("-").arg("+").arg(10_000);
+    command.query_async(&mut yard.cli().await).await.unwrap()
+}
+
+/// Deletes a consumer as an operator would; returns how many entries it had pending.
+async fn delete(yard: &Yard, orders: &str, consumer: &str) -> u64 {
+    let mut command = redis::cmd("XGROUP");
+    command.arg("DELCONSUMER").arg(orders).arg("ledger").arg(consumer);
+    command.query_async(&mut yard.cli().await).await.unwrap()
+}
+
+async fn sell(service: &Service, users: std::ops::Range<u32>) {
+    for n in users {
+        service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
+    let yard = Yard::new().await;
+    // Idle entries are of no interest here: nothing becomes idle.
+    let settings = [("claim_idle_ms", "600000")];
+    let (gone, heir) = (yard.app(&settings).await, yard.app(&settings).await);
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 100)).await;
+    sell(&api, 0..30).await;
+    let (partition, key) = orders(&yard).await;
+    let streams = &gone.stores().streams;
+    let mut reader = gone.stores().reader().await.unwrap();
+    let held = streams.read_new(&mut reader, partition, "gone", (10, 0)).await.unwrap();
+    let kept = streams.read_new(&mut reader, partition, "lives", (10, 0)).await.unwrap();
+    assert_eq!((held.len(), kept.len()), (10, 10));
+    assert_eq!(delete(&yard, &key, "gone").await, 10);
+    assert_eq!(pending(&yard, &key).await.len(), 10, "nobody has what it held");
+
+    let mut looked_at = String::new();
+    let heirs = &heir.stores().streams;
+    // A page is seven entries: all ten of the first consumer, then some that are somebody's.
+    let mut adopted = Vec::new();
+    for (page, (taken, last)) in [(7, "1-7"), (3, "1-14"), (0, "")].into_iter().enumerate() {
+        let more = heirs.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
+        assert_eq!((more.len(), looked_at.as_str()), (taken, last), "page {page}");
+        adopted.extend(more);
+    }
+    assert_eq!(adopted, held, "each once, with one delivery, and none of the others");
+    assert!(heirs.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
+    let pending = pending(&yard, &key).await;
+    assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
+    for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
+        assert_eq!(consumer, if n < 10 { "heir" } else { "lives" }, "{id}");
+        assert_eq!(*deliveries, 1, "{id}: an adoption spends no delivery");
+    }
+    // The one who was deleted wakes up and stores what it held; so does everybody else.
+    for late in [&held, &adopted, &kept] {
+        let order = |delivery: &yoink::stream::Delivery| {
+            delivery.entry.order(partition, &delivery.entry.id).unwrap()
+        };
+        let late: Vec<_> = late.iter().map(order).collect();
+        let epoch = gone.stores().stock.partitions().epoch(partition).unwrap();
+        gone.stores()
+            .ledger
+            .store(partition, epoch, &late.iter().collect::<Vec<_>>())
+            .await
+            .unwrap();
+    }
+    let worker = yard.serve(Role::Worker, &[("claim_idle_ms", "200")]).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (30, 70));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_finds_orphans_behind_more_pending_entries_than_it_looks_at() {
+    let yard = Yard::new().await;
+    let settings = [("claim_idle_ms", "600000")];
+    let app = yard.app(&settings).await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 2_000)).await;
+    let users: Vec<String> = (0..1_220).map(|n| format!("user-{n}")).collect();
+    let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
+    assert!(futures_util::future::join_all(buys).await.iter().all(Result::is_ok));
+    let (partition, key) = orders(&yard).await;
+    let streams = &app.stores().streams;
+    let mut reader = app.stores().reader().await.unwrap();
+    // More than two pages in living hands, then the orphans.
+    let lives = streams.read_new(&mut reader, partition, "lives", (1_200, 0)).await.unwrap();
+    let orphans = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
+    assert_eq!((lives.len(), orphans.len()), (1_200, 20));
+    assert_eq!(delete(&yard, &key, "gone").await, 20);
+    let other = yard.app(&[("claim_idle_ms", "100")]).await;
+    let mut shop = other.workshop().clone();
+    // It looks often, and takes over nothing that is not an orphan.
+    shop.settings.claim_idle = std::time::Duration::from_millis(100);
+    let reader = other.stores().reader().await.unwrap();
+    let mut consumer = shop.consumer(partition, reader).without_waiting();
+    let mut worked = 0;
+    eventually("all are stored", async || {
+        if let Step::Worked(entries) = consumer.run_once().await.unwrap() {
+            worked += entries;
+        }
+        (worked >= 1_220).then_some(())
+    })
+    .await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1_220, 780));
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_process_whose_consumer_is_deleted_delays_its_orders_and_loses_none() {
+    let yard = Yard::with_own_postgres().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 1_000)).await;
+    let (_, key) = orders(&yard).await;
+    let mut stalled = Binary::serve_as("worker", &yard, &[], None);
+    stalled.channel().await;
+    // It reads them and cannot store them: somebody has locked what it needs.
+    let sql = yard.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
+    sell(&api, 0..20).await;
+    let held = eventually("it holds some", async || {
+        Some(pending(&yard, &key).await).filter(|pending| !pending.is_empty())
+    })
+    .await;
+    stalled.signal(Signal::SIGSTOP);
+    let consumer = held[0].1.clone();
+    let had = delete(&yard, &key, &consumer).await;
+    assert!(had > 0, "it held entries");
+    assert!(pending(&yard, &key).await.is_empty(), "they are in nobody's hands");
+    // Nor does its transaction hold anybody up.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    sql.batch_execute(end).await.unwrap();
+    sql.batch_execute("ROLLBACK").await.unwrap();
+
+    // Others see to them long before anything would be idle enough to be taken over.
+    let mut other = Binary::serve_as("worker", &yard, &[("claim_idle_ms", "20000")], None);
+    other.channel().await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 980));
+    assert!(other.said().contains("were in nobody's hands"), "the alarm: {}", other.said());
+    stalled.signal(Signal::SIGCONT);
+    sell(&api, 20..40).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 40);
+    for table in ["dead_actions", "reservations WHERE state = 'voided'"] {
+        assert_eq!(yard.count(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+    for process in [&mut stalled, &mut other] {
+        process.signal(Signal::SIGTERM);
+        assert!(process.ended().await.0.success());
+    }
+}
