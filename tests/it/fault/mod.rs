@@ -7,5 +7,7 @@ mod fence;
 mod lost;
 mod opening;
 mod outage;
+mod redis_log;
+mod rush;
 mod settings;
 mod stall;

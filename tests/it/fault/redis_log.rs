@@ -1,0 +1,309 @@
+//! Redis's log: on a slow disk, torn, deleted. What is lost is counted, and nothing is sold twice.
+
+use std::{io::Write as _, process::Command, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    grpc::pb::ReserveUnitRequest,
+    servers::{AppendFsync, RedisServer},
+};
+
+use super::rush::Rush;
+use crate::harness::{Yard, eventually, processes_under, product, reason, run_yoink, scratch_dir};
+
+/// A Redis whose disk takes so long to make something durable, from its third time on: it must start.
+async fn with_slow_disk(fsync: AppendFsync, delay: &str) -> Option<Yard> {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !traced.is_ok_and(|status| status.success()) {
+        // Past the capture of the test's output: it shall be seen.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "NOT TRIED: a slow disk (strace is missing, or ptrace is forbidden)")
+            .unwrap();
+        return None;
+    }
+    let mut yard = Yard::new().await;
+    let dir = scratch_dir("redis");
+    let inject = format!("inject=fdatasync:delay_enter={delay}:when=3+");
+    // -D: Redis is our child, and strace ends with it.
+    let strace = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject];
+    yard.redis = Some(block_in_place(|| RedisServer::start_under(&dir, fsync, &strace).unwrap()));
+    Some(yard)
+}
+
+/// A number of `INFO persistence`.
+async fn persistence(yard: &Yard, name: &str) -> u64 {
+    let mut info = redis::cmd("INFO");
+    let info: redis::InfoDict =
+        info.arg("persistence").query_async(&mut yard.cli().await).await.unwrap();
+    info.get(name).unwrap()
+}
+
+/// Every gateway has told what it saw of the first epoch.
+async fn all_have_reported(yard: &Yard) {
+    eventually("every gateway has told what it saw", async || {
+        let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
+        (yard.count(silent).await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
+    let Some(mut yard) = with_slow_disk(AppendFsync::Everysec, "5s").await else { return };
+    // Nobody stores: whatever Redis loses is lost.
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 1_000_000)).await;
+    let enough = CancellationToken::new();
+    let crash = async {
+        eventually("writes are put off", async || {
+            (persistence(&yard, "aof_delayed_fsync").await > 0).then_some(())
+        })
+        .await;
+        // What was put off has just been written; from now on it gathers again, for about two seconds.
+        let mut before = persistence(&yard, "aof_buffer_length").await;
+        eventually("orders gather in memory", async || {
+            let now = persistence(&yard, "aof_buffer_length").await;
+            let written = std::mem::replace(&mut before, now) > now;
+            written.then_some(())
+        })
+        .await;
+        eventually("and again", async || {
+            (persistence(&yard, "aof_buffer_length").await > 0).then_some(())
+        })
+        .await;
+        block_in_place(|| yard.redis.as_mut().unwrap().kill());
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&api, "shoe", 8, &enough), crash);
+    let dir = yard.redis.as_ref().unwrap().dir().to_owned();
+    eventually("strace is gone, too", async || processes_under(&dir).is_empty().then_some(()))
+        .await;
+    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
+    let worker = yard.serve(Role::Worker, &[]).await;
+    eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
+    all_have_reported(&yard).await;
+    let report = yard.assert_audit_holds().await;
+    let lost = rush.account_for(&yard, &report).await;
+    assert!(lost > 0, "{} were accepted", rush.accepted.len());
+    let units = &report.products[0];
+    assert_eq!(units.confirmed + units.available, 1_000_000, "the units of the lost are back");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn always_loses_nothing_on_a_slow_disk_and_what_is_too_much_is_shed() {
+    let Some(mut yard) = with_slow_disk(AppendFsync::Always, "100ms").await else { return };
+    let service = yard.serve(Role::All, &[("concurrency_max_calls", "16")]).await;
+    service.create(product("shoe", 1_000_000)).await;
+    let mut monitor = redis::cmd("CONFIG");
+    monitor.arg("SET").arg("latency-monitor-threshold").arg(90);
+    let () = monitor.query_async(&mut yard.cli().await).await.unwrap();
+    // It is not made durable within this deadline, so it is not answered within it either.
+    let slow = eventually("a call is let in", async || {
+        let mut request = tonic::Request::new(ReserveUnitRequest {
+            product_id: "shoe".to_owned(),
+            user_id: "hasty".to_owned(),
+            request_id: "r".to_owned(),
+        });
+        request.metadata_mut().insert("grpc-timeout", "30m".parse().unwrap());
+        let status = service.buyers().reserve_unit(request).await.expect_err("it is too slow");
+        (status.code() == Code::DeadlineExceeded).then_some(status)
+    })
+    .await;
+    assert_eq!(slow.get_details_error_info().unwrap().metadata["applied"], "maybe");
+
+    let enough = CancellationToken::new();
+    let crash = async {
+        eventually("some are stored", async || {
+            (yard.count("SELECT count(*) FROM reservations").await > 100).then_some(())
+        })
+        .await;
+        let mut latest = redis::cmd("LATENCY");
+        latest.arg("LATEST");
+        let latest: Vec<(String, u64, u64, u64)> =
+            latest.query_async(&mut yard.cli().await).await.unwrap();
+        assert!(latest.iter().any(|(event, ..)| event == "aof-fsync-always"), "{latest:?}");
+        block_in_place(|| {
+            let redis = yard.redis.as_mut().unwrap();
+            redis.kill();
+            redis.restart().unwrap();
+        });
+        eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 64, &enough), crash);
+    assert!(rush.refused["OVERLOADED"] > 0, "{:?}", rush.refused);
+    all_have_reported(&yard).await;
+    let report = yard.assert_audit_holds().await;
+    let accepted: Vec<&String> = rush.accepted.values().collect();
+    let stored = "SELECT count(*) FROM reservations WHERE reservation_id::text = ANY($1)";
+    let stored = yard.sql().await.query_one(stored, &[&accepted]).await.unwrap();
+    assert_eq!(stored.get::<_, i64>(0), i64::try_from(accepted.len()).unwrap());
+    assert_eq!(rush.account_for(&yard, &report).await, 0, "always loses nothing");
+    // The hasty one asks again and learns how it ended.
+    let again = eventually("it is let in", async || service.buy("shoe", "hasty", "r").await.ok());
+    assert!(again.await.duplicate);
+    yard.assert_audit_holds().await;
+}
+
+/// The offset of the last transaction in a log, which must end with it.
+fn last_transaction(log: &[u8]) -> usize {
+    assert!(log.ends_with(b"*1\r\n$4\r\nEXEC\r\n"), "{}", String::from_utf8_lossy(log));
+    let multi = b"*1\r\n$5\r\nMULTI\r\n";
+    log.windows(multi.len()).rposition(|window| window == multi).unwrap()
+}
+
+/// Tears a log inside the script that took a whole batch; `keep` tells how much of the script's length
+/// is kept.
+async fn torn(keep: impl Fn(usize) -> usize) {
+    const BATCH: usize = 20;
+    let mut yard = Yard::with_own_redis().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 100)).await;
+    for n in 0..5 {
+        api.buy("shoe", &format!("early-{n}"), "r").await.unwrap();
+    }
+    // While Redis stands still, one call is under way and the others gather behind it.
+    let users: Vec<String> = (0..=BATCH).map(|n| format!("user-{n}")).collect();
+    let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
+    let redis = yard.redis.as_ref().unwrap();
+    redis.pause();
+    let let_go = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(600));
+        ticks.tick().await;
+        ticks.tick().await;
+        redis.resume();
+    };
+    let (answers, ()) = tokio::join!(join_all(buys), let_go);
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+
+    let redis = yard.redis.as_mut().unwrap();
+    block_in_place(|| redis.kill());
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ls -t *.incr.aof | head -1"])
+        .current_dir(redis.dir().join("appendonlydir"));
+    let name = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let path = redis.dir().join("appendonlydir").join(name.trim());
+    let log = std::fs::read(&path).unwrap();
+    let start = last_transaction(&log);
+    let script = String::from_utf8_lossy(&log[start..]).into_owned();
+    let batch = script.matches("XADD").count();
+    assert!(batch > 1, "several reservations are one script: {script}");
+    std::fs::write(&path, &log[..start + keep(log.len() - start)]).unwrap();
+    block_in_place(|| redis.restart().unwrap());
+
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let length: usize =
+        redis::cmd("XLEN").arg(orders).query_async(&mut yard.cli().await).await.unwrap();
+    assert_eq!(length, 5 + BATCH + 1 - batch, "the whole script is gone, and nothing else");
+    let status = eventually("Redis answers again", async || {
+        let status = api.buy("shoe", "late", "r").await.unwrap_err();
+        (reason(&status) != "REDIS_UNAVAILABLE").then_some(status)
+    })
+    .await;
+    assert_eq!(reason(&status), "RECOVERING", "it is noticed before the next accept");
+    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(said.contains(&format!("lost exactly {batch} of epoch 1")), "{said}");
+
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let late = eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok());
+    assert!(!late.await.duplicate);
+    let report = yard.assert_audit_holds().await;
+    let kept = 5 + BATCH + 1 - batch;
+    assert_eq!(report.products[0].confirmed, i64::try_from(kept).unwrap() + 1);
+    let mut gone = 0;
+    for answer in &answers {
+        match api.reservation(&answer.reservation_id).await {
+            Ok(found) => assert_eq!(found.state().as_str_name(), "RESERVATION_STATE_CONFIRMED"),
+            Err(status) => {
+                assert_eq!(reason(&status), "LOST_OR_UNKNOWN");
+                gone += 1;
+            }
+        }
+    }
+    assert_eq!(gone, batch);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_log_loses_a_whole_batch_or_nothing_and_it_is_counted() {
+    let head = "*1\r\n$5\r\nMULTI\r\n".len();
+    tokio::join!(torn(move |_| head + 3), torn(|length| length / 2), torn(|length| length - 1),);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_whose_directory_was_deleted_is_rebuilt_and_every_answer_is_accounted_for() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 3_000)).await;
+    let enough = CancellationToken::new();
+    let vanish = async {
+        eventually("the rush is under way", async || {
+            (yard.count("SELECT count(*) FROM reservations").await > 200).then_some(())
+        })
+        .await;
+        let redis = yard.redis.as_mut().unwrap();
+        let data = redis.dir().join("appendonlydir");
+        std::fs::remove_dir_all(&data).unwrap();
+        block_in_place(|| {
+            redis.kill();
+            assert!(!data.exists(), "nothing is left to load");
+            redis.restart().unwrap();
+        });
+        eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+        eventually("it is sold out", async || {
+            let refusal = service.buy("shoe", "later", "").await.err()?;
+            (reason(&refusal) == "SOLD_OUT").then_some(())
+        })
+        .await;
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), vanish);
+    assert!(rush.refused.contains_key("SOLD_OUT"), "{:?}", rush.refused);
+    all_have_reported(&yard).await;
+    let report = yard.assert_audit_holds().await;
+    rush.account_for(&yard, &report).await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (3_000, 0));
+    assert!(yard.count("SELECT max(epoch) FROM partitions").await > 1, "it was rebuilt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_that_are_flushed_again_and_again_lose_and_double_nothing() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 1_000_000)).await;
+    let enough = CancellationToken::new();
+    let flush = async {
+        let mut cli = yard.cli().await;
+        let cached = |info: &redis::InfoDict| info.get::<u64>("number_of_cached_scripts").unwrap();
+        let (mut flushes, mut ticks) = (0, tokio::time::interval(Duration::from_millis(2)));
+        while flushes < 200 || yard.count("SELECT count(*) FROM reservations").await < 300 {
+            ticks.tick().await;
+            let mut step = redis::pipe();
+            step.atomic().cmd("INFO").arg("memory").cmd("SCRIPT").arg("FLUSH").ignore();
+            step.cmd("INFO").arg("memory");
+            let (before, after): (redis::InfoDict, redis::InfoDict) =
+                step.query_async(&mut cli).await.unwrap();
+            assert_eq!(cached(&after), 0);
+            flushes += u64::from(cached(&before) > 0);
+        }
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), flush);
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    assert!(!rush.accepted.is_empty());
+    for (user, id) in rush.accepted.iter().take(20) {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, &again.reservation_id), (true, id));
+    }
+    yard.assert_audit_holds().await;
+}

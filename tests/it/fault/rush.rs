@@ -1,0 +1,102 @@
+//! Buyers who go on buying through a fault and remember what they were answered.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+use yoink::audit::Report;
+
+use crate::harness::{Service, Yard, reason};
+
+/// What the buyers of one product were answered.
+#[derive(Default)]
+pub struct Rush {
+    /// The reservation of each user who was accepted.
+    pub accepted: HashMap<String, String>,
+    /// Users who cannot know: the answer was `applied = maybe`.
+    pub open: HashSet<String>,
+    /// How often each reason was given.
+    pub refused: HashMap<String, usize>,
+}
+
+impl Rush {
+    /// So many buyers, each buying one unit after the other under new names, until `enough`.
+    pub async fn on(
+        service: &Service,
+        product: &str,
+        buyers: u32,
+        enough: &CancellationToken,
+    ) -> Self {
+        let buyers = join_all((0..buyers).map(|buyer| async move {
+            let mut rush = Self::default();
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(20));
+            for n in 0.. {
+                if enough.is_cancelled() {
+                    break;
+                }
+                let user = format!("rush-{buyer}-{n}");
+                let answer = service.buy(product, &user, "r").await;
+                let refused = answer.is_err();
+                rush.note(user, answer.map(|bought| bought.reservation_id));
+                if refused {
+                    ticks.tick().await;
+                }
+            }
+            rush
+        }));
+        let mut all = Self::default();
+        for rush in buyers.await {
+            all.accepted.extend(rush.accepted);
+            all.open.extend(rush.open);
+            for (reason, times) in rush.refused {
+                *all.refused.entry(reason).or_default() += times;
+            }
+        }
+        all
+    }
+
+    /// Notes an answer to a user who asked once.
+    pub fn note(&mut self, user: String, answer: Result<String, Status>) {
+        match answer {
+            Ok(id) => drop(self.accepted.insert(user, id)),
+            Err(status) => {
+                *self.refused.entry(reason(&status)).or_default() += 1;
+                let info = status.get_details_error_info();
+                if info
+                    .is_some_and(|info| info.metadata.get("applied").is_some_and(|a| a == "maybe"))
+                {
+                    self.open.insert(user);
+                }
+            }
+        }
+    }
+
+    /// Every answer is honoured or told as lost, and nobody has what was refused. Returns how many are
+    /// lost. To be called when all is settled, and every gateway has told what it saw.
+    pub async fn account_for(&self, yard: &Yard, report: &Report) -> u64 {
+        let sql = "SELECT user_id, reservation_id::text FROM reservations
+                   WHERE state = 'confirmed' AND user_id LIKE 'rush-%'";
+        let rows = yard.sql().await.query(sql, &[]).await.unwrap();
+        let mut stored = HashMap::new();
+        for row in rows {
+            let (user, id): (String, String) = (row.get(0), row.get(1));
+            assert!(stored.insert(user.clone(), id).is_none(), "{user} has two");
+        }
+        for (user, id) in &stored {
+            match self.accepted.get(user) {
+                Some(accepted) => assert_eq!(accepted, id, "{user} keeps the answer"),
+                None => assert!(self.open.contains(user), "{user} was told no and has {id}"),
+            }
+        }
+        let gone = self.accepted.keys().filter(|user| !stored.contains_key(*user)).count();
+        let lost: u64 = report.lost.iter().map(|lost| lost.count).sum();
+        assert!(report.lost.iter().all(|lost| lost.exact), "{:?}", report.lost);
+        // Redis may have decided what it could not answer any more, and lost that, too.
+        let most = u64::try_from(gone + self.open.len()).unwrap();
+        let gone = u64::try_from(gone).unwrap();
+        assert!((gone..=most).contains(&lost), "{gone} answers are gone, {lost} are told");
+        lost
+    }
+}
