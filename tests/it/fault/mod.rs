@@ -3,6 +3,7 @@
 mod auditor;
 mod consumers;
 mod crash;
+mod disk;
 mod fence;
 mod lost;
 mod opening;
@@ -10,4 +11,5 @@ mod outage;
 mod redis_log;
 mod rush;
 mod settings;
+mod small_disk;
 mod stall;

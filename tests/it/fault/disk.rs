@@ -1,0 +1,175 @@
+//! A disk is full: what cannot be written is refused whole, and all goes on when there is room again.
+
+use tokio::task::block_in_place;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    servers::{AppendFsync, PostgresServer, RedisServer},
+};
+
+use super::{rush::Rush, small_disk::SmallDisk};
+use crate::harness::{Binary, Service, Yard, eventually, product, reason, scratch_dir};
+
+/// A Redis whose directory is a small disk.
+async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> Yard {
+    let mut yard = Yard::new().await;
+    let wrapper = disk.wrapper();
+    let wrapper = wrapper.each_ref().map(String::as_str);
+    let start = || RedisServer::start_under(disk.dir(), fsync, &wrapper).unwrap();
+    yard.redis = Some(block_in_place(start));
+    yard
+}
+
+/// Buys until the disk is so full that somebody is refused; the others are noted.
+async fn buy_until_refused(service: &Service, rush: &mut Rush) -> tonic::Status {
+    for n in 0..2_000 {
+        let user = format!("rush-full-{n}");
+        let answer = service.buy("shoe", &user, "r").await;
+        let status = answer.as_ref().err().cloned();
+        rush.note(user, answer.map(|bought| bought.reservation_id));
+        if let Some(status) = status {
+            return status;
+        }
+    }
+    panic!("never refused")
+}
+
+/// Whoever was accepted gets the same answer again.
+async fn each_keeps_the_answer(service: &Service, rush: &Rush) {
+    for (user, id) in &rush.accepted {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
+    let Some(disk) = SmallDisk::new(16) else { return };
+    let yard = redis_on(&disk, AppendFsync::Everysec).await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10_000)).await;
+    let mut rush = Rush::default();
+    disk.fill();
+    let status = buy_until_refused(&service, &mut rush).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
+    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+    assert!(
+        status.get_details_error_info().is_some_and(|_| status.get_details_retry_info().is_some())
+    );
+    let info: redis::InfoDict =
+        redis::cmd("INFO").arg("persistence").query_async(&mut yard.cli().await).await.unwrap();
+    assert_eq!(info.get::<String>("aof_last_write_status").as_deref(), Some("err"));
+    // Nothing needs to be written to answer these.
+    each_keeps_the_answer(&service, &rush).await;
+    for n in 0..20 {
+        assert_eq!(
+            service.refusal("shoe", &format!("rush-no-{n}"), "r").await,
+            "REDIS_UNAVAILABLE"
+        );
+    }
+    let report = yard.audit().await;
+    let units = &report.products[0];
+    assert!(report.violations.is_empty(), "nothing is half done: {:?}", report.violations);
+    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    assert_eq!(units.available, 10_000 - accepted, "the refused took nothing");
+
+    disk.clear();
+    eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    assert_eq!(report.products[0].confirmed, accepted + 1);
+    assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 1, "without a rebuild");
+    each_keeps_the_answer(&service, &rush).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_back() {
+    let Some(disk) = SmallDisk::new(16) else { return };
+    let mut yard = redis_on(&disk, AppendFsync::Always).await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10_000)).await;
+    let mut rush = Rush::default();
+    for n in 0..50 {
+        let user = format!("rush-early-{n}");
+        let id = service.buy("shoe", &user, "r").await.unwrap().reservation_id;
+        rush.note(user, Ok(id));
+    }
+    disk.fill();
+    let status = buy_until_refused(&service, &mut rush).await;
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
+    // Redis 7 ends itself; one that does not refuses every write.
+    let port = yard.redis.as_ref().unwrap().port();
+    eventually("Redis has ended, or says why it writes nothing", async || {
+        let Ok(client) = redis::Client::open(format!("redis://127.0.0.1:{port}")) else {
+            return None;
+        };
+        let Ok(mut cli) = client.get_multiplexed_async_connection().await else { return Some(()) };
+        let refused: Result<(), _> =
+            redis::cmd("SET").arg("probe").arg(1).query_async(&mut cli).await;
+        refused.is_err_and(|error| error.code() == Some("MISCONF")).then_some(())
+    })
+    .await;
+    assert_eq!(service.refusal("shoe", "rush-no", "r").await, "REDIS_UNAVAILABLE");
+
+    disk.clear();
+    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
+    eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0, "always loses nothing");
+    each_keeps_the_answer(&service, &rush).await;
+    // Who was told maybe asks again and has one reservation.
+    for user in &rush.open {
+        service.buy("shoe", user, "r").await.unwrap();
+    }
+    let report = yard.assert_audit_holds().await;
+    let users = "SELECT count(DISTINCT user_id) FROM reservations";
+    assert_eq!(report.products[0].confirmed, yard.count(users).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
+    let Some(disk) = SmallDisk::new(4) else { return };
+    let dir = scratch_dir("postgres");
+    let wrapper = disk.wrapper();
+    let wrapper = wrapper.each_ref().map(String::as_str);
+    let start = || PostgresServer::start_under(&dir, &["fsync=off"], &wrapper).unwrap();
+    let postgres = block_in_place(start);
+    let mut yard = Yard::with_own_redis().await;
+    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
+    yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+    yard.postgres = Some(postgres);
+    let sql = yard.sql().await;
+    let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", disk.dir().display());
+    sql.batch_execute(&tablespace).await.unwrap();
+    sql.batch_execute("ALTER TABLE reservations SET TABLESPACE small").await.unwrap();
+
+    let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
+    let api = yard.serve(Role::Api, &settings).await;
+    api.create(product("shoe", 10_000)).await;
+    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    worker.channel().await;
+    let mut rush = Rush::default();
+    disk.fill();
+    let status = buy_until_refused(&api, &mut rush).await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::ResourceExhausted, "BACKLOG_FULL")
+    );
+    assert!(status.get_details_retry_info().is_some());
+    eventually("Postgres says why", async || {
+        let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
+        log.contains("No space left on device").then_some(())
+    })
+    .await;
+    assert!(worker.said().contains("Postgres is unavailable"), "{}", worker.said());
+    assert_eq!(yard.audit().await.products[0].in_dead, 0, "nobody pays for it");
+
+    disk.clear();
+    eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    assert_eq!(report.products[0].confirmed, accepted + 1);
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+}
