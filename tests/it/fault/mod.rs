@@ -1,6 +1,7 @@
 //! Faults on real processes. Every test ends in the audit.
 
 mod auditor;
+mod clock;
 mod consumers;
 mod crash;
 mod disk;
@@ -8,6 +9,7 @@ mod fence;
 mod lost;
 mod opening;
 mod outage;
+mod postgres;
 mod redis_log;
 mod rush;
 mod settings;

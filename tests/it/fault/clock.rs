@@ -1,0 +1,194 @@
+//! The clock of Redis jumps by two hours, forward and back: windows, claims and idle times jump with it,
+//! and nobody is stored twice or answered differently.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use yoink::{
+    app::Role,
+    servers::{AppendFsync, RedisServer},
+    stream::Delivery,
+};
+
+use super::rush::Rush;
+use crate::harness::{Service, Yard, eventually, product, reason, scratch_dir};
+
+const HOUR_MS: i64 = 3_600_000;
+/// The default of `claims_window_ms`.
+const WINDOW_MS: i64 = 12 * HOUR_MS;
+
+/// The clock of one Redis. At first a window of claims is about to end in an hour, so that each jump of
+/// two hours forward leaves it and each jump back returns to it.
+struct Clock {
+    offset: File,
+    base_s: i64,
+}
+
+impl Clock {
+    /// A Redis with a clock of its own, which does not jump yet.
+    async fn of_a_redis() -> (Self, Yard) {
+        let dir = scratch_dir("clock");
+        let (library, offset) = (dir.join("clock.so"), dir.join("offset"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fault/clock.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
+        let compiled = cc.output().unwrap();
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        let base_s = (WINDOW_MS - real_ms() % WINDOW_MS - HOUR_MS) / 1000;
+        let clock = Self { offset: File::create(&offset).unwrap(), base_s };
+        clock.set(0);
+        let preload = format!("LD_PRELOAD={}", library.display());
+        let offset = format!("CLOCK_OFFSET={}", offset.display());
+        let mut yard = Yard::new().await;
+        let start = || {
+            let wrapper = ["env", &preload, &offset];
+            RedisServer::start_under(&dir.join("redis"), AppendFsync::Always, &wrapper).unwrap()
+        };
+        yard.redis = Some(block_in_place(start));
+        (clock, yard)
+    }
+
+    fn set(&self, hours: i64) {
+        self.offset.write_all_at(&(self.base_s + hours * 3600).to_ne_bytes(), 0).unwrap();
+    }
+
+    /// Its time, without any jump.
+    fn now_ms(&self) -> i64 {
+        real_ms() + self.base_s * 1000
+    }
+
+    /// Sets it, and sees that Redis goes by it.
+    async fn jump(&self, yard: &Yard, hours: i64) {
+        self.set(hours);
+        let before = self.now_ms() + hours * HOUR_MS;
+        let time: (i64, i64) = redis::cmd("TIME").query_async(&mut yard.cli().await).await.unwrap();
+        let told = time.0 * 1000 + time.1 / 1000;
+        let after = self.now_ms() + hours * HOUR_MS;
+        assert!((before - 1000..=after + 1000).contains(&told), "it is {told}, not {before}");
+    }
+}
+
+fn real_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
+}
+
+/// What a sale window, a limit and a claim say at this hour.
+async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
+    let refusal = async |product: &str| {
+        let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;
+        answer.err().map_or("sold".to_owned(), |status| reason(&status))
+    };
+    let (opens_in_an_hour, closes_in_an_hour) = match hours {
+        2 => ("sold", "SALE_CLOSED"),
+        _ => ("SALE_NOT_OPEN", "sold"),
+    };
+    assert_eq!(refusal("opening").await, opens_in_an_hour, "at {hours} h");
+    assert_eq!(refusal("closing").await, closes_in_an_hour, "at {hours} h");
+    assert_eq!(service.refusal("limited", "ann", "other").await, "LIMIT_REACHED", "at {hours} h");
+    for (user, id) in claims {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, again.reservation_id.as_str()), (true, *id), "at {hours} h");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_under_load_changes_no_answer_and_stores_nobody_twice() {
+    let (clock, yard) = Clock::of_a_redis().await;
+    let settings = [("claim_idle_ms", "1000")];
+    let service = yard.serve(Role::All, &settings).await;
+    let second = yard.serve(Role::Worker, &settings).await;
+    service.create(product("shoe", 1_000_000)).await;
+    let mut limited = product("limited", 10);
+    limited.sale.per_user_limit = Some(1);
+    service.create(limited).await;
+    let (mut opening, mut closing) = (product("opening", 10), product("closing", 10));
+    opening.sale.opens_at_ms = Some(clock.now_ms() + HOUR_MS);
+    closing.sale.closes_at_ms = Some(clock.now_ms() + HOUR_MS);
+    service.create(opening).await;
+    service.create(closing).await;
+    service.buy("limited", "ann", "r").await.unwrap();
+
+    let enough = CancellationToken::new();
+    let jumps = async {
+        let mut claims: Vec<(String, String)> = Vec::new();
+        let stored = "SELECT count(*) FROM reservations";
+        for (round, hours) in [0, 2, 0, -2, 0].into_iter().enumerate() {
+            clock.jump(&yard, hours).await;
+            let user = format!("claim-{round}");
+            let bought = service.buy("shoe", &user, "r").await.unwrap();
+            claims.push((user, bought.reservation_id));
+            let known: Vec<(&str, &str)> =
+                claims.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
+            rules_hold(&service, hours, &known).await;
+            let report = yard.audit().await;
+            assert!(report.violations.is_empty(), "at {hours} h: {:?}", report.violations);
+            let before = yard.count(stored).await;
+            eventually("orders are stored at this hour", async || {
+                (yard.count(stored).await > before + 100).then_some(())
+            })
+            .await;
+        }
+        enough.cancel();
+        claims
+    };
+    let (rush, claims) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), jumps);
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
+    let sold = i64::try_from(rush.accepted.len() + claims.len()).unwrap();
+    assert_eq!((shoe.confirmed, shoe.available), (sold, 1_000_000 - sold));
+    for (user, id) in rush.accepted.iter().take(50) {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, &again.reservation_id), (true, id));
+    }
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once() {
+    let (clock, yard) = Clock::of_a_redis().await;
+    let app = yard.app(&[]).await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 100)).await;
+    for n in 0..20 {
+        service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+    }
+    let stores = app.stores();
+    let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut reader = stores.reader().await.unwrap();
+    let held = stores.streams.read_new(&mut reader, partition, "lives", (500, 0)).await.unwrap();
+    assert_eq!(held.len(), 20);
+    // Half an hour is enough for everything but a jump.
+    let idle = (1_800_000, 500);
+    let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
+    assert!(taken.is_empty(), "its consumer lives");
+    clock.jump(&yard, 2).await;
+    let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
+    assert_eq!(taken, held, "all at once, and no delivery is spent");
+    clock.jump(&yard, 0).await;
+
+    // Both believe that it is theirs.
+    let epoch = stores.stock.partitions().epoch(partition).unwrap();
+    let store = async |held: &[Delivery]| {
+        let order =
+            |delivery: &Delivery| delivery.entry.order(partition, &delivery.entry.id).unwrap();
+        let orders: Vec<_> = held.iter().map(order).collect();
+        let orders: Vec<_> = orders.iter().collect();
+        let stored = stores.ledger.store(partition, epoch, &orders).await.unwrap();
+        let ids: Vec<&str> = held.iter().map(|delivery| delivery.entry.id.as_str()).collect();
+        stores.streams.settle(partition, &ids).await.unwrap();
+        (stored.inserted, stored.mismatched.len())
+    };
+    let (first, second) = tokio::join!(store(&held), store(&taken));
+    assert_eq!((first.0 + second.0, first.1 + second.1), (20, 0));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 80));
+}

@@ -1,0 +1,239 @@
+//! Postgres cannot store: read-only, away for long, or without a connection to spare. Orders wait, intake
+//! stops before memory does, nobody pays for it, and all is stored afterwards.
+
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::task::block_in_place;
+use tokio_postgres::{Client, NoTls, error::SqlState};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use yoink::{app::Role, servers::PostgresServer};
+
+use super::rush::Rush;
+use crate::harness::{Binary, Service, Yard, eventually, product, reason, scratch_dir};
+
+/// Both servers the test's own.
+async fn own_servers() -> Yard {
+    let mut yard = Yard::with_own_redis().await;
+    let other = Yard::with_own_postgres().await;
+    (yard.postgres, yard.database) = (other.postgres, other.database);
+    yard
+}
+
+async fn key(yard: &Yard, name: &str) -> String {
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    format!("{}:{{{partition}}}:{name}", yard.prefix)
+}
+
+async fn length(yard: &Yard, stream: &str) -> u64 {
+    redis::cmd("XLEN").arg(stream).query_async(&mut yard.cli().await).await.unwrap()
+}
+
+/// Nobody's order was given up on.
+async fn nobody_paid(yard: &Yard) {
+    let voided = "SELECT count(*) FROM reservations WHERE state = 'voided'";
+    assert_eq!(yard.count(voided).await, 0);
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
+    let yard = Yard::with_own_postgres().await;
+    let settings = [("max_deliveries", "1"), ("claim_idle_ms", "300")];
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 1_000)).await;
+    let (orders, dead) = (key(&yard, "orders").await, key(&yard, "dead").await);
+    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    worker.channel().await;
+    let mut rush = Rush::default();
+    let mut sell = async |users: std::ops::Range<u32>| {
+        for n in users {
+            let user = format!("rush-{n}");
+            let bought = api.buy("shoe", &user, "r").await.unwrap();
+            rush.note(user, Ok(bought.reservation_id));
+        }
+    };
+    sell(0..20).await;
+    yard.assert_audit_holds().await;
+
+    let sql = yard.sql().await;
+    let set = "ALTER SYSTEM SET default_transaction_read_only = on";
+    sql.batch_execute(set).await.unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually("Postgres writes nothing", async || {
+        let write = yard.sql().await.batch_execute("CREATE TABLE probe ()").await;
+        let refused = write.err()?.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        refused.then_some(())
+    })
+    .await;
+    sell(20..60).await;
+    eventually("the worker has met it", async || {
+        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+    })
+    .await;
+    assert_eq!((length(&yard, &orders).await, length(&yard, &dead).await), (40, 0));
+    let mut late = Binary::serve_as("worker", &yard, &settings, None);
+    let (status, _) = late.ended().await;
+    assert_eq!(status.code(), Some(2), "one that starts now is refused");
+    assert!(late.said().contains("read-only"), "{}", late.said());
+
+    sql.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+    let reset = "ALTER SYSTEM RESET default_transaction_read_only";
+    sql.batch_execute(reset).await.unwrap();
+    sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually("what waited is stored", async || {
+        (yard.count("SELECT count(*) FROM reservations").await == 60).then_some(())
+    })
+    .await;
+    sell(60..70).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (70, 930));
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    nobody_paid(&yard).await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ended().await.0.success());
+}
+
+/// What Redis uses for the sale, to the byte.
+async fn memory(yard: &Yard) -> u64 {
+    let mut cli = yard.cli().await;
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cli).await.unwrap();
+    let mut bytes = 0;
+    for key in keys {
+        let mut usage = redis::cmd("MEMORY");
+        usage.arg("USAGE").arg(key).arg("SAMPLES").arg(0);
+        bytes += usage.query_async::<u64>(&mut cli).await.unwrap();
+    }
+    bytes
+}
+
+async fn used_memory(yard: &Yard) -> u64 {
+    let info: redis::InfoDict =
+        redis::cmd("INFO").arg("memory").query_async(&mut yard.cli().await).await.unwrap();
+    info.get("used_memory").unwrap()
+}
+
+/// Buys as 32 at once, under new names; all are refused because the backlog is full.
+async fn all_are_refused(service: &Service, round: u32, times: u32) {
+    for group in 0..times / 32 {
+        let users: Vec<String> = (0..32).map(|n| format!("no-{round}-{group}-{n}")).collect();
+        for answer in join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await {
+            let status = answer.unwrap_err();
+            assert_eq!(
+                (status.code(), reason(&status).as_str()),
+                (Code::ResourceExhausted, "BACKLOG_FULL")
+            );
+            assert!(status.get_details_retry_info().is_some());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outage_under_load_fills_the_backlog_and_then_no_more_memory() {
+    let mut yard = own_servers().await;
+    let settings = [("backlog_max_entries", "2000"), ("max_deliveries", "1")];
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 1_000_000)).await;
+    let orders = key(&yard, "orders").await;
+    let enough = CancellationToken::new();
+    let outage = async {
+        eventually("the rush is under way", async || {
+            (yard.count("SELECT count(*) FROM reservations").await > 100).then_some(())
+        })
+        .await;
+        block_in_place(|| yard.postgres.as_mut().unwrap().stop());
+        eventually("the backlog is full", async || {
+            (length(&yard, &orders).await >= 2_000).then_some(())
+        })
+        .await;
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 32, &enough), outage);
+    all_are_refused(&service, 0, 320).await;
+    let (data, used) = (memory(&yard).await, used_memory(&yard).await);
+    all_are_refused(&service, 1, 3_200).await;
+    assert_eq!(length(&yard, &orders).await, 2_000);
+    // Less, when Redis has done with enlarging a table since.
+    assert!(memory(&yard).await <= data, "refusals leave nothing behind");
+    // Beside the data there are only buffers, whose size does not depend on how many ask.
+    let grown = used_memory(&yard).await.saturating_sub(used);
+    assert!(grown < 1_000_000, "{grown} bytes more for 3,200 refusals");
+
+    block_in_place(|| yard.postgres.as_mut().unwrap().restart().unwrap());
+    eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    assert_eq!(report.products[0].confirmed, accepted + 1);
+    nobody_paid(&yard).await;
+}
+
+/// Takes every connection that Postgres has, those of others, too.
+async fn take_all(url: &str) -> Vec<Client> {
+    let url = format!("{url}?application_name=taker");
+    let mut taken = Vec::new();
+    eventually("every connection is the test's", async || {
+        let full = loop {
+            match tokio_postgres::connect(&url, NoTls).await {
+                Ok((client, connection)) => {
+                    // It ends with its client.
+                    TaskTracker::new().spawn(connection);
+                    taken.push(client);
+                }
+                Err(error) => break error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS),
+            }
+        };
+        let others = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                      WHERE backend_type = 'client backend' AND application_name <> 'taker'";
+        let others: i64 = taken[0].query_one(others, &[]).await.unwrap().get(0);
+        (full && others == 0).then_some(())
+    })
+    .await;
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
+    let mut yard = Yard::with_own_redis().await;
+    let dir = scratch_dir("postgres");
+    let few = ["fsync=off", "max_connections=60", "superuser_reserved_connections=0"];
+    let postgres = block_in_place(|| PostgresServer::start(&dir, &few).unwrap());
+    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
+    yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+    yard.postgres = Some(postgres);
+    let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
+    let api = yard.serve(Role::Api, &settings).await;
+    api.create(product("shoe", 10_000)).await;
+    let orders = key(&yard, "orders").await;
+    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    worker.channel().await;
+    let taken = take_all(&yard.postgres_url()).await;
+    let enough = CancellationToken::new();
+    let full = async {
+        eventually("the backlog is full", async || {
+            (length(&yard, &orders).await >= 200).then_some(())
+        })
+        .await;
+        enough.cancel();
+    };
+    let (rush, ()) = tokio::join!(Rush::on(&api, "shoe", 8, &enough), full);
+    all_are_refused(&api, 0, 64).await;
+    eventually("the worker says so", async || {
+        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+    })
+    .await;
+    let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
+    assert!(log.contains("too many clients already"), "{log}");
+    let ours: i64 =
+        taken[0].query_one("SELECT count(*) FROM reservations", &[]).await.unwrap().get(0);
+    assert_eq!(ours, 0, "nothing was stored meanwhile");
+
+    drop(taken);
+    eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    assert_eq!(report.products[0].confirmed, accepted + 1);
+    nobody_paid(&yard).await;
+}
