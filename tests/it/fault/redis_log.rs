@@ -109,6 +109,7 @@ async fn always_loses_nothing_on_a_slow_disk_and_what_is_too_much_is_shed() {
             product_id: "shoe".to_owned(),
             user_id: "hasty".to_owned(),
             request_id: "r".to_owned(),
+            ..Default::default()
         });
         request.metadata_mut().insert("grpc-timeout", "30m".parse().unwrap());
         let status = service.buyers().reserve_unit(request).await.expect_err("it is too slow");
