@@ -1,13 +1,19 @@
 //! What every test stands on: servers of our own, a service, buyers, and the audit at the end.
 
+mod answers;
 mod binary;
+mod crowd;
+mod proxy;
 mod servers;
 mod service;
+mod wire;
 mod yard;
 
 use std::time::Duration;
 
 pub use binary::{Binary, Dev, processes_under, run_yoink};
+pub use crowd::Crowd;
+pub use proxy::Proxy;
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, get, reason};
 pub use yard::{Yard, product};

@@ -45,6 +45,11 @@ impl Service {
         Self { grpc, http, channel, stop, running }
     }
 
+    /// The connection of its own clients.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub fn buyers(&self) -> InventoryServiceClient<Channel> {
         InventoryServiceClient::new(self.channel.clone())
     }
@@ -59,6 +64,11 @@ impl Service {
 
     /// Creates a product through the contract.
     pub async fn create(&self, product: NewProduct) {
+        self.try_create(product).await.unwrap();
+    }
+
+    /// Creates a product, unless something is broken.
+    pub async fn try_create(&self, product: NewProduct) -> Result<(), Status> {
         let price = product.sale.price;
         let at = |ms: i64| prost_types::Timestamp {
             seconds: ms.div_euclid(1000),
@@ -79,7 +89,7 @@ impl Service {
             status: 0,
         };
         let request = yoink::grpc::pb::CreateProductsRequest { products: vec![product] };
-        self.admin().create_products(request).await.unwrap();
+        self.admin().create_products(request).await.map(drop)
     }
 
     /// Buys one unit.

@@ -1,0 +1,155 @@
+//! What buyers were told, held against what the service then knows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt as _, stream};
+use tonic::{Code, Status};
+use yoink::grpc::pb::Reservation;
+
+use super::{
+    Service, Yard,
+    crowd::{Ask, Record, Seed, Told, send},
+    eventually, reason,
+};
+
+/// Most questions at the same time.
+const AT_A_TIME: usize = 64;
+
+/// Everything that a crowd was told.
+pub struct Answers {
+    seed: Seed,
+    records: BTreeMap<Ask, Record>,
+}
+
+/// What became of a crowd's reservations.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// In the ledger, and still answered to their requests.
+    pub confirmed: usize,
+    /// Given back.
+    pub voided: usize,
+    /// Accepted, and known nowhere any more.
+    pub lost: Vec<String>,
+    /// Final refusals by reason.
+    pub refused: BTreeMap<String, usize>,
+}
+
+impl Answers {
+    pub(super) fn new(seed: u64, records: BTreeMap<Ask, Record>) -> Self {
+        Self { seed: Seed(seed), records }
+    }
+
+    /// How many reservations were answered.
+    pub fn accepted(&self) -> usize {
+        self.records.values().map(|record| record.ids.len()).sum()
+    }
+
+    /// The service keeps every word: whatever it accepted is confirmed, once.
+    pub async fn honoured(self, yard: &Yard, service: &Service) -> Account {
+        let seed = self.seed.0;
+        let account = self.account(yard, service).await;
+        assert_eq!((account.voided, account.lost.len()), (0, 0), "{account:?}, seed {seed}");
+        account
+    }
+
+    /// As [`Answers::honoured`], where orders may have been voided, or lost by Redis: the rest is.
+    pub async fn account(self, yard: &Yard, service: &Service) -> Account {
+        let Self { seed, mut records } = self;
+        let (mut account, seed) = (Account::default(), seed.0);
+        yard.assert_audit_holds().await;
+        // What was left open is asked until it is decided: from then on it has one answer.
+        let open: Vec<Ask> =
+            records.iter().filter(|(_, r)| r.open).map(|(a, _)| a.clone()).collect();
+        let decided = stream::iter(open.into_iter().map(|ask| async move {
+            let told = decided(service, &ask).await;
+            (ask, told)
+        }));
+        for (ask, told) in decided.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await {
+            records.get_mut(&ask).unwrap().note(told);
+        }
+        yard.assert_audit_holds().await;
+        let states =
+            stream::iter(records.iter().map(|(ask, record)| held_to(service, ask, record)));
+        let states: Vec<Held> = states.buffer_unordered(AT_A_TIME).collect().await;
+        let mut owners: HashMap<&str, &Ask> = HashMap::new();
+        for (ask, record) in &records {
+            for id in &record.ids {
+                let other = owners.insert(id, ask);
+                assert!(other.is_none(), "{id} is {other:?}'s and {ask:?}'s, seed {seed}");
+            }
+            if let Some(why) = &record.refused {
+                *account.refused.entry(why.clone()).or_default() += 1;
+            }
+        }
+        for held in states {
+            assert!(held.confirmed.len() <= 1, "sold twice to one request: {held:?}, seed {seed}");
+            account.confirmed += held.confirmed.len();
+            account.voided += held.voided;
+            account.lost.extend(held.lost);
+        }
+        // Nothing is stored for them that they were not told.
+        let users: Vec<&str> = records.keys().map(|ask| ask.user.as_str()).collect();
+        let sql =
+            "SELECT count(*) FROM reservations WHERE state = 'confirmed' AND user_id = ANY($1)";
+        let stored: i64 = yard.sql().await.query_one(sql, &[&users]).await.unwrap().get(0);
+        assert_eq!(usize::try_from(stored).unwrap(), account.confirmed, "seed {seed}");
+        let over = yard.count("SELECT count(*) FROM products WHERE sold > supply").await;
+        assert_eq!(over, 0, "oversold, seed {seed}");
+        account
+    }
+}
+
+/// Asks until it is decided.
+async fn decided(service: &Service, ask: &Ask) -> Told {
+    eventually("an open request is decided", async || {
+        let told = send(service.channel(), ask).await;
+        matches!(told, Told::Accepted(_) | Told::Refused(_)).then_some(told)
+    })
+    .await
+}
+
+/// A reservation, or that there is none.
+async fn looked_up(service: &Service, id: &str) -> Result<Reservation, Status> {
+    eventually("a reservation can be looked up", async || {
+        let found = service.reservation(id).await;
+        (!matches!(&found, Err(status) if status.code() != Code::NotFound)).then_some(found)
+    })
+    .await
+}
+
+/// What became of the reservations of one request.
+#[derive(Debug, Default)]
+struct Held {
+    confirmed: Vec<String>,
+    voided: usize,
+    lost: Vec<String>,
+}
+
+/// Looks up every reservation of a request, and asks once more for the one that is confirmed.
+async fn held_to(service: &Service, ask: &Ask, record: &Record) -> Held {
+    let mut held = Held::default();
+    for id in &record.ids {
+        match looked_up(service, id).await {
+            Ok(found) if found.state().as_str_name() == "RESERVATION_STATE_VOIDED" => {
+                held.voided += 1;
+            }
+            Ok(found) => {
+                assert_eq!(found.state().as_str_name(), "RESERVATION_STATE_CONFIRMED", "{ask:?}");
+                assert_eq!((&found.product_id, &found.user_id), (&ask.product, &ask.user));
+                held.confirmed.push(id.clone());
+            }
+            Err(status) => {
+                assert_eq!(reason(&status), "LOST_OR_UNKNOWN", "{id} of {ask:?}");
+                held.lost.push(id.clone());
+            }
+        }
+    }
+    if let Some(id) = held.confirmed.last() {
+        assert_eq!(record.refused, None, "{ask:?} has {id}, and was refused after that");
+        let Told::Accepted(again) = decided(service, ask).await else {
+            panic!("{ask:?} has {id}, and is refused now");
+        };
+        assert_eq!((&again.reservation_id, again.duplicate), (id, true), "{ask:?}");
+    }
+    held
+}

@@ -1,0 +1,299 @@
+//! Buyers who buy while things break, remember every answer, and hold the service to it afterwards.
+//!
+//! What they buy follows from a seed. A run that fails prints it; `FAULT_SEED` repeats its choices (not
+//! the scheduler's).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+use yoink::grpc::pb::{
+    ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
+};
+
+use super::{answers::Answers, reason};
+
+/// How long a buyer waits for one answer, and before asking again.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// One request, whoever asks it how often.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ask {
+    pub product: String,
+    pub user: String,
+    pub request: String,
+}
+
+/// How one attempt ended, for who must decide whether to ask again.
+pub(super) enum Told {
+    /// Here is the reservation.
+    Accepted(ReserveUnitResponse),
+    /// Nothing was taken, and that is final.
+    Refused(String),
+    /// Nothing was taken: later perhaps.
+    Later,
+    /// Nobody knows; ask again with the same request id.
+    Open,
+}
+
+/// What one request came to.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Record {
+    /// Every reservation id ever answered, in order, without repetition.
+    pub(super) ids: Vec<String>,
+    /// The last attempt's outcome is unknown.
+    pub(super) open: bool,
+    /// Its last answer, if that was a refusal for good.
+    pub(super) refused: Option<String>,
+}
+
+/// Buyers, and what they are after.
+#[derive(Debug, Clone)]
+pub struct Crowd {
+    name: String,
+    seed: u64,
+    buyers: usize,
+    products: Vec<String>,
+    pace: Duration,
+}
+
+impl Crowd {
+    /// So many buyers of these products; crowds of one yard need different names.
+    pub fn new(name: &str, buyers: usize, products: &[&str]) -> Self {
+        let given = std::env::var("FAULT_SEED").ok();
+        let seed = given.map_or_else(rand::random, |seed| seed.parse().unwrap());
+        let products = products.iter().map(|product| (*product).to_owned()).collect();
+        Self { name: name.to_owned(), seed, buyers, products, pace: Duration::ZERO }
+    }
+
+    /// Each buyer asks so often at most.
+    pub fn paced(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// Begins to buy through these connections.
+    pub fn rush(self, doors: Vec<Channel>) -> Rush {
+        let (doors, seen) = watch::channel(doors);
+        let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let records: Arc<Mutex<HashMap<Ask, Record>>> = Arc::default();
+        let tasks = TaskTracker::new();
+        let buyers = (0..self.buyers).map(|number| {
+            let buyer = Buyer {
+                crowd: self.clone(),
+                number,
+                dice: Dice(self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                doors: seen.clone(),
+                records: records.clone(),
+                accepted: accepted.clone(),
+                stop: stop.clone(),
+            };
+            tasks.spawn(buyer.run())
+        });
+        let buyers = buyers.collect();
+        Rush { seed: Seed(self.seed), doors, stop, accepted, records, buyers }
+    }
+}
+
+/// A crowd that is buying.
+pub struct Rush {
+    seed: Seed,
+    doors: watch::Sender<Vec<Channel>>,
+    stop: CancellationToken,
+    accepted: Arc<AtomicUsize>,
+    records: Arc<Mutex<HashMap<Ask, Record>>>,
+    buyers: Vec<JoinHandle<()>>,
+}
+
+impl Rush {
+    /// Other connections from now on; with none, everybody waits.
+    pub fn go_to(&self, doors: Vec<Channel>) {
+        self.doors.send_replace(doors);
+    }
+
+    /// How many requests were accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many requests have an outcome that nobody knows now.
+    pub fn open(&self) -> usize {
+        self.records.lock().unwrap().values().filter(|record| record.open).count()
+    }
+
+    /// Waits until so many more are accepted.
+    pub async fn sells(&self, more: usize) {
+        let goal = self.accepted() + more;
+        super::eventually("the crowd buys on", async || (self.accepted() >= goal).then_some(()))
+            .await;
+    }
+
+    /// Sends everybody home; who has asked waits for the answer.
+    pub async fn end(mut self) -> Answers {
+        self.stop.cancel();
+        for ended in join_all(std::mem::take(&mut self.buyers)).await {
+            ended.unwrap();
+        }
+        let records = std::mem::take(&mut *self.records.lock().unwrap());
+        Answers::new(self.seed.0, records.into_iter().collect())
+    }
+}
+
+impl Drop for Rush {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Told when a test fails.
+pub(super) struct Seed(pub(super) u64);
+
+#[expect(clippy::print_stderr, reason = "told with the failure")]
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the crowd's choices are repeated with FAULT_SEED={}", self.0);
+        }
+    }
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % u64::try_from(bound).unwrap()).unwrap()
+    }
+}
+
+struct Buyer {
+    crowd: Crowd,
+    number: usize,
+    dice: Dice,
+    doors: watch::Receiver<Vec<Channel>>,
+    records: Arc<Mutex<HashMap<Ask, Record>>>,
+    accepted: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Buyer {
+    async fn run(mut self) {
+        let mut asked: Vec<Ask> = Vec::new();
+        let mut pace = tokio::time::interval(self.crowd.pace.max(Duration::from_micros(1)));
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(pace.tick()).await.is_some() {
+            // One in eight repeats an earlier request: it must get the earlier answer.
+            let ask = if !asked.is_empty() && self.dice.below(8) == 0 {
+                asked[self.dice.below(asked.len())].clone()
+            } else {
+                let product = &self.crowd.products[self.dice.below(self.crowd.products.len())];
+                let user = format!("{}-{}", self.crowd.name, self.number);
+                let request = format!("r{}", asked.len());
+                asked.push(Ask { product: product.clone(), user, request });
+                asked[asked.len() - 1].clone()
+            };
+            self.insist(&ask).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Asks until it is decided, or until the end.
+    async fn insist(&mut self, ask: &Ask) {
+        let mut again = tokio::time::interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(again.tick()).await.is_some() {
+            let Some(door) = self.door().await else { return };
+            let told = send(door, ask).await;
+            let done = matches!(told, Told::Accepted(_) | Told::Refused(_));
+            self.record(ask, |record| record.note(told));
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// Any of the connections, as soon as there is one.
+    async fn door(&mut self) -> Option<Channel> {
+        let some = self.doors.wait_for(|doors| !doors.is_empty());
+        let doors = self.stop.run_until_cancelled(some).await?.ok()?.clone();
+        Some(doors[self.dice.below(doors.len())].clone())
+    }
+
+    fn record(&self, ask: &Ask, change: impl FnOnce(&mut Record)) {
+        let mut records = self.records.lock().unwrap();
+        let record = records.entry(ask.clone()).or_default();
+        let before = record.ids.len();
+        change(record);
+        self.accepted.fetch_add(record.ids.len() - before, Ordering::SeqCst);
+    }
+}
+
+impl Record {
+    pub(super) fn note(&mut self, told: Told) {
+        match told {
+            Told::Accepted(answer) => {
+                (self.open, self.refused) = (false, None);
+                if self.ids.contains(&answer.reservation_id) {
+                    assert!(answer.duplicate, "told as new for the second time: {answer:?}");
+                } else {
+                    self.ids.push(answer.reservation_id);
+                }
+            }
+            Told::Refused(why) => (self.open, self.refused) = (false, Some(why)),
+            Told::Open => self.open = true,
+            // An attempt before it may still have been taken.
+            Told::Later => {}
+        }
+    }
+}
+
+/// One attempt.
+pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
+    let mut request = Request::new(ReserveUnitRequest {
+        product_id: ask.product.clone(),
+        user_id: ask.user.clone(),
+        request_id: ask.request.clone(),
+    });
+    request.set_timeout(CALL_LIMIT);
+    match InventoryServiceClient::new(door).reserve_unit(request).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            assert_eq!((&answer.product_id, &answer.user_id), (&ask.product, &ask.user));
+            Told::Accepted(answer)
+        }
+        Err(status) => judge(&status),
+    }
+}
+
+fn judge(status: &Status) -> Told {
+    let info = status.get_details_error_info();
+    let applied = info.and_then(|info| info.metadata.get("applied").cloned());
+    let broken = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
+    let no_words_of_ours = status.get_details_error_info().is_none();
+    if status.code() == Code::FailedPrecondition {
+        Told::Refused(reason(status))
+    } else if status.code() == Code::ResourceExhausted || applied.as_deref() == Some("no") {
+        Told::Later
+    } else {
+        // A connection that broke says no more than that it broke.
+        let open = broken.contains(&status.code())
+            || (status.code() == Code::Internal && no_words_of_ours);
+        assert!(open, "an answer that no buyer may get: {status:?}");
+        Told::Open
+    }
+}

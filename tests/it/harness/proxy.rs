@@ -1,0 +1,290 @@
+//! A network between the service and a store that fails on demand.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    PATIENCE,
+    wire::{Requests, Wire},
+};
+
+/// What the network does with what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    Fair,
+    /// Connections are closed, also new ones as soon as they are made.
+    Cut,
+    /// Connections stay, and carry nothing.
+    Frozen,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    weather: Weather,
+    /// Added to what goes to the server, and to what comes back.
+    delays: [Duration; 2],
+    server: SocketAddr,
+}
+
+/// One answer that is to be lost.
+struct Armed {
+    texts: Vec<String>,
+    tell: oneshot::Sender<Vec<u8>>,
+}
+
+/// What the connections share.
+struct Shared {
+    wire: Wire,
+    state: watch::Receiver<State>,
+    armed: Mutex<Option<Armed>>,
+    /// Connections that a cut, or a lost answer, ended.
+    broken: AtomicU64,
+}
+
+/// A TCP proxy on a free port of loopback; ends with the test.
+pub struct Proxy {
+    port: u16,
+    state: watch::Sender<State>,
+    shared: Arc<Shared>,
+}
+
+/// An answer that will have been lost.
+pub struct Lost(oneshot::Receiver<Vec<u8>>);
+
+impl Lost {
+    /// Waits until the answer was dropped, and tells what it was: proof that the server did the work.
+    pub async fn reply(self) -> String {
+        let reply = timeout(PATIENCE, self.0).await;
+        let Ok(Ok(reply)) = reply else { panic!("no answer was lost") };
+        String::from_utf8_lossy(&reply).into_owned()
+    }
+}
+
+impl Proxy {
+    /// In front of the Redis on this port.
+    pub async fn redis(port: u16) -> Self {
+        Self::start(Wire::Redis, port).await
+    }
+
+    /// In front of the Postgres on this port.
+    pub async fn postgres(port: u16) -> Self {
+        Self::start(Wire::Postgres, port).await
+    }
+
+    async fn start(wire: Wire, port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let server = SocketAddr::from(([127, 0, 0, 1], port));
+        let (state, seen) =
+            watch::channel(State { weather: Weather::Fair, delays: [Duration::ZERO; 2], server });
+        let shared = Shared {
+            wire,
+            state: seen.clone(),
+            armed: Mutex::new(None),
+            broken: AtomicU64::new(0),
+        };
+        let shared = Arc::new(shared);
+        // It ends when the proxy is dropped, and all its connections with it.
+        TaskTracker::new().spawn(accept(listener, shared.clone()));
+        Self { port: own, state, shared }
+    }
+
+    /// As an address of Redis.
+    pub fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// As an address of a database.
+    pub fn postgres_url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Everything goes through at once again.
+    pub fn pass(&self) {
+        self.state.send_modify(|state| {
+            state.weather = Weather::Fair;
+            state.delays = [Duration::ZERO; 2];
+        });
+    }
+
+    /// What is sent arrives later: to the server, and back.
+    pub fn delay(&self, to_server: Duration, back: Duration) {
+        self.state.send_modify(|state| state.delays = [to_server, back]);
+    }
+
+    /// Closes every connection, and each new one as soon as it is made.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| state.weather = Weather::Cut);
+    }
+
+    /// Keeps the connections and carries nothing.
+    pub fn freeze(&self) {
+        self.state.send_modify(|state| state.weather = Weather::Frozen);
+    }
+
+    /// Stands in front of another server from now on; connections to the old one are closed.
+    pub fn point_at(&self, port: u16) {
+        let server = SocketAddr::from(([127, 0, 0, 1], port));
+        self.state.send_modify(|state| state.server = server);
+    }
+
+    /// Loses the answer of the next script call that carries all these texts (of Postgres: the COMMIT of
+    /// the next transaction that does), and the connection with it; the server does its work.
+    pub fn lose_reply(&self, texts: &[&str]) -> Lost {
+        let (tell, lost) = oneshot::channel();
+        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+        *self.shared.armed.lock().unwrap() = Some(Armed { texts, tell });
+        Lost(lost)
+    }
+
+    /// How many connections it has broken.
+    pub fn broken(&self) -> u64 {
+        self.shared.broken.load(Ordering::SeqCst)
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let (connections, mut state) = (TaskTracker::new(), shared.state.clone());
+    loop {
+        let client = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap().0,
+            gone = state.changed() => if gone.is_ok() { continue } else { return },
+        };
+        connections.spawn(connect(client, shared.clone()));
+    }
+}
+
+async fn connect(client: TcpStream, shared: Arc<Shared>) {
+    let State { weather, server, .. } = shared.state.borrow().clone();
+    if weather == Weather::Cut {
+        return;
+    }
+    // A server that is away refuses, as it would without us.
+    let Ok(upstream) = TcpStream::connect(server).await else { return };
+    client.set_nodelay(true).unwrap();
+    upstream.set_nodelay(true).unwrap();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = upstream.into_split();
+    let line = Line { shared: shared.clone(), losing: Mutex::new(None) };
+    let mut state = shared.state.clone();
+    let cut = state.wait_for(|now| now.weather == Weather::Cut || now.server != server);
+    let carry = async {
+        requests(&line, from_client, to_server).await;
+        // The client has ended; the server hears of it and ends as well.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = carry => {}
+        () = answers(&line, from_server, to_client) => {}
+        _ = cut => { shared.broken.fetch_add(1, Ordering::SeqCst); }
+    }
+}
+
+/// One connection.
+struct Line {
+    shared: Arc<Shared>,
+    /// Set once a request was sent whose answer is to be lost; nothing comes back from then on.
+    losing: Mutex<Option<oneshot::Sender<Vec<u8>>>>,
+}
+
+impl Line {
+    fn delay(&self, way: usize) -> Duration {
+        self.shared.state.borrow().delays[way]
+    }
+
+    /// Waits while the line is frozen.
+    async fn thawed(&self) {
+        let mut state = self.shared.state.clone();
+        // A proxy that is gone carries nothing either: the cut ends this connection.
+        drop(state.wait_for(|now| now.weather != Weather::Frozen).await);
+    }
+
+    /// Whether this is the request whose answer is to be lost.
+    fn loses(&self, requests: &Requests, request: &[u8]) -> bool {
+        let mut armed = self.shared.armed.lock().unwrap();
+        let hit = armed.take_if(|armed| requests.carries(request, &armed.texts));
+        let Some(hit) = hit else { return false };
+        *self.losing.lock().unwrap() = Some(hit.tell);
+        true
+    }
+}
+
+/// Chunks under way, each with the time when it arrives.
+const UNDER_WAY: usize = 256;
+
+/// Reads until the end; each chunk arrives after the delay of its way.
+async fn read(line: &Line, way: usize, mut from: OwnedReadHalf, to: mpsc::Sender<Chunk>) {
+    let mut buffer = vec![0; 16_384];
+    // A connection that breaks has ended.
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let at = Instant::now() + line.delay(way);
+        if to.send((at, buffer[..read].to_vec())).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Chunk = (Instant, Vec<u8>);
+
+async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let (queue, mut due) = mpsc::channel::<Chunk>(UNDER_WAY);
+    let write = async move {
+        let mut requests = Requests::new(line.shared.wire);
+        while let Some((at, chunk)) = due.recv().await {
+            sleep_until(at).await;
+            line.thawed().await;
+            requests.push(&chunk);
+            while let Some(request) = requests.next() {
+                let last = line.loses(&requests, &request);
+                if to.write_all(&request).await.is_err() || last {
+                    // Dropping our end says so to the server; it has the whole request, and answers it.
+                    return;
+                }
+            }
+        }
+    };
+    tokio::join!(read(line, 0, from, queue), write);
+}
+
+async fn answers(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let (queue, mut due) = mpsc::channel::<Chunk>(UNDER_WAY);
+    let write = async move {
+        let mut dropped = Vec::new();
+        while let Some((at, chunk)) = due.recv().await {
+            sleep_until(at).await;
+            line.thawed().await;
+            if line.losing.lock().unwrap().is_some() {
+                dropped.extend(chunk);
+            } else if to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        // The server has closed: what it answered last is in our hands, and stays there.
+        if let Some(tell) = line.losing.lock().unwrap().take() {
+            line.shared.broken.fetch_add(1, Ordering::SeqCst);
+            drop(tell.send(dropped));
+        }
+    };
+    tokio::join!(read(line, 1, from, queue), write);
+}
