@@ -5,17 +5,19 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools demo dev edge watch lint openapi deny tools bench-rebuild
+.PHONY: help install test test-tools fault soak bugs demo dev edge watch lint openapi deny tools bench-rebuild
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
 	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl, Prometheus: the real tools"
+	@echo "make fault   the fault matrix only; make soak: its long loops; make bugs: the subtle bugs put in"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make edge    Envoy beside it: REST on port 8080"
 	@echo "make watch   Prometheus beside it, on port 9090"
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
+	@echo "make bench-rebuild  how the time of a rebuild grows"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
 install:
@@ -23,6 +25,20 @@ install:
 
 test: install
 	$(CARGO) test --locked
+
+# The fault matrix of docs/reliability.md; part of `make test`, too.
+fault: install
+	$(CARGO) test --locked --test it fault::
+
+# Its loops, long: 200 kills each, 50 of Postgres. FAULT_ROUNDS, FAULT_SEED.
+soak: export FAULT_ROUNDS ?= 200
+soak: install
+	@echo "| killed | times | accepted | confirmed | lost | doubled | oversold | seed |"
+	@$(CARGO) test --locked --test it loops:: -- --nocapture --test-threads=1
+
+# Each subtle bug built in, and found by its test.
+bugs: install
+	@scripts/bugs.sh
 
 demo: install
 	$(CARGO) run --locked --quiet --profile $(PROFILE) -- demo $(DEMO_ARGS)

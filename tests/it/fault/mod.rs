@@ -7,6 +7,7 @@ mod crash;
 mod disk;
 mod fence;
 mod kills;
+mod loops;
 mod lost;
 mod network;
 mod opening;

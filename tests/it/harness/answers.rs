@@ -7,8 +7,8 @@ use tonic::{Code, Status};
 use yoink::grpc::pb::Reservation;
 
 use super::{
-    Service, Yard,
-    crowd::{Ask, Record, Seed, Told, send},
+    Schedule, Service, Yard,
+    crowd::{Ask, Record, Told, send},
     eventually, reason,
 };
 
@@ -17,7 +17,7 @@ const AT_A_TIME: usize = 64;
 
 /// Everything that a crowd was told.
 pub struct Answers {
-    seed: Seed,
+    seed: Schedule,
     records: BTreeMap<Ask, Record>,
 }
 
@@ -36,7 +36,7 @@ pub struct Account {
 
 impl Answers {
     pub(super) fn new(seed: u64, records: BTreeMap<Ask, Record>) -> Self {
-        Self { seed: Seed(seed), records }
+        Self { seed: Schedule::of(seed), records }
     }
 
     /// How many reservations were answered.
@@ -46,7 +46,7 @@ impl Answers {
 
     /// The service keeps every word: whatever it accepted is confirmed, once.
     pub async fn honoured(self, yard: &Yard, service: &Service) -> Account {
-        let seed = self.seed.0;
+        let seed = self.seed.seed();
         let account = self.account(yard, service).await;
         assert_eq!((account.voided, account.lost.len()), (0, 0), "{account:?}, seed {seed}");
         account
@@ -55,7 +55,7 @@ impl Answers {
     /// As [`Answers::honoured`], where orders may have been voided, or lost by Redis: the rest is.
     pub async fn account(self, yard: &Yard, service: &Service) -> Account {
         let Self { seed, mut records } = self;
-        let (mut account, seed) = (Account::default(), seed.0);
+        let (mut account, seed) = (Account::default(), seed.seed());
         yard.assert_audit_holds().await;
         // What was left open is asked until it is decided: from then on it has one answer.
         let open: Vec<Ask> =

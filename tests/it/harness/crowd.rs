@@ -21,7 +21,7 @@ use yoink::grpc::pb::{
     ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
 };
 
-use super::{answers::Answers, reason};
+use super::{Schedule, answers::Answers, reason};
 
 /// How long a buyer waits for one answer, and before asking again.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -71,8 +71,11 @@ pub struct Crowd {
 impl Crowd {
     /// So many buyers of these products; crowds of one yard need different names.
     pub fn new(name: &str, buyers: usize, products: &[&str]) -> Self {
-        let given = std::env::var("FAULT_SEED").ok();
-        let seed = given.map_or_else(rand::random, |seed| seed.parse().unwrap());
+        Self::seeded(name, buyers, products, Schedule::new().seed())
+    }
+
+    /// As [`Crowd::new`], whose choices follow from a seed.
+    pub fn seeded(name: &str, buyers: usize, products: &[&str], seed: u64) -> Self {
         let products = products.iter().map(|product| (*product).to_owned()).collect();
         Self { name: name.to_owned(), seed, buyers, products, pace: Duration::ZERO }
     }
@@ -93,7 +96,7 @@ impl Crowd {
             let buyer = Buyer {
                 crowd: self.clone(),
                 number,
-                dice: Dice(self.seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                dice: Schedule::of(self.seed).branch(number),
                 doors: seen.clone(),
                 records: records.clone(),
                 accepted: accepted.clone(),
@@ -102,13 +105,13 @@ impl Crowd {
             tasks.spawn(buyer.run())
         });
         let buyers = buyers.collect();
-        Rush { seed: Seed(self.seed), doors, stop, accepted, records, buyers }
+        Rush { seed: Schedule::of(self.seed), doors, stop, accepted, records, buyers }
     }
 }
 
 /// A crowd that is buying.
 pub struct Rush {
-    seed: Seed,
+    seed: Schedule,
     doors: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
     accepted: Arc<AtomicUsize>,
@@ -146,7 +149,7 @@ impl Rush {
             ended.unwrap();
         }
         let records = std::mem::take(&mut *self.records.lock().unwrap());
-        Answers::new(self.seed.0, records.into_iter().collect())
+        Answers::new(self.seed.seed(), records.into_iter().collect())
     }
 }
 
@@ -156,35 +159,10 @@ impl Drop for Rush {
     }
 }
 
-/// Told when a test fails.
-pub(super) struct Seed(pub(super) u64);
-
-#[expect(clippy::print_stderr, reason = "told with the failure")]
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the crowd's choices are repeated with FAULT_SEED={}", self.0);
-        }
-    }
-}
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % u64::try_from(bound).unwrap()).unwrap()
-    }
-}
-
 struct Buyer {
     crowd: Crowd,
     number: usize,
-    dice: Dice,
+    dice: Schedule,
     doors: watch::Receiver<Vec<Channel>>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
     accepted: Arc<AtomicUsize>,
@@ -268,6 +246,7 @@ pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
         product_id: ask.product.clone(),
         user_id: ask.user.clone(),
         request_id: ask.request.clone(),
+        ..Default::default()
     });
     request.set_timeout(CALL_LIMIT);
     match InventoryServiceClient::new(door).reserve_unit(request).await {

@@ -4,6 +4,7 @@ mod answers;
 mod binary;
 mod crowd;
 mod proxy;
+mod schedule;
 mod servers;
 mod service;
 mod wire;
@@ -11,9 +12,11 @@ mod yard;
 
 use std::time::Duration;
 
+pub use answers::Answers;
 pub use binary::{Binary, Dev, processes_under, run_yoink};
-pub use crowd::Crowd;
+pub use crowd::{Crowd, Rush};
 pub use proxy::Proxy;
+pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, get, reason};
 pub use yard::{Yard, product};

@@ -1,0 +1,135 @@
+//! Processes killed again and again under load. A few rounds each in `make test`; `make soak` sets `FAULT_ROUNDS`
+//! and prints what `docs/reliability.md` keeps.
+#![expect(clippy::print_stdout, reason = "its counts are kept")]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::task::block_in_place;
+use yoink::app::Role;
+
+use crate::harness::{Answers, Binary, Crowd, Rush, Schedule, Service, Yard, product};
+
+const SHOES: &str = "shoe";
+const HATS: &str = "hat";
+/// Of everybody: more than can be bought, but for the hats.
+const SUPPLY: i64 = 10_000_000;
+
+/// Many buyers of plenty and of next to nothing; each remembers what it was told.
+async fn rush(service: &Service, schedule: &Schedule) -> Rush {
+    service.create(product(SHOES, SUPPLY)).await;
+    service.create(product(HATS, 300)).await;
+    let crowd = Crowd::seeded("buyer", 12, &[SHOES, SHOES, SHOES, HATS], schedule.seed());
+    crowd.paced(Duration::from_millis(3)).rush(vec![service.channel()])
+}
+
+/// Every word is kept; tells what it came to.
+async fn settle(
+    (what, kills): (&str, usize),
+    (yard, service): (&Yard, &Service),
+    answers: Answers,
+    schedule: &Schedule,
+) {
+    let accepted = answers.accepted();
+    let account = answers.honoured(yard, service).await;
+    let doubled = "SELECT count(*) - count(DISTINCT (product_id, user_id, request_id))
+                     FROM reservations WHERE state = 'confirmed'";
+    let oversold = "SELECT sum(greatest(0, n - supply))::bigint FROM products JOIN
+                    (SELECT product_id, count(*) AS n FROM reservations
+                      WHERE state = 'confirmed' GROUP BY product_id) stored USING (product_id)";
+    let (doubled, oversold) = (yard.count(doubled).await, yard.count(oversold).await);
+    let (confirmed, lost, seed) = (account.confirmed, account.lost.len(), schedule.seed());
+    println!(
+        "| {what} | {kills} | {accepted} | {confirmed} | {lost} | {doubled} | {oversold} | {seed} |"
+    );
+    assert_eq!((lost, doubled, oversold), (0, 0, 0), "seed {seed}");
+    assert!(confirmed >= accepted, "seed {seed}");
+    assert!(yard.assert_audit_holds().await.lost.is_empty(), "seed {seed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_with_always_is_killed() {
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let rush = rush(&service, &schedule).await;
+    for _ in 0..rounds {
+        rush.sells(1 + schedule.below(60)).await;
+        block_in_place(|| {
+            let redis = yard.redis.as_mut().unwrap();
+            redis.kill();
+            redis.restart().unwrap();
+        });
+    }
+    rush.sells(50).await;
+    let answers = rush.end().await;
+    settle(("Redis (`always`)", rounds), (&yard, &service), answers, &schedule).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_is_killed() {
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    let rush = rush(&api, &schedule).await;
+    let settings = [("claim_idle_ms", "300")];
+    let stored = async || yard.count("SELECT count(*) FROM reservations").await;
+    for _ in 0..rounds {
+        let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+        let goal = stored().await + i64::try_from(1 + schedule.below(200)).unwrap();
+        crate::harness::eventually("it stores", async || {
+            assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
+            (stored().await >= goal).then_some(())
+        })
+        .await;
+        worker.signal(Signal::SIGKILL);
+        worker.ended().await;
+    }
+    let answers = rush.end().await;
+    let next = yard.serve(Role::Worker, &settings).await;
+    settle(("a worker", rounds), (&yard, &api), answers, &schedule).await;
+    next.stop().await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_is_killed() {
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
+    let yard = Yard::new().await;
+    let keeper = yard.serve(Role::All, &[]).await;
+    let rush = rush(&keeper, &schedule).await;
+    for _ in 0..rounds {
+        let mut gateway = Binary::serve_as("api", &yard, &[], None);
+        rush.go_to(vec![gateway.channel().await]);
+        rush.sells(1 + schedule.below(200)).await;
+        gateway.signal(Signal::SIGKILL);
+        gateway.ended().await;
+    }
+    rush.go_to(vec![keeper.channel()]);
+    rush.sells(50).await;
+    let answers = rush.end().await;
+    settle(("a gateway", rounds), (&yard, &keeper), answers, &schedule).await;
+    keeper.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_killed() {
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(4));
+    let mut yard = Yard::with_durable_postgres().await;
+    let service = yard.serve(Role::All, &[("claim_idle_ms", "500")]).await;
+    let rush = rush(&service, &schedule).await;
+    for _ in 0..rounds {
+        rush.sells(1 + schedule.below(100)).await;
+        block_in_place(|| {
+            let postgres = yard.postgres.as_mut().unwrap();
+            postgres.kill();
+            postgres.restart().unwrap();
+        });
+    }
+    rush.sells(50).await;
+    let answers = rush.end().await;
+    settle(("Postgres", rounds), (&yard, &service), answers, &schedule).await;
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    service.stop().await;
+}
