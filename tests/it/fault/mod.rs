@@ -1,5 +1,6 @@
 //! Faults on real processes. Every test ends in the audit.
 
+mod abuse;
 mod auditor;
 mod clock;
 mod consumers;

@@ -77,14 +77,19 @@ impl Binary {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended with {status}: {}", self.said());
             }
-            let said = self.said();
-            let (_, address) =
-                said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
-            let address = address.split([' ', '"']).next()?;
+            let address = self.address()?;
             let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
             endpoint.connect().await.ok()
         })
         .await
+    }
+
+    /// Where it serves gRPC, once it has said so.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let said = self.said();
+        let (_, address) =
+            said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
+        address.split([' ', '"']).next()?.parse().ok()
     }
 
     pub fn pid(&self) -> Pid {

@@ -1,0 +1,244 @@
+//! Clients that abuse HTTP/2: what they cost is bounded, and buyers on other connections are served.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+use tokio_util::sync::CancellationToken;
+use yoink::app::Role;
+
+use crate::{
+    harness::{Binary, Crowd, Yard, eventually, product},
+    overload::frame,
+};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const REFUSED_STREAM: u32 = 7;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Connections of one attack.
+const ATTACKERS: usize = 4;
+/// What an attack may cost the process, however long it goes on.
+const MOST_KIB: u64 = 96 * 1024;
+
+/// The head of a call of ReserveUnit.
+fn call() -> Vec<u8> {
+    let text = |text: &[u8]| [&[u8::try_from(text.len()).unwrap()], text].concat();
+    let path = text(b"/yoink.v1.InventoryService/ReserveUnit");
+    let kind = text(b"application/grpc");
+    [&[0x83, 0x86, 0x04], path.as_slice(), &[0x0f, 0x10], &kind].concat()
+}
+
+fn odd(n: u32) -> u32 {
+    2 * n + 1
+}
+
+/// What attackers sent, and what they got for it.
+#[derive(Debug, Default)]
+struct Seen {
+    chunks: AtomicU64,
+    /// Connections that the server ended.
+    closed: AtomicU64,
+    goaways: AtomicU64,
+    pongs: AtomicU64,
+    /// Streams that were answered to their end, and that were refused at once.
+    answered: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Seen {
+    /// Reads until the server ends the connection.
+    async fn read(&self, mut from: OwnedReadHalf) {
+        loop {
+            let mut head = [0; 9];
+            if from.read_exact(&mut head).await.is_err() {
+                return;
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            if from.read_exact(&mut payload).await.is_err() {
+                return;
+            }
+            let counter = match (head[3], head[4]) {
+                (PING, _) => &self.pongs,
+                (GOAWAY, _) => &self.goaways,
+                (HEADERS | DATA, flags) if flags & END_STREAM != 0 => &self.answered,
+                (RST_STREAM, _) if payload == REFUSED_STREAM.to_be_bytes() => &self.refused,
+                _ => continue,
+            };
+            counter.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// What an attacker sends, chunk by chunk, on each new connection; then it waits.
+type Attack = fn(u32) -> Option<Vec<u8>>;
+
+async fn write(seen: &Seen, mut to: OwnedWriteHalf, attack: Attack) {
+    let mut chunks = (0..).map_while(attack);
+    let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    let mut open = to.write_all(&hello).await.is_ok();
+    while open && let Some(chunk) = chunks.next() {
+        open = to.write_all(&chunk).await.is_ok();
+        seen.chunks.fetch_add(1, SeqCst);
+    }
+    // The connection stays until the server ends it, or the attack is over.
+    std::future::pending().await
+}
+
+/// One attacker, who comes back whenever it is sent away.
+async fn attacker(seen: &Seen, at: SocketAddr, attack: Attack) {
+    loop {
+        let Ok(connection) = TcpStream::connect(at).await else { continue };
+        let (from, to) = connection.into_split();
+        tokio::select! {
+            () = seen.read(from) => {}
+            () = write(seen, to, attack) => {}
+        }
+        seen.closed.fetch_add(1, SeqCst);
+    }
+}
+
+/// Kibibytes of a process, by their name in `/proc`.
+fn memory_kib(of: &Binary, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", of.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
+}
+
+/// Attacks a process while a crowd buys from it; `until` tells when the attack has been seen to work.
+async fn attack(attack: Attack, until: impl Fn(&Seen) -> bool) -> Seen {
+    let yard = Yard::new().await;
+    let keeper = yard.serve(Role::All, &[]).await;
+    keeper.create(product("shoe", 100_000)).await;
+    let settings = [("call_timeout_ms", "1000"), ("header_max_bytes", "4096")];
+    let mut api = Binary::serve_as("api", &yard, &settings, None);
+    let rush = Crowd::new("buyer", 4, &["shoe"]).rush(vec![api.channel().await]);
+    rush.sells(50).await;
+    let (address, before) = (api.address().unwrap(), memory_kib(&api, "VmRSS"));
+    let (seen, over) = (Seen::default(), CancellationToken::new());
+    let attackers = join_all((0..ATTACKERS).map(|_| attacker(&seen, address, attack)));
+    let bystanders = async {
+        eventually("the attack is felt", async || until(&seen).then_some(())).await;
+        rush.sells(200).await;
+        over.cancel();
+    };
+    tokio::join!(over.run_until_cancelled(attackers), bystanders);
+    let most = memory_kib(&api, "VmHWM").saturating_sub(before);
+    assert!(most < MOST_KIB, "it took {most} KiB: {seen:?}");
+    let account = rush.end().await.honoured(&yard, &keeper).await;
+    assert!(account.confirmed >= 250);
+    let stored = yard.count("SELECT count(*) FROM reservations").await;
+    assert_eq!(usize::try_from(stored).unwrap(), account.confirmed, "an attacker bought something");
+    seen
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_opened_and_reset_at_once_cost_little_and_buy_nothing() {
+    let reset = |n: u32| {
+        let call = |n| {
+            let head = frame(HEADERS, END_HEADERS, odd(n), &call());
+            [head, frame(RST_STREAM, 0, odd(n), &8u32.to_be_bytes())].concat()
+        };
+        Some((n * 100..(n + 1) * 100).flat_map(call).collect())
+    };
+    attack(reset, |seen| count(&seen.chunks) > 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_provokes_resets_is_sent_away() {
+    // A window that grows by nothing is an error of its stream.
+    let provoke = |n: u32| {
+        let call = |n| {
+            let head = frame(HEADERS, END_HEADERS, odd(n), &call());
+            [head, frame(WINDOW_UPDATE, 0, odd(n), &[0; 4])].concat()
+        };
+        Some((n * 100..(n + 1) * 100).flat_map(call).collect())
+    };
+    let seen = attack(provoke, |seen| count(&seen.closed) > 0).await;
+    assert!(count(&seen.goaways) > 0, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_pings_is_answered_or_not_read() {
+    let ping = |_| Some(frame(PING, 0, 0, b"are-you?").repeat(500));
+    attack(ping, |seen| count(&seen.pongs) > 10_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_without_an_end_ends_the_connection() {
+    let endless = |n: u32| {
+        if n == 0 {
+            return Some(frame(HEADERS, 0, 1, &call()));
+        }
+        let value = [b'x'; 100];
+        let field = [[0, 2].as_slice(), b"xx", &[100], &value].concat();
+        Some(frame(CONTINUATION, 0, 1, &field.repeat(100)))
+    };
+    let seen = attack(endless, |seen| count(&seen.closed) > 20).await;
+    assert!(count(&seen.goaways) > 0, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_never_send_anything_are_refused_or_end_at_their_time() {
+    // 1,000 may be open on a connection.
+    let open = |n: u32| {
+        let call = |n| frame(HEADERS, END_HEADERS, odd(n), &call());
+        (n < 12).then(|| (n * 100..(n + 1) * 100).flat_map(call).collect())
+    };
+    let felt = |seen: &Seen| {
+        count(&seen.refused) > 0 && count(&seen.refused) + count(&seen.answered) == 4_800
+    };
+    let seen = attack(open, felt).await;
+    assert_eq!(count(&seen.closed), 0, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_connections_that_say_half_a_word_keep_nobody_from_buying() {
+    let yard = Yard::new().await;
+    let keeper = yard.serve(Role::All, &[]).await;
+    keeper.create(product("shoe", 100_000)).await;
+    let mut api = Binary::serve_as("api", &yard, &[], None);
+    let crowd = Crowd::new("buyer", 4, &["shoe"]).paced(Duration::from_millis(1));
+    let rush = crowd.rush(vec![api.channel().await]);
+    rush.sells(50).await;
+    let before = memory_kib(&api, "VmRSS");
+    let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    let half_a_head = [hello.as_slice(), &frame(HEADERS, 0, 1, &call())[..20]].concat();
+    let mut held = Vec::new();
+    for word in [b"PRI".as_slice(), &half_a_head] {
+        for _ in 0..200 {
+            let mut connection = TcpStream::connect(api.address().unwrap()).await.unwrap();
+            connection.write_all(word).await.unwrap();
+            held.push(connection);
+        }
+    }
+    rush.sells(200).await;
+    let most = memory_kib(&api, "VmHWM").saturating_sub(before);
+    assert!(most < MOST_KIB, "it took {most} KiB");
+    rush.end().await.honoured(&yard, &keeper).await;
+    drop(held);
+}
