@@ -1,134 +1,276 @@
 //! `yoink dead`: orders that could not be stored.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use comfy_table::Table;
-use jiff::Timestamp;
+use jiff::{Span, SpanRelativeTo, Timestamp};
 use tokio_util::task::TaskTracker;
 
 use super::output;
 use crate::{
-    app::Stores, config::Config, desk::Settled, domain::ReservationId, ledger::DeadAction,
+    app::Stores,
+    config::Config,
+    desk::{Chosen, DeadFilter, Effect, PAGE, Settled, SqlstateFilter, Tally, Work},
+    domain::{Note, ProductId, ReservationId, ReservationState},
+    ledger::DeadAction,
     stream::DeadEntry,
 };
 
-const PAGE: usize = 500;
-
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadCommand {
-    /// Every dead entry.
-    List,
-    /// One of them, whole.
+    /// Every dead entry, or those of a product, a SQLSTATE, an age.
+    List(Filter),
+    /// One reservation, whole: its dead entry or what became of it, and what was done about it.
     Show {
         /// Which.
         reservation_id: ReservationId,
     },
     /// Stores orders after all.
-    Retry(Chosen),
+    Retry(WorkArgs),
     /// Voids orders and gives their units back.
-    Release(Chosen),
+    Release(WorkArgs),
+}
+
+/// What is all of this.
+#[derive(Debug, clap::Args)]
+pub(super) struct Filter {
+    /// Orders of this product.
+    #[arg(long)]
+    product: Option<ProductId>,
+    /// Refused with this SQLSTATE; `none`: not by Postgres.
+    #[arg(long)]
+    sqlstate: Option<SqlstateFilter>,
+    /// Buried at least so long ago by the clock of Redis: 90s, 10m, 2h, 1d.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<Duration>,
 }
 
 /// Which, by whom and why.
 #[derive(Debug, clap::Args)]
-pub(super) struct Chosen {
+pub(super) struct WorkArgs {
     /// These.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     reservation_ids: Vec<ReservationId>,
-    /// Every one.
+    /// Every one, or every one that passes the filters.
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Does nothing, and prints what it would do.
+    #[arg(long)]
+    dry_run: bool,
+    /// Who, for the record; without it, the login name.
+    #[arg(long, default_value = "")]
+    actor: Note,
     /// Why, for the record.
     #[arg(long, default_value = "")]
-    reason: String,
+    reason: Note,
+}
+
+/// A time that has passed; a day has 24 hours.
+fn age(text: &str) -> Result<Duration, String> {
+    let bad = || "is no age such as 90s, 10m, 2h or 1d".to_owned();
+    let span: Span = text.parse().map_err(|_| bad())?;
+    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+    Duration::try_from(age).map_err(|_| bad())
+}
+
+impl Filter {
+    fn into_dead(self) -> DeadFilter {
+        let Self { product, sqlstate, older_than } = self;
+        DeadFilter { product, sqlstate, older_than }
+    }
 }
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config, &TaskTracker::new()).await?;
     stores.believe_ledger().await?;
     match command {
-        DeadCommand::List => list(&stores).await?,
-        DeadCommand::Show { reservation_id } => {
-            let dead = stores.desk.find(reservation_id).await?;
-            let dead = dead.with_context(|| format!("{reservation_id} is not among the dead"))?;
-            for (name, value) in &dead.entry.fields {
-                output::line(format!("{name} = {value:?}"))?;
-            }
-        }
-        DeadCommand::Retry(chosen) => {
-            return settle(&stores, &chosen, async |dead, action| {
-                stores.desk.retry(dead, action).await
-            })
-            .await;
-        }
-        DeadCommand::Release(chosen) => {
-            return settle(&stores, &chosen, async |dead, action| {
-                stores.desk.replay(dead, action).await
-            })
-            .await;
-        }
+        DeadCommand::List(filter) => list(&stores, filter.into_dead()).await?,
+        DeadCommand::Show { reservation_id } => show(&stores, reservation_id).await?,
+        DeadCommand::Retry(args) => return work(&stores, Work::Retry, args).await,
+        DeadCommand::Release(args) => return work(&stores, Work::Release, args).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn all(stores: &Stores) -> anyhow::Result<Vec<DeadEntry>> {
-    let mut found = Vec::new();
-    for partition in stores.deployment.partitions.all() {
-        let mut after: Option<String> = None;
-        loop {
-            let page = stores.desk.list(partition, after.as_deref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.dead_id().to_owned());
-            found.extend(page);
-        }
-    }
-    Ok(found)
+/// A text that anybody may have written, without what a terminal would obey.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
-async fn list(stores: &Stores) -> anyhow::Result<()> {
+fn time(ms: i64) -> anyhow::Result<Timestamp> {
+    Ok(Timestamp::from_millisecond(ms)?)
+}
+
+fn list_table() -> Table {
     let mut table = Table::new();
     table.set_header(["reservation", "product", "buried at", "SQLSTATE", "reason"]);
-    for dead in all(stores).await? {
-        let buried_at = Timestamp::from_millisecond(dead.buried_at_ms())?.to_string();
-        let product = dead.entry.field("p").unwrap_or_default();
-        table.add_row([dead.named(), product, &buried_at, dead.sqlstate(), dead.reason()]);
+    table
+}
+
+/// Page by page: a table has as many rows as are held at a time.
+async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
+    let chosen = Chosen::All(filter);
+    let mut walk = stores.desk.walk(&chosen).await?;
+    let (mut table, mut printed) = (list_table(), false);
+    while let Some(page) = walk.next().await? {
+        for dead in &page.entries {
+            let buried_at = time(dead.buried_at_ms())?.to_string();
+            let product = dead.entry.field("p").unwrap_or_default();
+            let row = [dead.named(), product, &buried_at, dead.sqlstate(), dead.reason()];
+            table.add_row(row.map(plain));
+        }
+        if table.row_count() >= PAGE {
+            output::line(&table)?;
+            (table, printed) = (list_table(), true);
+        }
     }
-    output::line(table)?;
+    if !printed || !table.is_empty() {
+        output::line(table)?;
+    }
     Ok(())
 }
 
-async fn settle(
-    stores: &Stores,
-    chosen: &Chosen,
-    work: impl AsyncFn(&DeadEntry, &DeadAction) -> Result<Settled, crate::desk::DeskError>,
-) -> anyhow::Result<ExitCode> {
-    let entries = if chosen.all {
-        all(stores).await?
-    } else {
-        let mut entries = Vec::new();
-        for id in &chosen.reservation_ids {
-            let Some(dead) = stores.desk.find(*id).await? else {
-                bail!("{id} is not among the dead; nothing was done");
-            };
-            entries.push(dead);
+async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
+    // An entry goes from the dead to the ledger, never back: asked in this order, it is not missed.
+    if let Some(dead) = stores.desk.find(id).await? {
+        for (name, value) in &dead.entry.fields {
+            output::line(format!("{name} = {value:?}"))?;
         }
-        entries
-    };
-    let action = DeadAction { actor: "command line".to_owned(), reason: chosen.reason.clone() };
-    let mut refused = false;
-    for dead in &entries {
-        let settled = work(dead, &action).await?;
-        refused |= matches!(settled, Settled::Refused | Settled::Stranger);
-        let told = match settled {
-            Settled::Released => "voided, its unit went back",
-            Settled::Stored => "stored",
-            Settled::Before => "had been settled before",
-            Settled::Refused => "refused again, it stays",
-            Settled::Stranger => "is none of ours, it stays",
-        };
-        output::line(format!("{} {told}", dead.named()))?;
+    } else {
+        let found = stores.ledger.find(id).await?;
+        let found = found.with_context(|| format!("{id} is neither dead nor in the ledger"))?;
+        output::line(match found.state {
+            ReservationState::Accepted => "state = accepted".to_owned(),
+            ReservationState::Confirmed { recorded_at_ms } => {
+                format!("state = confirmed\nrecorded at = {}", time(recorded_at_ms)?)
+            }
+            ReservationState::Voided { recorded_at_ms, reason } => format!(
+                "state = voided\nrecorded at = {}\nreason = {reason:?}",
+                time(recorded_at_ms)?
+            ),
+        })?;
     }
-    Ok(ExitCode::from(u8::from(refused)))
+    let actions = stores.ledger.dead_actions(id).await?;
+    if actions.is_empty() {
+        return Ok(output::line("Nothing was done about it so far.")?);
+    }
+    let mut table = Table::new();
+    table.set_header(["at", "action", "actor", "reason"]);
+    for done in actions {
+        let row = [time(done.at_ms)?.to_string(), done.action, done.actor, done.reason];
+        table.add_row(row.each_ref().map(|text| plain(text)));
+    }
+    Ok(output::line(table)?)
+}
+
+/// Who is at the terminal, as far as it is known.
+fn login_name() -> String {
+    let name = ["LOGNAME", "USER"].into_iter().find_map(|name| env::var(name).ok());
+    name.and_then(|name| name.parse::<Note>().ok()).unwrap_or_default().or("command line")
+}
+
+async fn work(stores: &Stores, work: Work, args: WorkArgs) -> anyhow::Result<ExitCode> {
+    let filter = args.filter.into_dead();
+    ensure!(args.all || filter.is_empty(), "a filter goes with --all, not with reservations");
+    let chosen = if args.all {
+        Chosen::All(filter)
+    } else {
+        let mut ids = args.reservation_ids;
+        ids.sort_unstable();
+        ids.dedup();
+        for id in &ids {
+            if stores.desk.find(*id).await?.is_none() {
+                bail!("{id} is not among the dead; nothing was done");
+            }
+        }
+        Chosen::These(ids)
+    };
+    let tally = if args.dry_run {
+        let effect = stores.desk.effect(work, &chosen).await?;
+        output::line(effect_table(&effect))?;
+        output::line(format!("Nothing was done. It would come to this: {}.", told(&effect.tally)))?;
+        effect.tally
+    } else {
+        let actor = args.actor.or(&login_name());
+        let action = DeadAction { actor, reason: args.reason.to_string() };
+        let mut tally = Tally::default();
+        let worked = work_through(stores, work, (&chosen, &action), &mut tally).await;
+        // Also when it failed on the way.
+        output::line(format!("All in all: {}.", told(&tally)))?;
+        worked.context("not all was done; the same command goes on where this one ended")?;
+        tally
+    };
+    Ok(ExitCode::from(u8::from(tally.refused + tally.strangers > 0)))
+}
+
+async fn work_through(
+    stores: &Stores,
+    work: Work,
+    (chosen, action): (&Chosen, &DeadAction),
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
+    let mut walk = stores.desk.walk(chosen).await?;
+    while let Some(page) = walk.next().await? {
+        tally.settled += page.gone;
+        for dead in &page.entries {
+            let settled = stores.desk.settle(work, dead, action).await?;
+            tally.add(settled);
+            output::line(line(dead, settled))?;
+        }
+    }
+    Ok(())
+}
+
+fn line(dead: &DeadEntry, settled: Settled) -> String {
+    let told = match settled {
+        Settled::Released => "voided, its unit went back",
+        Settled::Stored => "stored",
+        Settled::Before => "had been settled before",
+        Settled::Refused => "refused again, it stays",
+        Settled::Stranger => "is none of ours, it stays",
+    };
+    format!("{} {told}", plain(dead.named()))
+}
+
+fn told(tally: &Tally) -> String {
+    let Tally { released, stored, settled, refused, strangers } = tally;
+    format!(
+        "{released} units back, {stored} orders stored, {refused} refused again, {settled} settled \
+         before, {strangers} none of ours"
+    )
+}
+
+fn effect_table(effect: &Effect) -> Table {
+    let mut table = Table::new();
+    table.set_header(["product", "entries", "stock now", "stock after"]);
+    let units = |units: Option<i64>| units.map_or("unknown".to_owned(), |units| units.to_string());
+    for (product, effect) in &effect.products {
+        table.add_row([
+            product.to_string(),
+            effect.entries().to_string(),
+            units(effect.stock_now),
+            units(effect.stock_after()),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_a_number_and_a_unit() {
+        let ages = [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h 30m", 5400)];
+        for (text, seconds) in ages.into_iter().chain([("0s", 0), ("PT5M", 300)]) {
+            assert_eq!(age(text).unwrap(), Duration::from_secs(seconds), "{text}");
+        }
+        for bad in ["", "10", "-10m", "10m ago", "1mo", "1y", "soon", "99999999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
+    }
 }

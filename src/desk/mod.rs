@@ -2,16 +2,30 @@
 //!
 //! Must never: give a unit back before its void is committed (R5), or put an entry back into `orders`.
 
+mod chosen;
+mod effect;
+
+pub use chosen::{Chosen, DeadFilter, PAGE, Page, Place, SqlstateError, SqlstateFilter, Walk};
+pub use effect::{Effect, ProductEffect};
 use redis::RedisError;
 
 use crate::{
     crash_point,
-    domain::{Partition, ReservationId},
+    domain::ReservationId,
     fence::FenceError,
-    ledger::{DeadAction, Ledger, LedgerError, Void, VoidOutcome},
-    stock::{ReleaseFrom, Released, Stock},
+    ledger::{DeadAction, Deed, Ledger, LedgerError, Void, VoidOutcome},
+    stock::{ReleaseFrom, Released, Stock, StockError},
     stream::{DeadEntry, Streams},
 };
+
+/// What is to be done with dead entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Void them and give their units back.
+    Release,
+    /// Store them after all.
+    Retry,
+}
 
 /// What was done with a dead entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +43,30 @@ pub enum Settled {
     Stranger,
 }
 
+/// How often each was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants of `Settled`")]
+pub struct Tally {
+    pub released: u64,
+    pub stored: u64,
+    pub settled: u64,
+    pub refused: u64,
+    pub strangers: u64,
+}
+
+impl Tally {
+    /// Counts one entry.
+    pub fn add(&mut self, settled: Settled) {
+        *match settled {
+            Settled::Released => &mut self.released,
+            Settled::Stored => &mut self.stored,
+            Settled::Before => &mut self.settled,
+            Settled::Refused => &mut self.refused,
+            Settled::Stranger => &mut self.strangers,
+        } += 1;
+    }
+}
+
 /// Why a dead entry could not be settled; it is still there, or somebody else settled it.
 #[derive(Debug, thiserror::Error)]
 pub enum DeskError {
@@ -38,6 +76,9 @@ pub enum DeskError {
     /// A script did not run to its end.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// The stock could not be read.
+    #[error(transparent)]
+    Stock(#[from] StockError),
 }
 
 impl From<RedisError> for DeskError {
@@ -60,20 +101,6 @@ impl Desk {
         Self { streams, stock, ledger }
     }
 
-    /// At most `count` dead entries of a partition after `after`.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn list(
-        &self,
-        partition: Partition,
-        after: Option<&str>,
-        count: usize,
-    ) -> Result<Vec<DeadEntry>, DeskError> {
-        Ok(self.streams.dead(partition, after, count).await?)
-    }
-
     /// The dead entry of a reservation.
     ///
     /// # Errors
@@ -84,6 +111,23 @@ impl Desk {
         match count.get_partition(id.partition()) {
             Some(partition) => Ok(self.streams.dead_of(partition, &id.to_string()).await?),
             None => Ok(None),
+        }
+    }
+
+    /// Does this work on an entry.
+    ///
+    /// # Errors
+    ///
+    /// See [`DeskError`]; repeat it.
+    pub async fn settle(
+        &self,
+        work: Work,
+        dead: &DeadEntry,
+        action: &DeadAction,
+    ) -> Result<Settled, DeskError> {
+        match work {
+            Work::Release => self.replay(dead, action).await,
+            Work::Retry => self.retry(dead, action).await,
         }
     }
 
@@ -112,12 +156,14 @@ impl Desk {
             reason: dead.reason().to_owned(),
             entry: dead.entry.to_bytes(),
         };
-        match self.ledger.void(partition, epoch, &void, action).await? {
-            VoidOutcome::Confirmed => self.discard(dead, Settled::Before).await,
-            VoidOutcome::Voided => {
-                crash_point::reach("after_void");
-                self.release(dead).await
-            }
+        let outcome = self.ledger.void(partition, epoch, &void, action).await?;
+        if outcome != VoidOutcome::Confirmed {
+            crash_point::reach("after_void");
+        }
+        match outcome {
+            VoidOutcome::Confirmed => self.discard(dead, id, action).await,
+            VoidOutcome::Voided => self.release(dead).await,
+            VoidOutcome::VoidedBefore => self.finish(dead, id, action).await,
         }
     }
 
@@ -135,19 +181,24 @@ impl Desk {
         if order.id.epoch() != epoch {
             return Ok(Settled::Before);
         }
-        self.ledger.record_retry(order.id, action).await?;
-        match self.ledger.store(partition, epoch, &[&order]).await {
-            Err(LedgerError::Rejected { .. }) => Ok(Settled::Refused),
+        match self.ledger.retry(partition, epoch, &order, action).await {
+            Err(LedgerError::Rejected { .. }) => {
+                self.ledger.record(order.id, Deed::Refused, action).await?;
+                Ok(Settled::Refused)
+            }
             Err(error) => Err(error.into()),
-            Ok(stored) if stored.mismatched.is_empty() && stored.voided.is_empty() => {
-                let settled = if stored.inserted == 1 { Settled::Stored } else { Settled::Before };
-                self.discard(dead, settled).await
+            Ok(stored) if !stored.mismatched.is_empty() => {
+                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds something else under this id");
+                self.ledger.record(order.id, Deed::Refused, action).await?;
+                Ok(Settled::Refused)
             }
             // Voided before: only its unit is still to go back.
-            Ok(stored) if stored.mismatched.is_empty() => self.release(dead).await,
-            Ok(stored) => {
-                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds something else under this id");
-                Ok(Settled::Refused)
+            Ok(stored) if !stored.voided.is_empty() => self.finish(dead, order.id, action).await,
+            Ok(stored) if stored.inserted == 0 => self.discard(dead, order.id, action).await,
+            // Stored, and recorded, by this call, whoever removes the entry.
+            Ok(_) => {
+                self.streams.discard(dead).await?;
+                Ok(Settled::Stored)
             }
         }
     }
@@ -161,8 +212,31 @@ impl Desk {
         }
     }
 
-    async fn discard(&self, dead: &DeadEntry, settled: Settled) -> Result<Settled, DeskError> {
-        let ours = self.streams.discard(dead).await?;
-        Ok(if ours { settled } else { Settled::Before })
+    /// Gives back the unit of an order that somebody else voided, and did not or not yet release.
+    async fn finish(
+        &self,
+        dead: &DeadEntry,
+        id: ReservationId,
+        action: &DeadAction,
+    ) -> Result<Settled, DeskError> {
+        let mut settled = Settled::Before;
+        let doing = async {
+            settled = self.release(dead).await?;
+            Ok::<_, DeskError>(settled == Settled::Released)
+        };
+        self.ledger.record_if((id, Deed::Finish), action, doing).await?;
+        Ok(settled)
+    }
+
+    /// Removes the entry of an order that is stored.
+    async fn discard(
+        &self,
+        dead: &DeadEntry,
+        id: ReservationId,
+        action: &DeadAction,
+    ) -> Result<Settled, DeskError> {
+        let doing = async { Ok::<_, DeskError>(self.streams.discard(dead).await?) };
+        self.ledger.record_if((id, Deed::Discard), action, doing).await?;
+        Ok(Settled::Before)
     }
 }

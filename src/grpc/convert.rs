@@ -11,10 +11,10 @@ use super::{
 use crate::{
     catalogue::Listed,
     domain::{
-        Ack, Lost, NewProduct, Price, ProductStatus, Reservation, ReservationState, Reserve, Sale,
+        Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState, Reserve,
+        Sale,
     },
     ledger::SaleChange,
-    stream::DeadEntry,
 };
 
 /// Collects every bad field of a request.
@@ -55,6 +55,13 @@ pub(super) fn page_size(asked: i32) -> Result<usize, ApiError> {
         Ok(size @ 1..=500) => Ok(size),
         Ok(_) | Err(_) => Err(ApiError::bad_field("page_size", "must be 0 (50) to 500")),
     }
+}
+
+/// Who and why, for the record.
+pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(String, String)> {
+    let actor = fields.parse::<Note>("actor", actor);
+    let reason = fields.parse::<Note>("reason", reason);
+    Some((actor?.or("operator"), reason?.to_string()))
 }
 
 pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserve, ApiError> {
@@ -254,22 +261,6 @@ pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
         reserved_at: Some(timestamp(reservation.reserved_at_ms)),
         recorded_at: recorded_at_ms.map(timestamp),
         void_reason,
-    }
-}
-
-pub(super) fn dead_entry(dead: &DeadEntry) -> pb::DeadEntry {
-    let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
-    pb::DeadEntry {
-        reservation_id: dead.named().to_owned(),
-        partition: i32::from(dead.partition.number()),
-        dead_id: dead.dead_id().to_owned(),
-        entry_id: dead.accepted_as().to_owned(),
-        product_id: field("p"),
-        user_id: field("u"),
-        reserved_at: dead.entry.reserved_at_ms().map(timestamp),
-        buried_at: Some(timestamp(dead.buried_at_ms())),
-        reason: dead.reason().to_owned(),
-        sqlstate: dead.sqlstate().to_owned(),
     }
 }
 

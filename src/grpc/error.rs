@@ -9,13 +9,8 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    ack::AckError,
-    catalogue::RefreshError,
-    desk::DeskError,
     domain::{Ack, Outcome},
-    fence::{Applied, FenceError},
-    ledger::LedgerError,
-    stock::StockError,
+    fence::Applied,
 };
 
 /// Tells the sidecar an HTTP status that no gRPC status maps to; it allows 202 and 409.
@@ -128,6 +123,13 @@ pub enum ApiError {
     ReservationVoided,
     /// Recorded in the ledger, and told to Redis as soon as that can be.
     NotInForce,
+    /// It failed after a part of it was done.
+    Halfway {
+        /// How.
+        error: Box<ApiError>,
+        /// What was done before, and how often.
+        done: Vec<(&'static str, u64)>,
+    },
 }
 
 impl ApiError {
@@ -173,6 +175,7 @@ impl ApiError {
             Self::AckUnavailable(_) => (Code::Unavailable, "ACK_UNAVAILABLE"),
             Self::ReservationVoided => (Code::FailedPrecondition, "RESERVATION_VOIDED"),
             Self::NotInForce => (Code::Unavailable, "NOT_IN_FORCE"),
+            Self::Halfway { error, .. } => error.code(),
         }
     }
 
@@ -190,6 +193,11 @@ impl ApiError {
                 return format!(
                     "products[{at}] was created with {units} units: use Restock for more"
                 );
+            }
+            Self::Halfway { error, done } => {
+                let done = done.iter().map(|(what, count)| format!("{count} {what}"));
+                let done = done.collect::<Vec<_>>().join(", ");
+                return format!("{}; before that: {done}", error.message());
             }
             Self::SoldOut => "sold out",
             Self::SaleNotOpen { .. } => "the sale has not begun",
@@ -233,7 +241,9 @@ impl ApiError {
     fn applied(&self) -> Option<Applied> {
         match self {
             Self::RedisUnavailable(applied) | Self::LedgerUnavailable(applied) => Some(*applied),
-            Self::NotInForce | Self::DeadlineExceeded => Some(Applied::Maybe),
+            Self::NotInForce | Self::DeadlineExceeded | Self::Halfway { .. } => {
+                Some(Applied::Maybe)
+            }
             Self::Recovering | Self::Stopping | Self::AckUnavailable(_) => Some(Applied::No),
             Self::BadFields(_)
             | Self::SoldOut
@@ -265,6 +275,9 @@ impl From<ApiError> for Status {
         }
         if let ApiError::RateLimited { whose, .. } = &error {
             metadata.insert("limited".to_owned(), (*whose).to_owned());
+        }
+        if let ApiError::Halfway { done, .. } = &error {
+            metadata.extend(done.iter().map(|(what, count)| ((*what).into(), count.to_string())));
         }
         if let ApiError::LimitReached { limit } = &error {
             metadata.insert("limit".to_owned(), limit.to_string());
@@ -308,80 +321,6 @@ impl ApiError {
             Outcome::Stopped => Err(Self::SaleStopped),
             Outcome::UnknownProduct => Err(Self::ProductNotFound),
             Outcome::BacklogFull { retry_after } => Err(Self::BacklogFull { wait: retry_after }),
-        }
-    }
-}
-
-impl From<StockError> for ApiError {
-    fn from(error: StockError) -> Self {
-        match error {
-            StockError::Overloaded => Self::Overloaded,
-            StockError::Stopping => Self::Stopping,
-            StockError::Abandoned => Self::RedisUnavailable(Applied::Maybe),
-            StockError::Refused(said) => {
-                tracing::warn!(said, "Redis refused an order");
-                Self::RedisUnavailable(Applied::No)
-            }
-            StockError::Fence(error) => error.into(),
-        }
-    }
-}
-
-impl From<AckError> for ApiError {
-    fn from(error: AckError) -> Self {
-        match error {
-            AckError::Unavailable(ack) => Self::AckUnavailable(ack),
-            AckError::Voided => Self::ReservationVoided,
-            AckError::Lost => Self::LostOrUnknown,
-            // The unit is taken, and the order on its way.
-            AckError::Overloaded | AckError::Stopping => Self::LedgerUnavailable(Applied::Maybe),
-        }
-    }
-}
-
-impl From<FenceError> for ApiError {
-    fn from(error: FenceError) -> Self {
-        match error {
-            FenceError::Fenced(_) => Self::Recovering,
-            FenceError::Unavailable { applied, .. } => Self::RedisUnavailable(applied),
-            FenceError::Malformed(answer) => {
-                tracing::error!(?answer, "a script answered what it never answers");
-                Self::RedisUnavailable(Applied::Maybe)
-            }
-        }
-    }
-}
-
-impl From<LedgerError> for ApiError {
-    fn from(error: LedgerError) -> Self {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the ledger did not answer a call"
-        );
-        match error {
-            LedgerError::Unavailable { .. } => Self::LedgerUnavailable(Applied::Maybe),
-            LedgerError::Misconfigured { .. }
-            | LedgerError::Inconsistent { .. }
-            | LedgerError::Rejected { .. } => Self::LedgerUnavailable(Applied::No),
-            LedgerError::GateClosed => Self::Recovering,
-        }
-    }
-}
-
-impl From<RefreshError> for ApiError {
-    fn from(error: RefreshError) -> Self {
-        match error {
-            RefreshError::Ledger(error) => error.into(),
-            RefreshError::NotInForce(_) => Self::NotInForce,
-        }
-    }
-}
-
-impl From<DeskError> for ApiError {
-    fn from(error: DeskError) -> Self {
-        match error {
-            DeskError::Ledger(error) => error.into(),
-            DeskError::Fence(error) => error.into(),
         }
     }
 }

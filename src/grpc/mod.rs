@@ -5,8 +5,10 @@
 
 mod admin;
 mod admit;
+mod cause;
 mod convert;
 mod counter;
+mod dead;
 mod deadline;
 mod error;
 mod inventory;

@@ -2,6 +2,7 @@
 //!
 //! Must never: write orders outside the gate (R2), or decide by itself that an order is lost.
 
+mod actions;
 mod audit;
 mod catalogue;
 mod error;
@@ -15,6 +16,7 @@ mod settings;
 mod store;
 mod void;
 
+pub use actions::{DeadAction, Deed, RecordedAction};
 pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Class, LedgerError, classify};
@@ -26,4 +28,4 @@ pub use rebuild::{Bought, Claim, Remaining, Turn};
 pub use reservations::{ExportRow, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
-pub use void::{DeadAction, Void, VoidOutcome};
+pub use void::{Void, VoidOutcome};

@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tracing::Span;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, pool::timestamp};
+use super::{DeadAction, Deed, Ledger, LedgerError, actions, pool::timestamp};
 use crate::{
     domain::{Epoch, Order, Partition, ReservationId},
     telemetry,
@@ -60,11 +60,50 @@ impl Ledger {
         epoch: Epoch,
         orders: &[&Order],
     ) -> Result<Stored, LedgerError> {
+        self.store_traced(partition, epoch, orders, End::Commit).await
+    }
+
+    /// Stores a dead order after all; if it does, the same transaction records who did it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::store`].
+    pub async fn retry(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        order: &Order,
+        action: &DeadAction,
+    ) -> Result<Stored, LedgerError> {
+        self.store_traced(partition, epoch, &[order], End::Record(action)).await
+    }
+
+    /// What [`Ledger::store`] would do with an order: the same transaction, rolled back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::store`].
+    pub async fn try_store(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        order: &Order,
+    ) -> Result<Stored, LedgerError> {
+        self.store_batch(partition, epoch, &[order], End::RollBack).await
+    }
+
+    async fn store_traced(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        orders: &[&Order],
+        end: End<'_>,
+    ) -> Result<Stored, LedgerError> {
         let traced =
             orders.iter().filter_map(|order| Some((order.traceparent.as_deref()?, order.id)));
         let spans: Vec<Span> =
             traced.map(|(trace, id)| telemetry::store_span(trace, id, orders.len())).collect();
-        let stored = self.store_batch(partition, epoch, orders).await;
+        let stored = self.store_batch(partition, epoch, orders, end).await;
         if stored.is_err() {
             telemetry::record_failure(&spans);
         }
@@ -76,6 +115,7 @@ impl Ledger {
         partition: Partition,
         epoch: Epoch,
         orders: &[&Order],
+        end: End<'_>,
     ) -> Result<Stored, LedgerError> {
         self.with(|mut client| async move {
             let tx = client.transaction().await?;
@@ -90,11 +130,29 @@ impl Ledger {
                     .collect();
                 compare(&tx, &conflicted, &mut stored).await?;
             }
-            tx.commit().await?;
+            match end {
+                End::RollBack => tx.rollback().await?,
+                End::Commit => tx.commit().await?,
+                End::Record(action) => {
+                    for order in orders.iter().filter(|o| inserted.contains(&o.id.to_uuid())) {
+                        actions::write(&*tx, order.id, Deed::Retry, action).await?;
+                    }
+                    tx.commit().await?;
+                }
+            }
             Ok(stored)
         })
         .await
     }
+}
+
+/// How a transaction ends that has stored a batch.
+enum End<'a> {
+    Commit,
+    /// With a record of who stored what was dead.
+    Record(&'a DeadAction),
+    /// Nothing is kept.
+    RollBack,
 }
 
 const INSERT: &str = "

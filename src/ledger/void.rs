@@ -2,7 +2,7 @@
 //! or voided, never both.
 
 use super::{
-    Ledger, LedgerError,
+    DeadAction, Deed, Ledger, LedgerError, actions,
     pool::timestamp,
     store::{pass_gate, seq},
 };
@@ -21,26 +21,19 @@ pub struct Void {
     pub entry: Vec<u8>,
 }
 
-/// Who did something to a dead entry, and why.
-#[derive(Debug, Clone)]
-pub struct DeadAction {
-    /// Who.
-    pub actor: String,
-    /// Why.
-    pub reason: String,
-}
-
 /// What stands in the ledger afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VoidOutcome {
-    /// The reservation is voided, by this call or before.
+    /// The reservation is voided, by this call.
     Voided,
+    /// It had been voided before.
+    VoidedBefore,
     /// The order had been stored: its unit is sold and must not go back.
     Confirmed,
 }
 
 impl Ledger {
-    /// Voids an order under the partition's current epoch and records who did it.
+    /// Voids an order under the partition's current epoch; the same transaction records who did it.
     ///
     /// # Errors
     ///
@@ -58,7 +51,6 @@ impl Ledger {
             let id = void.id.to_uuid();
             // Whatever stands in an entry must not stop its void: Postgres takes no NUL.
             let void_reason = void.reason.replace('\0', " ");
-            let reason = action.reason.replace('\0', " ");
             let inserted = tx
                 .execute(
                     "INSERT INTO reservations (reservation_id, state, partition, epoch, seq,
@@ -80,42 +72,15 @@ impl Ledger {
                 .query_one("SELECT state FROM reservations WHERE reservation_id = $1", &[&id])
                 .await?;
             let outcome = match row.get::<_, &str>(0) {
-                "voided" => VoidOutcome::Voided,
+                "voided" if inserted == 1 => VoidOutcome::Voided,
+                "voided" => VoidOutcome::VoidedBefore,
                 _ => VoidOutcome::Confirmed,
             };
-            if inserted == 1 {
-                tx.execute(
-                    "INSERT INTO dead_actions (actor, action, reservation_id, reason)
-                     VALUES ($1, 'release', $2, $3)",
-                    &[&action.actor, &id, &reason],
-                )
-                .await?;
+            if outcome == VoidOutcome::Voided {
+                actions::write(&*tx, void.id, Deed::Release, action).await?;
             }
             tx.commit().await?;
             Ok(outcome)
-        })
-        .await
-    }
-
-    /// Records that somebody tried to store a dead entry after all.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
-    pub async fn record_retry(
-        &self,
-        id: ReservationId,
-        action: &DeadAction,
-    ) -> Result<(), LedgerError> {
-        self.with(|client| async move {
-            client
-                .execute(
-                    "INSERT INTO dead_actions (actor, action, reservation_id, reason)
-                     VALUES ($1, 'retry', $2, $3)",
-                    &[&action.actor, &id.to_uuid(), &action.reason],
-                )
-                .await?;
-            Ok(())
         })
         .await
     }

@@ -86,12 +86,50 @@ impl Streams {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<DeadEntry>, RedisError> {
+        self.dead_up_to(partition, (after, "+"), count).await
+    }
+
+    /// As [`Streams::dead`], up to the id `last`.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn dead_up_to(
+        &self,
+        partition: Partition,
+        (after, last): (Option<&str>, &str),
+        count: usize,
+    ) -> Result<Vec<DeadEntry>, RedisError> {
         let start = after.map_or("-".to_owned(), |id| format!("({id}"));
         let key = self.partitions.keys().dead(partition);
         let raw: Vec<RawEntry> =
-            self.partitions.connection().xrange_count(key, start, "+", count).await?;
+            self.partitions.connection().xrange_count(key, start, last, count).await?;
         let entries = raw.into_iter().filter_map(Entry::from_raw);
         Ok(entries.map(|entry| DeadEntry { partition, entry }).collect())
+    }
+
+    /// The id of a partition's newest dead entry.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn newest_dead(&self, partition: Partition) -> Result<Option<String>, RedisError> {
+        let key = self.partitions.keys().dead(partition);
+        let newest: Vec<RawEntry> =
+            self.partitions.connection().xrevrange_count(key, "+", "-", 1).await?;
+        Ok(newest.into_iter().next().map(|(id, _)| id))
+    }
+
+    /// The time by the clock of Redis, which says when an entry was buried; in milliseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn now_ms(&self) -> Result<i64, RedisError> {
+        let time = redis::cmd("TIME");
+        let (seconds, micros): (i64, i64) =
+            time.query_async(&mut self.partitions.connection()).await?;
+        Ok(seconds * 1000 + micros / 1000)
     }
 
     /// The dead entry that was buried under this name.

@@ -4,11 +4,16 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Workshop, pause::Pause, sleep};
+use super::{
+    Workshop,
+    pause::{Pause, PauseReason},
+    sleep,
+};
 use crate::{
     desk::{DeskError, Settled},
     domain::Partition,
     ledger::DeadAction,
+    stock::StockError,
 };
 
 /// How often a partition's dead stream is looked at.
@@ -84,7 +89,10 @@ impl From<DeskError> for Pause {
     fn from(error: DeskError) -> Self {
         match error {
             DeskError::Ledger(error) => error.into(),
-            DeskError::Fence(error) => error.into(),
+            DeskError::Fence(error) | DeskError::Stock(StockError::Fence(error)) => error.into(),
+            DeskError::Stock(error) => {
+                Self { reason: PauseReason::RedisUnavailable, source: error.into() }
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use yoink::{
     grpc::pb::{
         CreateProductsRequest, GetProductRequest, GetReservationRequest, ListDeadEntriesRequest,
         ListProductsRequest, ListReservationsRequest, NewProduct, ReplayDeadEntriesRequest,
-        RestockRequest, UpdateProductRequest, google::r#type::Money,
+        RestockRequest, RetryDeadEntriesRequest, UpdateProductRequest, google::r#type::Money,
     },
 };
 
@@ -220,6 +220,57 @@ async fn operators_calls_are_checked_too() {
         assert!(fields(&status).iter().any(|field| field.starts_with("reservation_ids")));
     }
     yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_and_notes_of_dead_entries_are_checked() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let all = ReplayDeadEntriesRequest { all: true, ..Default::default() };
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let long = "x".repeat(201);
+    let id = yoink::domain::ReservationId::new(0, yoink::domain::Epoch(1), 1, 1).unwrap();
+    let these =
+        ReplayDeadEntriesRequest { reservation_ids: vec![id.to_string()], ..Default::default() };
+    let bad = [
+        (ReplayDeadEntriesRequest { product_id: "a b".to_owned(), ..all.clone() }, "product_id"),
+        (ReplayDeadEntriesRequest { sqlstate: "2351".to_owned(), ..all.clone() }, "sqlstate"),
+        (ReplayDeadEntriesRequest { sqlstate: "2351a".to_owned(), ..all.clone() }, "sqlstate"),
+        (ReplayDeadEntriesRequest { older_than: seconds(-1), ..all.clone() }, "older_than"),
+        (ReplayDeadEntriesRequest { actor: long.clone(), ..all.clone() }, "actor"),
+        (ReplayDeadEntriesRequest { reason: "a\nb".to_owned(), ..all.clone() }, "reason"),
+        (ReplayDeadEntriesRequest { product_id: "a".to_owned(), ..these.clone() }, "product_id"),
+        (ReplayDeadEntriesRequest { sqlstate: "23514".to_owned(), ..these.clone() }, "sqlstate"),
+        (ReplayDeadEntriesRequest { older_than: seconds(1), ..these.clone() }, "older_than"),
+        (ReplayDeadEntriesRequest { dry_run: true, ..Default::default() }, "reservation_ids"),
+    ];
+    for (request, field) in bad {
+        let retry = RetryDeadEntriesRequest {
+            reservation_ids: request.reservation_ids.clone(),
+            all: request.all,
+            actor: request.actor.clone(),
+            reason: request.reason.clone(),
+            product_id: request.product_id.clone(),
+            sqlstate: request.sqlstate.clone(),
+            older_than: request.older_than,
+            dry_run: request.dry_run,
+        };
+        let status = service.admin().replay_dead_entries(request).await.unwrap_err();
+        assert_eq!(fields(&status), [field]);
+        let status = service.admin().retry_dead_entries(retry).await.unwrap_err();
+        assert_eq!(fields(&status), [field]);
+    }
+    // A filter chooses nothing by itself; and all that is wrong is told at once.
+    let alone = ReplayDeadEntriesRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    let status = service.admin().replay_dead_entries(alone).await.unwrap_err();
+    assert_eq!(fields(&status), ["reservation_ids", "product_id"]);
+    let list = ListDeadEntriesRequest { sqlstate: "x".to_owned(), ..Default::default() };
+    let status = service.admin().list_dead_entries(list.clone()).await.unwrap_err();
+    assert_eq!(fields(&status), ["sqlstate"]);
+    let both = ListDeadEntriesRequest { reservation_id: id.to_string(), ..list };
+    let status = service.admin().list_dead_entries(both).await.unwrap_err();
+    assert_eq!(fields(&status), ["sqlstate"]);
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

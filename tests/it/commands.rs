@@ -4,7 +4,7 @@ use std::{fs, process::Output};
 
 use yoink::app::Role;
 
-use crate::harness::{Yard, eventually, product, run_yoink, scratch_dir};
+use crate::harness::{Yard, bury, eventually, product, run_yoink, scratch_dir};
 
 async fn yoink(yard: &Yard, args: &[&str]) -> Output {
     tokio::task::block_in_place(|| run_yoink(yard, args))
@@ -170,4 +170,108 @@ async fn the_dead_can_be_listed_shown_and_released() {
     assert!(text(&released.stdout).contains("its unit went back"));
     let report = yard.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 5);
+}
+
+/// The cells of a printed table, row by row, without its header.
+fn rows(printed: &str) -> Vec<Vec<String>> {
+    let rows = printed.lines().filter(|line| line.starts_with("| ")).skip(1);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+/// `yoink dead …`: exit code, output, errors.
+async fn dead(yard: &Yard, args: &[&str]) -> (i32, String, String) {
+    let done = yoink(yard, &[&["dead"], args].concat()).await;
+    (done.status.code().unwrap(), text(&done.stdout), text(&done.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    for id in ["shoe", "hat"] {
+        service.create(product(id, 9)).await;
+    }
+    let shoes = ["ann", "bob"].map(str::to_owned);
+    let ids = bury(&yard, &service, ("shoe", Some("23514")), shoes).await;
+    bury(&yard, &service, ("hat", Some("22001")), ["eve".to_owned()]).await;
+    let dead = async |args: &[&str]| dead(&yard, args).await;
+
+    let (code, all, _) = dead(&["list"]).await;
+    assert_eq!((code, rows(&all).len()), (0, 3), "{all}");
+    let (_, hats, _) = dead(&["list", "--product", "hat", "--sqlstate", "22001"]).await;
+    assert_eq!((rows(&hats).len(), rows(&hats)[0][1].as_str()), (1, "hat"), "{hats}");
+    for none in [["--older-than", "1d"], ["--sqlstate", "none"], ["--product", "ghost"]] {
+        let (code, found, _) = dead(&["list", none[0], none[1]]).await;
+        assert_eq!((code, rows(&found).len()), (0, 0), "{found}");
+    }
+
+    let (code, told, _) = dead(&["release", "--all", "--older-than", "0s", "--dry-run"]).await;
+    assert_eq!(code, 0);
+    assert_eq!(rows(&told), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{told}");
+    assert!(told.contains("Nothing was done") && told.contains("3 units back"), "{told}");
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
+    let (code, told, _) = dead(&[&retry[..], &["--dry-run"]].concat()).await;
+    assert_eq!(code, 1, "one would be refused");
+    assert_eq!(rows(&told), [["shoe", "2", "7", "7"]], "{told}");
+    assert!(told.contains("1 orders stored, 1 refused again"), "{told}");
+    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+
+    let (code, told, _) = dead(&retry).await;
+    assert_eq!(code, 1);
+    assert!(told.contains(&format!("{} refused again, it stays", ids[1])), "{told}");
+    assert!(told.contains("All in all: 0 units back, 1 orders stored, 1 refused"), "{told}");
+    let (code, _, said) = dead(&["release", &ids[0].to_string(), &ids[1].to_string()]).await;
+    assert_eq!(code, 2);
+    assert!(said.contains("nothing was done"), "{said}");
+    let (code, told, _) = dead(&["release", "--all", "--reason", "over"]).await;
+    assert_eq!(code, 0);
+    assert!(told.contains("2 units back"), "{told}");
+
+    // What is no longer dead can still be shown, with who did what.
+    let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;
+    assert!(shown.starts_with("state = confirmed"), "{shown}");
+    assert_eq!(rows(&shown)[0][1..], ["retry", "ann", "mended"], "{shown}");
+    let (_, shown, _) = dead(&["show", &ids[1].to_string()]).await;
+    assert!(shown.starts_with("state = voided"), "{shown}");
+    let actions: Vec<_> = rows(&shown).into_iter().map(|row| row[1].clone()).collect();
+    assert_eq!(actions, ["refused", "release"], "{shown}");
+    let by_login = "SELECT count(*) FROM dead_actions
+                     WHERE action = 'release' AND actor <> '' AND reason = 'over'";
+    assert_eq!(yard.count(by_login).await, 2);
+
+    let report = yard.assert_audit_holds().await;
+    let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
+    assert_eq!(units, [(9, 0), (8, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_on_the_dead_that_is_not_well_asked_for_is_not_begun() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 9)).await;
+    let ids = bury(&yard, &service, ("shoe", Some("23514")), ["ann".to_owned()]).await;
+    let id = ids[0].to_string();
+    let long = "x".repeat(201);
+    for wrong in [
+        &["release", "--product", "shoe"][..],
+        &["release", "--product", "shoe", &id],
+        &["release", "--all", &id],
+        &["release", "--all", "--actor", "a\u{1b}[31m"],
+        &["release", "--all", "--reason", &long],
+        &["list", "--older-than", "soon"],
+        &["list", "--older-than=-10m"],
+        &["list", "--sqlstate", ""],
+        &["list", "--product", "a b"],
+        &["show", "00200001-0000-8000-807e-14e19590ce5a"],
+    ] {
+        let (code, _, said) = dead(&yard, wrong).await;
+        assert_eq!(code, 2, "{wrong:?}: {said}");
+    }
+    assert_eq!(yard.audit().await.products[0].in_dead, 1);
+    assert_eq!(dead(&yard, &["retry", &id]).await.0, 0);
+    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 1);
 }

@@ -28,8 +28,13 @@ async fn with_three_dead(yard: &Yard) -> (Service, Vec<String>) {
 async fn dead(service: &Service, id: &str) -> Vec<yoink::grpc::pb::DeadEntry> {
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request =
-            ListDeadEntriesRequest { page_size: 2, page_token, reservation_id: id.to_owned() };
+        let reservation_id = id.to_owned();
+        let request = ListDeadEntriesRequest {
+            page_size: 2,
+            page_token,
+            reservation_id,
+            ..Default::default()
+        };
         let page = service.admin().list_dead_entries(request).await.unwrap().into_inner();
         found.extend(page.entries);
         page_token = page.next_page_token;
@@ -63,6 +68,7 @@ async fn a_release_gives_each_unit_back_once_however_many_release() {
         all,
         actor: "ann".to_owned(),
         reason: "refunded".to_owned(),
+        ..Default::default()
     };
     let one = service.admin().replay_dead_entries(release(vec![ids[1].clone()], false)).await;
     assert_eq!(one.unwrap().into_inner().released, 1);
@@ -74,7 +80,8 @@ async fn a_release_gives_each_unit_back_once_however_many_release() {
     assert_eq!(races.await.into_iter().sum::<i32>(), 2);
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
-    let by_ann = "SELECT count(*) FROM dead_actions WHERE actor = 'ann' AND reason = 'refunded'";
+    let by_ann = "SELECT count(*) FROM dead_actions
+                   WHERE actor = 'ann' AND reason = 'refunded' AND action = 'release'";
     assert_eq!(yard.count(by_ann).await, 3);
 }
 

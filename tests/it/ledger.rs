@@ -98,6 +98,7 @@ async fn an_order_is_stored_or_voided_and_never_both() {
         match voided {
             VoidOutcome::Confirmed => assert_eq!(stored.inserted, 1),
             VoidOutcome::Voided => assert_eq!(stored.voided, [order.id]),
+            VoidOutcome::VoidedBefore => panic!("voided once"),
         }
     }
     let sold = yard.count("SELECT sold FROM products").await;

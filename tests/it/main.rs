@@ -10,6 +10,8 @@ mod catalogue;
 mod commands;
 mod deploy;
 mod desk;
+mod desk_bulk;
+mod desk_record;
 mod end_to_end;
 mod fault;
 mod idempotency;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod binary;
+mod buried;
 mod crowd;
 mod proxy;
 mod schedule;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use answers::Answers;
 pub use binary::{Binary, Dev, processes_under, run_yoink};
+pub use buried::bury;
 pub use crowd::{Crowd, Rush};
 pub use proxy::Proxy;
 pub use schedule::Schedule;

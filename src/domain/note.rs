@@ -1,0 +1,54 @@
+//! What operators write into the record: a name, a reason.
+
+use std::{fmt, str::FromStr};
+
+/// Longest note, in characters.
+const MAX_CHARACTERS: usize = 200;
+
+/// At most 200 characters, and none that could alter how the record shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note(String);
+
+/// A text that is no note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must have at most 200 characters and no control character")]
+pub struct NoteError;
+
+impl Note {
+    /// The note, or this if it is empty.
+    pub fn or(self, other: &str) -> String {
+        if self.0.is_empty() { other.to_owned() } else { self.0 }
+    }
+}
+
+impl FromStr for Note {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        if text.chars().count() > MAX_CHARACTERS || text.chars().any(char::is_control) {
+            return Err(NoteError);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_short_and_plain() {
+        assert_eq!("refunded, é".parse::<Note>().unwrap().or("x"), "refunded, é");
+        assert_eq!("".parse::<Note>().unwrap().or("x"), "x");
+        assert!("é".repeat(200).parse::<Note>().is_ok());
+        for bad in ["a\nb", "a\0", "\u{1b}[31m", "\u{85}", &"x".repeat(201)] {
+            assert_eq!(bad.parse::<Note>(), Err(NoteError), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Dead entries without a worker: bought, and buried by hand.
+
+use yoink::{domain::ReservationId, stream::Burial};
+
+use super::{Service, Yard};
+
+/// Buys a unit for each user and buries the orders, in this order; nothing stores or replays them.
+pub async fn bury(
+    yard: &Yard,
+    service: &Service,
+    (product, sqlstate): (&str, Option<&str>),
+    users: impl IntoIterator<Item = String>,
+) -> Vec<ReservationId> {
+    let stores = yard.stores().await;
+    let partition = stores.deployment.partitions.of(&product.parse().unwrap());
+    let buys = users.into_iter().map(|user| async move {
+        let bought = service.buy(product, &user, "r").await.unwrap();
+        bought.reservation_id.parse::<ReservationId>().unwrap()
+    });
+    let ids = futures_util::future::join_all(buys).await;
+    for id in &ids {
+        let burial = Burial {
+            entry_id: id.entry_id(),
+            reservation_id: Some(*id),
+            reason: "buried by hand".to_owned(),
+            sqlstate: sqlstate.map(str::to_owned),
+        };
+        assert!(stores.streams.bury(partition, &burial).await.unwrap());
+    }
+    ids
+}
