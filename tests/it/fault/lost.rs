@@ -8,7 +8,7 @@ use tokio::task::block_in_place;
 use yoink::{
     app::Role,
     grpc::pb::{
-        AuditRequest, LostReservations, ReserveUnitRequest,
+        AuditRequest, AuditVerdict, LostReservations, ReserveUnitRequest,
         inventory_service_client::InventoryServiceClient,
     },
 };
@@ -42,8 +42,13 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
     }
 }
 
+/// What a gateway tells, once it has seen that the partition is open again.
 async fn lost(service: &Service) -> Vec<LostReservations> {
-    service.admin().audit(AuditRequest {}).await.unwrap().into_inner().lost
+    eventually("it sees every partition", async || {
+        let report = service.admin().audit(AuditRequest {}).await.unwrap().into_inner();
+        (report.verdict() != AuditVerdict::Unknown).then_some(report.lost)
+    })
+    .await
 }
 
 fn rebuild(yard: &Yard) -> String {
