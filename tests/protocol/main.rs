@@ -1,0 +1,251 @@
+//! A model of the protocol, looked through in full: whatever the order of its steps, no unit is sold twice
+//! or lost; and each rule is needed, for without it a trace is found that says how.
+//!
+//! ```text
+//! rules       what may be taken out, and how large a world is
+//! state       the world at one moment
+//! redis       a script each        ledger   a transaction each
+//! steps       gateways, consumers, replayers, rebuilders, fate
+//! properties  what must hold, and what must be reachable
+//! opening     the first opening, by itself
+//! marks       the count of what was lost (R10), by itself
+//! ```
+//!
+//! A world has one product. A batch is as many entries, looked at one by one. Duplicates, limits and
+//! delivery counts (R4) are not here.
+#![expect(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod ledger;
+mod marks;
+mod opening;
+mod properties;
+mod redis;
+mod rules;
+mod state;
+mod steps;
+
+use std::{fmt::Debug, hash::Hash};
+
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
+
+use crate::{
+    marks::Marks,
+    opening::Openings,
+    properties::{
+        CAUGHT, GAVE_BACK, GRANT_REBUILT, LOST, NOT_DROPPED, ONE_PLACE, OVERTAKEN, OWN_ID,
+        PROMISES, REBUILT, RELEASED, RIVALS, STAY_LOST, ZOMBIE, ZOMBIE_VOIDED,
+    },
+    rules::{ALL, Bounds, Rules},
+    steps::Protocol,
+};
+
+const THREADS: usize = 2;
+
+/// Redis goes back in time twice, under three orders and two consumers.
+const REWINDS: Bounds = Bounds {
+    reservations: 3,
+    supply: 2,
+    grants: 0,
+    rewinds: 2,
+    copies: 1,
+    epochs: 4,
+    consumers: 2,
+    replayers: 0,
+    rebuilders: 1,
+    poison: false,
+    hands: false,
+};
+
+/// Two rebuilders, and a grant that either store may know first.
+const RIVAL_REBUILDS: Bounds =
+    Bounds { reservations: 2, supply: 1, grants: 1, epochs: 3, rebuilders: 2, ..REWINDS };
+
+/// Orders that fail by themselves, are buried and released; and two rewinds.
+const POISON: Bounds =
+    Bounds { reservations: 2, supply: 1, epochs: 3, replayers: 1, poison: true, ..REWINDS };
+
+/// The same with two replayers, and one rewind.
+const RIVAL_REPLAYERS: Bounds = Bounds { rewinds: 1, epochs: 2, replayers: 2, ..POISON };
+
+/// Redis goes back in time twice, and no more than that needs.
+const SMALL: Bounds = Bounds { reservations: 2, supply: 1, epochs: 3, ..REWINDS };
+
+/// Somebody voids orders in the ledger that are still in Redis.
+const HANDS: Bounds = Bounds { rewinds: 1, hands: true, poison: false, ..POISON };
+
+/// A model that several threads may look through.
+trait World:
+    Model<
+        State: Clone + Debug + PartialEq + Hash + Send + Sync,
+        Action: Clone + Debug + PartialEq + Send + Sync,
+    > + Send
+    + Sync
+    + 'static
+{
+}
+
+impl World for Protocol {}
+impl World for Openings {}
+impl World for Marks {}
+
+/// Looks through all of a world: nothing that must hold fails, and what must be reachable is reached. Returns
+/// how many states there are.
+fn finds_nothing(model: impl World, reached: &[&str]) -> usize {
+    let checker = model.checker().threads(THREADS).spawn_bfs().join();
+    // Without a limit it ends when nothing is left to look at.
+    assert!(checker.is_done());
+    let found = checker.discoveries();
+    for property in checker.model().properties() {
+        let name = property.name;
+        if property.expectation == Expectation::Always {
+            let trace = found.get(name).cloned().map(|path| path.into_actions());
+            assert!(trace.is_none(), "{name}: {trace:#?}");
+        }
+    }
+    for name in reached {
+        assert!(found.contains_key(name), "never: {name}");
+    }
+    checker.unique_state_count()
+}
+
+/// Looks until something breaks: the steps to it.
+fn finds<M: World>(model: M, broken: &'static str) -> Vec<M::Action> {
+    let first = HasDiscoveries::AnyOf([broken].into());
+    let checker = model.checker().threads(THREADS).finish_when(first).spawn_bfs().join();
+    let trace = checker.discovery(broken);
+    trace.unwrap_or_else(|| panic!("found no trace: {broken}")).into_actions()
+}
+
+fn program(bounds: Bounds) -> Protocol {
+    Protocol { rules: ALL, bounds }
+}
+
+/// How long the trace is that breaks something under these rules.
+fn steps_without(rules: Rules, bounds: Bounds, broken: &'static str) -> usize {
+    finds(Protocol { rules, bounds }, broken).len()
+}
+
+#[test]
+fn with_all_rules_two_rewinds_lose_and_double_nothing() {
+    let reached = [REBUILT, ZOMBIE, LOST, CAUGHT, OVERTAKEN];
+    let states = finds_nothing(program(REWINDS), &reached);
+    assert!(states > 1_500_000, "{states}");
+}
+
+#[test]
+fn with_all_rules_rebuilds_may_race_each_other_and_a_grant() {
+    let reached = [REBUILT, GRANT_REBUILT, RIVALS, ZOMBIE, LOST, CAUGHT];
+    let states = finds_nothing(program(RIVAL_REBUILDS), &reached);
+    assert!(states > 1_000_000, "{states}");
+}
+
+#[test]
+fn with_all_rules_what_cannot_be_stored_gives_its_unit_back_once() {
+    let reached = [REBUILT, GAVE_BACK, ZOMBIE, ZOMBIE_VOIDED, LOST, CAUGHT];
+    let states = finds_nothing(program(POISON), &reached);
+    assert!(states > 1_000_000, "{states}");
+}
+
+#[test]
+fn with_all_rules_replayers_may_race() {
+    let reached = [REBUILT, GAVE_BACK, ZOMBIE_VOIDED];
+    let states = finds_nothing(program(RIVAL_REPLAYERS), &reached);
+    assert!(states > 100_000, "{states}");
+}
+
+#[test]
+fn without_r1_a_stream_id_is_used_twice_and_an_order_dropped() {
+    let rules = Rules { fence: false, ..ALL };
+    for broken in [OWN_ID, NOT_DROPPED, PROMISES] {
+        assert!(steps_without(rules, REWINDS, broken) >= 4);
+    }
+}
+
+#[test]
+fn without_r2_a_commit_lands_after_a_rebuild_has_counted() {
+    let rules = Rules { gate: false, ..ALL };
+    assert!(steps_without(rules, SMALL, ONE_PLACE) > 4);
+}
+
+#[test]
+fn without_r3_a_grant_is_counted_by_a_rebuild_and_added_again() {
+    let rules = Rules { absolute_grants: false, ..ALL };
+    assert!(steps_without(rules, RIVAL_REBUILDS, ONE_PLACE) > 4);
+}
+
+#[test]
+fn without_r5_a_unit_goes_back_beside_its_order_or_twice() {
+    let rules = Rules { void_first: false, ..ALL };
+    assert!(steps_without(rules, POISON, RELEASED) > 4);
+    let rules = Rules { entry_is_token: false, ..ALL };
+    assert!(steps_without(rules, RIVAL_REPLAYERS, ONE_PLACE) > 4);
+}
+
+/// No step of the program voids an order whose entry is still in `orders`. R6 guards against hands, and
+/// against programs to come.
+#[test]
+fn without_r6_only_a_void_by_hand_loses_a_unit() {
+    let rules = Rules { voided_is_released: false, ..ALL };
+    finds_nothing(Protocol { rules, bounds: RIVAL_REPLAYERS }, &[ZOMBIE_VOIDED]);
+    assert!(steps_without(rules, HANDS, ONE_PLACE) > 4);
+    finds_nothing(program(HANDS), &[GAVE_BACK, ZOMBIE_VOIDED]);
+}
+
+#[test]
+fn without_r7_a_commit_lands_in_a_rebuild_or_two_rebuilds_share_an_epoch() {
+    let rules = Rules { epoch_comes_first: false, ..ALL };
+    assert!(steps_without(rules, SMALL, ONE_PLACE) > 4);
+    let rules = Rules { epoch_is_a_lock: false, ..ALL };
+    assert!(steps_without(rules, RIVAL_REBUILDS, ONE_PLACE) > 4);
+}
+
+#[test]
+fn without_r8_what_is_in_flight_is_counted_twice() {
+    let rules = Rules { drain: false, ..ALL };
+    assert!(steps_without(rules, SMALL, ONE_PLACE) > 4);
+}
+
+#[test]
+fn without_r9_a_redis_is_opened_that_was_not_filled() {
+    let rules = Rules { checked_opening: false, ..ALL };
+    for broken in [ONE_PLACE, PROMISES] {
+        assert!(steps_without(rules, SMALL, broken) > 4);
+    }
+}
+
+/// When an older Redis comes back, with an order that was given up for lost, its buyer may have bought again.
+#[test]
+fn without_the_last_open_epoch_a_rebuild_stores_what_was_given_up_for_lost() {
+    let rules = Rules { the_lost_stay_lost: false, ..ALL };
+    assert!(steps_without(rules, SMALL, STAY_LOST) > 4);
+}
+
+#[test]
+fn a_first_opening_may_come_as_late_as_it_likes() {
+    let openings = Openings { epoch_of_its_own: true, rewinds: 2, epochs: 6 };
+    let reached = [opening::SOLD, opening::CAME_LATE, opening::TRIED_AGAIN];
+    let states = finds_nothing(openings.clone(), &reached);
+    assert!(states > 10_000, "{states}");
+    let shared = Openings { epoch_of_its_own: false, ..openings };
+    finds(shared, opening::SOLD_ONCE);
+}
+
+#[test]
+fn with_r10_what_was_told_and_is_nowhere_is_counted() {
+    let marks = Marks {
+        stands_first: true,
+        waits_for_answers: true,
+        reservations: 2,
+        rewinds: 1,
+        epochs: 3,
+        lost_answers: 1,
+        kills: 0,
+    };
+    let reached = [marks::COUNTED, marks::NOT_HEARD, marks::NOT_TOLD];
+    let states = finds_nothing(marks.clone(), &reached);
+    assert!(states > 100_000, "{states}");
+    let killed = Marks { epochs: 2, lost_answers: 0, kills: 1, ..marks.clone() };
+    finds_nothing(killed, &[marks::COUNTED, marks::NOT_HEARD, marks::NOT_TOLD]);
+    finds(Marks { stands_first: false, ..marks.clone() }, marks::EXACT);
+    finds(Marks { waits_for_answers: false, ..marks }, marks::EXACT);
+}

@@ -1,0 +1,144 @@
+//! Redis: each function is one script of `lua/`, and one atomic step.
+
+use crate::{
+    rules::Rules,
+    state::{EntryId, Reservation, Set},
+};
+
+/// The hash `meta`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Meta {
+    pub epoch: u8,
+    pub open: bool,
+    /// Whether the replid in it is the server's own.
+    pub current: bool,
+    pub seq: u8,
+}
+
+/// What Redis holds of one partition. The group's list of pending entries is not here: an entry that
+/// its consumer has not finished may be read by another at any time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Redis {
+    pub meta: Option<Meta>,
+    pub stock: i8,
+    pub supply: u8,
+    pub orders: Set,
+    pub dead: Set,
+}
+
+impl Redis {
+    /// As a first opening and the first grant leave it.
+    pub fn opened(supply: u8) -> Self {
+        let meta = Meta { epoch: 1, open: true, current: true, seq: 0 };
+        Self { meta: Some(meta), supply, stock: signed(supply), ..Self::default() }
+    }
+
+    /// `fence.lua`: the epoch whose believers are let in, if any (R1).
+    pub fn open_in(&self, rules: &Rules) -> Option<u8> {
+        let meta = self.meta.filter(|meta| meta.open && (meta.current || !rules.fence));
+        meta.map(|meta| meta.epoch)
+    }
+
+    /// `fence.lua`, `under_repair`: whether it is closed, and this rebuild's.
+    fn is_under_repair(&self, rules: &Rules, epoch: u8) -> bool {
+        let ours = |meta: Meta| meta.epoch == epoch && !meta.open && (meta.current || !rules.fence);
+        self.meta.is_some_and(ours)
+    }
+
+    /// Both streams.
+    pub fn streams(&self) -> Set {
+        self.orders.or(self.dead)
+    }
+
+    /// `reserve.lua`, behind the fence: takes a unit and writes the order, or is sold out.
+    pub fn reserve(&mut self, reservation: Reservation) -> Option<EntryId> {
+        let meta = self.meta.as_mut().filter(|_| self.stock > 0)?;
+        meta.seq += 1;
+        self.orders.add(reservation);
+        self.stock -= 1;
+        Some(EntryId { epoch: meta.epoch, seq: meta.seq })
+    }
+
+    /// `restock.lua`, behind the fence: absolute (R3).
+    pub fn restock(&mut self, supply: u8) -> bool {
+        let raises = supply > self.supply;
+        if raises {
+            self.stock += signed(supply - self.supply);
+            self.supply = supply;
+        }
+        raises
+    }
+
+    /// What R3 forbids: adds a unit.
+    pub fn add_unit(&mut self) {
+        self.stock += 1;
+        self.supply += 1;
+    }
+
+    /// `bury.lua`, behind the fence.
+    pub fn bury(&mut self, reservation: Reservation) {
+        if self.orders.remove(reservation) {
+            self.dead.add(reservation);
+        }
+    }
+
+    /// `close.lua`, behind the fence.
+    pub fn close(&mut self) {
+        self.meta = self.meta.map(|meta| Meta { open: false, ..meta });
+    }
+
+    /// `seize.lua`: returns whether no other rebuild is further.
+    pub fn seize(&mut self, epoch: u8) -> bool {
+        if self.meta.is_some_and(|meta| meta.epoch > epoch) {
+            return false;
+        }
+        let meta = Some(Meta { epoch, open: false, current: true, seq: 0 });
+        *self = Self { meta, stock: 0, supply: 0, orders: self.orders, dead: self.dead };
+        true
+    }
+
+    /// `drained.lua`: returns whether this rebuild goes on.
+    pub fn drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
+        let ours = self.is_under_repair(rules, epoch);
+        if ours {
+            self.orders.remove(reservation);
+            self.dead.remove(reservation);
+        }
+        ours
+    }
+
+    /// `fill.lua`: returns whether this rebuild goes on.
+    pub fn fill(&mut self, rules: &Rules, epoch: u8, (supply, stock): (u8, i8)) -> bool {
+        let ours = self.is_under_repair(rules, epoch);
+        if ours {
+            self.supply = supply;
+            self.stock = stock;
+        }
+        ours
+    }
+
+    /// `reopen.lua` (R9): whether it opened; none when this rebuild is over.
+    pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> Option<bool> {
+        if rules.checked_opening {
+            if !self.is_under_repair(rules, epoch) {
+                return None;
+            }
+            // Where nothing is drained, something may be in flight.
+            if rules.drain && !self.streams().is_empty() {
+                return Some(false);
+            }
+        }
+        self.meta = Some(Meta { epoch, open: true, current: true, seq: 0 });
+        Some(true)
+    }
+
+    /// Another past, on a server with a replid of its own.
+    pub fn rewound(&self) -> Self {
+        Self { meta: self.meta.map(|meta| Meta { current: false, ..meta }), ..self.clone() }
+    }
+}
+
+/// Units as a count that may be wrong, and so below zero.
+pub fn signed(units: u8) -> i8 {
+    i8::try_from(units).unwrap_or(i8::MAX)
+}

@@ -1,0 +1,201 @@
+//! What the world is made of at one moment.
+
+use crate::{ledger::Ledger, redis::Redis, rules::Bounds};
+
+/// Most reservations of a world.
+pub const MOST: usize = 3;
+
+/// A reservation's identity: its number in the order of the accepts. It stands for the random part of
+/// the real id; the stream id is [`EntryId`].
+pub type Reservation = u8;
+
+/// An entry's id in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryId {
+    pub epoch: u8,
+    pub seq: u8,
+}
+
+/// A set of reservations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Set(u8);
+
+impl Set {
+    pub fn has(self, reservation: Reservation) -> bool {
+        self.0 & (1 << reservation) != 0
+    }
+
+    pub fn add(&mut self, reservation: Reservation) {
+        self.0 |= 1 << reservation;
+    }
+
+    /// Whether it was there.
+    pub fn remove(&mut self, reservation: Reservation) -> bool {
+        let had = self.has(reservation);
+        self.0 &= !(1 << reservation);
+        had
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Reservation> {
+        (0..8).filter(move |reservation| self.has(*reservation))
+    }
+}
+
+/// What a consumer does with the entry it has read. It looks at one entry at a time: a batch is as many
+/// of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Consumer {
+    #[default]
+    Idle,
+    /// To be stored.
+    Holds(Reservation),
+    /// In the ledger: to be settled.
+    Stored(Reservation),
+    /// Voided in the ledger: to be released (R6).
+    Voided(Reservation),
+    /// Failed by itself: to be buried.
+    Failed(Reservation),
+    /// Beyond the supply, or its seq stands for another order: the partition is to be closed.
+    Refused(Reservation),
+}
+
+/// What a replayer does with a dead entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Replayer {
+    #[default]
+    Idle,
+    /// Read from the dead stream: to be voided.
+    Found(Reservation),
+    /// Voided: to be released.
+    Voided(Reservation),
+    /// Stored all the same: only the entry is to go.
+    Stored(Reservation),
+    /// Released before its void: what R5 forbids.
+    Released(Reservation),
+}
+
+/// How far a rebuild is; the first number is its epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rebuilder {
+    #[default]
+    Idle,
+    /// Has read the ledger's epoch, and has not begun: a step of its own only where R7 is no lock.
+    Seen(u8),
+    /// The ledger is closed: Redis is to be seized.
+    Closed(u8),
+    /// What survived is to be read.
+    Seized(u8),
+    /// Read an entry: it is to be stored or voided.
+    Found(u8, Reservation),
+    /// Stored or voided it: it is to go.
+    Settled(u8, Reservation),
+    /// Saw both streams empty: the ledger is to be read.
+    Drained(u8),
+    /// Read supply and units available: Redis is to be filled.
+    Remaining(u8, u8, i8),
+    /// Redis is to be opened.
+    Filled(u8),
+    /// The ledger is to be opened.
+    Opened(u8),
+}
+
+/// How much may still happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Left {
+    pub rewinds: u8,
+    pub copies: u8,
+    pub grants: u8,
+}
+
+/// What nobody in the world knows, and the properties ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Past {
+    /// Taken out of the streams by a rewind.
+    pub rewound: Set,
+    /// Their units went back.
+    pub released: Set,
+    /// Stored after they had been given up for lost.
+    pub came_back: Set,
+}
+
+/// The world.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub redis: Redis,
+    /// A backup, or a replica that got no further.
+    pub copy: Option<Redis>,
+    pub ledger: Ledger,
+    /// The stream ids of the reservations accepted so far.
+    pub accepted: [Option<EntryId>; MOST],
+    pub consumers: [Consumer; 2],
+    pub replayers: [Replayer; 2],
+    pub rebuilders: [Rebuilder; 2],
+    /// Additions that Redis was not told of; only without R3.
+    pub untold: u8,
+    pub left: Left,
+    pub past: Past,
+}
+
+impl State {
+    /// A partition that is open in its first epoch, with its supply in both stores.
+    pub fn first(bounds: &Bounds) -> Self {
+        Self {
+            redis: Redis::opened(bounds.supply),
+            copy: None,
+            ledger: Ledger::opened(bounds.supply),
+            accepted: [None; MOST],
+            consumers: Default::default(),
+            replayers: Default::default(),
+            rebuilders: Default::default(),
+            untold: 0,
+            left: Left { rewinds: bounds.rewinds, copies: bounds.copies, grants: bounds.grants },
+            past: Past::default(),
+        }
+    }
+
+    /// The stream id under which a reservation was accepted. Only accepted ones are ever asked for.
+    pub fn entry_id(&self, reservation: Reservation) -> EntryId {
+        self.accepted[usize::from(reservation)].unwrap_or(EntryId { epoch: 0, seq: 0 })
+    }
+
+    /// Whose entry has the same stream id as this one, among those. Without R1 it may be another's.
+    pub fn named_like(&self, reservation: Reservation, among: Set) -> Option<Reservation> {
+        let id = self.entry_id(reservation);
+        among.iter().find(|other| self.entry_id(*other) == id)
+    }
+
+    /// All reservations accepted so far.
+    pub fn all(&self) -> Set {
+        let mut all = Set::default();
+        (0..).zip(&self.accepted).filter(|(_, id)| id.is_some()).for_each(|(r, _)| all.add(r));
+        all
+    }
+
+    /// Which of several equal actors does what makes no difference; who is idle comes last.
+    pub fn normalised(mut self) -> Self {
+        self.consumers.sort_unstable_by(|a, b| b.cmp(a));
+        self.replayers.sort_unstable_by(|a, b| b.cmp(a));
+        self.rebuilders.sort_unstable_by(|a, b| b.cmp(a));
+        self
+    }
+}

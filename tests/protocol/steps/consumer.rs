@@ -1,0 +1,107 @@
+//! Consumers: read, store, settle; or release, or bury. Each step may come as late as it likes, under the
+//! belief of that time, and between any two of them a consumer may die.
+
+use super::Protocol;
+use crate::{
+    ledger::Stored,
+    state::{Consumer, Reservation, State},
+};
+
+/// What a consumer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsumerStep {
+    /// Reads an entry that is new, or takes one over from somebody dead or stalled. No fence is here.
+    Read(Reservation),
+    /// The transaction that stores it.
+    Store,
+    /// The same, refused for the order's own sake.
+    Fail,
+    /// The script that the outcome asks for.
+    Conclude,
+    /// Is killed, or forgets what is of an earlier life.
+    Forget,
+}
+
+/// What a consumer may do next.
+pub fn steps(state: &State, who: usize, mut add: impl FnMut(ConsumerStep)) {
+    match state.consumers[who] {
+        // Equal actors: it is enough that one of the idle ones reads.
+        Consumer::Idle => {
+            if who == 0 || state.consumers[who - 1] != Consumer::Idle {
+                state.redis.orders.iter().for_each(|entry| add(ConsumerStep::Read(entry)));
+            }
+        }
+        Consumer::Holds(_) => {
+            [ConsumerStep::Store, ConsumerStep::Fail, ConsumerStep::Forget]
+                .into_iter()
+                .for_each(add);
+        }
+        Consumer::Stored(_) | Consumer::Voided(_) | Consumer::Failed(_) | Consumer::Refused(_) => {
+            [ConsumerStep::Conclude, ConsumerStep::Forget].into_iter().for_each(add);
+        }
+    }
+}
+
+impl Protocol {
+    pub fn consumer(&self, state: &mut State, who: usize, step: ConsumerStep) -> Option<()> {
+        let now = state.consumers[who];
+        let next = match (step, now) {
+            (ConsumerStep::Read(reservation), Consumer::Idle) => {
+                let there = state.redis.orders.has(reservation);
+                there.then_some(Consumer::Holds(reservation))?
+            }
+            (ConsumerStep::Store, Consumer::Holds(reservation)) => {
+                if !self.may_settle(state, reservation) {
+                    return None;
+                }
+                match state.ledger.store(reservation, &state.accepted) {
+                    Stored::Confirmed => Consumer::Stored(reservation),
+                    Stored::Voided => Consumer::Voided(reservation),
+                    Stored::Inconsistent => Consumer::Refused(reservation),
+                }
+            }
+            (ConsumerStep::Fail, Consumer::Holds(reservation)) => {
+                let may = self.bounds.poison && self.may_settle(state, reservation);
+                may.then_some(Consumer::Failed(reservation))?
+            }
+            (ConsumerStep::Conclude, _) => self.conclude(state, now)?,
+            (ConsumerStep::Forget, _) if now != Consumer::Idle => Consumer::Idle,
+            _ => return None,
+        };
+        state.consumers[who] = next;
+        Some(())
+    }
+
+    /// A script that the fence refuses leaves the entry held: it is stored again, which finds out.
+    fn conclude(&self, state: &mut State, now: Consumer) -> Option<Consumer> {
+        let reservation = match now {
+            Consumer::Idle | Consumer::Holds(_) => return None,
+            Consumer::Stored(reservation)
+            | Consumer::Voided(reservation)
+            | Consumer::Failed(reservation)
+            | Consumer::Refused(reservation) => reservation,
+        };
+        if !self.is_let_in(state) {
+            return Some(Consumer::Holds(reservation));
+        }
+        // Redis knows an entry by its stream id alone.
+        let entry = state.named_like(reservation, state.redis.orders);
+        match (now, entry) {
+            (Consumer::Refused(_), _) => {
+                state.redis.close();
+                return Some(Consumer::Holds(reservation));
+            }
+            (Consumer::Failed(_), Some(entry)) => state.redis.bury(entry),
+            (Consumer::Voided(_), Some(entry)) if self.rules.voided_is_released => {
+                state.redis.orders.remove(entry);
+                state.redis.stock += 1;
+                state.past.released.add(entry);
+            }
+            (_, Some(entry)) => {
+                state.redis.orders.remove(entry);
+            }
+            (_, None) => {}
+        }
+        Some(Consumer::Idle)
+    }
+}

@@ -1,0 +1,55 @@
+//! Gateways, and whoever tells Redis of grants. A gateway is what it believes, and any number of them may
+//! believe in any epoch that was ever open: so none has a state of its own here.
+
+use super::Protocol;
+use crate::state::{MOST, State};
+
+/// What a gateway does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayStep {
+    /// `reserve.lua`.
+    Reserve,
+    /// A grant is committed in the ledger.
+    Grant,
+    /// `restock.lua`, by anybody.
+    Tell,
+}
+
+pub const STEPS: [GatewayStep; 3] = [GatewayStep::Reserve, GatewayStep::Grant, GatewayStep::Tell];
+
+impl Protocol {
+    pub fn gateway(&self, state: &mut State, step: GatewayStep) -> Option<()> {
+        match step {
+            GatewayStep::Reserve => self.reserve(state),
+            GatewayStep::Grant => {
+                state.left.grants = state.left.grants.checked_sub(1)?;
+                state.ledger.supply += 1;
+                state.untold += u8::from(!self.rules.absolute_grants);
+                Some(())
+            }
+            GatewayStep::Tell => {
+                if !self.is_let_in(state) {
+                    return None;
+                }
+                if self.rules.absolute_grants {
+                    return state.redis.restock(state.ledger.supply).then_some(());
+                }
+                state.untold = state.untold.checked_sub(1)?;
+                state.redis.add_unit();
+                Some(())
+            }
+        }
+    }
+
+    fn reserve(&self, state: &mut State) -> Option<()> {
+        let most = MOST.min(usize::from(self.bounds.reservations));
+        let place = state.accepted[..most].iter().position(Option::is_none)?;
+        if !self.is_let_in(state) {
+            return None;
+        }
+        let reservation = u8::try_from(place).ok()?;
+        let id = state.redis.reserve(reservation)?;
+        state.accepted[place] = Some(id);
+        Some(())
+    }
+}

@@ -1,0 +1,139 @@
+//! Rebuilds (R7–R9), of one partition by several processes: any of them may begin at any time, be killed
+//! at any step, or go on long after another has finished.
+
+use super::Protocol;
+use crate::{
+    ledger::Stored,
+    redis::signed,
+    state::{Rebuilder, Reservation, State},
+};
+
+/// What a rebuilder does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebuilderStep {
+    /// The next step of its rebuild.
+    GoOn,
+    /// Is killed.
+    Forget,
+}
+
+/// What a rebuilder may do next.
+pub fn steps(state: &State, who: usize, mut add: impl FnMut(RebuilderStep)) {
+    let idle = |who: usize| state.rebuilders[who] == Rebuilder::Idle;
+    if !idle(who) {
+        add(RebuilderStep::Forget);
+    }
+    if !idle(who) || who == 0 || !idle(who - 1) {
+        add(RebuilderStep::GoOn);
+    }
+}
+
+impl Protocol {
+    pub fn rebuilder(&self, state: &mut State, who: usize, step: RebuilderStep) -> Option<()> {
+        let now = state.rebuilders[who];
+        state.rebuilders[who] = match step {
+            RebuilderStep::Forget if now == Rebuilder::Idle => return None,
+            RebuilderStep::Forget => Rebuilder::Idle,
+            RebuilderStep::GoOn => self.go_on(state, now)?,
+        };
+        Some(())
+    }
+
+    /// Where the next step leads; back to nothing when it is refused.
+    fn go_on(&self, state: &mut State, now: Rebuilder) -> Option<Rebuilder> {
+        let rules = &self.rules;
+        let next = match now {
+            Rebuilder::Idle => Some(self.begin(state)?),
+            Rebuilder::Seen(epoch) => join(state, epoch + 1),
+            Rebuilder::Closed(epoch) => {
+                state.redis.seize(epoch).then_some(Rebuilder::Seized(epoch))
+            }
+            Rebuilder::Seized(epoch) => Some(self.survey(state, epoch)),
+            Rebuilder::Found(epoch, reservation) => self
+                .settle(state, epoch, reservation)
+                .then_some(Rebuilder::Settled(epoch, reservation)),
+            Rebuilder::Settled(epoch, reservation) => {
+                let goes_on = state.redis.drained(rules, epoch, reservation);
+                goes_on.then_some(Rebuilder::Seized(epoch))
+            }
+            Rebuilder::Drained(epoch) => {
+                let sold = state.ledger.confirmed.count();
+                Some(remaining(state, epoch, sold))
+            }
+            Rebuilder::Remaining(epoch, supply, stock) => {
+                let goes_on = state.redis.fill(rules, epoch, (supply, stock));
+                goes_on.then_some(Rebuilder::Filled(epoch))
+            }
+            Rebuilder::Filled(epoch) => state.redis.reopen(rules, epoch).map(|opened| {
+                if opened { Rebuilder::Opened(epoch) } else { Rebuilder::Seized(epoch) }
+            }),
+            Rebuilder::Opened(epoch) => {
+                state.ledger.reopen(rules, epoch);
+                None
+            }
+        };
+        Some(next.unwrap_or_default())
+    }
+
+    /// R7. Who has seen an older epoch loses, and changes nothing: so seeing and closing is one step.
+    fn begin(&self, state: &mut State) -> Option<Rebuilder> {
+        let epoch = state.ledger.epoch + 1;
+        if epoch > self.bounds.epochs {
+            return None;
+        }
+        if !self.rules.epoch_is_a_lock {
+            return Some(Rebuilder::Seen(epoch - 1));
+        }
+        if self.rules.epoch_comes_first {
+            state.ledger.close(epoch);
+        }
+        Some(Rebuilder::Closed(epoch))
+    }
+
+    /// R8: the next entry that survived, if any. Reading is not fenced.
+    fn survey(&self, state: &State, epoch: u8) -> Rebuilder {
+        let streams = state.redis.streams();
+        if !self.rules.drain {
+            return remaining(state, epoch, state.ledger.confirmed.count() + streams.count());
+        }
+        let first = streams.iter().next();
+        first.map_or(Rebuilder::Drained(epoch), |entry| Rebuilder::Found(epoch, entry))
+    }
+
+    /// R8: stores what can be stored and voids the rest; false when the gate is closed.
+    fn settle(&self, state: &mut State, epoch: u8, reservation: Reservation) -> bool {
+        let under = if self.rules.epoch_comes_first { epoch } else { epoch - 1 };
+        if !state.ledger.passes(&self.rules, under) {
+            return false;
+        }
+        let given_up = state.entry_id(reservation).epoch < state.ledger.last_open();
+        if given_up && self.rules.the_lost_stay_lost {
+            state.ledger.void(reservation);
+            return true;
+        }
+        let new = !state.ledger.settled().has(reservation);
+        match state.ledger.store(reservation, &state.accepted) {
+            Stored::Confirmed if given_up && new => state.past.came_back.add(reservation),
+            Stored::Confirmed | Stored::Voided => {}
+            Stored::Inconsistent => {
+                state.ledger.void(reservation);
+            }
+        }
+        true
+    }
+}
+
+/// What R7 forbids: the same epoch for all who have seen the one before it.
+fn join(state: &mut State, epoch: u8) -> Option<Rebuilder> {
+    if state.ledger.epoch > epoch {
+        return None;
+    }
+    state.ledger.close(epoch);
+    Some(Rebuilder::Closed(epoch))
+}
+
+fn remaining(state: &State, epoch: u8, gone: u32) -> Rebuilder {
+    let supply = state.ledger.supply;
+    let gone = i8::try_from(gone).unwrap_or(i8::MAX);
+    Rebuilder::Remaining(epoch, supply, signed(supply) - gone)
+}
