@@ -3,6 +3,7 @@
 --
 -- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 buried
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
+--       5 in 'dead': the name it was buried under, since another entry may have that id by now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (somebody else did it)
 --       | {'unreleasable'} (nothing done: no order of ours, or no stock to add to)
@@ -16,6 +17,7 @@ local order = fields_of(found[1])
 local original = order.id or id
 if not (order.p and order.u and order.r) then return { 'unreleasable' } end
 if from == KEYS[6] and not order.rid then return { 'unreleasable' } end
+if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
 if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
 
 -- Read, and so type-checked, before the first write.

@@ -205,7 +205,8 @@ impl Desk {
 
     /// The caller knows its void to be committed.
     async fn release(&self, dead: &DeadEntry) -> Result<Settled, DeskError> {
-        match self.stock.release(dead.partition, ReleaseFrom::Dead, dead.dead_id()).await? {
+        let from = ReleaseFrom::Dead { named: dead.named() };
+        match self.stock.release(dead.partition, from, dead.dead_id()).await? {
             Released::Now => Ok(Settled::Released),
             Released::Before => Ok(Settled::Before),
             Released::Never => Ok(Settled::Stranger),

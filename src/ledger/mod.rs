@@ -24,7 +24,7 @@ pub use marks::Mark;
 pub use migrate::{MigrateError, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
-pub use rebuild::{Bought, Claim, Remaining, Turn};
+pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
 pub use reservations::{ExportRow, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};

@@ -147,7 +147,7 @@ impl Ledger {
         status: &'static str,
     ) -> Result<bool, LedgerError> {
         self.with(|client| async move {
-            let sql = "UPDATE partitions SET status = 'open'
+            let sql = "UPDATE partitions SET status = 'open', opened = epoch
                         WHERE partition = $1 AND epoch = $2 AND status = $3";
             let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
             Ok(client.execute(sql, &[&partition, &epoch, &status]).await? == 1)

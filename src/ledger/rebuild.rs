@@ -21,6 +21,15 @@ pub struct Turn {
 const REBUILD: i32 = 7069;
 const OPENING: i32 = 7070;
 
+/// A partition that was closed for a rebuild.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// The rebuild's own epoch.
+    pub epoch: Epoch,
+    /// The last one in which it was open.
+    pub last_open: Epoch,
+}
+
 /// A product and what is left of it, once nothing is in flight.
 #[derive(Debug, Clone)]
 pub struct Remaining {
@@ -86,7 +95,7 @@ impl Ledger {
     /// # Errors
     ///
     /// When Postgres does not do it.
-    pub async fn close_partition(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
+    pub async fn close_partition(&self, seen: PartitionRow) -> Result<Option<Closed>, LedgerError> {
         self.with(|client| async move {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
             // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
@@ -96,9 +105,14 @@ impl Ledger {
                 PartitionStatus::Closed => "closed",
             };
             let sql = "UPDATE partitions SET epoch = epoch + 1, status = 'closed'
-                        WHERE partition = $1 AND epoch = $2 AND status = $3 RETURNING epoch";
+                        WHERE partition = $1 AND epoch = $2 AND status = $3
+                    RETURNING epoch, opened";
             let row = client.query_opt(sql, &[&partition, &epoch, &status]).await?;
-            row.map(|row| super::partitions::epoch(row.get(0))).transpose()
+            let closed = row.map(|row| {
+                let epoch = super::partitions::epoch;
+                Ok(Closed { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })
+            });
+            closed.transpose()
         })
         .await
     }

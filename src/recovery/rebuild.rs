@@ -17,7 +17,7 @@ use crate::{
     crash_point,
     domain::{Epoch, Order, Partition},
     fence::FenceError,
-    ledger::{DeadAction, LedgerError, PartitionRow, Void},
+    ledger::{Closed, DeadAction, LedgerError, PartitionRow, Void},
     stock::{ClaimParts, Filling, Offer, Reopened, Seized},
     stream::{EntryError, Source, Surviving},
 };
@@ -26,6 +26,10 @@ use crate::{
 const BATCH: usize = 500;
 /// Rows of the ledger a step.
 const ROWS: usize = 5000;
+/// Why an order is voided that no one has buried.
+const REFUSED: &str = "refused while its partition was rebuilt";
+/// Redis went back twice: its buyer may have bought again since.
+const GIVEN_UP: &str = "came back with an older Redis after it was given up as lost";
 
 /// Why a partition stays closed for now.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +76,8 @@ impl Recovery {
         if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
             return Err(RebuildError::Foreign);
         }
-        let Some(epoch) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        let Some(closed) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        let Closed { epoch, last_open } = closed;
         self.stock.partitions().set_epoch(partition, None);
         crash_point::reach("rebuild_closed");
         match self.stock.seize(partition, epoch).await? {
@@ -82,7 +87,7 @@ impl Recovery {
         }
         crash_point::reach("rebuild_seized");
         let (underway, rebuilt) = (self.progress.of(partition), Rebuilt::default());
-        let mut rebuild = Rebuild { rooms: self, partition, epoch, underway, rebuilt };
+        let mut rebuild = Rebuild { rooms: self, partition, epoch, last_open, underway, rebuilt };
         rebuild.run().await?;
         let rebuilt = rebuild.rebuilt;
         crash_point::reach("rebuild_opened");
@@ -102,6 +107,8 @@ struct Rebuild<'a> {
     rooms: &'a Recovery,
     partition: Partition,
     epoch: Epoch,
+    /// What was accepted before it was settled or given up as lost, once and for all.
+    last_open: Epoch,
     underway: Underway,
     rebuilt: Rebuilt,
 }
@@ -137,7 +144,8 @@ impl Rebuild<'_> {
             }
             let orders = orders(partition, &entries)?;
             let whole: Vec<&Order> = orders.iter().collect();
-            if orders.len() == entries.len() && self.stored(&whole).await? {
+            let given_up = whole.iter().any(|order| order.id.epoch() < self.last_open);
+            if orders.len() == entries.len() && !given_up && self.stored(&whole).await? {
                 self.rebuilt.stored += entries.len();
             } else {
                 for entry in &entries {
@@ -153,7 +161,9 @@ impl Rebuild<'_> {
     async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
         let partition = self.partition;
         let order = orders(partition, std::slice::from_ref(entry))?.pop();
+        let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
         if let Some(order) = &order
+            && !given_up
             && self.stored(&[order]).await?
         {
             self.rebuilt.stored += 1;
@@ -163,8 +173,8 @@ impl Rebuild<'_> {
             tracing::error!(%partition, entry = entry.entry.id, "an entry that is none of ours was dropped by a rebuild");
             return Ok(());
         };
-        let reason =
-            entry.entry.field("reason").unwrap_or("refused while its partition was rebuilt");
+        let without = if given_up { GIVEN_UP } else { REFUSED };
+        let reason = entry.entry.field("reason").unwrap_or(without);
         let void = Void {
             id,
             reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),

@@ -191,7 +191,15 @@ impl Running {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, of those that the system gives to nobody who just connects: a server
+/// that restarts on it finds it free.
 pub(super) fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let mut last = io::Error::other("no port was tried");
+    for _ in 0..100 {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(10_000..32_000))) {
+            Ok(listener) => return Ok(listener.local_addr()?.port()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

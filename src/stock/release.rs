@@ -5,11 +5,14 @@ use crate::{domain::Partition, fence::FenceError, keys::GROUP};
 
 /// Where the order's entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReleaseFrom {
+pub enum ReleaseFrom<'a> {
     /// Still in `orders` (R6).
     Orders,
     /// In `dead` (R5).
-    Dead,
+    Dead {
+        /// The name it was buried under.
+        named: &'a str,
+    },
 }
 
 /// What a release did.
@@ -33,7 +36,7 @@ impl Stock {
     pub async fn release(
         &self,
         partition: Partition,
-        from: ReleaseFrom,
+        from: ReleaseFrom<'_>,
         entry_id: &str,
     ) -> Result<Released, FenceError> {
         let keys = self.partitions.keys();
@@ -46,11 +49,11 @@ impl Stock {
             keys.dead(partition),
             keys.buried(partition),
         ];
-        let source = match from {
-            ReleaseFrom::Orders => "orders",
-            ReleaseFrom::Dead => "dead",
+        let (source, named) = match from {
+            ReleaseFrom::Orders => ("orders", ""),
+            ReleaseFrom::Dead { named } => ("dead", named),
         };
-        let args = [GROUP, source, entry_id];
+        let args = [GROUP, source, entry_id, named];
         let answer = self.partitions.run(partition, &self.scripts.release, &keys, &args).await?;
         match answer[0].as_str() {
             "released" => Ok(Released::Now),

@@ -117,14 +117,15 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_names_every_metric_and_no_other() {
-    let yard = Yard::new().await;
+    let yard = Yard::with_durable_postgres().await;
     let audits = ("audit_interval_ms", "100");
     let settings = [("max_deliveries", "1"), ("metrics_products", "shoe"), audits];
     let service = yard.serve(Role::All, &settings).await;
     service.create(product("shoe", 3)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
     yard.sql().await.batch_execute(poison).await.unwrap();
-    service.buy("shoe", "good", "").await.unwrap();
+    let waits = yoink::grpc::pb::Ack::Ledger;
+    service.buy_with(("shoe", "good", ""), waits).await.unwrap();
     service.buy("shoe", "bad", "").await.unwrap();
     yard.assert_audit_holds().await;
     let text = scrape(&service).await;

@@ -200,3 +200,32 @@ async fn a_redis_that_restarts_while_postgres_is_away_is_seen_to_be_fenced_and_s
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.lost.len()), (2, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_for_lost_is_not_stored_when_an_older_redis_comes_back() {
+    let mut yard = Yard::with_own_redis().await;
+    let mut limited = product("shoe", 10);
+    limited.sale.per_user_limit = Some(1);
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(limited).await;
+    let lost_one = api.buy("shoe", "ann", "r").await.unwrap();
+    let copy = back_up(&yard);
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    assert!(rebuild(&yard).contains("lost exactly 1 of epoch 1"));
+    // Its buyer is told so, and buys again by the same request.
+    let again = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
+    assert!(!again.duplicate);
+    let worker = yard.serve(Role::Worker, &[("recovery", "manual")]).await;
+    yard.assert_audit_holds().await;
+    restore(&mut yard, copy);
+    assert!(rebuild(&yard).contains("0 orders are stored, 1 are voided"));
+    let voided = api.reservation(&lost_one.reservation_id).await.unwrap();
+    assert_eq!(voided.state().as_str_name(), "RESERVATION_STATE_VOIDED");
+    assert!(voided.void_reason.contains("given up as lost"), "{}", voided.void_reason);
+    let third = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
+    assert_eq!((third.duplicate, third.reservation_id), (true, again.reservation_id));
+    assert_eq!(api.refusal("shoe", "ann", "another").await, "LIMIT_REACHED");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    worker.stop().await;
+}
