@@ -212,6 +212,52 @@ fn every_module_opens_with_what_it_owns() {
     }
 }
 
+/// The functions that are tests, by name.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in files("tests", "rs") {
+        let source = fs::read_to_string(path).unwrap();
+        for (at, _) in source.match_indices("fn ") {
+            let before = source[..at].trim_end_matches("async ").trim_end();
+            if before.ends_with(']') {
+                let name = source[at + 3..].split('(').next().unwrap();
+                names.insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_reliability_page_names_tests_that_exist_and_every_fault_and_bug() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let tests = tests();
+    let mut named = 0;
+    let words = page.split('`').skip(1).step_by(2);
+    for word in words.clone().filter(|word| word.contains("::") && !word.contains(' ')) {
+        let last = word.rsplit("::").next().unwrap();
+        let module = root.join("tests/it").join(word.replace("::", "/")).with_extension("rs");
+        assert!(tests.contains(last) || module.exists(), "{word} is no test");
+        named += 1;
+    }
+    assert!(named > 50, "{named}");
+    let matrix = page.split("## The loops").next().unwrap();
+    for row in 1..=26 {
+        let line = matrix.lines().find(|line| line.starts_with(&format!("| {row} |")));
+        assert!(line.is_some_and(|line| line.contains("::")), "row {row} has no test");
+    }
+    let patches = files("tests/bugs", "patch");
+    assert_eq!(patches.len(), 12);
+    for patch in patches {
+        let name = patch.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(words.clone().any(|word| word == name), "{name} is not on the page");
+        let text = fs::read_to_string(&patch).unwrap();
+        let test = text.lines().next().unwrap().strip_prefix("test: ").unwrap();
+        assert!(tests.contains(test.rsplit("::").next().unwrap()), "{name}: {test} is no test");
+    }
+}
+
 #[test]
 fn every_script_names_its_keys_arguments_and_answers() {
     for path in files("lua", "lua") {

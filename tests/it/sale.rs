@@ -128,3 +128,20 @@ async fn the_stores_show_what_the_design_says() {
         assert_eq!(yard.count(&sql).await, 1, "{table}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_near_two_to_the_53_are_counted_exactly() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let most = yoink::domain::MAX_UNITS;
+    service.create(product("shoe", most)).await;
+    for n in 1..=3 {
+        let bought = service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+        assert_eq!(bought.remaining, most - n);
+        let again = service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+        assert_eq!((again.duplicate, again.remaining), (true, most - n));
+        assert_eq!(again.reserved_at, bought.reserved_at);
+    }
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (most - 3, 3));
+}

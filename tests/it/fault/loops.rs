@@ -133,3 +133,55 @@ async fn postgres_is_killed() {
     assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
     service.stop().await;
 }
+
+/// Whatever may happen, by chance, while a gateway and two workers go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_fault_after_the_other() {
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8));
+    let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_durable_postgres().await);
+    (yard.postgres, yard.database) = (other.postgres, other.database);
+    let settings = [("claim_idle_ms", "300")];
+    let service = yard.serve(Role::All, &settings).await;
+    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    let rush = rush(&service, &schedule).await;
+    for _ in 0..rounds {
+        rush.sells(1 + schedule.below(40)).await;
+        let fault = schedule.below(6);
+        match fault {
+            0 => block_in_place(|| {
+                let redis = yard.redis.as_mut().unwrap();
+                redis.kill();
+                redis.restart().unwrap();
+            }),
+            1 => block_in_place(|| {
+                let postgres = yard.postgres.as_mut().unwrap();
+                postgres.kill();
+                postgres.restart().unwrap();
+            }),
+            2 => {
+                worker.signal(Signal::SIGKILL);
+                worker.ended().await;
+                worker = Binary::serve_as("worker", &yard, &settings, None);
+            }
+            3 => {
+                worker.signal(Signal::SIGSTOP);
+                rush.sells(20).await;
+                worker.signal(Signal::SIGCONT);
+            }
+            4 => {
+                let flush = redis::cmd("SCRIPT").arg("FLUSH").to_owned();
+                let () = flush.query_async(&mut yard.cli().await).await.unwrap();
+            }
+            _ => {
+                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                            WHERE application_name = 'yoink'";
+                assert!(yard.count(end).await > 0);
+            }
+        }
+    }
+    rush.sells(50).await;
+    let answers = rush.end().await;
+    settle(("all in turn", rounds), (&yard, &service), answers, &schedule).await;
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    service.stop().await;
+}
