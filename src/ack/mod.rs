@@ -12,7 +12,13 @@ use std::sync::{
 };
 
 use redis::aio::ConnectionManager;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 use self::{replicated::Replicated, stored::Stored};
@@ -69,6 +75,16 @@ pub enum AckError {
 struct Waiting<A> {
     id: ReservationId,
     answer: oneshot::Sender<A>,
+}
+
+/// Joins those who wait in a queue, until there is an answer.
+async fn join<A>(queue: &mpsc::Sender<Waiting<A>>, id: ReservationId) -> Result<A, AckError> {
+    let (answer, answered) = oneshot::channel();
+    queue.try_send(Waiting { id, answer }).map_err(|refused| match refused {
+        TrySendError::Full(_) => AckError::Overloaded,
+        TrySendError::Closed(_) => AckError::Stopping,
+    })?;
+    answered.await.map_err(|_| AckError::Stopping)
 }
 
 /// A handle on all who wait; clones share it.

@@ -5,13 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot,
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::{AckError, MAX_WAITING, Waiting};
+use super::{AckError, MAX_WAITING, Waiting, join};
 use crate::{
     domain::{Epoch, Partition, ReservationId},
     fence::{FenceError, Partitions, Script},
@@ -49,12 +46,7 @@ impl Replicated {
         if believed != Some(id.epoch()) {
             return Ok(false);
         }
-        let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { id, answer }).map_err(|refused| match refused {
-            TrySendError::Full(_) => AckError::Overloaded,
-            TrySendError::Closed(_) => AckError::Stopping,
-        })?;
-        answered.await.map_err(|_| AckError::Stopping)
+        join(&self.queue, id).await
     }
 }
 

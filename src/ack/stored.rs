@@ -4,16 +4,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{AckError, MAX_WAITING, Waiting};
+use super::{AckError, MAX_WAITING, Waiting, join};
 use crate::{
     domain::ReservationId,
     fence::Partitions,
@@ -47,12 +44,7 @@ impl Stored {
 
     /// Until the order is committed, voided, or certain to be lost.
     pub(super) async fn wait(&self, id: ReservationId) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Waiting { id, answer }).map_err(|refused| match refused {
-            TrySendError::Full(_) => AckError::Overloaded,
-            TrySendError::Closed(_) => AckError::Stopping,
-        })?;
-        answered.await.unwrap_or(Err(AckError::Stopping))
+        join(&self.queue, id).await?
     }
 }
 
