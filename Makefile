@@ -34,7 +34,7 @@ fault: install
 soak: export FAULT_ROUNDS ?= 200
 soak: install
 	@echo "| killed | times | accepted | confirmed | lost | doubled | oversold | seed |"
-	@$(CARGO) test --locked --test it loops:: -- --nocapture --test-threads=1
+	@$(CARGO) test --locked --test it loops:: -- --nocapture --test-threads=3
 
 # Each subtle bug built in, and found by its test.
 bugs: install

@@ -137,7 +137,7 @@ async fn postgres_is_killed() {
 /// Whatever may happen, by chance, while a gateway and two workers go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fault_after_the_other() {
-    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8));
+    let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(2));
     let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_durable_postgres().await);
     (yard.postgres, yard.database) = (other.postgres, other.database);
     let settings = [("claim_idle_ms", "300")];
