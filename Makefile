@@ -60,6 +60,7 @@ tools:
 lint: install tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --test tools -- -D warnings
 	.tools/venv/bin/buf lint
 	.tools/venv/bin/buf generate -o target/openapi
 	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }

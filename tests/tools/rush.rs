@@ -28,6 +28,7 @@ impl Rush {
                         product_id: product_id.clone(),
                         user_id: format!("user-{buyer}-{n}"),
                         request_id: String::new(),
+                        ..Default::default()
                     };
                     beat.tick().await;
                     drop(buyers.reserve_unit(request).await);
