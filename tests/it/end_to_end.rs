@@ -131,7 +131,8 @@ async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
     let mut first = Dev::start(&here);
     first.ready().await;
     let bought = first.buy().await;
-    assert!(get(first.http, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let (_, http) = first.addresses().await;
+    assert!(get(http, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
     let second = Dev::start(&here).ended().await;
     assert_eq!(second.0.code(), Some(2));
