@@ -165,6 +165,18 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Whether each of its threads stands still, by a signal.
+    pub(super) fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat"));
+        let stopped = |stat: String| {
+            let state =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            matches!(state, Some('T' | 't'))
+        };
+        threads.is_ok_and(|threads| threads.flatten().all(|thread| stat(thread).is_ok_and(stopped)))
+    }
+
     pub(super) fn signal(&self, signal: Signal) {
         // It may have ended by itself since: nothing is left to signal then.
         let _ended = kill(Pid::from_raw(self.child.id().cast_signed()), signal);

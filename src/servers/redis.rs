@@ -111,6 +111,11 @@ impl RedisServer {
         self.running.signal(Signal::SIGSTOP);
     }
 
+    /// Whether it stands still: [`RedisServer::pause`] only asks for it.
+    pub fn is_paused(&self) -> bool {
+        self.running.is_stopped()
+    }
+
     /// Lets it go on.
     pub fn resume(&self) {
         self.running.signal(Signal::SIGCONT);

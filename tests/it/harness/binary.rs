@@ -6,7 +6,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::{
@@ -100,11 +99,9 @@ impl Binary {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end; returns how it ended and how long that took.
-    pub async fn ended(&mut self) -> (ExitStatus, Duration) {
-        let started = Instant::now();
-        let status = eventually("the program ends", async || self.child.try_wait().unwrap()).await;
-        (status, started.elapsed())
+    /// Waits for its end; returns how it ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the program ends", async || self.child.try_wait().unwrap()).await
     }
 
     /// Whether it has ended by itself.
