@@ -128,7 +128,7 @@ async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
     let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
-    assert!(said.contains("1 orders are stored, 2 are voided"), "{said}");
+    assert!(said.contains("1 orders are stored, 2 are voided"), "all that waited: {said}");
     for (id, state) in [
         (&good, "RESERVATION_STATE_CONFIRMED"),
         (&bad, "RESERVATION_STATE_VOIDED"),

@@ -87,7 +87,8 @@ async fn while_every_gateway_lives_the_lost_are_counted_exactly() {
     eventually("it knows the product", async || second.buy("shoe", "last", "r").await.ok()).await;
     second.stop().await;
     restore(&mut yard, copy);
-    rebuild(&yard);
+    let said = rebuild(&yard);
+    assert!(said.contains("rebuilt and open"), "the older copy is noticed: {said}");
     // The rebuild's own count waits some seconds for the gateways, and this test until they have reported.
     unreported(&yard, 0).await;
     assert!(audit(&yard).contains("lost exactly 16 of epoch 1"), "{}", audit(&yard));

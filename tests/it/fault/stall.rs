@@ -92,7 +92,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
     let epoch = slow.stores().stock.partitions().epoch(partition).unwrap();
     let stored = slow.stores().ledger.store(partition, epoch, &[&order]).await.unwrap();
-    assert_eq!((stored.inserted, stored.voided.len()), (0, 1));
+    assert_eq!((stored.inserted, stored.voided.len()), (0, 1), "the void stands");
     let released = slow.stores().stock.release(
         partition,
         yoink::stock::ReleaseFrom::Orders,
@@ -177,7 +177,8 @@ async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
     let worker = yard.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
     let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
-    assert!(matches!(late, Err(yoink::ledger::LedgerError::GateClosed)), "{late:?}");
+    let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
+    assert!(refused, "a late commit stores nothing: {late:?}");
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
     worker.stop().await;

@@ -55,6 +55,17 @@ impl Binary {
         more: &[(&'static str, &str)],
         crash_point: Option<&str>,
     ) -> Self {
+        let point = crash_point.map(|point| ("YOINK_CRASH_POINT", point));
+        Self::serve_with(role, yard, more, point.as_slice())
+    }
+
+    /// In a role, with more in its environment.
+    pub fn serve_with(
+        role: &str,
+        yard: &Yard,
+        more: &[(&'static str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
         // The yard's settings let the system choose its ports; it says which it has.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
@@ -64,9 +75,7 @@ impl Binary {
             .args(["serve", "--role", role])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
-        if let Some(point) = crash_point {
-            command.env("YOINK_CRASH_POINT", point);
-        }
+        command.envs(environment.iter().copied());
         Self { child: command.spawn().unwrap(), log }
     }
 
