@@ -279,7 +279,6 @@ impl Port {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test says what it expects")]
 mod tests {
     use std::net::TcpListener;
 

@@ -177,7 +177,8 @@ async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
 async fn set(service: &Service, status: ProductStatus) {
     let product_id = "shoe".to_owned();
     let request = UpdateProductRequest { product_id, status: status.into(), ..Default::default() };
-    service.admin().update_product(request).await.expect("operators are heard");
+    // Operators are heard.
+    service.admin().update_product(request).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

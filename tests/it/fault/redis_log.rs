@@ -166,6 +166,24 @@ fn last_transaction(log: &[u8]) -> usize {
     log.windows(multi.len()).rposition(|window| window == multi).unwrap()
 }
 
+/// Cuts a log inside its last transaction, of whose length `keep` tells how much is kept; returns how many
+/// reservations that script took.
+fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ls -t *.incr.aof | head -1"])
+        .current_dir(redis.dir().join("appendonlydir"));
+    let name = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let path = redis.dir().join("appendonlydir").join(name.trim());
+    let log = std::fs::read(&path).unwrap();
+    let start = last_transaction(&log);
+    let script = String::from_utf8_lossy(&log[start..]).into_owned();
+    let batch = script.matches("XADD").count();
+    assert!(batch > 1, "several reservations are one script: {script}");
+    std::fs::write(&path, &log[..start + keep(log.len() - start)]).unwrap();
+    batch
+}
+
 /// Tears a log inside the script that took a whole batch; `keep` tells how much of the script's length
 /// is kept.
 async fn torn(keep: impl Fn(usize) -> usize) {
@@ -196,18 +214,7 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 
     let redis = yard.redis.as_mut().unwrap();
     block_in_place(|| redis.kill());
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "ls -t *.incr.aof | head -1"])
-        .current_dir(redis.dir().join("appendonlydir"));
-    let name = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    let path = redis.dir().join("appendonlydir").join(name.trim());
-    let log = std::fs::read(&path).unwrap();
-    let start = last_transaction(&log);
-    let script = String::from_utf8_lossy(&log[start..]).into_owned();
-    let batch = script.matches("XADD").count();
-    assert!(batch > 1, "several reservations are one script: {script}");
-    std::fs::write(&path, &log[..start + keep(log.len() - start)]).unwrap();
+    let batch = tear(redis, keep);
     block_in_place(|| redis.restart().unwrap());
 
     let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
