@@ -5,13 +5,14 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools fault soak bugs demo dev edge watch lint openapi deny tools bench-rebuild
+.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
 	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl, Prometheus: the real tools"
 	@echo "make fault   the fault matrix only; make soak: its long loops; make bugs: the subtle bugs put in"
+	@echo "make repeat  the integration tests N=20 times beside two busy processes; STRICT=1: what cannot be tried fails"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make edge    Envoy beside it: REST on port 8080"
 	@echo "make watch   Prometheus beside it, on port 9090"
@@ -39,6 +40,11 @@ soak: install
 # Each subtle bug built in, and found by its test.
 bugs: install
 	@scripts/bugs.sh
+
+# No test may fail because the machine is busy. WORDS="kills loops": only tests whose names contain one of them.
+repeat: export N ?= 20
+repeat: install
+	@scripts/repeat.sh $(WORDS)
 
 demo: install
 	$(CARGO) run --locked --quiet --profile $(PROFILE) -- demo $(DEMO_ARGS)

@@ -1,60 +1,89 @@
 #!/usr/bin/env bash
 # Builds each of the subtle bugs in `tests/bugs` into a copy of the sources, and runs the test that must find it.
-# A patch's first line names that test. With words, only the bugs whose names contain one of them.
+# A patch opens with two lines:
+#   test:   that test, as `cargo test` names it
+#   fails:  part of what its failure says; a test that fails otherwise has not found the bug
+# With words, only the bugs whose names contain one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 copy=target/bugs/sources
 export CARGO_TARGET_DIR="$PWD/target/bugs/target"
-mkdir -p target/bugs
+export RUST_BACKTRACE=0
+mkdir -p "$copy"
 
-fresh() {
-  rm -rf "$copy"
-  mkdir -p "$copy"
-  # What git knows, and what is new and not ignored.
-  git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy" 2>/dev/null || true
-}
-run() { (cd "$copy" && cargo test --locked --test it "$1" -- --exact --test-threads=1) >"$2" 2>&1; }
-passes() { grep -q '^test result: ok. 1 passed' "$1"; }
-fails() { grep -q '^test result: FAILED. 0 passed; 1 failed' "$1"; }
-
-found=0 all=0 wrong=()
+patches=()
 for patch in tests/bugs/*.patch; do
   name=$(basename "$patch" .patch)
-  if [ $# -gt 0 ]; then
-    wanted=no
-    for word in "$@"; do [[ $name == *$word* ]] && wanted=yes; done
-    [ $wanted = yes ] || continue
-  fi
-  all=$((all + 1))
-  test=$(sed -n '1s/^test: //p' "$patch")
+  wanted=$([ $# -eq 0 ] && echo yes || echo no)
+  for word in "$@"; do if [[ $name == *$word* ]]; then wanted=yes; fi; done
+  if [ "$wanted" = yes ]; then patches+=("$patch"); fi
+done
+if [ ${#patches[@]} -eq 0 ]; then
+  echo "bugs.sh: no bug is named so" >&2
+  exit 2
+fi
+
+header() { sed -n "s/^$2: //p;/^--- /q" "$1"; }
+# What git knows, and what is new and not ignored. A file that has not changed keeps its time, so that little is
+# built anew; one that is gone goes.
+refresh() {
+  git ls-files -z --cached --others --exclude-standard >target/bugs/files
+  while IFS= read -r -d '' file; do
+    if [ -e "$file" ] && ! cmp -s "$file" "$copy/$file"; then
+      mkdir -p "$copy/$(dirname "$file")"
+      cp "$file" "$copy/$file"
+    fi
+  done <target/bugs/files
+  (cd "$copy" && find . -type f -printf '%P\0') | while IFS= read -r -d '' file; do
+    if [ ! -e "$file" ]; then rm "$copy/$file"; fi
+  done
+}
+run() {
+  local log=$1
+  shift
+  (cd "$copy" && cargo test --locked --test it -- --exact --test-threads=2 "$@") >"$log" 2>&1
+}
+
+# Without the bugs the tests pass: else they would find anything.
+refresh
+tests=()
+for patch in "${patches[@]}"; do tests+=("$(header "$patch" test)"); done
+distinct=$(printf '%s\n' "${tests[@]}" | sort -u | wc -l)
+if ! run target/bugs/without.log "${tests[@]}" ||
+  ! grep -q "^test result: ok. $distinct passed" target/bugs/without.log; then
+  echo "Not all of the tests pass without a bug: see target/bugs/without.log" >&2
+  exit 1
+fi
+
+found=0 wrong=()
+for patch in "${patches[@]}"; do
+  name=$(basename "$patch" .patch)
+  test=$(header "$patch" test)
+  fails=$(header "$patch" fails)
   log=target/bugs/$name.log
-  fresh
-  # Without the bug the test passes: else it would find anything.
-  if ! { run "$test" "$log.without" && passes "$log.without"; }; then
-    wrong+=("$name: $test does not pass without the bug (see $log.without)")
+  refresh
+  if ! patch --quiet --no-backup-if-mismatch -p1 -d "$copy" <"$patch" >"$log" 2>&1; then
+    wrong+=("$name: the patch does not apply any more (see $log)")
     continue
   fi
-  if ! patch --quiet -p1 -d "$copy" <"$patch"; then
-    wrong+=("$name: the patch does not apply any more")
-    continue
-  fi
-  if ! (cd "$copy" && cargo test --locked --test it --no-run) >"$log" 2>&1; then
-    wrong+=("$name: does not build (see $log)")
-    continue
-  fi
-  if ! run "$test" "$log" && fails "$log"; then
+  if run "$log" "$test"; then
+    wrong+=("$name: $test passes with it (see $log)")
+  elif ! grep -q '^test result: FAILED. 0 passed; 1 failed' "$log"; then
+    wrong+=("$name: does not build, or the test did not end (see $log)")
+  elif [ -z "$fails" ] || ! grep -qF -- "$fails" "$log"; then
+    wrong+=("$name: $test fails, and does not say '$fails' (see $log)")
+  else
     found=$((found + 1))
     printf 'found      %-45s by %s\n' "$name" "$test"
-  else
-    printf 'NOT FOUND  %-45s by %s\n' "$name" "$test"
-    wrong+=("$name: $test did not find it (see $log)")
+    continue
   fi
+  printf 'NOT FOUND  %-45s by %s\n' "$name" "$test"
 done
+refresh
 
-echo "$found of $all bugs were found."
+echo "$found of ${#patches[@]} bugs were found."
 if [ ${#wrong[@]} -gt 0 ]; then
   printf '%s\n' "${wrong[@]}" >&2
   exit 1
 fi
-[ "$all" -gt 0 ]

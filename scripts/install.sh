@@ -16,6 +16,7 @@ for part in "${@:-servers}"; do
       have cc || missing+=(gcc libc6-dev)
       have setpriv || missing+=(util-linux)
       have strace || missing+=(strace)
+      have openssl || missing+=(openssl)
       ;;
     prometheus) have promtool || missing+=(prometheus) ;;
     venv) python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv) ;;

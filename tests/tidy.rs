@@ -212,16 +212,21 @@ fn every_module_opens_with_what_it_owns() {
     }
 }
 
-/// The functions that are tests, by name.
+/// The integration tests, by their whole path as `cargo test` prints it.
 fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let mut names = BTreeSet::new();
-    for path in files("tests", "rs") {
+    for path in files("tests/it", "rs") {
+        let module = path.strip_prefix(&root).unwrap().with_extension("");
+        let module: Vec<&str> = module.iter().map(|part| part.to_str().unwrap()).collect();
+        let module: Vec<&str> = module.into_iter().filter(|part| *part != "mod").collect();
         let source = fs::read_to_string(path).unwrap();
         for (at, _) in source.match_indices("fn ") {
             let before = source[..at].trim_end_matches("async ").trim_end();
-            if before.ends_with(']') {
+            let attribute = before.rsplit('\n').next().unwrap().trim();
+            if attribute == "#[test]" || attribute.starts_with("#[tokio::test") {
                 let name = source[at + 3..].split('(').next().unwrap();
-                names.insert(name.to_owned());
+                names.insert(format!("{}::{name}", module.join("::")));
             }
         }
     }
@@ -236,9 +241,8 @@ fn the_reliability_page_names_tests_that_exist_and_every_fault_and_bug() {
     let mut named = 0;
     let words = page.split('`').skip(1).step_by(2);
     for word in words.clone().filter(|word| word.contains("::") && !word.contains(' ')) {
-        let last = word.rsplit("::").next().unwrap();
         let module = root.join("tests/it").join(word.replace("::", "/")).with_extension("rs");
-        assert!(tests.contains(last) || module.exists(), "{word} is no test");
+        assert!(tests.contains(word) || module.exists(), "{word} is no test");
         named += 1;
     }
     assert!(named > 50, "{named}");
@@ -253,8 +257,10 @@ fn the_reliability_page_names_tests_that_exist_and_every_fault_and_bug() {
         let name = patch.file_stem().unwrap().to_str().unwrap().to_owned();
         assert!(words.clone().any(|word| word == name), "{name} is not on the page");
         let text = fs::read_to_string(&patch).unwrap();
-        let test = text.lines().next().unwrap().strip_prefix("test: ").unwrap();
-        assert!(tests.contains(test.rsplit("::").next().unwrap()), "{name}: {test} is no test");
+        let header = |word: &str| text.lines().find_map(|line| line.strip_prefix(word)).unwrap();
+        let test = header("test: ");
+        assert!(tests.contains(test), "{name}: {test} is no test");
+        assert!(!header("fails: ").is_empty(), "{name} does not say what fails");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
     sync::{OnceLock, mpsc},
@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, User, chown, geteuid},
 };
+use tokio::net::TcpSocket;
 
 use super::ServerError;
 
@@ -135,11 +136,12 @@ pub(super) enum Start {
 }
 
 impl Running {
-    /// Starts a server and waits until `answers`.
+    /// Starts a server and waits until `answers`, which is given the process id of the server: what answers
+    /// at its address may be another one.
     pub(super) fn start(
         mut command: Command,
         program: &str,
-        answers: impl Fn() -> bool,
+        answers: impl Fn(u32) -> bool,
     ) -> Result<Start, ServerError> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = spawn(command)
@@ -150,7 +152,7 @@ impl Running {
             if !running.is_running() {
                 return Ok(Start::Ended);
             }
-            if answers() {
+            if answers(running.child.id()) {
                 return Ok(Start::Answers(running));
             }
             thread::sleep(STEP);
@@ -161,6 +163,18 @@ impl Running {
 
     pub(super) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Whether each of its threads stands still, by a signal.
+    pub(super) fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat"));
+        let stopped = |stat: String| {
+            let state =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            matches!(state, Some('T' | 't'))
+        };
+        threads.is_ok_and(|threads| threads.flatten().all(|thread| stat(thread).is_ok_and(stopped)))
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -189,17 +203,115 @@ impl Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+
+    /// The processes that the server has started itself.
+    pub(super) fn children(&self) -> Vec<Pid> {
+        children_of(self.child.id())
+    }
 }
 
-/// A port that was free a moment ago, of those that the system gives to nobody who just connects: a server
-/// that restarts on it finds it free.
-pub(super) fn free_port() -> io::Result<u16> {
-    let mut last = io::Error::other("no port was tried");
-    for _ in 0..100 {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, rand::random_range(10_000..32_000))) {
-            Ok(listener) => return Ok(listener.local_addr()?.port()),
-            Err(error) => last = error,
-        }
+/// The processes whose parent is this one, as `/proc` tells.
+fn children_of(parent: u32) -> Vec<Pid> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| state_and_parent(*pid).is_some_and(|(_, of)| of == parent))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// A process's state and its parent; none when it is gone.
+fn state_and_parent(pid: i32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses, and may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Waits until these processes have ended; whoever adopted them may still have to collect them.
+pub(super) fn wait_for_end(processes: &[Pid]) {
+    let patience = Instant::now() + PATIENCE;
+    let runs = |pid: &Pid| state_and_parent(pid.as_raw()).is_some_and(|(state, _)| state != 'Z');
+    while Instant::now() < patience && processes.iter().any(runs) {
+        thread::sleep(STEP);
     }
-    Err(last)
+}
+
+/// How many ports are tried before there is said to be none.
+const PORTS_TRIED: usize = 100;
+
+/// A port on loopback that is ours until this is dropped, also while no server listens on it: whoever else
+/// takes a [`Port`] gets another one, and the server finds it free when it restarts.
+///
+/// It is one of those that the system gives to nobody who just connects.
+#[derive(Debug)]
+pub(super) struct Port {
+    number: u16,
+    /// Bound, and never listening.
+    _reservation: TcpSocket,
+}
+
+impl Port {
+    /// Any port that nobody has.
+    pub(super) fn free() -> io::Result<Self> {
+        let mut last = io::Error::other("no port was tried");
+        for _ in 0..PORTS_TRIED {
+            match Self::reserve(rand::random_range(10_000..32_000)) {
+                Ok(port) => return Ok(port),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn reserve(number: u16) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        // Without address reuse this fails where anybody has the port, also one who does not listen.
+        socket.set_reuseaddr(false)?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, number)))?;
+        // With it from now on, a server that allows it as well may bind the port and listen beside us.
+        socket.set_reuseaddr(true)?;
+        Ok(Self { number, _reservation: socket })
+    }
+
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn children_of_a_process_are_found_and_waited_for() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        assert!(children_of(std::process::id()).contains(&pid));
+        assert!(!children_of(child.id()).contains(&pid));
+        child.kill().unwrap();
+        // It has ended and nobody has collected it.
+        wait_for_end(&[pid]);
+        child.wait().unwrap();
+        assert!(!children_of(std::process::id()).contains(&pid));
+    }
+
+    #[test]
+    fn reserved_port_is_given_to_nobody_else_and_its_server_can_restart() {
+        let port = Port::free().unwrap();
+        assert!(Port::reserve(port.number()).is_err(), "two have the same port");
+        for _ in 0..2 {
+            // As the servers do, a listener of the standard library reuses addresses.
+            let server = TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap();
+            assert!(Port::reserve(port.number()).is_err(), "two have the same port");
+            drop(server);
+        }
+        let number = port.number();
+        drop(port);
+        let listens = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap();
+        assert!(Port::reserve(number).is_err(), "somebody else listens there");
+        drop(listens);
+        drop(Port::reserve(number).unwrap());
+    }
 }

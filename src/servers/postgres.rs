@@ -11,14 +11,14 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Running, Start, free_port, prepare_dir, under, unprivileged},
+    child::{Port, Running, Start, prepare_dir, under, unprivileged, wait_for_end},
 };
 
 /// A postgres of our own, with the superuser `postgres` and no password, on loopback.
 #[derive(Debug)]
 pub struct PostgresServer {
     running: Running,
-    port: u16,
+    port: Port,
     dir: PathBuf,
     settings: Vec<String>,
     wrapper: Vec<String>,
@@ -58,8 +58,8 @@ impl PostgresServer {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let (settings, wrapper): (Vec<String>, Vec<String>) = (owned(settings), owned(wrapper));
         for _ in 0..5 {
-            let port = free_port().map_err(failed)?;
-            if let Start::Answers(running) = launch(dir, port, &settings, &wrapper)? {
+            let port = Port::free().map_err(failed)?;
+            if let Start::Answers(running) = launch(dir, port.number(), &settings, &wrapper)? {
                 return Ok(Self { running, port, dir: dir.to_owned(), settings, wrapper });
             }
         }
@@ -73,7 +73,7 @@ impl PostgresServer {
     /// See [`ServerError`].
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.stop();
-        match launch(&self.dir, self.port, &self.settings, &self.wrapper)? {
+        match launch(&self.dir, self.port.number(), &self.settings, &self.wrapper)? {
             Start::Answers(running) => self.running = running,
             Start::Ended | Start::Silent => return Err(silent(&self.dir)),
         }
@@ -88,7 +88,7 @@ impl PostgresServer {
     pub fn create_database(&self, name: &str) -> Result<(), ServerError> {
         let psql = |sql: String| {
             let mut psql = Command::new(program("psql")?);
-            psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
+            psql.args(["-h", "127.0.0.1", "-p", &self.port().to_string(), "-U", "postgres"]);
             psql.args(["-X", "-A", "-t", "-q", "-c", &sql, "postgres"]);
             finish(psql, "psql")
         };
@@ -100,22 +100,36 @@ impl PostgresServer {
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The address of one of its databases.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port.number())
     }
 
-    /// Ends it in order, closing every connection.
+    /// Ends it in order, closing every connection. When this returns, none of its processes is left: its
+    /// logger outlives the others a little.
     pub fn stop(&mut self) {
+        let children = self.running.children();
         self.running.stop(Signal::SIGINT);
+        wait_for_end(&children);
     }
 
-    /// Ends it as a crash would.
+    /// Ends all its processes at once, as a crash would: none of them learns of it, and none is left.
     pub fn kill(&mut self) {
-        self.running.stop(Signal::SIGQUIT);
+        if !self.running.is_running() {
+            return;
+        }
+        // While it stands still it starts no other process.
+        self.running.signal(Signal::SIGSTOP);
+        let children = self.running.children();
+        for child in &children {
+            // It may have ended by itself since.
+            let _ended = nix::sys::signal::kill(*child, Signal::SIGKILL);
+        }
+        self.running.kill();
+        wait_for_end(&children);
     }
 }
 
@@ -165,12 +179,17 @@ fn launch(
     for setting in settings {
         command.args(["-c", setting]);
     }
-    let ready = program("pg_isready")?;
-    Running::start(under(wrapper, command), "postgres", || {
-        let mut ready = Command::new(&ready);
-        ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
-        ready.status().is_ok_and(|status| status.success())
-    })
+    Running::start(under(wrapper, command), "postgres", |pid| accepts_connections(dir, pid))
+}
+
+/// Whether the postmaster that we started says, in its own file, that it accepts connections: what answers
+/// on its port may be another one.
+fn accepts_connections(dir: &Path, pid: u32) -> bool {
+    let Ok(file) = fs::read_to_string(dir.join("data/postmaster.pid")) else { return false };
+    let mut lines = file.lines();
+    let ours = lines.next() == Some(pid.to_string().as_str());
+    // The lines between are of no interest; the eighth is the state.
+    ours && lines.nth(6).is_some_and(|state| state.trim() == "ready")
 }
 
 /// Runs a command to its end; returns what it printed.

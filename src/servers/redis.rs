@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Running, Start, free_port, tied, under},
+    child::{Port, Running, Start, tied, under},
 };
 
 /// When Redis makes an answer durable.
@@ -28,7 +28,7 @@ pub enum AppendFsync {
 #[derive(Debug)]
 pub struct RedisServer {
     running: Running,
-    port: u16,
+    port: Port,
     dir: PathBuf,
     fsync: AppendFsync,
     wrapper: Vec<String>,
@@ -59,8 +59,8 @@ impl RedisServer {
         let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         for _ in 0..5 {
-            let port = free_port().map_err(failed)?;
-            if let Start::Answers(running) = launch(dir, port, fsync, &wrapper)? {
+            let port = Port::free().map_err(failed)?;
+            if let Start::Answers(running) = launch(dir, port.number(), fsync, &wrapper)? {
                 return Ok(Self { running, port, dir: dir.to_owned(), fsync, wrapper });
             }
         }
@@ -74,7 +74,7 @@ impl RedisServer {
     /// See [`ServerError`].
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.stop();
-        match launch(&self.dir, self.port, self.fsync, &self.wrapper)? {
+        match launch(&self.dir, self.port.number(), self.fsync, &self.wrapper)? {
             Start::Answers(running) => self.running = running,
             Start::Ended | Start::Silent => return Err(silent(&self.dir)),
         }
@@ -83,7 +83,7 @@ impl RedisServer {
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Where its data is.
@@ -93,7 +93,7 @@ impl RedisServer {
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port.number())
     }
 
     /// Ends it in order.
@@ -109,6 +109,11 @@ impl RedisServer {
     /// Freezes it: connections stay, nothing is answered.
     pub fn pause(&self) {
         self.running.signal(Signal::SIGSTOP);
+    }
+
+    /// Whether it stands still: [`RedisServer::pause`] only asks for it.
+    pub fn is_paused(&self) -> bool {
+        self.running.is_stopped()
     }
 
     /// Lets it go on.
@@ -149,14 +154,19 @@ fn launch(
         },
     ]);
     command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
-    Running::start(under(wrapper, command), "redis-server", || answers(port).unwrap_or(false))
+    Running::start(under(wrapper, command), "redis-server", |pid| {
+        answers(port, pid).unwrap_or(false)
+    })
 }
 
-fn answers(port: u16) -> std::io::Result<bool> {
+/// Whether the process that we started answers on this port; another Redis may be there.
+fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-    connection.write_all(b"PING\r\n")?;
-    let mut answer = [0; 5];
-    connection.read_exact(&mut answer)?;
-    Ok(&answer == b"+PONG")
+    // It answers PING only when it has loaded what it has on disk.
+    connection.write_all(b"INFO server\r\nPING\r\nQUIT\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let says = |words: &str| answer.lines().any(|line| line == words);
+    Ok(says(&format!("process_id:{pid}")) && says("+PONG"))
 }

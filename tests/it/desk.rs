@@ -77,7 +77,7 @@ async fn a_release_gives_each_unit_back_once_however_many_release() {
         let request = release(vec![], true);
         async move { admin.replay_dead_entries(request).await.unwrap().into_inner().released }
     }));
-    assert_eq!(races.await.into_iter().sum::<i32>(), 2);
+    assert_eq!(races.await.into_iter().sum::<i32>(), 2, "each unit goes back once");
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
     let by_ann = "SELECT count(*) FROM dead_actions

@@ -169,7 +169,7 @@ async fn an_operator_finishes_what_a_killed_worker_began() {
     let id: ReservationId = bad.reservation_id.parse().unwrap();
     let settings = [("max_deliveries", "1")];
     let mut worker = Binary::serve_as("worker", &yard, &settings, Some("after_void"));
-    let (status, _) = worker.ended().await;
+    let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.said());
     assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);

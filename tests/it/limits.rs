@@ -7,7 +7,7 @@ use yoink::{
     grpc::pb::{ProductStatus, UpdateProductRequest},
 };
 
-use crate::harness::{Yard, product};
+use crate::harness::{Yard, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_more_than_the_limit_however_many_calls_at_once() {
@@ -64,4 +64,41 @@ async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
     set(ProductStatus::Retired).await;
     assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_CLOSED");
     yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_that_is_set_later_counts_from_then_on_and_after_a_rebuild_all_that_is_confirmed() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 100)).await;
+    for user in ["ann", "bob"] {
+        for n in 0..2 {
+            service.buy("shoe", user, &format!("early-{n}")).await.unwrap();
+        }
+    }
+    let limit = UpdateProductRequest {
+        product_id: "shoe".to_owned(),
+        per_user_limit: 3,
+        update_mask: Some(prost_types::FieldMask { paths: vec!["per_user_limit".to_owned()] }),
+        ..Default::default()
+    };
+    service.admin().update_product(limit).await.unwrap();
+    // What ann has bought before does not count.
+    for n in 0..3 {
+        service.buy("shoe", "ann", &format!("later-{n}")).await.unwrap();
+    }
+    assert_eq!(service.refusal("shoe", "ann", "more").await, "LIMIT_REACHED");
+    yard.assert_audit_holds().await;
+
+    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    // Of bob the ledger has two orders, from before the limit: one more is allowed.
+    eventually("it sells again", async || service.buy("shoe", "bob", "last").await.ok()).await;
+    assert_eq!(service.refusal("shoe", "bob", "more").await, "LIMIT_REACHED");
+    assert_eq!(service.refusal("shoe", "ann", "more").await, "LIMIT_REACHED", "she has five");
+    for n in 0..3 {
+        service.buy("shoe", "cid", &format!("r{n}")).await.unwrap();
+    }
+    assert_eq!(service.refusal("shoe", "cid", "more").await, "LIMIT_REACHED");
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
 }

@@ -23,4 +23,5 @@ mod overload;
 mod poison;
 mod sale;
 mod scripts;
+mod tls;
 mod traces;

@@ -86,7 +86,7 @@ impl Model {
         }
         let Outcome::Accepted(receipt) = answer else { panic!("not accepted: {answer:?}") };
         product.stock -= 1;
-        assert_eq!(receipt.remaining, product.stock);
+        assert_eq!(receipt.remaining, product.stock, "the model has another stock");
         if product.limit.is_some() {
             *self.bought.entry((user, p)).or_default() += 1;
         }

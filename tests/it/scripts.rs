@@ -28,7 +28,7 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
         call.arg("shoe").arg(user).arg("r").arg("ab").arg("");
     }
     let answers: Vec<String> = call.query_async(&mut cli).await.unwrap();
-    assert!(answers[1].starts_with("accepted 2 9 "), "{answers:?}");
+    assert!(answers[1].starts_with("accepted 2 9 "), "who was taken is told so: {answers:?}");
     for refused in &answers[2..] {
         assert!(refused.starts_with("not_applied "), "{answers:?}");
         assert!(refused.contains("equal or smaller"), "{refused}");

@@ -203,7 +203,7 @@ async fn a_collector_that_is_away_keeps_nobody_from_buying_and_logs_name_the_tra
     })
     .await;
     all.signal(Signal::SIGTERM);
-    let (status, _) = all.ended().await;
+    let status = all.ended().await;
     assert!(status.success(), "{}", all.said());
     let said = all.said();
     let buried = said.lines().find(|line| line.contains("was buried")).unwrap();

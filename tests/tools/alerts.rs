@@ -30,11 +30,19 @@ fn every_alert_is_tried_and_has_its_runbook() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_answer() {
     let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[]).await;
-    let (http, watch) = (service.http, Prometheus::watching(service.http).await);
+    // The port stays the test's while no service answers there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    port.set_nonblocking(true).unwrap();
+    let config = yard.config(&[]);
+    let start = async || {
+        let http = tokio::net::TcpListener::from_std(port.try_clone().unwrap()).unwrap();
+        Service::start_on(&config, Role::All, http).await
+    };
+    let service = start().await;
+    let watch = Prometheus::watching(service.http).await;
     service.stop().await;
     watch.fires("YoinkDown").await;
-    let again = Service::start_at(&yard.config(&[]), Role::All, http).await;
+    let again = start().await;
     watch.clears().await;
     again.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
 };
 
@@ -14,7 +14,10 @@ use hyper_util::{
 };
 use serde_json::Value as Json;
 
-use crate::harness::{eventually, scratch_dir};
+use crate::{
+    harness::{eventually, scratch_dir},
+    listening::listening,
+};
 
 /// A running Envoy in front of one address.
 pub struct Envoy {
@@ -47,23 +50,20 @@ impl Answer {
 
 impl Envoy {
     pub async fn in_front_of(service: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
         let dir = scratch_dir("envoy");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "edge"]);
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
         command.env("DIR", &dir).env("YOINK", env!("CARGO_BIN_EXE_yoink"));
-        command.env("PORT", address.port().to_string()).env("GRPC", service.to_string());
+        command.env("PORT", "0").env("GRPC", service.to_string());
         let log = File::create(dir.join("envoy.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
-        eventually("Envoy listens", async || {
+        let address = eventually("Envoy listens", async || {
             let log = || fs::read_to_string(dir.join("envoy.log")).unwrap();
             assert!(child.try_wait().unwrap().is_none(), "Envoy ended: {}", log());
-            tokio::net::TcpStream::connect(address).await.ok()
+            listening(child.id())
         })
         .await;
         Self { child, address, client }

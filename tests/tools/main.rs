@@ -11,6 +11,7 @@ mod compose;
 mod dashboards;
 mod edge;
 mod envoy;
+mod listening;
 mod load;
 mod prometheus;
 mod readme;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -17,7 +17,10 @@ use hyper_util::{
 use serde_json::Value as Json;
 use serde_yaml_ng::Value;
 
-use crate::harness::scratch_dir;
+use crate::{
+    harness::{eventually, scratch_dir},
+    listening::listening,
+};
 
 /// A rate looks a minute back: what clears, clears after that.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -34,11 +37,6 @@ fn deployed(file: &str) -> String {
     fs::read_to_string(dir.join(file)).unwrap()
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// The alerts' names.
 pub fn alerts() -> Vec<String> {
     let rules: Value = serde_yaml_ng::from_str(&deployed("rules/alerts.yml")).unwrap();
@@ -49,7 +47,7 @@ pub fn alerts() -> Vec<String> {
 impl Prometheus {
     /// Scrapes one service every second, and lets no alert wait.
     pub async fn watching(service: SocketAddr) -> Self {
-        let (address, dir) = (free_address(), scratch_dir("prometheus"));
+        let dir = scratch_dir("prometheus");
         let mut config: Value = serde_yaml_ng::from_str(&deployed("prometheus.yml")).unwrap();
         for interval in ["scrape_interval", "scrape_timeout", "evaluation_interval"] {
             config["global"][interval] = "1s".into();
@@ -76,8 +74,8 @@ impl Prometheus {
         command.args(["--pdeathsig", "KILL", "prometheus", "--log.level=warn"]);
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", dir.join("data").display()));
-        command.arg(format!("--web.listen-address={address}"));
-        let this = Self::start(command, address, &dir).await;
+        command.arg("--web.listen-address=127.0.0.1:0");
+        let this = Self::start(command, &dir).await;
         this.until("the service is scraped and nothing is wrong", async || {
             let scraped = !this.query("up == 1").await.is_empty();
             (scraped && this.firing().await.is_empty()).then_some(())
@@ -88,31 +86,28 @@ impl Prometheus {
 
     /// As `make watch` runs it.
     pub async fn beside(service: SocketAddr) -> Self {
-        let (address, dir) = (free_address(), scratch_dir("watch"));
+        let dir = scratch_dir("watch");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "watch"]);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env("DIR", &dir);
-        command.env("PORT", address.port().to_string()).env("HTTP", service.to_string());
-        Self::start(command, address, &dir).await
+        command.env("PORT", "0").env("HTTP", service.to_string());
+        Self::start(command, &dir).await
     }
 
     /// Waits until it answers.
-    async fn start(mut command: Command, address: SocketAddr, dir: &Path) -> Self {
+    async fn start(mut command: Command, dir: &Path) -> Self {
         let log = File::create(dir.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().unwrap();
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        let mut this = Self { child, address, client };
-        let started = Instant::now();
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
-        while this.get("/-/ready").await.is_none() {
-            let ended = this.child.try_wait().unwrap();
+        let mut child = command.spawn().unwrap();
+        let address = eventually("Prometheus listens", async || {
             let log = || fs::read_to_string(dir.join("log")).unwrap();
-            assert!(ended.is_none() && started.elapsed() < PATIENCE, "no Prometheus: {}", log());
-            ticks.tick().await;
-        }
-        // Not somebody else's, at an address that was taken in between.
-        assert!(this.child.try_wait().unwrap().is_none(), "{address} was taken");
+            assert!(child.try_wait().unwrap().is_none(), "Prometheus ended: {}", log());
+            listening(child.id())
+        })
+        .await;
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let this = Self { child, address, client };
+        eventually("Prometheus is ready", async || this.get("/-/ready").await.map(drop)).await;
         this
     }
 

@@ -86,12 +86,13 @@ fn ids(text: &str) -> Option<&str> {
 async fn every_line_of_the_readme_does_what_it_shows() {
     let mut dev = Dev::start(&scratch_dir("readme"));
     dev.ready().await;
-    let envoy = Envoy::in_front_of(dev.grpc).await;
-    let watch = Prometheus::beside(dev.http).await;
+    let (grpc, http) = dev.addresses().await;
+    let envoy = Envoy::in_front_of(grpc).await;
+    let watch = Prometheus::beside(http).await;
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
     let (mut ran, mut renamed) = (0, Vec::<(String, String)>::new());
     for Shown { command, output } in shown() {
-        let mut line = command.replace("127.0.0.1:50051", &dev.grpc.to_string());
+        let mut line = command.replace("127.0.0.1:50051", &grpc.to_string());
         line = line.replace("localhost:8080", &envoy.address.to_string());
         line = line.replace("localhost:9090", &watch.address.to_string());
         for (shown, real) in &renamed {

@@ -163,6 +163,6 @@ async fn a_stalled_process_whose_consumer_is_deleted_delays_its_orders_and_loses
     }
     for process in [&mut stalled, &mut other] {
         process.signal(Signal::SIGTERM);
-        assert!(process.ended().await.0.success());
+        assert!(process.ended().await.success());
     }
 }

@@ -18,7 +18,7 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
 
     let settings = [("max_deliveries", "1"), ("claim_idle_ms", "300")];
     let mut worker = Binary::serve(&yard, &settings, Some(point));
-    let (status, _) = worker.ended().await;
+    let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.said());
 
@@ -99,7 +99,7 @@ async fn crash_while_rebuilding(point: &str) {
     yard.redis.as_mut().unwrap().restart().unwrap();
 
     let mut rebuilder = Binary::serve(&yard, &[], Some(point));
-    let (status, _) = rebuilder.ended().await;
+    let status = rebuilder.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
     let next = yard.serve(Role::Worker, &[]).await;

@@ -8,18 +8,20 @@ use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
 use yoink::app::Role;
 
-use crate::harness::{Answers, Binary, Crowd, Rush, Schedule, Service, Yard, product};
+use crate::harness::{Answers, Binary, Crowd, Rush, Schedule, Service, Yard, eventually, product};
 
-const SHOES: &str = "shoe";
-const HATS: &str = "hat";
 /// Of everybody: more than can be bought, but for the hats.
 const SUPPLY: i64 = 10_000_000;
 
-/// Many buyers of plenty and of next to nothing; each remembers what it was told.
-async fn rush(service: &Service, schedule: &Schedule) -> Rush {
-    service.create(product(SHOES, SUPPLY)).await;
-    service.create(product(HATS, 300)).await;
-    let crowd = Crowd::seeded("buyer", 12, &[SHOES, SHOES, SHOES, HATS], schedule.seed());
+/// Many buyers of plenty, from both partitions, and of next to nothing; each remembers what it was told.
+async fn rush(yard: &Yard, service: &Service, schedule: &Schedule) -> Rush {
+    let plenty = [yard.product_in(0).await, yard.product_in(1).await];
+    for id in &plenty {
+        service.create(product(id, SUPPLY)).await;
+    }
+    service.create(product("scarce", 300)).await;
+    let products = [&plenty[0], &plenty[1], &plenty[0], "scarce"];
+    let crowd = Crowd::seeded("buyer", 12, &products, schedule.seed());
     crowd.paced(Duration::from_millis(3)).rush(vec![service.channel()])
 }
 
@@ -44,6 +46,8 @@ async fn settle(
     );
     assert_eq!((lost, doubled, oversold), (0, 0, 0), "seed {seed}");
     assert!(confirmed >= accepted, "seed {seed}");
+    let partitions = "SELECT count(DISTINCT partition) FROM reservations";
+    assert_eq!(yard.count(partitions).await, 2, "both partitions sold, seed {seed}");
     assert!(yard.assert_audit_holds().await.lost.is_empty(), "seed {seed}");
 }
 
@@ -52,7 +56,7 @@ async fn redis_with_always_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let mut yard = Yard::with_own_redis().await;
     let service = yard.serve(Role::All, &[]).await;
-    let rush = rush(&service, &schedule).await;
+    let rush = rush(&yard, &service, &schedule).await;
     for _ in 0..rounds {
         rush.sells(1 + schedule.below(60)).await;
         block_in_place(|| {
@@ -72,13 +76,13 @@ async fn the_worker_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let yard = Yard::new().await;
     let api = yard.serve(Role::Api, &[]).await;
-    let rush = rush(&api, &schedule).await;
+    let rush = rush(&yard, &api, &schedule).await;
     let settings = [("claim_idle_ms", "300")];
     let stored = async || yard.count("SELECT count(*) FROM reservations").await;
     for _ in 0..rounds {
         let mut worker = Binary::serve_as("worker", &yard, &settings, None);
         let goal = stored().await + i64::try_from(1 + schedule.below(200)).unwrap();
-        crate::harness::eventually("it stores", async || {
+        eventually("it stores", async || {
             assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
             (stored().await >= goal).then_some(())
         })
@@ -98,7 +102,7 @@ async fn the_gateway_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let yard = Yard::new().await;
     let keeper = yard.serve(Role::All, &[]).await;
-    let rush = rush(&keeper, &schedule).await;
+    let rush = rush(&yard, &keeper, &schedule).await;
     for _ in 0..rounds {
         let mut gateway = Binary::serve_as("api", &yard, &[], None);
         rush.go_to(vec![gateway.channel().await]);
@@ -118,7 +122,7 @@ async fn postgres_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(4));
     let mut yard = Yard::with_durable_postgres().await;
     let service = yard.serve(Role::All, &[("claim_idle_ms", "500")]).await;
-    let rush = rush(&service, &schedule).await;
+    let rush = rush(&yard, &service, &schedule).await;
     for _ in 0..rounds {
         rush.sells(1 + schedule.below(100)).await;
         block_in_place(|| {
@@ -134,6 +138,13 @@ async fn postgres_is_killed() {
     service.stop().await;
 }
 
+/// A worker that has connected to both stores: from then on no fault of theirs ends it.
+async fn started(yard: &Yard, settings: &[(&'static str, &str)]) -> Binary {
+    let mut worker = Binary::serve_as("worker", yard, settings, None);
+    worker.channel().await;
+    worker
+}
+
 /// Whatever may happen, by chance, while a gateway and two workers go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fault_after_the_other() {
@@ -142,8 +153,8 @@ async fn one_fault_after_the_other() {
     (yard.postgres, yard.database) = (other.postgres, other.database);
     let settings = [("claim_idle_ms", "300")];
     let service = yard.serve(Role::All, &settings).await;
-    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
-    let rush = rush(&service, &schedule).await;
+    let mut worker = started(&yard, &settings).await;
+    let rush = rush(&yard, &service, &schedule).await;
     for _ in 0..rounds {
         rush.sells(1 + schedule.below(40)).await;
         let fault = schedule.below(6);
@@ -161,7 +172,7 @@ async fn one_fault_after_the_other() {
             2 => {
                 worker.signal(Signal::SIGKILL);
                 worker.ended().await;
-                worker = Binary::serve_as("worker", &yard, &settings, None);
+                worker = started(&yard, &settings).await;
             }
             3 => {
                 worker.signal(Signal::SIGSTOP);
@@ -175,9 +186,14 @@ async fn one_fault_after_the_other() {
             _ => {
                 let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                             WHERE application_name = 'yoink'";
-                assert!(yard.count(end).await > 0);
+                // After a fault before this one they may not have connected again yet.
+                eventually("a connection is ended", async || {
+                    (yard.count(end).await > 0).then_some(())
+                })
+                .await;
             }
         }
+        assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
     }
     rush.sells(50).await;
     let answers = rush.end().await;

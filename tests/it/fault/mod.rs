@@ -1,4 +1,4 @@
-//! Faults on real processes. Every test ends in the audit.
+//! Faults of real servers and networks, and of our own processes. Every test that sells ends in the audit.
 
 mod abuse;
 mod auditor;

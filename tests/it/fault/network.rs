@@ -198,7 +198,7 @@ async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
     let yard = Yard::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let url = proxy.redis_url();
-    let patient = [("redis_url", url.as_str()), ("concurrency_max_calls", "300")];
+    let patient = [("redis_url", url.as_str()), ("concurrency_max_calls", "100")];
     let patient = yard.serve(Role::All, &patient).await;
     let hurried = [("redis_url", url.as_str()), ("call_timeout_ms", "150")];
     let hurried = yard.serve(Role::Api, &hurried).await;
@@ -211,7 +211,8 @@ async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
     let before = calls(&patient).await;
     let buys = join_all(users.iter().map(|user| patient.buy("shoe", user, "r"))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = buys.into_iter().partition(Result::is_ok);
-    assert!(accepted.len() >= 300, "{}", accepted.len());
+    assert!(accepted.len() >= 100, "{}", accepted.len());
+    assert!(!refused.is_empty(), "six times as many as there are places, and each takes 400 ms");
     for status in refused.into_iter().map(Result::unwrap_err) {
         assert_eq!(reason(&status), "OVERLOADED", "there was no place, or it waited");
     }
@@ -276,10 +277,15 @@ async fn a_ledger_that_is_cut_off_or_silent_for_a_while_stops_no_sale_and_gets_e
             proxy.cut();
             eventually("it breaks", async || (proxy.broken() > broken).then_some(())).await;
         }
-        // What was committed before is counted here; nothing comes through any more.
-        let before = stored().await;
+        // What was under way may still be committed; then nothing comes through any more.
+        let before = eventually("while 50 are sold nothing is stored", async || {
+            let before = stored().await;
+            rush.sells(50).await;
+            (stored().await == before).then_some(before)
+        })
+        .await;
         rush.sells(200).await;
-        assert!(stored().await <= before + 500, "at most a batch was under way");
+        assert_eq!(stored().await, before, "the link carries something");
         // Frozen connections break in the end, as they would when the network gives up.
         proxy.cut();
         proxy.pass();

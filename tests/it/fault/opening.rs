@@ -5,9 +5,13 @@ use std::os::unix::process::ExitStatusExt as _;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
-use yoink::{app::Role, stock::Opening};
+use yoink::{
+    app::Role,
+    grpc::pb::{AuditRequest, AuditVerdict},
+    stock::Opening,
+};
 
-use crate::harness::{Binary, Yard, product, run_yoink};
+use crate::harness::{Binary, Yard, eventually, product, run_yoink};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_there() {
@@ -27,6 +31,12 @@ async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_
                 service.buy(&id, "ann", "r").await.unwrap();
             }
         }
+        eventually("all are stored, and the audit holds", async || {
+            let report = services[0].admin().audit(AuditRequest {}).await.unwrap().into_inner();
+            let stored = yard.count("SELECT count(*) FROM reservations").await;
+            (stored == 4 * 8 && report.verdict() == AuditVerdict::Holds).then_some(())
+        })
+        .await;
         for service in services {
             service.stop().await;
         }
@@ -38,7 +48,7 @@ async fn what_a_process_left_that_died_while_opening_is_opened_by_the_next() {
     for point in ["opening_begun", "opening_opened"] {
         let yard = Yard::new().await;
         let mut dies = Binary::serve(&yard, &[], Some(point));
-        let (status, _) = dies.ended().await;
+        let status = dies.ended().await;
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", dies.said());
         assert_eq!(yard.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
         let service = yard.serve(Role::All, &[]).await;
@@ -74,9 +84,7 @@ async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from()
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
     let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
-    let again = crate::harness::eventually("it sells again", async || {
-        service.buy("shoe", "ann", "r").await.ok()
-    });
+    let again = eventually("it sells again", async || service.buy("shoe", "ann", "r").await.ok());
     assert_eq!(again.await.reservation_id, bought.reservation_id);
     service.buy("shoe", "bob", "r").await.unwrap();
     assert_eq!(service.refusal("shoe", "cid", "r").await, "SOLD_OUT");
@@ -91,7 +99,7 @@ async fn no_epoch_is_spent_where_somebody_elses_keys_are_in_the_way() {
     let () = set.arg(&stranger).arg("1").query_async(&mut yard.cli().await).await.unwrap();
     let mut service = Binary::serve(&yard, &[], None);
     service.channel().await;
-    crate::harness::eventually("it says so, again and again", async || {
+    eventually("it says so, again and again", async || {
         let said = service.said();
         (said.matches("Redis holds keys of another deployment").count() > 2).then_some(())
     })

@@ -1,5 +1,7 @@
 //! A store goes away and comes back.
 
+use futures_util::future::join_all;
+use tokio::task::block_in_place;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use yoink::{
@@ -93,14 +95,43 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happened() {
     let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let service = yard.serve(Role::Api, &[("concurrency_max_calls", "1")]).await;
     service.create(product("shoe", 10)).await;
-    yard.redis.as_mut().unwrap().kill();
-    let status = service.buy("shoe", "ann", "r").await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
-    let applied = status.get_details_error_info().unwrap().metadata["applied"].clone();
-    assert!(["no", "maybe"].contains(&applied.as_str()));
-    assert!(status.get_details_retry_info().is_some());
+    let applied = |status: &tonic::Status| {
+        assert_eq!(
+            (status.code(), reason(status).as_str()),
+            (Code::Unavailable, "REDIS_UNAVAILABLE")
+        );
+        assert!(status.get_details_retry_info().is_some());
+        status.get_details_error_info().unwrap().metadata["applied"].clone()
+    };
+    // Two calls for one place: when one is refused, the other is under way, and Redis ends before it answers.
+    yard.redis.as_ref().unwrap().pause();
+    let calls = ["ann", "bob"].map(|user| Box::pin(service.buy("shoe", user, "r")));
+    let (refused, _, mut under_way) = futures_util::future::select_all(calls).await;
+    assert_eq!(reason(&refused.unwrap_err()), "OVERLOADED");
+    block_in_place(|| yard.redis.as_mut().unwrap().kill());
+    let status = under_way.remove(0).await.unwrap_err();
+    assert_eq!(applied(&status), "maybe", "it may have been read");
+    // Once the end of the connection is known nothing is sent any more.
+    eventually("nothing can have been taken", async || {
+        let status = service.buy("shoe", "cid", "r").await.unwrap_err();
+        (applied(&status) == "no").then_some(())
+    })
+    .await;
+    for n in 0..5 {
+        let status = service.buy("shoe", &format!("late-{n}"), "r").await.unwrap_err();
+        assert_eq!(applied(&status), "no", "there is nobody to send it to");
+    }
+    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let bought = eventually("it sells again", async || service.buy("shoe", "dan", "r").await.ok());
+    let bought = bought.await;
+    let report = yard.assert_audit_holds().await;
+    let sold = 10 - bought.remaining;
+    assert_eq!(report.products[0].confirmed, sold);
+    assert!(sold <= 2, "only the one under way may have been taken");
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,18 +165,30 @@ async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
         let () = set.query_async(&mut yard.cli().await).await.unwrap();
     };
     maxmemory("1").await;
-    let status = service.buy("shoe", "bob", "r").await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
-    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+    // Alone, and many in one call of the script.
+    for buyers in [1, 60] {
+        let users: Vec<String> = (0..buyers).map(|n| format!("full-{n}")).collect();
+        for answer in join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await {
+            let status = answer.unwrap_err();
+            assert_eq!(
+                (status.code(), reason(&status).as_str()),
+                (Code::Unavailable, "REDIS_UNAVAILABLE")
+            );
+            assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+        }
+    }
     // Who has bought gets the same answer: nothing needs to be written for it.
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
     let report = yard.audit().await;
     assert_eq!(report.products[0].available, 99);
     maxmemory("0").await;
-    service.buy("shoe", "bob", "r").await.unwrap();
+    for n in 0..60 {
+        let bought = service.buy("shoe", &format!("full-{n}"), "r").await.unwrap();
+        assert!(!bought.duplicate, "nothing of the refused call is left");
+    }
     let report = yard.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 98));
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (61, 39));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,13 +48,18 @@ impl Rush {
         }));
         let mut all = Self::default();
         for rush in buyers.await {
-            all.accepted.extend(rush.accepted);
-            all.open.extend(rush.open);
-            for (reason, times) in rush.refused {
-                *all.refused.entry(reason).or_default() += times;
-            }
+            all.add(rush);
         }
         all
+    }
+
+    /// Takes over what others were answered.
+    pub fn add(&mut self, other: Self) {
+        self.accepted.extend(other.accepted);
+        self.open.extend(other.open);
+        for (reason, times) in other.refused {
+            *self.refused.entry(reason).or_default() += times;
+        }
     }
 
     /// Notes an answer to a user who asked once.

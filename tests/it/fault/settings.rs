@@ -25,7 +25,7 @@ fn promises(scrape: &str, store: &str) -> Vec<String> {
 /// How a start ends that is refused.
 async fn refused(yard: &Yard) -> String {
     let mut service = Binary::serve(yard, &[], None);
-    let (status, _) = service.ended().await;
+    let status = service.ended().await;
     assert_eq!(status.code(), Some(2));
     service.said()
 }

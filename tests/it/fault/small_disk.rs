@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::harness::scratch_dir;
+use crate::harness::{not_tried, scratch_dir};
 
 pub struct SmallDisk {
     keeper: Child,
@@ -31,9 +31,7 @@ impl SmallDisk {
         if said.trim() == "mounted" {
             return Some(disk);
         }
-        // Past the capture of the test's output: it shall be seen.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "NOT TRIED: a full disk (mounting a tmpfs needs root)").unwrap();
+        not_tried("a full disk (mounting a tmpfs needs root)");
         None
     }
 

@@ -5,32 +5,55 @@ use yoink::{app::Role, worker::Step};
 
 use crate::harness::{Binary, Yard, eventually, product};
 
+/// How many entries of both partitions are delivered and not settled.
+async fn pending(yard: &Yard) -> u64 {
+    let (mut cli, mut pending) = (yard.cli().await, 0);
+    for partition in 0..2 {
+        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let mut groups = redis::cmd("XINFO");
+        let groups: redis::streams::StreamInfoGroupsReply =
+            groups.arg("GROUPS").arg(key).query_async(&mut cli).await.unwrap();
+        pending += u64::try_from(groups.groups[0].pending).unwrap();
+    }
+    pending
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_process_that_comes_back_changes_nothing() {
     let yard = Yard::new().await;
     let api = yard.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
     let settings = [("claim_idle_ms", "300")];
-    let mut stalled = Binary::serve(&yard, &settings, None);
+    let mut stalled = Binary::serve_as("worker", &yard, &settings, None);
     stalled.channel().await;
-    let mut accepted = 0;
-    for n in 0..200 {
-        accepted += i64::from(api.buy("shoe", &format!("user-{n}"), "").await.is_ok());
-        if n == 50 {
-            stalled.signal(Signal::SIGSTOP);
-        }
+    // It reads orders and cannot store them: somebody has locked what it needs.
+    let sql = yard.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
+    for n in 0..100 {
+        api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
+    eventually("it holds some", async || (pending(&yard).await > 0).then_some(())).await;
+    stalled.signal(Signal::SIGSTOP);
+    let held = pending(&yard).await;
+    assert!(held > 0, "it held nothing when it stalled");
+    // Its transaction ends with its connection, as when it is cut off.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE backend_type = 'client backend' AND datname = current_database()
+                 AND pid <> pg_backend_pid()";
+    sql.batch_execute(end).await.unwrap();
+    sql.batch_execute("ROLLBACK").await.unwrap();
     let other = yard.serve(Role::Worker, &settings).await;
     let report = yard.assert_audit_holds().await;
-    assert_eq!(report.products[0].confirmed, accepted);
+    assert_eq!(report.products[0].confirmed, 100);
     stalled.signal(Signal::SIGCONT);
     // It works again, and what it held was settled once.
     other.stop().await;
     api.buy("shoe", "late", "").await.unwrap();
     let report = yard.assert_audit_holds().await;
-    assert_eq!(report.products[0].confirmed, accepted + 1);
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (101, 899));
+    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
     stalled.signal(Signal::SIGTERM);
-    assert!(stalled.ended().await.0.success());
+    assert!(stalled.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +92,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
     let epoch = slow.stores().stock.partitions().epoch(partition).unwrap();
     let stored = slow.stores().ledger.store(partition, epoch, &[&order]).await.unwrap();
-    assert_eq!((stored.inserted, stored.voided.len()), (0, 1));
+    assert_eq!((stored.inserted, stored.voided.len()), (0, 1), "the void stands");
     let released = slow.stores().stock.release(
         partition,
         yoink::stock::ReleaseFrom::Orders,
@@ -115,21 +138,25 @@ async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
     for n in 0..20 {
         api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
-    let mut cli = yard.cli().await;
+    // Some of them are delivered already, and stored by nobody.
+    let stores = yard.stores().await;
+    let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut reader = stores.reader().await.unwrap();
+    let held = stores.streams.read_new(&mut reader, partition, "gone", (8, 0)).await.unwrap();
+    assert_eq!((held.len(), pending(&yard).await), (8, 8));
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", yard.prefix);
-        let _: i64 = redis::cmd("XGROUP")
-            .arg("DESTROY")
-            .arg(key)
-            .arg("ledger")
-            .query_async(&mut cli)
-            .await
-            .unwrap();
+        let mut destroy = redis::cmd("XGROUP");
+        destroy.arg("DESTROY").arg(key).arg("ledger");
+        let destroyed: i64 = destroy.query_async(&mut yard.cli().await).await.unwrap();
+        assert_eq!(destroyed, 1);
     }
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let mut worker = Binary::serve_as("worker", &yard, &[], None);
     let report = yard.assert_audit_holds().await;
-    assert_eq!(report.products[0].confirmed, 20);
-    worker.stop().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
+    assert!(worker.said().contains("the consumer group was gone"), "{}", worker.said());
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +177,8 @@ async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
     let worker = yard.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
     let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
-    assert!(matches!(late, Err(yoink::ledger::LedgerError::GateClosed)), "{late:?}");
+    let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
+    assert!(refused, "a late commit stores nothing: {late:?}");
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
     worker.stop().await;

@@ -3,17 +3,16 @@
 use std::{
     fs::{self, File},
     io::Read as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use yoink::grpc::pb::{
     ListProductsRequest, ReserveUnitRequest, ReserveUnitResponse,
     inventory_service_client::InventoryServiceClient,
@@ -56,6 +55,17 @@ impl Binary {
         more: &[(&'static str, &str)],
         crash_point: Option<&str>,
     ) -> Self {
+        let point = crash_point.map(|point| ("YOINK_CRASH_POINT", point));
+        Self::serve_with(role, yard, more, point.as_slice())
+    }
+
+    /// In a role, with more in its environment.
+    pub fn serve_with(
+        role: &str,
+        yard: &Yard,
+        more: &[(&'static str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
         // The yard's settings let the system choose its ports; it says which it has.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
@@ -65,9 +75,7 @@ impl Binary {
             .args(["serve", "--role", role])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap());
-        if let Some(point) = crash_point {
-            command.env("YOINK_CRASH_POINT", point);
-        }
+        command.envs(environment.iter().copied());
         Self { child: command.spawn().unwrap(), log }
     }
 
@@ -100,11 +108,9 @@ impl Binary {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end; returns how it ended and how long that took.
-    pub async fn ended(&mut self) -> (ExitStatus, Duration) {
-        let started = Instant::now();
-        let status = eventually("the program ends", async || self.child.try_wait().unwrap()).await;
-        (status, started.elapsed())
+    /// Waits for its end; returns how it ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the program ends", async || self.child.try_wait().unwrap()).await
     }
 
     /// Whether it has ended by itself.
@@ -129,27 +135,45 @@ impl Drop for Binary {
 /// A running `yoink dev`.
 pub struct Dev {
     child: Child,
-    pub grpc: SocketAddr,
-    pub http: SocketAddr,
+    output: PathBuf,
 }
 
 impl Dev {
-    /// Starts it in a directory, on free ports.
+    /// Starts it in a directory, on ports that the system chooses.
     pub fn start(here: &Path) -> Self {
-        let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let [grpc, http] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
-        drop(listeners);
+        let output = scratch_dir("output").join("stdout");
         let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
-        command.args(["--set", &format!("grpc_listen={grpc}")]);
-        command.args(["--set", &format!("http_listen={http}")]);
+        for name in ["grpc_listen", "http_listen"] {
+            command.args(["--set", &format!("{name}=127.0.0.1:0")]);
+        }
         command.args(["--set", "log=warn", "dev"]).current_dir(here);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        Self { child: command.spawn().unwrap(), grpc, http }
+        command.stdin(Stdio::null()).stdout(File::create(&output).unwrap()).stderr(Stdio::piped());
+        Self { child: command.spawn().unwrap(), output }
+    }
+
+    /// Where it serves gRPC, and where HTTP: as soon as it says so.
+    pub async fn addresses(&mut self) -> (SocketAddr, SocketAddr) {
+        eventually("it says where it serves", async || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended");
+            let output = fs::read_to_string(&self.output).unwrap();
+            let after = |word: &str| {
+                let (line, _) = output.split_once(word)?.1.split_once('\n')?;
+                let line = line.trim().trim_start_matches("http://");
+                line.trim_end_matches("/readyz").parse::<SocketAddr>().ok()
+            };
+            Some((after("gRPC ")?, after("HTTP ")?))
+        })
+        .await
+    }
+
+    async fn endpoint(&mut self) -> Endpoint {
+        let (grpc, _) = self.addresses().await;
+        Channel::from_shared(format!("http://{grpc}")).unwrap()
     }
 
     /// Buys a unit of the demo catalogue, always by the same request.
     pub async fn buy(&mut self) -> ReserveUnitResponse {
-        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        let endpoint = self.endpoint().await;
         eventually("it sells", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended");
             let request = ReserveUnitRequest {
@@ -166,7 +190,7 @@ impl Dev {
 
     /// Waits until it lists its products.
     pub async fn ready(&mut self) {
-        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).unwrap();
+        let endpoint = self.endpoint().await;
         eventually("it answers", async || {
             let mut client = InventoryServiceClient::new(endpoint.connect().await.ok()?);
             let listed = client.list_products(ListProductsRequest::default()).await.ok()?;

@@ -42,3 +42,36 @@ pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>)
         Err(_) => panic!("never happened: {what}"),
     }
 }
+
+/// As [`eventually`], for what fails until then; panics with the last error when it never succeeds.
+pub async fn succeeds<T, E: std::fmt::Debug>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let mut last = None;
+    let started = tokio::time::Instant::now();
+    eventually(what, async || match attempt().await {
+        Ok(value) => Some(value),
+        Err(error) if started.elapsed() + LAST_ATTEMPT > PATIENCE => {
+            panic!("never happened: {what}: {error:?}, before that {last:?}")
+        }
+        Err(error) => {
+            last = Some(error);
+            None
+        }
+    })
+    .await
+}
+
+/// An attempt that fails so late is the last one.
+const LAST_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Says that something cannot be tried on this machine; fails where `STRICT` is set.
+pub fn not_tried(what: &str) {
+    use std::io::Write as _;
+    let strict = std::env::var_os("STRICT").is_some_and(|strict| !strict.is_empty());
+    assert!(!strict, "NOT TRIED: {what}");
+    // Past the capture of the test's output: it shall be seen.
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "NOT TRIED: {what}").unwrap();
+}

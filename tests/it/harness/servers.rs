@@ -25,19 +25,33 @@ fn base() -> PathBuf {
 pub fn scratch_dir(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static CLEANED: OnceLock<()> = OnceLock::new();
-    CLEANED.get_or_init(|| {
-        for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let ended = |pid: &str| !Path::new("/proc").join(pid).exists();
-            if name.strip_prefix("it-").is_some_and(ended) {
-                fs::remove_dir_all(entry.path()).unwrap();
-            }
-        }
-    });
-    let run = base().join(format!("it-{}", std::process::id()));
-    let dir = run.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    CLEANED.get_or_init(remove_ended_runs);
+    let dir = run_dir().join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+fn run_dir() -> PathBuf {
+    base().join(format!("it-{}", std::process::id()))
+}
+
+/// One test binary at a time removes what runs left that have ended, and what an earlier process with our
+/// own id left.
+fn remove_ended_runs() {
+    fs::create_dir_all(base()).unwrap();
+    let lock = fs::File::create(base().join("cleaning")).unwrap();
+    lock.lock().unwrap();
+    for entry in fs::read_dir(base()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ended = |pid: &str| {
+            pid == std::process::id().to_string() || !Path::new("/proc").join(pid).exists()
+        };
+        if name.strip_prefix("it-").is_some_and(ended) {
+            // A server of that run may still be ending, and writing: the next run removes what is left.
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+    assert!(!run_dir().exists(), "{} cannot be removed", run_dir().display());
 }
 
 /// What a test's Postgres runs with: a crash of the machine is not what these tests try.

@@ -28,13 +28,13 @@ pub struct Service {
 
 impl Service {
     pub async fn start(config: &Config, role: Role) -> Self {
-        Self::start_at(config, role, SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::start_on(config, role, TcpListener::bind("127.0.0.1:0").await.unwrap()).await
     }
 
-    /// With HTTP at a certain address.
-    pub async fn start_at(config: &Config, role: Role, http: SocketAddr) -> Self {
+    /// With HTTP on a listener of the caller's, who may keep it when the service has ended.
+    pub async fn start_on(config: &Config, role: Role, http: TcpListener) -> Self {
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let listeners = Listeners { grpc, http: TcpListener::bind(http).await.unwrap() };
+        let listeners = Listeners { grpc, http };
         let http = listeners.http.local_addr().unwrap();
         let app = App::build(config, role, listeners).await.unwrap();
         let grpc = app.grpc_address().unwrap();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{net::TcpListener, sync::Mutex};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, error::SqlState};
 use tokio_util::task::TaskTracker;
 use yoink::{
     app::{App, Listeners, Role, Stores},
@@ -16,7 +16,7 @@ use yoink::{
     servers::{AppendFsync, PostgresServer, RedisServer},
 };
 
-use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared};
+use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds};
 
 /// Where a test plays.
 pub struct Yard {
@@ -122,14 +122,25 @@ impl Yard {
         Service::start(&self.config(more), role).await
     }
 
-    /// Both stores, beside whatever serves.
+    /// Both stores, beside whatever serves; after a fault, as soon as both can be reached.
     pub async fn stores(&self) -> Stores {
-        let stores = Stores::connect(&self.config(&[]), &TaskTracker::new()).await.unwrap();
-        stores.believe_ledger().await.unwrap();
-        stores
+        succeeds("both stores can be reached", async || {
+            let stores = Stores::connect(&self.config(&[]), &TaskTracker::new()).await?;
+            stores.believe_ledger().await?;
+            anyhow::Ok(stores)
+        })
+        .await
     }
 
-    /// The database, as psql would see it.
+    /// A product's name that is sold from a certain partition.
+    pub async fn product_in(&self, partition: u16) -> String {
+        let partitions = self.stores().await.deployment.partitions;
+        let mut names = (0..1_000).map(|n| format!("item-{n}"));
+        let there = |name: &String| partitions.of(&name.parse().unwrap()).number() == partition;
+        names.find(there).unwrap()
+    }
+
+    /// The database, as psql would see it; after a fault, as soon as it accepts connections.
     pub async fn sql(&self) -> Client {
         connect(&self.postgres_url()).await
     }
@@ -140,9 +151,19 @@ impl Yard {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// One number from the database.
+    /// One number from the database, as soon as it can be asked.
     pub async fn count(&self, sql: &str) -> i64 {
-        self.sql().await.query_one(sql, &[]).await.unwrap().get(0)
+        eventually("the database answers", async || {
+            match self.sql().await.query_one(sql, &[]).await {
+                Ok(row) => Some(row.get(0)),
+                Err(error) => {
+                    // A fault may end the connection that was made a moment ago; nothing else may fail.
+                    assert!(is_broken(&error), "{sql}: {error:?}");
+                    None
+                }
+            }
+        })
+        .await
     }
 
     /// The audit as it is now.
@@ -156,7 +177,8 @@ impl Yard {
         let stores = self.stores().await;
         let auditor = stores.auditor();
         eventually("everything accepted is settled, and the audit holds", async || {
-            stores.believe_ledger().await.unwrap();
+            // A connection that a fault has broken is replaced.
+            stores.believe_ledger().await.ok()?;
             let report = auditor.audit().await;
             assert_ne!(report.verdict(), Verdict::Violated, "{report:#?}");
             let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
@@ -166,11 +188,19 @@ impl Yard {
     }
 }
 
+/// Waits until a Postgres accepts connections: after a fault it may still be recovering.
 async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let connect = async || tokio_postgres::connect(url, NoTls).await;
+    let (client, connection) = succeeds("Postgres accepts connections", connect).await;
     // It ends with its client.
     TaskTracker::new().spawn(connection);
     client
+}
+
+/// Whether this is the end of a connection, and not an answer to what was asked.
+fn is_broken(error: &tokio_postgres::Error) -> bool {
+    let ended = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
+    error.code().is_none_or(|code| ended.contains(code))
 }
 
 /// A product on sale, without window or limit.
