@@ -6,11 +6,7 @@ use super::{
     Streams,
     entry::{Entry, RawEntry},
 };
-use crate::{
-    domain::{Partition, ReservationId},
-    fence::FenceError,
-    keys::GROUP,
-};
+use crate::{domain::Partition, fence::FenceError, keys::GROUP};
 
 /// An entry in somebody's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,24 +165,5 @@ impl Streams {
             self.partitions.connection().xinfo_consumers(key, GROUP).await?;
         let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);
         Ok(idle.map(|consumer| consumer.name).collect())
-    }
-
-    /// The entry of a reservation that is not settled yet: in `orders`, or in `dead`. It only ever moves
-    /// that way, so whoever then asks the ledger misses nothing.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn find(
-        &self,
-        partition: Partition,
-        id: ReservationId,
-    ) -> Result<Option<Entry>, RedisError> {
-        let ours = |entry: &Entry| entry.reservation_id(partition, &id.entry_id()) == Ok(id);
-        if let Some(entry) = self.entry(partition, &id.entry_id()).await?.filter(ours) {
-            return Ok(Some(entry));
-        }
-        let dead = self.dead_of(partition, &id.to_string()).await?;
-        Ok(dead.map(|dead| dead.entry).filter(ours))
     }
 }

@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod fence;
 mod kills;
+mod lookup;
 mod loops;
 mod lost;
 mod network;
