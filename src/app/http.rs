@@ -34,7 +34,14 @@ impl Readiness {
             format!("partition {partition} is fenced{stage}")
         });
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        (ready, unwell.into_iter().chain(fenced).chain(pauses).collect())
+        let kept = self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
+            format!(
+                "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
+                 SQLSTATE {}, which is in no list",
+                kept.orders, kept.sqlstate
+            )
+        });
+        (ready, unwell.into_iter().chain(fenced).chain(pauses).chain(kept).collect())
     }
 }
 

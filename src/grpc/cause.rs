@@ -57,7 +57,9 @@ impl From<LedgerError> for ApiError {
             "the ledger did not answer a call"
         );
         match error {
-            LedgerError::Unavailable { .. } => Self::LedgerUnavailable(Applied::Maybe),
+            LedgerError::Unavailable { .. } | LedgerError::Unlisted { .. } => {
+                Self::LedgerUnavailable(Applied::Maybe)
+            }
             LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
             | LedgerError::Rejected { .. } => Self::LedgerUnavailable(Applied::No),

@@ -19,7 +19,7 @@ mod void;
 pub use actions::{DeadAction, Deed, RecordedAction};
 pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
-pub use error::{Class, LedgerError, classify};
+pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
 pub use marks::Mark;
 pub use migrate::{MigrateError, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};

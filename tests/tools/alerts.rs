@@ -136,6 +136,24 @@ async fn orders_that_nobody_stores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_refused_with_a_code_in_no_list() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let sql = yard.sql().await;
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                       $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+                   CREATE TRIGGER refuse BEFORE INSERT ON reservations
+                       FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sql.batch_execute(trigger).await.unwrap();
+    service.buy("shoe", "ann", "r").await.unwrap();
+    watch.fires("YoinkUnlistedSqlstate").await;
+    sql.batch_execute("DROP TRIGGER refuse ON reservations").await.unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn orders_that_wait() {
     let yard = Yard::new().await;
     let service = selling(&yard, Role::Api, &[]).await;

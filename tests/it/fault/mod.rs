@@ -21,3 +21,4 @@ mod rush;
 mod settings;
 mod small_disk;
 mod stall;
+mod unlisted;
