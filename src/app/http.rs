@@ -21,8 +21,12 @@ impl Readiness {
         let unwell = self.watch.reasons();
         let pauses = self.scrape.pauses.reasons();
         // An outage of Postgres stops no sale; what an operator must mend does.
-        let broken =
-            [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
+        let broken = [
+            PauseReason::LedgerMisconfigured,
+            PauseReason::Inconsistent,
+            PauseReason::Malformed,
+            PauseReason::NewerFormat,
+        ];
         let fenced = self.scrape.recovery.seen_fenced();
         let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
         let ready =

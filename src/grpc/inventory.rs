@@ -13,7 +13,6 @@ use super::{
 use crate::{
     domain::{Partition, Reservation, ReservationId, ReservationState},
     fence::{Applied, FenceError},
-    ledger::LedgerError,
     stream::{Entry, Found},
 };
 
@@ -43,7 +42,7 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
     if let Ok(Found { entry: Some(entry), .. }) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    if let Some(stored) = rooms.ledger.find(id).await.map_err(|error| not_applied(&error))? {
+    if let Some(stored) = rooms.ledger.find(id).await.map_err(unchanged)? {
         return Ok(stored);
     }
     match found {
@@ -52,16 +51,20 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
         Ok(found) if found.epoch == id.epoch() => Err(ApiError::ReservationNotFound),
         // Of an epoch that has ended, or in one that may just be lost: nobody can say that it never was.
         Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
-        Err(FenceError::Unavailable { .. } | FenceError::Malformed(_)) => {
-            Err(ApiError::RedisUnavailable(Applied::No))
-        }
+        Err(error) => Err(unchanged(error)),
     }
 }
 
 /// A look-up changes nothing, however it ends.
-fn not_applied(error: &LedgerError) -> ApiError {
-    tracing::warn!(error = error as &dyn std::error::Error, "the ledger did not answer a look-up");
-    ApiError::LedgerUnavailable(Applied::No)
+fn unchanged(error: impl Into<ApiError>) -> ApiError {
+    let mut error = error.into();
+    if let ApiError::RedisUnavailable(applied)
+    | ApiError::LedgerUnavailable(applied)
+    | ApiError::Internal(applied) = &mut error
+    {
+        *applied = Applied::No;
+    }
+    error
 }
 
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {

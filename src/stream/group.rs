@@ -6,7 +6,11 @@ use super::{
     Streams,
     entry::{Entry, RawEntry},
 };
-use crate::{domain::Partition, fence::FenceError, keys::GROUP};
+use crate::{
+    domain::Partition,
+    fence::{FenceError, expect},
+    keys::GROUP,
+};
 
 /// An entry in somebody's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +128,8 @@ impl Streams {
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
-        self.partitions.run(partition, &self.scripts.settle, &keys, &args).await.map(drop)
+        let answer = self.partitions.run(partition, &self.scripts.settle, &keys, &args).await?;
+        expect(answer, &["ok"])
     }
 
     /// Creates the group anew where somebody deleted it: at 0, so that everything in the stream is
@@ -147,7 +152,8 @@ impl Streams {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let args = [GROUP, consumer];
-        self.partitions.run(partition, &self.scripts.retire, &keys, &args).await.map(drop)
+        let answer = self.partitions.run(partition, &self.scripts.retire, &keys, &args).await?;
+        expect(answer, &["retired", "busy"])
     }
 
     /// Consumers that have nothing pending and read nothing for `idle_ms`.

@@ -115,6 +115,7 @@ impl Consumer {
             }
             PauseReason::LedgerMisconfigured
             | PauseReason::LedgerUnlisted(_)
+            | PauseReason::Malformed
             | PauseReason::Inconsistent
             | PauseReason::NewerFormat => {
                 tracing::error!(%partition, held, error, "consumption stops: {}", pause.reason);

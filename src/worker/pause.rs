@@ -29,6 +29,8 @@ pub enum PauseReason {
     Fenced,
     /// Redis is away.
     RedisUnavailable,
+    /// Redis gave an answer that this program does not understand.
+    Malformed,
     /// An entry of a newer program: this one must be updated.
     NewerFormat,
 }
@@ -45,6 +47,9 @@ impl fmt::Display for PauseReason {
             Self::Inconsistent => "Redis and the ledger disagree",
             Self::Fenced => "the partition is fenced",
             Self::RedisUnavailable => "Redis is unavailable",
+            Self::Malformed => {
+                "internal error: Redis gave an answer that this program does not understand"
+            }
             Self::NewerFormat => "an entry is of a newer format",
         })
     }
@@ -86,9 +91,8 @@ impl From<FenceError> for Pause {
     fn from(error: FenceError) -> Self {
         let reason = match &error {
             FenceError::Fenced(_) => PauseReason::Fenced,
-            FenceError::Unavailable { .. } | FenceError::Malformed(_) => {
-                PauseReason::RedisUnavailable
-            }
+            FenceError::Unavailable { .. } => PauseReason::RedisUnavailable,
+            FenceError::Malformed(_) => PauseReason::Malformed,
         };
         Self { reason, source: error.into() }
     }

@@ -11,6 +11,7 @@ mod kills;
 mod lookup;
 mod loops;
 mod lost;
+mod malformed;
 mod network;
 mod opening;
 mod outage;
