@@ -101,6 +101,9 @@ impl Auditor {
         partition: Partition,
         report: &mut Report,
     ) -> Result<(), String> {
+        // First, and from the ledger alone: a loss is announced also while Redis cannot be read.
+        let lost = self.ledger.lost_of_ended(partition).await.map_err(|error| told(&error))?;
+        report.lost.extend(lost);
         let cut =
             self.streams.cut(partition, self.claims_window_ms).await.map_err(
                 |error| match error {
@@ -124,8 +127,6 @@ impl Auditor {
                 ));
             }
         }
-        let lost = self.ledger.lost(partition, cut.epoch).await.map_err(|error| told(&error))?;
-        report.lost.extend(lost);
         let mut products: Vec<&ProductId> =
             cut.products.keys().chain(rows.products.keys()).collect();
         products.sort();

@@ -62,6 +62,22 @@ impl Ledger {
         .await
     }
 
+    /// What was accepted in epochs that have ended and is nowhere: those before the last one in which the
+    /// partition was open. While it is closed, that one may still be drained.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn lost_of_ended(&self, partition: Partition) -> Result<Vec<Lost>, LedgerError> {
+        let opened = self.with(|client| async move {
+            let sql = "SELECT opened FROM partitions WHERE partition = $1";
+            let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
+            epoch_of(row.try_get(0)?)
+        });
+        let opened = opened.await?;
+        self.lost(partition, opened).await
+    }
+
     /// What was accepted in the epochs before this one and is nowhere. Nothing of these may be in flight
     /// any more (R8).
     ///

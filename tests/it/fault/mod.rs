@@ -23,3 +23,4 @@ mod settings;
 mod small_disk;
 mod stall;
 mod unlisted;
+mod unseen;
