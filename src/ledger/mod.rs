@@ -16,7 +16,7 @@ mod settings;
 mod store;
 mod void;
 
-pub use actions::{DeadAction, Deed, RecordedAction};
+pub use actions::{DeadAction, Deed, OpenRecord, RecordedAction};
 pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};

@@ -22,5 +22,6 @@ mod rush;
 mod settings;
 mod small_disk;
 mod stall;
+mod unanswered;
 mod unlisted;
 mod unseen;
