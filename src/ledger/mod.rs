@@ -21,7 +21,7 @@ pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
 pub use marks::Mark;
-pub use migrate::{MigrateError, check_schema, migrate};
+pub use migrate::{MigrateError, Migrated, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};

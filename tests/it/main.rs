@@ -22,5 +22,6 @@ mod model;
 mod overload;
 mod poison;
 mod sale;
+mod schema;
 mod scripts;
 mod traces;
