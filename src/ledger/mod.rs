@@ -4,6 +4,7 @@
 
 mod actions;
 mod audit;
+mod cancel;
 mod catalogue;
 mod error;
 mod marks;

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod auditor;
+mod audits;
 mod browse;
 mod clock;
 mod consumers;
