@@ -98,6 +98,23 @@ async fn a_unit_that_nobody_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_that_cannot_see_a_partition() {
+    let yard = Yard::new().await;
+    let settings = [("audit_interval_ms", "200"), ("recovery", "manual")];
+    let service = selling(&yard, Role::All, &settings).await;
+    let watch = Prometheus::watching(service.http).await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut close = redis::cmd("HSET");
+    close.arg(format!("{}:{{{partition}}}:meta", yard.prefix)).arg("status").arg("closed");
+    let _: i64 = close.query_async(&mut yard.cli().await).await.unwrap();
+    watch.fires("YoinkAuditIncomplete").await;
+    let rebuilt = run_yoink(&yard, &["rebuild"]);
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reservations_that_are_gone() {
     let yard = Yard::with_own_redis().await;
     let api = selling(&yard, Role::Api, &[]).await;
