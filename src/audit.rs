@@ -5,6 +5,10 @@
 //!
 //! Must never: call something well that it could not see.
 
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
 use crate::{
     domain::{Lost, Partition, ProductId},
     fence::FenceError,
@@ -70,22 +74,26 @@ impl Report {
     }
 }
 
-/// Audits.
+/// Audits; clones take turns.
 #[derive(Clone)]
 pub struct Auditor {
     streams: Streams,
     ledger: Ledger,
     claims_window_ms: u64,
+    /// Held by the audit under way: each reads the whole ledger.
+    one: Arc<Mutex<()>>,
 }
 
 impl Auditor {
     /// Over these; request ids are kept in windows of so many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, claims_window_ms: u64) -> Self {
-        Self { streams, ledger, claims_window_ms }
+        Self { streams, ledger, claims_window_ms, one: Arc::default() }
     }
 
-    /// Audits every partition. Never fails: what it cannot see it calls unknown.
+    /// Audits every partition, after any audit that a clone of this one has under way. Never fails: what it
+    /// cannot see it calls unknown. Dropped before its end, it ends in Postgres as well.
     pub async fn audit(&self) -> Report {
+        let _one = self.one.lock().await;
         let mut report = Report::default();
         for partition in self.streams.partitions().count().all() {
             if let Err(unknown) = self.audit_partition(partition, &mut report).await {
@@ -101,6 +109,9 @@ impl Auditor {
         partition: Partition,
         report: &mut Report,
     ) -> Result<(), String> {
+        // First, and from the ledger alone: a loss is announced also while Redis cannot be read.
+        let lost = self.ledger.lost_of_ended(partition).await.map_err(|error| told(&error))?;
+        report.lost.extend(lost);
         let cut =
             self.streams.cut(partition, self.claims_window_ms).await.map_err(
                 |error| match error {
@@ -124,8 +135,6 @@ impl Auditor {
                 ));
             }
         }
-        let lost = self.ledger.lost(partition, cut.epoch).await.map_err(|error| told(&error))?;
-        report.lost.extend(lost);
         let mut products: Vec<&ProductId> =
             cut.products.keys().chain(rows.products.keys()).collect();
         products.sort();

@@ -42,7 +42,7 @@ pub struct Stores {
     /// The deployment.
     pub deployment: Deployment,
     client: Client,
-    claims_window_ms: u64,
+    auditor: Auditor,
 }
 
 impl Stores {
@@ -83,13 +83,13 @@ impl Stores {
         let stock = Stock::start(partitions.clone(), settings, tasks);
         let streams = Streams::new(partitions);
         let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
-        let claims_window_ms = config.claims_window_ms;
-        Ok(Self { ledger, stock, streams, desk, deployment, client, claims_window_ms })
+        let auditor = Auditor::new(streams.clone(), ledger.clone(), config.claims_window_ms);
+        Ok(Self { ledger, stock, streams, desk, deployment, client, auditor })
     }
 
-    /// The audit of both.
+    /// The audit of both: one at a time, whoever asks for it.
     pub fn auditor(&self) -> Auditor {
-        Auditor::new(self.streams.clone(), self.ledger.clone(), self.claims_window_ms)
+        self.auditor.clone()
     }
 
     /// When accepted reservations are answered, for a process that takes them.

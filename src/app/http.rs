@@ -21,8 +21,12 @@ impl Readiness {
         let unwell = self.watch.reasons();
         let pauses = self.scrape.pauses.reasons();
         // An outage of Postgres stops no sale; what an operator must mend does.
-        let broken =
-            [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
+        let broken = [
+            PauseReason::LedgerMisconfigured,
+            PauseReason::Inconsistent,
+            PauseReason::Malformed,
+            PauseReason::NewerFormat,
+        ];
         let fenced = self.scrape.recovery.seen_fenced();
         let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
         let ready =
@@ -34,7 +38,14 @@ impl Readiness {
             format!("partition {partition} is fenced{stage}")
         });
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        (ready, unwell.into_iter().chain(fenced).chain(pauses).collect())
+        let kept = self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
+            format!(
+                "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
+                 SQLSTATE {}, which is in no list",
+                kept.orders, kept.sqlstate
+            )
+        });
+        (ready, unwell.into_iter().chain(fenced).chain(pauses).chain(kept).collect())
     }
 }
 

@@ -22,7 +22,10 @@ use crate::{
 /// How often changes that others made are looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A product and its stock; no stock while its partition recovers.
+/// How long a list waits for the stock of its products: a slow Redis must not make it slow.
+const STOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// A product and its stock; no stock while its partition recovers, or Redis is away or slow.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// The product.
@@ -197,7 +200,8 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// When the stock cannot be read for another reason than a fence.
+    /// When an answer of Redis is not understood, or the service is shutting down. A product whose stock
+    /// cannot be read now is listed without it.
     pub async fn list(
         &self,
         after: Option<&ProductId>,
@@ -231,10 +235,11 @@ impl Catalogue {
             by_partition.entry(count.of(&product.id)).or_default().push(product.id.clone());
         }
         let reads = by_partition.into_iter().map(|(partition, ids)| async move {
-            match self.stock.levels(partition, ids).await {
-                Ok(levels) => Ok((partition, Some(levels))),
-                Err(StockError::Fence(FenceError::Fenced(_))) => Ok((partition, None)),
-                Err(error) => Err(error),
+            let read = tokio::time::timeout(STOCK_WAIT, self.stock.levels(partition, ids)).await;
+            match read {
+                Ok(Ok(levels)) => Ok((partition, Some(levels))),
+                Ok(Err(error)) if !passes(&error) => Err(error),
+                Ok(Err(_)) | Err(_) => Ok((partition, None)),
             }
         });
         let levels: HashMap<_, _> = try_join_all(reads).await?.into_iter().collect();
@@ -244,5 +249,16 @@ impl Catalogue {
             Listed { product, stock }
         });
         Ok(listed.collect())
+    }
+}
+
+/// Whether a stock that cannot be read now can be read later.
+fn passes(error: &StockError) -> bool {
+    match error {
+        StockError::Fence(FenceError::Fenced(_) | FenceError::Unavailable { .. })
+        | StockError::Overloaded
+        | StockError::Abandoned
+        | StockError::Refused(_) => true,
+        StockError::Fence(FenceError::Malformed(_)) | StockError::Stopping => false,
     }
 }

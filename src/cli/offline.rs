@@ -16,15 +16,20 @@ use crate::{
     audit::Verdict,
     config::Config,
     domain::{MAX_UNITS, ProductId, RequestId},
-    ledger::{Ledger, Restock, Restocked, check_schema},
+    ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
 };
 
 /// Between two words on how far rebuilds are.
 const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    let version = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
-    output::line(format!("The schema is at version {version}."))?;
+    let migrated = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
+    output::line(match migrated {
+        Migrated::UpToDate(version) => format!("The schema is at version {version}."),
+        Migrated::Newer { found, program } => format!(
+            "The schema is at version {found}, newer than this program's {program}: nothing was done."
+        ),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,7 +12,7 @@ use redis::RedisError;
 use crate::{
     crash_point,
     domain::ReservationId,
-    fence::FenceError,
+    fence::{Applied, FenceError},
     ledger::{DeadAction, Deed, Ledger, LedgerError, Void, VoidOutcome},
     stock::{ReleaseFrom, Released, Stock, StockError},
     stream::{DeadEntry, Streams},
@@ -79,6 +79,20 @@ pub enum DeskError {
     /// The stock could not be read.
     #[error(transparent)]
     Stock(#[from] StockError),
+}
+
+impl DeskError {
+    /// Whether the script that failed may have taken effect all the same.
+    fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Fence(error) | Self::Stock(StockError::Fence(error)) => match error {
+                FenceError::Fenced(_) => false,
+                FenceError::Unavailable { applied, .. } => *applied == Applied::Maybe,
+                FenceError::Malformed(_) => true,
+            },
+            Self::Ledger(_) | Self::Stock(_) => true,
+        }
+    }
 }
 
 impl From<RedisError> for DeskError {
@@ -220,13 +234,9 @@ impl Desk {
         id: ReservationId,
         action: &DeadAction,
     ) -> Result<Settled, DeskError> {
-        let mut settled = Settled::Before;
-        let doing = async {
-            settled = self.release(dead).await?;
-            Ok::<_, DeskError>(settled == Settled::Released)
-        };
-        self.ledger.record_if((id, Deed::Finish), action, doing).await?;
-        Ok(settled)
+        let release = self.release(dead);
+        let released = |settled: &Settled| (*settled == Settled::Released).then_some(Deed::Finish);
+        self.recorded(id, action, release, released).await
     }
 
     /// Removes the entry of an order that is stored.
@@ -236,8 +246,31 @@ impl Desk {
         id: ReservationId,
         action: &DeadAction,
     ) -> Result<Settled, DeskError> {
-        let doing = async { Ok::<_, DeskError>(self.streams.discard(dead).await?) };
-        self.ledger.record_if((id, Deed::Discard), action, doing).await?;
+        let discard = async { Ok(self.streams.discard(dead).await?) };
+        let removed = |removed: &bool| removed.then_some(Deed::Discard);
+        self.recorded(id, action, discard, removed).await?;
         Ok(Settled::Before)
+    }
+
+    /// Does something beside the ledger and records it, if `deed` finds in its result that it was done; also
+    /// if it may have been done. A caller that gives up meanwhile leaves a record that says so.
+    async fn recorded<T>(
+        &self,
+        id: ReservationId,
+        action: &DeadAction,
+        doing: impl Future<Output = Result<T, DeskError>>,
+        deed: impl FnOnce(&T) -> Option<Deed>,
+    ) -> Result<T, DeskError> {
+        let record = self.ledger.begin_record(id, action).await?;
+        let done = doing.await;
+        let deed = match &done {
+            Ok(done) => deed(done),
+            Err(error) if error.may_have_happened() => return done,
+            Err(_) => None,
+        };
+        let ended = self.ledger.end_record(record, deed).await;
+        let done = done?;
+        ended?;
+        Ok(done)
     }
 }

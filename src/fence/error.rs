@@ -84,8 +84,9 @@ pub enum FenceError {
         #[source]
         source: RedisError,
     },
-    /// The answer is not one that the script gives; it may have taken effect.
-    #[error("a script answered what it never answers: {0:?}")]
+    /// The answer is not one that the script gives, or the script itself failed: a bug, or somebody else's
+    /// data under our keys. It may have taken effect.
+    #[error("Redis gave an answer that this program does not understand: {0:?}")]
     Malformed(Vec<String>),
 }
 
@@ -102,8 +103,20 @@ impl FenceError {
 
 impl From<RedisError> for FenceError {
     fn from(source: RedisError) -> Self {
+        if is_malformed(&source) {
+            return Self::Malformed(vec![source.to_string()]);
+        }
         Self::Unavailable { applied: applied(&source), source }
     }
+}
+
+/// Whether Redis did answer, and not as it was asked: with another type, or because a script failed or found
+/// a key of another type.
+fn is_malformed(error: &RedisError) -> bool {
+    let failed = || error.detail().is_some_and(|detail| detail.contains("user_script"));
+    [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
+        || error.code() == Some("WRONGTYPE")
+        || error.code() == Some("ERR") && failed()
 }
 
 /// Only refusals from before the first command of a script are certain to have had no effect.
@@ -126,5 +139,25 @@ fn applied(error: &RedisError) -> Applied {
         Applied::No
     } else {
         Applied::Maybe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_type_is_malformed_and_a_broken_connection_is_not() {
+        let wrong = redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
+        let wrong = FenceError::from(RedisError::from(wrong));
+        assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");
+        let closed = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let closed = FenceError::from(closed);
+        assert!(
+            matches!(closed, FenceError::Unavailable { applied: Applied::Maybe, .. }),
+            "{closed:?}"
+        );
     }
 }

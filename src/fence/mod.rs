@@ -11,5 +11,5 @@ mod script;
 
 pub use connection::Connection;
 pub use error::{Applied, FenceError, FenceReason};
-pub use partitions::{Partitions, Taking};
+pub use partitions::{Partitions, Taking, expect};
 pub use script::Script;

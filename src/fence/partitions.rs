@@ -244,7 +244,7 @@ impl Partitions {
         let reached = redis::from_redis_value(waited).map_err(RedisError::from)?;
         let answers = answers.into_iter().map(|answer| {
             let answer = redis::from_redis_value(answer).map_err(RedisError::from)?;
-            unfenced(answer).map(drop)
+            expect(unfenced(answer)?, &["ok"])
         });
         Ok((answers.collect(), reached))
     }
@@ -258,6 +258,16 @@ impl Partitions {
         let pong: Result<String, _> = redis::cmd("PING").query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
     }
+}
+
+/// Takes an answer of which only its status counts, one of these.
+///
+/// # Errors
+///
+/// `Malformed` when it is another one.
+pub fn expect(answer: Vec<String>, statuses: &[&str]) -> Result<(), FenceError> {
+    let known = answer.first().is_some_and(|status| statuses.contains(&status.as_str()));
+    if known { Ok(()) } else { Err(FenceError::Malformed(answer)) }
 }
 
 /// A script's answer, unless it says that its partition is fenced.

@@ -6,7 +6,7 @@ use crate::{
     catalogue::RefreshError,
     desk::DeskError,
     fence::{Applied, FenceError},
-    ledger::LedgerError,
+    ledger::{Cause, LedgerError},
     stock::StockError,
 };
 
@@ -43,8 +43,11 @@ impl From<FenceError> for ApiError {
             FenceError::Fenced(_) => Self::Recovering,
             FenceError::Unavailable { applied, .. } => Self::RedisUnavailable(applied),
             FenceError::Malformed(answer) => {
-                tracing::error!(?answer, "a script answered what it never answers");
-                Self::RedisUnavailable(Applied::Maybe)
+                tracing::error!(
+                    ?answer,
+                    "Redis gave an answer that this program does not understand"
+                );
+                Self::Internal(Applied::Maybe)
             }
         }
     }
@@ -57,7 +60,12 @@ impl From<LedgerError> for ApiError {
             "the ledger did not answer a call"
         );
         match error {
-            LedgerError::Unavailable { .. } => Self::LedgerUnavailable(Applied::Maybe),
+            LedgerError::Unlisted { source: Cause::Unreadable(_), .. } => {
+                Self::Internal(Applied::Maybe)
+            }
+            LedgerError::Unavailable { .. } | LedgerError::Unlisted { .. } => {
+                Self::LedgerUnavailable(Applied::Maybe)
+            }
             LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
             | LedgerError::Rejected { .. } => Self::LedgerUnavailable(Applied::No),

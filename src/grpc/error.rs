@@ -113,6 +113,8 @@ pub enum ApiError {
     DeadlineExceeded,
     /// Redis is away or refuses.
     RedisUnavailable(Applied),
+    /// A store gave an answer that this program does not understand: a bug, or somebody else's data.
+    Internal(Applied),
     /// The partition is fenced.
     Recovering,
     /// Postgres is away or refuses.
@@ -170,6 +172,7 @@ impl ApiError {
             Self::Stopping => (Code::Unavailable, "STOPPING"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
+            Self::Internal(_) => (Code::Internal, "INTERNAL"),
             Self::Recovering => (Code::Unavailable, "RECOVERING"),
             Self::LedgerUnavailable(_) => (Code::Unavailable, "LEDGER_UNAVAILABLE"),
             Self::AckUnavailable(_) => (Code::Unavailable, "ACK_UNAVAILABLE"),
@@ -217,6 +220,7 @@ impl ApiError {
             Self::Stopping => "the service is shutting down",
             Self::DeadlineExceeded => "the deadline passed; ask again with the same request id",
             Self::RedisUnavailable(_) => "Redis is unavailable",
+            Self::Internal(_) => "internal error: a store gave an unexpected answer; see the log",
             Self::Recovering => "this product's partition recovers",
             Self::LedgerUnavailable(_) => "Postgres is unavailable",
             Self::AckUnavailable(ack) => {
@@ -240,7 +244,9 @@ impl ApiError {
     /// Whether something may have happened, where the caller must wonder.
     fn applied(&self) -> Option<Applied> {
         match self {
-            Self::RedisUnavailable(applied) | Self::LedgerUnavailable(applied) => Some(*applied),
+            Self::RedisUnavailable(applied)
+            | Self::LedgerUnavailable(applied)
+            | Self::Internal(applied) => Some(*applied),
             Self::NotInForce | Self::DeadlineExceeded | Self::Halfway { .. } => {
                 Some(Applied::Maybe)
             }

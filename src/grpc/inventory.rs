@@ -12,9 +12,8 @@ use super::{
 };
 use crate::{
     domain::{Partition, Reservation, ReservationId, ReservationState},
-    fence::Applied,
-    ledger::LedgerError,
-    stream::Entry,
+    fence::{Applied, FenceError},
+    stream::{Entry, Found},
 };
 
 pub(super) struct Inventory {
@@ -34,32 +33,38 @@ pub(super) fn accepted_response<T>(message: T) -> Response<T> {
     response
 }
 
-/// What became of a reservation. An order only ever moves from the streams to the ledger, so asking in
-/// this order misses nothing.
+/// What became of a reservation. The streams are read first, through the fence, and then the ledger: an
+/// order only ever moves from there to here.
 async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = rooms.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
-    let waiting = rooms.streams.find(partition, id).await;
-    if let Ok(Some(entry)) = &waiting {
+    let found = rooms.streams.find(partition, id).await;
+    if let Ok(Found { entry: Some(entry), .. }) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    if let Some(stored) = rooms.ledger.find(id).await.map_err(|error| not_applied(&error))? {
+    if let Some(stored) = rooms.ledger.find(id).await.map_err(unchanged)? {
         return Ok(stored);
     }
-    if waiting.is_err() {
-        return Err(ApiError::RedisUnavailable(Applied::No));
-    }
-    // In an epoch that has ended, or one that may just have been lost, nobody can say that it never was.
-    match rooms.stock.partitions().epoch(partition) {
-        Ok(epoch) if epoch == id.epoch() => Err(ApiError::ReservationNotFound),
-        Ok(_) | Err(_) => Err(ApiError::LostOrUnknown),
+    match found {
+        // The fence held while the streams were read, so they held every order of this epoch that the
+        // ledger did not hold by then.
+        Ok(found) if found.epoch == id.epoch() => Err(ApiError::ReservationNotFound),
+        // Of an epoch that has ended, or in one that may just be lost: nobody can say that it never was.
+        Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
+        Err(error) => Err(unchanged(error)),
     }
 }
 
 /// A look-up changes nothing, however it ends.
-fn not_applied(error: &LedgerError) -> ApiError {
-    tracing::warn!(error = error as &dyn std::error::Error, "the ledger did not answer a look-up");
-    ApiError::LedgerUnavailable(Applied::No)
+fn unchanged(error: impl Into<ApiError>) -> ApiError {
+    let mut error = error.into();
+    if let ApiError::RedisUnavailable(applied)
+    | ApiError::LedgerUnavailable(applied)
+    | ApiError::Internal(applied) = &mut error
+    {
+        *applied = Applied::No;
+    }
+    error
 }
 
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {

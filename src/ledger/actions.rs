@@ -1,6 +1,6 @@
 //! The record of what was done to dead entries: who, what and why.
 //!
-//! Must never: be written for something that was not done.
+//! Must never: say of something that it was done which was not, or miss something that was.
 
 use tokio_postgres::GenericClient;
 
@@ -32,6 +32,8 @@ pub enum Deed {
     Refused,
     /// Removed it, since its order is stored.
     Discard,
+    /// Began to finish or to discard it, and never learned whether that was done.
+    Unknown,
 }
 
 impl Deed {
@@ -43,8 +45,16 @@ impl Deed {
             Self::Retry => "retry",
             Self::Refused => "refused",
             Self::Discard => "discard",
+            Self::Unknown => "unknown",
         }
     }
+}
+
+/// A line of the record whose outcome is not known yet.
+#[derive(Debug)]
+pub struct OpenRecord {
+    id: ReservationId,
+    number: i64,
 }
 
 /// One line of the record.
@@ -60,19 +70,20 @@ pub struct RecordedAction {
     pub reason: String,
 }
 
-/// Writes one line, inside whatever transaction the caller is in.
+/// Writes one line, inside whatever transaction the caller is in; returns its number.
 pub(super) async fn write(
     client: &impl GenericClient,
     id: ReservationId,
     deed: Deed,
     action: &DeadAction,
-) -> Result<(), LedgerError> {
+) -> Result<i64, LedgerError> {
     // A dead entry's own reason may be anything, and Postgres takes no NUL.
     let reason = action.reason.replace('\0', " ");
     let sql = "INSERT INTO dead_actions (actor, action, reservation_id, reason)
-               VALUES ($1, $2, $3, $4)";
-    client.execute(sql, &[&action.actor, &deed.as_str(), &id.to_uuid(), &reason]).await?;
-    Ok(())
+               VALUES ($1, $2, $3, $4) RETURNING id";
+    let row =
+        client.query_one(sql, &[&action.actor, &deed.as_str(), &id.to_uuid(), &reason]).await?;
+    Ok(row.try_get(0)?)
 }
 
 impl Ledger {
@@ -87,32 +98,53 @@ impl Ledger {
         deed: Deed,
         action: &DeadAction,
     ) -> Result<(), LedgerError> {
-        self.with(|client| async move { write(&**client, id, deed, action).await }).await
+        self.with(|client| async move { write(&**client, id, deed, action).await.map(drop) }).await
     }
 
-    /// Records what `doing` does beside the ledger, if it says that it did it. The record is written before
-    /// and committed after: nothing is done while nobody could record it, and whoever came too late leaves
-    /// no record. A crash in between leaves none either; the void, or the stored order, tells who decided.
+    /// Records that something is done beside the ledger, before it is: that nobody knows its outcome. So
+    /// whatever becomes of the answer, of the caller or of this process, nothing is done without a record.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it, or `doing` fails.
-    pub async fn record_if<E: From<LedgerError>>(
+    /// When Postgres does not do it; then nothing may be done.
+    pub async fn begin_record(
         &self,
-        (id, deed): (ReservationId, Deed),
+        id: ReservationId,
         action: &DeadAction,
-        doing: impl Future<Output = Result<bool, E>>,
-    ) -> Result<bool, E> {
-        let recorded = self.with(|mut client| async move {
-            let tx = client.transaction().await?;
-            write(&*tx, id, deed, action).await?;
-            let done = doing.await;
-            if matches!(done, Ok(true)) {
-                tx.commit().await?;
-            }
-            Ok(done)
-        });
-        recorded.await?
+    ) -> Result<OpenRecord, LedgerError> {
+        self.with(|client| async move {
+            let number = write(&**client, id, Deed::Unknown, action).await?;
+            Ok(OpenRecord { id, number })
+        })
+        .await
+    }
+
+    /// Ends a record: with what was done, or (`None`) without a trace, since nothing was.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; then it stays open.
+    pub async fn end_record(
+        &self,
+        record: OpenRecord,
+        done: Option<Deed>,
+    ) -> Result<(), LedgerError> {
+        let id = record.id.to_uuid();
+        self.with(|client| async move {
+            match done {
+                Some(deed) => {
+                    let sql = "UPDATE dead_actions SET action = $3
+                                WHERE reservation_id = $1 AND id = $2";
+                    client.execute(sql, &[&id, &record.number, &deed.as_str()]).await?
+                }
+                None => {
+                    let sql = "DELETE FROM dead_actions WHERE reservation_id = $1 AND id = $2";
+                    client.execute(sql, &[&id, &record.number]).await?
+                }
+            };
+            Ok(())
+        })
+        .await
     }
 
     /// What was done to a dead entry, oldest first.

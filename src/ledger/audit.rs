@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::IsolationLevel;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, pool::timestamp};
+use super::{Ledger, LedgerError, cancel::LongRead, pool::timestamp};
 use crate::domain::{Epoch, Partition, ProductId};
 
 /// One product's units in the ledger.
@@ -58,7 +58,8 @@ impl Ledger {
         streams: InStreams<'_>,
         claims_since_ms: i64,
     ) -> Result<AuditRows, LedgerError> {
-        let mut client = self.connection().await?;
+        let mut reading = LongRead::default();
+        let client = reading.on(self.connection().await?);
         let tx = client
             .build_transaction()
             .isolation_level(IsolationLevel::RepeatableRead)
@@ -87,6 +88,8 @@ impl Ledger {
         let since = timestamp(claims_since_ms);
         let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.ids, &since]).await?;
         rows.claims_at_cut = row.get(0);
+        tx.rollback().await?;
+        reading.done();
         Ok(rows)
     }
 
@@ -101,7 +104,8 @@ impl Ledger {
         (epoch, seq): (Epoch, i64),
         waiting: &[i64],
     ) -> Result<Vec<i64>, LedgerError> {
-        let client = self.connection().await?;
+        let mut reading = LongRead::default();
+        let client = reading.on(self.connection().await?);
         let sql = "SELECT n FROM generate_series(1, $3::bigint) n
                     WHERE n <> ALL($4) AND NOT EXISTS (
                           SELECT FROM reservations
@@ -109,6 +113,7 @@ impl Ledger {
                     LIMIT 20";
         let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
         let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;
+        reading.done();
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! What Postgres said, by what the caller does next (DESIGN, when storing fails).
 
-use std::error::Error as _;
+use std::{error::Error as _, fmt};
 
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
@@ -11,8 +11,16 @@ pub enum LedgerError {
     /// Wait and try again, however long it lasts; no order's fault.
     #[error("Postgres is unavailable")]
     Unavailable {
-        /// Whether this is a failure we know to be passing; one we do not know raises an alarm.
-        known: bool,
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// A failure that is in no list of ours: tried again like one that passes, with an alert. It may be
+    /// the fault of one order, so a batch is halved.
+    #[error("Postgres failed in a way that this program does not know (SQLSTATE {})", code_of(*.sqlstate))]
+    Unlisted {
+        /// What Postgres calls it; none where it gave no code.
+        sqlstate: Option<Sqlstate>,
         /// What happened.
         #[source]
         source: Cause,
@@ -43,6 +51,30 @@ pub enum LedgerError {
     /// The partition is of another epoch now: look again.
     #[error("the partition's gate is closed to this epoch")]
     GateClosed,
+}
+
+/// A SQLSTATE: five characters of 0-9 and A-Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sqlstate([u8; 5]);
+
+impl Sqlstate {
+    /// From its text, if it is one.
+    pub fn new(code: &str) -> Option<Self> {
+        let bytes: [u8; 5] = code.as_bytes().try_into().ok()?;
+        let known = |c: &u8| c.is_ascii_digit() || c.is_ascii_uppercase();
+        bytes.iter().all(known).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Sqlstate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+    }
+}
+
+/// A SQLSTATE for people and metrics; `none` where there is none.
+pub fn code_of(sqlstate: Option<Sqlstate>) -> String {
+    sqlstate.map_or("none".to_owned(), |sqlstate| sqlstate.to_string())
 }
 
 /// Where a failure came from.
@@ -82,7 +114,7 @@ fn told(error: &tokio_postgres::Error) -> String {
 pub enum Class {
     /// It passes.
     Transient,
-    /// Nobody has thought of it: handled as one that passes, with an alarm.
+    /// It is in no list: handled as one that passes, with an alert.
     Unlisted,
     /// Somebody must repair it.
     Misconfigured,
@@ -120,8 +152,10 @@ impl From<tokio_postgres::Error> for LedgerError {
             sqlstate.as_deref().map_or(lost, |state| classify(state, constraint.as_deref()));
         let source = Cause::Postgres(error);
         match class {
-            Class::Transient => Self::Unavailable { known: true, source },
-            Class::Unlisted => Self::Unavailable { known: false, source },
+            Class::Transient => Self::Unavailable { source },
+            Class::Unlisted => {
+                Self::Unlisted { sqlstate: sqlstate.as_deref().and_then(Sqlstate::new), source }
+            }
             Class::Misconfigured => Self::Misconfigured { source },
             Class::Inconsistent => Self::Inconsistent { source },
             Class::Order => Self::Rejected { sqlstate: sqlstate.unwrap_or_default(), source },
@@ -134,13 +168,13 @@ impl From<PoolError> for LedgerError {
         if let PoolError::Backend(error) = error {
             return error.into();
         }
-        Self::Unavailable { known: true, source: Cause::Pool(error) }
+        Self::Unavailable { source: Cause::Pool(error) }
     }
 }
 
 impl LedgerError {
     pub(super) fn unreadable(what: &'static str) -> Self {
-        Self::Unavailable { known: false, source: Cause::Unreadable(what) }
+        Self::Unlisted { sqlstate: None, source: Cause::Unreadable(what) }
     }
 }
 
@@ -166,6 +200,14 @@ mod tests {
         assert_eq!(classify("23514", Some("products_sold_within_supply")), Class::Inconsistent);
         for state in ["25001", "P0001", "", "0A000", "é"] {
             assert_eq!(classify(state, None), Class::Unlisted, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_sqlstate_is_five_characters() {
+        assert_eq!(code_of(Sqlstate::new("P0001")), "P0001");
+        for other in ["", "P000", "P00012", "p0001", "é001", "P 001"] {
+            assert_eq!(code_of(Sqlstate::new(other)), "none", "{other:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What gateways saw of each epoch before it ended (R10), and what of it is nowhere.
 
-use super::{Ledger, LedgerError, partitions::epoch as epoch_of};
+use super::{Ledger, LedgerError, cancel::LongRead, partitions::epoch as epoch_of};
 use crate::domain::{Epoch, Lost, Partition};
 
 /// The highest seq that a gateway saw.
@@ -62,6 +62,22 @@ impl Ledger {
         .await
     }
 
+    /// What was accepted in epochs that have ended and is nowhere: those before the last one in which the
+    /// partition was open. While it is closed, that one may still be drained.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn lost_of_ended(&self, partition: Partition) -> Result<Vec<Lost>, LedgerError> {
+        let opened = self.with(|client| async move {
+            let sql = "SELECT opened FROM partitions WHERE partition = $1";
+            let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
+            epoch_of(row.try_get(0)?)
+        });
+        let opened = opened.await?;
+        self.lost(partition, opened).await
+    }
+
     /// What was accepted in the epochs before this one and is nowhere. Nothing of these may be in flight
     /// any more (R8).
     ///
@@ -73,8 +89,8 @@ impl Ledger {
         partition: Partition,
         before: Epoch,
     ) -> Result<Vec<Lost>, LedgerError> {
-        let mut client = self.connection().await?;
-        let tx = client.transaction().await?;
+        let mut reading = LongRead::default();
+        let tx = reading.on(self.connection().await?).transaction().await?;
         tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
         let sql = "
             WITH marks AS (
@@ -95,6 +111,8 @@ impl Ledger {
             SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
         let number = i32::from(partition.number());
         let rows = tx.query(sql, &[&number, &i64::from(before.0)]).await?;
+        tx.rollback().await?;
+        reading.done();
         let lost = rows.iter().map(|row| {
             let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
             Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })

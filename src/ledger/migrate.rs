@@ -19,7 +19,7 @@ pub enum MigrateError {
     /// A migration failed, or the database has one that this program does not know.
     #[error("cannot migrate the schema")]
     Migrate(#[source] SqlxMigrateError),
-    /// The schema is not the one this program was built with.
+    /// The schema is older than the one this program was built with.
     #[error(
         "the database is at schema version {found}, this program needs {needed}: run `yoink migrate`"
     )]
@@ -28,6 +28,19 @@ pub enum MigrateError {
         found: i64,
         /// In this program.
         needed: i64,
+    },
+    /// The schema is newer, and not by additions only.
+    #[error(
+        "the database is at schema version {found}, which works with programs of schema version {oldest} \
+         or newer; this program is of schema version {program}: install a newer yoink"
+    )]
+    TooNew {
+        /// In the database.
+        found: i64,
+        /// The oldest program that works with it.
+        oldest: i64,
+        /// In this program.
+        program: i64,
     },
     /// The version could not be read.
     #[error("cannot read the schema version")]
@@ -38,35 +51,115 @@ fn newest() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
-/// Brings the schema up to date; returns its version. Running it again changes nothing.
+/// The schema after a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migrated {
+    /// It is this program's, at this version.
+    UpToDate(i64),
+    /// A newer program has migrated it: nothing was done.
+    Newer {
+        /// In the database.
+        found: i64,
+        /// In this program.
+        program: i64,
+    },
+}
+
+const EXISTS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+const VERSION: &str =
+    "SELECT coalesce(max(version) FILTER (WHERE success), 0) FROM _sqlx_migrations";
+
+/// Brings the schema up to date. Running it again changes nothing.
 ///
 /// # Errors
 ///
 /// See [`MigrateError`].
-pub async fn migrate(url: &str) -> Result<i64, MigrateError> {
+pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
     let mut connection = PgConnection::connect(url).await.map_err(MigrateError::Connect)?;
-    MIGRATIONS.run(&mut connection).await.map_err(MigrateError::Migrate)?;
+    let found = version(&mut connection).await.map_err(MigrateError::Connect)?;
+    let migrated = if found > newest() {
+        Migrated::Newer { found, program: newest() }
+    } else {
+        MIGRATIONS.run(&mut connection).await.map_err(MigrateError::Migrate)?;
+        Migrated::UpToDate(newest())
+    };
     connection.close().await.map_err(MigrateError::Connect)?;
-    Ok(newest())
+    Ok(migrated)
 }
 
-/// Refuses a database whose schema is not this program's.
+async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let exists: bool = sqlx::query_scalar(EXISTS).fetch_one(&mut *connection).await?;
+    if exists { sqlx::query_scalar(VERSION).fetch_one(connection).await } else { Ok(0) }
+}
+
+/// Refuses a database whose schema this program cannot work with. A newer one is accepted as long as
+/// `schema_compatibility` says that programs of this one's version still work: it grew by additions.
 ///
 /// # Errors
 ///
-/// `OutOfDate`, or `Ledger` when the version cannot be read.
+/// `OutOfDate`, `TooNew`, or `Ledger` when the version cannot be read.
 pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
-    let version = ledger.with(|client| async move {
-        let exists =
-            client.query_one("SELECT to_regclass('_sqlx_migrations') IS NOT NULL", &[]).await?;
-        if !exists.get::<_, bool>(0) {
-            return Ok(0);
+    let read = ledger.with(|client| async move {
+        if !client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
+            return Ok((0, None));
         }
-        let sql = "SELECT coalesce(max(version) FILTER (WHERE success), 0) FROM _sqlx_migrations";
-        Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0))
+        let found = client.query_one(VERSION, &[]).await?.try_get(0)?;
+        // It came with version 5.
+        let sql = "SELECT to_regclass('schema_compatibility') IS NOT NULL";
+        if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+            return Ok((found, None));
+        }
+        let sql = "SELECT max(oldest_program) FROM schema_compatibility";
+        Ok((found, client.query_one(sql, &[]).await?.try_get(0)?))
     });
-    match version.await.map_err(MigrateError::Ledger)? {
-        found if found == newest() => Ok(()),
-        found => Err(MigrateError::OutOfDate { found, needed: newest() }),
+    let (found, oldest) = read.await.map_err(MigrateError::Ledger)?;
+    fit(found, oldest, newest())?;
+    if found > newest() {
+        tracing::info!(
+            schema = found,
+            program = newest(),
+            "the database was migrated by a newer program; this one works with its schema"
+        );
+    }
+    Ok(())
+}
+
+/// Whether a program of one version works with a schema of another, with which programs from `oldest` on work.
+fn fit(found: i64, oldest: Option<i64>, program: i64) -> Result<(), MigrateError> {
+    // A database that does not say so works with programs of its own version.
+    let oldest = oldest.unwrap_or(found);
+    if found < program {
+        Err(MigrateError::OutOfDate { found, needed: program })
+    } else if program < oldest {
+        Err(MigrateError::TooNew { found, oldest, program })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_schema_fits_as_long_as_it_says_so() {
+        assert!(fit(5, Some(5), 5).is_ok());
+        assert!(fit(9, Some(5), 5).is_ok());
+        assert!(fit(9, Some(5), 7).is_ok());
+        assert!(matches!(fit(9, Some(6), 5), Err(MigrateError::TooNew { oldest: 6, .. })));
+        assert!(matches!(fit(9, None, 5), Err(MigrateError::TooNew { oldest: 9, .. })));
+        assert!(matches!(fit(5, Some(5), 6), Err(MigrateError::OutOfDate { .. })));
+        assert!(matches!(fit(0, None, 6), Err(MigrateError::OutOfDate { found: 0, needed: 6 })));
+    }
+
+    #[test]
+    fn a_migration_that_takes_something_away_says_which_programs_still_work() {
+        let takes = ["DROP COLUMN", "DROP TABLE", "RENAME", "SET NOT NULL", " TYPE "];
+        for migration in MIGRATIONS.iter().filter(|migration| migration.version > 5) {
+            let sql = migration.sql.as_str().to_uppercase();
+            let adds_only = !takes.iter().any(|word| sql.contains(word));
+            let says = sql.contains("UPDATE SCHEMA_COMPATIBILITY");
+            assert!(adds_only || says, "migration {}", migration.version);
+        }
     }
 }

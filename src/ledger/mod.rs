@@ -4,6 +4,7 @@
 
 mod actions;
 mod audit;
+mod cancel;
 mod catalogue;
 mod error;
 mod marks;
@@ -16,12 +17,12 @@ mod settings;
 mod store;
 mod void;
 
-pub use actions::{DeadAction, Deed, RecordedAction};
+pub use actions::{DeadAction, Deed, OpenRecord, RecordedAction};
 pub use audit::{AuditRows, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
-pub use error::{Class, LedgerError, classify};
+pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
 pub use marks::Mark;
-pub use migrate::{MigrateError, check_schema, migrate};
+pub use migrate::{MigrateError, Migrated, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};

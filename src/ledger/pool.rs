@@ -63,7 +63,7 @@ impl Ledger {
         let run = async { operation(self.pool.get().await?).await };
         tokio::time::timeout(OPERATION_LIMIT, run).await.unwrap_or_else(|_| {
             let source = Cause::Timeout(OPERATION_LIMIT);
-            Err(LedgerError::Unavailable { known: true, source })
+            Err(LedgerError::Unavailable { source })
         })
     }
 

@@ -3,7 +3,7 @@
 use super::Stock;
 use crate::{
     domain::{Partition, Product, ProductId, Sale},
-    fence::FenceError,
+    fence::{FenceError, expect},
 };
 
 /// Most products a script call.
@@ -56,7 +56,9 @@ impl Stock {
                 .flat_map(|grant| [grant.product.to_string(), grant.supply.to_string()])
                 .collect();
             let args: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.partitions.run(partition, &self.scripts.restock, &keys, &args).await?;
+            let answer =
+                self.partitions.run(partition, &self.scripts.restock, &keys, &args).await?;
+            expect(answer, &["ok"])?;
         }
         Ok(())
     }
@@ -72,7 +74,9 @@ impl Stock {
         for chunk in offers.chunks(MAX_PRODUCTS) {
             let words: Vec<String> = chunk.iter().flat_map(words).collect();
             let args: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.partitions.run(partition, &self.scripts.publish, &keys, &args).await?;
+            let answer =
+                self.partitions.run(partition, &self.scripts.publish, &keys, &args).await?;
+            expect(answer, &["ok"])?;
         }
         Ok(())
     }

@@ -63,9 +63,11 @@ async fn read(
             return Err(FenceError::Malformed(answer));
         }
         for (product, level) in chunk.iter().zip(&answer[1..]) {
-            if let Ok(level) = level.parse() {
-                levels.insert(product.clone(), level);
+            if level.is_empty() {
+                continue;
             }
+            let units = level.parse().map_err(|_| FenceError::Malformed(vec![level.clone()]))?;
+            levels.insert(product.clone(), units);
         }
     }
     Ok(Arc::new(levels))

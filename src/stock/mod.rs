@@ -27,7 +27,7 @@ use tracing::Instrument as _;
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
     domain::{Outcome, Partition, Reserve},
-    fence::{FenceError, Partitions, Script},
+    fence::{FenceError, Partitions, Script, expect},
     telemetry,
 };
 
@@ -136,6 +136,7 @@ impl Stock {
     /// When it is fenced already, or Redis is away.
     pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        self.partitions.run(partition, &self.scripts.close, &keys, &[]).await.map(drop)
+        let answer = self.partitions.run(partition, &self.scripts.close, &keys, &[]).await?;
+        expect(answer, &["closed"])
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Offer, Stock, grant};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId, UserId},
-    fence::FenceError,
+    fence::{FenceError, expect},
     keys::GROUP,
 };
 
@@ -73,7 +73,8 @@ impl Stock {
     /// `Fenced` when it is not.
     pub async fn probe_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        self.partitions.run_in(epoch, &self.scripts.probe, &keys, &[]).await.map(drop)
+        let answer = self.partitions.run_in(epoch, &self.scripts.probe, &keys, &[]).await?;
+        expect(answer, &["ok"])
     }
 
     /// Whose data Redis holds for a partition, if any.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Partition},
-    fence::FenceError,
+    fence::{FenceError, expect},
 };
 
 /// One of a partition's streams.
@@ -82,6 +82,7 @@ impl Streams {
         ids: &[&str],
     ) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition), self.source(partition, source)];
-        self.partitions.run_in(epoch, &self.scripts.drained, &keys, ids).await.map(drop)
+        let answer = self.partitions.run_in(epoch, &self.scripts.drained, &keys, ids).await?;
+        expect(answer, &["ok"])
     }
 }

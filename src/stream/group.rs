@@ -7,8 +7,8 @@ use super::{
     entry::{Entry, RawEntry},
 };
 use crate::{
-    domain::{Partition, ReservationId},
-    fence::FenceError,
+    domain::Partition,
+    fence::{FenceError, expect},
     keys::GROUP,
 };
 
@@ -128,7 +128,8 @@ impl Streams {
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
-        self.partitions.run(partition, &self.scripts.settle, &keys, &args).await.map(drop)
+        let answer = self.partitions.run(partition, &self.scripts.settle, &keys, &args).await?;
+        expect(answer, &["ok"])
     }
 
     /// Creates the group anew where somebody deleted it: at 0, so that everything in the stream is
@@ -151,7 +152,8 @@ impl Streams {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let args = [GROUP, consumer];
-        self.partitions.run(partition, &self.scripts.retire, &keys, &args).await.map(drop)
+        let answer = self.partitions.run(partition, &self.scripts.retire, &keys, &args).await?;
+        expect(answer, &["retired", "busy"])
     }
 
     /// Consumers that have nothing pending and read nothing for `idle_ms`.
@@ -169,24 +171,5 @@ impl Streams {
             self.partitions.connection().xinfo_consumers(key, GROUP).await?;
         let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);
         Ok(idle.map(|consumer| consumer.name).collect())
-    }
-
-    /// The entry of a reservation that is not settled yet: in `orders`, or in `dead`. It only ever moves
-    /// that way, so whoever then asks the ledger misses nothing.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn find(
-        &self,
-        partition: Partition,
-        id: ReservationId,
-    ) -> Result<Option<Entry>, RedisError> {
-        let ours = |entry: &Entry| entry.reservation_id(partition, &id.entry_id()) == Ok(id);
-        if let Some(entry) = self.entry(partition, &id.entry_id()).await?.filter(ours) {
-            return Ok(Some(entry));
-        }
-        let dead = self.dead_of(partition, &id.to_string()).await?;
-        Ok(dead.map(|dead| dead.entry).filter(ours))
     }
 }

@@ -10,6 +10,7 @@ mod dead;
 mod depth;
 mod drain;
 mod entry;
+mod find;
 mod group;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use dead::DeadEntry;
 pub use depth::Depth;
 pub use drain::{Source, Surviving};
 pub use entry::{Entry, EntryError, FORMAT};
+pub use find::Found;
 pub use group::Delivery;
 
 use crate::fence::{Partitions, Script};
@@ -39,6 +41,7 @@ struct Scripts {
     retire: Script,
     cut: Script,
     drained: Script,
+    find: Script,
 }
 
 impl Streams {
@@ -52,6 +55,7 @@ impl Streams {
             retire: Script::new("retire", include_str!("../../lua/retire.lua")),
             cut: Script::new("cut", include_str!("../../lua/cut.lua")),
             drained: Script::new("drained", include_str!("../../lua/drained.lua")),
+            find: Script::new("find", include_str!("../../lua/find.lua")),
         };
         Self { partitions, scripts: Arc::new(scripts) }
     }

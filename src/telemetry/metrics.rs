@@ -9,6 +9,8 @@ use opentelemetry::{
 use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
+use super::sqlstates::Sqlstates;
+
 /// Seconds, from 0.2 ms to 10 s.
 const SECONDS: [f64; 14] =
     [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -91,6 +93,7 @@ struct Instruments {
     store_duration: Histogram<f64>,
     write_lag: Histogram<f64>,
     buried: Counter<u64>,
+    unlisted: Sqlstates,
     refused: Counter<u64>,
     ack_wait: Histogram<f64>,
     partitions: PartitionGauges,
@@ -230,6 +233,7 @@ impl Metrics {
                 .u64_counter("yoink_buried")
                 .with_description("Orders that could not be stored.")
                 .build(),
+            unlisted: Sqlstates::new(meter),
             refused: meter
                 .u64_counter("yoink_refused")
                 .with_description("Calls refused before anything was decided.")
@@ -309,6 +313,11 @@ impl Metrics {
     /// An order was buried.
     pub fn buried(&self) {
         self.instruments.buried.add(1, &[]);
+    }
+
+    /// A transaction failed with this SQLSTATE, which is in no list; or it gave none.
+    pub fn unlisted(&self, sqlstate: String) {
+        self.instruments.unlisted.add(sqlstate);
     }
 
     /// A call was refused before anything was decided; `reason` is one of the contract's.

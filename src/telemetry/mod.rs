@@ -5,6 +5,7 @@
 
 mod logs;
 mod metrics;
+mod sqlstates;
 mod traces;
 
 pub use logs::init;

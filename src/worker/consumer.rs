@@ -9,7 +9,8 @@ use super::{
     Workshop,
     pause::{Pause, PauseReason},
     sleep,
-    store::{Attempt, Failure, store},
+    store::{Attempt, Failure, Unlisted, store},
+    suspects::Suspects,
 };
 use crate::{
     crash_point,
@@ -21,21 +22,11 @@ use crate::{
 
 /// Most entries a batch.
 const MAX_BATCH: usize = 500;
-/// Most orders that wait for another attempt; while there are so many, nothing new is read.
-const MAX_SUSPECTS: usize = 1000;
 /// How long a read waits for something new: also how late a stop may be noticed.
 const BLOCK: Duration = Duration::from_millis(500);
-/// Longest wait before another attempt at an order that failed by itself.
-const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Between attempts while paused.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
-
-/// An order that failed by itself and is tried again later.
-struct Suspect {
-    delivery: Delivery,
-    due: Instant,
-}
 
 /// The epoch that an order was accepted in; none, if no program of ours wrote the entry.
 fn life(delivery: &Delivery) -> Option<Epoch> {
@@ -58,7 +49,7 @@ pub struct Consumer {
     reader: ConnectionManager,
     /// Read and not dealt with yet: kept through every pause.
     held: Vec<Delivery>,
-    suspects: Vec<Suspect>,
+    suspects: Suspects,
     next_scan: Instant,
     /// The last entry looked at for one in nobody's hands; empty at the start of the stream.
     looked_at: String,
@@ -70,13 +61,12 @@ pub struct Consumer {
 
 impl Consumer {
     pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
-        let (held, suspects) = (Vec::new(), Vec::new());
         Self {
+            suspects: Suspects::new(shop.settings.retry_delay),
             shop,
             partition,
             reader,
-            held,
-            suspects,
+            held: Vec::new(),
             next_scan: Instant::now(),
             looked_at: String::new(),
             open: false,
@@ -124,6 +114,8 @@ impl Consumer {
                 tracing::warn!(%partition, held, error, "consumption pauses: {}", pause.reason);
             }
             PauseReason::LedgerMisconfigured
+            | PauseReason::LedgerUnlisted(_)
+            | PauseReason::Malformed
             | PauseReason::Inconsistent
             | PauseReason::NewerFormat => {
                 tracing::error!(%partition, held, error, "consumption stops: {}", pause.reason);
@@ -144,7 +136,7 @@ impl Consumer {
 
     async fn step(&mut self) -> Result<Step, Pause> {
         if self.held.is_empty() {
-            self.held = self.take_due();
+            self.held = self.suspects.take_due();
         }
         // A read is not fenced and takes entries away from whoever may have them: after every trouble,
         // and at the start, the partition must first be seen to be open to us.
@@ -190,14 +182,6 @@ impl Consumer {
         (self.shop.settings.claim_idle / 4).min(Duration::from_secs(5))
     }
 
-    fn take_due(&mut self) -> Vec<Delivery> {
-        let now = Instant::now();
-        let (due, later) =
-            self.suspects.drain(..).partition(|suspect: &Suspect| suspect.due <= now);
-        self.suspects = later;
-        due.into_iter().map(|suspect| suspect.delivery).collect()
-    }
-
     /// The reaper: takes over what nobody touched for `claim_idle`, and never buries. Nothing is held
     /// now, so that entries of our own that an error let slip come back the same way.
     async fn scan(&mut self) -> Result<(), Pause> {
@@ -210,9 +194,7 @@ impl Consumer {
             taken.extend(self.adopt(MAX_BATCH - taken.len()).await?);
             self.next_scan = Instant::now() + self.scan_interval();
         }
-        let ours = |delivery: &Delivery| {
-            self.suspects.iter().any(|suspect| suspect.delivery.entry.id == delivery.entry.id)
-        };
+        let ours = |delivery: &Delivery| self.suspects.contains(&delivery.entry.id);
         self.held = taken.into_iter().filter(|delivery| !ours(delivery)).collect();
         let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
         for consumer in self.shop.streams.idle_consumers(self.partition, long).await? {
@@ -241,14 +223,14 @@ impl Consumer {
     fn forget_earlier_lives(&mut self, epoch: Epoch) {
         let stands = |delivery: &Delivery| life(delivery).is_none_or(|life| life >= epoch);
         self.held.retain(stands);
-        self.suspects.retain(|suspect| stands(&suspect.delivery));
+        self.suspects.retain(stands);
     }
 
     async fn read_new(&mut self) -> Result<(), Pause> {
-        let next_due = self.suspects.iter().map(|suspect| suspect.due).min();
-        let until_due = next_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let until_due =
+            self.suspects.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         let block = until_due.map_or(self.block, |until| until.min(self.block));
-        if self.suspects.len() >= MAX_SUSPECTS {
+        if self.suspects.are_too_many() {
             tokio::time::sleep(block).await;
             return Ok(());
         }
@@ -303,7 +285,7 @@ impl Consumer {
         for failure in attempt.failed {
             pause = pause.or(self.count(failure).await.err());
         }
-        let Some(pause) = pause else { return Ok(()) };
+        let Some(pause) = self.keep(attempt.unlisted, pause) else { return Ok(()) };
         if pause.reason == PauseReason::Inconsistent {
             self.close().await;
         }
@@ -330,7 +312,7 @@ impl Consumer {
             AfterFailure::Retry { deliveries } => {
                 delivery.deliveries = deliveries;
                 let id = delivery.entry.id.clone();
-                self.suspect(delivery);
+                self.suspects.add(delivery);
                 let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
                 Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
             }
@@ -354,7 +336,7 @@ impl Consumer {
                     }
                     // Not held: its neighbours must not wait for it, nor the memory that they free.
                     Err(error) => {
-                        self.suspect(delivery);
+                        self.suspects.add(delivery);
                         Err(error.into())
                     }
                 }
@@ -362,12 +344,24 @@ impl Consumer {
         }
     }
 
-    /// Keeps an order for another attempt.
-    fn suspect(&mut self, delivery: Delivery) {
-        let doublings = delivery.deliveries.saturating_sub(2).min(10);
-        let delay = self.shop.settings.retry_delay * 2u32.pow(doublings);
-        let due = Instant::now() + delay.min(LAST_RETRY);
-        self.suspects.push(Suspect { delivery, due });
+    /// Keeps what Postgres refused with a SQLSTATE that is in no list. Returns the reason to pause that is
+    /// left: none, if everything that could not be stored is known to be refused and waits by itself.
+    fn keep(&mut self, unlisted: Vec<Unlisted>, pause: Option<Pause>) -> Option<Pause> {
+        let refused = matches!(&pause, Some(pause) if pause.is_unlisted());
+        if refused {
+            self.held = self.suspects.keep_again(std::mem::take(&mut self.held));
+        }
+        for Unlisted { delivery, sqlstate, reason } in unlisted {
+            let entry = delivery.entry.id.clone();
+            if self.suspects.keep(delivery, sqlstate) {
+                tracing::error!(
+                    partition = %self.partition, entry, %sqlstate, reason,
+                    "Postgres refused an order with a SQLSTATE that is in no list; it is kept and tried again"
+                );
+            }
+        }
+        self.shop.pauses.keep(self.partition, self.suspects.kept(&self.held));
+        pause.filter(|_| !(refused && self.held.is_empty()))
     }
 
     /// Nothing more is sold from a partition whose stores disagree.

@@ -14,6 +14,7 @@ mod consumer;
 mod pause;
 mod replayer;
 mod store;
+mod suspects;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     consumer::{Consumer, Step},
-    pause::{Pause, PauseReason, Pauses},
+    pause::{Kept, Pause, PauseReason, Pauses},
     replayer::Replayer,
 };
 use crate::{desk::Desk, ledger::Ledger, stock::Stock, stream::Streams};

@@ -1,16 +1,26 @@
 //! Why consumption of a partition stands still. No order's fault, and none pays for it (R4).
 
-use std::{fmt, sync::Mutex};
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard},
+};
 
 use redis::RedisError;
 
-use crate::{domain::Partition, fence::FenceError, ledger::LedgerError, stream::EntryError};
+use crate::{
+    domain::Partition,
+    fence::FenceError,
+    ledger::{LedgerError, Sqlstate, code_of},
+    stream::EntryError,
+};
 
 /// What stands in the way, by who can remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PauseReason {
-    /// Postgres is away, or in a state nobody has thought of.
+    /// Postgres is away.
     LedgerUnavailable,
+    /// Postgres fails in a way that this program does not know.
+    LedgerUnlisted(Option<Sqlstate>),
     /// The schema, the role or the database is wrong: an operator must mend it.
     LedgerMisconfigured,
     /// Redis and the ledger disagree, and the partition was closed.
@@ -19,6 +29,8 @@ pub enum PauseReason {
     Fenced,
     /// Redis is away.
     RedisUnavailable,
+    /// Redis gave an answer that this program does not understand.
+    Malformed,
     /// An entry of a newer program: this one must be updated.
     NewerFormat,
 }
@@ -27,10 +39,17 @@ impl fmt::Display for PauseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::LedgerUnavailable => "Postgres is unavailable",
+            Self::LedgerUnlisted(sqlstate) => {
+                let code = code_of(*sqlstate);
+                return write!(f, "Postgres fails with SQLSTATE {code}, which is in no list");
+            }
             Self::LedgerMisconfigured => "Postgres refuses: its schema, role or database is wrong",
             Self::Inconsistent => "Redis and the ledger disagree",
             Self::Fenced => "the partition is fenced",
             Self::RedisUnavailable => "Redis is unavailable",
+            Self::Malformed => {
+                "internal error: Redis gave an answer that this program does not understand"
+            }
             Self::NewerFormat => "an entry is of a newer format",
         })
     }
@@ -45,6 +64,13 @@ pub struct Pause {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl Pause {
+    /// Whether Postgres refuses for a reason that is in no list.
+    pub(super) fn is_unlisted(&self) -> bool {
+        matches!(self.reason, PauseReason::LedgerUnlisted(Some(_)))
+    }
+}
+
 impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
@@ -52,6 +78,7 @@ impl From<LedgerError> for Pause {
             LedgerError::Unavailable { .. } | LedgerError::Rejected { .. } => {
                 PauseReason::LedgerUnavailable
             }
+            LedgerError::Unlisted { sqlstate, .. } => PauseReason::LedgerUnlisted(*sqlstate),
             LedgerError::Misconfigured { .. } => PauseReason::LedgerMisconfigured,
             LedgerError::Inconsistent { .. } => PauseReason::Inconsistent,
             LedgerError::GateClosed => PauseReason::Fenced,
@@ -64,9 +91,8 @@ impl From<FenceError> for Pause {
     fn from(error: FenceError) -> Self {
         let reason = match &error {
             FenceError::Fenced(_) => PauseReason::Fenced,
-            FenceError::Unavailable { .. } | FenceError::Malformed(_) => {
-                PauseReason::RedisUnavailable
-            }
+            FenceError::Unavailable { .. } => PauseReason::RedisUnavailable,
+            FenceError::Malformed(_) => PauseReason::Malformed,
         };
         Self { reason, source: error.into() }
     }
@@ -84,42 +110,69 @@ impl From<EntryError> for Pause {
     }
 }
 
-/// Where consumption stands still.
+/// Orders of a partition that are kept and tried again, because Postgres refuses them with a SQLSTATE that
+/// is in no list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// How many.
+    pub orders: usize,
+    /// What Postgres called the last refusal.
+    pub sqlstate: Sqlstate,
+}
+
+/// What a consumer says of its partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Standing {
+    pause: Option<PauseReason>,
+    kept: Option<Kept>,
+}
+
+/// Where consumption stands still, and where orders are kept.
 #[derive(Debug)]
 pub struct Pauses {
-    by_partition: Mutex<Vec<Option<PauseReason>>>,
+    by_partition: Mutex<Vec<Standing>>,
 }
 
 impl Pauses {
     /// None, in `partitions` of them.
     pub fn none(partitions: u16) -> Self {
-        Self { by_partition: Mutex::new(vec![None; usize::from(partitions)]) }
+        Self { by_partition: Mutex::new(vec![Standing::default(); usize::from(partitions)]) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Standing>> {
+        self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Notes a pause or (`None`) its end; returns what stood there before.
     pub fn set(&self, partition: Partition, reason: Option<PauseReason>) -> Option<PauseReason> {
-        let mut by_partition =
-            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        std::mem::replace(&mut by_partition[partition.index()], reason)
+        std::mem::replace(&mut self.lock()[partition.index()].pause, reason)
+    }
+
+    /// Notes which orders of a partition are kept, if any.
+    pub fn keep(&self, partition: Partition, kept: Option<Kept>) {
+        self.lock()[partition.index()].kept = kept;
     }
 
     /// Whether consumption of a partition stands still.
     pub fn is_paused(&self, partition: Partition) -> bool {
-        let by_partition =
-            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        by_partition[partition.index()].is_some()
+        self.lock()[partition.index()].pause.is_some()
     }
 
     /// Each reason that holds somewhere, once.
     pub fn reasons(&self) -> Vec<PauseReason> {
-        let by_partition =
-            self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut reasons = Vec::new();
-        for reason in by_partition.iter().flatten() {
-            if !reasons.contains(reason) {
-                reasons.push(*reason);
+        for reason in self.lock().iter().filter_map(|standing| standing.pause) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
             }
         }
         reasons
+    }
+
+    /// Where orders are kept: the number of the partition, and what is kept.
+    pub fn kept(&self) -> Vec<(usize, Kept)> {
+        let by_partition = self.lock();
+        let kept = by_partition.iter().enumerate();
+        kept.filter_map(|(number, standing)| Some((number, standing.kept?))).collect()
     }
 }

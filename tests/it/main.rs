@@ -22,6 +22,7 @@ mod model;
 mod overload;
 mod poison;
 mod sale;
+mod schema;
 mod scripts;
 mod tls;
 mod traces;

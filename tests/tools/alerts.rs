@@ -106,6 +106,23 @@ async fn a_unit_that_nobody_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_that_cannot_see_a_partition() {
+    let yard = Yard::new().await;
+    let settings = [("audit_interval_ms", "200"), ("recovery", "manual")];
+    let service = selling(&yard, Role::All, &settings).await;
+    let watch = Prometheus::watching(service.http).await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut close = redis::cmd("HSET");
+    close.arg(format!("{}:{{{partition}}}:meta", yard.prefix)).arg("status").arg("closed");
+    let _: i64 = close.query_async(&mut yard.cli().await).await.unwrap();
+    watch.fires("YoinkAuditIncomplete").await;
+    let rebuilt = run_yoink(&yard, &["rebuild"]);
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reservations_that_are_gone() {
     let yard = Yard::with_own_redis().await;
     let api = selling(&yard, Role::Api, &[]).await;
@@ -139,6 +156,24 @@ async fn orders_that_nobody_stores() {
     service.buy("shoe", "ann", "r").await.unwrap();
     watch.fires("YoinkConsumptionPaused").await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_refused_with_a_code_in_no_list() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let sql = yard.sql().await;
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                       $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+                   CREATE TRIGGER refuse BEFORE INSERT ON reservations
+                       FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sql.batch_execute(trigger).await.unwrap();
+    service.buy("shoe", "ann", "r").await.unwrap();
+    watch.fires("YoinkUnlistedSqlstate").await;
+    sql.batch_execute("DROP TRIGGER refuse ON reservations").await.unwrap();
     watch.clears().await;
     yard.assert_audit_holds().await;
 }

@@ -20,7 +20,7 @@ use crate::harness::{
 };
 
 /// A copy of what Redis has on disk, as a backup takes it.
-fn back_up(yard: &Yard) -> PathBuf {
+pub(super) fn back_up(yard: &Yard) -> PathBuf {
     let copy = scratch_dir("backup");
     let data = yard.redis.as_ref().unwrap().dir().join("appendonlydir");
     let copied = Command::new("cp").arg("-a").arg(data).arg(&copy).status();
@@ -29,7 +29,7 @@ fn back_up(yard: &Yard) -> PathBuf {
 }
 
 /// Redis ends as in a crash, and comes back with an older copy.
-fn restore(yard: &mut Yard, copy: PathBuf) {
+pub(super) fn restore(yard: &mut Yard, copy: PathBuf) {
     let redis = yard.redis.as_mut().unwrap();
     redis.kill();
     let data = redis.dir().join("appendonlydir");

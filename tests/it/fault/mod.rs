@@ -2,14 +2,18 @@
 
 mod abuse;
 mod auditor;
+mod audits;
+mod browse;
 mod clock;
 mod consumers;
 mod crash;
 mod disk;
 mod fence;
 mod kills;
+mod lookup;
 mod loops;
 mod lost;
+mod malformed;
 mod network;
 mod opening;
 mod outage;
@@ -20,3 +24,6 @@ mod rush;
 mod settings;
 mod small_disk;
 mod stall;
+mod unanswered;
+mod unlisted;
+mod unseen;

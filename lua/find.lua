@@ -1,0 +1,22 @@
+-- Reads the entry of a reservation that is not settled yet: from orders, else from dead.
+--
+-- KEYS  1 meta  2 orders  3 dead  4 buried
+-- ARGV  1 '<epoch> <deployment>'  2 the id it has in orders  3 the reservation id  4 its random part
+--       (hexadecimal)
+--
+-- Returns {'fenced', reason} | {'found', name, value, ...} (its fields) | {'none'}
+
+local why = fence(KEYS[1], ARGV[1])
+if why then return { 'fenced', why } end
+local function entry(stream, id)
+  local found = redis.call('XRANGE', stream, id, id)
+  -- The random part tells this reservation from whatever else may stand under that id.
+  if found[1] and fields_of(found[1]).r == ARGV[4] then return found[1] end
+end
+local found = entry(KEYS[2], ARGV[2])
+if not found then
+  local dead_id = redis.call('HGET', KEYS[4], ARGV[3])
+  found = dead_id and entry(KEYS[3], dead_id)
+end
+if not found then return { 'none' } end
+return { 'found', unpack(found[2]) }

@@ -1,0 +1,93 @@
+//! Redis answers what this program does not understand: somebody else's data under our keys.
+
+use redis::AsyncCommands as _;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use yoink::{app::Role, grpc::pb::GetProductRequest};
+
+use crate::harness::{Yard, eventually, get, product, reason};
+
+async fn key(yard: &Yard, name: &str) -> String {
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    format!("{}:{{{partition}}}:{name}", yard.prefix)
+}
+
+/// An internal error, which does not say that Redis is unavailable; returns its `applied`.
+fn internal(status: &Status) -> String {
+    assert_eq!(
+        (status.code(), reason(status).as_str()),
+        (Code::Internal, "INTERNAL"),
+        "{status:?}"
+    );
+    assert!(!status.message().contains("unavailable"), "{status:?}");
+    status.get_details_error_info().unwrap().metadata["applied"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_understood_is_an_internal_error() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let bought = service.buy("shoe", "ann", "r").await.unwrap();
+    let mut cli = yard.cli().await;
+
+    // A remembered request id that is none: the script returns it as it is.
+    let pattern = format!("{}:*", key(&yard, "claims").await);
+    let windows: Vec<String> = cli.keys(pattern).await.unwrap();
+    let claim: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
+    let () = cli.hset(&windows[0], "ann/shoe/r", "nonsense").await.unwrap();
+    assert_eq!(internal(&service.buy("shoe", "ann", "r").await.unwrap_err()), "maybe");
+    let () = cli.hset(&windows[0], "ann/shoe/r", claim).await.unwrap();
+
+    // A stock that is no number: the script fails, and so does who reads it.
+    let stock = key(&yard, "stock").await;
+    let () = cli.hset(&stock, "shoe", "many").await.unwrap();
+    assert_eq!(internal(&service.buy("shoe", "bob", "r").await.unwrap_err()), "maybe");
+    let request = GetProductRequest { product_id: "shoe".to_owned() };
+    internal(&service.buyers().get_product(request).await.unwrap_err());
+    let () = cli.hset(&stock, "shoe", 9).await.unwrap();
+
+    // A stream that is none: a look-up has changed nothing.
+    let (orders, aside) = (key(&yard, "orders").await, key(&yard, "aside").await);
+    let mut swap = redis::pipe();
+    swap.atomic().rename(&orders, &aside).set(&orders, "x");
+    let () = swap.query_async(&mut cli).await.unwrap();
+    let status = service.reservation(&bought.reservation_id).await.unwrap_err();
+    assert_eq!(internal(&status), "no");
+    let () = cli.rename(&aside, &orders).await.unwrap();
+
+    let again = service.buy("shoe", "ann", "r").await.unwrap();
+    assert_eq!((again.duplicate, &again.reservation_id), (true, &bought.reservation_id));
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_does_not_understand_redis_says_so_and_goes_on_when_it_does() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    let (orders, aside) = (key(&yard, "orders").await, key(&yard, "aside").await);
+    let mut swap = redis::pipe();
+    swap.atomic().rename(&orders, &aside).set(&orders, "x");
+    let () = swap.query_async(&mut yard.cli().await).await.unwrap();
+    let ready = eventually("readiness names it", async || {
+        let ready = get(service.http, "/readyz").await;
+        ready.contains("does not understand").then_some(ready)
+    })
+    .await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(!ready.contains("unavailable"), "{ready}");
+    let () = yard.cli().await.rename(&aside, &orders).await.unwrap();
+    eventually("it is ready again", async || {
+        get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+    service.buy("shoe", "bob", "r").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+}

@@ -1,0 +1,58 @@
+//! A loss is announced also while the partition that lost it cannot be audited.
+
+use tokio::task::block_in_place;
+use yoink::{
+    app::Role,
+    grpc::pb::{AuditRequest, AuditVerdict},
+};
+
+use crate::harness::{Yard, eventually, get, product, run_yoink};
+
+fn rebuild(yard: &Yard) -> String {
+    let output = block_in_place(|| run_yoink(yard, &["rebuild"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_announced_while_its_partition_is_fenced_again() {
+    let yard = Yard::with_own_redis().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    for user in ["ann", "bob", "cid"] {
+        api.buy("shoe", user, "r").await.unwrap();
+    }
+    let mut cli = yard.cli().await;
+    let () = redis::cmd("FLUSHALL").query_async(&mut cli).await.unwrap();
+    assert!(rebuild(&yard).contains("lost exactly 3 of epoch 1"));
+    // Before anybody has audited it, the partition is fenced again.
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut close = redis::cmd("HSET");
+    close.arg(format!("{}:{{{partition}}}:meta", yard.prefix)).arg("status").arg("closed");
+    let _: i64 = close.query_async(&mut cli).await.unwrap();
+
+    let report = api.admin().audit(AuditRequest {}).await.unwrap().into_inner();
+    assert_eq!(report.verdict(), AuditVerdict::Unknown);
+    let lost: Vec<_> = report.lost.iter().map(|lost| (lost.count, lost.exact)).collect();
+    assert_eq!(lost, [(3, true)]);
+    let settings = [("recovery", "manual"), ("audit_interval_ms", "100")];
+    let worker = yard.serve(Role::Worker, &settings).await;
+    eventually("the worker announces it", async || {
+        let metrics = get(worker.http, "/metrics").await;
+        let gauge = |name: &str, label: &str, value: &str| {
+            metrics.lines().any(|line| {
+                line.starts_with(name)
+                    && line.contains(label)
+                    && line.ends_with(&format!(" {value}"))
+            })
+        };
+        let announced = gauge("yoink_lost_reservations{", "\"exactly\"", "3");
+        (announced && gauge("yoink_audit_unknown{", "", "1")).then_some(())
+    })
+    .await;
+
+    rebuild(&yard);
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.lost.len()), (10, 1));
+    worker.stop().await;
+}

@@ -1,0 +1,51 @@
+//! A schema that a newer program has migrated: older programs go on as long as it says that they can.
+
+use tokio::task::block_in_place;
+use yoink::app::Role;
+
+use crate::harness::{Yard, product, run_yoink};
+
+/// What a command of this program prints, and whether it succeeds.
+fn run(yard: &Yard, command: &str) -> (bool, String) {
+    let output = block_in_place(|| run_yoink(yard, &[command]));
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_starts_on_a_newer_schema_that_only_adds_and_refuses_another() {
+    let yard = Yard::new().await;
+    let running = yard.serve(Role::All, &[]).await;
+    running.create(product("shoe", 10)).await;
+    running.buy("shoe", "ann", "r").await.unwrap();
+    let sql = yard.sql().await;
+    let newer = "ALTER TABLE reservations ADD COLUMN note text;
+                 INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9001, 'a later release', true, '\\x00', 0)";
+    sql.batch_execute(newer).await.unwrap();
+
+    running.buy("shoe", "bob", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    running.stop().await;
+    let restarted = yard.serve(Role::All, &[]).await;
+    restarted.buy("shoe", "cid", "r").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 3);
+    let (done, printed) = run(&yard, "migrate");
+    assert!(done, "{printed}");
+    assert!(printed.contains("9001, newer than this program's"), "{printed}");
+    assert!(printed.contains("nothing was done"), "{printed}");
+
+    sql.batch_execute("UPDATE schema_compatibility SET oldest_program = 9000").await.unwrap();
+    for command in ["serve", "audit"] {
+        let (done, printed) = run(&yard, command);
+        assert!(!done, "{command}: {printed}");
+        assert!(printed.contains("install a newer yoink"), "{command}: {printed}");
+        assert!(printed.contains("9001") && printed.contains("9000"), "{command}: {printed}");
+    }
+    // An older schema is another matter.
+    sql.batch_execute("DELETE FROM _sqlx_migrations WHERE version >= 5").await.unwrap();
+    let (done, printed) = run(&yard, "audit");
+    assert!(!done && printed.contains("run `yoink migrate`"), "{printed}");
+    restarted.stop().await;
+}
