@@ -2,6 +2,7 @@
 
 mod auditing;
 mod connect;
+mod connections;
 mod http;
 mod safety;
 mod scrape;
@@ -10,4 +11,5 @@ mod watch;
 
 pub use connect::Stores;
 pub(crate) use connect::ledger;
+pub(crate) use connections::raise_descriptor_limit;
 pub use serve::{App, Listeners, Role};

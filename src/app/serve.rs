@@ -14,11 +14,12 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use uuid::Uuid;
 
 use super::{
     Stores, auditing,
+    connections::{self, connections_max},
     http::{self, Readiness},
     scrape::Scrape,
     watch::{Watch, report},
@@ -112,6 +113,7 @@ pub struct App {
     automation: Automations,
     limits: Limits,
     http2: Http2,
+    connections_max: usize,
     metrics_products: Vec<ProductId>,
     sampling: Sampling,
     watch: Watch,
@@ -174,6 +176,7 @@ impl App {
             automation,
             limits: limits(config)?,
             http2,
+            connections_max: connections_max(config.connections_max, config.partitions)?,
             metrics_products: config.metrics_products.clone(),
             sampling: Sampling::new(config),
             watch,
@@ -242,6 +245,7 @@ impl App {
             products: self.metrics_products.into(),
         };
         let readiness = Readiness { watch: self.watch, scrape };
+        let http = self.listeners.http.local_addr()?;
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
@@ -261,8 +265,14 @@ impl App {
         if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
         }
-        tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
-        let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
+        tracing::info!(
+            grpc = %self.listeners.grpc.local_addr()?,
+            %http,
+            ?role,
+            connections_max = self.connections_max,
+            "serving"
+        );
+        let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let server = self
             .http2
             .server()

@@ -5,6 +5,7 @@ mod auditor;
 mod clock;
 mod consumers;
 mod crash;
+mod descriptors;
 mod disk;
 mod fence;
 mod kills;
