@@ -4,6 +4,7 @@ mod auditing;
 mod connect;
 mod connections;
 mod http;
+mod redis_state;
 mod safety;
 mod scrape;
 mod serve;

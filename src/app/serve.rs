@@ -228,14 +228,15 @@ impl App {
     /// # Errors
     ///
     /// When a server fails.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (loops, stop_loops) = (Loops::new(shutdown.clone()), CancellationToken::new());
         if self.role != Role::Api {
             self.start_workers(&loops, &stop_loops).await?;
         }
         self.start_keepers(&loops, &stop_loops);
         let (reporter, health) = tonic_health::server::health_reporter();
-        report(&reporter, self.role, true).await;
+        self.watch.look().await;
+        report(&reporter, self.role, self.watch.reasons().is_empty()).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
         let scrape = Scrape {
             stores: self.stores.clone(),
