@@ -260,8 +260,7 @@ impl App {
             desk: self.stores.desk,
         });
         let routes = rooms.map(|rooms| grpc::routes(rooms, &self.limits));
-        let mut routes = routes.unwrap_or_default();
-        routes = routes.add_service(health);
+        let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
         if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
