@@ -28,6 +28,9 @@ const JUDGE_LEDGER: Duration = Duration::from_secs(5);
 /// How long that may take: Redis is watched meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// What is said of a Redis that does not answer.
+const UNAVAILABLE: &str = "Redis is unavailable";
+
 /// What the stores promise.
 #[derive(Debug, Clone)]
 struct Judged {
@@ -131,10 +134,20 @@ impl Watch {
     /// Looks at both stores, and keeps every reason why nothing can be sold.
     pub(super) async fn look(&mut self) {
         let mut reasons = Vec::new();
-        match self.stores.stock.partitions().ping().await {
-            Ok(()) => reasons.extend(self.judge_redis().await),
-            Err(_) => reasons.push("Redis is unavailable".to_owned()),
+        let refusal = match self.stores.stock.partitions().ping().await {
+            Ok(()) => None,
+            // Such as a Redis whose disk is full: INFO tells why.
+            Err(FenceError::Unavailable { source, .. }) => {
+                Some(answered(&source).map_or(UNAVAILABLE.to_owned(), |answer| {
+                    format!("Redis refuses PING: {answer}")
+                }))
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if refusal.as_deref() != Some(UNAVAILABLE) {
+            reasons.extend(self.judge_redis().await);
         }
+        reasons.extend(refusal);
         if self.judged.ledger_judged.elapsed() >= JUDGE_LEDGER {
             self.judge_ledger().await;
             self.judged.ledger_judged = Instant::now();
@@ -180,7 +193,7 @@ impl Watch {
                 Err(FenceError::Fenced(_)) => {}
                 Err(FenceError::Unavailable { source, .. }) => match answered(&source) {
                     Some(answer) => why = format!("Redis refuses the service's scripts: {answer}"),
-                    None => return Some("Redis is unavailable".to_owned()),
+                    None => return Some(UNAVAILABLE.to_owned()),
                 },
                 Err(error @ FenceError::Malformed(_)) => why = error.to_string(),
             }
