@@ -130,7 +130,7 @@ impl Acks {
         Some(match self.settings.default {
             Ack::Memory => return None,
             Ack::Disk => "ack = disk needs a Redis with appendonly yes, appendfsync always and \
-                 no-appendfsync-on-rewrite no"
+                 no-appendfsync-on-rewrite no, and whose append-only file is complete"
                 .to_owned(),
             Ack::Replica => format!(
                 "ack = replica needs {} replicas (ack_replicas), Redis has {replicas}",

@@ -5,7 +5,7 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{scrape::Scrape, watch::Watch};
+use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
 use crate::worker::PauseReason;
 
 /// What readiness is told from.
@@ -51,11 +51,13 @@ impl Readiness {
 
 /// Serves until stopped.
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
+    let metrics = readiness.scrape.stores.stock.partitions().metrics().clone();
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scraped))
         .with_state(readiness);
+    let listener = HttpListener::new(listener, &metrics);
     let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = server.await {
         tracing::error!(error = &error as &dyn std::error::Error, "the HTTP server failed");
@@ -69,7 +71,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     (status, if lines.is_empty() { "ok\n".to_owned() } else { lines })
 }
 
-async fn metrics(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
+async fn scraped(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
     let scrape = &readiness.scrape;
     scrape.read().await;
     scrape.stores.stock.partitions().metrics().encode().map_err(|error| {

@@ -2,7 +2,9 @@
 
 mod auditing;
 mod connect;
+mod connections;
 mod http;
+mod redis_state;
 mod safety;
 mod scrape;
 mod serve;
@@ -10,4 +12,5 @@ mod watch;
 
 pub use connect::Stores;
 pub(crate) use connect::ledger;
+pub(crate) use connections::raise_descriptor_limit;
 pub use serve::{App, Listeners, Role};

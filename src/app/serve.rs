@@ -14,11 +14,12 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 use uuid::Uuid;
 
 use super::{
     Stores, auditing,
+    connections::{self, connections_max},
     http::{self, Readiness},
     scrape::Scrape,
     watch::{Watch, report},
@@ -112,6 +113,7 @@ pub struct App {
     automation: Automations,
     limits: Limits,
     http2: Http2,
+    connections_max: usize,
     metrics_products: Vec<ProductId>,
     sampling: Sampling,
     watch: Watch,
@@ -174,6 +176,7 @@ impl App {
             automation,
             limits: limits(config)?,
             http2,
+            connections_max: connections_max(config.connections_max, config.partitions)?,
             metrics_products: config.metrics_products.clone(),
             sampling: Sampling::new(config),
             watch,
@@ -225,14 +228,15 @@ impl App {
     /// # Errors
     ///
     /// When a server fails.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (loops, stop_loops) = (Loops::new(shutdown.clone()), CancellationToken::new());
         if self.role != Role::Api {
             self.start_workers(&loops, &stop_loops).await?;
         }
         self.start_keepers(&loops, &stop_loops);
         let (reporter, health) = tonic_health::server::health_reporter();
-        report(&reporter, self.role, true).await;
+        self.watch.look().await;
+        report(&reporter, self.role, self.watch.reasons().is_empty()).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
         let scrape = Scrape {
             stores: self.stores.clone(),
@@ -242,6 +246,7 @@ impl App {
             products: self.metrics_products.into(),
         };
         let readiness = Readiness { watch: self.watch, scrape };
+        let http = self.listeners.http.local_addr()?;
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
@@ -255,14 +260,19 @@ impl App {
             desk: self.stores.desk,
         });
         let routes = rooms.map(|rooms| grpc::routes(rooms, &self.limits));
-        let mut routes = routes.unwrap_or_default();
-        routes = routes.add_service(health);
+        let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
         if self.reflection && role != Role::Worker {
             routes = reflect(routes)?;
         }
-        tracing::info!(grpc = %self.listeners.grpc.local_addr()?, ?role, "serving");
-        let incoming = TcpIncoming::from(self.listeners.grpc).with_nodelay(Some(true));
+        tracing::info!(
+            grpc = %self.listeners.grpc.local_addr()?,
+            %http,
+            ?role,
+            connections_max = self.connections_max,
+            "serving"
+        );
+        let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let server = self
             .http2
             .server()

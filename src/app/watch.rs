@@ -1,15 +1,9 @@
-//! Health follows Redis: without it, or with settings that may lose what it decided, nothing is sold.
-//! Postgres may be away for a while.
+//! Health follows Redis: without it, with one that cannot sell, or with settings that may lose what it
+//! decided, nothing is sold. Postgres may be away for a while.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use redis::RedisError;
 use tokio::time::Instant;
@@ -18,10 +12,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     Role, Stores,
+    redis_state::{CompleteLog, RedisState, advice},
     safety::{self, Judgement, LEDGER_MODES, REDIS_MODES},
 };
 use crate::{
     ack::{Acks, Offer},
+    fence::FenceError,
     grpc,
 };
 
@@ -32,18 +28,24 @@ const JUDGE_LEDGER: Duration = Duration::from_secs(5);
 /// How long that may take: Redis is watched meanwhile.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// What is said of a Redis that does not answer.
+const UNAVAILABLE: &str = "Redis is unavailable";
+
 /// What the stores promise.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Judged {
     redis: Judgement,
     replicas: u32,
     ledger: Judgement,
+    ledger_judged: Instant,
+    log: CompleteLog,
 }
 
 impl Judged {
-    fn offer(&self) -> Offer {
+    /// What can be given by a Redis in this mode.
+    fn offer(&self, redis_mode: &str) -> Offer {
         Offer {
-            disk: self.redis.mode == "always",
+            disk: redis_mode == "always",
             replicas: self.replicas,
             ledger: self.ledger.mode == "synchronous",
         }
@@ -57,9 +59,8 @@ pub(super) struct Watch {
     role: Role,
     /// Where orders are taken.
     acks: Option<Acks>,
-    redis_answers: Arc<AtomicBool>,
-    refusals: Arc<ArcSwap<Vec<String>>>,
-    /// As it was at the start.
+    reasons: Arc<ArcSwap<Vec<String>>>,
+    /// By this handle: only one looks.
     judged: Judged,
 }
 
@@ -74,19 +75,25 @@ impl Watch {
         role: Role,
         acks: Option<Acks>,
     ) -> anyhow::Result<Self> {
-        let redis = safety::of_redis(&stores).await?;
-        let replicas = safety::replicas(&stores).await?;
-        let ledger = safety::of_ledger(&stores).await?;
-        let judged = Judged { redis, replicas, ledger };
-        let mut refusals =
-            [judged.redis.refusals.as_slice(), judged.ledger.refusals.as_slice()].concat();
-        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(judged.offer())));
+        let partitions = stores.stock.partitions();
+        let state = RedisState::read(partitions).await.context("cannot read Redis's settings")?;
+        let (mut log, ledger) = (CompleteLog::default(), safety::of_ledger(&stores).await?);
+        let (redis, replicas) = (state.judge(&mut log), state.replicas);
+        let judged = Judged { redis, replicas, ledger, ledger_judged: Instant::now(), log };
+        let mut refusals = judged.redis.unusable.clone();
+        refusals.extend_from_slice(&judged.redis.refusals);
+        refusals.extend_from_slice(&judged.ledger.refusals);
+        // A log that is not complete yet refuses no start: it will be.
+        let later = judged.offer(judged.redis.later);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(later)));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        let redis_answers = Arc::new(AtomicBool::new(true));
+        for advice in advice(partitions).await.context("cannot read Redis's settings")? {
+            tracing::warn!(store = "redis", "{advice}");
+        }
         tracing::info!(redis = judged.redis.mode, postgres = judged.ledger.mode, "durability");
-        let this = Self { stores, role, acks, redis_answers, refusals: Arc::default(), judged };
+        let this = Self { stores, role, acks, reasons: Arc::default(), judged };
         this.declare(("redis", &REDIS_MODES), &this.judged.redis);
         this.declare(("postgres", &LEDGER_MODES), &this.judged.ledger);
         Ok(this)
@@ -94,9 +101,7 @@ impl Watch {
 
     /// Why nothing can be sold; empty if all is well.
     pub(super) fn reasons(&self) -> Vec<String> {
-        let away = !self.redis_answers.load(Ordering::Acquire);
-        let away = away.then(|| "Redis is unavailable".to_owned());
-        away.into_iter().chain(self.refusals.load().iter().cloned()).collect()
+        self.reasons.load().to_vec()
     }
 
     fn declare(&self, (store, modes): (&'static str, &[&'static str]), judged: &Judgement) {
@@ -113,22 +118,10 @@ impl Watch {
     }
 
     /// Watches until stopped.
-    pub(super) async fn run(self, reporter: HealthReporter, stop: CancellationToken) {
-        let (mut well, mut last) = (true, self.judged.clone());
-        let mut ledger_judged = Instant::now();
+    pub(super) async fn run(mut self, reporter: HealthReporter, stop: CancellationToken) {
+        let mut well = self.reasons().is_empty();
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            let answers = self.stores.stock.partitions().ping().await.is_ok();
-            self.redis_answers.store(answers, Ordering::Release);
-            if answers {
-                self.judge_redis(&mut last).await;
-            }
-            if ledger_judged.elapsed() >= JUDGE_LEDGER {
-                self.judge_ledger(&mut last).await;
-                ledger_judged = Instant::now();
-            }
-            let short = self.acks.as_ref().and_then(|acks| acks.offer(last.offer()));
-            let refusals = last.redis.refusals.iter().cloned().chain(short).collect();
-            self.refusals.store(Arc::new(refusals));
+            self.look().await;
             let is_well = self.reasons().is_empty();
             if is_well != well {
                 tracing::warn!(reasons = ?self.reasons(), "{}", if is_well { "well" } else { "not well" });
@@ -138,29 +131,90 @@ impl Watch {
         }
     }
 
-    /// Who does not answer is looked at again when it does.
-    async fn judge_redis(&self, last: &mut Judged) {
-        let read = async {
-            let judged = safety::of_redis(&self.stores).await?;
-            Ok::<_, RedisError>((judged, safety::replicas(&self.stores).await?))
+    /// Looks at both stores, and keeps every reason why nothing can be sold.
+    pub(super) async fn look(&mut self) {
+        let mut reasons = Vec::new();
+        let refusal = match self.stores.stock.partitions().ping().await {
+            Ok(()) => None,
+            // Such as a Redis whose disk is full: INFO tells why.
+            Err(FenceError::Unavailable { source, .. }) => {
+                Some(answered(&source).map_or(UNAVAILABLE.to_owned(), |answer| {
+                    format!("Redis refuses PING: {answer}")
+                }))
+            }
+            Err(error) => Some(error.to_string()),
         };
-        let Ok(Ok((redis, replicas))) = tokio::time::timeout(LIMIT, read).await else { return };
-        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
-        last.replicas = replicas;
-        if last.redis != redis {
-            self.declare(("redis", &REDIS_MODES), &redis);
-            last.redis = redis;
+        if refusal.as_deref() != Some(UNAVAILABLE) {
+            reasons.extend(self.judge_redis().await);
         }
+        reasons.extend(refusal);
+        if self.judged.ledger_judged.elapsed() >= JUDGE_LEDGER {
+            self.judge_ledger().await;
+            self.judged.ledger_judged = Instant::now();
+        }
+        let Judged { redis, .. } = &self.judged;
+        for more in [&redis.unusable, &redis.refusals, &redis.outages] {
+            reasons.extend_from_slice(more);
+        }
+        let offer = self.judged.offer(redis.mode);
+        reasons.extend(self.acks.as_ref().and_then(|acks| acks.offer(offer)));
+        self.reasons.store(Arc::new(reasons));
     }
 
-    async fn judge_ledger(&self, last: &mut Judged) {
+    /// Judges Redis by what it says and by what it does. One that does not answer in time is judged when it
+    /// does.
+    async fn judge_redis(&mut self) -> Option<String> {
+        let read = RedisState::read(self.stores.stock.partitions());
+        let state = match tokio::time::timeout(LIMIT, read).await {
+            Ok(Ok(state)) => state,
+            Ok(Err(error)) => {
+                return answered(&error).map(|why| format!("Redis refuses INFO or CONFIG: {why}"));
+            }
+            Err(_) => return None,
+        };
+        let redis = state.judge(&mut self.judged.log);
+        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
+        let said =
+            |judged: &Judgement| (judged.mode, judged.refusals.clone(), judged.warnings.clone());
+        if said(&self.judged.redis) != said(&redis) {
+            self.declare(("redis", &REDIS_MODES), &redis);
+        }
+        (self.judged.redis, self.judged.replicas) = (redis, state.replicas);
+        tokio::time::timeout(LIMIT, self.sells_nothing()).await.ok().flatten()
+    }
+
+    /// Why no partition can be sold from, if none can: asked by a script, as sales are. The first that can is
+    /// enough.
+    async fn sells_nothing(&self) -> Option<String> {
+        let mut why = "no partition is open for sale".to_owned();
+        for partition in self.stores.deployment.partitions.all() {
+            match self.stores.stock.probe(partition).await {
+                Ok(()) => return None,
+                Err(FenceError::Fenced(_)) => {}
+                Err(FenceError::Unavailable { source, .. }) => match answered(&source) {
+                    Some(answer) => why = format!("Redis refuses the service's scripts: {answer}"),
+                    None => return Some(UNAVAILABLE.to_owned()),
+                },
+                Err(error @ FenceError::Malformed(_)) => why = error.to_string(),
+            }
+        }
+        Some(why)
+    }
+
+    async fn judge_ledger(&mut self) {
         if let Ok(Ok(ledger)) = tokio::time::timeout(LIMIT, safety::of_ledger(&self.stores)).await
-            && last.ledger != ledger
+            && self.judged.ledger != ledger
         {
             self.declare(("postgres", &LEDGER_MODES), &ledger);
-            last.ledger = ledger;
+            self.judged.ledger = ledger;
         }
     }
+}
+
+/// What Redis answered, if it did.
+fn answered(error: &RedisError) -> Option<String> {
+    let code = error.code()?;
+    Some(error.detail().map_or(code.to_owned(), |detail| format!("{code} {detail}")))
 }
 
 /// Tells every service's health.

@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Listeners, Role},
+    app::{App, Listeners, Role, raise_descriptor_limit},
     config::{Config, NAMES},
     grpc, telemetry,
 };
@@ -129,6 +129,8 @@ impl Cli {
 ///
 /// When the command could not do what it is for; its exit code then is 2.
 pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    // As high as it is allowed to be; what that is, is judged where connections are counted.
+    let _refused = raise_descriptor_limit();
     let settings = &cli.settings;
     match cli.command {
         Command::Serve { role } => serve(&settings.load(&[])?, role, shutdown).await,

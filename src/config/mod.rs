@@ -81,6 +81,8 @@ pub struct Config {
     pub header_max_bytes: u32,
     /// Most calls under way on one connection; more wait at the client.
     pub connection_max_streams: u32,
+    /// Most gRPC connections at the same time; one more is closed at once.
+    pub connections_max: u32,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Products whose stock is a metric, by name.
@@ -189,6 +191,7 @@ impl Config {
                 request_max_bytes: raw.request_max_bytes,
                 header_max_bytes: raw.header_max_bytes,
                 connection_max_streams: raw.connection_max_streams,
+                connections_max: raw.connections_max,
                 trusted_proxies,
                 metrics_products,
                 otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
@@ -231,6 +234,7 @@ impl fmt::Display for Config {
         writeln!(f, "request_max_bytes = {}", self.request_max_bytes)?;
         writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
+        writeln!(f, "connections_max = {}", self.connections_max)?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
         let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
         writeln!(f, "metrics_products = \"{}\"", products.join(","))?;

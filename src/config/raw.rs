@@ -16,7 +16,7 @@ use super::{Automation, Config, ConfigError, LogFormat};
 use crate::domain::{Ack, ProductId};
 
 /// The settings' names.
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 30] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -40,6 +40,7 @@ pub const NAMES: [&str; 29] = [
     "request_max_bytes",
     "header_max_bytes",
     "connection_max_streams",
+    "connections_max",
     "trusted_proxies",
     "metrics_products",
     "otlp_endpoint",
@@ -120,6 +121,7 @@ pub(super) struct Raw {
     pub(super) request_max_bytes: usize,
     pub(super) header_max_bytes: u32,
     pub(super) connection_max_streams: u32,
+    pub(super) connections_max: u32,
     pub(super) trusted_proxies: String,
     pub(super) metrics_products: String,
     pub(super) otlp_endpoint: String,
@@ -154,6 +156,7 @@ impl Default for Raw {
             request_max_bytes: 16_384,
             header_max_bytes: 16_384,
             connection_max_streams: 1_000,
+            connections_max: 10_000,
             trusted_proxies: String::new(),
             metrics_products: String::new(),
             otlp_endpoint: String::new(),
@@ -233,6 +236,7 @@ impl Raw {
                 d.connection_max_streams,
                 p,
             ),
+            connections_max: one(figment, "connections_max", d.connections_max, p),
             trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
             metrics_products: one(figment, "metrics_products", d.metrics_products, p),
             otlp_endpoint: one(figment, "otlp_endpoint", d.otlp_endpoint, p),
@@ -329,6 +333,10 @@ impl Raw {
             (
                 (1..=100_000).contains(&self.connection_max_streams),
                 "connection_max_streams must be 1 to 100000",
+            ),
+            (
+                (1..=1_000_000).contains(&self.connections_max),
+                "connections_max must be 1 to 1000000",
             ),
         ];
         let wrong = limits.into_iter().filter(|(holds, _)| !holds);

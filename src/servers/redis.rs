@@ -146,6 +146,9 @@ fn launch(
     let mut command = tied(&program, "TERM");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
     command.args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]);
+    // As in deploy/redis.conf.
+    command.args(["--maxmemory", "2gb", "--lazyfree-lazy-expire", "yes"]);
+    command.args(["--repl-backlog-ttl", "0", "--no-appendfsync-on-rewrite", "no"]);
     command.args([
         "--appendfsync",
         match fsync {

@@ -9,7 +9,7 @@ use opentelemetry::{
 use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
-use super::sqlstates::Sqlstates;
+use super::{ListenerMetrics, sqlstates::Sqlstates};
 
 /// Seconds, from 0.2 ms to 10 s.
 const SECONDS: [f64; 14] =
@@ -81,8 +81,8 @@ pub struct Metrics {
 
 struct Instruments {
     registry: Registry,
-    /// Ends with the instruments.
-    _provider: SdkMeterProvider,
+    /// Lives as long as the instruments.
+    provider: SdkMeterProvider,
     call_duration: Histogram<f64>,
     outcomes: Counter<u64>,
     batch_size: Histogram<u64>,
@@ -247,7 +247,7 @@ impl Metrics {
             partitions: PartitionGauges::new(meter),
             stores: StoreGauges::new(meter),
             registry,
-            _provider: provider,
+            provider,
         };
         let this = Self { instruments: Arc::new(instruments) };
         this.begin();
@@ -328,6 +328,11 @@ impl Metrics {
     /// An answer has waited for what it was asked to wait for.
     pub fn acknowledged(&self, ack: &'static str, took: Duration) {
         self.instruments.ack_wait.record(took.as_secs_f64(), &[KeyValue::new("ack", ack)]);
+    }
+
+    /// The instruments of a listener.
+    pub fn listener(&self, name: &'static str) -> ListenerMetrics {
+        ListenerMetrics::new(&self.instruments.provider.meter("yoink"), name)
     }
 
     /// A partition was read.

@@ -3,11 +3,13 @@
 //! Must never: carry an id of a buyer, a request id or a secret, or a label that grows with products or
 //! users.
 
+mod listeners;
 mod logs;
 mod metrics;
 mod sqlstates;
 mod traces;
 
+pub use listeners::ListenerMetrics;
 pub use logs::init;
 pub use metrics::{Metrics, MetricsError, PartitionReading, PoolReading};
 pub use traces::{

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_yaml_ng::Value;
 
-use crate::harness::scratch_dir;
+use crate::harness::{Yard, scratch_dir};
 
 fn compose() -> Value {
     let text = include_str!("../../docker-compose.yml");
@@ -86,11 +86,44 @@ fn the_redis_that_is_deployed_keeps_what_it_is_told() {
     let conf = include_str!("../../deploy/redis.conf");
     let lines: Vec<&str> =
         conf.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
-    for needed in ["appendonly yes", "maxmemory-policy noeviction", "no-appendfsync-on-rewrite no"]
-    {
+    for needed in [
+        "appendonly yes",
+        "maxmemory-policy noeviction",
+        "no-appendfsync-on-rewrite no",
+        "lazyfree-lazy-expire yes",
+        "repl-backlog-ttl 0",
+    ] {
         assert!(lines.contains(&needed), "{needed}");
     }
     assert!(lines.iter().any(|line| line.starts_with("appendfsync ")));
+    let gigabytes =
+        |text: &str, unit: &str| text.strip_suffix(unit).unwrap().parse::<u32>().unwrap();
+    let limit = lines.iter().find_map(|line| line.strip_prefix("maxmemory ")).unwrap();
+    let container = text(&compose()["services"]["redis"]["mem_limit"]);
+    assert!(gigabytes(&container, "g") >= 2 * gigabytes(limit, "gb"), "{limit} in {container}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_redis_servers_have_the_settings_of_the_deployed_one() {
+    let yard = Yard::new().await;
+    let mut cli = yard.cli().await;
+    // Who may connect and how often it syncs are other ones.
+    let elsewhere = ["bind", "protected-mode", "appendfsync"];
+    let conf = include_str!("../../deploy/redis.conf");
+    for line in conf.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (name, value) = line.split_once(' ').unwrap();
+        if elsewhere.contains(&name) {
+            continue;
+        }
+        let value = match value.strip_suffix("gb") {
+            Some(gigabytes) => (gigabytes.parse::<u64>().unwrap() << 30).to_string(),
+            None => value.trim_matches('"').to_owned(),
+        };
+        let mut command = redis::cmd("CONFIG");
+        let set: (String, String) =
+            command.arg("GET").arg(name).query_async(&mut cli).await.unwrap();
+        assert_eq!(set, (name.to_owned(), value));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use yoink::{
 };
 
 use super::{rush::Rush, small_disk::SmallDisk};
-use crate::harness::{Binary, Service, Yard, eventually, product, reason, scratch_dir};
+use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
 
 /// A Redis whose directory is a small disk.
 async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> Yard {
@@ -60,6 +60,11 @@ async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
     let info: redis::InfoDict =
         redis::cmd("INFO").arg("persistence").query_async(&mut yard.cli().await).await.unwrap();
     assert_eq!(info.get::<String>("aof_last_write_status").as_deref(), Some("err"));
+    eventually("it is not ready, and says why", async || {
+        let ready = get(service.http, "/readyz").await;
+        (ready.starts_with("HTTP/1.1 503") && ready.contains("append-only file")).then_some(())
+    })
+    .await;
     // Nothing needs to be written to answer these.
     each_keeps_the_answer(&service, &rush).await;
     for n in 0..20 {
@@ -76,6 +81,10 @@ async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
 
     disk.clear();
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+    eventually("it is ready again", async || {
+        get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
     let report = yard.assert_audit_holds().await;
     assert_eq!(rush.account_for(&yard, &report).await, 0);
     assert_eq!(report.products[0].confirmed, accepted + 1);

@@ -20,10 +20,10 @@ use yoink::grpc::pb::{
 
 use super::{Yard, eventually, scratch_dir};
 
-fn yoink(yard: &Yard, more: &[(&'static str, &str)]) -> Command {
+fn yoink(yard: &Yard, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
     // The kernel ends it with this test, however that ends.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_yoink")]);
+    command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(env!("CARGO_BIN_EXE_yoink"));
     for (name, value) in yard.settings(more) {
         command.arg("--set").arg(format!("{name}={value}"));
     }
@@ -33,7 +33,7 @@ fn yoink(yard: &Yard, more: &[(&'static str, &str)]) -> Command {
 
 /// Runs a command to its end.
 pub fn run_yoink(yard: &Yard, args: &[&str]) -> Output {
-    yoink(yard, &[]).args(args).output().unwrap()
+    yoink(yard, &[], &[]).args(args).output().unwrap()
 }
 
 /// A running `yoink serve`.
@@ -56,7 +56,7 @@ impl Binary {
         crash_point: Option<&str>,
     ) -> Self {
         let point = crash_point.map(|point| ("YOINK_CRASH_POINT", point));
-        Self::serve_with(role, yard, more, point.as_slice())
+        Self::start(role, yard, more, point.as_slice(), &[])
     }
 
     /// In a role, with more in its environment.
@@ -66,10 +66,30 @@ impl Binary {
         more: &[(&'static str, &str)],
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::start(role, yard, more, environment, &[])
+    }
+
+    /// In a role, run by another program that becomes it, as `prlimit` does.
+    pub fn serve_under(
+        wrapper: &[&str],
+        role: &str,
+        yard: &Yard,
+        more: &[(&'static str, &str)],
+    ) -> Self {
+        Self::start(role, yard, more, &[], wrapper)
+    }
+
+    fn start(
+        role: &str,
+        yard: &Yard,
+        more: &[(&'static str, &str)],
+        environment: &[(&str, &str)],
+        wrapper: &[&str],
+    ) -> Self {
         // The yard's settings let the system choose its ports; it says which it has.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
-        let mut command = yoink(yard, &settings);
+        let mut command = yoink(yard, &settings, wrapper);
         let log = scratch_dir("serve").join("log");
         command
             .args(["serve", "--role", role])
@@ -98,6 +118,12 @@ impl Binary {
         let (_, address) =
             said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
         address.split([' ', '"']).next()?.parse().ok()
+    }
+
+    /// Where it serves HTTP, once it has said so.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        let said = self.said();
+        said.split_once(" http=")?.1.split(' ').next()?.parse().ok()
     }
 
     pub fn pid(&self) -> Pid {

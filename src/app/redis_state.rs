@@ -1,0 +1,365 @@
+//! What Redis says of itself, in INFO and where that is not enough in CONFIG GET, and what follows from it.
+
+use std::collections::HashMap;
+
+use redis::{FromRedisValue, InfoDict, RedisError};
+
+use super::safety::Judgement;
+use crate::fence::{Connection, Partitions};
+
+/// What matters of it; none where Redis does not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct RedisState {
+    mode: Option<String>,
+    role: Option<String>,
+    master: Option<String>,
+    run_id: Option<String>,
+    /// How often settings were changed while it runs (from 7.0 on).
+    config_sets: u64,
+    /// Replicas that have caught up.
+    pub(super) replicas: u32,
+    maxmemory_policy: Option<String>,
+    /// More memory is in use than `maxmemory`.
+    is_full: bool,
+    has_log: Option<bool>,
+    /// The log is written anew, or will be as soon as another child of Redis has ended.
+    is_rewriting: bool,
+    log_fails: bool,
+    snapshot_fails: bool,
+    appendfsync: Option<String>,
+    no_appendfsync_on_rewrite: Option<String>,
+}
+
+/// The instance whose log was last seen to be complete, and its `config_sets` then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct CompleteLog {
+    seen: Option<(String, u64)>,
+}
+
+impl CompleteLog {
+    /// Whether a restart would find everything in the log, as far as that can be told. After `CONFIG SET
+    /// appendonly yes`, Redis writes into a temporary file until the first rewrite is over, and INFO shows
+    /// that exactly as it shows an ordinary rewrite. So one that was under way when this process first
+    /// looked, or that began together with a CONFIG SET, is taken for the first.
+    fn look(&mut self, state: &RedisState) -> bool {
+        let now = state.run_id.clone().map(|run_id| (run_id, state.config_sets));
+        match (state.has_log, state.is_rewriting) {
+            (Some(true), false) => {
+                self.seen = now;
+                true
+            }
+            (Some(true), true) => now.is_some() && self.seen == now,
+            (Some(false) | None, _) => {
+                self.seen = None;
+                false
+            }
+        }
+    }
+}
+
+/// A value of CONFIG GET; none where nobody may ask, as with some that are rented out.
+async fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, RedisError> {
+    let mut command = redis::cmd("CONFIG");
+    match command.arg("GET").arg(name).query_async(connection).await {
+        Ok(answer) => {
+            let mut answer: HashMap<String, String> = answer;
+            Ok(answer.remove(name))
+        }
+        Err(error) if matches!(error.code(), Some("ERR" | "NOPERM")) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Calls of CONFIG SET, from `cmdstat_config|set:calls=2,usec=…`.
+fn config_sets(statistics: &InfoDict) -> u64 {
+    let line: Option<String> = statistics.get("cmdstat_config|set");
+    let calls = line.as_deref().and_then(|line| line.strip_prefix("calls=")?.split(',').next());
+    calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+}
+
+fn of<T: FromRedisValue + Default>(info: &InfoDict, name: &str) -> T {
+    info.get(name).unwrap_or_default()
+}
+
+impl RedisState {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis does not answer, or refuses INFO.
+    pub(super) async fn read(partitions: &Partitions) -> Result<Self, RedisError> {
+        let mut connection = partitions.connection();
+        let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await?;
+        let mut statistics = redis::cmd("INFO");
+        let statistics: InfoDict =
+            statistics.arg("commandstats").query_async(&mut connection).await?;
+        let mut this = Self::told(&info);
+        this.config_sets = config_sets(&statistics);
+        this.appendfsync = config(&mut connection, "appendfsync").await?;
+        let name = "no-appendfsync-on-rewrite";
+        this.no_appendfsync_on_rewrite = config(&mut connection, name).await?;
+        if this.maxmemory_policy.is_none() {
+            this.maxmemory_policy = config(&mut connection, "maxmemory-policy").await?;
+        }
+        if this.snapshot_fails {
+            // That stops writes only where snapshots are asked for.
+            let stops = config(&mut connection, "stop-writes-on-bgsave-error").await?;
+            let points = config(&mut connection, "save").await?;
+            this.snapshot_fails =
+                stops.as_deref() == Some("yes") && points.is_some_and(|points| !points.is_empty());
+        }
+        Ok(this)
+    }
+
+    fn told(info: &InfoDict) -> Self {
+        let word = |name: &str| info.get::<String>(name);
+        let is = |name: &str, value: &str| word(name).as_deref() == Some(value);
+        let replicas = info.iter().filter(|(name, value)| {
+            let line = String::from_redis_value_ref(value).unwrap_or_default();
+            name.starts_with("slave") && line.contains(",state=online,")
+        });
+        let (used, limit): (u64, u64) = (of(info, "used_memory"), of(info, "maxmemory"));
+        let counted = used.saturating_sub(of(info, "mem_not_counted_for_evict"));
+        let master = word("master_host").zip(word("master_port"));
+        Self {
+            mode: word("redis_mode"),
+            role: word("role"),
+            master: master.map(|(host, port)| format!("{host}:{port}")),
+            run_id: word("run_id"),
+            config_sets: 0,
+            replicas: u32::try_from(replicas.count()).unwrap_or(u32::MAX),
+            maxmemory_policy: word("maxmemory_policy"),
+            is_full: limit > 0 && counted > limit,
+            has_log: word("aof_enabled").map(|enabled| enabled == "1"),
+            is_rewriting: is("aof_rewrite_in_progress", "1") || is("aof_rewrite_scheduled", "1"),
+            log_fails: is("aof_last_write_status", "err"),
+            snapshot_fails: is("rdb_last_bgsave_status", "err"),
+            appendfsync: None,
+            no_appendfsync_on_rewrite: None,
+        }
+    }
+
+    /// What it lets us promise.
+    pub(super) fn judge(&self, log: &mut CompleteLog) -> Judgement {
+        let mut warnings = Vec::new();
+        if self.maxmemory_policy.is_none() || self.appendfsync.is_none() {
+            warnings.push("Redis does not tell all of its settings (CONFIG GET is refused)");
+        }
+        let later = self.by_settings(&mut warnings);
+        let is_complete = log.look(self);
+        let mode = match later {
+            "always" | "everysec" if !is_complete => {
+                warnings.push(
+                    "Redis's append-only file may not be complete before the rewrite that is under \
+                     way has ended: until then a restart of Redis may lose what is not stored",
+                );
+                "memory"
+            }
+            later => later,
+        };
+        Judgement {
+            mode,
+            later,
+            refusals: self.may_evict().into_iter().collect(),
+            unusable: self.unusable().into_iter().collect(),
+            outages: self.outages(),
+            warnings,
+        }
+    }
+
+    fn may_evict(&self) -> Option<String> {
+        let policy = self.maxmemory_policy.as_deref().filter(|policy| *policy != "noeviction")?;
+        Some(format!(
+            "Redis's maxmemory-policy is {policy}: it may throw stock and orders away; set it to noeviction"
+        ))
+    }
+
+    /// What the settings promise of a log that is complete.
+    fn by_settings(&self, warnings: &mut Vec<&'static str>) -> &'static str {
+        if self.has_log == Some(false) {
+            warnings.push("Redis has no append-only file: a restart loses what is not stored");
+            return "memory";
+        }
+        let mode = match self.appendfsync.as_deref() {
+            Some("no") => {
+                warnings.push("Redis's appendfsync is no: a crash of its machine loses much");
+                return "memory";
+            }
+            Some("always") if self.has_log.is_some() => "always",
+            Some("everysec") if self.has_log.is_some() => "everysec",
+            _ => return "unknown",
+        };
+        if self.no_appendfsync_on_rewrite.as_deref() == Some("yes") {
+            warnings.push(
+                "Redis's no-appendfsync-on-rewrite is yes: nothing is made durable while it rewrites \
+                 its file",
+            );
+            return "memory";
+        }
+        mode
+    }
+
+    /// Why nothing can ever be sold with this server.
+    fn unusable(&self) -> Option<String> {
+        match (self.mode.as_deref(), self.role.as_deref()) {
+            (Some("sentinel"), _) => Some(
+                "redis_url names a Sentinel: name the Redis that it watches (SENTINEL \
+                 get-master-addr-by-name tells which)"
+                    .to_owned(),
+            ),
+            (Some("cluster"), _) => Some(
+                "redis_url names a node of a Redis Cluster: name a Redis that holds every key \
+                 (cluster-enabled no)"
+                    .to_owned(),
+            ),
+            (_, Some("slave")) => Some(format!(
+                "redis_url names a replica: name its master ({}), or an address that follows it in a \
+                 failover",
+                self.master.as_deref().unwrap_or("unknown")
+            )),
+            _ => None,
+        }
+    }
+
+    /// Why nothing can be sold for now.
+    fn outages(&self) -> Vec<String> {
+        let outages = [
+            (self.is_full, "Redis is out of memory (maxmemory) and refuses every write"),
+            (
+                self.log_fails,
+                "Redis cannot write its append-only file and refuses every write: is its disk full?",
+            ),
+            (
+                self.snapshot_fails,
+                "Redis cannot save its snapshot and refuses every write \
+                 (stop-writes-on-bgsave-error): is its disk full?",
+            ),
+        ];
+        outages.into_iter().filter(|(is, _)| *is).map(|(_, why)| why.to_owned()).collect()
+    }
+}
+
+/// What a Redis should be set to so that it is not slowed down or fenced without need.
+///
+/// # Errors
+///
+/// When Redis does not answer.
+pub(super) async fn advice(partitions: &Partitions) -> Result<Vec<String>, RedisError> {
+    let mut connection = partitions.connection();
+    let mut advice = Vec::new();
+    for (name, wanted, why) in [
+        ("lazyfree-lazy-expire", "yes", "Redis stands still while it frees a large key"),
+        ("repl-backlog-ttl", "0", "every partition is fenced an hour after the last replica left"),
+    ] {
+        let set = config(&mut connection, name).await?.unwrap_or_else(|| "unknown".to_owned());
+        if set != wanted {
+            advice.push(format!("Redis's {name} is {set}; set it to {wanted}, or {why}"));
+        }
+    }
+    Ok(advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::safety::REDIS_MODES;
+
+    const HEALTHY: &str = "redis_mode:standalone\r\nrun_id:a\r\nrole:master\r\nmaxmemory:0\r\n\
+        used_memory:1000\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n\
+        aof_rewrite_in_progress:0\r\naof_rewrite_scheduled:0\r\naof_last_write_status:ok\r\n";
+
+    fn state(info: &str, fsync: &str, on_rewrite: &str) -> RedisState {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        RedisState {
+            appendfsync: some(fsync),
+            no_appendfsync_on_rewrite: some(on_rewrite),
+            ..RedisState::told(&InfoDict::new(info))
+        }
+    }
+
+    fn judge(info: &str, fsync: &str, on_rewrite: &str) -> Judgement {
+        state(info, fsync, on_rewrite).judge(&mut CompleteLog::default())
+    }
+
+    #[test]
+    fn what_is_promised_is_what_the_settings_keep() {
+        let mode = |enabled: &str, fsync, rewrite| {
+            let info = HEALTHY.replace("aof_enabled:1", enabled);
+            let judged = judge(&info, fsync, rewrite);
+            assert!(judged.refusals.is_empty() && judged.unusable.is_empty());
+            assert!(REDIS_MODES.contains(&judged.mode));
+            (judged.mode, judged.warnings.len())
+        };
+        assert_eq!(mode("aof_enabled:1", "always", "no"), ("always", 0));
+        assert_eq!(mode("aof_enabled:1", "everysec", "no"), ("everysec", 0));
+        assert_eq!(mode("aof_enabled:1", "no", "no"), ("memory", 1));
+        assert_eq!(mode("aof_enabled:0", "always", "no"), ("memory", 1));
+        assert_eq!(mode("aof_enabled:1", "always", "yes"), ("memory", 1));
+        assert_eq!(mode("aof_enabled:1", "", ""), ("unknown", 1));
+        assert_eq!(mode("nothing:1", "always", "no"), ("unknown", 0));
+    }
+
+    #[test]
+    fn a_redis_that_may_evict_is_refused_whoever_tells() {
+        for policy in ["allkeys-lru", "volatile-ttl", "allkeys-random"] {
+            let info = HEALTHY.replace("noeviction", policy);
+            assert_eq!(judge(&info, "always", "no").refusals.len(), 1);
+            assert_eq!(judge(&info, "", "").refusals.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_sell_is_named_and_what_to_name_instead() {
+        for (from, to, told) in [
+            ("standalone", "sentinel", "SENTINEL"),
+            ("standalone", "cluster", "cluster-enabled no"),
+            ("master", "slave\r\nmaster_host:a\r\nmaster_port:1", "(a:1)"),
+        ] {
+            let judged = judge(&HEALTHY.replace(from, to), "always", "no");
+            assert_eq!(judged.unusable.len(), 1, "{to}");
+            assert!(judged.unusable[0].contains(told), "{judged:?}");
+        }
+    }
+
+    #[test]
+    fn a_redis_that_refuses_writes_is_out_of_order_for_now() {
+        let full = HEALTHY.replace("maxmemory:0", "maxmemory:999");
+        assert_eq!(judge(&full, "always", "no").outages.len(), 1);
+        let uncounted = format!("{full}mem_not_counted_for_evict:2\r\n");
+        assert!(judge(&uncounted, "always", "no").outages.is_empty());
+        let failing = HEALTHY.replace("write_status:ok", "write_status:err");
+        assert_eq!(judge(&failing, "always", "no").outages.len(), 1);
+        assert!(judge(HEALTHY, "always", "no").outages.is_empty());
+    }
+
+    #[test]
+    fn only_a_rewrite_of_a_log_that_was_seen_complete_keeps_the_promise() {
+        let rewriting = HEALTHY.replace("in_progress:0", "in_progress:1");
+        let scheduled = HEALTHY.replace("scheduled:0", "scheduled:1");
+        let (mut log, mut sets) = (CompleteLog::default(), 0);
+        let mut mode = |info: &str, more_sets: u64| {
+            sets += more_sets;
+            let state = RedisState { config_sets: sets, ..state(info, "always", "no") };
+            let judged = state.judge(&mut log);
+            assert_eq!(judged.later, if info.contains("enabled:0") { "memory" } else { "always" });
+            judged.mode
+        };
+        assert_eq!(mode(&rewriting, 0), "memory", "under way before anybody looked");
+        assert_eq!(mode(&scheduled, 0), "memory", "to be tried again");
+        assert_eq!(mode(HEALTHY, 0), "always");
+        assert_eq!(mode(&rewriting, 0), "always", "an ordinary one");
+        assert_eq!(mode(&rewriting, 1), "memory", "the log may have been off in between");
+        assert_eq!(mode(HEALTHY, 0), "always");
+        assert_eq!(mode(&HEALTHY.replace("enabled:1", "enabled:0"), 0), "memory");
+        assert_eq!(mode(&rewriting, 0), "memory", "the first log");
+        assert_eq!(mode(HEALTHY, 0), "always");
+        assert_eq!(mode(&rewriting.replace("run_id:a", "run_id:b"), 0), "memory", "another one");
+    }
+
+    #[test]
+    fn changes_of_settings_are_counted() {
+        let line = "# Commandstats\r\ncmdstat_config|set:calls=12,usec=100\r\n";
+        assert_eq!(config_sets(&InfoDict::new(line)), 12);
+        assert_eq!(config_sets(&InfoDict::new("cmdstat_config|get:calls=1,usec=1\r\n")), 0);
+    }
+}

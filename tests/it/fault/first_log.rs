@@ -1,0 +1,138 @@
+//! A log that Redis has only begun to write promises nothing; one that it writes anew keeps its promise.
+
+use std::process::Command;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use yoink::{app::Role, grpc::pb::Ack};
+
+use crate::harness::{Service, Yard, eventually, get, product, reason};
+
+async fn configure(yard: &Yard, name: &str, value: &str) {
+    let mut command = redis::cmd("CONFIG");
+    let () =
+        command.arg("SET").arg(name).arg(value).query_async(&mut yard.cli().await).await.unwrap();
+}
+
+async fn info(yard: &Yard, name: &str) -> String {
+    let command = redis::cmd("INFO");
+    let told: redis::InfoDict = command.query_async(&mut yard.cli().await).await.unwrap();
+    told.get(name).unwrap()
+}
+
+/// Ends the rewrite that is under way, as a crash of Redis's child would.
+async fn break_rewrite_off(yard: &Yard) {
+    let redis = info(yard, "process_id").await;
+    let children = Command::new("pgrep").args(["--parent", &redis]).output().unwrap().stdout;
+    let child = String::from_utf8(children).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
+}
+
+/// Waits until a service has read Redis's state twice more: the second time it did so from its beginning.
+async fn looked_again(service: &Service) {
+    let asked = async || {
+        let scrape = get(service.http, "/metrics").await;
+        let line = scrape.lines().find(|line| {
+            line.starts_with("db_client_operation_duration_seconds_count")
+                && line.contains("db_operation_name=\"INFO\"")
+                && !line.contains("error_type")
+        });
+        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    // Two a look.
+    let enough = asked().await + 4;
+    eventually("it looks again", async || (asked().await >= enough).then_some(())).await;
+}
+
+async fn cannot_be_given(service: &Service) {
+    let status = service.buy_with(("shoe", "nobody", "r"), Ack::Disk).await.unwrap_err();
+    assert_eq!(reason(&status), "ACK_UNAVAILABLE");
+}
+
+async fn rewrites(yard: &Yard) {
+    eventually("a rewrite is under way", async || {
+        (info(yard, "aof_rewrite_in_progress").await == "1").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
+    let mut yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 1000)).await;
+    service.buy_with(("shoe", "ann", "r"), Ack::Disk).await.unwrap();
+    configure(&yard, "appendonly", "no").await;
+    eventually("there is no log", async || {
+        let status = service.buy_with(("shoe", "bob", "r"), Ack::Disk).await.err()?;
+        (reason(&status) == "ACK_UNAVAILABLE").then_some(())
+    })
+    .await;
+    // A rewrite that never ends by itself: a minute a key.
+    configure(&yard, "rdb-key-save-delay", "60000000").await;
+    configure(&yard, "appendonly", "yes").await;
+    rewrites(&yard).await;
+    looked_again(&service).await;
+    rewrites(&yard).await;
+    cannot_be_given(&service).await;
+
+    // Broken off, it is begun again, and ends.
+    configure(&yard, "rdb-key-save-delay", "0").await;
+    break_rewrite_off(&yard).await;
+    eventually("it is promised", async || {
+        service.buy_with(("shoe", "cid", "r"), Ack::Disk).await.ok()
+    })
+    .await;
+    let mut kept = Vec::new();
+    for n in 0..20 {
+        let bought = service.buy_with(("shoe", &format!("user-{n}"), "r"), Ack::Disk).await;
+        kept.push(bought.unwrap().reservation_id);
+    }
+    let mut redis = yard.redis.take().unwrap();
+    redis.kill();
+    yard.redis = tokio::task::spawn_blocking(move || {
+        redis.restart().unwrap();
+        Some(redis)
+    })
+    .await
+    .unwrap();
+    let worker = yard.serve(Role::Worker, &[]).await;
+    for (n, id) in kept.iter().enumerate() {
+        let again = eventually("it sells again", async || {
+            service.buy("shoe", &format!("user-{n}"), "r").await.ok()
+        })
+        .await;
+        assert_eq!((&again.reservation_id, again.duplicate), (id, true));
+    }
+    yard.assert_audit_holds().await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordinary_rewrite_keeps_the_promise_and_a_start_waits_for_its_end() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[("ack", "disk")]).await;
+    service.create(product("shoe", 1000)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    configure(&yard, "rdb-key-save-delay", "60000000").await;
+    // The change of a setting has been seen before the rewrite begins.
+    looked_again(&service).await;
+    let () = redis::cmd("BGREWRITEAOF").query_async(&mut yard.cli().await).await.unwrap();
+    rewrites(&yard).await;
+    looked_again(&service).await;
+    service.buy("shoe", "bob", "r").await.unwrap();
+    assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
+
+    // It cannot know which one this is.
+    let late = yard.serve(Role::Api, &[("ack", "disk")]).await;
+    let ready = get(late.http, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("is complete"), "{ready}");
+    cannot_be_given(&late).await;
+    late.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
+    break_rewrite_off(&yard).await;
+    eventually("it is promised", async || late.buy("shoe", "dora", "r").await.ok()).await;
+    late.stop().await;
+    yard.assert_audit_holds().await;
+}

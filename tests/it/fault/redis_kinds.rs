@@ -1,0 +1,160 @@
+//! Servers that answer and cannot be sold with: each is named, at the start and while the service runs.
+
+use redis::FromRedisValue;
+use tonic::transport::Channel;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use yoink::{
+    app::Role,
+    servers::{AppendFsync, RedisServer},
+};
+
+use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
+
+async fn ask<T: FromRedisValue>(yard: &Yard, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query_async(&mut yard.cli().await).await.unwrap()
+}
+
+/// A yard with a Redis of its own, started by a line of shell that has the usual command line as `$@`.
+async fn yard_with_redis(line: &str) -> Yard {
+    let (mut yard, dir, line) = (Yard::new().await, scratch_dir("redis"), line.to_owned());
+    let start = move || {
+        RedisServer::start_under(&dir, AppendFsync::Always, &["sh", "-c", &line, "sh"]).unwrap()
+    };
+    yard.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
+    yard
+}
+
+/// What a start says that is refused.
+async fn refused(yard: &Yard) -> String {
+    let mut service = Binary::serve(yard, &[], None);
+    let status = service.ended().await;
+    assert_eq!(status.code(), Some(2), "{}", service.said());
+    service.said()
+}
+
+async fn is_serving(channel: Channel) -> bool {
+    let request = HealthCheckRequest { service: "yoink.v1.InventoryService".to_owned() };
+    let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+    answer.status().as_str_name() == "SERVING"
+}
+
+/// `/readyz` and health agree that nothing can be sold, and `/readyz` says why.
+async fn stands_still(service: &Service, why: &str) {
+    eventually(why, async || {
+        let ready = get(service.http, "/readyz").await;
+        (ready.starts_with("HTTP/1.1 503") && ready.contains(why)).then_some(())
+    })
+    .await;
+    eventually("NOT_SERVING", async || (!is_serving(service.channel()).await).then_some(())).await;
+}
+
+/// Both agree that it sells, and it does.
+async fn sells_again(service: &Service, user: &str) {
+    eventually("it sells", async || service.buy("shoe", user, "r").await.ok()).await;
+    eventually("SERVING", async || is_serving(service.channel()).await.then_some(())).await;
+    eventually("ready", async || {
+        get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hides_config_and_may_evict_is_refused_at_the_start_and_later() {
+    let yard = yard_with_redis(r#"exec "$@" --rename-command CONFIG hidden"#).await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    let () = ask(&yard, &["hidden", "SET", "maxmemory-policy", "volatile-lru"]).await;
+    stands_still(&service, "maxmemory-policy is volatile-lru").await;
+    let status = service.buy("shoe", "ann", "r").await.unwrap_err();
+    assert_eq!(reason(&status), "RECOVERING");
+    assert!(refused(&yard).await.contains("maxmemory-policy is volatile-lru"));
+    let () = ask(&yard, &["hidden", "SET", "maxmemory-policy", "noeviction"]).await;
+    sells_again(&service, "bob").await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_becomes_a_replica_takes_readiness_away_and_refuses_a_start() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    sells_again(&service, "ann").await;
+    // Of a master that does not answer: it keeps what it has, and takes no writes.
+    let () = ask(&yard, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    stands_still(&service, "name its master (127.0.0.1:1)").await;
+    assert!(refused(&yard).await.contains("name its master (127.0.0.1:1)"));
+    let () = ask(&yard, &["REPLICAOF", "NO", "ONE"]).await;
+    sells_again(&service, "bob").await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_or_a_cluster_node_refuses_the_start() {
+    let cluster = yard_with_redis(r#"exec "$@" --cluster-enabled yes"#).await;
+    assert!(refused(&cluster).await.contains("cluster-enabled no"));
+    // setpriv, its two arguments, the server, --bind, its argument, --port, its argument.
+    let conf = scratch_dir("sentinel").join("sentinel.conf");
+    std::fs::write(&conf, "bind 127.0.0.1\n").unwrap();
+    let line = format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8""#, conf.display());
+    let sentinel = yard_with_redis(&line).await;
+    assert!(refused(&sentinel).await.contains("names a Sentinel"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whose_keys_are_others_takes_readiness_away() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    sells_again(&service, "ann").await;
+    let () = ask(&yard, &["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
+    stands_still(&service, "NOPERM").await;
+    service.buy("shoe", "ann", "r").await.unwrap_err();
+    // From its first answer on.
+    let late = yard.serve(Role::Api, &[]).await;
+    assert!(get(late.http, "/readyz").await.starts_with("HTTP/1.1 503"));
+    stands_still(&late, "NOPERM").await;
+    let () = ask(&yard, &["ACL", "SETUSER", "default", "allkeys"]).await;
+    sells_again(&service, "bob").await;
+    sells_again(&late, "cid").await;
+    late.stop().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_slows_redis_down_or_fences_without_need_is_said_at_the_start() {
+    let yard = Yard::with_own_redis().await;
+    let mut healthy = Binary::serve(&yard, &[], None);
+    healthy.channel().await;
+    for name in ["lazyfree-lazy-expire", "repl-backlog-ttl"] {
+        assert!(!healthy.said().contains(name), "{}", healthy.said());
+    }
+    let () = ask(&yard, &["CONFIG", "SET", "lazyfree-lazy-expire", "no"]).await;
+    let () = ask(&yard, &["CONFIG", "SET", "repl-backlog-ttl", "3600"]).await;
+    let mut warned = Binary::serve(&yard, &[], None);
+    warned.channel().await;
+    for warning in ["lazyfree-lazy-expire is no; set it to yes", "repl-backlog-ttl is 3600"] {
+        assert_eq!(warned.said().matches(warning).count(), 1, "{}", warned.said());
+    }
+    let hidden = yard_with_redis(r#"exec "$@" --rename-command CONFIG "" "#).await;
+    let mut unknown = Binary::serve(&hidden, &[], None);
+    unknown.channel().await;
+    for warning in ["lazyfree-lazy-expire is unknown", "repl-backlog-ttl is unknown"] {
+        assert_eq!(unknown.said().matches(warning).count(), 1, "{}", unknown.said());
+    }
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_memory_takes_readiness_away() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    sells_again(&service, "ann").await;
+    let () = ask(&yard, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    stands_still(&service, "out of memory").await;
+    let () = ask(&yard, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    sells_again(&service, "bob").await;
+    yard.assert_audit_holds().await;
+}
