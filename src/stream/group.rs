@@ -1,6 +1,6 @@
 //! The consumer group of `orders`: read, take over, settle.
 
-use redis::{AsyncCommands as _, RedisError, aio::ConnectionManager};
+use redis::{AsyncCommands as _, RedisError};
 
 use super::{
     Streams,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, ReservationId},
-    fence::FenceError,
+    fence::{Connection, FenceError},
     keys::GROUP,
 };
 
@@ -31,7 +31,7 @@ impl Streams {
     /// When Redis is away, or the group is gone.
     pub async fn read_new(
         &self,
-        connection: &mut ConnectionManager,
+        connection: &mut Connection,
         partition: Partition,
         consumer: &str,
         (count, block_ms): (usize, usize),

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use redis::aio::ConnectionManager;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{AfterFailure, Epoch, Partition, after_failure},
+    fence::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Burial, Delivery},
     telemetry::{self, Metrics},
@@ -55,7 +55,7 @@ pub enum Step {
 pub struct Consumer {
     shop: Workshop,
     partition: Partition,
-    reader: ConnectionManager,
+    reader: Connection,
     /// Read and not dealt with yet: kept through every pause.
     held: Vec<Delivery>,
     suspects: Vec<Suspect>,
@@ -69,7 +69,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
+    pub(super) fn new(shop: Workshop, partition: Partition, reader: Connection) -> Self {
         let (held, suspects) = (Vec::new(), Vec::new());
         Self {
             shop,

@@ -17,7 +17,6 @@ mod store;
 
 use std::{sync::Arc, time::Duration};
 
-use redis::aio::ConnectionManager;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -25,7 +24,7 @@ pub use self::{
     pause::{Pause, PauseReason, Pauses},
     replayer::Replayer,
 };
-use crate::{desk::Desk, ledger::Ledger, stock::Stock, stream::Streams};
+use crate::{desk::Desk, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams};
 
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +58,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// The consumer of one partition, reading on a connection of its own.
-    pub fn consumer(
-        &self,
-        partition: crate::domain::Partition,
-        reader: ConnectionManager,
-    ) -> Consumer {
+    pub fn consumer(&self, partition: crate::domain::Partition, reader: Connection) -> Consumer {
         Consumer::new(self.clone(), partition, reader)
     }
 }
