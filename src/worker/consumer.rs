@@ -1,6 +1,9 @@
 //! Carries one partition's accepted orders to the ledger.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +63,8 @@ pub struct Consumer {
     held: Vec<Delivery>,
     suspects: Vec<Suspect>,
     next_scan: Instant,
+    /// Whether a read failed: what Redis delivered in its answer is pending and not held.
+    read_failed: bool,
     /// The last entry looked at for one in nobody's hands; empty at the start of the stream.
     looked_at: String,
     /// Whether the partition was seen to be open since the last trouble.
@@ -78,6 +83,7 @@ impl Consumer {
             held,
             suspects,
             next_scan: Instant::now(),
+            read_failed: false,
             looked_at: String::new(),
             open: false,
             block: BLOCK,
@@ -203,17 +209,22 @@ impl Consumer {
     async fn scan(&mut self) -> Result<(), Pause> {
         let shop = &self.shop;
         let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
-        let taken =
-            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await;
+        let taken = if self.read_failed {
+            let count = MAX_BATCH + self.suspects.len();
+            shop.streams.take_back(self.partition, &shop.consumer, count).await
+        } else {
+            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await
+        };
         let mut taken = self.restoring_group(taken).await?;
+        if std::mem::take(&mut self.read_failed) {
+            self.held = self.without_suspects(taken);
+            return Ok(());
+        }
         if taken.len() < MAX_BATCH {
             taken.extend(self.adopt(MAX_BATCH - taken.len()).await?);
             self.next_scan = Instant::now() + self.scan_interval();
         }
-        let ours = |delivery: &Delivery| {
-            self.suspects.iter().any(|suspect| suspect.delivery.entry.id == delivery.entry.id)
-        };
-        self.held = taken.into_iter().filter(|delivery| !ours(delivery)).collect();
+        self.held = self.without_suspects(taken);
         let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
         for consumer in self.shop.streams.idle_consumers(self.partition, long).await? {
             if consumer != self.shop.consumer {
@@ -221,6 +232,13 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+
+    fn without_suspects(&self, taken: Vec<Delivery>) -> Vec<Delivery> {
+        let suspects: HashSet<&str> =
+            self.suspects.iter().map(|suspect| suspect.delivery.entry.id.as_str()).collect();
+        let held = taken.into_iter().filter(|taken| !suspects.contains(taken.entry.id.as_str()));
+        held.take(MAX_BATCH).collect()
     }
 
     /// Takes over what was delivered and is in nobody's hands, a page of the stream each time.
@@ -257,6 +275,9 @@ impl Consumer {
         let read = streams
             .read_new(&mut self.reader, self.partition, consumer, (MAX_BATCH, block_ms))
             .await;
+        if read.is_err() {
+            (self.read_failed, self.next_scan) = (true, Instant::now());
+        }
         self.held = self.restoring_group(read).await?;
         Ok(())
     }
