@@ -136,15 +136,16 @@ impl Connection {
         in_answer: impl FnOnce(&T) -> Option<Useless>,
     ) {
         let useless = match answer {
-            Ok(answer) => {
-                link.answered.fetch_add(1, Ordering::Relaxed);
-                in_answer(answer)
-            }
+            Ok(answer) => in_answer(answer),
             Err(error) => in_error(error, link.answered.load(Ordering::Relaxed) == answered),
         };
+        // A refusal of Redis is an answer, too.
+        if answer.as_ref().err().is_none_or(|error| error.code().is_some()) {
+            link.answered.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(useless) = useless {
             match answer {
-                Ok(_) => self.drop_link(link, useless, &"as it answers"),
+                Ok(_) => self.drop_link(link, useless, &"a script was refused by a replica"),
                 Err(error) => self.drop_link(link, useless, error),
             }
         }

@@ -42,32 +42,35 @@ impl fmt::Display for Useless {
 
 /// What a failed request tells; `silent` if nothing at all was answered while it waited.
 pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<Useless> {
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => {
-            Some(Useless::Replica)
-        }
-        _ if error.is_timeout() => silent.then_some(Useless::Silent),
-        _ => error.is_unrecoverable_error().then_some(Useless::Closed),
+    if let ErrorKind::Server(kind) = error.kind() {
+        of_replica(kind).then_some(Useless::Replica)
+    } else if error.is_timeout() {
+        silent.then_some(Useless::Silent)
+    } else {
+        error.is_unrecoverable_error().then_some(Useless::Closed)
     }
 }
 
 /// What an answer tells: an error, or a script's word that this is a replica.
 pub(super) fn in_answer(answer: &Value) -> Option<Useless> {
-    let replica = match answer {
-        Value::ServerError(error) => {
-            matches!(error.kind(), Some(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
-        }
-        Value::Array(words) => match words.as_slice() {
+    let replica = if let Value::ServerError(error) = answer {
+        error.kind().is_some_and(of_replica)
+    } else if let Value::Array(words) = answer {
+        match words.as_slice() {
             [status, reason] if is(status, b"fenced") => is(reason, b"replica"),
             // Once an order of a batch is refused, so is the last one.
-            [.., last] => {
-                matches!(last, Value::BulkString(word) if word.starts_with(b"not_applied READONLY"))
-            }
-            [] => false,
-        },
-        _ => false,
+            [.., Value::BulkString(last)] => last.starts_with(b"not_applied READONLY"),
+            [] | [..] => false,
+        }
+    } else {
+        false
     };
     replica.then_some(Useless::Replica)
+}
+
+/// Only a replica says so.
+fn of_replica(kind: ServerErrorKind) -> bool {
+    matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
 }
 
 fn is(value: &Value, word: &[u8]) -> bool {

@@ -3,6 +3,7 @@
 mod abuse;
 mod auditor;
 mod clock;
+mod connections;
 mod consumers;
 mod crash;
 mod disk;
