@@ -3,20 +3,27 @@
 --
 -- caller is '<epoch> <deployment>', as the caller believes. fence(meta_key, caller) returns
 --   reason            the script must return {'fenced', reason} and do nothing:
+--                     'replica' this Redis follows another one (also where a replica may be written),
 --                     'missing' no meta (an emptied Redis), 'deployment' somebody else's Redis, 'replid'
 --                     a restart, promotion or restored backup, 'epoch' the caller or Redis is of another
 --                     life, 'closed' under repair
 --   nil, seq, epoch   the partition is open; seq is the number of accepts in this epoch, as text
-local function replid_now()
-  return string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+--
+-- instance() returns the replid of this Redis; nil if it is a replica.
+local function instance()
+  local info = redis.call('INFO', 'replication')
+  if string.match(info, 'role:(%a+)') ~= 'master' then return nil end
+  return string.match(info, 'master_replid:(%x+)')
 end
 
 local function fence(meta_key, caller)
+  local replid = instance()
+  if not replid then return 'replica' end
   local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'seq', 'deployment')
   if not (meta[1] and meta[2] and meta[3] and meta[4] and meta[5]) then return 'missing' end
   local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
   if meta[5] ~= deployment then return 'deployment' end
-  if meta[1] ~= replid_now() then return 'replid' end
+  if meta[1] ~= replid then return 'replid' end
   if meta[2] ~= epoch then return 'epoch' end
   if meta[3] ~= 'open' then return 'closed' end
   return nil, meta[4], epoch
@@ -24,10 +31,12 @@ end
 
 -- As fence, for a rebuild: the partition must be closed, and this rebuild's.
 local function under_repair(meta_key, caller)
+  local replid = instance()
+  if not replid then return 'replica' end
   local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'deployment')
   local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
   if meta[4] ~= deployment then return 'deployment' end
-  if meta[1] ~= replid_now() then return 'replid' end
+  if meta[1] ~= replid then return 'replid' end
   if meta[2] ~= epoch or meta[3] ~= 'closed' then return 'epoch' end
   return nil
 end

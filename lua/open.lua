@@ -5,8 +5,11 @@
 -- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 buried
 -- ARGV  1 deployment  2 epoch  3 group
 --
--- Returns {'opened'} | {'late'} (another attempt is further) | {'foreign', what stands in the way}
+-- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'late'} (another attempt is
+-- further) | {'foreign', what stands in the way}
 
+local replid = instance()
+if not replid then return { 'fenced', 'replica' } end
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')
 if meta[1] then
   if meta[1] ~= ARGV[1] then return { 'foreign', KEYS[1] } end
@@ -19,5 +22,5 @@ else
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM')
 end
-redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid_now(), 'seq', '0')
+redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0')
 return { 'opened' }

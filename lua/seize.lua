@@ -4,8 +4,11 @@
 -- KEYS  1 meta  2 stock  3 supply  4 catalogue  5 bought  6 claims (base)
 -- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms
 --
--- Returns {'seized'} | {'late'} (another rebuild is further) | {'foreign'} (another deployment's)
+-- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'seized'} | {'late'} (another rebuild is
+-- further) | {'foreign'} (another deployment's)
 
+local replid = instance()
+if not replid then return { 'fenced', 'replica' } end
 local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
 if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
@@ -14,5 +17,5 @@ if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'late' } end
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 local window = math.floor(tonumber(redis.call('TIME')[1]) * 1000 / tonumber(ARGV[2]))
 for w = window - 3, window + 1 do redis.call('UNLINK', KEYS[6] .. ':' .. text(w)) end
-redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid_now(), 'seq', '0')
+redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid, 'seq', '0')
 return { 'seized' }

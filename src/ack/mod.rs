@@ -11,7 +11,6 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use redis::aio::ConnectionManager;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -24,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use self::{replicated::Replicated, stored::Stored};
 use crate::{
     domain::{Ack, ReservationId},
-    fence::Partitions,
+    fence::{Connection, Partitions},
     ledger::Ledger,
 };
 
@@ -101,7 +100,7 @@ impl Acks {
     /// Starts what waits on `tasks`; it ends when the last handle is dropped. `connection` is for waits alone.
     pub fn start(
         (partitions, ledger): (Partitions, Ledger),
-        connection: ConnectionManager,
+        connection: Connection,
         settings: AckSettings,
         tasks: &TaskTracker,
     ) -> Self {

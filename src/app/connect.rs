@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use redis::{
     Client, IntoConnectionInfo as _,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-    io::tcp::TcpSettings,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,7 @@ use crate::{
     audit::Auditor,
     config::Config,
     desk::Desk,
-    fence::Partitions,
+    fence::{Connection, Partitions},
     keys::Keys,
     ledger::{Deployment, Establish, Ledger, PartitionStatus, check_schema},
     recovery::Recovery,
@@ -27,6 +26,17 @@ use crate::{
 
 /// Connections to Postgres: one a partition's consumer, and some for calls.
 const LEDGER_CONNECTIONS: usize = 16;
+
+/// How long Redis may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// As much for what may block its connection, which waits half a second by itself.
+const BLOCKING_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long the kernel keeps a connection whose other end does not take what was sent: no such end comes back, and
+/// a dropped connection must not be kept for the quarter of an hour that is its default.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// Whether the other end is there is asked after so much silence, and so often.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Both stores and what works on them.
 #[derive(Clone)]
@@ -65,17 +75,13 @@ impl Stores {
                 found.partitions.get()
             ),
         };
-        let client = client(config)?;
-        let connection = connection(&client, Duration::from_secs(2)).await;
-        let connection = connection.context("cannot use Redis (redis_url)")?;
+        let (client, metrics) = (client(config)?, Metrics::new()?);
+        let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
+        let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&connection).await?;
         let keys = Keys::new(&config.key_prefix);
-        let partitions = Partitions::new(
-            connection,
-            keys,
-            (deployment.id, deployment.partitions),
-            Metrics::new()?,
-        );
+        let partitions =
+            Partitions::new(connection, keys, (deployment.id, deployment.partitions), metrics);
         let settings = StockSettings {
             claims_window_ms: config.claims_window_ms,
             backlog_max_entries: config.backlog_max_entries,
@@ -100,7 +106,12 @@ impl Stores {
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
         let rooms = (self.stock.partitions().clone(), self.ledger.clone());
-        Ok(Acks::start(rooms, self.reader().await?, settings, &TaskTracker::new()))
+        Ok(Acks::start(
+            rooms,
+            self.blocking("waits for replicas").await?,
+            settings,
+            &TaskTracker::new(),
+        ))
     }
 
     /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.
@@ -114,9 +125,15 @@ impl Stores {
     /// # Errors
     ///
     /// When Redis is away.
-    pub async fn reader(&self) -> anyhow::Result<ConnectionManager> {
-        // Longer than a read waits, so that only a silent Redis is a failure.
-        connection(&self.client, Duration::from_secs(5)).await.context("cannot connect to Redis")
+    pub async fn reader(&self) -> anyhow::Result<Connection> {
+        self.blocking("reader of orders").await
+    }
+
+    async fn blocking(&self, name: &'static str) -> anyhow::Result<Connection> {
+        let metrics = self.stock.partitions().metrics().clone();
+        Connection::open(&self.client, name, BLOCKING_TIMEOUT, metrics)
+            .await
+            .context("cannot connect to Redis")
     }
 
     /// Believes the ledger of every partition, without opening any: for commands beside a service.
@@ -142,12 +159,19 @@ pub(crate) fn ledger(config: &Config) -> anyhow::Result<Ledger> {
 fn client(config: &Config) -> anyhow::Result<Client> {
     let info = config.redis_url.expose_secret().into_connection_info();
     let info = info.context("redis_url is no address")?;
-    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-    Ok(Client::open(info)?)
+    Ok(Client::open(info.set_tcp_settings(tcp_settings()))?)
+}
+
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(UNACKNOWLEDGED)
 }
 
 /// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
-async fn check_redis_version(connection: &ConnectionManager) -> anyhow::Result<()> {
+async fn check_redis_version(connection: &Connection) -> anyhow::Result<()> {
     let info: String =
         redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
@@ -157,18 +181,4 @@ async fn check_redis_version(connection: &ConnectionManager) -> anyhow::Result<(
         bail!("Redis is of version {version}; 6.2 or newer is needed");
     }
     Ok(())
-}
-
-/// A connection that reconnects, and never sends anything twice.
-async fn connection(
-    client: &Client,
-    response_timeout: Duration,
-) -> redis::RedisResult<ConnectionManager> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(1)))
-        .set_response_timeout(Some(response_timeout))
-        .set_number_of_retries(1)
-        .set_min_delay(Duration::from_millis(50))
-        .set_max_delay(Duration::from_millis(200));
-    ConnectionManager::new_with_config(client.clone(), config).await
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use redis::{FromRedisValue, InfoDict, RedisError};
 
 use super::safety::Judgement;
-use crate::fence::{Connection, Partitions};
+use crate::fence::{Commands, Partitions};
 
 /// What matters of it; none where Redis does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl CompleteLog {
 }
 
 /// A value of CONFIG GET; none where nobody may ask, as with some that are rented out.
-async fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, RedisError> {
+async fn config(connection: &mut Commands, name: &str) -> Result<Option<String>, RedisError> {
     let mut command = redis::cmd("CONFIG");
     match command.arg("GET").arg(name).query_async(connection).await {
         Ok(answer) => {

@@ -26,6 +26,8 @@ impl Applied {
 /// Why a partition is fenced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceReason {
+    /// Redis follows another one, or the connection leads to one that does: it cannot be written.
+    Replica,
     /// Redis has no meta: it was emptied, or never opened.
     Missing,
     /// Redis holds another deployment's data.
@@ -45,6 +47,7 @@ pub enum FenceReason {
 impl FenceReason {
     pub(crate) fn from_word(word: &str) -> Self {
         match word {
+            "replica" => Self::Replica,
             "missing" => Self::Missing,
             "deployment" => Self::Deployment,
             "replid" => Self::Replid,
@@ -58,6 +61,7 @@ impl FenceReason {
 impl fmt::Display for FenceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Replica => "Redis is a replica: it cannot be written",
             Self::Missing => "Redis holds nothing of it",
             Self::Deployment => "Redis holds another deployment's data",
             Self::Replid => "Redis is not the instance it was opened on, or has restarted",

@@ -8,10 +8,10 @@ use std::{
     time::Instant,
 };
 
-use redis::{RedisError, Value, aio::ConnectionManager};
+use redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Connection, FenceError, FenceReason, Script};
+use super::{Applied, Commands, Connection, FenceError, FenceReason, Script};
 use crate::{
     domain::{Epoch, Partition, PartitionCount},
     keys::Keys,
@@ -21,7 +21,7 @@ use crate::{
 /// A handle on every partition; clones share what is known.
 #[derive(Clone)]
 pub struct Partitions {
-    connection: ConnectionManager,
+    connection: Connection,
     keys: Keys,
     count: PartitionCount,
     deployment: Uuid,
@@ -52,7 +52,7 @@ impl Drop for Taking<'_> {
 impl Partitions {
     /// Partitions behind one connection, none known to be open yet.
     pub fn new(
-        connection: ConnectionManager,
+        connection: Connection,
         keys: Keys,
         (deployment, count): (Uuid, PartitionCount),
         metrics: Metrics,
@@ -80,8 +80,8 @@ impl Partitions {
     }
 
     /// A connection for plain commands that change no stock; never for a blocking one.
-    pub fn connection(&self) -> Connection {
-        Connection::new(self.connection.clone(), self.metrics.clone())
+    pub fn connection(&self) -> Commands {
+        Commands::new(self.connection.clone(), self.metrics.clone())
     }
 
     /// Believe that a partition is open in this epoch, or (`None`) that it is not open.
@@ -210,7 +210,7 @@ impl Partitions {
     }
 
     /// These partitions behind a connection of the caller's own: for what may block it.
-    pub fn on(&self, connection: ConnectionManager) -> Self {
+    pub fn on(&self, connection: Connection) -> Self {
         Self { connection, ..self.clone() }
     }
 

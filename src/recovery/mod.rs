@@ -144,7 +144,9 @@ impl Recovery {
             if mending.told.insert(partition, reason) != Some(reason) {
                 tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
             }
-            if rebuild && mending.is_due(partition) {
+            // A replica cannot be rebuilt; the next look is at whatever the address leads to then.
+            let can_be_written = reason != FenceReason::Replica;
+            if rebuild && can_be_written && mending.is_due(partition) {
                 mending.busy.insert(partition);
                 let this = self.clone();
                 mending.at_work.spawn(async move { (partition, this.rebuild_seen(row).await) });

@@ -1,7 +1,6 @@
 //! Redis's half of a rebuild (R7–R9): seize, fill, open. Each script acts only while the partition is closed
 //! and this rebuild's, on the instance that it was seized on.
 
-use redis::AsyncCommands as _;
 use uuid::Uuid;
 
 use super::{Offer, Stock, grant};
@@ -77,16 +76,20 @@ impl Stock {
         expect(answer, &["ok"])
     }
 
-    /// Whose data Redis holds for a partition, if any.
+    /// Whose data Redis holds for a partition, if any: asked before an epoch is spent on it.
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis is away; `Fenced` when it is a replica.
     pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
-        let key = self.partitions.keys().meta(partition);
-        let owner: Option<String> = self.partitions.connection().hget(key, "deployment").await?;
-        // What is no id of a deployment is certainly not ours.
-        Ok(owner.map(|owner| owner.parse().unwrap_or(Uuid::nil())))
+        let keys = [self.partitions.keys().meta(partition)];
+        let answer = self.partitions.run_unfenced(&self.scripts.owner, &keys, &[]).await?;
+        match answer.as_slice() {
+            [_, owner] if owner.is_empty() => Ok(None),
+            // What is no id of a deployment is certainly not ours.
+            [_, owner] => Ok(Some(owner.parse().unwrap_or(Uuid::nil()))),
+            _ => Err(FenceError::Malformed(answer)),
+        }
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.

@@ -1,6 +1,6 @@
 //! The consumer group of `orders`: read, take over, settle.
 
-use redis::{AsyncCommands as _, RedisError, aio::ConnectionManager};
+use redis::{AsyncCommands as _, RedisError};
 
 use super::{
     Streams,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    fence::{FenceError, expect},
+    fence::{Connection, FenceError, expect},
     keys::GROUP,
 };
 
@@ -31,7 +31,7 @@ impl Streams {
     /// When Redis is away, or the group is gone.
     pub async fn read_new(
         &self,
-        connection: &mut ConnectionManager,
+        connection: &mut Connection,
         partition: Partition,
         consumer: &str,
         (count, block_ms): (usize, usize),
@@ -59,18 +59,35 @@ impl Streams {
         consumer: &str,
         (idle_ms, count): (u64, usize),
     ) -> Result<Vec<Delivery>, RedisError> {
+        self.claim(partition, (None, consumer), (idle_ms, count)).await
+    }
+
+    /// Takes back at most `count` entries that are pending with this consumer, without spending a delivery: for what
+    /// Redis delivered in an answer that was lost.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or the group is gone.
+    pub async fn take_back(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        count: usize,
+    ) -> Result<Vec<Delivery>, RedisError> {
+        self.claim(partition, (Some(consumer), consumer), (0, count)).await
+    }
+
+    async fn claim(
+        &self,
+        partition: Partition,
+        (from, consumer): (Option<&str>, &str),
+        (idle_ms, count): (u64, usize),
+    ) -> Result<Vec<Delivery>, RedisError> {
         let mut connection = self.partitions.connection();
         let key = self.partitions.keys().orders(partition);
-        let pending: Vec<Pending> = redis::cmd("XPENDING")
-            .arg(&key)
-            .arg(GROUP)
-            .arg("IDLE")
-            .arg(idle_ms)
-            .arg("-")
-            .arg("+")
-            .arg(count)
-            .query_async(&mut connection)
-            .await?;
+        let mut pending = redis::cmd("XPENDING");
+        pending.arg(&key).arg(GROUP).arg("IDLE").arg(idle_ms).arg("-").arg("+").arg(count);
+        let pending: Vec<Pending> = pending.arg(from).query_async(&mut connection).await?;
         if pending.is_empty() {
             return Ok(Vec::new());
         }

@@ -72,6 +72,7 @@ const OUTCOMES: [&str; 10] = [
 ];
 const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
+const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "silent", "replica"];
 
 /// Every instrument; clones share them.
 #[derive(Clone)]
@@ -88,6 +89,7 @@ struct Instruments {
     batch_size: Histogram<u64>,
     script_duration: Histogram<f64>,
     redis_errors: Counter<u64>,
+    redis_connections_dropped: Counter<u64>,
     commands: Histogram<f64>,
     store_batch_size: Histogram<u64>,
     store_duration: Histogram<f64>,
@@ -220,6 +222,10 @@ impl Metrics {
                 .u64_counter("yoink_redis_errors")
                 .with_description("Scripts that did not run to their end.")
                 .build(),
+            redis_connections_dropped: meter
+                .u64_counter("yoink_redis_connections_dropped")
+                .with_description("Connections to Redis that were useless and were given up.")
+                .build(),
             commands: seconds(
                 meter,
                 "db_client_operation_duration",
@@ -263,6 +269,9 @@ impl Metrics {
             redis_errors.add(0, &labels);
         }
         buried.add(0, &[]);
+        for reason in DROPPED_CONNECTIONS {
+            self.instruments.redis_connections_dropped.add(0, &[KeyValue::new("reason", reason)]);
+        }
     }
 
     /// A gRPC call was answered; `method` is one of the contract's.
@@ -288,6 +297,11 @@ impl Metrics {
         if let Some(error) = error {
             self.instruments.redis_errors.add(1, &[script, KeyValue::new("error", error)]);
         }
+    }
+
+    /// A connection to Redis was given up.
+    pub fn redis_connection_dropped(&self, reason: &'static str) {
+        self.instruments.redis_connections_dropped.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// A plain Redis command was answered, or was not (`error` names why).

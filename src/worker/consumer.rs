@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use redis::aio::ConnectionManager;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{AfterFailure, Epoch, Partition, after_failure},
+    fence::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Burial, Delivery},
     telemetry::{self, Metrics},
@@ -46,11 +46,13 @@ pub enum Step {
 pub struct Consumer {
     shop: Workshop,
     partition: Partition,
-    reader: ConnectionManager,
+    reader: Connection,
     /// Read and not dealt with yet: kept through every pause.
     held: Vec<Delivery>,
     suspects: Suspects,
     next_scan: Instant,
+    /// Whether a read failed: what Redis delivered in its answer is pending and not held.
+    read_failed: bool,
     /// The last entry looked at for one in nobody's hands; empty at the start of the stream.
     looked_at: String,
     /// Whether the partition was seen to be open since the last trouble.
@@ -60,7 +62,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(shop: Workshop, partition: Partition, reader: ConnectionManager) -> Self {
+    pub(super) fn new(shop: Workshop, partition: Partition, reader: Connection) -> Self {
         Self {
             suspects: Suspects::new(shop.settings.retry_delay),
             shop,
@@ -68,6 +70,7 @@ impl Consumer {
             reader,
             held: Vec::new(),
             next_scan: Instant::now(),
+            read_failed: false,
             looked_at: String::new(),
             open: false,
             block: BLOCK,
@@ -187,15 +190,22 @@ impl Consumer {
     async fn scan(&mut self) -> Result<(), Pause> {
         let shop = &self.shop;
         let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
-        let taken =
-            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await;
+        let taken = if self.read_failed {
+            let count = MAX_BATCH + self.suspects.entries().len();
+            shop.streams.take_back(self.partition, &shop.consumer, count).await
+        } else {
+            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await
+        };
         let mut taken = self.restoring_group(taken).await?;
+        if std::mem::take(&mut self.read_failed) {
+            self.held = self.without_suspects(taken);
+            return Ok(());
+        }
         if taken.len() < MAX_BATCH {
             taken.extend(self.adopt(MAX_BATCH - taken.len()).await?);
             self.next_scan = Instant::now() + self.scan_interval();
         }
-        let ours = |delivery: &Delivery| self.suspects.contains(&delivery.entry.id);
-        self.held = taken.into_iter().filter(|delivery| !ours(delivery)).collect();
+        self.held = self.without_suspects(taken);
         let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
         for consumer in self.shop.streams.idle_consumers(self.partition, long).await? {
             if consumer != self.shop.consumer {
@@ -203,6 +213,12 @@ impl Consumer {
             }
         }
         Ok(())
+    }
+
+    fn without_suspects(&self, taken: Vec<Delivery>) -> Vec<Delivery> {
+        let suspects = self.suspects.entries();
+        let held = taken.into_iter().filter(|taken| !suspects.contains(taken.entry.id.as_str()));
+        held.take(MAX_BATCH).collect()
     }
 
     /// Takes over what was delivered and is in nobody's hands, a page of the stream each time.
@@ -239,6 +255,9 @@ impl Consumer {
         let read = streams
             .read_new(&mut self.reader, self.partition, consumer, (MAX_BATCH, block_ms))
             .await;
+        if read.is_err() {
+            (self.read_failed, self.next_scan) = (true, Instant::now());
+        }
         self.held = self.restoring_group(read).await?;
         Ok(())
     }

@@ -18,7 +18,6 @@ mod suspects;
 
 use std::{sync::Arc, time::Duration};
 
-use redis::aio::ConnectionManager;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -26,7 +25,7 @@ pub use self::{
     pause::{Kept, Pause, PauseReason, Pauses},
     replayer::Replayer,
 };
-use crate::{desk::Desk, ledger::Ledger, stock::Stock, stream::Streams};
+use crate::{desk::Desk, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams};
 
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
@@ -60,11 +59,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// The consumer of one partition, reading on a connection of its own.
-    pub fn consumer(
-        &self,
-        partition: crate::domain::Partition,
-        reader: ConnectionManager,
-    ) -> Consumer {
+    pub fn consumer(&self, partition: crate::domain::Partition, reader: Connection) -> Consumer {
         Consumer::new(self.clone(), partition, reader)
     }
 }

@@ -38,8 +38,9 @@ impl Suspects {
         self.waiting.len() >= MAX_SUSPECTS
     }
 
-    pub(super) fn contains(&self, entry: &str) -> bool {
-        self.waiting.iter().any(|suspect| suspect.delivery.entry.id == entry)
+    /// The ids of their entries.
+    pub(super) fn entries(&self) -> HashSet<&str> {
+        self.waiting.iter().map(|suspect| suspect.delivery.entry.id.as_str()).collect()
     }
 
     /// When the next one is due.
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(suspects.kept(&due), Some(Kept { orders: 1, sqlstate }), "it is in hand");
         let others = suspects.keep_again([due, vec![delivery("1-2")]].concat());
         assert_eq!(others, [delivery("1-2")], "not refused so far");
-        assert!(suspects.contains("1-1"));
+        assert!(suspects.entries().contains("1-1"));
         let mut slow = Suspects::new(Duration::from_secs(1));
         for times in [1, 2, 4, 8, 16, 30, 30] {
             let before = Instant::now();

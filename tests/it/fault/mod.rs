@@ -5,6 +5,7 @@ mod auditor;
 mod audits;
 mod browse;
 mod clock;
+mod connections;
 mod consumers;
 mod crash;
 mod descriptors;

@@ -1,6 +1,7 @@
 //! A network between the service and a store that fails on demand.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -41,6 +42,10 @@ struct State {
     /// Added to what goes to the server, and to what comes back.
     delays: [Duration; 2],
     server: SocketAddr,
+    /// Whether connections that were made to another server stay.
+    keeps_old: bool,
+    /// Connections up to this one that carry one of its commands (all of them, if it is empty) are silent.
+    silenced: (u64, &'static str),
 }
 
 /// One answer that is to be lost.
@@ -56,6 +61,8 @@ struct Shared {
     armed: Mutex<Option<Armed>>,
     /// Connections that a cut, or a lost answer, ended.
     broken: AtomicU64,
+    /// Connections ever made.
+    made: AtomicU64,
 }
 
 /// A TCP proxy on a free port of loopback; ends with the test.
@@ -92,13 +99,19 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let server = SocketAddr::from(([127, 0, 0, 1], port));
-        let (state, seen) =
-            watch::channel(State { weather: Weather::Fair, delays: [Duration::ZERO; 2], server });
+        let (state, seen) = watch::channel(State {
+            weather: Weather::Fair,
+            delays: [Duration::ZERO; 2],
+            server,
+            keeps_old: false,
+            silenced: (0, ""),
+        });
         let shared = Shared {
             wire,
             state: seen.clone(),
             armed: Mutex::new(None),
             broken: AtomicU64::new(0),
+            made: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
         // It ends when the proxy is dropped, and all its connections with it.
@@ -149,6 +162,24 @@ impl Proxy {
         self.state.send_modify(|state| state.server = server);
     }
 
+    /// New connections lead to another server from now on; those that are open stay.
+    pub fn lead_new_to(&self, port: u16) {
+        let server = SocketAddr::from(([127, 0, 0, 1], port));
+        self.state.send_modify(|state| (state.server, state.keeps_old) = (server, true));
+    }
+
+    /// Connections that are open now carry nothing any more, and stay; new ones do. With a command's name, only
+    /// those that have carried it.
+    pub fn silence_open(&self, command: &'static str) {
+        let made = self.shared.made.load(Ordering::SeqCst);
+        self.state.send_modify(|state| state.silenced = (made, command));
+    }
+
+    /// How many connections were ever made.
+    pub fn made(&self) -> u64 {
+        self.shared.made.load(Ordering::SeqCst)
+    }
+
     /// Loses the answer of the next script call that carries all these texts (of Postgres: the COMMIT of
     /// the next transaction that does), and the connection with it; the server does its work.
     pub fn lose_reply(&self, texts: &[&str]) -> Lost {
@@ -186,9 +217,16 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
     upstream.set_nodelay(true).unwrap();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = upstream.into_split();
-    let line = Line { shared: shared.clone(), losing: Mutex::new(None) };
+    let number = shared.made.fetch_add(1, Ordering::SeqCst) + 1;
+    let line = Line {
+        shared: shared.clone(),
+        number,
+        carried: Mutex::default(),
+        losing: Mutex::new(None),
+    };
     let mut state = shared.state.clone();
-    let cut = state.wait_for(|now| now.weather == Weather::Cut || now.server != server);
+    let cut = state
+        .wait_for(|now| now.weather == Weather::Cut || (now.server != server && !now.keeps_old));
     let carry = async {
         requests(&line, from_client, to_server).await;
         // The client has ended; the server hears of it and ends as well.
@@ -204,6 +242,10 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
 /// One connection.
 struct Line {
     shared: Arc<Shared>,
+    /// In the order in which they were made, from one.
+    number: u64,
+    /// The commands of Redis that it has carried.
+    carried: Mutex<BTreeSet<String>>,
     /// Set once a request was sent whose answer is to be lost; nothing comes back from then on.
     losing: Mutex<Option<oneshot::Sender<Vec<u8>>>>,
 }
@@ -213,11 +255,22 @@ impl Line {
         self.shared.state.borrow().delays[way]
     }
 
-    /// Waits while the line is frozen.
+    /// Waits while the line is frozen, or silent.
     async fn thawed(&self) {
         let mut state = self.shared.state.clone();
+        let carries = |now: &State| now.weather != Weather::Frozen && !self.is_silent(now);
         // A proxy that is gone carries nothing either: the cut ends this connection.
-        drop(state.wait_for(|now| now.weather != Weather::Frozen).await);
+        drop(state.wait_for(carries).await);
+    }
+
+    fn is_silent(&self, now: &State) -> bool {
+        let (last, command) = now.silenced;
+        let carried = || self.carried.lock().unwrap().contains(command);
+        self.number <= last && (command.is_empty() || carried())
+    }
+
+    fn note(&self, requests: &Requests, request: &[u8]) {
+        self.carried.lock().unwrap().extend(requests.command(request));
     }
 
     /// Whether this is the request whose answer is to be lost.
@@ -256,6 +309,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
             line.thawed().await;
             requests.push(&chunk);
             while let Some(request) = requests.next() {
+                line.note(&requests, &request);
                 let last = line.loses(&requests, &request);
                 if to.write_all(&request).await.is_err() || last {
                     // Dropping our end says so to the server; it has the whole request, and answers it.

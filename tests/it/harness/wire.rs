@@ -51,6 +51,15 @@ impl Requests {
         Some(request)
     }
 
+    /// The name of a command of Redis.
+    pub fn command(&self, request: &[u8]) -> Option<String> {
+        if self.wire == Wire::Postgres {
+            return None;
+        }
+        let name = request.split(|byte| *byte == b'\n').nth(2)?;
+        Some(String::from_utf8_lossy(name).trim().to_owned())
+    }
+
     /// Whether a request is the one whose answer is to be lost: a call of a script that carries all these
     /// texts, or the COMMIT of a transaction that did.
     pub fn carries(&self, request: &[u8], texts: &[String]) -> bool {
@@ -112,6 +121,7 @@ fn requests_are_found_however_they_are_split() {
     for _ in 0..2 {
         let request = requests.next().unwrap();
         assert_eq!(request, command);
+        assert_eq!(requests.command(&request).as_deref(), Some("EVALSHA"));
         assert!(requests.carries(&request, &["ab".to_owned()]));
         assert!(!requests.carries(&request, &["ab".to_owned(), "cd".to_owned()]));
     }

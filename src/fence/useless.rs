@@ -1,0 +1,135 @@
+//! When a connection is useless: judged by what became of one request. Pure.
+
+use std::fmt;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+/// Why a connection is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Useless {
+    /// It could not be made.
+    Unreachable,
+    /// Redis or the network closed it.
+    Closed,
+    /// A request waited for its whole time, and nothing was answered meanwhile.
+    Silent,
+    /// It leads to a replica: after a failover, to what was the primary.
+    Replica,
+}
+
+impl Useless {
+    /// The label of a metric.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+impl fmt::Display for Useless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "cannot connect to Redis",
+            Self::Closed => "the connection to Redis was closed",
+            Self::Silent => "Redis does not answer on this connection",
+            Self::Replica => "the connection leads to a replica of Redis, which cannot be written",
+        })
+    }
+}
+
+/// What a failed request tells; `silent` if nothing at all was answered while it waited.
+pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<Useless> {
+    if let ErrorKind::Server(kind) = error.kind() {
+        of_replica(kind).then_some(Useless::Replica)
+    } else if error.is_timeout() {
+        silent.then_some(Useless::Silent)
+    } else {
+        error.is_unrecoverable_error().then_some(Useless::Closed)
+    }
+}
+
+/// What an answer tells: an error, or a script's word that this is a replica.
+pub(super) fn in_answer(answer: &Value) -> Option<Useless> {
+    let replica = if let Value::ServerError(error) = answer {
+        error.kind().is_some_and(of_replica)
+    } else if let Value::Array(words) = answer {
+        match words.as_slice() {
+            [status, reason] if is(status, b"fenced") => is(reason, b"replica"),
+            // Once an order of a batch is refused, so is the last one.
+            [.., Value::BulkString(last)] => last.starts_with(b"not_applied READONLY"),
+            [] | [..] => false,
+        }
+    } else {
+        false
+    };
+    replica.then_some(Useless::Replica)
+}
+
+/// Only a replica says so.
+fn of_replica(kind: ServerErrorKind) -> bool {
+    matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+}
+
+fn is(value: &Value, word: &[u8]) -> bool {
+    matches!(value, Value::BulkString(bytes) if bytes == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn answer(words: &[&str]) -> Value {
+        Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn an_answer_of_a_replica_makes_its_connection_useless_and_no_other_answer_does() {
+        for replica in [
+            answer(&["fenced", "replica"]),
+            answer(&["ok", "accepted 1 9 1000", "not_applied READONLY You can't write"]),
+        ] {
+            assert_eq!(in_answer(&replica), Some(Useless::Replica), "{replica:?}");
+        }
+        for other in [
+            answer(&[]),
+            answer(&["ok"]),
+            answer(&["fenced", "replid"]),
+            answer(&["ok", "replica"]),
+            answer(&["ok", "not_applied OOM command not allowed"]),
+            Value::Nil,
+            Value::Okay,
+        ] {
+            assert_eq!(in_answer(&other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_counts_only_where_nothing_else_was_answered() {
+        let late = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(in_error(&late, true), Some(Useless::Silent));
+        assert_eq!(in_error(&late, false), None);
+    }
+
+    #[test]
+    fn errors_of_replicas_and_of_closed_connections_make_a_connection_useless_and_no_refusal_does()
+    {
+        let server = |kind| RedisError::from((ErrorKind::Server(kind), "refused"));
+        for kind in [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown] {
+            assert_eq!(in_error(&server(kind), false), Some(Useless::Replica));
+        }
+        for kind in
+            [ServerErrorKind::BusyLoading, ServerErrorKind::NoScript, ServerErrorKind::NoPerm]
+        {
+            assert_eq!(in_error(&server(kind), true), None, "{kind:?}");
+        }
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof] {
+            let error = RedisError::from(io::Error::from(kind));
+            assert_eq!(in_error(&error, true), Some(Useless::Closed), "{kind:?}");
+        }
+    }
+}
