@@ -22,7 +22,10 @@ impl Sqlstates {
     pub(super) fn new(meter: &Meter) -> Self {
         let counter = meter.u64_counter("yoink_ledger_unlisted_errors");
         let what = "Transactions that failed with a SQLSTATE that is in no list.";
-        Self { counter: counter.with_description(what).build(), labels: Mutex::default() }
+        let counter = counter.with_description(what).build();
+        // It is there before anything happens.
+        counter.add(0, &[KeyValue::new("sqlstate", "none")]);
+        Self { counter, labels: Mutex::default() }
     }
 
     pub(super) fn add(&self, sqlstate: String) {
