@@ -28,6 +28,11 @@ impl Keys {
         self.key(partition, "meta")
     }
 
+    /// Holds nothing: a command on it tells whether Redis takes writes.
+    pub fn scratch(&self, partition: Partition) -> String {
+        self.key(partition, "scratch")
+    }
+
     /// Hash: product → available units.
     pub fn stock(&self, partition: Partition) -> String {
         self.key(partition, "stock")
@@ -79,6 +84,7 @@ mod tests {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         let keys = Keys::new("yoink");
         assert_eq!(keys.meta(partition), "yoink:{3}:meta");
+        assert_eq!(keys.scratch(partition), "yoink:{3}:scratch");
         assert_eq!(keys.stock(partition), "yoink:{3}:stock");
         assert_eq!(keys.supply(partition), "yoink:{3}:supply");
         assert_eq!(keys.catalogue(partition), "yoink:{3}:catalogue");

@@ -23,18 +23,23 @@ impl Readiness {
         // An outage of Postgres stops no sale; what an operator must mend does.
         let broken =
             [PauseReason::LedgerMisconfigured, PauseReason::Inconsistent, PauseReason::NewerFormat];
-        let fenced = self.scrape.recovery.seen_fenced();
-        let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
+        let seen_fenced = self.scrape.recovery.seen_fenced();
+        let sells = seen_fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
         let ready =
             unwell.is_empty() && sells && !pauses.iter().any(|pause| broken.contains(pause));
         let progress = self.scrape.recovery.progress();
-        let fenced = fenced.iter().map(|partition| {
+        let failures = self.scrape.recovery.failures();
+        let fenced = seen_fenced.iter().map(|partition| {
             let stage = progress.iter().find(|(underway, _)| underway == partition);
             let stage = stage.map_or(String::new(), |(_, stage)| format!("; rebuilding: {stage}"));
-            format!("partition {partition} is fenced{stage}")
+            let failure = failures.get(partition).filter(|_| stage.is_empty());
+            let failure = failure.map_or(String::new(), |why| format!("; not rebuilt: {why}"));
+            format!("partition {partition} is fenced{stage}{failure}")
         });
+        let unopened = failures.iter().filter(|(partition, _)| !seen_fenced.contains(partition));
+        let unopened = unopened.map(|(partition, why)| format!("partition {partition}: {why}"));
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        (ready, unwell.into_iter().chain(fenced).chain(pauses).collect())
+        (ready, unwell.into_iter().chain(fenced).chain(unopened).chain(pauses).collect())
     }
 }
 

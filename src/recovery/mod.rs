@@ -7,18 +7,17 @@ mod marks;
 mod mending;
 mod open;
 mod progress;
+mod ready;
 mod rebuild;
+mod watched;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::{marks::Told, mending::Mending, progress::Progress};
+use self::{marks::Told, mending::Mending, progress::Progress, watched::Watched};
 pub use self::{
     progress::Stage,
     rebuild::{RebuildError, Rebuilt},
@@ -43,7 +42,7 @@ pub struct Recovery {
     stock: Stock,
     streams: Streams,
     deployment: Deployment,
-    seen_fenced: Arc<Mutex<Vec<Partition>>>,
+    watched: Watched,
     progress: Progress,
     /// What this process is called, if it takes orders.
     gateway: Option<String>,
@@ -58,8 +57,8 @@ impl Recovery {
         deployment: Deployment,
         gateway: Option<String>,
     ) -> Self {
-        let (seen_fenced, progress, told) = (Arc::default(), Progress::default(), Arc::default());
-        Self { ledger, stock, streams, deployment, seen_fenced, progress, gateway, told }
+        let (watched, progress, told) = (Watched::default(), Progress::default(), Arc::default());
+        Self { ledger, stock, streams, deployment, watched, progress, gateway, told }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -114,7 +113,7 @@ impl Recovery {
     pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut mending = Mending::default();
+        let mut mending = Mending::new(self.watched.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -124,7 +123,7 @@ impl Recovery {
                     match fenced {
                         Ok(fenced) => self.mend_these(fenced, rebuild, &mut mending),
                         // Nothing can be rebuilt without the ledger; Redis is asked all the same.
-                        Err(_) => self.see_fenced(self.refused().await),
+                        Err(_) => self.watched.see_fenced(self.refused().await),
                     }
                 }
             }
@@ -137,7 +136,7 @@ impl Recovery {
         rebuild: bool,
         mending: &mut Mending,
     ) {
-        self.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        self.watched.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
         mending.forget_others(&fenced);
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
@@ -161,7 +160,7 @@ impl Recovery {
     async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let rebuilt = self.rebuild(row).await;
         if matches!(rebuilt, Ok(Some(_))) {
-            self.seen().retain(|partition| *partition != row.partition);
+            self.watched.see_open(row.partition);
         }
         rebuilt
     }
@@ -184,15 +183,12 @@ impl Recovery {
 
     /// The partitions that were last seen to be fenced.
     pub fn seen_fenced(&self) -> Vec<Partition> {
-        self.seen().clone()
+        self.watched.fenced()
     }
 
-    fn seen(&self) -> MutexGuard<'_, Vec<Partition>> {
-        self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn see_fenced(&self, partitions: Vec<Partition>) {
-        *self.seen() = partitions;
+    /// Why partitions could not be opened or rebuilt when this process last tried.
+    pub fn failures(&self) -> BTreeMap<Partition, String> {
+        self.watched.failures()
     }
 
     /// The partitions that Redis refuses under the epoch last believed in.

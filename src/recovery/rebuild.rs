@@ -46,6 +46,29 @@ pub enum RebuildError {
     /// Redis holds another deployment's data.
     #[error("Redis holds another deployment's data")]
     Foreign,
+    /// Reservation ids have room for so many epochs, and ids are never used again.
+    #[error(
+        "partition {0} has used the last of its {last} epochs and cannot be opened again: move its products to a \
+         new deployment (another database and another key_prefix)",
+        last = Epoch::LAST
+    )]
+    EpochsUsedUp(Partition),
+    /// A check failed before anything was changed.
+    #[error("{what} (no epoch was spent)")]
+    NotReady {
+        /// What is wrong.
+        what: &'static str,
+        /// How the check failed.
+        #[source]
+        source: Box<RebuildError>,
+    },
+}
+
+impl RebuildError {
+    /// Whether a store was found not to be ready, before anything was changed.
+    pub(super) fn is_not_ready(&self) -> bool {
+        matches!(self, Self::NotReady { .. })
+    }
 }
 
 impl From<redis::RedisError> for RebuildError {
@@ -72,11 +95,10 @@ impl Recovery {
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.rebuild_turn(partition).await? else { return Ok(None) };
-        // An epoch is spent only on a Redis that answers and is not somebody else's.
-        if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
-            return Err(RebuildError::Foreign);
-        }
-        let Some(closed) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        let above = self.check_ready(seen).await?;
+        let Some(closed) = self.ledger.close_partition(seen, above).await? else {
+            return Ok(None);
+        };
         let Closed { epoch, last_open } = closed;
         self.stock.partitions().set_epoch(partition, None);
         crash_point::reach("rebuild_closed");
@@ -138,7 +160,7 @@ impl Rebuild<'_> {
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.partition;
         loop {
-            let entries = self.rooms.streams.surviving(partition, source, BATCH).await?;
+            let entries = self.rooms.streams.surviving(partition, source, ("", BATCH)).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -248,7 +270,10 @@ impl Rebuild<'_> {
 }
 
 /// The orders in entries; what no program of ours wrote has none.
-fn orders(partition: Partition, entries: &[Surviving]) -> Result<Vec<Order>, RebuildError> {
+pub(super) fn orders(
+    partition: Partition,
+    entries: &[Surviving],
+) -> Result<Vec<Order>, RebuildError> {
     let mut orders = Vec::with_capacity(entries.len());
     for surviving in entries {
         match surviving.entry.order(partition, &surviving.accepted_as) {

@@ -1,9 +1,6 @@
 //! Redis's half of a rebuild (R7–R9): seize, fill, open. Each script acts only while the partition is closed
 //! and this rebuild's, on the instance that it was seized on.
 
-use redis::AsyncCommands as _;
-use uuid::Uuid;
-
 use super::{Offer, Stock, grant};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId, UserId},
@@ -74,18 +71,6 @@ impl Stock {
     pub async fn probe_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
         self.partitions.run_in(epoch, &self.scripts.probe, &keys, &[]).await.map(drop)
-    }
-
-    /// Whose data Redis holds for a partition, if any.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
-        let key = self.partitions.keys().meta(partition);
-        let owner: Option<String> = self.partitions.connection().hget(key, "deployment").await?;
-        // What is no id of a deployment is certainly not ours.
-        Ok(owner.map(|owner| owner.parse().unwrap_or(Uuid::nil())))
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.

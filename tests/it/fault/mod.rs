@@ -14,6 +14,7 @@ mod network;
 mod opening;
 mod outage;
 mod postgres;
+mod rebuilds;
 mod redis_log;
 mod replica;
 mod rush;

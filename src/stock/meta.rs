@@ -1,0 +1,71 @@
+//! What Redis holds of a partition and whether it takes writes: asked without the fence, and changing nothing.
+
+use redis::AsyncCommands as _;
+use uuid::Uuid;
+
+use super::Stock;
+use crate::{
+    domain::{Epoch, Partition},
+    fence::FenceError,
+};
+
+/// A partition's meta, as it is: nobody has checked that it may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Whose data it is.
+    pub owner: Uuid,
+    /// Its epoch, as Redis has it.
+    pub epoch: Epoch,
+    /// Accepts in this epoch.
+    pub seq: u64,
+}
+
+impl Stock {
+    /// What Redis holds of a partition, if anything.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
+        let key = self.partitions.keys().meta(partition);
+        let fields = ["deployment", "epoch", "seq"];
+        let [owner, epoch, seq]: [Option<String>; 3] =
+            self.partitions.connection().hmget(key, &fields).await?;
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        Ok(owner.map(|owner| Held {
+            // What is no id of a deployment is certainly not ours.
+            owner: owner.parse().unwrap_or(Uuid::nil()),
+            epoch: Epoch(number(epoch).and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0)),
+            seq: number(seq).unwrap_or(0),
+        }))
+    }
+
+    /// Whose data Redis holds for a partition, if any.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
+        Ok(self.held(partition).await?.map(|held| held.owner))
+    }
+
+    /// Whether Redis takes the writes of a rebuild now. A full Redis takes commands that free memory, and a
+    /// rebuild begins with those (`lua/seize.lua`): only where nothing is left to be freed must there be room.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right,
+    /// no memory.
+    pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
+        let (keys, mut connection) = (self.partitions.keys(), self.partitions.connection());
+        let scratch = keys.scratch(partition);
+        let freed = [keys.stock(partition), keys.supply(partition), keys.bought(partition)];
+        let to_be_freed: u32 = connection.exists(&freed).await?;
+        if to_be_freed > 0 {
+            let _none: u32 = connection.unlink(scratch).await?;
+        } else {
+            let () = connection.pset_ex(scratch, "", 5).await?;
+        }
+        Ok(())
+    }
+}
