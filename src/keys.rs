@@ -23,7 +23,7 @@ impl Keys {
         format!("{}:{{{partition}}}:{name}", self.prefix)
     }
 
-    /// Hash: deployment, epoch, status, replid, seq.
+    /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
     pub fn meta(&self, partition: Partition) -> String {
         self.key(partition, "meta")
     }
@@ -51,6 +51,11 @@ impl Keys {
     /// Base of the hashes `<base>:<window>`: user, product, request → entry id and random part.
     pub fn claims(&self, partition: Partition) -> String {
         self.key(partition, "claims")
+    }
+
+    /// Hash: user, product, request → entry id and random part of an order that is in neither store.
+    pub fn lost(&self, partition: Partition) -> String {
+        self.key(partition, "lost")
     }
 
     /// Hash: user, product → units, for products with a limit.
@@ -89,6 +94,7 @@ mod tests {
         assert_eq!(keys.supply(partition), "yoink:{3}:supply");
         assert_eq!(keys.catalogue(partition), "yoink:{3}:catalogue");
         assert_eq!(keys.claims(partition), "yoink:{3}:claims");
+        assert_eq!(keys.lost(partition), "yoink:{3}:lost");
         assert_eq!(keys.bought(partition), "yoink:{3}:bought");
         assert_eq!(keys.orders(partition), "yoink:{3}:orders");
         assert_eq!(keys.dead(partition), "yoink:{3}:dead");

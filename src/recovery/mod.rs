@@ -3,22 +3,29 @@
 //!
 //! Must never: open a partition twice, or one with anything in flight.
 
+mod kept;
 mod marks;
 mod mending;
 mod open;
+mod plan;
 mod progress;
 mod ready;
 mod rebuild;
 mod watched;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::{marks::Told, mending::Mending, progress::Progress, watched::Watched};
+use self::{kept::StoredSeen, marks::Told, mending::Mending, progress::Progress, watched::Watched};
 pub use self::{
+    plan::{Plan, PlannedStock},
     progress::Stage,
     rebuild::{RebuildError, Rebuilt},
 };
@@ -48,6 +55,9 @@ pub struct Recovery {
     gateway: Option<String>,
     /// Held while the ledger is read and believed: an older look must not undo a newer one.
     told: Arc<tokio::sync::Mutex<Told>>,
+    /// Postgres does not tell its timeline.
+    timeline_refused: Arc<AtomicBool>,
+    stored_seen: StoredSeen,
 }
 
 impl Recovery {
@@ -58,7 +68,19 @@ impl Recovery {
         gateway: Option<String>,
     ) -> Self {
         let (watched, progress, told) = (Watched::default(), Progress::default(), Arc::default());
-        Self { ledger, stock, streams, deployment, watched, progress, gateway, told }
+        let (timeline_refused, stored_seen) = Default::default();
+        Self {
+            ledger,
+            stock,
+            streams,
+            deployment,
+            watched,
+            progress,
+            gateway,
+            told,
+            timeline_refused,
+            stored_seen,
+        }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -73,26 +95,29 @@ impl Recovery {
         self.believe(&rows, &mut told).await
     }
 
-    /// Partitions that are closed, or that Redis refuses to what the ledger says of them.
+    /// Partitions that are closed, that Redis refuses to what the ledger says of them, or for which the ledger
+    /// went back.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
     pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
-        let mut fenced = Vec::new();
+        let (mut fenced, mut open) = (Vec::new(), Vec::new());
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             match row.status {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
-                    // A Redis that is away tells nothing.
-                    let probed = self.stock.probe_in(row.partition, row.epoch).await;
-                    if let Err(FenceError::Fenced(reason)) = probed {
-                        fenced.push((row, reason));
+                    match self.stock.probe_in(row.partition, row.epoch).await {
+                        Ok(since) => open.push((row, since)),
+                        Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
+                        // A Redis that is away tells nothing.
+                        Err(_) => {}
                     }
                 }
             }
         }
+        fenced.extend(self.went_back(&open).await?);
         Ok(fenced)
     }
 
@@ -121,7 +146,10 @@ impl Recovery {
                 _ = ticks.tick() => {
                     let Some(fenced) = stop.run_until_cancelled(self.fenced()).await else { return };
                     match fenced {
-                        Ok(fenced) => self.mend_these(fenced, rebuild, &mut mending),
+                        Ok(fenced) => {
+                            self.close_gone_back(&fenced).await;
+                            self.mend_these(fenced, rebuild, &mut mending);
+                        }
                         // Nothing can be rebuilt without the ledger; Redis is asked all the same.
                         Err(_) => self.watched.see_fenced(self.refused().await),
                     }
@@ -170,14 +198,14 @@ impl Recovery {
         self.progress.all()
     }
 
-    /// Rebuilds fenced partitions, some at a time, each for itself.
+    /// Rebuilds these partitions, some at a time, each for itself. One that is open is closed first.
     pub async fn rebuild_all(
         &self,
-        fenced: Vec<(PartitionRow, FenceReason)>,
+        rows: Vec<PartitionRow>,
     ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
-        let rebuilds = fenced
+        let rebuilds = rows
             .into_iter()
-            .map(|(row, _)| async move { (row.partition, self.rebuild_seen(row).await) });
+            .map(|row| async move { (row.partition, self.rebuild_seen(row).await) });
         stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
     }
 
@@ -196,9 +224,10 @@ impl Recovery {
         let mut refused = Vec::new();
         for partition in self.deployment.partitions.all() {
             let Some((epoch, _)) = self.stock.partitions().seen(partition) else { continue };
-            let probed = self.stock.probe_in(partition, epoch).await;
-            if matches!(probed, Err(FenceError::Fenced(_))) {
-                refused.push(partition);
+            match self.stock.probe_in(partition, epoch).await {
+                Ok(since) => self.stored_seen.see(partition, epoch, since.stored),
+                Err(FenceError::Fenced(_)) => refused.push(partition),
+                Err(_) => {}
             }
         }
         refused

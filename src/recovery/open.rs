@@ -41,9 +41,11 @@ impl Recovery {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),
             Ok(None) => {
+                let timeline = self.timeline().await?;
                 let Some(epoch) = self.ledger.begin_opening(row).await? else { return Ok(()) };
                 crash_point::reach("opening_begun");
-                let opening = self.stock.open(partition, deployment, epoch).await;
+                let opening =
+                    self.stock.open(partition, (deployment, timeline.as_deref()), epoch).await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
                     && self.ledger.opened(partition, epoch).await?

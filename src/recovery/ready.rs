@@ -31,7 +31,7 @@ impl Recovery {
         }
         let writable = self.stock.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis takes no writes", error))?;
-        self.survey(partition, |_| Ok(())).await?;
+        self.survey(partition, async |_| Ok(())).await?;
         Ok(above)
     }
 
@@ -39,7 +39,7 @@ impl Recovery {
     pub(super) async fn survey(
         &self,
         partition: Partition,
-        mut visit: impl FnMut(&[Surviving]) -> Result<(), RebuildError>,
+        mut visit: impl AsyncFnMut(&[Surviving]) -> Result<(), RebuildError>,
     ) -> Result<(), RebuildError> {
         let away = |error| not_ready("Redis cannot be read", RebuildError::from(error));
         for source in [Source::Orders, Source::Dead] {
@@ -51,7 +51,7 @@ impl Recovery {
                 let page = page.map_err(away)?;
                 let Some(last) = page.last() else { break };
                 orders(partition, &page)?;
-                visit(&page)?;
+                visit(&page).await?;
                 after.clone_from(&last.entry.id);
                 left = left.saturating_sub(u64::try_from(page.len()).unwrap_or(u64::MAX));
             }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Stock;
 use crate::{
-    domain::{Epoch, Partition},
+    domain::{Epoch, Partition, ProductId},
     fence::FenceError,
 };
 
@@ -18,6 +18,15 @@ pub struct Held {
     pub epoch: Epoch,
     /// Accepts in this epoch.
     pub seq: u64,
+}
+
+/// What Redis remembers of the ledger since the partition was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinceOpened {
+    /// The highest seq of this epoch that was settled as stored; 0 for none.
+    pub stored: u64,
+    /// The timeline of the ledger before the partition was opened, if it told one.
+    pub timeline: Option<String>,
 }
 
 impl Stock {
@@ -38,6 +47,20 @@ impl Stock {
             epoch: Epoch(number(epoch).and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0)),
             seq: number(seq).unwrap_or(0),
         }))
+    }
+
+    /// A product's stock as Redis holds it, whether it may be believed or not.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn held_stock(
+        &self,
+        partition: Partition,
+        product: &ProductId,
+    ) -> Result<Option<i64>, FenceError> {
+        let key = self.partitions.keys().stock(partition);
+        Ok(self.partitions.connection().hget(key, product.as_str()).await?)
     }
 
     /// Whose data Redis holds for a partition, if any.

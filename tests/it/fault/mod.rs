@@ -8,6 +8,8 @@ mod crash;
 mod disk;
 mod fence;
 mod kills;
+mod ledger_failover;
+mod ledger_lost;
 mod loops;
 mod lost;
 mod network;
