@@ -1,12 +1,19 @@
 -- Fills one hash of a closed partition from the ledger (R9).
 --
--- KEYS  1 meta  2 the hash
+-- KEYS  1 meta  2 the hash  3 (for claims) the old claims of the same window, which lose these fields
 -- ARGV  1 '<epoch> <deployment>'  2 when the hash expires, ms since 1970 (0: never)  3... field, value
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'ok'}
 
 local why = under_repair(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
+redis.call('HLEN', KEYS[2])
+if KEYS[3] then
+  local fields = {}
+  for i = 3, #ARGV, 2 do fields[#fields + 1] = ARGV[i] end
+  -- First what frees memory: a full Redis refuses any other first write.
+  redis.call('HDEL', KEYS[3], unpack(fields))
+end
 redis.call('HSET', KEYS[2], unpack(ARGV, 3))
 if ARGV[2] ~= '0' then redis.call('PEXPIREAT', KEYS[2], ARGV[2]) end
 return { 'ok' }

@@ -3,7 +3,7 @@
 -- belongs to somebody else. An attempt that comes late opens an epoch that nobody will ever believe in.
 --
 -- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 buried
--- ARGV  1 deployment  2 epoch  3 group
+-- ARGV  1 deployment  2 epoch  3 group  4 timeline of Postgres before this attempt ('' if unknown)
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'late'} (another attempt is
 -- further) | {'foreign', what stands in the way}
@@ -22,5 +22,5 @@ else
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM')
 end
-redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0')
+redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0', 'timeline', ARGV[4])
 return { 'opened' }

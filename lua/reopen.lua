@@ -1,7 +1,7 @@
 -- Ends a rebuild (R9): opens a partition that is this rebuild's, still closed, and has nothing in flight.
 --
 -- KEYS  1 meta  2 orders  3 dead  4 buried
--- ARGV  1 '<epoch> <deployment>'  2 group
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres when this rebuild began ('' if unknown)
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'not_empty'} (drain again) | {'opened'}
 
@@ -12,5 +12,5 @@ for i = 2, 3 do
 end
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
 redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM')
-redis.call('HSET', KEYS[1], 'status', 'open', 'seq', '0')
+redis.call('HSET', KEYS[1], 'status', 'open', 'seq', '0', 'timeline', ARGV[3])
 return { 'opened' }

@@ -1,6 +1,7 @@
 -- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
 --
 -- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: windows are <base>:<window>)  5 bought  6 orders
+--       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
 --       traceparent ('' for none)
@@ -8,6 +9,7 @@
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
+--   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
 --   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
 --   unknown_product | backlog_full <entries that left the stream in this epoch>
 --   not_applied <what Redis said>      this one and all after it; nothing was done for them
@@ -58,7 +60,7 @@ for i, product in ipairs(products) do
     }
   end
 end
-local claims = {}
+local claims, lost = {}, {}
 if #claim_fields > 0 then
   -- The next window, too: the clock may have been set back since.
   for _, key in ipairs({ claims_of(window - 1), claims_key, claims_of(window + 1) }) do
@@ -66,6 +68,10 @@ if #claim_fields > 0 then
       local found = redis.call('HMGET', key, unpack(claim_fields))
       for i, field in ipairs(claim_fields) do claims[field] = found[i] or claims[field] end
     end
+  end
+  if redis.call('EXISTS', KEYS[7]) == 1 then
+    local found = redis.call('HMGET', KEYS[7], unpack(claim_fields))
+    for i, field in ipairs(claim_fields) do lost[field] = found[i] end
   end
 end
 local bought, bought_fields = {}, {}
@@ -117,6 +123,8 @@ for _, r in ipairs(requests) do
     answer = 'not_applied ' .. failed
   elseif claim then
     answer = 'duplicate ' .. claim .. ' ' .. text(stock[r.product])
+  elseif r.claim and lost[r.claim] then
+    answer = 'lost ' .. lost[r.claim]
   else
     answer = refusal(r)
   end

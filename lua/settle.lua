@@ -1,12 +1,22 @@
--- Removes orders that the ledger holds: acknowledged and deleted, or the stream would keep them.
+-- Removes orders that the ledger holds: acknowledged and deleted, or the stream would keep them. The highest seq
+-- among them is kept as 'stored': a ledger that no longer has it has gone back.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3... entry ids
 --
 -- Returns {'fenced', reason} | {'ok', number removed}
 
-local why = fence(KEYS[1], ARGV[1])
+local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local ids = { unpack(ARGV, 3) }
+local before = tonumber(redis.call('HGET', KEYS[1], 'stored') or '0')
+local stored = before
+for _, id in ipairs(ids) do
+  local of, seq = string.match(id, '^(%d+)-(%d+)$')
+  if of == epoch then stored = math.max(stored, tonumber(seq)) end
+end
 redis.pcall('XACK', KEYS[2], ARGV[2], unpack(ids))
-return { 'ok', text(redis.call('XDEL', KEYS[2], unpack(ids))) }
+local removed = redis.call('XDEL', KEYS[2], unpack(ids))
+-- Behind what frees memory, so that a full Redis does not refuse it.
+if stored > before then redis.call('HSET', KEYS[1], 'stored', text(stored)) end
+return { 'ok', text(removed) }

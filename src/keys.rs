@@ -23,9 +23,14 @@ impl Keys {
         format!("{}:{{{partition}}}:{name}", self.prefix)
     }
 
-    /// Hash: deployment, epoch, status, replid, seq.
+    /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
     pub fn meta(&self, partition: Partition) -> String {
         self.key(partition, "meta")
+    }
+
+    /// Holds nothing: a command on it tells whether Redis takes writes.
+    pub fn scratch(&self, partition: Partition) -> String {
+        self.key(partition, "scratch")
     }
 
     /// Hash: product → available units.
@@ -46,6 +51,11 @@ impl Keys {
     /// Base of the hashes `<base>:<window>`: user, product, request → entry id and random part.
     pub fn claims(&self, partition: Partition) -> String {
         self.key(partition, "claims")
+    }
+
+    /// Hash: user, product, request → entry id and random part of an order that is in neither store.
+    pub fn lost(&self, partition: Partition) -> String {
+        self.key(partition, "lost")
     }
 
     /// Hash: user, product → units, for products with a limit.
@@ -79,10 +89,12 @@ mod tests {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         let keys = Keys::new("yoink");
         assert_eq!(keys.meta(partition), "yoink:{3}:meta");
+        assert_eq!(keys.scratch(partition), "yoink:{3}:scratch");
         assert_eq!(keys.stock(partition), "yoink:{3}:stock");
         assert_eq!(keys.supply(partition), "yoink:{3}:supply");
         assert_eq!(keys.catalogue(partition), "yoink:{3}:catalogue");
         assert_eq!(keys.claims(partition), "yoink:{3}:claims");
+        assert_eq!(keys.lost(partition), "yoink:{3}:lost");
         assert_eq!(keys.bought(partition), "yoink:{3}:bought");
         assert_eq!(keys.orders(partition), "yoink:{3}:orders");
         assert_eq!(keys.dead(partition), "yoink:{3}:dead");

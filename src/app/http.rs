@@ -27,16 +27,21 @@ impl Readiness {
             PauseReason::Malformed,
             PauseReason::NewerFormat,
         ];
-        let fenced = self.scrape.recovery.seen_fenced();
-        let sells = fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
+        let seen_fenced = self.scrape.recovery.seen_fenced();
+        let sells = seen_fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
         let ready =
             unwell.is_empty() && sells && !pauses.iter().any(|pause| broken.contains(pause));
         let progress = self.scrape.recovery.progress();
-        let fenced = fenced.iter().map(|partition| {
+        let failures = self.scrape.recovery.failures();
+        let fenced = seen_fenced.iter().map(|partition| {
             let stage = progress.iter().find(|(underway, _)| underway == partition);
             let stage = stage.map_or(String::new(), |(_, stage)| format!("; rebuilding: {stage}"));
-            format!("partition {partition} is fenced{stage}")
+            let failure = failures.get(partition).filter(|_| stage.is_empty());
+            let failure = failure.map_or(String::new(), |why| format!("; not rebuilt: {why}"));
+            format!("partition {partition} is fenced{stage}{failure}")
         });
+        let unopened = failures.iter().filter(|(partition, _)| !seen_fenced.contains(partition));
+        let unopened = unopened.map(|(partition, why)| format!("partition {partition}: {why}"));
         let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
         let kept = self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
             format!(
@@ -45,7 +50,7 @@ impl Readiness {
                 kept.orders, kept.sqlstate
             )
         });
-        (ready, unwell.into_iter().chain(fenced).chain(pauses).chain(kept).collect())
+        (ready, unwell.into_iter().chain(fenced).chain(unopened).chain(pauses).chain(kept).collect())
     }
 }
 

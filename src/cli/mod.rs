@@ -8,6 +8,7 @@ mod load;
 mod offline;
 mod output;
 mod progress;
+mod rebuild;
 mod sale;
 mod verdict;
 
@@ -92,8 +93,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Rebuilds every fenced partition from the ledger.
-    Rebuild,
+    /// Rebuilds partitions from the ledger: the fenced ones, or those that are named.
+    Rebuild(rebuild::RebuildArgs),
     /// Orders that could not be stored.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
@@ -141,7 +142,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Restock(args) => offline::restock(&settings.load(&[])?, args).await,
         Command::Export => offline::export(&settings.load(&[])?).await,
         Command::Audit { json } => offline::audit(&settings.load(&[])?, json).await,
-        Command::Rebuild => offline::rebuild(&settings.load(&[])?).await,
+        Command::Rebuild(args) => rebuild::run(&settings.load(&[])?, args).await,
         Command::Dead(command) => dead::run(&settings.load(&[])?, command).await,
         Command::Descriptor => {
             output::bytes(grpc::DESCRIPTOR_SET)?;

@@ -1,6 +1,6 @@
 //! Commands that work on the stores themselves, beside a service or without one.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use futures_util::TryStreamExt as _;
@@ -18,9 +18,6 @@ use crate::{
     domain::{MAX_UNITS, ProductId, RequestId},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
 };
-
-/// Between two words on how far rebuilds are.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
     let migrated = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
@@ -157,46 +154,4 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
         output::line(format!("The audit's verdict: {word}."))?;
     }
     Ok(ExitCode::from(code))
-}
-
-pub(super) async fn rebuild(config: &Config) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
-    stores.believe_ledger().await?;
-    let recovery = stores.recovery(None);
-    let fenced = recovery.fenced().await?;
-    if fenced.is_empty() {
-        output::line("No partition is fenced.")?;
-    }
-    let (mut all_open, mut opened) = (true, Vec::new());
-    let (mut ticks, rebuilds) = (tokio::time::interval(PROGRESS), recovery.rebuild_all(fenced));
-    let mut rebuilds = std::pin::pin!(rebuilds);
-    let rebuilt = loop {
-        tokio::select! {
-            rebuilt = &mut rebuilds => break rebuilt,
-            _ = ticks.tick() => {
-                for (partition, stage) in recovery.progress() {
-                    output::line(format!("partition {partition}: {stage}"))?;
-                }
-            }
-        }
-    };
-    for (partition, rebuilt) in rebuilt {
-        all_open &= matches!(rebuilt, Ok(Some(_)));
-        output::line(match rebuilt {
-            Ok(Some(rebuilt)) => {
-                opened.push(partition);
-                format!(
-                    "partition {partition}: rebuilt and open; from its streams {} orders are \
-                     stored, {} are voided",
-                    rebuilt.stored, rebuilt.voided
-                )
-            }
-            Ok(None) => format!("partition {partition}: somebody else rebuilds it"),
-            Err(error) => format!("partition {partition}: {:#}", anyhow::Error::from(error)),
-        })?;
-    }
-    for lost in recovery.count_lost(&opened).await? {
-        output::line(lost)?;
-    }
-    Ok(if all_open { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

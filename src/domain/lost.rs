@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Epoch, Partition};
+use super::{Epoch, Partition, ReservationId};
 
 /// What an epoch of a partition lost with its Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,5 +28,23 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { partition, epoch, count, .. } = self;
         write!(f, "partition {partition} lost {} {count} of epoch {epoch}", self.certainty())
+    }
+}
+
+/// An order that was accepted and is in neither store, as far as its request id still tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostOrder {
+    /// The reservation.
+    pub id: ReservationId,
+    /// The buyer.
+    pub user: String,
+    /// The product.
+    pub product: String,
+}
+
+impl fmt::Display for LostOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, user, product } = self;
+        write!(f, "reservation {id} of user {user} for product {product} was lost")
     }
 }

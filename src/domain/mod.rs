@@ -17,7 +17,7 @@ mod reserve;
 pub use ack::Ack;
 pub use delivery::{AfterFailure, after_failure};
 pub use id::{IdError, ProductId, RequestId, UserId};
-pub use lost::Lost;
+pub use lost::{Lost, LostOrder};
 pub use note::{Note, NoteError};
 pub use order::{Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};

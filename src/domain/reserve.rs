@@ -35,6 +35,8 @@ pub enum Outcome {
     Accepted(Receipt),
     /// This request had been accepted before; nothing was taken now.
     Duplicate(Receipt),
+    /// This request had been accepted before, and its order was lost with a store.
+    Lost(ReservationId),
     /// No unit is left.
     SoldOut,
     /// The user has bought as many as a user may.

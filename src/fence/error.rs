@@ -40,6 +40,10 @@ pub enum FenceReason {
     Closed,
     /// Redis's settings are not safe to sell with.
     Settings,
+    /// Postgres failed over or was restored since the partition was opened.
+    Timeline,
+    /// Postgres lost an order that it had stored.
+    StoredLost,
     /// This process has not learned yet that the partition is open.
     Unknown,
 }
@@ -68,6 +72,10 @@ impl fmt::Display for FenceReason {
             Self::Epoch => "it is of another epoch",
             Self::Closed => "it is closed",
             Self::Settings => "Redis's settings are not safe to sell with",
+            Self::Timeline => {
+                "Postgres is on another timeline than when it was opened: it failed over or was restored"
+            }
+            Self::StoredLost => "Postgres no longer holds an order that it had stored",
             Self::Unknown => "it is not known to be open",
         })
     }

@@ -9,7 +9,7 @@ use tonic::{
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
-    domain::{Ack, Outcome},
+    domain::{Ack, Outcome, ReservationId},
     fence::Applied,
 };
 
@@ -80,6 +80,8 @@ pub enum ApiError {
     ReservationNotFound,
     /// It may have been accepted before a loss.
     LostOrUnknown,
+    /// The request id was accepted before, and its reservation was lost.
+    RequestLost(ReservationId),
     /// Another product of this id was created with other units.
     OtherUnits {
         /// Its place in the request.
@@ -161,7 +163,7 @@ impl ApiError {
             Self::SaleStopped => (Code::FailedPrecondition, "SALE_STOPPED"),
             Self::ProductNotFound => (Code::NotFound, "PRODUCT_NOT_FOUND"),
             Self::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
-            Self::LostOrUnknown => (Code::NotFound, "LOST_OR_UNKNOWN"),
+            Self::LostOrUnknown | Self::RequestLost(_) => (Code::NotFound, "LOST_OR_UNKNOWN"),
             Self::OtherUnits { .. } => (Code::AlreadyExists, "OTHER_UNITS"),
             Self::RequestReused => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
             Self::TooManyUnits => (Code::FailedPrecondition, "TOO_MANY_UNITS"),
@@ -209,7 +211,12 @@ impl ApiError {
             Self::ProductNotFound => "no such product",
             Self::ReservationNotFound => "no such reservation",
             Self::LostOrUnknown => {
-                "no such reservation; it may have been accepted before a loss of Redis"
+                "no such reservation; it may have been accepted before a store lost data"
+            }
+            Self::RequestLost(id) => {
+                return format!(
+                    "this request id had reservation {id}, which was lost: use a new request id to buy again"
+                );
             }
             Self::RequestReused => "this request id was used for another product or other units",
             Self::TooManyUnits => "the supply would pass 2^53 units",
@@ -250,7 +257,9 @@ impl ApiError {
             Self::NotInForce | Self::DeadlineExceeded | Self::Halfway { .. } => {
                 Some(Applied::Maybe)
             }
-            Self::Recovering | Self::Stopping | Self::AckUnavailable(_) => Some(Applied::No),
+            Self::Recovering | Self::Stopping | Self::AckUnavailable(_) | Self::RequestLost(_) => {
+                Some(Applied::No)
+            }
             Self::BadFields(_)
             | Self::SoldOut
             | Self::LimitReached { .. }
@@ -320,6 +329,7 @@ impl ApiError {
         match outcome {
             Outcome::Accepted(receipt) => Ok((receipt, false)),
             Outcome::Duplicate(receipt) => Ok((receipt, true)),
+            Outcome::Lost(id) => Err(Self::RequestLost(id)),
             Outcome::SoldOut => Err(Self::SoldOut),
             Outcome::LimitReached { limit } => Err(Self::LimitReached { limit }),
             Outcome::NotOpen { opens_at_ms } => Err(Self::SaleNotOpen { opens_at_ms }),

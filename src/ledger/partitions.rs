@@ -95,25 +95,31 @@ impl Ledger {
             rows.iter()
                 .map(|row| {
                     let number = u16::try_from(row.get::<_, i32>(0)).ok();
-                    Ok(PartitionRow {
-                        partition: number
-                            .and_then(|number| count.get_partition(number))
-                            .ok_or(LedgerError::unreadable("partitions.partition"))?,
-                        epoch: epoch(row.get(1))?,
-                        status: match row.get::<_, &str>(2) {
-                            "new" => PartitionStatus::New,
-                            "open" => PartitionStatus::Open,
-                            _ => PartitionStatus::Closed,
+                    let partition = number
+                        .and_then(|number| count.get_partition(number))
+                        .ok_or(LedgerError::unreadable("partitions.partition"))?;
+                    let status = match row.get::<_, &str>(2) {
+                        "new" => PartitionStatus::New,
+                        "open" => PartitionStatus::Open,
+                        _ => PartitionStatus::Closed,
+                    };
+                    // Beyond the last epoch only this partition is closed: the others go on.
+                    Ok(epoch(row.get(1)).map_or(
+                        PartitionRow {
+                            partition,
+                            epoch: Epoch::LAST,
+                            status: PartitionStatus::Closed,
                         },
-                    })
+                        |epoch| PartitionRow { partition, epoch, status },
+                    ))
                 })
                 .collect()
         })
         .await
     }
 
-    /// An epoch for one attempt at opening a new partition; `None` when it is not as it was seen. Committed
-    /// before Redis is told: whoever comes late opens an epoch that the ledger has left.
+    /// An epoch for one attempt at opening a new partition; `None` when it is not as it was seen, or no epoch is
+    /// left. Committed before Redis is told: whoever comes late opens an epoch that the ledger has left.
     ///
     /// # Errors
     ///
@@ -121,9 +127,11 @@ impl Ledger {
     pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
         self.with(|client| async move {
             let sql = "UPDATE partitions SET epoch = epoch + 1
-                        WHERE partition = $1 AND epoch = $2 AND status = 'new' RETURNING epoch";
+                        WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
+                    RETURNING epoch";
             let (partition, seen) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            let row = client.query_opt(sql, &[&partition, &seen]).await?;
+            let row =
+                client.query_opt(sql, &[&partition, &seen, &i64::from(Epoch::LAST.0)]).await?;
             row.map(|row| epoch(row.get(0))).transpose()
         })
         .await

@@ -89,13 +89,19 @@ impl Ledger {
         }
     }
 
-    /// R7: closes a partition under a new epoch. Whoever still works under the one that was seen is kept
-    /// out by the gate from now on. `None` when somebody else was first.
+    /// R7: closes a partition under a new epoch, above the one that was seen and above `above`: a ledger that
+    /// lost commits may have gone back behind the epoch that Redis holds, and ids are never used again. Whoever
+    /// still works under the one that was seen is kept out by the gate from now on. `None` when somebody else
+    /// was first, or no epoch is left.
     ///
     /// # Errors
     ///
     /// When Postgres does not do it.
-    pub async fn close_partition(&self, seen: PartitionRow) -> Result<Option<Closed>, LedgerError> {
+    pub async fn close_partition(
+        &self,
+        seen: PartitionRow,
+        above: Epoch,
+    ) -> Result<Option<Closed>, LedgerError> {
         self.with(|client| async move {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
             // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
@@ -104,10 +110,12 @@ impl Ledger {
                 PartitionStatus::Open => "open",
                 PartitionStatus::Closed => "closed",
             };
-            let sql = "UPDATE partitions SET epoch = epoch + 1, status = 'closed'
+            let (above, last) = (i64::from(above.0), i64::from(Epoch::LAST.0));
+            let sql = "UPDATE partitions SET epoch = greatest(epoch, $4) + 1, status = 'closed'
                         WHERE partition = $1 AND epoch = $2 AND status = $3
+                          AND greatest(epoch, $4) < $5
                     RETURNING epoch, opened";
-            let row = client.query_opt(sql, &[&partition, &epoch, &status]).await?;
+            let row = client.query_opt(sql, &[&partition, &epoch, &status, &above, &last]).await?;
             let closed = row.map(|row| {
                 let epoch = super::partitions::epoch;
                 Ok(Closed { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })

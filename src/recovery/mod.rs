@@ -3,14 +3,19 @@
 //!
 //! Must never: open a partition twice, or one with anything in flight.
 
+mod kept;
 mod marks;
 mod mending;
 mod open;
+mod plan;
 mod progress;
+mod ready;
 mod rebuild;
+mod watched;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -18,8 +23,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::{marks::Told, mending::Mending, progress::Progress};
+use self::{kept::StoredSeen, marks::Told, mending::Mending, progress::Progress, watched::Watched};
 pub use self::{
+    plan::{Plan, PlannedStock},
     progress::Stage,
     rebuild::{RebuildError, Rebuilt},
 };
@@ -43,12 +49,15 @@ pub struct Recovery {
     stock: Stock,
     streams: Streams,
     deployment: Deployment,
-    seen_fenced: Arc<Mutex<Vec<Partition>>>,
+    watched: Watched,
     progress: Progress,
     /// What this process is called, if it takes orders.
     gateway: Option<String>,
     /// Held while the ledger is read and believed: an older look must not undo a newer one.
     told: Arc<tokio::sync::Mutex<Told>>,
+    /// Postgres does not tell its timeline.
+    timeline_refused: Arc<AtomicBool>,
+    stored_seen: StoredSeen,
 }
 
 impl Recovery {
@@ -58,8 +67,20 @@ impl Recovery {
         deployment: Deployment,
         gateway: Option<String>,
     ) -> Self {
-        let (seen_fenced, progress, told) = (Arc::default(), Progress::default(), Arc::default());
-        Self { ledger, stock, streams, deployment, seen_fenced, progress, gateway, told }
+        let (watched, progress, told) = (Watched::default(), Progress::default(), Arc::default());
+        let (timeline_refused, stored_seen) = Default::default();
+        Self {
+            ledger,
+            stock,
+            streams,
+            deployment,
+            watched,
+            progress,
+            gateway,
+            told,
+            timeline_refused,
+            stored_seen,
+        }
     }
 
     /// Opens what is new, and believes the ledger of all.
@@ -74,26 +95,29 @@ impl Recovery {
         self.believe(&rows, &mut told).await
     }
 
-    /// Partitions that are closed, or that Redis refuses to what the ledger says of them.
+    /// Partitions that are closed, that Redis refuses to what the ledger says of them, or for which the ledger
+    /// went back.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
     pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
-        let mut fenced = Vec::new();
+        let (mut fenced, mut open) = (Vec::new(), Vec::new());
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             match row.status {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
-                    // A Redis that is away tells nothing.
-                    let probed = self.stock.probe_in(row.partition, row.epoch).await;
-                    if let Err(FenceError::Fenced(reason)) = probed {
-                        fenced.push((row, reason));
+                    match self.stock.probe_in(row.partition, row.epoch).await {
+                        Ok(since) => open.push((row, since)),
+                        Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
+                        // A Redis that is away tells nothing.
+                        Err(_) => {}
                     }
                 }
             }
         }
+        fenced.extend(self.went_back(&open).await?);
         Ok(fenced)
     }
 
@@ -114,7 +138,7 @@ impl Recovery {
     pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut mending = Mending::default();
+        let mut mending = Mending::new(self.watched.clone());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -122,9 +146,12 @@ impl Recovery {
                 _ = ticks.tick() => {
                     let Some(fenced) = stop.run_until_cancelled(self.fenced()).await else { return };
                     match fenced {
-                        Ok(fenced) => self.mend_these(fenced, rebuild, &mut mending),
+                        Ok(fenced) => {
+                            self.close_gone_back(&fenced).await;
+                            self.mend_these(fenced, rebuild, &mut mending);
+                        }
                         // Nothing can be rebuilt without the ledger; Redis is asked all the same.
-                        Err(_) => self.see_fenced(self.refused().await),
+                        Err(_) => self.watched.see_fenced(self.refused().await),
                     }
                 }
             }
@@ -137,7 +164,7 @@ impl Recovery {
         rebuild: bool,
         mending: &mut Mending,
     ) {
-        self.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        self.watched.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
         mending.forget_others(&fenced);
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
@@ -163,7 +190,7 @@ impl Recovery {
     async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let rebuilt = self.rebuild(row).await;
         if matches!(rebuilt, Ok(Some(_))) {
-            self.seen().retain(|partition| *partition != row.partition);
+            self.watched.see_open(row.partition);
         }
         rebuilt
     }
@@ -173,28 +200,25 @@ impl Recovery {
         self.progress.all()
     }
 
-    /// Rebuilds fenced partitions, some at a time, each for itself.
+    /// Rebuilds these partitions, some at a time, each for itself. One that is open is closed first.
     pub async fn rebuild_all(
         &self,
-        fenced: Vec<(PartitionRow, FenceReason)>,
+        rows: Vec<PartitionRow>,
     ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
-        let rebuilds = fenced
+        let rebuilds = rows
             .into_iter()
-            .map(|(row, _)| async move { (row.partition, self.rebuild_seen(row).await) });
+            .map(|row| async move { (row.partition, self.rebuild_seen(row).await) });
         stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
     }
 
     /// The partitions that were last seen to be fenced.
     pub fn seen_fenced(&self) -> Vec<Partition> {
-        self.seen().clone()
+        self.watched.fenced()
     }
 
-    fn seen(&self) -> MutexGuard<'_, Vec<Partition>> {
-        self.seen_fenced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn see_fenced(&self, partitions: Vec<Partition>) {
-        *self.seen() = partitions;
+    /// Why partitions could not be opened or rebuilt when this process last tried.
+    pub fn failures(&self) -> BTreeMap<Partition, String> {
+        self.watched.failures()
     }
 
     /// The partitions that Redis refuses under the epoch last believed in.
@@ -202,9 +226,10 @@ impl Recovery {
         let mut refused = Vec::new();
         for partition in self.deployment.partitions.all() {
             let Some((epoch, _)) = self.stock.partitions().seen(partition) else { continue };
-            let probed = self.stock.probe_in(partition, epoch).await;
-            if matches!(probed, Err(FenceError::Fenced(_))) {
-                refused.push(partition);
+            match self.stock.probe_in(partition, epoch).await {
+                Ok(since) => self.stored_seen.see(partition, epoch, since.stored),
+                Err(FenceError::Fenced(_)) => refused.push(partition),
+                Err(_) => {}
             }
         }
         refused

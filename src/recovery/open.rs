@@ -1,8 +1,9 @@
 //! A new partition's first life.
 
-use super::Recovery;
+use super::{RebuildError, Recovery};
 use crate::{
     crash_point,
+    domain::Epoch,
     ledger::{LedgerError, PartitionRow, PartitionStatus},
     stock::Opening,
 };
@@ -28,14 +29,23 @@ impl Recovery {
     /// Opens a new partition. Nobody sells from it before the ledger calls it open.
     async fn open(&self, row: PartitionRow) -> Result<(), LedgerError> {
         let (partition, deployment) = (row.partition, self.deployment.id);
+        if row.epoch >= Epoch::LAST {
+            let error = RebuildError::EpochsUsedUp(partition);
+            if self.watched.see_failure(partition, error.to_string()) {
+                tracing::error!(%partition, "a new partition cannot be opened: {error}");
+            }
+            return Ok(());
+        }
         // An epoch is spent only where nothing stands in the way.
         let opening = match self.stock.stranger(partition, deployment).await {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),
             Ok(None) => {
+                let timeline = self.timeline().await?;
                 let Some(epoch) = self.ledger.begin_opening(row).await? else { return Ok(()) };
                 crash_point::reach("opening_begun");
-                let opening = self.stock.open(partition, deployment, epoch).await;
+                let opening =
+                    self.stock.open(partition, (deployment, timeline.as_deref()), epoch).await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
                     && self.ledger.opened(partition, epoch).await?

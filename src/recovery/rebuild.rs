@@ -7,7 +7,7 @@
 //! A crash anywhere leaves the partition closed in the ledger; the next rebuild starts under an epoch of
 //! its own, and every script of this one is refused from then on.
 
-use std::pin::pin;
+use std::{collections::HashSet, pin::pin};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use super::{Recovery, progress::Underway};
 use crate::{
     crash_point,
-    domain::{Epoch, Order, Partition},
+    domain::{Epoch, LostOrder, Order, Partition},
     fence::FenceError,
-    ledger::{Closed, DeadAction, LedgerError, PartitionRow, Void},
-    stock::{ClaimParts, Filling, Offer, Reopened, Seized},
+    ledger::{Closed, DeadAction, LedgerError, Mark, PartitionRow, Void},
+    stock::{ClaimParts, Filling, Held, Offer, OldClaim, Reopened, Seized},
     stream::{EntryError, Source, Surviving},
 };
 
@@ -26,6 +26,10 @@ use crate::{
 const BATCH: usize = 500;
 /// Rows of the ledger a step.
 const ROWS: usize = 5000;
+/// Reports what Redis itself counted.
+const REDIS: &str = "redis";
+/// Most lost orders that are named, by a rebuild.
+const MAX_NAMED: usize = 50;
 /// Why an order is voided that no one has buried.
 const REFUSED: &str = "refused while its partition was rebuilt";
 /// Redis went back twice: its buyer may have bought again since.
@@ -46,6 +50,29 @@ pub enum RebuildError {
     /// Redis holds another deployment's data.
     #[error("Redis holds another deployment's data")]
     Foreign,
+    /// Reservation ids have room for so many epochs, and ids are never used again.
+    #[error(
+        "partition {0} has used the last of its {last} epochs and cannot be opened again: move its products to a \
+         new deployment (another database and another key_prefix)",
+        last = Epoch::LAST
+    )]
+    EpochsUsedUp(Partition),
+    /// A check failed before anything was changed.
+    #[error("{what} (no epoch was spent)")]
+    NotReady {
+        /// What is wrong.
+        what: &'static str,
+        /// How the check failed.
+        #[source]
+        source: Box<RebuildError>,
+    },
+}
+
+impl RebuildError {
+    /// Whether a store was found not to be ready, before anything was changed.
+    pub(super) fn is_not_ready(&self) -> bool {
+        matches!(self, Self::NotReady { .. })
+    }
 }
 
 impl From<redis::RedisError> for RebuildError {
@@ -55,12 +82,16 @@ impl From<redis::RedisError> for RebuildError {
 }
 
 /// What a rebuild did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     /// Orders that were in the streams and are stored now, or were before.
     pub stored: usize,
     /// Orders that were in the streams and are voided now, or were before.
     pub voided: usize,
+    /// Request ids whose orders are in neither store.
+    pub lost_requests: usize,
+    /// Some of their orders.
+    pub lost: Vec<LostOrder>,
 }
 
 impl Recovery {
@@ -72,14 +103,16 @@ impl Recovery {
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.rebuild_turn(partition).await? else { return Ok(None) };
-        // An epoch is spent only on a Redis that answers and is not somebody else's.
-        if self.stock.owner(partition).await?.is_some_and(|owner| owner != self.deployment.id) {
-            return Err(RebuildError::Foreign);
-        }
-        let Some(closed) = self.ledger.close_partition(seen).await? else { return Ok(None) };
+        let above = self.check_ready(seen).await?;
+        // Before the ledger is written: a failover from here on is another timeline.
+        let timeline = self.timeline().await?;
+        let Some(closed) = self.ledger.close_partition(seen, above).await? else {
+            return Ok(None);
+        };
         let Closed { epoch, last_open } = closed;
         self.stock.partitions().set_epoch(partition, None);
         crash_point::reach("rebuild_closed");
+        self.mark_from_redis(partition, epoch).await?;
         match self.stock.seize(partition, epoch).await? {
             Seized::Ours => {}
             Seized::Late => return Ok(None),
@@ -87,18 +120,45 @@ impl Recovery {
         }
         crash_point::reach("rebuild_seized");
         let (underway, rebuilt) = (self.progress.of(partition), Rebuilt::default());
-        let mut rebuild = Rebuild { rooms: self, partition, epoch, last_open, underway, rebuilt };
+        let rooms = self;
+        let mut rebuild =
+            Rebuild { rooms, partition, epoch, last_open, timeline, underway, rebuilt };
         rebuild.run().await?;
-        let rebuilt = rebuild.rebuilt;
+        let rebuilt = std::mem::take(&mut rebuild.rebuilt);
         crash_point::reach("rebuild_opened");
         if !self.ledger.reopen_partition(partition, epoch).await? {
             return Ok(None);
         }
         tracing::warn!(
-            %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided, "rebuilt and open"
+            %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided,
+            lost_requests = rebuilt.lost_requests, "rebuilt and open"
         );
+        for lost in &rebuilt.lost {
+            tracing::error!(%partition, "{lost}");
+        }
         // It sells again, here as in every other process: from the next look at the ledger.
         Ok(Some(rebuilt))
+    }
+
+    /// Redis's own count of accepts is a mark like a gateway's (R10), before it is wiped: what the ledger lost of
+    /// that epoch is counted by it. Nothing is accepted any more when it is read.
+    async fn mark_from_redis(
+        &self,
+        partition: Partition,
+        below: Epoch,
+    ) -> Result<(), RebuildError> {
+        let Some(Held { epoch, .. }) = self.stock.held(partition).await? else { return Ok(()) };
+        match self.stock.close_in(partition, epoch).await {
+            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Some(held) = self.stock.held(partition).await? else { return Ok(()) };
+        let ours = held.owner == self.deployment.id;
+        if ours && held.epoch == epoch && epoch < below && held.seq > 0 {
+            let mark = Mark { partition, epoch, seq: Some(held.seq) };
+            self.ledger.report_marks(REDIS, &[mark]).await?;
+        }
+        Ok(())
     }
 }
 
@@ -109,6 +169,8 @@ struct Rebuild<'a> {
     epoch: Epoch,
     /// What was accepted before it was settled or given up as lost, once and for all.
     last_open: Epoch,
+    /// Of the ledger before this rebuild began.
+    timeline: Option<String>,
     underway: Underway,
     rebuilt: Rebuilt,
 }
@@ -127,7 +189,10 @@ impl Rebuild<'_> {
             crash_point::reach("rebuild_drained");
             self.fill().await?;
             crash_point::reach("rebuild_filled");
-            match self.rooms.stock.reopen(self.partition, self.epoch).await? {
+            self.conclude_claims().await?;
+            crash_point::reach("rebuild_concluded");
+            let timeline = self.timeline.as_deref();
+            match self.rooms.stock.reopen(self.partition, self.epoch, timeline).await? {
                 Reopened::Opened => return Ok(()),
                 Reopened::NotEmpty => {}
             }
@@ -138,7 +203,7 @@ impl Rebuild<'_> {
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.partition;
         loop {
-            let entries = self.rooms.streams.surviving(partition, source, BATCH).await?;
+            let entries = self.rooms.streams.surviving(partition, source, ("", BATCH)).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -247,8 +312,62 @@ impl Rebuild<'_> {
     }
 }
 
+impl Rebuild<'_> {
+    /// Looks up every request id that was remembered and that the ledger did not confirm: one whose order is in
+    /// neither store stays remembered as lost, so that a repeated request does not buy again unawares. (An order
+    /// and its request id are written in one step, so Redis alone loses both; the ledger may lose the order alone.)
+    async fn conclude_claims(&mut self) -> Result<(), RebuildError> {
+        let (stock, partition) = (&self.rooms.stock, self.partition);
+        self.underway.begin("unconfirmed request ids looked up", None);
+        for window in stock.old_windows().await? {
+            let mut cursor = 0;
+            loop {
+                let (next, page) = stock.old_claims(partition, window, cursor).await?;
+                let ids: Vec<_> = page.iter().filter_map(|claim| claim.id).collect();
+                let uuids: Vec<_> = ids.iter().map(|id| id.to_uuid()).collect();
+                let settled = self.rooms.ledger.settled(&uuids).await?;
+                let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
+                let is_lost =
+                    |claim: &OldClaim| claim.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
+                let claims: Vec<(OldClaim, bool)> = page
+                    .into_iter()
+                    .map(|claim| {
+                        let lost = is_lost(&claim);
+                        (claim, lost)
+                    })
+                    .collect();
+                if !claims.is_empty() {
+                    stock.conclude_claims((partition, window), self.epoch, &claims).await?;
+                }
+                self.underway.add(claims.len());
+                self.name_lost(&claims);
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn name_lost(&mut self, claims: &[(OldClaim, bool)]) {
+        let lost = claims.iter().filter(|(_, is_lost)| *is_lost);
+        for (claim, id) in lost.filter_map(|(claim, _)| Some((claim, claim.id?))) {
+            self.rebuilt.lost_requests += 1;
+            if self.rebuilt.lost.len() < MAX_NAMED {
+                let (user, product) = claim.buyer();
+                let (user, product) = (user.to_owned(), product.to_owned());
+                self.rebuilt.lost.push(LostOrder { id, user, product });
+            }
+        }
+    }
+}
+
 /// The orders in entries; what no program of ours wrote has none.
-fn orders(partition: Partition, entries: &[Surviving]) -> Result<Vec<Order>, RebuildError> {
+pub(super) fn orders(
+    partition: Partition,
+    entries: &[Surviving],
+) -> Result<Vec<Order>, RebuildError> {
     let mut orders = Vec::with_capacity(entries.len());
     for surviving in entries {
         match surviving.entry.order(partition, &surviving.accepted_as) {

@@ -7,6 +7,8 @@ mod batcher;
 mod drain;
 mod grant;
 mod levels;
+mod lost;
+mod meta;
 mod open;
 mod rebuild;
 mod release;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 pub use batcher::BatcherClosed;
 pub use grant::{Grant, Offer};
 pub use levels::Levels;
+pub use lost::{OldClaim, OldWindow};
+pub use meta::{Held, SinceOpened};
 pub use open::Opening;
 pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
 pub use release::{ReleaseFrom, Released};
@@ -26,7 +30,7 @@ use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
-    domain::{Outcome, Partition, Reserve},
+    domain::{Epoch, Outcome, Partition, Reserve},
     fence::{FenceError, Partitions, Script, expect},
     telemetry,
 };
@@ -79,9 +83,10 @@ struct Scripts {
     open: Script,
     close: Script,
     probe: Script,
-    owner: Script,
+    held: Script,
     seize: Script,
     fill: Script,
+    lost: Script,
     reopen: Script,
 }
 
@@ -102,9 +107,10 @@ impl Stock {
                 open: Script::new("open", include_str!("../../lua/open.lua")),
                 close: Script::new("close", include_str!("../../lua/close.lua")),
                 probe: Script::new("probe", include_str!("../../lua/probe.lua")),
-                owner: Script::new("owner", include_str!("../../lua/owner.lua")),
+                held: Script::new("held", include_str!("../../lua/held.lua")),
                 seize: Script::new("seize", include_str!("../../lua/seize.lua")),
                 fill: Script::new("fill", include_str!("../../lua/fill.lua")),
+                lost: Script::new("lost", include_str!("../../lua/lost.lua")),
                 reopen: Script::new("reopen", include_str!("../../lua/reopen.lua")),
             }),
             partitions,
@@ -137,8 +143,17 @@ impl Stock {
     ///
     /// When it is fenced already, or Redis is away.
     pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
+        self.close_in(partition, self.partitions.epoch(partition)?).await
+    }
+
+    /// Closes a partition that is open in this epoch.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, or Redis is away.
+    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        let answer = self.partitions.run(partition, &self.scripts.close, &keys, &[]).await?;
+        let answer = self.partitions.run_in(epoch, &self.scripts.close, &keys, &[]).await?;
         expect(answer, &["closed"])
     }
 }

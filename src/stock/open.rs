@@ -64,7 +64,7 @@ impl Stock {
     }
 
     /// Writes the meta of a partition that is still new in the ledger, under an epoch that is this attempt's
-    /// alone.
+    /// alone; the timeline is that of the ledger before it gave that epoch.
     ///
     /// # Errors
     ///
@@ -72,12 +72,12 @@ impl Stock {
     pub async fn open(
         &self,
         partition: Partition,
-        deployment: Uuid,
+        (deployment, timeline): (Uuid, Option<&str>),
         epoch: Epoch,
     ) -> Result<Opening, FenceError> {
         let keys = self.keys_of_new(partition);
         let (deployment, epoch) = (deployment.to_string(), epoch.to_string());
-        let args = [deployment.as_str(), epoch.as_str(), GROUP];
+        let args = [deployment.as_str(), epoch.as_str(), GROUP, timeline.unwrap_or_default()];
         let answer = self.partitions.run_unfenced(&self.scripts.open, &keys, &args).await?;
         match answer.as_slice() {
             [status] if status == "opened" => Ok(Opening::Opened),

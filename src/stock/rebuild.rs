@@ -1,12 +1,10 @@
 //! Redis's half of a rebuild (R7–R9): seize, fill, open. Each script acts only while the partition is closed
 //! and this rebuild's, on the instance that it was seized on.
 
-use uuid::Uuid;
-
-use super::{Offer, Stock, grant};
+use super::{Offer, SinceOpened, Stock, grant};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId, UserId},
-    fence::{FenceError, expect},
+    fence::FenceError,
     keys::GROUP,
 };
 
@@ -62,7 +60,7 @@ impl Stock {
     ///
     /// `Fenced` when it is not.
     pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
-        self.probe_in(partition, self.partitions.epoch(partition)?).await
+        self.probe_in(partition, self.partitions.epoch(partition)?).await.map(drop)
     }
 
     /// Asks whether a partition is open in this epoch.
@@ -70,24 +68,21 @@ impl Stock {
     /// # Errors
     ///
     /// `Fenced` when it is not.
-    pub async fn probe_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
+    pub async fn probe_in(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+    ) -> Result<SinceOpened, FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
         let answer = self.partitions.run_in(epoch, &self.scripts.probe, &keys, &[]).await?;
-        expect(answer, &["ok"])
-    }
-
-    /// Whose data Redis holds for a partition, if any: asked before an epoch is spent on it.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away; `Fenced` when it is a replica.
-    pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
-        let keys = [self.partitions.keys().meta(partition)];
-        let answer = self.partitions.run_unfenced(&self.scripts.owner, &keys, &[]).await?;
         match answer.as_slice() {
-            [_, owner] if owner.is_empty() => Ok(None),
-            // What is no id of a deployment is certainly not ours.
-            [_, owner] => Ok(Some(owner.parse().unwrap_or(Uuid::nil()))),
+            [_, stored, timeline] => match stored.parse() {
+                Ok(stored) => Ok(SinceOpened {
+                    stored,
+                    timeline: Some(timeline.clone()).filter(|timeline| !timeline.is_empty()),
+                }),
+                Err(_) => Err(FenceError::Malformed(answer)),
+            },
             _ => Err(FenceError::Malformed(answer)),
         }
     }
@@ -138,9 +133,9 @@ impl Stock {
             supply.push((id.clone(), product.supply.to_string()));
             catalogue.push((id.clone(), words[1..].join("|")));
         }
-        self.fill(epoch, [keys.meta(partition), keys.stock(partition)], "0", stock).await?;
-        self.fill(epoch, [keys.meta(partition), keys.supply(partition)], "0", supply).await?;
-        self.fill(epoch, [keys.meta(partition), keys.catalogue(partition)], "0", catalogue).await
+        self.fill(epoch, &[keys.meta(partition), keys.stock(partition)], "0", stock).await?;
+        self.fill(epoch, &[keys.meta(partition), keys.supply(partition)], "0", supply).await?;
+        self.fill(epoch, &[keys.meta(partition), keys.catalogue(partition)], "0", catalogue).await
     }
 
     /// Writes what users hold of products with a limit.
@@ -158,7 +153,7 @@ impl Stock {
             [self.partitions.keys().meta(partition), self.partitions.keys().bought(partition)];
         let fields =
             bought.map(|(user, product, units)| (format!("{user}/{product}"), units.to_string()));
-        self.fill(epoch, keys, "0", fields.collect()).await
+        self.fill(epoch, &keys, "0", fields.collect()).await
     }
 
     /// The earliest accept whose request id must still be remembered at `now_ms`.
@@ -191,7 +186,8 @@ impl Stock {
             let keys = self.partitions.keys();
             let hash = format!("{}:{window}", keys.claims(partition));
             let expires = ((window + 2) * window_ms).to_string();
-            self.fill(epoch, [keys.meta(partition), hash], &expires, fields).await?;
+            let old = format!("{hash}:old");
+            self.fill(epoch, &[keys.meta(partition), hash, old], &expires, fields).await?;
         }
         Ok(())
     }
@@ -199,14 +195,14 @@ impl Stock {
     async fn fill(
         &self,
         epoch: Epoch,
-        keys: [String; 2],
+        keys: &[String],
         expires: &str,
         fields: Vec<(String, String)>,
     ) -> Result<(), FenceError> {
         for chunk in fields.chunks(MAX_FIELDS) {
             let mut args = vec![expires];
             args.extend(chunk.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
-            self.partitions.run_in(epoch, &self.scripts.fill, &keys, &args).await?;
+            self.partitions.run_in(epoch, &self.scripts.fill, keys, &args).await?;
         }
         Ok(())
     }
@@ -216,7 +212,12 @@ impl Stock {
     /// # Errors
     ///
     /// `Fenced` when this rebuild is over.
-    pub async fn reopen(&self, partition: Partition, epoch: Epoch) -> Result<Reopened, FenceError> {
+    pub async fn reopen(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        timeline: Option<&str>,
+    ) -> Result<Reopened, FenceError> {
         let keys = self.partitions.keys();
         let keys = [
             keys.meta(partition),
@@ -225,7 +226,8 @@ impl Stock {
             keys.buried(partition),
         ];
         let script = &self.scripts.reopen;
-        let answer = self.partitions.run_in(epoch, script, &keys, &[GROUP]).await?;
+        let args = [GROUP, timeline.unwrap_or_default()];
+        let answer = self.partitions.run_in(epoch, script, &keys, &args).await?;
         match answer[0].as_str() {
             "opened" => Ok(Reopened::Opened),
             "not_empty" => Ok(Reopened::NotEmpty),

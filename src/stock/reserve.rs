@@ -110,6 +110,7 @@ impl Reserver {
             keys.claims(partition),
             keys.bought(partition),
             keys.orders(partition),
+            keys.lost(partition),
         ];
         let epoch = self.partitions.selling_epoch(partition)?;
         let words = [
@@ -138,6 +139,7 @@ fn label(decision: &Decision) -> &'static str {
     match decision {
         Ok(Outcome::Accepted(_)) => "accepted",
         Ok(Outcome::Duplicate(_)) => "duplicate",
+        Ok(Outcome::Lost(_)) => "lost",
         Ok(Outcome::SoldOut) => "sold_out",
         Ok(Outcome::LimitReached { .. }) => "limit_reached",
         Ok(Outcome::NotOpen { .. }) => "not_open",
@@ -180,6 +182,11 @@ fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
                 remaining: remaining.parse().ok()?,
             })
         }
+        ("lost", [entry, random]) => {
+            let (epoch, seq) = entry.split_once('-')?;
+            let random = u64::from_str_radix(random, 16).ok()?;
+            Outcome::Lost(id(Epoch(epoch.parse().ok()?), seq.parse().ok()?, random)?)
+        }
         ("sold_out", _) => Outcome::SoldOut,
         ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
         ("not_open", [opens]) => Outcome::NotOpen { opens_at_ms: opens.parse().ok()? },
@@ -212,6 +219,7 @@ mod tests {
         for (named, answer) in [
             ("accepted", "accepted 7 12 1700000000000"),
             ("duplicate", "duplicate 1-5 abc 1700000000000 12"),
+            ("lost", "lost 1-5 abc"),
             ("sold_out", "sold_out"),
             ("limit_reached", "limit_reached 2"),
             ("not_open", "not_open 1700000000000"),

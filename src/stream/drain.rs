@@ -37,7 +37,7 @@ impl Streams {
         }
     }
 
-    /// The first entries of a stream, at most `count`.
+    /// The first entries of a stream behind `after` (its start, if that is empty), at most `count`.
     ///
     /// # Errors
     ///
@@ -46,11 +46,12 @@ impl Streams {
         &self,
         partition: Partition,
         source: Source,
-        count: usize,
+        (after, count): (&str, usize),
     ) -> Result<Vec<Surviving>, RedisError> {
         let key = self.source(partition, source);
+        let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
-            self.partitions.connection().xrange_count(key, "-", "+", count).await?;
+            self.partitions.connection().xrange_count(key, from, "+", count).await?;
         let entries = raw.into_iter().filter_map(Entry::from_raw).map(|entry| {
             let accepted_as = match source {
                 Source::Orders => entry.id.clone(),

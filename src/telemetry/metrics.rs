@@ -58,9 +58,10 @@ pub struct PoolReading {
 
 /// What stands in the contract and in the code: told as 0 before it happens, so that a rate over the
 /// first of them is one.
-const OUTCOMES: [&str; 10] = [
+const OUTCOMES: [&str; 11] = [
     "accepted",
     "duplicate",
+    "lost",
     "sold_out",
     "limit_reached",
     "not_open",

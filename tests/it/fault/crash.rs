@@ -118,7 +118,13 @@ async fn crash_while_rebuilding(point: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn between_any_two_steps_of_a_rebuild() {
-    let points =
-        ["rebuild_closed", "rebuild_seized", "rebuild_drained", "rebuild_filled", "rebuild_opened"];
+    let points = [
+        "rebuild_closed",
+        "rebuild_seized",
+        "rebuild_drained",
+        "rebuild_filled",
+        "rebuild_concluded",
+        "rebuild_opened",
+    ];
     futures_util::future::join_all(points.map(crash_while_rebuilding)).await;
 }

@@ -75,10 +75,10 @@ async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from()
     service.create(product("shoe", 2)).await;
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     yard.assert_audit_holds().await;
-    let opened = stores.stock.open(partition, stores.deployment.id, late).await.unwrap();
+    let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
     assert_eq!(opened, Opening::Late, "another attempt is further");
     let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
-    let opened = stores.stock.open(partition, stores.deployment.id, late).await.unwrap();
+    let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know better");
     assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");

@@ -8,6 +8,7 @@ mod proxy;
 mod schedule;
 mod servers;
 mod service;
+mod standby;
 mod wire;
 mod yard;
 
@@ -21,6 +22,7 @@ pub use proxy::Proxy;
 pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, get, reason};
+pub use standby::{promote, standby};
 pub use yard::{Yard, product};
 
 /// No test waits longer for anything.

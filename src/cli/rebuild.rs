@@ -1,0 +1,123 @@
+//! `yoink rebuild`: makes Redis follow the ledger again, or says what that would do.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::bail;
+use tokio_util::task::TaskTracker;
+
+use super::output;
+use crate::{
+    app::Stores,
+    config::Config,
+    ledger::{PartitionRow, PartitionStatus},
+};
+
+/// Between two lines on how far rebuilds are.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Which partitions are rebuilt: the fenced ones, unless some are named.
+#[derive(Debug, clap::Args)]
+pub(super) struct RebuildArgs {
+    /// Rebuilds this partition, fenced or not; may be repeated. One that is open is closed first.
+    #[arg(long = "partition", value_name = "N", conflicts_with = "all")]
+    partitions: Vec<u16>,
+    /// Rebuilds every partition, fenced or not.
+    #[arg(long)]
+    all: bool,
+    /// Prints what would be done, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
+    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    stores.believe_ledger().await?;
+    let recovery = stores.recovery(None);
+    let fenced = recovery.fenced().await?;
+    let rows = stores.ledger.partitions(stores.deployment.partitions).await?;
+    let chosen: Vec<PartitionRow> = if args.all {
+        rows.into_iter().filter(|row| row.status != PartitionStatus::New).collect()
+    } else if args.partitions.is_empty() {
+        fenced.iter().map(|(row, _)| *row).collect()
+    } else {
+        named(&rows, &args.partitions)?
+    };
+    if chosen.is_empty() {
+        output::line("No partition is fenced.")?;
+    }
+    if !args.dry_run {
+        return rebuild(&stores, chosen).await;
+    }
+    for row in chosen {
+        let reason = fenced.iter().find(|(fenced, _)| fenced.partition == row.partition);
+        output::line(recovery.plan(row, reason.map(|(_, reason)| *reason)).await?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The rows of partitions that an operator names.
+fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<PartitionRow>> {
+    let mut chosen: Vec<PartitionRow> = Vec::new();
+    for number in numbers {
+        let Some(row) = rows.iter().find(|row| row.partition.number() == *number) else {
+            bail!("there is no partition {number}: this deployment has {} (from 0)", rows.len());
+        };
+        if row.status == PartitionStatus::New {
+            bail!("partition {number} was never opened: a service opens it at its start");
+        }
+        if !chosen.contains(row) {
+            chosen.push(*row);
+        }
+    }
+    Ok(chosen)
+}
+
+async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<ExitCode> {
+    let recovery = stores.recovery(None);
+    let (mut all_open, mut opened) = (true, Vec::new());
+    let (mut ticks, rebuilds) = (tokio::time::interval(PROGRESS), recovery.rebuild_all(rows));
+    let mut rebuilds = std::pin::pin!(rebuilds);
+    let rebuilt = loop {
+        tokio::select! {
+            rebuilt = &mut rebuilds => break rebuilt,
+            _ = ticks.tick() => {
+                for (partition, stage) in recovery.progress() {
+                    output::line(format!("partition {partition}: {stage}"))?;
+                }
+            }
+        }
+    };
+    for (partition, rebuilt) in rebuilt {
+        all_open &= matches!(rebuilt, Ok(Some(_)));
+        match rebuilt {
+            Ok(Some(rebuilt)) => {
+                opened.push(partition);
+                output::line(format!(
+                    "partition {partition}: rebuilt and open; from its streams {} orders are \
+                     stored, {} are voided",
+                    rebuilt.stored, rebuilt.voided
+                ))?;
+                for lost in &rebuilt.lost {
+                    output::line(format!("partition {partition}: {lost}"))?;
+                }
+                let unnamed = rebuilt.lost_requests.saturating_sub(rebuilt.lost.len());
+                if unnamed > 0 {
+                    let more = format!(
+                        "partition {partition}: {unnamed} more lost reservations are not shown"
+                    );
+                    output::line(more)?;
+                }
+            }
+            Ok(None) => {
+                output::line(format!("partition {partition}: another process rebuilds it"))?
+            }
+            Err(error) => {
+                output::line(format!("partition {partition}: {:#}", anyhow::Error::from(error)))?;
+            }
+        }
+    }
+    for lost in recovery.count_lost(&opened).await? {
+        output::line(lost)?;
+    }
+    Ok(if all_open { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

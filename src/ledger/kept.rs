@@ -1,0 +1,104 @@
+//! Whether the ledger still is what it was: an asynchronous failover or a restore loses commits.
+
+use tokio_postgres::error::SqlState;
+
+use super::{Ledger, LedgerError};
+use crate::domain::{Epoch, Partition};
+
+/// The timeline of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Timeline {
+    /// A primary on this timeline, as eight hexadecimal digits. A promotion begins another one.
+    On(String),
+    /// A standby: it is not asked.
+    Standby,
+    /// This server does not tell.
+    Refused,
+}
+
+impl Ledger {
+    /// The timeline of the ledger, from its write-ahead log.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn timeline(&self) -> Result<Timeline, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT CASE WHEN NOT pg_is_in_recovery()
+                              THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
+            let refused = [
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                SqlState::UNDEFINED_FUNCTION,
+                SqlState::FEATURE_NOT_SUPPORTED,
+            ];
+            match client.query_one(sql, &[]).await {
+                Ok(row) => {
+                    Ok(row.get::<_, Option<String>>(0).map_or(Timeline::Standby, Timeline::On))
+                }
+                Err(error) if error.code().is_some_and(|code| refused.contains(code)) => {
+                    Ok(Timeline::Refused)
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    /// Those of these partitions whose confirmed order of this seq is not in the ledger. A standby is not asked:
+    /// it may be behind.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn without_order(
+        &self,
+        orders: &[(Partition, Epoch, u64)],
+    ) -> Result<Vec<Partition>, LedgerError> {
+        if orders.is_empty() {
+            return Ok(Vec::new());
+        }
+        let partitions: Vec<i32> = orders.iter().map(|(p, ..)| i32::from(p.number())).collect();
+        let epochs: Vec<i64> = orders.iter().map(|(_, epoch, _)| i64::from(epoch.0)).collect();
+        let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+        let seqs: Vec<i64> = orders.iter().map(|(.., of)| seq(*of)).collect();
+        let missing = self.with(|client| async move {
+            // The index reservations_seq_once answers it.
+            let sql = "SELECT o.partition
+                         FROM unnest($1::int[], $2::bigint[], $3::bigint[]) o (partition, epoch, seq)
+                        WHERE NOT pg_is_in_recovery() AND NOT EXISTS (
+                              SELECT FROM reservations r
+                               WHERE r.state = 'confirmed' AND r.partition = o.partition
+                                 AND r.epoch = o.epoch AND r.seq = o.seq)";
+            let statement = client.prepare_cached(sql).await?;
+            let rows = client.query(&statement, &[&partitions, &epochs, &seqs]).await?;
+            Ok(rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>())
+        });
+        let missing = missing.await?;
+        let is_missing = |partition: &Partition| missing.contains(&i32::from(partition.number()));
+        Ok(orders.iter().map(|(partition, ..)| *partition).filter(is_missing).collect())
+    }
+
+    /// How many seqs of an epoch have a row, confirmed or voided.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn settled_seqs(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+    ) -> Result<u64, LedgerError> {
+        self.with(|client| async move {
+            let sql = "SELECT count(DISTINCT seq) FROM (
+                           SELECT seq FROM reservations
+                            WHERE state = 'confirmed' AND partition = $1 AND epoch = $2
+                           UNION ALL
+                           SELECT seq FROM reservations
+                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) settled";
+            let number = i32::from(partition.number());
+            let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
+            Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+        })
+        .await
+    }
+}

@@ -1,0 +1,97 @@
+//! What Redis holds of a partition and whether it takes writes: asked without the fence, and changing nothing.
+
+use redis::AsyncCommands as _;
+use uuid::Uuid;
+
+use super::Stock;
+use crate::{
+    domain::{Epoch, Partition, ProductId},
+    fence::FenceError,
+};
+
+/// A partition's meta, as it is: nobody has checked that it may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Whose data it is.
+    pub owner: Uuid,
+    /// Its epoch, as Redis has it.
+    pub epoch: Epoch,
+    /// Accepts in this epoch.
+    pub seq: u64,
+}
+
+/// What Redis remembers of the ledger since the partition was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinceOpened {
+    /// The highest seq of this epoch that was settled as stored; 0 for none.
+    pub stored: u64,
+    /// The timeline of the ledger before the partition was opened, if it told one.
+    pub timeline: Option<String>,
+}
+
+impl Stock {
+    /// What Redis holds of a partition, if anything: asked before an epoch is spent on it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away; `Fenced` when it is a replica.
+    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
+        let keys = [self.partitions.keys().meta(partition)];
+        let answer = self.partitions.run_unfenced(&self.scripts.held, &keys, &[]).await?;
+        match answer.as_slice() {
+            [status] if status == "none" => Ok(None),
+            [status, owner, epoch, seq] if status == "held" => {
+                let (Ok(epoch), Ok(seq)) = (epoch.parse(), seq.parse()) else {
+                    return Err(FenceError::Malformed(answer));
+                };
+                // What is no id of a deployment is certainly not ours.
+                let owner = owner.parse().unwrap_or(Uuid::nil());
+                Ok(Some(Held { owner, epoch: Epoch(epoch), seq }))
+            }
+            _ => Err(FenceError::Malformed(answer)),
+        }
+    }
+
+    /// A product's stock as Redis holds it, whether it may be believed or not.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn held_stock(
+        &self,
+        partition: Partition,
+        product: &ProductId,
+    ) -> Result<Option<i64>, FenceError> {
+        let key = self.partitions.keys().stock(partition);
+        Ok(self.partitions.connection().hget(key, product.as_str()).await?)
+    }
+
+    /// Whose data Redis holds for a partition, if any.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn owner(&self, partition: Partition) -> Result<Option<Uuid>, FenceError> {
+        Ok(self.held(partition).await?.map(|held| held.owner))
+    }
+
+    /// Whether Redis takes the writes of a rebuild now. A full Redis takes commands that free memory, and a
+    /// rebuild begins with those (`lua/seize.lua`): only where nothing is left to be freed must there be room.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right,
+    /// no memory.
+    pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
+        let (keys, mut connection) = (self.partitions.keys(), self.partitions.connection());
+        let scratch = keys.scratch(partition);
+        let freed = [keys.stock(partition), keys.supply(partition), keys.bought(partition)];
+        let to_be_freed: u32 = connection.exists(&freed).await?;
+        if to_be_freed > 0 {
+            let _none: u32 = connection.unlink(scratch).await?;
+        } else {
+            let () = connection.pset_ex(scratch, "", 5).await?;
+        }
+        Ok(())
+    }
+}

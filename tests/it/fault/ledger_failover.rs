@@ -1,0 +1,170 @@
+//! Postgres fails over asynchronously and loses commits: noticed, fenced, rebuilt; the lost are counted and named.
+
+use futures_util::future::join_all;
+use tokio_postgres::{Client, NoTls};
+use tokio_util::task::TaskTracker;
+use tonic_types::StatusExt as _;
+use yoink::{app::Role, domain::Lost, servers::PostgresServer};
+
+use crate::harness::{
+    Proxy, Service, Yard, eventually, product, promote, reason, scratch_dir, standby,
+};
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    // It ends with its client.
+    TaskTracker::new().spawn(connection);
+    client
+}
+
+/// A primary and its standby, each behind a proxy of its own: `line` for the service, `link` for streaming.
+struct Pair {
+    yard: Yard,
+    standby: PostgresServer,
+    line: Proxy,
+    link: Proxy,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let dir = scratch_dir("primary");
+        let mut yard = Yard::with_own_redis().await;
+        let at = dir.clone();
+        let settings = ["fsync=off", "max_connections=500"];
+        let start = move || PostgresServer::start(&at, &settings).unwrap();
+        let primary = tokio::task::spawn_blocking(start).await.unwrap();
+        primary.create_database(&yard.database).unwrap();
+        yoink::ledger::migrate(&primary.url(&yard.database)).await.unwrap();
+        let link = Proxy::postgres(primary.port()).await;
+        let port = link.port();
+        let copy = move || standby(&dir, port);
+        let standby = tokio::task::spawn_blocking(copy).await.unwrap();
+        let line = Proxy::postgres(primary.port()).await;
+        yard.postgres = Some(primary);
+        Self { yard, standby, line, link }
+    }
+
+    /// Waits until the standby holds what the primary holds.
+    async fn caught_up(&self) {
+        let standby = connect(&self.standby.url(&self.yard.database)).await;
+        eventually("the standby has everything", async || {
+            let sql = "SELECT count(*) FROM reservations";
+            let there: i64 = standby.query_one(sql, &[]).await.ok()?.get(0);
+            (there == self.yard.count(sql).await).then_some(())
+        })
+        .await;
+    }
+
+    /// The primary dies and the standby is promoted in its place.
+    async fn fail_over(mut self) -> (Yard, Proxy) {
+        let mut primary = self.yard.postgres.take().unwrap();
+        tokio::task::spawn_blocking(move || primary.kill()).await.unwrap();
+        promote(&self.standby).await;
+        self.line.point_at(self.standby.port());
+        self.yard.postgres = Some(self.standby);
+        (self.yard, self.line)
+    }
+}
+
+async fn until_rebuilt(yard: &Yard) {
+    eventually("every partition is rebuilt", async || {
+        let sql = "SELECT count(*) FROM partitions WHERE epoch > 1 AND status = 'open'";
+        (yard.count(sql).await == 2).then_some(())
+    })
+    .await;
+}
+
+/// Users who bought by the request id "r": with their reservation ids.
+async fn sell(service: &Service, id: &str, users: std::ops::Range<u32>) -> Vec<(String, String)> {
+    let mut sold = Vec::new();
+    for n in users {
+        let user = format!("user-{n}");
+        let bought = service.buy(id, &user, "r").await.unwrap();
+        sold.push((user, bought.reservation_id));
+    }
+    sold
+}
+
+async fn until_stored(yard: &Yard, rows: i64) {
+    eventually("they are stored", async || {
+        (yard.count("SELECT count(*) FROM reservations").await == rows).then_some(())
+    })
+    .await;
+    // And settled: nothing of them is in Redis any more.
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units_sold_again() {
+    let pair = Pair::start().await;
+    let url = pair.line.postgres_url(&pair.yard.database);
+    let service = pair.yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    service.create(product("shoe", 60)).await;
+    let mut limited = product("hat", 10);
+    limited.sale.per_user_limit = Some(1);
+    service.create(limited).await;
+    let kept = sell(&service, "shoe", 0..25).await;
+    service.buy("hat", "keeper", "r").await.unwrap();
+    until_stored(&pair.yard, 26).await;
+    pair.caught_up().await;
+    pair.link.cut();
+    let lost = sell(&service, "shoe", 25..45).await;
+    service.buy("hat", "loser", "r").await.unwrap();
+    until_stored(&pair.yard, 47).await;
+
+    let (yard, _line) = pair.fail_over().await;
+    until_rebuilt(&yard).await;
+    eventually("it sells again", async || service.buy("shoe", "user-0", "r").await.ok()).await;
+    for (user, id) in &kept {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{user}");
+    }
+    for (user, id) in &lost {
+        let status = service.buy("shoe", user, "r").await.unwrap_err();
+        assert_eq!(reason(&status), "LOST_OR_UNKNOWN", "{user}: not another unit unawares");
+        assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
+        assert!(status.message().contains(id), "{}", status.message());
+        let status = service.reservation(id).await.unwrap_err();
+        assert_eq!(reason(&status), "LOST_OR_UNKNOWN");
+    }
+    assert_eq!(service.refusal("hat", "loser", "r").await, "LOST_OR_UNKNOWN");
+    service.buy("hat", "loser", "r2").await.expect("a lost order does not count for the limit");
+    assert_eq!(service.refusal("hat", "keeper", "r2").await, "LIMIT_REACHED");
+    // The units of the lost are for sale again, and no more than these.
+    let users: Vec<String> = (100..160).map(|n| format!("user-{n}")).collect();
+    let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
+    assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 35);
+    let report = eventually("what was lost is counted exactly", async || {
+        let report = yard.assert_audit_holds().await;
+        let exact = report.lost.iter().all(|lost| lost.exact);
+        exact.then_some(report)
+    })
+    .await;
+    let count: u64 = report.lost.iter().map(|lost: &Lost| lost.count).sum();
+    assert_eq!(count, 21, "{:?}", report.lost);
+    let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
+    assert_eq!((shoe.confirmed, shoe.available), (60, 0));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_loses_nothing_costs_one_rebuild_and_nobody_an_order() {
+    let pair = Pair::start().await;
+    let url = pair.line.postgres_url(&pair.yard.database);
+    let service = pair.yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    service.create(product("shoe", 60)).await;
+    let kept = sell(&service, "shoe", 0..10).await;
+    until_stored(&pair.yard, 10).await;
+    pair.caught_up().await;
+    let (yard, _line) = pair.fail_over().await;
+    until_rebuilt(&yard).await;
+    eventually("it sells again", async || service.buy("shoe", "user-0", "r").await.ok()).await;
+    for (user, id) in &kept {
+        let again = service.buy("shoe", user, "r").await.unwrap();
+        assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{user}");
+    }
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.lost.len()), (10, 0));
+    assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 2, "one rebuild each");
+    service.stop().await;
+}
