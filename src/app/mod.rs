@@ -9,5 +9,5 @@ mod serve;
 mod watch;
 
 pub use connect::Stores;
-pub(crate) use connect::ledger;
+pub(crate) use connect::pools;
 pub use serve::{App, Listeners, Role};

@@ -83,6 +83,14 @@ pub struct Config {
     pub connection_max_streams: u32,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Most connections to Postgres for workers.
+    pub pool_workers: u32,
+    /// Most connections to Postgres for operators' calls, the catalogue and the life of the partitions.
+    pub pool_operators: u32,
+    /// Most connections to Postgres for buyers who look a reservation up.
+    pub pool_lookups: u32,
+    /// Most connections to Postgres for reads that take long.
+    pub pool_maintenance: u32,
     /// Products whose stock is a metric, by name.
     pub metrics_products: Vec<ProductId>,
     /// Where spans are sent, over OTLP in gRPC; nowhere if there is none.
@@ -190,6 +198,10 @@ impl Config {
                 header_max_bytes: raw.header_max_bytes,
                 connection_max_streams: raw.connection_max_streams,
                 trusted_proxies,
+                pool_workers: raw.pool_workers,
+                pool_operators: raw.pool_operators,
+                pool_lookups: raw.pool_lookups,
+                pool_maintenance: raw.pool_maintenance,
                 metrics_products,
                 otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
                 trace_sample_ratio: raw.trace_sample_ratio,
@@ -232,6 +244,10 @@ impl fmt::Display for Config {
         writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
+        writeln!(f, "pool_workers = {}", self.pool_workers)?;
+        writeln!(f, "pool_operators = {}", self.pool_operators)?;
+        writeln!(f, "pool_lookups = {}", self.pool_lookups)?;
+        writeln!(f, "pool_maintenance = {}", self.pool_maintenance)?;
         let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
         writeln!(f, "metrics_products = \"{}\"", products.join(","))?;
         writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;

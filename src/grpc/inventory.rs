@@ -43,7 +43,8 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
     if let Ok(Some(entry)) = &waiting {
         return Ok(accepted(id, partition, entry));
     }
-    if let Some(stored) = rooms.ledger.find(id).await.map_err(|error| not_applied(&error))? {
+    let stored = rooms.lookups.find(id).await.ok_or(ApiError::Overloaded)?;
+    if let Some(stored) = stored.map_err(|error| not_applied(&error))? {
         return Ok(stored);
     }
     if waiting.is_err() {
