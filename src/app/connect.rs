@@ -18,7 +18,10 @@ use crate::{
     desk::Desk,
     fence::Partitions,
     keys::Keys,
-    ledger::{Deployment, Establish, Ledger, PartitionStatus, PoolSizes, Pools, check_schema},
+    ledger::{
+        Deployment, Establish, Ledger, PartitionStatus, PoolSizes, Pools, check_pooler,
+        check_schema,
+    },
     recovery::Recovery,
     stock::{Stock, StockSettings},
     stream::Streams,
@@ -141,7 +144,7 @@ impl Stores {
 ///
 /// # Errors
 ///
-/// When Postgres is away.
+/// When Postgres is away, or a pooler in between cannot be used.
 pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let url = config.postgres_url.expose_secret();
     let size = |connections: u32| usize::try_from(connections);
@@ -153,6 +156,7 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     };
     let pools = Pools::new(url.parse().context("postgres_url is no address")?, sizes)?;
     pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
+    check_pooler(url).await?;
     Ok(pools)
 }
 
