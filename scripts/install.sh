@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what `make test` and `make demo` need besides Rust: redis-server and postgresql. With words, only
+# Installs what `make test` and `make demo` need besides Rust: redis-server, postgresql and, for the tests,
+# strace and pgbouncer. With words, only
 # what they name: `servers` (these), `prometheus`, `venv` (Python's).
 # Does nothing where they are there. Starts no server, and leaves running ones alone.
 set -euo pipefail
@@ -17,6 +18,7 @@ for part in "${@:-servers}"; do
       have setpriv || missing+=(util-linux)
       have strace || missing+=(strace)
       have openssl || missing+=(openssl)
+      have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
       ;;
     prometheus) have promtool || missing+=(prometheus) ;;
     venv) python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv) ;;
@@ -60,7 +62,7 @@ fi
 "${as_root[@]}" apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 # Nor shall the next boot start one that nobody asked for.
-for server in redis-server prometheus; do
+for server in redis-server pgbouncer prometheus; do
   if [[ " ${missing[*]} " == *" $server "* ]] && have systemctl; then
     "${as_root[@]}" systemctl disable --quiet "$server" 2>/dev/null || true
   fi

@@ -17,15 +17,15 @@ use crate::{
     desk::Desk,
     fence::{Connection, Partitions},
     keys::Keys,
-    ledger::{Deployment, Establish, Ledger, PartitionStatus, check_schema},
+    ledger::{
+        Deployment, Establish, Ledger, PartitionStatus, PoolSizes, Pools, check_pooler,
+        check_schema,
+    },
     recovery::Recovery,
     stock::{Stock, StockSettings},
     stream::Streams,
     telemetry::Metrics,
 };
-
-/// Connections to Postgres: one a partition's consumer, and some for calls.
-const LEDGER_CONNECTIONS: usize = 16;
 
 /// How long Redis may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,8 +41,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Both stores and what works on them.
 #[derive(Clone)]
 pub struct Stores {
-    /// The ledger.
+    /// The ledger, as operators use it.
     pub ledger: Ledger,
+    /// The ledger, by kind of caller.
+    pub pools: Pools,
     /// The stock.
     pub stock: Stock,
     /// The streams.
@@ -62,8 +64,8 @@ impl Stores {
     ///
     /// When one of them is away, or is not the one that the settings mean.
     pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
-        let ledger = ledger(config)?;
-        ledger.ping().await.context("cannot use Postgres (postgres_url)")?;
+        let pools = pools(config).await?;
+        let ledger = pools.operators.clone();
         check_schema(&ledger).await?;
         let deployment = match ledger.establish(config.partitions).await? {
             Establish::Is(deployment) => deployment,
@@ -90,12 +92,17 @@ impl Stores {
         let streams = Streams::new(partitions);
         let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
         let auditor = Auditor::new(streams.clone(), ledger.clone(), config.claims_window_ms);
-        Ok(Self { ledger, stock, streams, desk, deployment, client, auditor })
+        Ok(Self { ledger, pools, stock, streams, desk, deployment, client, auditor })
     }
 
     /// The audit of both: one at a time, whoever asks for it.
     pub fn auditor(&self) -> Auditor {
         self.auditor.clone()
+    }
+
+    /// The desk of the workers.
+    pub fn worker_desk(&self) -> Desk {
+        Desk::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
     }
 
     /// When accepted reservations are answered, for a process that takes them.
@@ -105,7 +112,7 @@ impl Stores {
     /// When Redis is away.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        let rooms = (self.stock.partitions().clone(), self.ledger.clone());
+        let rooms = (self.stock.partitions().clone(), self.pools.workers.clone());
         Ok(Acks::start(
             rooms,
             self.blocking("waits for replicas").await?,
@@ -150,10 +157,24 @@ impl Stores {
     }
 }
 
-/// The ledger of the settings, not asked yet.
-pub(crate) fn ledger(config: &Config) -> anyhow::Result<Ledger> {
+/// The ledger of the settings, found to answer.
+///
+/// # Errors
+///
+/// When Postgres is away, or a pooler in between cannot be used.
+pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let url = config.postgres_url.expose_secret();
-    Ledger::new(url.parse().context("postgres_url is no address")?, LEDGER_CONNECTIONS)
+    let size = |connections: u32| usize::try_from(connections);
+    let sizes = PoolSizes {
+        workers: size(config.pool_workers)?,
+        operators: size(config.pool_operators)?,
+        lookups: size(config.pool_lookups)?,
+        maintenance: size(config.pool_maintenance)?,
+    };
+    let pools = Pools::new(url.parse().context("postgres_url is no address")?, sizes)?;
+    pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
+    check_pooler(url).await?;
+    Ok(pools)
 }
 
 fn client(config: &Config) -> anyhow::Result<Client> {

@@ -1,5 +1,7 @@
 //! `/healthz` (this process lives), `/readyz` (it can sell) and `/metrics`.
 
+use std::time::Duration;
+
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 
 use tokio::net::TcpListener;
@@ -7,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
 use crate::worker::PauseReason;
+
+/// A catalogue that was not read for so long is named.
+const STALE: Duration = Duration::from_secs(5);
 
 /// What readiness is told from.
 #[derive(Clone)]
@@ -50,7 +55,15 @@ impl Readiness {
                 kept.orders, kept.sqlstate
             )
         });
-        (ready, unwell.into_iter().chain(fenced).chain(unopened).chain(pauses).chain(kept).collect())
+        let age = self.scrape.catalogue.age();
+        let stale = (age > STALE).then(|| {
+            let age = age.as_secs();
+            format!(
+                "the catalogue was not read for {age} s: changes of products do not take effect"
+            )
+        });
+        let reasons = unwell.into_iter().chain(fenced).chain(unopened).chain(pauses);
+        (ready, reasons.chain(kept).chain(stale).collect())
     }
 }
 

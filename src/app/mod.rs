@@ -11,6 +11,6 @@ mod serve;
 mod watch;
 
 pub use connect::Stores;
-pub(crate) use connect::ledger;
+pub(crate) use connect::pools;
 pub(crate) use connections::raise_descriptor_limit;
 pub use serve::{App, Listeners, Role};

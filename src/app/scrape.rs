@@ -38,7 +38,9 @@ impl Scrape {
 
     async fn postgres(&self) {
         let (metrics, ledger) = (self.stores.stock.partitions().metrics(), &self.stores.ledger);
-        metrics.pool(ledger.connections());
+        for (pool, reading) in self.stores.pools.connections() {
+            metrics.pool(pool, reading);
+        }
         let answers = tokio::time::timeout(LIMIT, ledger.probe()).await;
         metrics.store_up("postgres", matches!(answers, Ok(Ok(()))));
     }

@@ -148,8 +148,8 @@ impl App {
         let workshop = Workshop {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
-            ledger: stores.ledger.clone(),
-            desk: stores.desk.clone(),
+            ledger: stores.pools.workers.clone(),
+            desk: stores.worker_desk(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 claim_idle: Duration::from_millis(config.claim_idle_ms),
@@ -256,6 +256,7 @@ impl App {
             stock: self.stores.stock,
             streams: self.stores.streams,
             ledger: self.stores.ledger,
+            lookups: self.stores.pools.lookups,
             catalogue: self.catalogue,
             desk: self.stores.desk,
         });

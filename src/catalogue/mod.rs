@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use futures_util::future::try_join_all;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::snapshot::Snapshot;
@@ -56,6 +56,8 @@ pub struct Catalogue {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// By partition: every version up to this one was told to Redis. Held while telling.
     told: Arc<Mutex<Vec<i64>>>,
+    /// When the ledger was last read.
+    read: Arc<ArcSwap<Instant>>,
 }
 
 impl Catalogue {
@@ -63,7 +65,8 @@ impl Catalogue {
     pub fn new(ledger: Ledger, stock: Stock) -> Self {
         let told = vec![-1; usize::from(stock.partitions().count().get())];
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        Self { ledger, stock, snapshot, told: Arc::new(Mutex::new(told)) }
+        let read = Arc::new(ArcSwap::from_pointee(Instant::now()));
+        Self { ledger, stock, snapshot, told: Arc::new(Mutex::new(told)), read }
     }
 
     /// Reads what changed in the ledger and tells Redis what it was not told yet: also what a crash of
@@ -76,6 +79,7 @@ impl Catalogue {
         let mut told = self.told.lock().await;
         let seen = self.snapshot.load_full();
         let changed = self.ledger.products_since(seen.version()).await?;
+        self.read.store(Arc::new(Instant::now()));
         if !changed.is_empty() {
             self.snapshot.store(Arc::new(seen.with(changed)));
         }
@@ -102,6 +106,11 @@ impl Catalogue {
             }
         }
         Ok(untold)
+    }
+
+    /// How long changes that others made have gone unnoticed here.
+    pub fn age(&self) -> Duration {
+        self.read.load().elapsed()
     }
 
     /// Refreshes after a change of these products: whether it is in force.

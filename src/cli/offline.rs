@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{output, verdict};
 use crate::{
-    app::{Stores, ledger},
+    app::{Stores, pools},
     audit::Verdict,
     config::Config,
     domain::{MAX_UNITS, ProductId, RequestId},
@@ -32,8 +32,7 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 
 /// The ledger of the settings, with the right schema.
 pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
-    let ledger = ledger(config)?;
-    ledger.ping().await.context("cannot use Postgres (postgres_url)")?;
+    let ledger = pools(config).await?.operators;
     check_schema(&ledger).await?;
     Ok(ledger)
 }

@@ -85,6 +85,14 @@ pub struct Config {
     pub connections_max: u32,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Most connections to Postgres for workers.
+    pub pool_workers: u32,
+    /// Most connections to Postgres for operators' calls, the catalogue and the life of the partitions.
+    pub pool_operators: u32,
+    /// Most connections to Postgres for buyers who look a reservation up.
+    pub pool_lookups: u32,
+    /// Most connections to Postgres for reads that take long.
+    pub pool_maintenance: u32,
     /// Products whose stock is a metric, by name.
     pub metrics_products: Vec<ProductId>,
     /// Where spans are sent, over OTLP in gRPC; nowhere if there is none.
@@ -193,6 +201,10 @@ impl Config {
                 connection_max_streams: raw.connection_max_streams,
                 connections_max: raw.connections_max,
                 trusted_proxies,
+                pool_workers: raw.pool_workers,
+                pool_operators: raw.pool_operators,
+                pool_lookups: raw.pool_lookups,
+                pool_maintenance: raw.pool_maintenance,
                 metrics_products,
                 otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
                 trace_sample_ratio: raw.trace_sample_ratio,
@@ -236,6 +248,10 @@ impl fmt::Display for Config {
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
         writeln!(f, "connections_max = {}", self.connections_max)?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
+        writeln!(f, "pool_workers = {}", self.pool_workers)?;
+        writeln!(f, "pool_operators = {}", self.pool_operators)?;
+        writeln!(f, "pool_lookups = {}", self.pool_lookups)?;
+        writeln!(f, "pool_maintenance = {}", self.pool_maintenance)?;
         let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
         writeln!(f, "metrics_products = \"{}\"", products.join(","))?;
         writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;

@@ -16,7 +16,7 @@ use super::{Automation, Config, ConfigError, LogFormat};
 use crate::domain::{Ack, ProductId};
 
 /// The settings' names.
-pub const NAMES: [&str; 30] = [
+pub const NAMES: [&str; 34] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -42,6 +42,10 @@ pub const NAMES: [&str; 30] = [
     "connection_max_streams",
     "connections_max",
     "trusted_proxies",
+    "pool_workers",
+    "pool_operators",
+    "pool_lookups",
+    "pool_maintenance",
     "metrics_products",
     "otlp_endpoint",
     "trace_sample_ratio",
@@ -123,6 +127,10 @@ pub(super) struct Raw {
     pub(super) connection_max_streams: u32,
     pub(super) connections_max: u32,
     pub(super) trusted_proxies: String,
+    pub(super) pool_workers: u32,
+    pub(super) pool_operators: u32,
+    pub(super) pool_lookups: u32,
+    pub(super) pool_maintenance: u32,
     pub(super) metrics_products: String,
     pub(super) otlp_endpoint: String,
     pub(super) trace_sample_ratio: f64,
@@ -158,6 +166,10 @@ impl Default for Raw {
             connection_max_streams: 1_000,
             connections_max: 10_000,
             trusted_proxies: String::new(),
+            pool_workers: 16,
+            pool_operators: 8,
+            pool_lookups: 8,
+            pool_maintenance: 10,
             metrics_products: String::new(),
             otlp_endpoint: String::new(),
             trace_sample_ratio: 0.01,
@@ -238,6 +250,10 @@ impl Raw {
             ),
             connections_max: one(figment, "connections_max", d.connections_max, p),
             trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
+            pool_workers: one(figment, "pool_workers", d.pool_workers, p),
+            pool_operators: one(figment, "pool_operators", d.pool_operators, p),
+            pool_lookups: one(figment, "pool_lookups", d.pool_lookups, p),
+            pool_maintenance: one(figment, "pool_maintenance", d.pool_maintenance, p),
             metrics_products: one(figment, "metrics_products", d.metrics_products, p),
             otlp_endpoint: one(figment, "otlp_endpoint", d.otlp_endpoint, p),
             trace_sample_ratio: one(figment, "trace_sample_ratio", d.trace_sample_ratio, p),
@@ -313,6 +329,7 @@ impl Raw {
     }
 
     fn limit_problems(&self) -> impl Iterator<Item = String> {
+        let pools = 1..=1_000;
         let limits = [
             (
                 (1..=1_000_000).contains(&self.concurrency_max_calls),
@@ -338,6 +355,10 @@ impl Raw {
                 (1..=1_000_000).contains(&self.connections_max),
                 "connections_max must be 1 to 1000000",
             ),
+            (pools.contains(&self.pool_workers), "pool_workers must be 1 to 1000"),
+            (pools.contains(&self.pool_operators), "pool_operators must be 1 to 1000"),
+            (pools.contains(&self.pool_lookups), "pool_lookups must be 1 to 1000"),
+            (pools.contains(&self.pool_maintenance), "pool_maintenance must be 1 to 1000"),
         ];
         let wrong = limits.into_iter().filter(|(holds, _)| !holds);
         wrong.map(|(_, problem): (bool, &str)| problem.to_owned())

@@ -42,7 +42,8 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
     if let Ok(Found { entry: Some(entry), .. }) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    if let Some(stored) = rooms.ledger.find(id).await.map_err(unchanged)? {
+    let stored = rooms.lookups.find(id).await.ok_or(ApiError::Overloaded)?;
+    if let Some(stored) = stored.map_err(unchanged)? {
         return Ok(stored);
     }
     match found {

@@ -25,8 +25,14 @@ use self::{
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
-    ack::Acks, audit::Auditor, catalogue::Catalogue, desk::Desk, domain::PartitionCount,
-    ledger::Ledger, stock::Stock, stream::Streams,
+    ack::Acks,
+    audit::Auditor,
+    catalogue::Catalogue,
+    desk::Desk,
+    domain::PartitionCount,
+    ledger::{Ledger, Lookups},
+    stock::Stock,
+    stream::Streams,
 };
 
 /// The generated contract.
@@ -61,8 +67,10 @@ pub struct Rooms {
     pub acks: Acks,
     /// Looks reservations up.
     pub streams: Streams,
-    /// Looks reservations up.
+    /// Lists reservations for operators.
     pub ledger: Ledger,
+    /// Looks reservations up for buyers.
+    pub lookups: Lookups,
     /// Products.
     pub catalogue: Catalogue,
     /// Dead entries.

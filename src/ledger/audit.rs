@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::IsolationLevel;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, cancel::LongRead, pool::timestamp};
+use super::{Ledger, LedgerError, pool::timestamp};
 use crate::domain::{Epoch, Partition, ProductId};
 
 /// One product's units in the ledger.
@@ -58,39 +58,38 @@ impl Ledger {
         streams: InStreams<'_>,
         claims_since_ms: i64,
     ) -> Result<AuditRows, LedgerError> {
-        let mut reading = LongRead::default();
-        let client = reading.on(self.connection().await?);
-        let tx = client
-            .build_transaction()
-            .isolation_level(IsolationLevel::RepeatableRead)
-            .read_only(true)
-            .start()
-            .await?;
-        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        let number = i32::from(partition.number());
-        let mut rows = AuditRows { products: products(&tx, number).await?, ..AuditRows::default() };
-        count_rows(&tx, number, (epoch, seq), streams.ids, &mut rows).await?;
-        // By state: each has an index of its own.
-        let sql = "SELECT count(DISTINCT seq) FROM (
+        self.with_long(|mut client| async move {
+            let tx = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let number = i32::from(partition.number());
+            let mut rows =
+                AuditRows { products: products(&tx, number).await?, ..AuditRows::default() };
+            count_rows(&tx, number, (epoch, seq), streams.ids, &mut rows).await?;
+            // By state: each has an index of its own.
+            let sql = "SELECT count(DISTINCT seq) FROM (
                        SELECT seq FROM reservations
                         WHERE state = 'confirmed' AND partition = $1 AND epoch = $2 AND seq <= $3
                        UNION ALL
                        SELECT seq FROM reservations
                         WHERE state = 'voided' AND partition = $1 AND epoch = $2 AND seq <= $3
                    ) settled WHERE seq <> ALL($4)";
-        let epoch = i64::from(epoch.0);
-        let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
-        rows.settled_at_cut = row.get(0);
-        let sql = "SELECT count(*) FROM reservations
+            let epoch = i64::from(epoch.0);
+            let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
+            rows.settled_at_cut = row.get(0);
+            let sql = "SELECT count(*) FROM reservations
                     WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
                       AND (epoch < $2 OR (epoch = $2 AND seq <= $3))
                       AND reservation_id <> ALL($4) AND reserved_at >= $5";
-        let since = timestamp(claims_since_ms);
-        let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.ids, &since]).await?;
-        rows.claims_at_cut = row.get(0);
-        tx.rollback().await?;
-        reading.done();
-        Ok(rows)
+            let since = timestamp(claims_since_ms);
+            let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.ids, &since]).await?;
+            rows.claims_at_cut = row.get(0);
+            Ok(rows)
+        })
+        .await
     }
 
     /// Some of the seqs from 1 to `seq` that have no row in the ledger and are not `waiting`.
@@ -104,17 +103,17 @@ impl Ledger {
         (epoch, seq): (Epoch, i64),
         waiting: &[i64],
     ) -> Result<Vec<i64>, LedgerError> {
-        let mut reading = LongRead::default();
-        let client = reading.on(self.connection().await?);
         let sql = "SELECT n FROM generate_series(1, $3::bigint) n
                     WHERE n <> ALL($4) AND NOT EXISTS (
                           SELECT FROM reservations
                            WHERE partition = $1 AND epoch = $2 AND seq = n)
                     LIMIT 20";
         let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
-        let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;
-        reading.done();
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        self.with_long(|client| async move {
+            let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;
+            Ok(rows.iter().map(|row| row.get(0)).collect())
+        })
+        .await
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::Type};
 
 use super::{
     Ledger, LedgerError,
@@ -119,26 +119,28 @@ pub(super) const COLUMNS: &str =
                        per_user_limit, status, version, supply";
 
 pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
-    let ms = |column| row.get::<_, Option<SystemTime>>(column).map(milliseconds);
-    let limit = row.get::<_, Option<i32>>(6).map(u32::try_from).transpose();
+    let ms = |column| {
+        Ok::<_, LedgerError>(row.try_get::<_, Option<SystemTime>>(column)?.map(milliseconds))
+    };
+    let limit = row.try_get::<_, Option<i32>>(6)?.map(u32::try_from).transpose();
     Ok(Product {
         id: row
-            .get::<_, &str>(0)
+            .try_get::<_, &str>(0)?
             .parse()
             .map_err(|_| LedgerError::unreadable("products.product_id"))?,
         sale: Sale {
-            name: row.get(1),
-            price: Price::parse(row.get(2), row.get(3))
+            name: row.try_get(1)?,
+            price: Price::parse(row.try_get(2)?, row.try_get(3)?)
                 .map_err(|_| LedgerError::unreadable("products.price"))?,
-            opens_at_ms: ms(4),
-            closes_at_ms: ms(5),
+            opens_at_ms: ms(4)?,
+            closes_at_ms: ms(5)?,
             per_user_limit: limit
                 .map_err(|_| LedgerError::unreadable("products.per_user_limit"))?,
-            status: ProductStatus::from_word(row.get(7))
+            status: ProductStatus::from_word(row.try_get(7)?)
                 .ok_or(LedgerError::unreadable("products.status"))?,
         },
-        version: row.get(8),
-        supply: row.get(9),
+        version: row.try_get(8)?,
+        supply: row.try_get(9)?,
     })
 }
 
@@ -160,7 +162,7 @@ impl Ledger {
     pub async fn products_since(&self, version: i64) -> Result<Vec<Product>, LedgerError> {
         self.with(|client| async move {
             let sql = format!("SELECT {COLUMNS} FROM products WHERE version > $1 ORDER BY version");
-            let rows = client.query(&client.prepare_cached(&sql).await?, &[&version]).await?;
+            let rows = client.query_typed(&sql, &[(&version, Type::INT8)]).await?;
             rows.iter().map(product).collect()
         })
         .await
@@ -304,42 +306,41 @@ async fn insert(
     actor: &str,
 ) -> Result<bool, LedgerError> {
     let sale = &wanted.sale;
-    let statement = tx
-        .prepare_cached(
+    let id = wanted.id.as_str();
+    let inserted = tx
+        .execute_typed(
             "INSERT INTO products (product_id, partition, name, price, currency, opens_at, closes_at,
                                    per_user_limit, status, version, supply)
              VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8, $9, nextval('catalogue_version'), $10)
              ON CONFLICT (product_id) DO NOTHING",
-        )
-        .await?;
-    let inserted = tx
-        .execute(
-            &statement,
             &[
-                &wanted.id.as_str(),
-                &i32::from(partitions.of(&wanted.id).number()),
-                &sale.name,
-                &sale.price.to_string(),
-                &sale.price.currency(),
-                &sale.opens_at_ms.map(timestamp),
-                &sale.closes_at_ms.map(timestamp),
-                &limit_column(sale),
-                &sale.status.as_str(),
-                &wanted.units,
+                (&id, Type::TEXT),
+                (&i32::from(partitions.of(&wanted.id).number()), Type::INT4),
+                (&sale.name, Type::TEXT),
+                (&sale.price.to_string(), Type::TEXT),
+                (&sale.price.currency(), Type::TEXT),
+                (&sale.opens_at_ms.map(timestamp), Type::TIMESTAMPTZ),
+                (&sale.closes_at_ms.map(timestamp), Type::TIMESTAMPTZ),
+                (&limit_column(sale), Type::INT4),
+                (&sale.status.as_str(), Type::TEXT),
+                (&wanted.units, Type::INT8),
             ],
         )
         .await?;
     if inserted == 0 {
         return Ok(false);
     }
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
-             VALUES ($1, $2, $3, $4, 'created')",
-        )
-        .await?;
-    let id = wanted.id.as_str();
-    tx.execute(&statement, &[&id, &wanted.units, &first_request(&wanted.id), &actor]).await?;
+    tx.execute_typed(
+        "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
+         VALUES ($1, $2, $3, $4, 'created')",
+        &[
+            (&id, Type::TEXT),
+            (&wanted.units, Type::INT8),
+            (&first_request(&wanted.id), Type::TEXT),
+            (&actor, Type::TEXT),
+        ],
+    )
+    .await?;
     Ok(true)
 }
 

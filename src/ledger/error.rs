@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fmt};
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::error::SqlState;
 
 /// Why the ledger did not do it.
@@ -165,7 +165,9 @@ impl From<tokio_postgres::Error> for LedgerError {
 
 impl From<PoolError> for LedgerError {
     fn from(error: PoolError) -> Self {
-        if let PoolError::Backend(error) = error {
+        if let PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) =
+            error
+        {
             return error.into();
         }
         Self::Unavailable { source: Cause::Pool(error) }

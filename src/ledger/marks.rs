@@ -1,6 +1,6 @@
 //! What gateways saw of each epoch before it ended (R10), and what of it is nowhere.
 
-use super::{Ledger, LedgerError, cancel::LongRead, partitions::epoch as epoch_of};
+use super::{Ledger, LedgerError, partitions::epoch as epoch_of};
 use crate::domain::{Epoch, Lost, Partition};
 
 /// The highest seq that a gateway saw.
@@ -89,9 +89,6 @@ impl Ledger {
         partition: Partition,
         before: Epoch,
     ) -> Result<Vec<Lost>, LedgerError> {
-        let mut reading = LongRead::default();
-        let tx = reading.on(self.connection().await?).transaction().await?;
-        tx.batch_execute("SET LOCAL statement_timeout = 0").await?;
         let sql = "
             WITH marks AS (
                 SELECT epoch, max(seq) AS highest, bool_and(seq >= 0) AS exact
@@ -110,13 +107,14 @@ impl Ledger {
                   FROM marks FULL JOIN rows USING (epoch))
             SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
         let number = i32::from(partition.number());
-        let rows = tx.query(sql, &[&number, &i64::from(before.0)]).await?;
-        tx.rollback().await?;
-        reading.done();
-        let lost = rows.iter().map(|row| {
-            let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-            Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })
-        });
-        lost.collect()
+        self.with_long(|client| async move {
+            let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
+            let lost = rows.iter().map(|row| {
+                let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+                Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })
+            });
+            lost.collect()
+        })
+        .await
     }
 }

@@ -3,16 +3,19 @@
 use sqlx::{
     Connection as _,
     migrate::{MigrateError as SqlxMigrateError, Migrator},
-    postgres::PgConnection,
+    postgres::{PgConnectOptions, PgConnection},
 };
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, PoolerError, check_pooler};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
+    /// A pooler in between that cannot be used.
+    #[error(transparent)]
+    Pooler(#[from] PoolerError),
     /// No connection.
     #[error("cannot connect to Postgres")]
     Connect(#[source] sqlx::Error),
@@ -75,7 +78,12 @@ const VERSION: &str =
 ///
 /// See [`MigrateError`].
 pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
-    let mut connection = PgConnection::connect(url).await.map_err(MigrateError::Connect)?;
+    check_pooler(url).await?;
+    // PgBouncer refuses this parameter, and no migration prints a fraction.
+    let options = url.parse::<PgConnectOptions>().map_err(MigrateError::Connect)?;
+    let options = options.extra_float_digits(None);
+    let connected = PgConnection::connect_with(&options).await;
+    let mut connection = connected.map_err(MigrateError::Connect)?;
     let found = version(&mut connection).await.map_err(MigrateError::Connect)?;
     let migrated = if found > newest() {
         Migrated::Newer { found, program: newest() }

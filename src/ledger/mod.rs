@@ -4,7 +4,6 @@
 
 mod actions;
 mod audit;
-mod cancel;
 mod catalogue;
 mod error;
 mod kept;
@@ -12,6 +11,8 @@ mod marks;
 mod migrate;
 mod partitions;
 mod pool;
+mod pooler;
+mod pools;
 mod rebuild;
 mod reservations;
 mod settings;
@@ -27,6 +28,8 @@ pub use marks::Mark;
 pub use migrate::{MigrateError, Migrated, check_schema, migrate};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
+pub use pooler::{PoolerError, check_pooler};
+pub use pools::{Lookups, PoolSizes, Pools};
 pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
 pub use reservations::{ExportRow, ReservationFilter};
 pub use settings::LedgerSettings;

@@ -2,54 +2,154 @@
 
 use std::{
     future::Future,
+    ops::{Deref, DerefMut},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolConfig,
+    RecyclingMethod, Runtime, Timeouts,
 };
-use futures_util::{Stream, StreamExt as _};
-use tokio_postgres::{Config, NoTls, Row, types::ToSql};
+use futures_util::{Stream, TryStreamExt as _, stream};
+use tokio::time::Instant;
+use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 
 use super::{LedgerError, error::Cause};
 use crate::telemetry::PoolReading;
 
-/// No operation on the ledger lasts longer, whatever the network does.
+/// No operation on the ledger lasts longer, whatever the network does; a read that takes long aside.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
+/// No read that takes long lasts longer.
+const LONG_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// The longest wait from one row of such a read to the next.
+const ROW_LIMIT: Duration = Duration::from_secs(120);
 const POOL_WAIT: Duration = Duration::from_secs(5);
+/// How long Postgres works on one statement of an operation.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(15);
 
-/// A handle on Postgres; clones share a pool.
+/// Limits that each connection sets after it was made, in milliseconds or as Postgres counts them. A pooler may drop
+/// what a connection asks for when it starts, and an older Postgres does not have all of these. What the options in
+/// `postgres_url` have set stays as it is.
+fn session_settings(statement_limit: Duration) -> String {
+    format!(
+        "SELECT set_config(name, value, false)
+           FROM (VALUES ('statement_timeout', '{}'),
+                        ('lock_timeout', '5000'),
+                        ('idle_in_transaction_session_timeout', '30000'),
+                        ('tcp_keepalives_idle', '10'),
+                        ('tcp_keepalives_interval', '5'),
+                        ('tcp_keepalives_count', '3')) AS ours (name, value)
+           JOIN pg_settings USING (name)
+          WHERE source <> 'client'",
+        statement_limit.as_millis()
+    )
+}
+
+/// Postgres ends a query whose client has gone away, if it can tell (since 14, and not on every system).
+const END_ORPHANS: &str = "SELECT set_config(name, '1000', false) FROM pg_settings
+                            WHERE name = 'client_connection_check_interval'";
+
+/// Sets a new connection's limits.
+fn set_limits(statement_limit: Duration) -> Hook {
+    let settings = session_settings(statement_limit);
+    Hook::async_fn(move |client, _| {
+        let settings = settings.clone();
+        Box::pin(async move {
+            let client: &ClientWrapper = client;
+            let (set, _unsupported) =
+                tokio::join!(client.simple_query(&settings), client.simple_query(END_ORPHANS));
+            set.map(drop).map_err(HookError::Backend)
+        })
+    })
+}
+
+/// What both ends do about a network that carries nothing.
+pub(super) fn prepare(mut config: Config) -> Config {
+    config.connect_timeout(Duration::from_secs(3));
+    config.keepalives_idle(Duration::from_secs(10));
+    config.keepalives_interval(Duration::from_secs(5));
+    config.keepalives_retries(3);
+    config.tcp_user_timeout(Duration::from_secs(10));
+    config.application_name("yoink");
+    config
+}
+
+fn builder(config: &Config, connections: usize) -> deadpool_postgres::PoolBuilder {
+    // Verified: a connection that a restart of Postgres killed is noticed before it is used.
+    let recycling_method = RecyclingMethod::Verified;
+    let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method });
+    let mut pool = PoolConfig::new(connections);
+    pool.timeouts =
+        Timeouts { wait: Some(POOL_WAIT), create: Some(POOL_WAIT), recycle: Some(POOL_WAIT) };
+    Pool::builder(manager).config(pool).runtime(Runtime::Tokio1)
+}
+
+/// A pool of at most `connections` for operations, opened as they are needed.
+pub(super) fn operations(config: &Config, connections: usize) -> anyhow::Result<Pool> {
+    Ok(builder(config, connections).post_create(set_limits(STATEMENT_LIMIT)).build()?)
+}
+
+/// At most `connections` for reads that take long, each used once.
+pub(super) fn long_reads(config: &Config, connections: usize) -> anyhow::Result<Pool> {
+    let used = Hook::sync_fn(|_, _| Err(HookError::message("it was used")));
+    let builder = builder(config, connections).post_create(set_limits(LONG_LIMIT));
+    Ok(builder.pre_recycle(used).build()?)
+}
+
+/// A connection for a read that takes long. Dropping it closes it, whatever still runs there, and Postgres ends
+/// that within a second or so.
+pub(super) struct LongRead {
+    // Dropped first, which hands it back.
+    connection: Object,
+    _close: CloseIdle,
+}
+
+impl Deref for LongRead {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        &self.connection
+    }
+}
+
+impl DerefMut for LongRead {
+    fn deref_mut(&mut self) -> &mut ClientWrapper {
+        &mut self.connection
+    }
+}
+
+struct CloseIdle(Pool);
+
+impl Drop for CloseIdle {
+    fn drop(&mut self) {
+        drop(self.0.retain(|_, _| false));
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    run: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
+        let source = Cause::Timeout(limit);
+        Err(LedgerError::Unavailable { source })
+    })
+}
+
+/// A handle on Postgres for one kind of caller; clones share its connections.
 #[derive(Clone)]
 pub struct Ledger {
     pool: Pool,
-    /// For a connection beside the pool.
+    /// For reads that take long, of every kind of caller.
+    long: Pool,
+    /// For a connection beside the pools.
     beside: Config,
 }
 
 impl Ledger {
-    /// A pool of at most `connections`, opened as they are needed.
-    ///
-    /// # Errors
-    ///
-    /// When the settings make no pool.
-    pub fn new(mut config: Config, connections: usize) -> anyhow::Result<Self> {
-        config.connect_timeout(Duration::from_secs(3));
-        config.keepalives_idle(Duration::from_secs(10));
-        config.application_name("yoink");
-        let limits = "-c statement_timeout=15000 -c lock_timeout=5000 \
-                      -c idle_in_transaction_session_timeout=30000";
-        let options =
-            config.get_options().map_or(limits.to_owned(), |own| format!("{limits} {own}"));
-        config.options(options);
-        // Verified: a connection that a restart of Postgres killed is noticed before it is used.
-        let recycling_method = RecyclingMethod::Verified;
-        let beside = config.clone();
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
-        let mut pool = PoolConfig::new(connections);
-        pool.timeouts =
-            Timeouts { wait: Some(POOL_WAIT), create: Some(POOL_WAIT), recycle: Some(POOL_WAIT) };
-        let pool = Pool::builder(manager).config(pool).runtime(Runtime::Tokio1).build()?;
-        Ok(Self { pool, beside })
+    /// Operations on `pool`, long reads on `long`.
+    pub(super) fn new(pool: Pool, long: Pool, beside: Config) -> Self {
+        Self { pool, long, beside }
     }
 
     /// Runs one operation on a connection of its own, within the operation limit.
@@ -60,44 +160,83 @@ impl Ledger {
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        let run = async { operation(self.pool.get().await?).await };
-        tokio::time::timeout(OPERATION_LIMIT, run).await.unwrap_or_else(|_| {
-            let source = Cause::Timeout(OPERATION_LIMIT);
-            Err(LedgerError::Unavailable { source })
-        })
+        within(OPERATION_LIMIT, async { operation(self.pool.get().await?).await }).await
     }
 
-    /// A connection without an operation limit, for long reads.
-    pub(super) async fn connection(&self) -> Result<Object, LedgerError> {
-        Ok(self.pool.get().await?)
+    /// Runs an operation and, if Postgres no longer accepts a statement that was prepared before (a column has another
+    /// type, somebody discarded it), once more with statements prepared anew. Nothing was done the first time.
+    pub(super) async fn with_prepared<T, F>(
+        &self,
+        operation: impl Fn(Object) -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        let done = self.with(&operation).await;
+        if done.as_ref().err().is_some_and(is_stale) {
+            self.pool.manager().statement_caches.clear();
+            return self.with(&operation).await;
+        }
+        done
     }
 
-    /// Rows as they come, for reads that grow: on a connection of their own, without a time limit.
+    /// Runs reads that take long, on a connection of their own. Dropping the future ends them in Postgres as well.
+    pub(super) async fn with_long<T, F>(
+        &self,
+        reads: impl FnOnce(LongRead) -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        within(LONG_LIMIT, async { reads(self.long_read().await?).await }).await
+    }
+
+    async fn long_read(&self) -> Result<LongRead, LedgerError> {
+        let connection = within(OPERATION_LIMIT, async { Ok(self.long.get().await?) }).await?;
+        Ok(LongRead { connection, _close: CloseIdle(self.long.clone()) })
+    }
+
+    /// Runs one operation on a connection that its result may keep, and that no pool counts.
+    pub(super) async fn with_kept<T, F>(
+        &self,
+        operation: impl FnOnce(ClientWrapper) -> F,
+    ) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        let run = async { operation(Object::take(self.long.get().await?)).await };
+        within(OPERATION_LIMIT, run).await
+    }
+
+    /// Rows as they come, for reads that grow. Dropping them ends the read in Postgres as well.
     pub(super) async fn rows(
         &self,
         sql: &str,
         args: &[&(dyn ToSql + Sync)],
     ) -> Result<impl Stream<Item = Result<Row, LedgerError>> + use<>, LedgerError> {
-        let client = self.connection().await?;
-        client.batch_execute("SET statement_timeout = 0").await?;
-        let rows = client.query_raw(sql, args.iter().copied()).await?;
-        // The connection lives as long as its rows, and is not handed on: it has no statement timeout.
-        let client = Object::take(client);
-        Ok(Box::pin(rows).map(move |row| {
-            let _alive = &client;
-            Ok(row?)
-        }))
+        let end = Instant::now() + LONG_LIMIT;
+        let begin = async {
+            let client = self.long_read().await?;
+            let rows = client.query_raw(sql, args.iter().copied()).await?;
+            Ok((Box::pin(rows), client))
+        };
+        let begun = within(ROW_LIMIT, begin).await?;
+        let rows = stream::try_unfold(begun, move |(mut rows, client)| async move {
+            let limit = ROW_LIMIT.min(end.saturating_duration_since(Instant::now()));
+            let row = within(limit, async { Ok(rows.try_next().await?) }).await?;
+            Ok(row.map(|row| (row, (rows, client))))
+        });
+        Ok(Box::pin(rows))
     }
 
-    /// The connections as they are now.
-    pub fn connections(&self) -> PoolReading {
-        let status = self.pool.status();
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        PoolReading {
-            open: count(status.size),
-            idle: count(status.available),
-            waiting: count(status.waiting),
-        }
+    /// The connections for operations as they are now.
+    pub(super) fn connections(&self) -> PoolReading {
+        reading(&self.pool)
+    }
+
+    /// The connections for reads that take long, as they are now.
+    pub(super) fn long_connections(&self) -> PoolReading {
+        reading(&self.long)
     }
 
     /// Whether Postgres answers a connection made now: also while all others are in use.
@@ -126,6 +265,24 @@ impl Ledger {
         })
         .await
     }
+}
+
+fn reading(pool: &Pool) -> PoolReading {
+    let status = pool.status();
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    PoolReading {
+        open: count(status.size),
+        idle: count(status.available),
+        waiting: count(status.waiting),
+    }
+}
+
+/// Whether Postgres refused a statement that was prepared before; then it did nothing.
+fn is_stale(error: &LedgerError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
+    let Some(Cause::Postgres(error)) = cause else { return false };
+    let stale = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
+    error.code().is_some_and(|code| stale.contains(code))
 }
 
 /// The last second of the year 9999.

@@ -1,5 +1,7 @@
 //! The ledger's half of a rebuild: the lock, and what Redis is filled from.
 
+use std::time::Duration;
+
 use futures_util::{Stream, StreamExt as _};
 
 use super::{
@@ -7,14 +9,33 @@ use super::{
     pool::{milliseconds, timestamp},
 };
 use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
-use deadpool_postgres::{ClientWrapper, Object};
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Held while partitions are opened or one is rebuilt, so that two processes do not take turns at it. Nothing's
 /// exactness rests on it: the epoch does that (R7).
 pub struct Turn {
-    /// It goes with the connection.
-    _connection: ClientWrapper,
+    /// A transaction that is kept open holds the lock; it goes with its connection.
+    _held: AbortOnDropHandle<()>,
+}
+
+/// How often that transaction is used. Postgres ends one that says nothing for 30 s: so the lock of a process that
+/// stalls, or whose machine is gone, goes back.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+impl Turn {
+    fn hold(connection: ClientWrapper) -> Self {
+        let held = async move {
+            loop {
+                tokio::time::sleep(KEEP_ALIVE).await;
+                if connection.batch_execute("").await.is_err() {
+                    return;
+                }
+            }
+        };
+        Self { _held: AbortOnDropHandle::new(TaskTracker::new().spawn(held)) }
+    }
 }
 
 /// The first number tells our advisory locks from others of this database.
@@ -66,11 +87,14 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn rebuild_turn(&self, partition: Partition) -> Result<Option<Turn>, LedgerError> {
-        let connection = self.connection().await?;
-        let key = i32::from(partition.number());
-        let sql = "SELECT pg_try_advisory_lock($1, $2)";
-        let ours: bool = connection.query_one(sql, &[&REBUILD, &key]).await?.get(0);
-        Ok(ours.then(|| Turn { _connection: Object::take(connection) }))
+        self.with_kept(|connection| async move {
+            let key = i32::from(partition.number());
+            connection.batch_execute("BEGIN").await?;
+            let sql = "SELECT pg_try_advisory_xact_lock($1, $2)";
+            let ours: bool = connection.query_one(sql, &[&REBUILD, &key]).await?.try_get(0)?;
+            Ok(ours.then(|| Turn::hold(connection)))
+        })
+        .await
     }
 
     /// The right to open new partitions, as soon as nobody else has it; `None` when that takes longer than a
@@ -80,13 +104,16 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn opening_turn(&self) -> Result<Option<Turn>, LedgerError> {
-        let connection = self.connection().await?;
-        let taken = connection.execute("SELECT pg_advisory_lock($1, 0)", &[&OPENING]).await;
-        match taken {
-            Ok(_) => Ok(Some(Turn { _connection: Object::take(connection) })),
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.with_kept(|connection| async move {
+            connection.batch_execute("BEGIN").await?;
+            let sql = "SELECT pg_advisory_xact_lock($1, 0)";
+            match connection.execute(sql, &[&OPENING]).await {
+                Ok(_) => Ok(Some(Turn::hold(connection))),
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
     }
 
     /// R7: closes a partition under a new epoch, above the one that was seen and above `above`: a ledger that

@@ -1,7 +1,10 @@
 //! Looks reservations up.
 
 use futures_util::{Stream, StreamExt as _};
-use tokio_postgres::{Row, types::ToSql};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, pool::milliseconds};
@@ -37,25 +40,25 @@ const COLUMNS: &str =
     "reservation_id, state, product_id, user_id, reserved_at, recorded_at, void_reason";
 
 fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
-    let id = ReservationId::from_uuid(row.get(0))
+    let id = ReservationId::from_uuid(row.try_get(0)?)
         .map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?;
-    let recorded_at_ms = milliseconds(row.get(5));
-    let text = |column| row.get::<_, Option<&str>>(column);
-    let state = match row.get::<_, &str>(1) {
+    let recorded_at_ms = milliseconds(row.try_get(5)?);
+    let text = |column| row.try_get::<_, Option<&str>>(column);
+    let state = match row.try_get::<_, &str>(1)? {
         "confirmed" => ReservationState::Confirmed { recorded_at_ms },
         _ => {
-            let reason = text(6).unwrap_or_default().to_owned();
+            let reason = text(6)?.unwrap_or_default().to_owned();
             ReservationState::Voided { recorded_at_ms, reason }
         }
     };
-    let buyer = match (text(2), text(3)) {
+    let buyer = match (text(2)?, text(3)?) {
         (Some(product), Some(user)) => Some((
             product.parse().map_err(|_| LedgerError::unreadable("reservations.product_id"))?,
             user.parse().map_err(|_| LedgerError::unreadable("reservations.user_id"))?,
         )),
         (Some(_) | None, Some(_) | None) => None,
     };
-    let reserved_at_ms = milliseconds(row.get(4));
+    let reserved_at_ms = milliseconds(row.try_get(4)?);
     Ok(Reservation { id, state, buyer, reserved_at_ms })
 }
 
@@ -68,8 +71,7 @@ impl Ledger {
     pub async fn find(&self, id: ReservationId) -> Result<Option<Reservation>, LedgerError> {
         self.with(|client| async move {
             let sql = format!("SELECT {COLUMNS} FROM reservations WHERE reservation_id = $1");
-            let statement = client.prepare_cached(&sql).await?;
-            let row = client.query_opt(&statement, &[&id.to_uuid()]).await?;
+            let row = client.query_typed_opt(&sql, &[(&id.to_uuid(), Type::UUID)]).await?;
             row.as_ref().map(reservation).transpose()
         })
         .await
@@ -85,7 +87,7 @@ impl Ledger {
             let sql = "SELECT reservation_id, CASE state WHEN 'confirmed' THEN NULL
                                               ELSE coalesce(void_reason, '') END
                          FROM reservations WHERE reservation_id = ANY($1)";
-            let rows = client.query(&client.prepare_cached(sql).await?, &[&ids]).await?;
+            let rows = client.query_typed(sql, &[(&ids, Type::UUID_ARRAY)]).await?;
             Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
         })
         .await
@@ -110,22 +112,22 @@ impl Ledger {
         self.with(|client| async move {
             let mut conditions = vec!["reservation_id > $1".to_owned()];
             let after = after.unwrap_or(Uuid::nil());
-            let mut args: Vec<&(dyn ToSql + Sync)> = vec![&after];
+            let mut args: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&after, Type::UUID)];
             if let Some(product) = &product {
-                args.push(product);
+                args.push((product, Type::TEXT));
                 conditions.push(format!("product_id = ${}", args.len()));
             }
             if let Some(user) = &user {
-                args.push(user);
+                args.push((user, Type::TEXT));
                 conditions.push(format!("user_id = ${}", args.len()));
             }
-            args.push(&limit);
+            args.push((&limit, Type::INT8));
             let (conditions, last) = (conditions.join(" AND "), args.len());
             let sql = format!(
                 "SELECT {COLUMNS} FROM reservations WHERE {conditions}
                  ORDER BY reservation_id LIMIT ${last}"
             );
-            let rows = client.query(&client.prepare_cached(&sql).await?, &args).await?;
+            let rows = client.query_typed(&sql, &args).await?;
             rows.iter().map(reservation).collect()
         })
         .await
@@ -146,15 +148,15 @@ impl Ledger {
         Ok(rows.map(|row| {
             let row = row?;
             Ok(ExportRow {
-                reservation_id: row.get(0),
-                state: row.get(1),
-                product_id: row.get(2),
-                user_id: row.get(3),
-                units: row.get(4),
-                request_id: row.get(5),
-                reserved_at_ms: milliseconds(row.get(6)),
-                recorded_at_ms: milliseconds(row.get(7)),
-                void_reason: row.get(8),
+                reservation_id: row.try_get(0)?,
+                state: row.try_get(1)?,
+                product_id: row.try_get(2)?,
+                user_id: row.try_get(3)?,
+                units: row.try_get(4)?,
+                request_id: row.try_get(5)?,
+                reserved_at_ms: milliseconds(row.try_get(6)?),
+                recorded_at_ms: milliseconds(row.try_get(7)?),
+                void_reason: row.try_get(8)?,
             })
         }))
     }

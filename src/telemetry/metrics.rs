@@ -146,7 +146,11 @@ fn gauge(meter: &Meter, name: &'static str, what: &'static str) -> Gauge<u64> {
 impl StoreGauges {
     fn new(meter: &Meter) -> Self {
         Self {
-            pool: gauge(meter, "yoink_ledger_connections", "Connections to Postgres, by state."),
+            pool: gauge(
+                meter,
+                "yoink_ledger_connections",
+                "Connections to Postgres, by pool and state.",
+            ),
             store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
             backlog_max: gauge(
                 meter,
@@ -408,10 +412,11 @@ impl Metrics {
     }
 
     /// The connections to Postgres were read.
-    pub fn pool(&self, reading: PoolReading) {
+    pub fn pool(&self, pool: &'static str, reading: PoolReading) {
         let states = [("open", reading.open), ("idle", reading.idle), ("waiting", reading.waiting)];
         for (state, count) in states {
-            self.instruments.stores.pool.record(count, &[KeyValue::new("state", state)]);
+            let labels = [KeyValue::new("pool", pool), KeyValue::new("state", state)];
+            self.instruments.stores.pool.record(count, &labels);
         }
     }
 

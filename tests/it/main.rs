@@ -21,6 +21,7 @@ mod metrics;
 mod model;
 mod overload;
 mod poison;
+mod poolers;
 mod sale;
 mod schema;
 mod scripts;

@@ -33,7 +33,12 @@ fn yoink(yard: &Yard, more: &[(&'static str, &str)], wrapper: &[&str]) -> Comman
 
 /// Runs a command to its end.
 pub fn run_yoink(yard: &Yard, args: &[&str]) -> Output {
-    yoink(yard, &[], &[]).args(args).output().unwrap()
+    run_yoink_with(yard, &[], args)
+}
+
+/// Runs a command to its end, with more settings.
+pub fn run_yoink_with(yard: &Yard, more: &[(&'static str, &str)], args: &[&str]) -> Output {
+    yoink(yard, more, &[]).args(args).output().unwrap()
 }
 
 /// A running `yoink serve`.

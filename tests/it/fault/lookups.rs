@@ -1,0 +1,155 @@
+//! Far more buyers look up reservations than have a place, while Postgres is some milliseconds away. Orders are stored and
+//! operators are answered meanwhile; of the look-ups, the first ones are answered and the rest is shed.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+use yoink::{
+    app::Role,
+    domain::{Epoch, ReservationId},
+    grpc::pb::{
+        GetReservationRequest, ProductStatus, inventory_service_client::InventoryServiceClient,
+    },
+};
+
+use super::schema_change::set_status;
+use crate::harness::{Proxy, Service, Yard, eventually, get, product, reason, shared};
+
+/// Clients that look up, and how many of them share a connection.
+const CLIENTS: u32 = 500;
+const CLIENTS_PER_CONNECTION: u32 = 250;
+
+/// What the clients were answered, by reason.
+type Answers = BTreeMap<String, usize>;
+
+/// Looks up reservations that nobody made, one after the other, until `enough`; waits as long as it is told to.
+async fn look_up(channel: Channel, client: u32, enough: CancellationToken) -> Answers {
+    let mut answers = Answers::new();
+    let mut buyers = InventoryServiceClient::new(channel);
+    for n in 0.. {
+        if enough.is_cancelled() {
+            break;
+        }
+        let seq = 1_000_000 + u64::from(client) * 10_000 + n;
+        let id = ReservationId::new(0, Epoch(1), seq, ReservationId::draw_random());
+        let request = GetReservationRequest { reservation_id: id.unwrap().to_string() };
+        let status = buyers.get_reservation(request).await.unwrap_err();
+        let reason = reason(&status);
+        *answers.entry(reason.clone()).or_default() += 1;
+        if reason == "OVERLOADED" {
+            let retry = status.get_details_retry_info().unwrap();
+            enough.run_until_cancelled(tokio::time::sleep(retry.retry_delay.unwrap())).await;
+        }
+    }
+    answers
+}
+
+/// The clients, under way.
+struct Flood {
+    clients: TaskTracker,
+    enough: CancellationToken,
+    answers: Vec<tokio::task::JoinHandle<Answers>>,
+}
+
+impl Flood {
+    async fn begin(service: &Service) -> Self {
+        let (clients, enough) = (TaskTracker::new(), CancellationToken::new());
+        let mut answers = Vec::new();
+        for connection in 0..CLIENTS / CLIENTS_PER_CONNECTION {
+            let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
+            let channel = channel.connect().await.unwrap();
+            for client in 0..CLIENTS_PER_CONNECTION {
+                let client = connection * CLIENTS_PER_CONNECTION + client;
+                answers.push(clients.spawn(look_up(channel.clone(), client, enough.clone())));
+            }
+        }
+        Self { clients, enough, answers }
+    }
+
+    /// Ends it, and tells what all were answered.
+    async fn end(self) -> Answers {
+        self.enough.cancel();
+        self.clients.close();
+        let mut all = Answers::new();
+        for answers in self.answers {
+            for (reason, times) in answers.await.unwrap() {
+                *all.entry(reason).or_default() += times;
+            }
+        }
+        all
+    }
+}
+
+/// Buys so many units, 50 buyers at once, and waits until all there are is stored; tells how long that took.
+async fn sell(yard: &Yard, service: &Service, users: std::ops::Range<u32>) -> Duration {
+    let (begun, end) = (Instant::now(), users.end);
+    for group in users.collect::<Vec<_>>().chunks(50) {
+        let users: Vec<String> = group.iter().map(|n| format!("user-{n}")).collect();
+        for bought in join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await {
+            bought.unwrap();
+        }
+    }
+    eventually("every order is stored", async || {
+        let stored = yard.count("SELECT count(*) FROM reservations").await;
+        (stored == i64::from(end)).then_some(())
+    })
+    .await;
+    begun.elapsed()
+}
+
+/// A gauge of the connections.
+async fn connections(service: &Service, pool: &str, state: &str) -> u64 {
+    let text = get(service.http, "/metrics").await;
+    let labels = [format!("pool=\"{pool}\""), format!("state=\"{state}\"")];
+    let ours = |line: &&str| {
+        let is_gauge = line.starts_with("yoink_ledger_connections{");
+        is_gauge && labels.iter().all(|label| line.contains(label))
+    };
+    text.lines().find(ours).unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force() {
+    tokio::task::spawn_blocking(shared).await.unwrap();
+    let yard = Yard::with_own_redis().await;
+    let proxy = Proxy::postgres(shared().postgres.port()).await;
+    let url = proxy.postgres_url(&yard.database);
+    let settings = [("postgres_url", url.as_str()), ("pool_lookups", "1")];
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 10_000)).await;
+    proxy.delay(Duration::from_micros(2_500), Duration::from_micros(2_500));
+    let quiet = sell(&yard, &service, 0..1_000).await;
+
+    let flood = Flood::begin(&service).await;
+    eventually("look-ups wait for their own connection", async || {
+        let waiting = connections(&service, "lookups", "waiting").await > 0;
+        (waiting && connections(&service, "lookups", "open").await == 1).then_some(())
+    })
+    .await;
+    let flooded = sell(&yard, &service, 1_000..2_000).await;
+    let begun = Instant::now();
+    set_status(&service, ProductStatus::Stopped).await.unwrap();
+    let stopped = begun.elapsed();
+    assert_eq!(service.refusal("shoe", "late", "r").await, "SALE_STOPPED");
+    assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
+    eventually("look-ups still wait", async || {
+        (connections(&service, "lookups", "waiting").await > 0).then_some(())
+    })
+    .await;
+    let answers = flood.end().await;
+    println!("1,000 orders: {quiet:?}, in the flood {flooded:?}; a stop: {stopped:?}; {answers:?}");
+
+    for reason in ["RESERVATION_NOT_FOUND", "OVERLOADED"] {
+        assert!(answers.contains_key(reason), "some are answered, some are shed: {answers:?}");
+    }
+    set_status(&service, ProductStatus::OnSale).await.unwrap();
+    service.buy("shoe", "after", "r").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2_001, 7_999));
+}
