@@ -238,6 +238,7 @@ impl App {
         self.watch.look().await;
         report(&reporter, self.role, self.watch.reasons().is_empty()).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
+        let rooms = self.rooms();
         let scrape = Scrape {
             stores: self.stores.clone(),
             catalogue: self.catalogue.clone(),
@@ -250,16 +251,6 @@ impl App {
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
-        let rooms = self.acks.map(|acks| Rooms {
-            acks,
-            auditor: self.stores.auditor(),
-            stock: self.stores.stock,
-            streams: self.stores.streams,
-            ledger: self.stores.ledger,
-            lookups: self.stores.pools.lookups,
-            catalogue: self.catalogue,
-            desk: self.stores.desk,
-        });
         let routes = rooms.map(|rooms| grpc::routes(rooms, &self.limits));
         let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
@@ -299,6 +290,21 @@ impl App {
         leave(&self.recovery).await;
         anyhow::ensure!(!loops.panicked(), "a loop panicked; another process goes on where it was");
         served
+    }
+
+    /// What the handlers work on, where calls are answered.
+    fn rooms(&self) -> Option<Rooms> {
+        let stores = &self.stores;
+        Some(Rooms {
+            acks: self.acks.clone()?,
+            auditor: stores.auditor(),
+            stock: stores.stock.clone(),
+            streams: stores.streams.clone(),
+            ledger: stores.ledger.clone(),
+            lookups: stores.pools.lookups.clone(),
+            catalogue: self.catalogue.clone(),
+            desk: stores.desk.clone(),
+        })
     }
 
     /// What keeps this process's knowledge true, and watches over the stores.

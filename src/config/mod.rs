@@ -1,5 +1,6 @@
 //! Every setting: defaults → `yoink.toml` → environment → flags, checked together before anything binds.
 
+mod checks;
 mod raw;
 
 use std::{fmt, net::SocketAddr, path::Path};

@@ -1,6 +1,9 @@
 //! Whether the ledger still is what it was: an asynchronous failover or a restore loses commits.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{
+    error::SqlState,
+    types::{ToSql, Type},
+};
 
 use super::{Ledger, LedgerError};
 use crate::domain::{Epoch, Partition};
@@ -69,8 +72,12 @@ impl Ledger {
                               SELECT FROM reservations r
                                WHERE r.state = 'confirmed' AND r.partition = o.partition
                                  AND r.epoch = o.epoch AND r.seq = o.seq)";
-            let statement = client.prepare_cached(sql).await?;
-            let rows = client.query(&statement, &[&partitions, &epochs, &seqs]).await?;
+            let args: [(&(dyn ToSql + Sync), Type); 3] = [
+                (&partitions, Type::INT4_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (&seqs, Type::INT8_ARRAY),
+            ];
+            let rows = client.query_typed(sql, &args).await?;
             Ok(rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>())
         });
         let missing = missing.await?;

@@ -167,9 +167,14 @@ fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(1)))?;
     // It answers PING only when it has loaded what it has on disk.
-    connection.write_all(b"INFO server\r\nPING\r\nQUIT\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let says = |words: &str| answer.lines().any(|line| line == words);
-    Ok(says(&format!("process_id:{pid}")) && says("+PONG"))
+    connection.write_all(b"INFO server\r\nPING\r\n")?;
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(b"+PONG\r\n") {
+        match connection.read(&mut part)? {
+            0 => return Ok(false),
+            read => answer.extend_from_slice(&part[..read]),
+        }
+    }
+    let process = format!("process_id:{pid}");
+    Ok(String::from_utf8_lossy(&answer).lines().any(|line| line == process))
 }

@@ -4,12 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _},
+    metrics::{Counter, Histogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
-use super::{ListenerMetrics, sqlstates::Sqlstates};
+use super::{
+    ListenerMetrics, PartitionReading, PoolReading,
+    gauges::{PartitionGauges, StoreGauges, gauge},
+    sqlstates::Sqlstates,
+};
 
 /// Seconds, from 0.2 ms to 10 s.
 const SECONDS: [f64; 14] =
@@ -28,32 +32,6 @@ pub enum MetricsError {
     /// The readings could not be written.
     #[error("cannot write metrics")]
     Encode(#[from] prometheus::Error),
-}
-
-/// A partition's streams at the moment of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PartitionReading {
-    /// Entries in `orders`.
-    pub orders: u64,
-    /// Of these, delivered and not settled.
-    pub pending: u64,
-    /// Entries not delivered yet, if Redis can tell.
-    pub lag: Option<u64>,
-    /// How long the oldest entry has waited, in seconds; 0 without one.
-    pub oldest_seconds: f64,
-    /// Entries in `dead`.
-    pub dead: u64,
-}
-
-/// Connections to Postgres at the moment of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolReading {
-    /// Open ones.
-    pub open: u64,
-    /// Of these, idle.
-    pub idle: u64,
-    /// Operations that wait for one.
-    pub waiting: u64,
 }
 
 /// What stands in the contract and in the code: told as 0 before it happens, so that a rate over the
@@ -103,27 +81,6 @@ struct Instruments {
     stores: StoreGauges,
 }
 
-struct StoreGauges {
-    pool: Gauge<u64>,
-    store_up: Gauge<u64>,
-    backlog_max: Gauge<u64>,
-    durability: Gauge<u64>,
-    conservation: Gauge<u64>,
-    audit_unknown: Gauge<u64>,
-    lost: Gauge<u64>,
-    product_stock: Gauge<i64>,
-}
-
-struct PartitionGauges {
-    orders: Gauge<u64>,
-    pending: Gauge<u64>,
-    lag: Gauge<u64>,
-    oldest: Gauge<f64>,
-    dead: Gauge<u64>,
-    fenced: Gauge<u64>,
-    paused: Gauge<u64>,
-}
-
 fn seconds(
     meter: &Meter,
     name: &'static str,
@@ -137,63 +94,6 @@ fn seconds(
 fn sizes(meter: &Meter, name: &'static str, what: &'static str) -> Histogram<u64> {
     let histogram = meter.u64_histogram(name).with_description(what);
     histogram.with_boundaries(SIZES.to_vec()).build()
-}
-
-fn gauge(meter: &Meter, name: &'static str, what: &'static str) -> Gauge<u64> {
-    meter.u64_gauge(name).with_description(what).build()
-}
-
-impl StoreGauges {
-    fn new(meter: &Meter) -> Self {
-        Self {
-            pool: gauge(
-                meter,
-                "yoink_ledger_connections",
-                "Connections to Postgres, by pool and state.",
-            ),
-            store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
-            backlog_max: gauge(
-                meter,
-                "yoink_backlog_max_entries",
-                "Entries in orders at which intake is refused.",
-            ),
-            conservation: gauge(
-                meter,
-                "yoink_conservation_error_units",
-                "What the last audit found too much or too little; 0 if it holds.",
-            ),
-            audit_unknown: gauge(
-                meter,
-                "yoink_audit_unknown",
-                "1 if the last audit could not see everything.",
-            ),
-            lost: gauge(
-                meter,
-                "yoink_lost_reservations",
-                "Accepted reservations of ended epochs that are nowhere.",
-            ),
-            durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
-            product_stock: meter
-                .i64_gauge("yoink_product_stock")
-                .with_description("Units for sale, of products that the settings name.")
-                .build(),
-        }
-    }
-}
-
-impl PartitionGauges {
-    fn new(meter: &Meter) -> Self {
-        let oldest = meter.f64_gauge("yoink_orders_oldest").with_unit("s");
-        Self {
-            orders: gauge(meter, "yoink_orders_depth", "Entries in the orders stream."),
-            pending: gauge(meter, "yoink_orders_pending", "Entries delivered and not settled."),
-            lag: gauge(meter, "yoink_orders_lag", "Entries not delivered yet."),
-            oldest: oldest.with_description("How long the oldest order has waited.").build(),
-            dead: gauge(meter, "yoink_dead_depth", "Entries in the dead stream."),
-            fenced: gauge(meter, "yoink_partition_fenced", "1 while the partition is fenced."),
-            paused: gauge(meter, "yoink_consumption_paused", "1 while its orders are not stored."),
-        }
-    }
 }
 
 impl Metrics {

@@ -166,7 +166,7 @@ async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may
     let closed = "UPDATE partitions SET status = 'closed' WHERE partition = 0";
     yard.sql().await.batch_execute(closed).await.unwrap();
     eventually("a rebuild is tried twice", async || {
-        let refused = ["script=\"owner\"", "error=\"fenced\""];
+        let refused = ["script=\"held\"", "error=\"fenced\""];
         (counter(&worker, "yoink_redis_errors_total{", &refused).await >= 2).then_some(())
     })
     .await;
