@@ -38,7 +38,7 @@ local function under_repair(meta_key, caller)
   if meta[4] ~= deployment then return 'deployment' end
   if meta[1] ~= replid then return 'replid' end
   if meta[2] ~= epoch or meta[3] ~= 'closed' then return 'epoch' end
-  return nil
+  return nil, epoch
 end
 
 -- Lua prints large numbers as floats; every number that leaves a script goes through here.

@@ -7,11 +7,12 @@
 
 local why = under_repair(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
-redis.call('HLEN', KEYS[2])
+-- First a command that takes no memory (nothing has this field): a full Redis refuses any other first write. What a
+-- rebuild writes was there before.
+redis.call('HDEL', KEYS[2], '')
 if KEYS[3] then
   local fields = {}
   for i = 3, #ARGV, 2 do fields[#fields + 1] = ARGV[i] end
-  -- First what frees memory: a full Redis refuses any other first write.
   redis.call('HDEL', KEYS[3], unpack(fields))
 end
 redis.call('HSET', KEYS[2], unpack(ARGV, 3))

@@ -22,5 +22,5 @@ else
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[3], '0', 'MKSTREAM')
 end
-redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0', 'timeline', ARGV[4])
+redis.call('HSET', KEYS[1], 'deployment', ARGV[1], 'epoch', ARGV[2], 'status', 'open', 'replid', replid, 'seq', '0', 'timeline', ARGV[2] .. ' ' .. ARGV[4])
 return { 'opened' }

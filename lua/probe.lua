@@ -6,7 +6,12 @@
 -- Returns {'fenced', reason} | {'ok', highest seq of this epoch that was settled as stored (0 for none),
 --         timeline of Postgres when it was opened ('' if unknown)}
 
-local why = fence(KEYS[1], ARGV[1])
+local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local meta = redis.call('HMGET', KEYS[1], 'stored', 'timeline')
-return { 'ok', meta[1] or '0', meta[2] or '' }
+-- Each says of which epoch it is: an older program leaves them as they are when it rebuilds a partition.
+local function of_epoch(value, pattern)
+  local of, rest = string.match(value or '', pattern)
+  return of == epoch and rest or nil
+end
+return { 'ok', of_epoch(meta[1], '^(%d+)-(%d+)$') or '0', of_epoch(meta[2], '^(%d+) (.*)$') or '' }

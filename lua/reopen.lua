@@ -5,12 +5,12 @@
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'not_empty'} (drain again) | {'opened'}
 
-local why = under_repair(KEYS[1], ARGV[1])
+local why, epoch = under_repair(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 for i = 2, 3 do
   if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('XLEN', KEYS[i]) > 0 then return { 'not_empty' } end
 end
 redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
 redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM')
-redis.call('HSET', KEYS[1], 'status', 'open', 'seq', '0', 'timeline', ARGV[3])
+redis.call('HSET', KEYS[1], 'status', 'open', 'seq', '0', 'timeline', epoch .. ' ' .. ARGV[3])
 return { 'opened' }

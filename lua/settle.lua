@@ -9,7 +9,9 @@
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local ids = { unpack(ARGV, 3) }
-local before = tonumber(redis.call('HGET', KEYS[1], 'stored') or '0')
+-- '<epoch>-<seq>'; of another epoch it says nothing.
+local of, before = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
+before = of == epoch and tonumber(before) or 0
 local stored = before
 for _, id in ipairs(ids) do
   local of, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -18,5 +20,5 @@ end
 redis.pcall('XACK', KEYS[2], ARGV[2], unpack(ids))
 local removed = redis.call('XDEL', KEYS[2], unpack(ids))
 -- Behind what frees memory, so that a full Redis does not refuse it.
-if stored > before then redis.call('HSET', KEYS[1], 'stored', text(stored)) end
+if stored > before then redis.call('HSET', KEYS[1], 'stored', epoch .. '-' .. text(stored)) end
 return { 'ok', text(removed) }

@@ -62,8 +62,8 @@ pub enum AckError {
     /// The order could not be stored: its unit goes back.
     #[error("the order could not be stored")]
     Voided,
-    /// Redis lost it before it was stored.
-    #[error("the reservation was lost with Redis")]
+    /// A store lost it.
+    #[error("the reservation was lost")]
     Lost,
     /// The service breaks off; nobody knows yet how it ends.
     #[error("the service is shutting down")]

@@ -50,7 +50,7 @@ impl Told {
         for lost in report.lost.iter().filter(|lost| !self.lost.contains(lost)) {
             tracing::error!(
                 partition = %lost.partition, epoch = %lost.epoch, lost = lost.count,
-                certainty = lost.certainty(), "accepted reservations were lost with Redis"
+                certainty = lost.certainty(), "accepted reservations were lost"
             );
         }
         // A partition that could not be seen keeps what it had lost; of the others the newer count stands.

@@ -31,9 +31,9 @@ use crate::{
 
 /// Most connections to the HTTP listener: one more ends the oldest.
 const HTTP_CONNECTIONS_MAX: usize = 64;
-/// Descriptors that are not for gRPC connections: those of HTTP, connections to both stores, logs, the
+/// Descriptors that are not for gRPC connections nor for Postgres: those of HTTP, connections to Redis, logs, the
 /// runtime's own. Each partition's consumer has one more.
-const RESERVED_DESCRIPTORS: u64 = 128;
+const RESERVED_DESCRIPTORS: u64 = 112;
 /// Between two attempts to accept, while that fails.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -53,14 +53,19 @@ pub(crate) fn raise_descriptor_limit() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// How many gRPC connections there may be: `connections_max`, or what the descriptor limit leaves.
+/// How many gRPC connections there may be: `connections_max`, or what the descriptor limit leaves beside `ledger`
+/// connections to Postgres.
 ///
 /// # Errors
 ///
 /// When it leaves none.
-pub(super) fn connections_max(setting: u32, partitions: PartitionCount) -> anyhow::Result<usize> {
+pub(super) fn connections_max(
+    setting: u32,
+    partitions: PartitionCount,
+    ledger: u32,
+) -> anyhow::Result<usize> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let reserved = RESERVED_DESCRIPTORS + u64::from(partitions.get());
+    let reserved = RESERVED_DESCRIPTORS + u64::from(partitions.get()) + u64::from(ledger);
     let left = limit.saturating_sub(reserved);
     ensure!(
         left > 0,

@@ -176,7 +176,11 @@ impl App {
             automation,
             limits: limits(config)?,
             http2,
-            connections_max: connections_max(config.connections_max, config.partitions)?,
+            connections_max: connections_max(
+                config.connections_max,
+                config.partitions,
+                config.ledger_connections(),
+            )?,
             metrics_products: config.metrics_products.clone(),
             sampling: Sampling::new(config),
             watch,

@@ -80,7 +80,15 @@ impl Catalogue {
         let seen = self.snapshot.load_full();
         let changed = self.ledger.products_since(seen.version()).await?;
         self.read.store(Arc::new(Instant::now()));
-        if !changed.is_empty() {
+        let went_back = changed.iter().any(|product| product.version <= seen.version());
+        if went_back {
+            tracing::warn!(
+                seen = seen.version(),
+                "Postgres lost changes of products: all products are read again"
+            );
+            told.fill(-1);
+            self.snapshot.store(Arc::new(Snapshot::default().with(changed)));
+        } else if !changed.is_empty() {
             self.snapshot.store(Arc::new(seen.with(changed)));
         }
         let snapshot = self.snapshot.load();

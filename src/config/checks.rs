@@ -98,7 +98,10 @@ impl Raw {
             (pools.contains(&self.pool_workers), "pool_workers must be 1 to 1000"),
             (pools.contains(&self.pool_operators), "pool_operators must be 1 to 1000"),
             (pools.contains(&self.pool_lookups), "pool_lookups must be 1 to 1000"),
-            (pools.contains(&self.pool_maintenance), "pool_maintenance must be 1 to 1000"),
+            (
+                (6..=1000).contains(&self.pool_maintenance),
+                "pool_maintenance must be 6 to 1000 (four rebuilds, an audit, an export)",
+            ),
         ];
         let wrong = limits.into_iter().filter(|(holds, _)| !holds);
         wrong.map(|(_, problem): (bool, &str)| problem.to_owned())

@@ -88,7 +88,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Most connections to Postgres for workers.
     pub pool_workers: u32,
-    /// Most connections to Postgres for operators' calls, the catalogue and the life of the partitions.
+    /// Most connections to Postgres for operators' calls, the catalogue and opening and rebuilding partitions.
     pub pool_operators: u32,
     /// Most connections to Postgres for buyers who look a reservation up.
     pub pool_lookups: u32,
@@ -138,6 +138,14 @@ impl Config {
             return Err(ConfigError { problems });
         }
         Self::check(Raw::read(&raw::gather(file, flags))?)
+    }
+
+    /// The most connections to Postgres that a process opens: those of its pools, one for each partition that it opens
+    /// or rebuilds (5 at a time), one for a scrape.
+    pub fn ledger_connections(&self) -> u32 {
+        let pools =
+            [self.pool_workers, self.pool_operators, self.pool_lookups, self.pool_maintenance];
+        pools.iter().sum::<u32>() + 6
     }
 
     /// The defaults.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Epoch, Partition, ReservationId};
 
-/// What an epoch of a partition lost with its Redis.
+/// What an epoch of a partition lost, with Redis or with commits of Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
     /// Of this partition.

@@ -44,6 +44,8 @@ pub enum FenceReason {
     Timeline,
     /// Postgres lost an order that it had stored.
     StoredLost,
+    /// The ledger holds an earlier epoch than Redis: it lost commits.
+    LedgerBehind,
     /// This process has not learned yet that the partition is open.
     Unknown,
 }
@@ -76,6 +78,9 @@ impl fmt::Display for FenceReason {
                 "Postgres is on another timeline than when it was opened: it failed over or was restored"
             }
             Self::StoredLost => "Postgres no longer holds an order that it had stored",
+            Self::LedgerBehind => {
+                "Postgres holds an earlier epoch than the one that was sold in: it lost commits"
+            }
             Self::Unknown => "it is not known to be open",
         })
     }

@@ -180,7 +180,7 @@ impl Partitions {
         self.run_unfenced(script, keys, &all).await
     }
 
-    /// Runs a script that is not fenced by an epoch: opening a new partition, and only that.
+    /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
     ///
     /// # Errors
     ///

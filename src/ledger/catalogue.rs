@@ -154,14 +154,18 @@ async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
 }
 
 impl Ledger {
-    /// Products changed after `version`, in the order of their versions; all with -1.
+    /// Products changed after `version`, in the order of their versions; all with -1, and where the ledger holds no
+    /// version as high as that: it lost commits.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
     pub async fn products_since(&self, version: i64) -> Result<Vec<Product>, LedgerError> {
         self.with(|client| async move {
-            let sql = format!("SELECT {COLUMNS} FROM products WHERE version > $1 ORDER BY version");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM products
+                  WHERE version > $1 OR (SELECT max(version) FROM products) < $1 ORDER BY version"
+            );
             let rows = client.query_typed(&sql, &[(&version, Type::INT8)]).await?;
             rows.iter().map(product).collect()
         })

@@ -114,7 +114,7 @@ fn told(error: &tokio_postgres::Error) -> String {
 pub enum Class {
     /// It passes.
     Transient,
-    /// It is in no list: handled as one that passes, with an alert.
+    /// It is in no list: the batch is halved, an order alone is kept, with an alert.
     Unlisted,
     /// Somebody must repair it.
     Misconfigured,

@@ -47,6 +47,19 @@ impl Ledger {
         .await
     }
 
+    /// Whether this is a standby, which may be behind its primary.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn is_standby(&self) -> Result<bool, LedgerError> {
+        self.with(|client| async move {
+            let row = client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?;
+            Ok(row.try_get(0)?)
+        })
+        .await
+    }
+
     /// Those of these partitions whose confirmed order of this seq is not in the ledger. A standby is not asked:
     /// it may be behind.
     ///

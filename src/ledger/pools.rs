@@ -1,4 +1,4 @@
-//! Connections by kind of caller: none waits behind another's crowd.
+//! Connections by kind of caller: no kind waits for connections that another kind has taken.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ const LOOKUPS_PER_CONNECTION: usize = 32;
 pub struct PoolSizes {
     /// For storing orders, voiding dead ones, and telling calls that wait for that.
     pub workers: usize,
-    /// For operators' calls, the catalogue and the life of the partitions.
+    /// For operators' calls, the catalogue, and opening and rebuilding partitions.
     pub operators: usize,
     /// For buyers who look a reservation up.
     pub lookups: usize,
@@ -35,7 +35,7 @@ pub struct PoolSizes {
 pub struct Pools {
     /// For storing orders, voiding dead ones, and telling calls that wait for that.
     pub workers: Ledger,
-    /// For operators' calls, the catalogue and the life of the partitions.
+    /// For operators' calls, the catalogue, and opening and rebuilding partitions.
     pub operators: Ledger,
     /// For buyers who look a reservation up.
     pub lookups: Lookups,

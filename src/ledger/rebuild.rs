@@ -133,6 +133,8 @@ impl Ledger {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
             // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
             let status = match seen.status {
+                // New, and sold from: a ledger that went back to before its opening.
+                PartitionStatus::New if above > seen.epoch => "new",
                 PartitionStatus::New => return Ok(None),
                 PartitionStatus::Open => "open",
                 PartitionStatus::Closed => "closed",

@@ -1,4 +1,5 @@
-//! Notices a ledger that lost commits: by its timeline, or by an order that it had stored and no longer holds.
+//! Notices a ledger that lost commits: by its timeline, by an order that it had stored and no longer holds, or by
+//! an earlier epoch than one that it had.
 
 use std::{
     collections::HashMap,
@@ -54,6 +55,30 @@ impl Recovery {
         }
     }
 
+    /// The last epoch that this process believed in, by partition.
+    pub(super) fn believed(&self) -> HashMap<Partition, Epoch> {
+        let of = |partition| Some((partition, self.stock.partitions().seen(partition)?.0));
+        self.deployment.partitions.all().filter_map(of).collect()
+    }
+
+    /// The partitions for which the ledger holds an earlier epoch than one that it had before. A standby may be
+    /// behind, and is not asked.
+    pub(super) async fn behind(
+        &self,
+        believed: &HashMap<Partition, Epoch>,
+        rows: &[PartitionRow],
+    ) -> Result<Vec<Partition>, LedgerError> {
+        let is_behind = |row: &&PartitionRow| {
+            believed.get(&row.partition).is_some_and(|believed| row.epoch < *believed)
+        };
+        let behind: Vec<Partition> =
+            rows.iter().filter(is_behind).map(|row| row.partition).collect();
+        if behind.is_empty() || self.ledger.is_standby().await? {
+            return Ok(Vec::new());
+        }
+        Ok(behind)
+    }
+
     /// Those of these open partitions for which the ledger went back, and how that was noticed. What Redis
     /// remembers was read before the ledger is: an order is settled only after its commit.
     pub(super) async fn went_back(
@@ -92,10 +117,12 @@ impl Recovery {
     /// Closes the partitions for which the ledger went back: nothing more is taken until they are rebuilt.
     pub(super) async fn close_gone_back(&self, fenced: &[(PartitionRow, FenceReason)]) {
         for (row, reason) in fenced {
-            if !matches!(reason, FenceReason::Timeline | FenceReason::StoredLost) {
-                continue;
-            }
-            match self.stock.close_in(row.partition, row.epoch).await {
+            let epoch = match (reason, self.stock.partitions().seen(row.partition)) {
+                (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
+                (FenceReason::LedgerBehind, Some((believed, _))) => believed,
+                _ => continue,
+            };
+            match self.stock.close_in(row.partition, epoch).await {
                 // Fenced: another process was first.
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(

@@ -103,7 +103,15 @@ impl Recovery {
     /// When Postgres does not answer.
     pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
         let (mut fenced, mut open) = (Vec::new(), Vec::new());
-        for row in self.ledger.partitions(self.deployment.partitions).await? {
+        // Before the ledger is read: each was believed because the ledger had it.
+        let believed = self.believed();
+        let rows = self.ledger.partitions(self.deployment.partitions).await?;
+        let behind = self.behind(&believed, &rows).await?;
+        for row in rows {
+            if behind.contains(&row.partition) {
+                fenced.push((row, FenceReason::LedgerBehind));
+                continue;
+            }
             match row.status {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),

@@ -134,7 +134,10 @@ impl Recovery {
             lost_requests = rebuilt.lost_requests, "rebuilt and open"
         );
         for lost in &rebuilt.lost {
-            tracing::error!(%partition, "{lost}");
+            tracing::error!(
+                %partition, reservation.id = %lost.id, product = lost.product,
+                "the reservation was lost with commits of Postgres"
+            );
         }
         // It sells again, here as in every other process: from the next look at the ledger.
         Ok(Some(rebuilt))
@@ -147,7 +150,13 @@ impl Recovery {
         partition: Partition,
         below: Epoch,
     ) -> Result<(), RebuildError> {
-        let Some(Held { epoch, .. }) = self.stock.held(partition).await? else { return Ok(()) };
+        let Some(Held { epoch, owner, .. }) = self.stock.held(partition).await? else {
+            return Ok(());
+        };
+        // Another rebuild is further, or it is not ours: seize.lua says so.
+        if epoch >= below || owner != self.deployment.id {
+            return Ok(());
+        }
         match self.stock.close_in(partition, epoch).await {
             Ok(()) | Err(FenceError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),

@@ -75,23 +75,15 @@ impl Stock {
         Ok(self.held(partition).await?.map(|held| held.owner))
     }
 
-    /// Whether Redis takes the writes of a rebuild now. A full Redis takes commands that free memory, and a
-    /// rebuild begins with those (`lua/seize.lua`): only where nothing is left to be freed must there be room.
+    /// Whether Redis takes the writes of a rebuild now. Each of its scripts begins with a command that takes no
+    /// memory, and so does this: a full Redis can be rebuilt.
     ///
     /// # Errors
     ///
-    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right,
-    /// no memory.
+    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right.
     pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
-        let (keys, mut connection) = (self.partitions.keys(), self.partitions.connection());
-        let scratch = keys.scratch(partition);
-        let freed = [keys.stock(partition), keys.supply(partition), keys.bought(partition)];
-        let to_be_freed: u32 = connection.exists(&freed).await?;
-        if to_be_freed > 0 {
-            let _none: u32 = connection.unlink(scratch).await?;
-        } else {
-            let () = connection.pset_ex(scratch, "", 5).await?;
-        }
+        let scratch = self.partitions.keys().scratch(partition);
+        let _none: u32 = self.partitions.connection().unlink(scratch).await?;
         Ok(())
     }
 }

@@ -139,7 +139,7 @@ impl Consumer {
 
     async fn step(&mut self) -> Result<Step, Pause> {
         if self.held.is_empty() {
-            self.held = self.suspects.take_due();
+            self.held = self.suspects.take_due(MAX_BATCH);
         }
         // A read is not fenced and takes entries away from whoever may have them: after every trouble,
         // and at the start, the partition must first be seen to be open to us.
@@ -147,7 +147,9 @@ impl Consumer {
             self.shop.stock.probe(self.partition).await?;
             self.open = true;
         }
-        if self.held.is_empty() && self.next_scan <= Instant::now() {
+        // With as many kept as may be, nothing more is taken, new or left behind.
+        let takes = !self.suspects.are_too_many();
+        if self.held.is_empty() && takes && self.next_scan <= Instant::now() {
             self.scan().await?;
         }
         if self.held.is_empty() {

@@ -48,12 +48,16 @@ impl Suspects {
         self.waiting.iter().map(|suspect| suspect.due).min()
     }
 
-    /// Takes those that are due.
-    pub(super) fn take_due(&mut self) -> Vec<Delivery> {
+    /// Takes those that are due, at most `count`.
+    pub(super) fn take_due(&mut self, count: usize) -> Vec<Delivery> {
         let now = Instant::now();
-        let (due, later) = self.waiting.drain(..).partition(|suspect: &Suspect| suspect.due <= now);
-        self.waiting = later;
-        due.into_iter().map(|suspect| suspect.delivery).collect()
+        let mut taken = 0;
+        let due = self.waiting.extract_if(.., |suspect| {
+            let takes = suspect.due <= now && taken < count;
+            taken += usize::from(takes);
+            takes
+        });
+        due.map(|suspect| suspect.delivery).collect()
     }
 
     /// Drops those that do not stand any more.
@@ -123,7 +127,7 @@ mod tests {
         let mut suspects = Suspects::new(Duration::ZERO);
         assert!(suspects.keep(delivery("1-1"), sqlstate));
         assert_eq!(suspects.kept(&[]), Some(Kept { orders: 1, sqlstate }));
-        let due = suspects.take_due();
+        let due = suspects.take_due(10);
         assert_eq!((due.len(), due[0].deliveries), (1, 1));
         assert_eq!(suspects.kept(&due), Some(Kept { orders: 1, sqlstate }), "it is in hand");
         let others = suspects.keep_again([due, vec![delivery("1-2")]].concat());

@@ -4,9 +4,12 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
-use yoink::app::Role;
+use yoink::{
+    app::Role,
+    grpc::pb::{ProductStatus, UpdateProductRequest},
+};
 
-use crate::harness::{Binary, Service, Yard, eventually, product, run_yoink};
+use crate::harness::{Binary, Service, Yard, eventually, product, reason, run_yoink};
 
 async fn until_stored(yard: &Yard, rows: i64) {
     eventually("they are stored", async || {
@@ -195,4 +198,61 @@ async fn lost_request_ids_survive_a_crash_between_any_two_steps_of_a_rebuild() {
         "rebuild_opened",
     ];
     futures_util::future::join_all(points.map(crash_while_looking_up)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_takes_effect_after_the_ledger_lost_changes_of_the_catalogue() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let update = |name: &str, status: ProductStatus| {
+        let (product_id, name) = ("shoe".to_owned(), name.to_owned());
+        let request =
+            UpdateProductRequest { product_id, name, status: status.into(), ..Default::default() };
+        let mut admin = service.admin();
+        async move { admin.update_product(request).await.unwrap() }
+    };
+    for name in ["one", "two", "three"] {
+        update(name, ProductStatus::OnSale).await;
+    }
+    service.buy("shoe", "ann", "r").await.unwrap();
+    until_stored(&yard, 1).await;
+    // As a failover leaves it that has lost the three changes, and the numbers that they had.
+    let lost = "UPDATE products SET name = 'zero', version = version - 3;
+                SELECT setval('catalogue_version', (SELECT max(version) FROM products))";
+    yard.sql().await.batch_execute(lost).await.unwrap();
+    let (code, printed) = rebuild(&yard, &["--all"]);
+    assert_eq!(code, Some(0), "{printed}");
+    sells_again(&service, "bob").await;
+
+    // Its version is one that this process has seen before, of a change that is lost.
+    update("stopped", ProductStatus::Stopped).await;
+    assert_eq!(service.refusal("shoe", "late", "r").await, "SALE_STOPPED");
+    yard.assert_audit_holds().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_row_that_went_back_closes_its_partition_also_where_nothing_is_rebuilt() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    service.create(product("shoe", 10)).await;
+    let (code, printed) = rebuild(&yard, &["--all"]);
+    assert_eq!(code, Some(0), "{printed}");
+    sells_again(&service, "ann").await;
+    until_stored(&yard, 1).await;
+    // As if the rebuild had never been committed.
+    let back = "UPDATE partitions SET epoch = 1, opened = 1";
+    yard.sql().await.batch_execute(back).await.unwrap();
+    eventually("nothing is sold", async || {
+        let refusal = service.buy("shoe", "bob", "r").await.err()?;
+        (reason(&refusal) == "RECOVERING").then_some(())
+    })
+    .await;
+    let (code, printed) = rebuild(&yard, &[]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(rows(&yard).await.iter().all(|row| *row == (3, "open".to_owned())));
+    sells_again(&service, "cid").await;
+    yard.assert_audit_holds().await;
+    service.stop().await;
 }

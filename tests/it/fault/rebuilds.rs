@@ -175,3 +175,31 @@ async fn a_full_redis_is_rebuilt() {
     yard.assert_audit_holds().await;
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_full_of_what_stays_is_rebuilt() {
+    let yard = Yard::with_own_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let id = product_of(&yard, 0).await;
+    service.create(product(&id, 10)).await;
+    service.buy(&id, "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    let mut cli = yard.cli().await;
+    // A rebuild frees none of this.
+    let () = cli.set("something_else", "x".repeat(2_000_000)).await.unwrap();
+    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut cli).await.unwrap();
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let full = used.trim().parse::<u64>().unwrap() - 1_000_000;
+    config_set(&yard, "maxmemory", &full.to_string()).await;
+    let _: i64 = cli.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
+    let open =
+        "SELECT count(*) FROM partitions WHERE partition = 0 AND status = 'open' AND epoch = 2";
+    eventually("the first attempt rebuilds it", async || {
+        (yard.count(open).await == 1).then_some(())
+    })
+    .await;
+    config_set(&yard, "maxmemory", "0").await;
+    eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
+    yard.assert_audit_holds().await;
+    service.stop().await;
+}
