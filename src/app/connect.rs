@@ -15,7 +15,7 @@ use crate::{
     audit::Auditor,
     config::Config,
     desk::Desk,
-    fence::{Connection, Partitions},
+    fence::{Connection, Partitions, retry_timeouts},
     keys::Keys,
     ledger::{
         Deployment, Establish, Ledger, PartitionStatus, PoolSizes, Pools, check_pooler,
@@ -193,8 +193,10 @@ fn tcp_settings() -> TcpSettings {
 
 /// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
 async fn check_redis_version(connection: &Connection) -> anyhow::Result<()> {
-    let info: String =
-        redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await?;
+    let info: String = retry_timeouts(|| async {
+        redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await
+    })
+    .await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
     let version = version.context("Redis does not tell its version")?.trim().to_owned();
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     ack::{Acks, Offer},
     fence::FenceError,
+    fence::retry_timeouts,
     grpc,
 };
 
@@ -76,7 +77,8 @@ impl Watch {
         acks: Option<Acks>,
     ) -> anyhow::Result<Self> {
         let partitions = stores.stock.partitions();
-        let state = RedisState::read(partitions).await.context("cannot read Redis's settings")?;
+        let state = retry_timeouts(|| RedisState::read(partitions)).await;
+        let state = state.context("cannot read Redis's settings")?;
         let (mut log, ledger) = (CompleteLog::default(), safety::of_ledger(&stores).await?);
         let (redis, replicas) = (state.judge(&mut log), state.replicas);
         let judged = Judged { redis, replicas, ledger, ledger_judged: Instant::now(), log };
@@ -89,7 +91,8 @@ impl Watch {
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        for advice in advice(partitions).await.context("cannot read Redis's settings")? {
+        let advised = retry_timeouts(|| advice(partitions)).await;
+        for advice in advised.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{advice}");
         }
         tracing::info!(redis = judged.redis.mode, postgres = judged.ledger.mode, "durability");

@@ -33,6 +33,29 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
 /// A connection that proves useless so soon, for the reason of the one before, is no news.
 const NEWS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a start goes on asking a Redis that is slow to answer.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks again, for some seconds, where Redis did not answer in time: a process that starts must not end because the
+/// disk of Redis is slow for a moment. Only for what changes nothing.
+///
+/// # Errors
+///
+/// When Redis refuses, cannot be reached, or stays silent.
+pub async fn retry_timeouts<T, F: Future<Output = RedisResult<T>>>(
+    ask: impl Fn() -> F,
+) -> RedisResult<T> {
+    let end = Instant::now() + START_PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if error.is_timeout() && Instant::now() < end => {
+                tracing::warn!(%error, "Redis is slow to answer at the start; asking again");
+            }
+            answered => return answered,
+        }
+    }
+}
+
 /// A handle on one connection; clones share it.
 #[derive(Clone)]
 pub struct Connection {
@@ -85,7 +108,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// When Redis cannot be reached now.
+    /// When Redis cannot be reached, or has not answered for some seconds.
     pub async fn open(
         client: &Client,
         name: &'static str,
@@ -97,9 +120,12 @@ impl Connection {
             .set_response_timeout(Some(response_timeout));
         let client = client.clone();
         let shared = Arc::new(Settings { client, config, response_timeout, name, metrics });
-        let link = Link::new(&shared, None);
-        link.connecting.clone().await?;
-        Ok(Self { shared, link: Arc::new(ArcSwap::from_pointee(link)) })
+        let connected = retry_timeouts(|| {
+            let link = Link::new(&shared, None);
+            async move { link.connecting.clone().await.map(|_connection| link) }
+        });
+        let link = Arc::new(ArcSwap::from_pointee(connected.await?));
+        Ok(Self { shared, link })
     }
 
     /// The connection to use now.
