@@ -82,6 +82,16 @@ async fn a_killed_service_keeps_every_accepted_answer() {
     next.stop().await;
 }
 
+/// The crash points of a rebuild, in their order.
+pub(super) const REBUILD_POINTS: [&str; 6] = [
+    "rebuild_closed",
+    "rebuild_seized",
+    "rebuild_drained",
+    "rebuild_filled",
+    "rebuild_concluded",
+    "rebuild_opened",
+];
+
 /// Runs the program into a crash point of a rebuild, with one order in the stream, one stored and one
 /// poison, then lets another process rebuild.
 async fn crash_while_rebuilding(point: &str) {
@@ -118,13 +128,5 @@ async fn crash_while_rebuilding(point: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn between_any_two_steps_of_a_rebuild() {
-    let points = [
-        "rebuild_closed",
-        "rebuild_seized",
-        "rebuild_drained",
-        "rebuild_filled",
-        "rebuild_concluded",
-        "rebuild_opened",
-    ];
-    futures_util::future::join_all(points.map(crash_while_rebuilding)).await;
+    futures_util::future::join_all(REBUILD_POINTS.map(crash_while_rebuilding)).await;
 }

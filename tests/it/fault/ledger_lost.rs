@@ -9,6 +9,7 @@ use yoink::{
     grpc::pb::{ProductStatus, UpdateProductRequest},
 };
 
+use super::crash::REBUILD_POINTS;
 use crate::harness::{Binary, Service, Yard, eventually, product, reason, run_yoink};
 
 async fn until_stored(yard: &Yard, rows: i64) {
@@ -189,15 +190,7 @@ async fn crash_while_looking_up(point: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_request_ids_survive_a_crash_between_any_two_steps_of_a_rebuild() {
-    let points = [
-        "rebuild_closed",
-        "rebuild_seized",
-        "rebuild_drained",
-        "rebuild_filled",
-        "rebuild_concluded",
-        "rebuild_opened",
-    ];
-    futures_util::future::join_all(points.map(crash_while_looking_up)).await;
+    futures_util::future::join_all(REBUILD_POINTS.map(crash_while_looking_up)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

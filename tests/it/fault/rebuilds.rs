@@ -149,6 +149,20 @@ async fn an_entry_of_a_newer_program_costs_no_epoch() {
     service.stop().await;
 }
 
+/// Writes four megabytes into a hash, and leaves Redis one megabyte too little.
+async fn fill_up(yard: &Yard, hash: &str) {
+    let fields: Vec<(String, String)> =
+        (0..2000).map(|n| (format!("u/{n}"), "x".repeat(2000))).collect();
+    let mut cli = yard.cli().await;
+    let () = cli.hset_multiple(hash, &fields).await.unwrap();
+    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut cli).await.unwrap();
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let full = used.trim().parse::<u64>().unwrap() - 1_000_000;
+    config_set(yard, "maxmemory", &full.to_string()).await;
+    let refused: redis::RedisResult<()> = cli.set("anything", "x").await;
+    assert_eq!(refused.unwrap_err().code(), Some("OOM"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_is_rebuilt() {
     let yard = Yard::with_own_redis().await;
@@ -158,18 +172,9 @@ async fn a_full_redis_is_rebuilt() {
     service.buy(&id, "ann", "r").await.unwrap();
     yard.assert_audit_holds().await;
     // What a rebuild frees is far more than what it writes.
-    let junk: Vec<(String, String)> =
-        (0..2000).map(|n| (format!("u/{n}"), "x".repeat(2000))).collect();
-    let mut cli = yard.cli().await;
-    let () = cli.hset_multiple(key(&yard, 0, "bought"), &junk).await.unwrap();
-    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut cli).await.unwrap();
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
-    let full = used.trim().parse::<u64>().unwrap() - 1_000_000;
-    config_set(&yard, "maxmemory", &full.to_string()).await;
-    let refused: redis::RedisResult<()> = cli.set("anything", "x").await;
-    assert_eq!(refused.unwrap_err().code(), Some("OOM"));
-    // Fenced by a command that a full Redis takes. It frees in the background: a first attempt may fail.
-    let _: i64 = cli.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
+    fill_up(&yard, &key(&yard, 0, "bought")).await;
+    // Fenced by a command that a full Redis takes.
+    let _: i64 = yard.cli().await.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
     eventually("it is rebuilt", async || (epoch(&yard, 0).await > 1).then_some(())).await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
     yard.assert_audit_holds().await;
@@ -184,14 +189,9 @@ async fn a_redis_that_is_full_of_what_stays_is_rebuilt() {
     service.create(product(&id, 10)).await;
     service.buy(&id, "ann", "r").await.unwrap();
     yard.assert_audit_holds().await;
-    let mut cli = yard.cli().await;
     // A rebuild frees none of this.
-    let () = cli.set("something_else", "x".repeat(2_000_000)).await.unwrap();
-    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut cli).await.unwrap();
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
-    let full = used.trim().parse::<u64>().unwrap() - 1_000_000;
-    config_set(&yard, "maxmemory", &full.to_string()).await;
-    let _: i64 = cli.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
+    fill_up(&yard, "something else").await;
+    let _: i64 = yard.cli().await.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
     let open =
         "SELECT count(*) FROM partitions WHERE partition = 0 AND status = 'open' AND epoch = 2";
     eventually("the first attempt rebuilds it", async || {
