@@ -175,6 +175,18 @@ impl From<PoolError> for LedgerError {
 }
 
 impl LedgerError {
+    /// The SQLSTATE as metrics have it, where it is in no list.
+    pub fn unlisted(&self) -> Option<String> {
+        match self {
+            Self::Unlisted { sqlstate, .. } => Some(code_of(*sqlstate)),
+            Self::Unavailable { .. }
+            | Self::Misconfigured { .. }
+            | Self::Inconsistent { .. }
+            | Self::Rejected { .. }
+            | Self::GateClosed => None,
+        }
+    }
+
     pub(super) fn unreadable(what: &'static str) -> Self {
         Self::Unlisted { sqlstate: None, source: Cause::Unreadable(what) }
     }

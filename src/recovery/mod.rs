@@ -197,8 +197,14 @@ impl Recovery {
     /// Rebuilds a partition; what is open is no longer seen to be fenced.
     async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let rebuilt = self.rebuild(row).await;
-        if matches!(rebuilt, Ok(Some(_))) {
-            self.watched.see_open(row.partition);
+        match &rebuilt {
+            Ok(Some(_)) => self.watched.see_open(row.partition),
+            Err(RebuildError::Ledger(error)) => {
+                if let Some(sqlstate) = error.unlisted() {
+                    self.stock.partitions().metrics().unlisted(sqlstate);
+                }
+            }
+            Ok(None) | Err(_) => {}
         }
         rebuilt
     }

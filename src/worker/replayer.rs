@@ -77,7 +77,14 @@ impl Replayer {
                         tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
                     }
                     Ok(Settled::Stored | Settled::Before | Settled::Refused) => {}
-                    Err(error) => failed = failed.or(Some(error)),
+                    Err(error) => {
+                        if let DeskError::Ledger(error) = &error
+                            && let Some(sqlstate) = error.unlisted()
+                        {
+                            self.shop.stock.partitions().metrics().unlisted(sqlstate);
+                        }
+                        failed = failed.or(Some(error));
+                    }
                 }
             }
         }

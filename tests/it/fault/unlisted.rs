@@ -1,6 +1,7 @@
 //! Postgres refuses with a SQLSTATE that is in no list: a trigger that raises P0001.
 
 use futures_util::future::join_all;
+use redis::AsyncCommands as _;
 use yoink::app::Role;
 
 use crate::harness::{Service, Yard, eventually, get, product};
@@ -135,4 +136,35 @@ async fn many_refused_orders_in_front_do_not_hold_up_who_comes_behind_them() {
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].in_dead), (65, 0));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_meets_a_refused_order_waits_for_it_and_says_why() {
+    let yard = Yard::new().await;
+    let api = yard.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    refuse(&yard, "NEW.user_id = 'mallory'").await;
+    let kept = api.buy("shoe", "mallory", "r").await.unwrap();
+    // Closed before a worker is there: only a rebuild tries to store the order.
+    let number = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let meta = format!("{}:{{{number}}}:meta", yard.prefix);
+    let _: i64 = yard.cli().await.hset(meta, "status", "closed").await.unwrap();
+    let worker = yard.serve(Role::Worker, &[]).await;
+    let ready = eventually("readiness says why", async || {
+        let ready = get(worker.http, "/readyz").await;
+        ready.contains("not rebuilt").then_some(ready)
+    })
+    .await;
+    assert!(ready.contains("SQLSTATE P0001"), "{ready}");
+    assert!(failures(&worker).await > 0, "it is counted, and so there is an alert");
+    assert_eq!(confirmed(&yard).await, 0);
+
+    refuse_nothing(&yard).await;
+    let again =
+        eventually("it sells again", async || api.buy("shoe", "mallory", "r").await.ok()).await;
+    assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    worker.stop().await;
+    api.stop().await;
 }
