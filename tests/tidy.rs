@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
@@ -287,5 +288,20 @@ fn every_script_names_its_keys_arguments_and_answers() {
             || source.contains("under_repair(KEYS[1], ARGV[1])");
         let opens = ["open.lua", "held.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
         assert!(fenced != opens, "{}", path.display());
+    }
+}
+
+#[test]
+fn every_bug_still_applies() {
+    let patches = fs::read_dir("tests/bugs").unwrap().map(|entry| entry.unwrap().path());
+    let patches: Vec<_> =
+        patches.filter(|path| path.extension() == Some("patch".as_ref())).collect();
+    assert_eq!(patches.len(), 12);
+    for patch in patches {
+        let mut apply = Command::new("patch");
+        apply.args(["--dry-run", "--quiet", "-p1", "-i"]).arg(&patch);
+        let applies = apply.output().unwrap();
+        let said = String::from_utf8_lossy(&applies.stdout);
+        assert!(applies.status.success(), "make it fit again: {}: {said}", patch.display());
     }
 }
