@@ -17,6 +17,7 @@ for part in "${@:-servers}"; do
       have cc || missing+=(gcc libc6-dev)
       have setpriv || missing+=(util-linux)
       have strace || missing+=(strace)
+      have patch || missing+=(patch)
       have openssl || missing+=(openssl)
       have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
       ;;
