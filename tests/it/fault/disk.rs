@@ -171,7 +171,10 @@ async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
         log.contains("No space left on device").then_some(())
     })
     .await;
-    assert!(worker.said().contains("Postgres is unavailable"), "{}", worker.said());
+    eventually("the worker says so", async || {
+        worker.said().contains("Postgres is unavailable").then_some(())
+    })
+    .await;
     assert_eq!(yard.audit().await.products[0].in_dead, 0, "nobody pays for it");
 
     disk.clear();
