@@ -1,6 +1,6 @@
 -- Concludes with request ids that were remembered before a rebuild and that the ledger did not confirm: takes
 -- them out of the hash that seize.lua set aside, and remembers those whose order is in neither store as lost.
--- Whoever asks again with one of these is told so (reserve.lua), and does not buy again unawares.
+-- A repeated request with one of these is answered so (reserve.lua), and does not buy again.
 --
 -- KEYS  1 meta  2 old claims of a window  3 lost
 -- ARGV  1 '<epoch> <deployment>'  2 until when they are remembered, ms since 1970

@@ -57,7 +57,7 @@ impl CompleteLog {
     }
 }
 
-/// A value of CONFIG GET; none where nobody may ask, as with some that are rented out.
+/// A value of CONFIG GET; none where it is refused, as by some managed servers.
 async fn config(connection: &mut Commands, name: &str) -> Result<Option<String>, RedisError> {
     let mut command = redis::cmd("CONFIG");
     match command.arg("GET").arg(name).query_async(connection).await {
@@ -93,7 +93,7 @@ impl RedisState {
         let mut statistics = redis::cmd("INFO");
         let statistics: InfoDict =
             statistics.arg("commandstats").query_async(&mut connection).await?;
-        let mut this = Self::told(&info);
+        let mut this = Self::from_info(&info);
         this.config_sets = config_sets(&statistics);
         this.appendfsync = config(&mut connection, "appendfsync").await?;
         let name = "no-appendfsync-on-rewrite";
@@ -111,7 +111,7 @@ impl RedisState {
         Ok(this)
     }
 
-    fn told(info: &InfoDict) -> Self {
+    fn from_info(info: &InfoDict) -> Self {
         let word = |name: &str| info.get::<String>(name);
         let is = |name: &str, value: &str| word(name).as_deref() == Some(value);
         let replicas = info.iter().filter(|(name, value)| {
@@ -273,7 +273,7 @@ mod tests {
         RedisState {
             appendfsync: some(fsync),
             no_appendfsync_on_rewrite: some(on_rewrite),
-            ..RedisState::told(&InfoDict::new(info))
+            ..RedisState::from_info(&InfoDict::new(info))
         }
     }
 
@@ -310,14 +310,14 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_sell_is_named_and_what_to_name_instead() {
-        for (from, to, told) in [
+        for (from, to, reason) in [
             ("standalone", "sentinel", "SENTINEL"),
             ("standalone", "cluster", "cluster-enabled no"),
             ("master", "slave\r\nmaster_host:a\r\nmaster_port:1", "(a:1)"),
         ] {
             let judged = judge(&HEALTHY.replace(from, to), "always", "no");
             assert_eq!(judged.unusable.len(), 1, "{to}");
-            assert!(judged.unusable[0].contains(told), "{judged:?}");
+            assert!(judged.unusable[0].contains(reason), "{judged:?}");
         }
     }
 

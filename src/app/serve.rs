@@ -259,7 +259,7 @@ impl App {
         let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
         if self.reflection && role != Role::Worker {
-            routes = reflect(routes)?;
+            routes = grpc::reflect(routes)?;
         }
         tracing::info!(
             grpc = %self.listeners.grpc.local_addr()?,
@@ -389,13 +389,4 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         request_max_bytes: config.request_max_bytes,
         trusted_proxies: config.trusted_proxies.clone(),
     })
-}
-
-fn reflect(routes: tonic::service::Routes) -> anyhow::Result<tonic::service::Routes> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(grpc::DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
 }

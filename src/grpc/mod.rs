@@ -104,3 +104,17 @@ pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
         .add_service(admission.named_layer(storefront))
         .add_service(admin)
 }
+
+/// Adds reflection, in both of its versions: clients may ask for the contract.
+///
+/// # Errors
+///
+/// When the contract's descriptor cannot be read.
+pub fn reflect(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+}

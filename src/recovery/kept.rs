@@ -14,7 +14,7 @@ use crate::{
     stock::SinceOpened,
 };
 
-/// The last stored seqs that Redis told of, by partition. A ledger that comes back without them may have stored
+/// The last stored seqs that were read from Redis, by partition. A ledger that comes back without them may have stored
 /// later ones by the time it is looked at.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StoredSeen {

@@ -25,7 +25,7 @@ pub struct Held {
 pub struct SinceOpened {
     /// The highest seq of this epoch that was settled as stored; 0 for none.
     pub stored: u64,
-    /// The timeline of the ledger before the partition was opened, if it told one.
+    /// The timeline of the ledger before the partition was opened, if that is known.
     pub timeline: Option<String>,
 }
 

@@ -44,7 +44,8 @@ async fn look_up(channel: Channel, client: u32, enough: CancellationToken) -> An
         *answers.entry(reason.clone()).or_default() += 1;
         if reason == "OVERLOADED" {
             let retry = status.get_details_retry_info().unwrap();
-            enough.run_until_cancelled(tokio::time::sleep(retry.retry_delay.unwrap())).await;
+            // Asks again after the delay that it was given, unless the flood ends first.
+            let _ended = tokio::time::timeout(retry.retry_delay.unwrap(), enough.cancelled()).await;
         }
     }
     answers

@@ -31,6 +31,16 @@ async fn epoch(yard: &Yard, partition: u16) -> i64 {
     yard.count(&format!("SELECT epoch FROM partitions WHERE partition = {partition}")).await
 }
 
+/// A service with ten units in partition 0, of which one is sold and stored.
+async fn selling(yard: &Yard) -> (Service, String) {
+    let service = yard.serve(Role::All, &[]).await;
+    let id = product_of(yard, 0).await;
+    service.create(product(&id, 10)).await;
+    service.buy(&id, "ann", "r").await.unwrap();
+    yard.assert_audit_holds().await;
+    (service, id)
+}
+
 async fn until_ready_says(service: &Service, what: &str) -> String {
     eventually("readiness says it", async || {
         let ready = get(service.http, "/readyz").await;
@@ -105,11 +115,7 @@ async fn a_new_partition_without_epochs_is_not_opened_and_the_others_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_takes_no_writes_costs_no_epoch_and_is_rebuilt_when_it_does() {
     let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let id = product_of(&yard, 0).await;
-    service.create(product(&id, 10)).await;
-    service.buy(&id, "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    let (service, id) = selling(&yard).await;
     // Fenced and read-only at once: a transaction, so that no rebuild comes between.
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&yard, 0, "meta"), "status", "closed").ignore();
@@ -166,11 +172,7 @@ async fn fill_up(yard: &Yard, hash: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_is_rebuilt() {
     let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let id = product_of(&yard, 0).await;
-    service.create(product(&id, 10)).await;
-    service.buy(&id, "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    let (service, id) = selling(&yard).await;
     // What a rebuild frees is far more than what it writes.
     fill_up(&yard, &key(&yard, 0, "bought")).await;
     // Fenced by a command that a full Redis takes.
@@ -184,11 +186,7 @@ async fn a_full_redis_is_rebuilt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_full_of_what_stays_is_rebuilt() {
     let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let id = product_of(&yard, 0).await;
-    service.create(product(&id, 10)).await;
-    service.buy(&id, "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    let (service, id) = selling(&yard).await;
     // A rebuild frees none of this.
     fill_up(&yard, "something else").await;
     let _: i64 = yard.cli().await.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
