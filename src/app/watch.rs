@@ -176,6 +176,10 @@ impl Watch {
             Err(_) => return None,
         };
         let redis = state.judge(&mut self.judged.log);
+        if !redis.refusals.is_empty() {
+            // Before the first buyer is refused, `/readyz` says why.
+            self.reasons.store(Arc::new(redis.refusals.clone()));
+        }
         self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
         let said =
             |judged: &Judgement| (judged.mode, judged.refusals.clone(), judged.warnings.clone());
