@@ -4,9 +4,10 @@
 -- ARGV  1 '<epoch> <deployment>'  2 the id it has in orders  3 the reservation id  4 its random part
 --       (hexadecimal)
 --
--- Returns {'fenced', reason} | {'found', name, value, ...} (its fields) | {'none'}
+-- Returns {'fenced', reason} | {'found', name, value, ...} (its fields)
+--       | {'none', highest seq of this epoch that was settled as stored (0 for none)}
 
-local why = fence(KEYS[1], ARGV[1])
+local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local function entry(stream, id)
   local found = redis.call('XRANGE', stream, id, id)
@@ -18,5 +19,7 @@ if not found then
   local dead_id = redis.call('HGET', KEYS[4], ARGV[3])
   found = dead_id and entry(KEYS[3], dead_id)
 end
-if not found then return { 'none' } end
-return { 'found', unpack(found[2]) }
+if found then return { 'found', unpack(found[2]) } end
+-- '<epoch>-<seq>'; of another epoch it says nothing.
+local of, stored = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
+return { 'none', of == epoch and stored or '0' }

@@ -1,6 +1,6 @@
 //! Redis and Postgres, connected and found to be the ones we mean.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use redis::{
@@ -15,11 +15,11 @@ use crate::{
     audit::Auditor,
     config::Config,
     desk::Desk,
-    fence::{Connection, Partitions, retry_timeouts},
+    fence::{Connection, Partitions, retry_at_start},
     keys::Keys,
     ledger::{
-        Deployment, Establish, Ledger, PartitionStatus, PoolSizes, Pools, check_pooler,
-        check_schema,
+        Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
+        check_pooler, check_schema,
     },
     recovery::Recovery,
     stock::{Stock, StockSettings},
@@ -37,6 +37,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// Whether the other end is there is asked after so much silence, and so often.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a start waits for a Postgres that takes no connection, and how often it asks.
+const START_LIMIT: Duration = Duration::from_secs(10);
+const START_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Both stores and what works on them.
 #[derive(Clone)]
@@ -66,8 +69,9 @@ impl Stores {
     pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
         let pools = pools(config).await?;
         let ledger = pools.operators.clone();
-        check_schema(&ledger).await?;
-        let deployment = match ledger.establish(config.partitions).await? {
+        retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
+        let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
+        let deployment = match established.await? {
             Establish::Is(deployment) => deployment,
             Establish::Other(found) => bail!(
                 "this database was initialised with {} partitions, the settings say {}: \
@@ -138,9 +142,8 @@ impl Stores {
 
     async fn blocking(&self, name: &'static str) -> anyhow::Result<Connection> {
         let metrics = self.stock.partitions().metrics().clone();
-        Connection::open(&self.client, name, BLOCKING_TIMEOUT, metrics)
-            .await
-            .context("cannot connect to Redis")
+        let open = || Connection::open(&self.client, name, BLOCKING_TIMEOUT, metrics.clone());
+        retry_at_start(open).await.context("cannot connect to Redis")
     }
 
     /// Believes the ledger of every partition, without opening any: for commands beside a service.
@@ -172,9 +175,38 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
         maintenance: size(config.pool_maintenance)?,
     };
     let pools = Pools::new(url.parse().context("postgres_url is no address")?, sizes)?;
-    pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
-    check_pooler(url).await?;
+    retry_refused(async || {
+        pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
+        Ok(check_pooler(url).await?)
+    })
+    .await?;
     Ok(pools)
+}
+
+/// Asks again, for some seconds, where Postgres is there and takes no connection: it starts, stops or recovers, or all its
+/// connections are in use. Only for what may be repeated.
+///
+/// # Errors
+///
+/// When Postgres cannot be reached, or does not take a connection in this time.
+pub(super) async fn retry_refused<T>(
+    ask: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        let refused = match ask().await {
+            Err(error) if takes_no_connection(&error) && Instant::now() < end => error,
+            answered => return answered,
+        };
+        let error: &dyn std::error::Error = refused.as_ref();
+        tracing::warn!(error, "Postgres takes no connection at the start; asking again");
+        tokio::time::sleep(START_INTERVAL).await;
+    }
+}
+
+fn takes_no_connection(error: &anyhow::Error) -> bool {
+    let ledger = error.chain().find_map(|cause| cause.downcast_ref::<LedgerError>());
+    ledger.is_some_and(LedgerError::takes_no_connection)
 }
 
 fn client(config: &Config) -> anyhow::Result<Client> {
@@ -193,7 +225,7 @@ fn tcp_settings() -> TcpSettings {
 
 /// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
 async fn check_redis_version(connection: &Connection) -> anyhow::Result<()> {
-    let info: String = retry_timeouts(|| async {
+    let info: String = retry_at_start(|| async {
         redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await
     })
     .await?;

@@ -163,6 +163,7 @@ pub(super) fn grpc(
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let places = Arc::new(Semaphore::new(max));
     let acceptor = Acceptor::new(listener, "grpc", metrics);
+    acceptor.metrics.allows(max);
     stream::unfold((acceptor, places), move |(mut acceptor, places)| async move {
         loop {
             let (stream, _) = acceptor.accept().await;
@@ -192,7 +193,9 @@ pub(super) struct HttpListener {
 
 impl HttpListener {
     pub(super) fn new(listener: TcpListener, metrics: &Metrics) -> Self {
-        Self { acceptor: Acceptor::new(listener, "http", metrics), open: VecDeque::new() }
+        let acceptor = Acceptor::new(listener, "http", metrics);
+        acceptor.metrics.allows(HTTP_CONNECTIONS_MAX);
+        Self { acceptor, open: VecDeque::new() }
     }
 }
 

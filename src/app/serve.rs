@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     Stores, auditing,
+    connect::retry_refused,
     connections::{self, connections_max},
     http::{self, Readiness},
     scrape::Scrape,
@@ -142,9 +143,11 @@ impl App {
         stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
-        recovery.look().await.context("cannot read the partitions")?;
+        let look = async || recovery.look().await.context("cannot read the partitions");
+        retry_refused(look).await?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
-        catalogue.refresh().await.context("cannot read the catalogue")?;
+        let refresh = async || catalogue.refresh().await.context("cannot read the catalogue");
+        retry_refused(refresh).await?;
         let workshop = Workshop {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),

@@ -12,13 +12,13 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     Role, Stores,
+    connect::retry_refused,
     redis_state::{CompleteLog, RedisState, advice},
     safety::{self, Judgement, LEDGER_MODES, REDIS_MODES},
 };
 use crate::{
     ack::{Acks, Offer},
-    fence::FenceError,
-    fence::retry_timeouts,
+    fence::{FenceError, retry_at_start},
     grpc,
 };
 
@@ -77,9 +77,10 @@ impl Watch {
         acks: Option<Acks>,
     ) -> anyhow::Result<Self> {
         let partitions = stores.stock.partitions();
-        let state = retry_timeouts(|| RedisState::read(partitions)).await;
+        let state = retry_at_start(|| RedisState::read(partitions)).await;
         let state = state.context("cannot read Redis's settings")?;
-        let (mut log, ledger) = (CompleteLog::default(), safety::of_ledger(&stores).await?);
+        let ledger = retry_refused(async || Ok(safety::of_ledger(&stores).await?));
+        let (mut log, ledger) = (CompleteLog::default(), ledger.await?);
         let (redis, replicas) = (state.judge(&mut log), state.replicas);
         let judged = Judged { redis, replicas, ledger, ledger_judged: Instant::now(), log };
         let mut refusals = judged.redis.unusable.clone();
@@ -91,7 +92,7 @@ impl Watch {
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        let advised = retry_timeouts(|| advice(partitions)).await;
+        let advised = retry_at_start(|| advice(partitions)).await;
         for advice in advised.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{advice}");
         }

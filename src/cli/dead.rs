@@ -1,6 +1,6 @@
 //! `yoink dead`: orders that could not be stored.
 
-use std::{env, process::ExitCode, time::Duration};
+use std::{env, io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
@@ -12,8 +12,8 @@ use super::output;
 use crate::{
     app::Stores,
     config::Config,
-    desk::{Chosen, DeadFilter, Effect, PAGE, Settled, SqlstateFilter, Tally, Work},
-    domain::{Note, ProductId, ReservationId, ReservationState},
+    desk::{Chosen, DeadFilter, DeskError, Effect, PAGE, Settled, SqlstateFilter, Tally, Work},
+    domain::{Note, ProductId, Reservation, ReservationId, ReservationState},
     ledger::DeadAction,
     stream::DeadEntry,
 };
@@ -116,7 +116,7 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
     let chosen = Chosen::All(filter);
     let mut walk = stores.desk.walk(&chosen).await?;
     let (mut table, mut printed) = (list_table(), false);
-    while let Some(page) = walk.next().await? {
+    while let Some(page) = walk.next().await.map_err(readable)? {
         for dead in &page.entries {
             let buried_at = time(dead.buried_at_ms())?.to_string();
             let product = dead.entry.field("p").unwrap_or_default();
@@ -134,25 +134,52 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
-    // An entry goes from the dead to the ledger, never back: asked in this order, it is not missed.
-    if let Some(dead) = stores.desk.find(id).await? {
-        for (name, value) in &dead.entry.fields {
-            output::line(format!("{name} = {value:?}"))?;
+fn print_entry(dead: &DeadEntry) -> io::Result<()> {
+    for (name, value) in &dead.entry.fields {
+        output::line(format!("{name} = {value:?}"))?;
+    }
+    Ok(())
+}
+
+fn print_stored(stored: Reservation) -> anyhow::Result<()> {
+    Ok(output::line(match stored.state {
+        ReservationState::Accepted => "state = accepted".to_owned(),
+        ReservationState::Confirmed { recorded_at_ms } => {
+            format!("state = confirmed\nrecorded at = {}", time(recorded_at_ms)?)
         }
+        ReservationState::Voided { recorded_at_ms, reason } => {
+            format!("state = voided\nrecorded at = {}\nreason = {reason:?}", time(recorded_at_ms)?)
+        }
+    })?)
+}
+
+/// Says what to do where the dead entries cannot be read because their partition is fenced.
+fn readable(error: DeskError) -> anyhow::Error {
+    let fenced = error.is_fenced();
+    let error = anyhow::Error::from(error);
+    if fenced {
+        error.context(
+            "dead entries cannot be read before their partition is rebuilt: run `yoink rebuild`, or wait for a worker",
+        )
     } else {
-        let found = stores.ledger.find(id).await?;
-        let found = found.with_context(|| format!("{id} is neither dead nor in the ledger"))?;
-        output::line(match found.state {
-            ReservationState::Accepted => "state = accepted".to_owned(),
-            ReservationState::Confirmed { recorded_at_ms } => {
-                format!("state = confirmed\nrecorded at = {}", time(recorded_at_ms)?)
-            }
-            ReservationState::Voided { recorded_at_ms, reason } => format!(
-                "state = voided\nrecorded at = {}\nreason = {reason:?}",
-                time(recorded_at_ms)?
-            ),
-        })?;
+        error
+    }
+}
+
+async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
+    // An entry goes from the dead to the ledger, never back: asked in this order, it is not missed. What the
+    // ledger holds is also true while the partition is fenced.
+    let found = match stores.desk.find(id).await {
+        Err(error) if !error.is_fenced() => return Err(error.into()),
+        found => found,
+    };
+    if let Ok(Some(dead)) = &found {
+        print_entry(dead)?;
+    } else if let Some(stored) = stores.ledger.find(id).await? {
+        print_stored(stored)?;
+    } else {
+        found.map_err(readable)?;
+        bail!("{id} is neither dead nor in the ledger");
     }
     let actions = stores.ledger.dead_actions(id).await?;
     if actions.is_empty() {
@@ -183,14 +210,14 @@ async fn work(stores: &Stores, work: Work, args: WorkArgs) -> anyhow::Result<Exi
         ids.sort_unstable();
         ids.dedup();
         for id in &ids {
-            if stores.desk.find(*id).await?.is_none() {
+            if stores.desk.find(*id).await.map_err(readable)?.is_none() {
                 bail!("{id} is not among the dead; nothing was done");
             }
         }
         Chosen::These(ids)
     };
     let tally = if args.dry_run {
-        let effect = stores.desk.effect(work, &chosen).await?;
+        let effect = stores.desk.effect(work, &chosen).await.map_err(readable)?;
         output::line(effect_table(&effect))?;
         output::line(format!("Nothing was done. It would come to this: {}.", told(&effect.tally)))?;
         effect.tally
@@ -214,10 +241,10 @@ async fn work_through(
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
     let mut walk = stores.desk.walk(chosen).await?;
-    while let Some(page) = walk.next().await? {
+    while let Some(page) = walk.next().await.map_err(readable)? {
         tally.settled += page.gone;
         for dead in &page.entries {
-            let settled = stores.desk.settle(work, dead, action).await?;
+            let settled = stores.desk.settle(work, dead, action).await.map_err(readable)?;
             tally.add(settled);
             output::line(line(dead, settled))?;
         }

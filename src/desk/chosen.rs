@@ -105,7 +105,7 @@ impl Walk<'_> {
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis is away, or a partition is fenced.
     pub async fn next(&mut self) -> Result<Option<Page>, DeskError> {
         match &mut self.left {
             Left::These([]) => Ok(None),
@@ -167,18 +167,15 @@ impl<'a> Stroll<'a> {
 
     async fn next(&mut self, desk: &Desk) -> Result<Option<Vec<DeadEntry>>, DeskError> {
         while let Some(&partition) = self.partitions.front() {
-            if self.last.is_none() {
-                self.last = desk.streams.newest_dead(partition).await?;
-            }
-            if let Some(last) = &self.last {
-                let range = (self.after.as_deref(), last.as_str());
-                let mut page = desk.streams.dead_up_to(partition, range, self.count).await?;
-                if let Some(last) = page.last() {
-                    self.after = Some(last.dead_id().to_owned());
-                    self.looked += page.len();
-                    page.retain(|dead| self.filter.passes(dead, self.now_ms));
-                    return Ok(Some(page));
-                }
+            let range = (self.after.as_deref(), self.last.as_deref());
+            let page = desk.streams.dead(partition, range, self.count).await?;
+            self.last = self.last.take().or(page.newest);
+            let mut entries = page.entries;
+            if let Some(last) = entries.last() {
+                self.after = Some(last.dead_id().to_owned());
+                self.looked += entries.len();
+                entries.retain(|dead| self.filter.passes(dead, self.now_ms));
+                return Ok(Some(entries));
             }
             self.partitions.pop_front();
             (self.after, self.last) = (None, None);
@@ -206,7 +203,7 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis is away, or a partition is fenced.
     pub async fn page(
         &self,
         filter: &DeadFilter,

@@ -82,6 +82,15 @@ pub enum DeskError {
 }
 
 impl DeskError {
+    /// Whether a partition is fenced: what its dead stream holds is not to be believed before it is rebuilt.
+    pub fn is_fenced(&self) -> bool {
+        matches!(
+            self,
+            Self::Fence(FenceError::Fenced(_))
+                | Self::Stock(StockError::Fence(FenceError::Fenced(_)))
+        )
+    }
+
     /// Whether the script that failed may have taken effect all the same.
     fn may_have_happened(&self) -> bool {
         match self {
@@ -119,7 +128,7 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis is away, or the partition is fenced.
     pub async fn find(&self, id: ReservationId) -> Result<Option<DeadEntry>, DeskError> {
         let count = self.streams.partitions().count();
         match count.get_partition(id.partition()) {

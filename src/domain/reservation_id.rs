@@ -75,6 +75,12 @@ impl ReservationId {
         (first.to_uuid(), Self { partition, epoch, seq, random }.to_uuid())
     }
 
+    /// The first and the last UUID of its partition, epoch and seq, whatever the random part.
+    pub fn range_of_seq(&self) -> (Uuid, Uuid) {
+        let last = u64::MAX >> (64 - RANDOM_BITS);
+        (Self { random: 0, ..*self }.to_uuid(), Self { random: last, ..*self }.to_uuid())
+    }
+
     /// The number of its partition.
     pub fn partition(&self) -> u16 {
         self.partition

@@ -19,7 +19,8 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
@@ -33,23 +34,39 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
 /// A connection that proves useless so soon, for the reason of the one before, is no news.
 const NEWS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a start goes on asking a Redis that is slow to answer.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a start goes on asking a Redis that is slow to answer, or fails over.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Asks again, for some seconds, where Redis did not answer in time: a process that starts must not end because the
-/// disk of Redis is slow for a moment. Only for what changes nothing.
+/// Asks again, for some seconds, where Redis did not answer in time, cannot be reached, or loads its data: a process that
+/// starts must not end because the disk of Redis is slow for a moment, or because Redis fails over after the process
+/// has connected. Only for what changes nothing.
 ///
 /// # Errors
 ///
-/// When Redis refuses, cannot be reached, or stays silent.
-pub async fn retry_timeouts<T, F: Future<Output = RedisResult<T>>>(
+/// When Redis refuses, or does not answer in this time.
+pub async fn retry_at_start<T, F: Future<Output = RedisResult<T>>>(
     ask: impl Fn() -> F,
 ) -> RedisResult<T> {
-    let end = Instant::now() + START_PATIENCE;
+    retry(ask, is_passing).await
+}
+
+/// Whether another attempt may succeed at a Redis that has answered before.
+fn is_passing(error: &RedisError) -> bool {
+    let starting =
+        [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown].map(ErrorKind::Server);
+    error.is_timeout() || error.is_io_error() || starting.contains(&error.kind())
+}
+
+async fn retry<T, F: Future<Output = RedisResult<T>>>(
+    ask: impl Fn() -> F,
+    passes: impl Fn(&RedisError) -> bool,
+) -> RedisResult<T> {
+    let end = Instant::now() + START_LIMIT;
     loop {
         match ask().await {
-            Err(error) if error.is_timeout() && Instant::now() < end => {
-                tracing::warn!(%error, "Redis is slow to answer at the start; asking again");
+            Err(error) if passes(&error) && Instant::now() < end => {
+                tracing::warn!(%error, "Redis does not answer at the start; asking again");
+                tokio::time::sleep(RECONNECT_INTERVAL).await;
             }
             answered => return answered,
         }
@@ -120,10 +137,12 @@ impl Connection {
             .set_response_timeout(Some(response_timeout));
         let client = client.clone();
         let shared = Arc::new(Settings { client, config, response_timeout, name, metrics });
-        let connected = retry_timeouts(|| {
+        let connect = || {
             let link = Link::new(&shared, None);
             async move { link.connecting.clone().await.map(|_connection| link) }
-        });
+        };
+        // One that refuses is away: whoever has reached it before uses `retry_at_start`.
+        let connected = retry(connect, RedisError::is_timeout);
         let link = Arc::new(ArcSwap::from_pointee(connected.await?));
         Ok(Self { shared, link })
     }

@@ -14,7 +14,7 @@ mod script;
 mod useless;
 
 pub use commands::Commands;
-pub use connection::{Connection, retry_timeouts};
+pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceError, FenceReason};
 pub use partitions::{Partitions, Taking, expect};
 pub use script::Script;

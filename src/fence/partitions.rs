@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use redis::{RedisError, Value};
+use redis::{FromRedisValue, ParsingError, RedisError, Value};
 use uuid::Uuid;
 
 use super::{Applied, Commands, Connection, FenceError, FenceReason, Script};
@@ -205,8 +205,8 @@ impl Partitions {
         args: &[&str],
     ) -> Result<Vec<String>, FenceError> {
         let mut connection = self.connection.clone();
-        let answer: Vec<String> = script.call(keys, args).invoke_async(&mut connection).await?;
-        unfenced(answer)
+        let answer: Vec<Word> = script.call(keys, args).invoke_async(&mut connection).await?;
+        unfenced(answer.into_iter().map(|word| word.0).collect())
     }
 
     /// These partitions behind a connection of the caller's own: for what may block it.
@@ -257,6 +257,18 @@ impl Partitions {
     pub async fn ping(&self) -> Result<(), FenceError> {
         let pong: Result<String, _> = redis::cmd("PING").query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
+    }
+}
+
+/// A word of a script's answer; what is not UTF-8 in it is replaced, since entries may hold anything.
+struct Word(String);
+
+impl FromRedisValue for Word {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::BulkString(bytes) => Ok(Self(String::from_utf8_lossy(&bytes).into_owned())),
+            other => String::from_redis_value(other).map(Self),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     domain::{Partition, Reservation, ReservationId, ReservationState},
     fence::{Applied, FenceError},
+    ledger::LookedUp,
     stream::{Entry, Found},
 };
 
@@ -39,17 +40,25 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
     let partition = rooms.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
     let found = rooms.streams.find(partition, id).await;
-    if let Ok(Found { entry: Some(entry), .. }) = &found {
+    if let Ok(Found::Entry(entry)) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    let stored = rooms.lookups.find(id).await.ok_or(ApiError::Overloaded)?;
-    if let Some(stored) = stored.map_err(unchanged)? {
-        return Ok(stored);
-    }
+    let in_ledger = rooms.lookups.find(id).await.ok_or(ApiError::Overloaded)?;
+    let another = match in_ledger.map_err(unchanged)? {
+        LookedUp::Reservation(stored) => return Ok(stored),
+        LookedUp::AnotherOfItsSeq => true,
+        LookedUp::Nothing => false,
+    };
     match found {
-        // The fence held while the streams were read, so they held every order of this epoch that the
-        // ledger did not hold by then.
-        Ok(found) if found.epoch == id.epoch() => Err(ApiError::ReservationNotFound),
+        // The fence held while the streams were read, so they held every order of this epoch that the ledger did not
+        // hold by then. Up to `stored` the ledger held them all: what it holds nothing of, it has lost.
+        Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
+            if another || id.seq() > stored {
+                Err(ApiError::ReservationNotFound)
+            } else {
+                Err(ApiError::LostOrUnknown)
+            }
+        }
         // Of an epoch that has ended, or in one that may just be lost: nobody can say that it never was.
         Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
         Err(error) => Err(unchanged(error)),

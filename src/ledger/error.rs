@@ -187,6 +187,14 @@ impl LedgerError {
         }
     }
 
+    /// Whether Postgres is there and took no connection: it starts, stops or recovers (57P03), or all its connections are
+    /// in use (53300).
+    pub fn takes_no_connection(&self) -> bool {
+        let Self::Unavailable { source: Cause::Postgres(error) } = self else { return false };
+        let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
+        error.code().is_some_and(|code| passing.contains(code))
+    }
+
     pub(super) fn unreadable(what: &'static str) -> Self {
         Self::Unlisted { sqlstate: None, source: Cause::Unreadable(what) }
     }

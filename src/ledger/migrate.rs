@@ -1,5 +1,7 @@
 //! The schema, by sqlx; everything else here is tokio-postgres.
 
+use std::time::Duration;
+
 use sqlx::{
     Connection as _,
     migrate::{MigrateError as SqlxMigrateError, Migrator},
@@ -10,6 +12,13 @@ use super::{Ledger, LedgerError, PoolerError, check_pooler};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
+/// How long connecting may take. A migration itself has no limit: it may have to read or write a whole table.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a migration waits for a lock: whoever comes after it for the same table waits for it as well.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+/// What Postgres says when that is over (lock_not_available).
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -19,6 +28,17 @@ pub enum MigrateError {
     /// No connection.
     #[error("cannot connect to Postgres")]
     Connect(#[source] sqlx::Error),
+    /// Postgres accepts the connection and does not answer.
+    #[error(
+        "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
+    )]
+    Silent,
+    /// Somebody else holds a lock that a migration needs.
+    #[error(
+        "another session of Postgres holds a lock that the migration needs, for longer than {LOCK_LIMIT:?} (pg_locks and \
+         pg_stat_activity show which): end it, and run `yoink migrate` again; migrations that were completed stay"
+    )]
+    Locked(#[source] SqlxMigrateError),
     /// A migration failed, or the database has one that this program does not know.
     #[error("cannot migrate the schema")]
     Migrate(#[source] SqlxMigrateError),
@@ -82,17 +102,41 @@ pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
     // PgBouncer refuses this parameter, and no migration prints a fraction.
     let options = url.parse::<PgConnectOptions>().map_err(MigrateError::Connect)?;
     let options = options.extra_float_digits(None);
-    let connected = PgConnection::connect_with(&options).await;
-    let mut connection = connected.map_err(MigrateError::Connect)?;
-    let found = version(&mut connection).await.map_err(MigrateError::Connect)?;
+    let connected = tokio::time::timeout(CONNECT_LIMIT, connect(&options)).await;
+    let mut connection = connected.map_err(|_| MigrateError::Silent)??;
+    let found = version(&mut connection).await;
+    let found = found.map_err(|error| refused(SqlxMigrateError::Execute(error)))?;
     let migrated = if found > newest() {
         Migrated::Newer { found, program: newest() }
     } else {
-        MIGRATIONS.run(&mut connection).await.map_err(MigrateError::Migrate)?;
+        MIGRATIONS.run(&mut connection).await.map_err(refused)?;
         Migrated::UpToDate(newest())
     };
     connection.close().await.map_err(MigrateError::Connect)?;
     Ok(migrated)
+}
+
+/// A connection that waits for no lock longer than [`LOCK_LIMIT`].
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, MigrateError> {
+    let connected = PgConnection::connect_with(options).await;
+    let mut connection = connected.map_err(MigrateError::Connect)?;
+    // Not as an option of the connection, which a pooler may drop.
+    let set = "SELECT set_config('lock_timeout', $1, false)";
+    let limit_ms = LOCK_LIMIT.as_millis().to_string();
+    let set = sqlx::query(set).bind(limit_ms).execute(&mut connection).await;
+    set.map_err(MigrateError::Connect)?;
+    Ok(connection)
+}
+
+/// Names the failure that somebody else's lock causes.
+fn refused(error: SqlxMigrateError) -> MigrateError {
+    if let SqlxMigrateError::Execute(cause) | SqlxMigrateError::ExecuteMigration(cause, _) = &error
+        && let Some(code) = cause.as_database_error().and_then(|error| error.code())
+        && code == LOCK_NOT_AVAILABLE
+    {
+        return MigrateError::Locked(error);
+    }
+    MigrateError::Migrate(error)
 }
 
 async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {

@@ -31,7 +31,7 @@ pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
 pub use pools::{Lookups, PoolSizes, Pools};
 pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
-pub use reservations::{ExportRow, ReservationFilter};
+pub use reservations::{ExportRow, LookedUp, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
 pub use void::{Void, VoidOutcome};

@@ -6,13 +6,10 @@ use tokio::sync::Semaphore;
 use tokio_postgres::Config;
 
 use super::{
-    Ledger, LedgerError,
+    Ledger, LedgerError, LookedUp,
     pool::{long_reads, operations, prepare},
 };
-use crate::{
-    domain::{Reservation, ReservationId},
-    telemetry::PoolReading,
-};
+use crate::{domain::ReservationId, telemetry::PoolReading};
 
 /// Look-ups under way for each of their connections: most of them wait, for some 32 times as long as one takes.
 const LOOKUPS_PER_CONNECTION: usize = 32;
@@ -81,12 +78,9 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// One reservation, by its primary key; `None` when too many are looked up already.
-    pub async fn find(
-        &self,
-        id: ReservationId,
-    ) -> Option<Result<Option<Reservation>, LedgerError>> {
+    /// What the ledger holds of a reservation; `None` when too many are looked up already.
+    pub async fn find(&self, id: ReservationId) -> Option<Result<LookedUp, LedgerError>> {
         let _place = self.places.try_acquire().ok()?;
-        Some(self.ledger.find(id).await)
+        Some(self.ledger.look_up(id).await)
     }
 }

@@ -21,6 +21,17 @@ pub enum ReservationFilter {
     Both(ProductId, UserId),
 }
 
+/// What the ledger holds of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookedUp {
+    /// It.
+    Reservation(Reservation),
+    /// Another one of its partition, epoch and seq: this one was never made.
+    AnotherOfItsSeq,
+    /// Nothing.
+    Nothing,
+}
+
 /// One stored reservation, for a CSV file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the columns of `reservations`")]
@@ -73,6 +84,33 @@ impl Ledger {
             let sql = format!("SELECT {COLUMNS} FROM reservations WHERE reservation_id = $1");
             let row = client.query_typed_opt(&sql, &[(&id.to_uuid(), Type::UUID)]).await?;
             row.as_ref().map(reservation).transpose()
+        })
+        .await
+    }
+
+    /// One reservation, or whether another one has its seq: by a range of the primary key.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub(super) async fn look_up(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
+        let (first, last) = id.range_of_seq();
+        self.with(|client| async move {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM reservations WHERE reservation_id BETWEEN $1 AND $2"
+            );
+            let args: [(&(dyn ToSql + Sync), Type); 2] =
+                [(&first, Type::UUID), (&last, Type::UUID)];
+            let rows = client.query_typed(&sql, &args).await?;
+            let mut looked_up = LookedUp::Nothing;
+            for row in &rows {
+                let found = reservation(row)?;
+                if found.id == id {
+                    return Ok(LookedUp::Reservation(found));
+                }
+                looked_up = LookedUp::AnotherOfItsSeq;
+            }
+            Ok(looked_up)
         })
         .await
     }

@@ -1,10 +1,10 @@
 //! The dead stream: entries given up on, each the token for its own unit.
 
-use redis::{AsyncCommands as _, RedisError};
+use redis::RedisError;
 
 use super::{
     Streams,
-    entry::{Entry, EntryError, RawEntry},
+    entry::{Entry, EntryError},
 };
 use crate::{
     domain::{Order, Partition, ReservationId},
@@ -18,6 +18,28 @@ pub struct DeadEntry {
     pub partition: Partition,
     /// The entry, under its id in `dead`.
     pub entry: Entry,
+}
+
+/// Some of a partition's dead entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadPage {
+    /// The entries, the oldest first.
+    pub entries: Vec<DeadEntry>,
+    /// The id of the newest dead entry of the partition, on this page or not.
+    pub newest: Option<String>,
+}
+
+/// Entries as `lua/dead.lua` returns them; `None` if the words do not add up.
+fn dead_entries(partition: Partition, mut words: &[String]) -> Option<Vec<DeadEntry>> {
+    let mut entries = Vec::new();
+    while let [id, count, rest @ ..] = words {
+        let (fields, others) = rest.split_at_checked(count.parse().ok()?)?;
+        let fields = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        let entry = Entry { id: id.clone(), fields: fields.collect() };
+        entries.push(DeadEntry { partition, entry });
+        words = others;
+    }
+    words.is_empty().then_some(entries)
 }
 
 impl DeadEntry {
@@ -75,49 +97,44 @@ impl DeadEntry {
 }
 
 impl Streams {
-    /// At most `count` dead entries of a partition, oldest first, after `after` (an id in `dead`).
+    /// At most `count` dead entries of a partition, the oldest first, after `after` (an id in `dead`) and up to `last`
+    /// (without it, to the newest).
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// As [`crate::fence::Partitions::run`].
     pub async fn dead(
         &self,
         partition: Partition,
-        after: Option<&str>,
+        (after, last): (Option<&str>, Option<&str>),
         count: usize,
-    ) -> Result<Vec<DeadEntry>, RedisError> {
-        self.dead_up_to(partition, (after, "+"), count).await
+    ) -> Result<DeadPage, FenceError> {
+        let first = after.map_or("-".to_owned(), |id| format!("({id}"));
+        let args = ["", &first, last.unwrap_or("+"), &count.to_string()];
+        let page = self.read_dead(partition, &args).await?;
+        page.ok_or_else(|| FenceError::Malformed(vec!["none".to_owned()]))
     }
 
-    /// As [`Streams::dead`], up to the id `last`.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn dead_up_to(
+    /// Reads dead entries behind the fence, since an older Redis holds entries that are settled; `None` if there is
+    /// none of the name that was asked for.
+    async fn read_dead(
         &self,
         partition: Partition,
-        (after, last): (Option<&str>, &str),
-        count: usize,
-    ) -> Result<Vec<DeadEntry>, RedisError> {
-        let start = after.map_or("-".to_owned(), |id| format!("({id}"));
-        let key = self.partitions.keys().dead(partition);
-        let raw: Vec<RawEntry> =
-            self.partitions.connection().xrange_count(key, start, last, count).await?;
-        let entries = raw.into_iter().filter_map(Entry::from_raw);
-        Ok(entries.map(|entry| DeadEntry { partition, entry }).collect())
-    }
-
-    /// The id of a partition's newest dead entry.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
-    pub async fn newest_dead(&self, partition: Partition) -> Result<Option<String>, RedisError> {
-        let key = self.partitions.keys().dead(partition);
-        let newest: Vec<RawEntry> =
-            self.partitions.connection().xrevrange_count(key, "+", "-", 1).await?;
-        Ok(newest.into_iter().next().map(|(id, _)| id))
+        args: &[&str],
+    ) -> Result<Option<DeadPage>, FenceError> {
+        let keys = self.partitions.keys();
+        let keys = [keys.meta(partition), keys.dead(partition), keys.buried(partition)];
+        let answer = self.partitions.run(partition, &self.scripts.dead, &keys, args).await?;
+        match answer.as_slice() {
+            [status] if status == "none" => Ok(None),
+            [status, newest, words @ ..] if status == "read" => {
+                let entries = dead_entries(partition, words);
+                let newest = (!newest.is_empty()).then(|| newest.clone());
+                let entries = entries.ok_or(FenceError::Malformed(answer))?;
+                Ok(Some(DeadPage { entries, newest }))
+            }
+            _ => Err(FenceError::Malformed(answer)),
+        }
     }
 
     /// The time by the clock of Redis, which says when an entry was buried; in milliseconds since 1970.
@@ -136,21 +153,14 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// As [`crate::fence::Partitions::run`].
     pub async fn dead_of(
         &self,
         partition: Partition,
         named: &str,
-    ) -> Result<Option<DeadEntry>, RedisError> {
-        let mut connection = self.partitions.connection();
-        let key = self.partitions.keys().buried(partition);
-        let Some(dead_id) = connection.hget::<_, _, Option<String>>(key, named).await? else {
-            return Ok(None);
-        };
-        let key = self.partitions.keys().dead(partition);
-        let raw: Vec<RawEntry> = connection.xrange(key, &dead_id, &dead_id).await?;
-        let entry = raw.into_iter().find_map(Entry::from_raw);
-        Ok(entry.map(|entry| DeadEntry { partition, entry }))
+    ) -> Result<Option<DeadEntry>, FenceError> {
+        let page = self.read_dead(partition, &[named, "", "", "1"]).await?;
+        Ok(page.and_then(|page| page.entries.into_iter().next()))
     }
 
     /// Removes a dead entry whose order is in the ledger; returns whether it was still there.
@@ -168,6 +178,29 @@ impl Streams {
             "discarded" => Ok(true),
             "gone" => Ok(false),
             _ => Err(FenceError::Malformed(answer)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PartitionCount;
+
+    #[test]
+    fn words_that_do_not_add_up_are_no_entries() {
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        let read = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            dead_entries(partition, &words)
+        };
+        let entries = read("1-1 2 p shoe 1-2 0 1-3 4 p hat u ann").unwrap();
+        let fields: Vec<usize> = entries.iter().map(|dead| dead.entry.fields.len()).collect();
+        assert_eq!(fields, [1, 0, 2]);
+        assert_eq!((entries[2].dead_id(), entries[2].field("u")), ("1-3", "ann"));
+        assert_eq!(read("").unwrap(), []);
+        for broken in ["1-1", "1-1 two p shoe", "1-1 3 p shoe", "1-1 2 p shoe 1-2"] {
+            assert_eq!(read(broken), None, "{broken}");
         }
     }
 }

@@ -8,11 +8,16 @@ use crate::{
 
 /// What the streams of a partition hold of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The epoch in which they were read.
-    pub epoch: Epoch,
+pub enum Found {
     /// Its entry, in `orders` or in `dead`.
-    pub entry: Option<Entry>,
+    Entry(Entry),
+    /// Nothing.
+    Nothing {
+        /// The epoch in which they were read.
+        epoch: Epoch,
+        /// The highest seq of this epoch that was settled as stored; 0 for none.
+        stored: u64,
+    },
 }
 
 impl Streams {
@@ -36,14 +41,16 @@ impl Streams {
             (id.entry_id(), id.to_string(), format!("{:x}", id.random()));
         let args = [entry_id.as_str(), &named, &random];
         let answer = self.partitions.run_in(epoch, &self.scripts.find, &keys, &args).await?;
-        let entry = match answer.as_slice() {
+        match answer.as_slice() {
             [status, fields @ ..] if status == "found" && fields.len() % 2 == 0 => {
                 let pairs = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-                Some(Entry { id: entry_id, fields: pairs.collect() })
+                Ok(Found::Entry(Entry { id: entry_id, fields: pairs.collect() }))
             }
-            [status] if status == "none" => None,
-            _ => return Err(FenceError::Malformed(answer)),
-        };
-        Ok(Found { epoch, entry })
+            [status, stored] if status == "none" => match stored.parse() {
+                Ok(stored) => Ok(Found::Nothing { epoch, stored }),
+                Err(_) => Err(FenceError::Malformed(answer)),
+            },
+            _ => Err(FenceError::Malformed(answer)),
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub use bury::Burial;
 pub use cut::{ClaimsCut, Cut, CutError, ProductCut};
-pub use dead::DeadEntry;
+pub use dead::{DeadEntry, DeadPage};
 pub use depth::Depth;
 pub use drain::{Source, Surviving};
 pub use entry::{Entry, EntryError, FORMAT};
@@ -42,6 +42,7 @@ struct Scripts {
     cut: Script,
     drained: Script,
     find: Script,
+    dead: Script,
 }
 
 impl Streams {
@@ -56,6 +57,7 @@ impl Streams {
             cut: Script::new("cut", include_str!("../../lua/cut.lua")),
             drained: Script::new("drained", include_str!("../../lua/drained.lua")),
             find: Script::new("find", include_str!("../../lua/find.lua")),
+            dead: Script::new("dead", include_str!("../../lua/dead.lua")),
         };
         Self { partitions, scripts: Arc::new(scripts) }
     }

@@ -2,13 +2,14 @@
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Meter, UpDownCounter},
+    metrics::{Counter, Gauge, Meter, UpDownCounter},
 };
 
 /// Connections of clients to one listener; clones share them.
 #[derive(Clone)]
 pub struct ListenerMetrics {
     open: UpDownCounter<i64>,
+    max: Gauge<u64>,
     limited: Counter<u64>,
     accept_failures: Counter<u64>,
     label: [KeyValue; 1],
@@ -20,6 +21,10 @@ impl ListenerMetrics {
             open: meter
                 .i64_up_down_counter("yoink_connections")
                 .with_description("Connections of clients.")
+                .build(),
+            max: meter
+                .u64_gauge("yoink_connections_max")
+                .with_description("Most connections of clients at the same time.")
                 .build(),
             limited: meter
                 .u64_counter("yoink_connections_limited")
@@ -35,6 +40,11 @@ impl ListenerMetrics {
         this.limited.add(0, &this.label);
         this.accept_failures.add(0, &this.label);
         this
+    }
+
+    /// There may be so many connections at the same time.
+    pub fn allows(&self, connections: usize) {
+        self.max.record(u64::try_from(connections).unwrap_or(u64::MAX), &self.label);
     }
 
     /// A connection was accepted.

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     desk::{DeskError, Settled},
     domain::Partition,
+    fence::FenceError,
     ledger::DeadAction,
     stock::StockError,
 };
@@ -59,7 +60,12 @@ impl Replayer {
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
         let (mut after, mut released, mut failed) = (None, 0, None);
         loop {
-            let dead = self.shop.streams.dead(self.partition, after.as_deref(), MAX_BATCH).await?;
+            let range = (after.as_deref(), None);
+            let dead = match self.shop.streams.dead(self.partition, range, MAX_BATCH).await {
+                // Its rebuild settles them.
+                Err(FenceError::Fenced(_)) => break,
+                read => read?.entries,
+            };
             let Some(last) = dead.last() else { break };
             after = Some(last.dead_id().to_owned());
             for entry in &dead {

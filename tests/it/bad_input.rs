@@ -125,6 +125,7 @@ async fn what_does_not_exist_is_not_found() {
     };
     assert_eq!(reason(&look_up(&id(4000, 1)).await), "RESERVATION_NOT_FOUND");
     assert_eq!(reason(&look_up(&id(0, 77)).await), "LOST_OR_UNKNOWN");
+    yard.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

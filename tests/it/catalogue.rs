@@ -56,6 +56,8 @@ async fn a_buyer_sees_the_stock_after_its_own_purchase() {
     for (remaining, stock) in seen.await {
         assert!(stock <= remaining, "{stock} seen after {remaining}");
     }
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -188,6 +188,7 @@ async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
     let duplicate = again.buy().await;
     assert!(duplicate.duplicate, "the order was kept");
     assert_eq!(duplicate.reservation_id, bought.reservation_id);
+    again.assert_audit_holds().await;
     // However it ends, its servers end with it.
     again.kill();
     eventually("its servers have ended", async || processes_under(&here).is_empty().then_some(()))

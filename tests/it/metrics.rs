@@ -1,6 +1,6 @@
 //! What `/metrics` tells is what happened.
 
-use yoink::app::Role;
+use yoink::{app::Role, grpc::pb::ReplayDeadEntriesRequest};
 
 use crate::harness::{Service, Yard, eventually, get, product};
 
@@ -61,6 +61,7 @@ async fn only_products_that_the_settings_name_are_named() {
     let text = scrape(&service).await;
     assert_eq!(sum(&text, &["yoink_product_stock", "product=\"shoe\""]), 2.0, "{text}");
     assert!(!text.contains("parasol") && !text.contains("ghost"), "{text}");
+    yard.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +113,10 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
     }
+    let release = ReplayDeadEntriesRequest { all: true, ..Default::default() };
+    service.admin().replay_dead_entries(release).await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
     worker.stop().await;
 }
 

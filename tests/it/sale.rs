@@ -127,6 +127,9 @@ async fn the_stores_show_what_the_design_says() {
             format!("SELECT count(*) FROM information_schema.tables WHERE table_name = '{table}'");
         assert_eq!(yard.count(&sql).await, 1, "{table}");
     }
+    let worker = yard.serve(Role::Worker, &[]).await;
+    yard.assert_audit_holds().await;
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,3 +49,16 @@ async fn a_program_starts_on_a_newer_schema_that_only_adds_and_refuses_another()
     assert!(!done && printed.contains("run `yoink migrate`"), "{printed}");
     restarted.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_ends_and_says_why_if_another_session_holds_a_lock_that_it_needs() {
+    let yard = Yard::new().await;
+    let sql = yard.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE _sqlx_migrations").await.unwrap();
+    let (done, printed) = run(&yard, "migrate");
+    assert!(!done, "{printed}");
+    assert!(printed.contains("holds a lock that the migration needs"), "{printed}");
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    let (done, printed) = run(&yard, "migrate");
+    assert!(done, "{printed}");
+}

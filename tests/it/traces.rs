@@ -179,6 +179,9 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
     }
     assert_eq!(entries.len(), 1, "nobody stores it");
     assert!(!entries[0].1.contains(&"c".to_owned()), "{entries:?}");
+    let worker = yard.serve(Role::Worker, &[]).await;
+    yard.assert_audit_holds().await;
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

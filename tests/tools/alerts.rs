@@ -279,6 +279,27 @@ async fn calls_that_are_too_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_too_many() {
+    let yard = Yard::new().await;
+    let service = selling(&yard, Role::All, &[("connections_max", "12")]).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    let watch = Prometheus::watching(service.http).await;
+    let endpoint = tonic::transport::Channel::from_shared(format!("http://{}", service.grpc));
+    let endpoint = endpoint.unwrap();
+    let mut held = Vec::new();
+    // The service's own client has one already.
+    for _ in 0..11 {
+        held.push(endpoint.connect().await.unwrap());
+    }
+    watch.fires("YoinkConnectionsFilling").await;
+    let one_more = endpoint.connect().await;
+    watch.fires("YoinkConnectionsLimited").await;
+    drop((held, one_more));
+    watch.clears().await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_without_a_free_connection() {
     let yard = Yard::new().await;
     let service = selling(&yard, Role::Api, &[]).await;

@@ -73,3 +73,97 @@ async fn a_dead_order_is_found_in_its_stream_and_an_id_that_was_never_given_is_n
     assert_eq!(state(&service, &dead).await, "VOIDED");
     yard.assert_audit_holds().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is_fenced() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let lost = service.buy("shoe", "ann", "r").await.unwrap().reservation_id;
+    service.buy("shoe", "bob", "r").await.unwrap();
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    // Only the highest seq is watched: nothing is fenced, and this process believes both stores.
+    let sql = yard.sql().await;
+    let lose = "CREATE TABLE lost AS SELECT * FROM reservations WHERE user_id = 'ann';
+                DELETE FROM reservations WHERE user_id = 'ann'";
+    sql.batch_execute(lose).await.unwrap();
+    assert_eq!(state(&service, &lost).await, "LOST_OR_UNKNOWN");
+    let id: yoink::domain::ReservationId = lost.parse().unwrap();
+    let later = yoink::domain::ReservationId::new(id.partition(), id.epoch(), 3, id.random());
+    assert_eq!(state(&service, &later.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
+    let found = "INSERT INTO reservations SELECT * FROM lost; DROP TABLE lost";
+    sql.batch_execute(found).await.unwrap();
+    assert_eq!(state(&service, &lost).await, "CONFIRMED");
+    let guessed =
+        yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
+    assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
+    let mut yard = Yard::with_own_redis().await;
+    let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 10)).await;
+    let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
+    yard.sql().await.batch_execute(poison).await.unwrap();
+    let dead = service.buy("shoe", "mallory", "r").await.unwrap().reservation_id;
+    eventually("it is dead", async || (yard.audit().await.products[0].in_dead == 1).then_some(()))
+        .await;
+    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&dead));
+    // The entry is still in the stream in this copy.
+    let copy = block_in_place(|| back_up(&yard));
+    let release = yoink::grpc::pb::ReplayDeadEntriesRequest { all: true, ..Default::default() };
+    service.admin().replay_dead_entries(release).await.unwrap();
+    assert_eq!(state(&service, &dead).await, "VOIDED");
+
+    block_in_place(|| restore(&mut yard, copy));
+    for asked in [String::new(), dead.clone()] {
+        let request = || yoink::grpc::pb::ListDeadEntriesRequest {
+            reservation_id: asked.clone(),
+            ..Default::default()
+        };
+        let refused = eventually("Redis answers again", async || {
+            let listed = service.admin().list_dead_entries(request()).await;
+            let refused = reason(&listed.unwrap_err());
+            (refused != "REDIS_UNAVAILABLE").then_some(refused)
+        });
+        assert_eq!(refused.await, "RECOVERING", "{asked:?}");
+    }
+    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    let (printed, said) =
+        (String::from_utf8_lossy(&listed.stdout), String::from_utf8_lossy(&listed.stderr));
+    assert_eq!(listed.status.code(), Some(2), "{printed} {said}");
+    assert!(!printed.contains(&dead), "{printed}");
+    assert!(said.contains("run `yoink rebuild`"), "{said}");
+    // What the ledger holds is shown.
+    let shown = block_in_place(|| run_yoink(&yard, &["dead", "show", &dead]));
+    let printed = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.status.success() && printed.contains("state = voided"), "{printed}");
+
+    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    assert!(listed.status.success());
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains(&dead));
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_entry_with_bytes_that_are_no_text_is_listed() {
+    let yard = Yard::new().await;
+    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 10)).await;
+    let mut add = redis::cmd("XADD");
+    add.arg(format!("{}:{{0}}:dead", yard.prefix)).arg("*");
+    let _: String =
+        add.arg("p").arg(&b"sh\xffoe"[..]).query_async(&mut yard.cli().await).await.unwrap();
+    let request = yoink::grpc::pb::ListDeadEntriesRequest::default();
+    let listed = service.admin().list_dead_entries(request).await.unwrap().into_inner();
+    assert_eq!(listed.entries[0].product_id, "sh\u{fffd}oe");
+}

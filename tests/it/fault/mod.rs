@@ -34,6 +34,7 @@ mod schema_change;
 mod settings;
 mod small_disk;
 mod stall;
+mod start;
 mod unanswered;
 mod unlisted;
 mod unseen;

@@ -49,6 +49,19 @@ async fn until_ready_says(service: &Service, what: &str) -> String {
     .await
 }
 
+/// Waits until so many units of a product are confirmed and available; the audit finds nothing wrong, and cannot see
+/// partition 0.
+async fn assert_settled_but_for_partition_0(yard: &Yard, product: &str, expected: (i64, i64)) {
+    let report = eventually("the other's orders are settled", async || {
+        let report = yard.audit().await;
+        let units = report.products.iter().find(|units| units.product.as_str() == product)?;
+        ((units.confirmed, units.available) == expected).then(|| report.clone())
+    })
+    .await;
+    assert!(report.violations.is_empty(), "{report:?}");
+    assert!(report.unknown.iter().all(|unknown| unknown.starts_with("partition 0")), "{report:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_epochs_is_refused_and_the_others_go_on() {
     let yard = Yard::new().await;
@@ -87,14 +100,7 @@ async fn a_partition_without_epochs_is_refused_and_the_others_go_on() {
     // Whatever the row says, it concerns this partition alone.
     sql.batch_execute("UPDATE partitions SET epoch = 1048576 WHERE partition = 0").await.unwrap();
     service.buy(&other, "cid", "r").await.unwrap();
-    let report = eventually("the other's orders are settled", async || {
-        let report = yard.audit().await;
-        let units = report.products.iter().find(|units| units.product.as_str() == other)?;
-        (units.confirmed == 3 && units.available == 7).then(|| report.clone())
-    })
-    .await;
-    assert!(report.violations.is_empty(), "{report:?}");
-    assert!(report.unknown.iter().all(|unknown| unknown.starts_with("partition 0")), "{report:?}");
+    assert_settled_but_for_partition_0(&yard, &other, (3, 7)).await;
     service.stop().await;
 }
 
@@ -109,6 +115,7 @@ async fn a_new_partition_without_epochs_is_not_opened_and_the_others_are() {
     service.buy(&other, "ann", "r").await.unwrap();
     until_ready_says(&service, "partition 0 has used the last of its 1048575 epochs").await;
     assert_eq!(epoch(&yard, 0).await, 1_048_575);
+    assert_settled_but_for_partition_0(&yard, &other, (1, 9)).await;
     service.stop().await;
 }
 

@@ -14,8 +14,8 @@ use nix::{
 };
 use tonic::transport::{Channel, Endpoint};
 use yoink::grpc::pb::{
-    ListProductsRequest, ReserveUnitRequest, ReserveUnitResponse,
-    inventory_service_client::InventoryServiceClient,
+    AuditRequest, AuditVerdict, ListProductsRequest, ReserveUnitRequest, ReserveUnitResponse,
+    admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
 };
 
 use super::{Yard, eventually, scratch_dir};
@@ -228,6 +228,19 @@ impl Dev {
             let stocked =
                 listed.into_inner().products.iter().all(|product| product.stock.is_some());
             stocked.then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until all orders are stored, and its audit holds.
+    pub async fn assert_audit_holds(&mut self) {
+        let endpoint = self.endpoint().await;
+        eventually("all is stored, and the audit holds", async || {
+            let mut admin = AdminServiceClient::new(endpoint.connect().await.ok()?);
+            let report = admin.audit(AuditRequest {}).await.ok()?.into_inner();
+            assert_ne!(report.verdict(), AuditVerdict::Violated, "{report:?}");
+            let waits = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
+            (!waits && report.verdict() == AuditVerdict::Holds).then_some(())
         })
         .await;
     }

@@ -63,6 +63,8 @@ struct Shared {
     broken: AtomicU64,
     /// Connections ever made.
     made: AtomicU64,
+    /// Connections that a cut closed as soon as they were made.
+    turned_away: AtomicU64,
 }
 
 /// A TCP proxy on a free port of loopback; ends with the test.
@@ -112,6 +114,7 @@ impl Proxy {
             armed: Mutex::new(None),
             broken: AtomicU64::new(0),
             made: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
         // It ends when the proxy is dropped, and all its connections with it.
@@ -180,6 +183,11 @@ impl Proxy {
         self.shared.made.load(Ordering::SeqCst)
     }
 
+    /// How many connections a cut has closed as soon as they were made.
+    pub fn turned_away(&self) -> u64 {
+        self.shared.turned_away.load(Ordering::SeqCst)
+    }
+
     /// Loses the answer of the next script call that carries all these texts (of Postgres: the COMMIT of
     /// the next transaction that does), and the connection with it; the server does its work.
     pub fn lose_reply(&self, texts: &[&str]) -> Lost {
@@ -209,6 +217,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn connect(client: TcpStream, shared: Arc<Shared>) {
     let State { weather, server, .. } = shared.state.borrow().clone();
     if weather == Weather::Cut {
+        shared.turned_away.fetch_add(1, Ordering::SeqCst);
         return;
     }
     // A server that is away refuses, as it would without us.

@@ -1,0 +1,129 @@
+//! A start waits for a store that is about to be there, and says what it waits for.
+
+use std::path::Path;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio_postgres::{NoTls, error::SqlState};
+use tokio_util::task::TaskTracker;
+use yoink::{
+    app::Stores,
+    grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
+    servers::PostgresServer,
+};
+
+use crate::harness::{
+    Binary, Proxy, Yard, eventually, product, run_yoink_with, scratch_dir, shared,
+};
+
+/// A role that may do what the owner may, and has no connection: superusers have no limit.
+async fn role_without_connections(yard: &Yard) -> (String, String) {
+    let role = format!("service_{}", yard.database);
+    let create = format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0; GRANT postgres TO {role}");
+    yard.sql().await.batch_execute(&create).await.unwrap();
+    let url = yard.postgres_url().replace("//postgres@", &format!("//{role}@"));
+    (role, url)
+}
+
+async fn says_that_it_waits(service: &mut Binary) {
+    eventually("it says what it waits for", async || {
+        assert!(!service.has_ended(), "it ended: {}", service.said());
+        service.said().contains("Postgres takes no connection at the start").then_some(())
+    })
+    .await;
+}
+
+/// Buys one unit of a new product from a service that has just started.
+async fn sells(yard: &Yard, service: &mut Binary) {
+    let stores = yard.stores().await;
+    let shoe = [product("shoe", 10)];
+    stores.ledger.create_products(&shoe, stores.deployment.partitions, "test").await.unwrap();
+    let mut buyers = InventoryServiceClient::new(service.channel().await);
+    eventually("it sells", async || {
+        let request = ReserveUnitRequest {
+            product_id: "shoe".to_owned(),
+            user_id: "ann".to_owned(),
+            request_id: "r".to_owned(),
+            ..Default::default()
+        };
+        buyers.reserve_unit(request).await.ok()
+    })
+    .await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_waits_until_postgres_has_a_free_connection() {
+    let yard = Yard::new().await;
+    let (role, url) = role_without_connections(&yard).await;
+    let mut service = Binary::serve(&yard, &[("postgres_url", &url)], None);
+    says_that_it_waits(&mut service).await;
+    let free = format!("ALTER ROLE {role} CONNECTION LIMIT -1");
+    yard.sql().await.batch_execute(&free).await.unwrap();
+    sells(&yard, &mut service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_ends_with_the_reason_if_postgres_gets_no_free_connection() {
+    let yard = Yard::new().await;
+    let (_, url) = role_without_connections(&yard).await;
+    let settings = [("postgres_url", url.as_str())];
+    let ended = block_in_place(|| run_yoink_with(&yard, &settings, &["audit"]));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    assert!(said.contains("too many connections for role"), "{said}");
+}
+
+/// Lets a Postgres that only follows become one that takes connections.
+fn promote(dir: &Path) {
+    let data = dir.join("data");
+    std::fs::write(data.join("promote"), "").unwrap();
+    let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    kill(Pid::from_raw(file.lines().next().unwrap().parse().unwrap()), Signal::SIGUSR1).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_waits_until_postgres_has_started() {
+    spawn_blocking(shared).await.unwrap();
+    let mut yard = Yard::new().await;
+    let dir = scratch_dir("postgres");
+    let mut postgres =
+        block_in_place(|| PostgresServer::start(&dir, &["fsync=off", "hot_standby=off"]).unwrap());
+    block_in_place(|| postgres.create_database(&yard.database).unwrap());
+    let url = postgres.url(&yard.database);
+    yoink::ledger::migrate(&url).await.unwrap();
+    // It starts as a standby that answers nobody, until it is promoted.
+    block_in_place(|| postgres.stop());
+    std::fs::write(dir.join("data/standby.signal"), "").unwrap();
+    let starting = spawn_blocking(move || {
+        postgres.restart().unwrap();
+        postgres
+    });
+    eventually("Postgres says that it starts", async || {
+        let refused = tokio_postgres::connect(&url, NoTls).await.err()?;
+        (refused.code() == Some(&SqlState::CANNOT_CONNECT_NOW)).then_some(())
+    })
+    .await;
+    let mut service = Binary::serve(&yard, &[("postgres_url", &url)], None);
+    says_that_it_waits(&mut service).await;
+    promote(&dir);
+    yard.postgres = Some(starting.await.unwrap());
+    sells(&yard, &mut service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_waits_while_redis_refuses_the_connection_of_a_reader() {
+    let yard = Yard::new().await;
+    let proxy = Proxy::redis(shared().redis.port()).await;
+    let config = yard.config(&[("redis_url", &proxy.redis_url())]);
+    let stores = Stores::connect(&config, &TaskTracker::new()).await.unwrap();
+    proxy.cut();
+    let connecting = TaskTracker::new().spawn(async move { stores.reader().await.map(drop) });
+    eventually("it tries again", async || (proxy.turned_away() >= 2).then_some(())).await;
+    proxy.pass();
+    connecting.await.unwrap().unwrap();
+}
