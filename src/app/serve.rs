@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::{codec::CompressionEncoding, transport::Server};
 use uuid::Uuid;
 
 use super::{
@@ -242,6 +242,7 @@ impl App {
         }
         self.start_keepers(&loops, &stop_loops);
         let (reporter, health) = tonic_health::server::health_reporter();
+        let health = health.accept_compressed(CompressionEncoding::Gzip);
         self.watch.look().await;
         report(&reporter, self.role, self.watch.reasons().is_empty()).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));

@@ -9,6 +9,8 @@ use super::{
     convert::{self, Fields},
     dead,
     error::ApiError,
+    idempotency_key,
+    page_token::PagedList,
     pb::{self, admin_service_server::AdminService},
 };
 use crate::{
@@ -75,10 +77,16 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::RestockRequest>,
     ) -> Result<Response<pb::RestockResponse>, Status> {
-        let asked = request.into_inner();
+        let (metadata, _, asked) = request.into_parts();
         let mut fields = Fields::default();
         let product = fields.parse("product_id", &asked.product_id);
-        let request = fields.parse("request_id", &asked.request_id);
+        let request = match idempotency_key::request_id(&metadata, &asked.request_id) {
+            Ok(id) => fields.parse("request_id", &id),
+            Err((name, problem)) => {
+                fields.refuse(name, &problem);
+                None
+            }
+        };
         if asked.units < 1 || asked.units > MAX_UNITS {
             fields.refuse("units", "must be 1 to 9007199254740992");
         }
@@ -108,8 +116,9 @@ impl AdminService for Admin {
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let product = optional(&asked.product_id).map(|text| fields.parse("product_id", &text));
         let user = optional(&asked.user_id).map(|text| fields.parse("user_id", &text));
-        let after = optional(&asked.page_token)
-            .map(|text| fields.parse::<ReservationId>("page_token", &text));
+        let list = PagedList::new("reservations", &[&asked.product_id, &asked.user_id]);
+        let after = list.position(&asked.page_token, |id| id.parse::<ReservationId>().ok());
+        let after = fields.keep("page_token", after);
         let filter = match (product, user) {
             (Some(product), Some(user)) => {
                 product.zip(user).map(|(product, user)| ReservationFilter::Both(product, user))
@@ -129,7 +138,7 @@ impl AdminService for Admin {
         let more = found.len() > size;
         found.truncate(size);
         let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|last| last.id.to_string()).unwrap_or_default();
+        let next_page_token = last.map(|last| list.token(&last.id.to_string())).unwrap_or_default();
         let reservations = found.into_iter().map(convert::reservation).collect();
         Ok(Response::new(pb::ListReservationsResponse { reservations, next_page_token }))
     }

@@ -92,3 +92,43 @@ impl From<DeskError> for ApiError {
         }
     }
 }
+
+impl ApiError {
+    /// A message that could not be decoded, from what the decoder says: it names the fields on the way to
+    /// the one at fault, each as `Message.field: `.
+    pub(super) fn unreadable(decoder: &str) -> Self {
+        let path = decoder.trim_start_matches("failed to decode Protobuf message: ").split(": ");
+        let fields = path.map_while(|part| part.split_once('.').map(|(_, field)| field));
+        let named = |field: &&str| {
+            !field.is_empty() && field.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+        };
+        let fields: Vec<_> = fields.take_while(named).collect();
+        match fields.as_slice() {
+            [] => Self::UnreadableMessage,
+            fields => Self::bad_field(&fields.join("."), "cannot be read: it has another type"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_cannot_be_decoded_names_the_field_where_the_decoder_does() {
+        let unreadable = |text: &str| {
+            let error = ApiError::unreadable(text);
+            let reason = error.reason().to_owned();
+            if let ApiError::BadFields(fields) = error { fields[0].0.clone() } else { reason }
+        };
+        let decoder = "failed to decode Protobuf message: ";
+        let text = format!("{decoder}ReserveUnitRequest.user_id: invalid wire type: Varint");
+        assert_eq!(unreadable(&text), "user_id");
+        let text = format!("{decoder}CreateProductsRequest.products: NewProduct.name: invalid");
+        assert_eq!(unreadable(&text), "products.name");
+        for text in ["failed to decode Protobuf message: invalid tag value: 0", "Missing request."]
+        {
+            assert_eq!(unreadable(text), "UNREADABLE_MESSAGE");
+        }
+    }
+}

@@ -48,12 +48,15 @@ impl Fields {
     }
 }
 
-/// A page's size: 0 means 50, at most 500.
+/// Most entries of a page.
+const PAGE_MAX: usize = 500;
+
+/// A page's size: 0 means 50, and more than the most is the most.
 pub(super) fn page_size(asked: i32) -> Result<usize, ApiError> {
     match usize::try_from(asked) {
         Ok(0) => Ok(50),
-        Ok(size @ 1..=500) => Ok(size),
-        Ok(_) | Err(_) => Err(ApiError::bad_field("page_size", "must be 0 (50) to 500")),
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err(ApiError::bad_field("page_size", "must not be negative")),
     }
 }
 
@@ -298,11 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_1_to_500() {
+    fn a_page_size_above_500_is_500_and_a_negative_one_is_refused() {
         assert_eq!(page_size(0).unwrap(), 50);
         assert_eq!(page_size(500).unwrap(), 500);
         assert!(page_size(-1).is_err());
-        assert!(page_size(501).is_err());
+        assert!(page_size(i32::MIN).is_err());
+        assert_eq!(page_size(501).unwrap(), 500);
+        assert_eq!(page_size(i32::MAX).unwrap(), 500);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::{
     Rooms,
     convert::{self, Fields, timestamp},
     error::ApiError,
+    page_token::PagedList,
     pb,
 };
 use crate::{
@@ -75,20 +76,19 @@ fn action(fields: &mut Fields, actor: &str, reason: &str) -> Option<DeadAction> 
 }
 
 /// `<partition>/<id in dead>` of the entry that was seen last.
-fn place(rooms: &Rooms, token: &str) -> Result<Option<Place>, ApiError> {
-    let bad = || ApiError::bad_field("page_token", "is none that this service gave");
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let (partition, dead_id) = token.split_once('/').ok_or_else(bad)?;
-    let partition = partition.parse().ok().and_then(|n| rooms.partitions().get_partition(n));
+fn place(rooms: &Rooms, position: &str) -> Option<Place> {
+    let (partition, dead_id) = position.split_once('/')?;
+    let partition = rooms.partitions().get_partition(partition.parse().ok()?)?;
+    let (ms, n) = dead_id.split_once('-')?;
     let digits = |text: &str| text.parse::<u64>().is_ok();
-    match (partition, dead_id.split_once('-')) {
-        (Some(partition), Some((ms, n))) if digits(ms) && digits(n) => {
-            Ok(Some((partition, Some(dead_id.to_owned()))))
-        }
-        (Some(_) | None, Some(_) | None) => Err(bad()),
-    }
+    (digits(ms) && digits(n)).then(|| (partition, Some(dead_id.to_owned())))
+}
+
+/// The list that these filters choose.
+fn paged_list(asked: &Asked<'_>) -> PagedList {
+    let older_than = asked.older_than.map(|age| format!("{} {}", age.seconds, age.nanos));
+    let older_than = older_than.unwrap_or_default();
+    PagedList::new("dead entries", &[asked.product_id, asked.sqlstate, &older_than])
 }
 
 pub(super) async fn list(
@@ -104,16 +104,23 @@ pub(super) async fn list(
     };
     if !asked.reservation_id.is_empty() {
         refuse_filter(&mut fields, &narrow, "does not go with reservation_id");
+        if !asked.page_token.is_empty() {
+            fields.refuse("page_token", "does not go with reservation_id");
+        }
         let id = fields.parse("reservation_id", &asked.reservation_id);
         let dead = rooms.desk.find(fields.finish(id)?).await?;
         let entries = dead.iter().map(entry).collect();
         return Ok(pb::ListDeadEntriesResponse { entries, next_page_token: String::new() });
     }
+    let list = paged_list(&narrow);
+    let from = list.position(&asked.page_token, |position| place(rooms, position));
+    let from = fields.keep("page_token", from);
     let filter = filter(&mut fields, &narrow);
-    let filter = fields.finish(filter)?;
-    let from = place(rooms, &asked.page_token)?;
+    let (filter, from) = fields.finish(filter.zip(from))?;
     let (found, next) = rooms.desk.page(&filter, from, size).await?;
-    let token = next.map(|(partition, after)| format!("{partition}/{}", after.unwrap_or_default()));
+    let token = next.map(|(partition, after)| {
+        list.token(&format!("{partition}/{}", after.unwrap_or_default()))
+    });
     Ok(pb::ListDeadEntriesResponse {
         entries: found.iter().map(entry).collect(),
         next_page_token: token.unwrap_or_default(),

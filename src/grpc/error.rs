@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tonic::{
     Code, Status,
-    metadata::{MetadataMap, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -48,9 +48,22 @@ pub(super) fn is_our_failure(status: Status) -> bool {
         .contains(&status.code())
 }
 
-/// The error behind a status that tonic gives by itself, without a reason.
+/// Whether a status tells a failure of any kind.
+pub(super) fn is_error(status: &Status) -> bool {
+    status.code() != Code::Ok
+}
+
+/// The error behind a status that tonic gives by itself, without details: ours have a reason.
 pub(super) fn said_by_tonic(status: &Status) -> Option<ApiError> {
-    (status.code() == Code::OutOfRange).then_some(ApiError::MessageTooLarge)
+    if !status.details().is_empty() {
+        return None;
+    }
+    // A message over the limit, and one that is over it once it is decompressed.
+    let too_large = [Code::OutOfRange, Code::ResourceExhausted].contains(&status.code());
+    // A message that is missing, not framed, not gzip or not of its type.
+    let unreadable = status.code() == Code::Internal;
+    let unreadable = unreadable.then(|| ApiError::unreadable(status.message()));
+    too_large.then_some(ApiError::MessageTooLarge).or(unreadable)
 }
 
 /// Why a call fails.
@@ -109,6 +122,8 @@ pub enum ApiError {
     },
     /// The message is longer than a buyer's may be.
     MessageTooLarge,
+    /// The bytes of the call are no message of its type.
+    UnreadableMessage,
     /// The service is shutting down.
     Stopping,
     /// The caller's deadline passed; what was sent by then is finished behind it.
@@ -171,6 +186,7 @@ impl ApiError {
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
             Self::MessageTooLarge => (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
+            Self::UnreadableMessage => (Code::InvalidArgument, "UNREADABLE_MESSAGE"),
             Self::Stopping => (Code::Unavailable, "STOPPING"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
@@ -224,6 +240,7 @@ impl ApiError {
             Self::Overloaded => "too many requests wait",
             Self::RateLimited { whose, .. } => return format!("this {whose} calls too often"),
             Self::MessageTooLarge => "the message is too large",
+            Self::UnreadableMessage => "the message cannot be read as a message of this call",
             Self::Stopping => "the service is shutting down",
             Self::DeadlineExceeded => "the deadline passed; ask again with the same request id",
             Self::RedisUnavailable(_) => "Redis is unavailable",
@@ -275,10 +292,16 @@ impl ApiError {
             | Self::BacklogFull { .. }
             | Self::RateLimited { .. }
             | Self::MessageTooLarge
+            | Self::UnreadableMessage
             | Self::ReservationVoided
             | Self::Overloaded => None,
         }
     }
+}
+
+/// A number as the value of a header.
+fn number(number: u128) -> MetadataValue<Ascii> {
+    u64::try_from(number).unwrap_or(u64::MAX).into()
 }
 
 impl From<ApiError> for Status {
@@ -313,6 +336,9 @@ impl From<ApiError> for Status {
         details.set_error_info(reason, DOMAIN, metadata);
         if let Some(retry) = error.retry_after() {
             details.set_retry_info(Some(retry));
+            let seconds = retry.as_nanos().div_ceil(1_000_000_000);
+            headers.insert("retry-after", number(seconds));
+            headers.insert("grpc-retry-pushback-ms", number(retry.as_nanos().div_ceil(1_000_000)));
         }
         if let ApiError::BadFields(fields) = error {
             for (field, problem) in fields {

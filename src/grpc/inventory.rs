@@ -8,6 +8,8 @@ use super::{
     Rooms, convert,
     counter::Counter,
     error::{ApiError, HTTP_STATUS},
+    idempotency_key,
+    page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
 };
 use crate::{
@@ -91,8 +93,13 @@ impl InventoryService for Inventory {
         request: Request<pb::ReserveUnitRequest>,
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
         let _place = self.counter.enter()?;
-        let asked = request.into_inner();
-        let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
+        let (metadata, _, asked) = request.into_parts();
+        let reserve = idempotency_key::reserve(
+            &metadata,
+            &asked.product_id,
+            &asked.user_id,
+            &asked.request_id,
+        )?;
         let ack = convert::ack(asked.ack)?;
         let (receipt, duplicate) = self.counter.take(reserve, ack).await?;
         Ok(accepted_response(pb::ReserveUnitResponse {
@@ -112,14 +119,14 @@ impl InventoryService for Inventory {
         let _place = self.counter.enter()?;
         let asked = request.into_inner();
         let size = convert::page_size(asked.page_size)?;
-        let after = match asked.page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|error| ApiError::bad_field("page_token", error))?),
-        };
+        let list = PagedList::new("products", &[]);
+        let after = list.position(&asked.page_token, |id| id.parse().ok());
+        let after = after.map_err(|error| ApiError::bad_field("page_token", error))?;
         let listed = self.counter.rooms.catalogue.list(after.as_ref(), size).await;
         let (listed, more) = listed.map_err(ApiError::from)?;
         let last = listed.last().filter(|_| more);
-        let next_page_token = last.map(|last| last.product.id.to_string()).unwrap_or_default();
+        let next_page_token =
+            last.map(|last| list.token(last.product.id.as_str())).unwrap_or_default();
         let products = listed.into_iter().map(convert::product).collect();
         Ok(Response::new(pb::ListProductsResponse { products, next_page_token }))
     }

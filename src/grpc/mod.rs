@@ -11,17 +11,24 @@ mod counter;
 mod dead;
 mod deadline;
 mod error;
+mod idempotency_key;
 mod inventory;
 mod limits;
 mod observe;
+mod page_token;
 mod storefront;
+mod transcoded;
 
 use std::sync::Arc;
 
-use tonic::service::{LayerExt as _, Routes};
+use tonic::{
+    codec::CompressionEncoding::Gzip,
+    service::{LayerExt as _, Routes},
+};
 
 use self::{
     admin::Admin, admit::Admission, counter::Counter, inventory::Inventory, storefront::Storefront,
+    transcoded::ResetTranscoded,
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
@@ -85,7 +92,8 @@ impl Rooms {
     }
 }
 
-/// The services of the contract as routes; buyers have limits, operators have none.
+/// The services of the contract as routes; buyers have limits, operators have none. All of them read
+/// gzip; a message's limit is of what it decompresses to. Answers are not compressed.
 pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
@@ -94,14 +102,17 @@ pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
     let rooms = Arc::new(rooms);
     let counter = Arc::new(Counter::new(rooms.clone(), limits));
     let inventory = InventoryServiceServer::new(Inventory::new(counter.clone()))
+        .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
     let storefront = StorefrontServiceServer::new(Storefront::new(counter))
+        .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
     let admission = Admission::new(limits, rooms.stock.partitions().metrics().clone());
     let admin = AdminServiceServer::new(Admin::new(rooms))
+        .accept_compressed(Gzip)
         .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES);
     Routes::new(admission.named_layer(inventory))
-        .add_service(admission.named_layer(storefront))
+        .add_service(admission.named_layer(ResetTranscoded.named_layer(storefront)))
         .add_service(admin)
 }
 
@@ -116,5 +127,6 @@ pub fn reflect(routes: Routes) -> Result<Routes, tonic_reflection::server::Error
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+    let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+    Ok(routes.add_service(v1.accept_compressed(Gzip)).add_service(v1alpha.accept_compressed(Gzip)))
 }

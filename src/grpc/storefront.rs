@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert,
     counter::Counter,
     error::ApiError,
+    idempotency_key,
     inventory::accepted_response,
     pb::{self, storefront_service_server::StorefrontService},
 };
@@ -51,8 +51,13 @@ impl StorefrontService for Storefront {
         request: Request<pb::PlaceOrderRequest>,
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
         let _place = self.counter.enter()?;
-        let asked = request.into_inner();
-        let reserve = convert::reserve(&asked.product_id, &asked.user_id, &asked.request_id)?;
+        let (metadata, _, asked) = request.into_parts();
+        let reserve = idempotency_key::reserve(
+            &metadata,
+            &asked.product_id,
+            &asked.user_id,
+            &asked.request_id,
+        )?;
         let (receipt, _) = self.counter.take(reserve, None).await?;
         Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
@@ -65,24 +70,32 @@ impl StorefrontService for Storefront {
         _request: Request<pb::ListStorefrontRequest>,
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
         let (counter, until) = (self.counter.clone(), Instant::now() + self.counter.call_timeout);
-        // Page by page, as the client reads: nothing grows with the catalogue, and who does not read holds
-        // no place.
-        let pages = stream::unfold(Some(None), move |after| {
+        // The first page before the answer begins: an error of it is the status of the call.
+        let (first, more) = page(&counter, None, until).await?;
+        let after = next_after(&first, more);
+        // Then page by page, as the client reads: nothing grows with the catalogue, and a client that does
+        // not read holds no permit.
+        let rest = stream::unfold(after, move |after| {
             let counter = counter.clone();
             async move {
-                let (items, next) = match page(&counter, after?.as_ref(), until).await {
+                let (items, next) = match page(&counter, Some(&after?), until).await {
                     Err(error) => (vec![Err(Status::from(error))], None),
-                    Ok((listed, more)) => {
-                        let last = listed.last().map(|last| last.product.id.clone());
-                        let items = listed.iter().map(|listed| Ok(item(listed))).collect();
-                        (items, last.filter(|_| more).map(Some))
-                    }
+                    Ok((listed, more)) => (items(&listed), next_after(&listed, more)),
                 };
                 Some((stream::iter(items), next))
             }
         });
-        Ok(Response::new(Box::pin(pages.flatten())))
+        Ok(Response::new(Box::pin(stream::iter(items(&first)).chain(rest.flatten()))))
     }
+}
+
+fn items(listed: &[Listed]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
+    listed.iter().map(|listed| Ok(item(listed))).collect()
+}
+
+/// The last product of a page that another one follows.
+fn next_after(listed: &[Listed], more: bool) -> Option<ProductId> {
+    listed.last().filter(|_| more).map(|last| last.product.id.clone())
 }
 
 /// A page, if the call has time left and there is a place.

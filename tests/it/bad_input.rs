@@ -32,7 +32,8 @@ const BAD_IDS: [&str; 16] = [
     "a|b",
 ];
 
-fn fields(status: &Status) -> Vec<String> {
+/// The fields that a status names.
+pub fn fields(status: &Status) -> Vec<String> {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let violations = status.get_details_bad_request().unwrap().field_violations;
     violations.into_iter().map(|violation| violation.field).collect()
@@ -70,26 +71,9 @@ async fn a_bad_field_is_named_and_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_and_tokens_are_checked() {
+async fn reservations_are_listed_by_product_or_user_only() {
     let yard = Yard::new().await;
     let service = yard.serve(Role::All, &[]).await;
-    for page_size in [-1, 501, i32::MIN, i32::MAX] {
-        let request = ListProductsRequest { page_size, ..Default::default() };
-        let status = service.buyers().list_products(request).await.unwrap_err();
-        assert_eq!(fields(&status), ["page_size"]);
-    }
-    for token in ["{", "a b", "\u{202e}"] {
-        let page_token = token.to_owned();
-        let request = ListProductsRequest { page_token, ..Default::default() };
-        let status = service.buyers().list_products(request).await.unwrap_err();
-        assert_eq!(fields(&status), ["page_token"]);
-    }
-    for token in ["x", "9999/1-1", "0/x", "0/1", "0", "0/1-"] {
-        let page_token = token.to_owned();
-        let request = ListDeadEntriesRequest { page_token, ..Default::default() };
-        let status = service.admin().list_dead_entries(request).await.unwrap_err();
-        assert_eq!(fields(&status), ["page_token"], "{token}");
-    }
     let status = service.admin().list_reservations(ListReservationsRequest::default()).await;
     assert_eq!(fields(&status.unwrap_err()), ["product_id"]);
 }
@@ -287,7 +271,7 @@ async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status
     );
 
     let mut request = tonic::Request::new(ListProductsRequest::default());
-    request.metadata_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+    request.metadata_mut().insert("grpc-encoding", "deflate".parse().unwrap());
     let status = service.buyers().list_products(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
 
