@@ -27,3 +27,4 @@ mod schema;
 mod scripts;
 mod tls;
 mod traces;
+mod values;
