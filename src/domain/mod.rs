@@ -4,7 +4,9 @@
 
 mod ack;
 mod delivery;
+mod field;
 mod id;
+mod id_window;
 mod lost;
 mod name;
 mod note;
@@ -18,7 +20,9 @@ mod time;
 
 pub use ack::Ack;
 pub use delivery::{AfterFailure, after_failure};
+pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
+pub use id_window::IdWindow;
 pub use lost::{Lost, LostOrder};
 pub use name::NameError;
 pub use note::{Note, NoteError};
