@@ -44,6 +44,18 @@ end
 -- Lua prints large numbers as floats; every number that leaves a script goes through here.
 local function text(number) return string.format('%.0f', number) end
 
+-- A part of the name of a hash's field, which joins ids by '/': '%' and '/' in it are escaped, so that different ids
+-- never give the same field. src/domain/field.rs does the same.
+local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', ['/'] = '%2F' })) end
+
+-- Remembered request ids lie in hashes <base>:<bucket>, by the time when they were taken. A bucket is as wide as the
+-- window and at most 12 hours, so that another window finds what is there (src/domain/id_window.rs does the same).
+-- Returns the width in ms, how many earlier buckets the window reaches back, and the bucket of now.
+local function buckets_of(window_ms, now_ms)
+  local width_ms = math.min(window_ms, 43200000)
+  return width_ms, math.ceil(window_ms / width_ms), math.floor(now_ms / width_ms)
+end
+
 -- A stream entry's flat list of fields as a table.
 local function fields_of(entry)
   local fields = {}

@@ -1,6 +1,6 @@
 -- Fills one hash of a closed partition from the ledger (R9).
 --
--- KEYS  1 meta  2 the hash  3 (for claims) the old claims of the same window, which lose these fields
+-- KEYS  1 meta  2 the hash  3 (for claims) the old claims of the same bucket, which lose these fields
 -- ARGV  1 '<epoch> <deployment>'  2 when the hash expires, ms since 1970 (0: never)  3... field, value
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'ok'}

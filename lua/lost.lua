@@ -2,7 +2,7 @@
 -- them out of the hash that seize.lua set aside, and remembers those whose order is in neither store as lost.
 -- A repeated request with one of these is answered so (reserve.lua), and does not buy again.
 --
--- KEYS  1 meta  2 old claims of a window  3 lost
+-- KEYS  1 meta  2 old claims of a bucket  3 lost
 -- ARGV  1 '<epoch> <deployment>'  2 until when they are remembered, ms since 1970
 --       3... field, '<epoch>-<seq> <random>' of a lost order or '' for any other
 --

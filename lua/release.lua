@@ -22,12 +22,12 @@ if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } e
 
 -- Read, and so type-checked, before the first write.
 local claims_key, claim_field, claim
+local buyer = field_part(order.u) .. '/' .. field_part(order.p)
 if order.q and order.w then
   claims_key = KEYS[3] .. ':' .. order.w
-  claim_field = order.u .. '/' .. order.p .. '/' .. order.q
+  claim_field = buyer .. '/' .. field_part(order.q)
   claim = redis.call('HGET', claims_key, claim_field)
 end
-local buyer = order.u .. '/' .. order.p
 local bought = order.l and tonumber(redis.call('HGET', KEYS[4], buyer) or '0') or 0
 redis.call('XLEN', KEYS[5])
 redis.call('HLEN', KEYS[7])

@@ -1,10 +1,10 @@
 -- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
 --
--- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: windows are <base>:<window>)  5 bought  6 orders
+-- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
---       traceparent ('' for none)
+--       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
 --   accepted <seq> <remaining> <reserved_at_ms>
@@ -24,19 +24,22 @@ if why then return { 'fenced', why } end
 local seq = tonumber(seq_text)
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local window_ms, backlog_max = tonumber(ARGV[2]), tonumber(ARGV[3])
-local window = math.floor(now_ms / window_ms)
-local function claims_of(w) return KEYS[4] .. ':' .. text(w) end
-local claims_key = claims_of(window)
+local backlog_max = tonumber(ARGV[3])
+local width_ms, back, bucket = buckets_of(tonumber(ARGV[2]), now_ms)
+local claims_key = KEYS[4] .. ':' .. text(bucket)
 
 -- 1. What was asked.
 local requests, products, seen, claim_fields = {}, {}, {}, {}
-for i = 4, #ARGV, 5 do
+for i = 4, #ARGV, 6 do
   local r = {
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
+    format = ARGV[i + 5],
   }
+  -- Ids of format 1 have nothing to escape; a product's never has.
+  local is_plain = r.format == '1'
+  r.holder = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
-    r.claim = r.user .. '/' .. r.product .. '/' .. r.request
+    r.claim = r.holder .. '/' .. (is_plain and r.request or field_part(r.request))
     claim_fields[#claim_fields + 1] = r.claim
   end
   if not seen[r.product] then
@@ -60,14 +63,21 @@ for i, product in ipairs(products) do
     }
   end
 end
-local claims, lost = {}, {}
+local claims, lost, kept_until = {}, {}, {}
 if #claim_fields > 0 then
-  -- The next window, too: the clock may have been set back since.
-  for _, key in ipairs({ claims_of(window - 1), claims_key, claims_of(window + 1) }) do
-    if redis.call('EXISTS', key) == 1 then
+  -- The next bucket, too: the clock may have been set back since.
+  for b = bucket - back, bucket + 1 do
+    local key, until_ms = KEYS[4] .. ':' .. text(b), (b + back + 1) * width_ms
+    local ttl_ms = redis.call('PTTL', key)
+    local exists = ttl_ms ~= -2
+    if exists then
       local found = redis.call('HMGET', key, unpack(claim_fields))
-      for i, field in ipairs(claim_fields) do claims[field] = found[i] or claims[field] end
+      for i = 1, #claim_fields do
+        if found[i] then claims[claim_fields[i]] = found[i] end
+      end
     end
+    -- The bucket is new, or was written under a shorter window. (The clock moves on between two commands.)
+    if (exists or b == bucket) and until_ms - now_ms - ttl_ms > 1000 then kept_until[key] = until_ms end
   end
   if redis.call('EXISTS', KEYS[7]) == 1 then
     local found = redis.call('HMGET', KEYS[7], unpack(claim_fields))
@@ -78,7 +88,7 @@ local bought, bought_fields = {}, {}
 for _, r in ipairs(requests) do
   local product = catalogue[r.product]
   if product and product.limit > 0 then
-    r.buyer = r.user .. '/' .. r.product
+    r.buyer = r.holder
     bought_fields[#bought_fields + 1] = r.buyer
   end
 end
@@ -104,11 +114,11 @@ local function refusal(r)
 end
 
 local function add_order(r, id)
-  local entry = { 'v', '1', 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
+  local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
   local function put(name, value) entry[#entry + 1] = name; entry[#entry + 1] = value end
   if r.claim then
     put('q', r.request)
-    put('w', text(window))
+    put('w', text(bucket))
   end
   if r.buyer then put('l', '1') end
   if r.trace ~= '' then put('c', r.trace) end
@@ -157,9 +167,8 @@ if next(taken) then
   redis.call('HSET', KEYS[1], 'seq', text(seq))
   for product, units in pairs(taken) do redis.call('HINCRBY', KEYS[2], product, -units) end
   for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
-  if #new_claims > 0 then
-    redis.call('HSET', claims_key, unpack(new_claims))
-    redis.call('PEXPIREAT', claims_key, text((window + 2) * window_ms))
-  end
+  if #new_claims > 0 then redis.call('HSET', claims_key, unpack(new_claims)) end
 end
+-- Refused where nothing may be written: then the next call does it.
+for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end
 return answers

@@ -1,6 +1,6 @@
 -- Begins a rebuild (R7): closes a partition under the new epoch that the ledger has given it, and forgets
 -- whatever is derived from the ledger. The streams stay: they are drained next (R8). The remembered request
--- ids are set aside as <claims>:<window>:old, until the rebuild has looked each one up: see lost.lua.
+-- ids are set aside as <claims>:<bucket>:old, until the rebuild has looked each one up: see lost.lua.
 --
 -- KEYS  1 meta  2 stock  3 supply  4 catalogue  5 bought  6 claims (base)
 -- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms
@@ -16,11 +16,11 @@ if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
 if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'late' } end
 -- First what frees memory: a full Redis refuses any other first write.
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
-local window = math.floor(tonumber(redis.call('TIME')[1]) * 1000 / tonumber(ARGV[2]))
-for w = window - 3, window + 1 do
-  local claims = KEYS[6] .. ':' .. text(w)
+local _, back, bucket = buckets_of(tonumber(ARGV[2]), tonumber(redis.call('TIME')[1]) * 1000)
+for b = bucket - back - 2, bucket + 1 do
+  local claims = KEYS[6] .. ':' .. text(b)
   local old = claims .. ':old'
-  if w < window - 1 then
+  if b < bucket - back then
     redis.call('UNLINK', claims, old)
   elseif redis.call('EXISTS', old) == 1 then
     -- A rebuild that did not end: what it had filled is filled again.

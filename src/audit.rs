@@ -10,9 +10,9 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::{
-    domain::{Lost, Partition, ProductId},
+    domain::{IdWindow, Lost, Partition, ProductId},
     fence::FenceError,
-    ledger::{AuditRows, InStreams, Ledger, LedgerError, LedgerUnits},
+    ledger::{AuditRows, IdBuckets, InStreams, Ledger, LedgerError, LedgerUnits},
     stream::{ClaimsCut, Cut, CutError, ProductCut, Streams},
 };
 
@@ -85,7 +85,7 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// Over these; request ids are kept in windows of so many milliseconds.
+    /// Over these; request ids are remembered for so many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, claims_window_ms: u64) -> Self {
         Self { streams, ledger, claims_window_ms, one: Arc::default() }
     }
@@ -123,9 +123,13 @@ impl Auditor {
         let waiting = waiting_seqs(&cut);
         let at = (cut.epoch, cut.seq);
         let streams = InStreams { ids: &in_streams, seqs: &waiting };
-        let rows = self.ledger.audit_rows(partition, at, streams, cut.claims.since_ms);
+        let buckets = IdBuckets {
+            since_ms: cut.claims.first().map_or(0, |bucket| bucket.since_ms),
+            width_ms: IdWindow::new(self.claims_window_ms).width_ms(),
+        };
+        let rows = self.ledger.audit_rows(partition, at, streams, buckets);
         let rows = rows.await.map_err(|error: LedgerError| told(&error))?;
-        check_claims(partition, cut.claims, &rows, report);
+        check_claims(partition, &cut.claims, &rows, report);
         if !check_log(partition, &cut, &rows, report) {
             let missing = self.ledger.missing_seqs(partition, at, &waiting);
             for seq in missing.await.map_err(|error| told(&error))? {
@@ -192,11 +196,20 @@ fn check_log(partition: Partition, cut: &Cut, rows: &AuditRows, report: &mut Rep
 }
 
 /// Each order's request id is remembered: whoever asks again gets the same answer and not another unit.
-fn check_claims(partition: Partition, claims: ClaimsCut, rows: &AuditRows, report: &mut Report) {
-    let orders = rows.claims_at_cut + claims.waiting;
-    let off = orders - claims.remembered;
+fn check_claims(partition: Partition, claims: &[ClaimsCut], rows: &AuditRows, report: &mut Report) {
+    let (mut orders, mut remembered, mut off, mut forgotten) = (0, 0, 0, 0);
+    for bucket in claims {
+        let of_ledger = rows.claims_at_cut.get(&bucket.since_ms).copied().unwrap_or(0);
+        let in_bucket = of_ledger + bucket.waiting;
+        if bucket.is_kept {
+            orders += in_bucket;
+            remembered += bucket.remembered;
+            off += (in_bucket - bucket.remembered).abs();
+        } else {
+            forgotten += in_bucket;
+        }
+    }
     if off != 0 {
-        let remembered = claims.remembered;
         report.violated(
             off,
             format!(
@@ -204,6 +217,12 @@ fn check_claims(partition: Partition, claims: ClaimsCut, rows: &AuditRows, repor
                  ids remembered (off by {off})"
             ),
         );
+    }
+    if forgotten > 0 {
+        report.notes.push(format!(
+            "partition {partition}: the request ids of {forgotten} orders within claims_window_ms are not \
+             remembered: they were taken under a shorter window, and `yoink rebuild` restores them"
+        ));
     }
 }
 
@@ -293,6 +312,28 @@ mod tests {
     fn a_limit_that_was_lowered_later_is_no_fault() {
         let report = report_of(REDIS, LedgerUnits { over_limit: 1, ..LEDGER });
         assert_eq!((report.verdict(), report.notes.len()), (Verdict::Holds, 1));
+    }
+
+    #[test]
+    fn a_forgotten_request_id_is_named_and_an_absent_earlier_bucket_is_a_note() {
+        let partition =
+            crate::domain::PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        let bucket = |since_ms, is_kept, remembered, waiting| ClaimsCut {
+            since_ms,
+            is_kept,
+            remembered,
+            waiting,
+        };
+        let rows = AuditRows { claims_at_cut: [(0, 5), (10, 2)].into(), ..AuditRows::default() };
+        let check = |claims: &[ClaimsCut]| {
+            let mut report = Report::default();
+            check_claims(partition, claims, &rows, &mut report);
+            (report.error_units, report.notes.len())
+        };
+        assert_eq!(check(&[bucket(0, true, 6, 1), bucket(10, true, 2, 0)]), (0, 0));
+        assert_eq!(check(&[bucket(0, false, 0, 0), bucket(10, true, 2, 0)]), (0, 1));
+        // One too many in a bucket hides none too few in another.
+        assert_eq!(check(&[bucket(0, true, 4, 0), bucket(10, true, 3, 0)]), (2, 0));
     }
 
     #[test]

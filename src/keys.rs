@@ -48,7 +48,7 @@ impl Keys {
         self.key(partition, "catalogue")
     }
 
-    /// Base of the hashes `<base>:<window>`: user, product, request → entry id and random part.
+    /// Base of the hashes `<base>:<bucket>`: user, product, request → entry id and random part.
     pub fn claims(&self, partition: Partition) -> String {
         self.key(partition, "claims")
     }

@@ -3,13 +3,12 @@
 use std::{collections::HashMap, io::Read as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{offline, output};
 use crate::{
     config::Config,
-    domain::{NewProduct, Price, ProductId, ProductStatus, Sale},
+    domain::{NewProduct, Price, ProductId, ProductStatus, Sale, parse_rfc3339_ms},
     ledger::{Created, Establish},
 };
 
@@ -176,10 +175,7 @@ fn product(row: &Row) -> Result<NewProduct, String> {
     let named = |field: &str, error: &dyn std::fmt::Display| format!("{field} {error}");
     let time = |field: &str, text: Option<&String>| match text.map(String::as_str) {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse::<Timestamp>()
-            .map(|at| Some(at.as_millisecond()))
-            .map_err(|_| format!("{field} is no time such as 2026-11-27T18:00:00Z")),
+        Some(text) => parse_rfc3339_ms(text).map(Some).map_err(|error| named(field, &error)),
     };
     let limit = match row.per_user_limit.as_str() {
         "" | "0" => None,

@@ -101,13 +101,13 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
         csv.write_record([
             row.reservation_id.to_string(),
             row.state,
-            row.product_id.unwrap_or_default(),
-            row.user_id.unwrap_or_default(),
+            output::csv_text(row.product_id.unwrap_or_default()),
+            output::csv_text(row.user_id.unwrap_or_default()),
             row.units.map(|units| units.to_string()).unwrap_or_default(),
-            row.request_id.unwrap_or_default(),
+            output::csv_text(row.request_id.unwrap_or_default()),
             Timestamp::from_millisecond(row.reserved_at_ms)?.to_string(),
             Timestamp::from_millisecond(row.recorded_at_ms)?.to_string(),
-            row.void_reason.unwrap_or_default(),
+            output::csv_text(row.void_reason.unwrap_or_default()),
         ])?;
     }
     csv.flush()?;

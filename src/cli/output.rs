@@ -17,3 +17,26 @@ pub(super) fn line(text: impl Display) -> io::Result<()> {
         printed => printed,
     }
 }
+
+/// A cell of a CSV file that holds text of callers. Spreadsheets take one that begins with `=`, `+`, `-`, `@`, a tab or a
+/// carriage return for a formula: it gets a single quote in front, and so does one that begins with a single quote, so
+/// that whoever takes one away has the text as it was.
+pub(super) fn csv_text(text: String) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\'']) { format!("'{text}") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::csv_text;
+
+    #[test]
+    fn no_cell_is_taken_for_a_formula_and_each_can_be_read_back() {
+        for text in ["=1+1", "+49151", "-1", "@ann", "\ta", "\ra", "'", "'=1"] {
+            let cell = csv_text(text.to_owned());
+            assert_eq!(cell.strip_prefix('\''), Some(text));
+        }
+        for text in ["", "ann", "a=1", "auth0|5f", "1"] {
+            assert_eq!(csv_text(text.to_owned()), text);
+        }
+    }
+}

@@ -46,8 +46,8 @@ impl Raw {
         );
         require(self.backlog_max_entries > 0, "backlog_max_entries must be at least 1");
         require(
-            (1_000..=31_536_000_000).contains(&self.claims_window_ms),
-            "claims_window_ms must be 1000 to 31536000000 (a year)",
+            (1_000..=2_592_000_000).contains(&self.claims_window_ms),
+            "claims_window_ms must be 1000 to 2592000000 (30 days)",
         );
         require(
             self.otlp_endpoint.is_empty()

@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
         assert_eq!(config.partitions.get(), 8);
         assert_eq!((config.max_deliveries, config.claim_idle_ms), (3, 30_000));
-        assert_eq!((config.backlog_max_entries, config.claims_window_ms), (500_000, 43_200_000));
+        assert_eq!((config.backlog_max_entries, config.claims_window_ms), (500_000, 259_200_000));
         assert!(config.reflection, "on for loopback");
     }
 

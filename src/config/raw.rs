@@ -147,7 +147,7 @@ impl Default for Raw {
             max_deliveries: 3,
             claim_idle_ms: 30_000,
             backlog_max_entries: 500_000,
-            claims_window_ms: 43_200_000,
+            claims_window_ms: 259_200_000,
             ack: Ack::Memory.as_str().into(),
             ack_replicas: 1,
             replay: Automation::Auto,

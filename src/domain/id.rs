@@ -1,9 +1,15 @@
-//! The ids that callers choose. Their alphabets keep every key and CSV line in shape.
+//! The ids that callers choose: what shops and identity providers issue, without the characters that end a line, a word
+//! or a message.
+//!
+//! User ids and request ids may hold `/`, `%` and `|`. Where ids are joined to one text, `field.rs` keeps them apart.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// Longest id, in bytes.
-const MAX_LEN: usize = 64;
+const MAX_LEN: usize = 128;
+
+/// What versions before took: longer ids and other characters are of a newer one.
+const MAX_LEN_BEFORE: usize = 64;
 
 /// Why a text is no id. Never carries the text itself: it may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -11,8 +17,8 @@ pub enum IdError {
     /// Nothing was given.
     #[error("must not be empty")]
     Empty,
-    /// More than 64 bytes.
-    #[error("is {len} bytes long, at most 64 are allowed")]
+    /// More than 128 bytes.
+    #[error("is {len} bytes long, at most 128 are allowed")]
     TooLong {
         /// Bytes given.
         len: usize,
@@ -27,25 +33,54 @@ pub enum IdError {
     },
 }
 
-fn check(text: &str, colon: bool) -> Result<(), IdError> {
+/// The characters of an id.
+#[derive(Clone, Copy)]
+enum Alphabet {
+    /// What is easy to read, and safe in a path and in a list: `[A-Za-z0-9._~:+@-]`.
+    Product,
+    /// All of printable ASCII but the space, which separates words in answers of scripts.
+    Printable,
+}
+
+impl Alphabet {
+    fn has(self, byte: u8) -> bool {
+        match self {
+            Self::Product => byte.is_ascii_alphanumeric() || b"._~:+@-".contains(&byte),
+            Self::Printable => byte.is_ascii_graphic(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Product => "[A-Za-z0-9._~:+@-]",
+            Self::Printable => "the printable ASCII characters other than space",
+        }
+    }
+}
+
+fn check(text: &str, alphabet: Alphabet) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
     }
     if text.len() > MAX_LEN {
         return Err(IdError::TooLong { len: text.len() });
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c) || (colon && c == ':');
-    match text.char_indices().find(|(_, c)| !allowed(*c)) {
+    match text.bytes().position(|byte| !alphabet.has(byte)) {
         None => Ok(()),
-        Some((at, _)) => Err(IdError::BadCharacter {
-            at,
-            alphabet: if colon { "[A-Za-z0-9._~:-]" } else { "[A-Za-z0-9._~-]" },
-        }),
+        Some(at) => Err(IdError::BadCharacter { at, alphabet: alphabet.name() }),
     }
 }
 
+/// Whether a version before would have taken it.
+fn is_plain(text: &str, colon: bool) -> bool {
+    let plain = |byte: u8| {
+        byte.is_ascii_alphanumeric() || b"._~-".contains(&byte) || (colon && byte == b':')
+    };
+    text.len() <= MAX_LEN_BEFORE && text.bytes().all(plain)
+}
+
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, colon: $colon:literal) => {
+    ($(#[$doc:meta])* $name:ident, $alphabet:expr, colon_before: $colon:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -55,13 +90,18 @@ macro_rules! id {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether programs understand it that take ids of at most 64 bytes, and fewer characters.
+            pub fn is_plain(&self) -> bool {
+                is_plain(&self.0, $colon)
+            }
         }
 
         impl FromStr for $name {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                check(text, $colon)?;
+                check(text, $alphabet)?;
                 Ok(Self(text.into()))
             }
         }
@@ -75,16 +115,16 @@ macro_rules! id {
 }
 
 id!(
-    /// A product's id, `[A-Za-z0-9._~-]{1,64}`.
-    ProductId, colon: false
+    /// A product's id, `[A-Za-z0-9._~:+@-]{1,128}`.
+    ProductId, Alphabet::Product, colon_before: false
 );
 id!(
-    /// A buyer's id, `[A-Za-z0-9._~-]{1,64}`.
-    UserId, colon: false
+    /// A buyer's id: 1 to 128 printable ASCII characters other than space.
+    UserId, Alphabet::Printable, colon_before: false
 );
 id!(
-    /// A caller's idempotency key, `[A-Za-z0-9._~:-]{1,64}`.
-    RequestId, colon: true
+    /// A caller's idempotency key: 1 to 128 printable ASCII characters other than space.
+    RequestId, Alphabet::Printable, colon_before: true
 );
 
 #[cfg(test)]
@@ -92,40 +132,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_of_the_alphabet_is_taken_as_it_is() {
-        let text = "Az09._~-";
-        assert_eq!(text.parse::<ProductId>().unwrap().as_str(), text);
-        assert_eq!("a:b".parse::<RequestId>().unwrap().as_str(), "a:b");
-        assert_eq!("x".repeat(64).parse::<UserId>().unwrap().as_str().len(), 64);
+    fn ids_of_shops_and_identity_providers_are_taken_as_they_are() {
+        for text in [
+            "ann@shop.example",
+            "auth0|5f7c8ec7c33c6c004bbafe82",
+            "gid://shop/Customer/1",
+            "eu-west-1:6b2c8f4e-91a0-4b8d-9c57-3d3c0e1f2a4b",
+            "+4915112345678",
+            "!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~",
+        ] {
+            assert_eq!(text.parse::<UserId>().unwrap().as_str(), text);
+            assert_eq!(text.parse::<RequestId>().unwrap().as_str(), text);
+        }
+        for text in ["Az09._~-", "shoe:red+blue@42"] {
+            assert_eq!(text.parse::<ProductId>().unwrap().as_str(), text);
+        }
+        assert_eq!("x".repeat(128).parse::<UserId>().unwrap().as_str().len(), 128);
     }
 
     #[test]
-    fn whatever_could_alter_a_key_is_refused() {
+    fn whatever_could_alter_a_line_a_word_or_a_key_is_refused() {
         assert_eq!("".parse::<ProductId>(), Err(IdError::Empty));
-        assert_eq!("x".repeat(65).parse::<ProductId>(), Err(IdError::TooLong { len: 65 }));
-        for bad in [
-            "a:b",
-            "{a}",
+        let long = "x".repeat(129);
+        assert_eq!(long.parse::<ProductId>(), Err(IdError::TooLong { len: 129 }));
+        assert_eq!(long.parse::<UserId>(), Err(IdError::TooLong { len: 129 }));
+        let nowhere = [
             "a\0",
             "a\r",
             "a\n",
+            "a\t",
             "\u{202e}a",
             "a\u{200b}",
             " a",
             "a ",
-            "*",
-            "?",
-            "[",
-            "a/b",
-            "a|b",
-            "é",
-        ] {
-            assert!(
-                matches!(bad.parse::<ProductId>(), Err(IdError::BadCharacter { .. })),
-                "{bad:?}"
-            );
+            "a b",
+            "\u{7f}",
+            "\u{e9}",
+        ];
+        for bad in nowhere {
+            assert!(matches!(bad.parse::<UserId>(), Err(IdError::BadCharacter { .. })), "{bad:?}");
+            assert!(bad.parse::<RequestId>().is_err(), "{bad:?}");
         }
-        assert!("a/b".parse::<RequestId>().is_err());
+        for bad in
+            nowhere.into_iter().chain(["{a}", "*", "?", "[", "a/b", "a|b", "a%b", "a,b", "'a"])
+        {
+            let refused = bad.parse::<ProductId>();
+            assert!(matches!(refused, Err(IdError::BadCharacter { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_an_earlier_version_takes_is_plain() {
+        assert!("Az09._~-".parse::<UserId>().unwrap().is_plain());
+        assert!("a:1".parse::<RequestId>().unwrap().is_plain());
+        for newer in ["a:1", "a/b", "a@b", &"x".repeat(65)] {
+            assert!(!newer.parse::<UserId>().unwrap().is_plain(), "{newer}");
+        }
+        assert!(!"a:1".parse::<ProductId>().unwrap().is_plain());
+        assert!(!"a/1".parse::<RequestId>().unwrap().is_plain());
     }
 
     #[test]

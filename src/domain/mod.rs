@@ -4,8 +4,11 @@
 
 mod ack;
 mod delivery;
+mod field;
 mod id;
+mod id_window;
 mod lost;
+mod name;
 mod note;
 mod order;
 mod partition;
@@ -13,11 +16,15 @@ mod price;
 mod product;
 mod reservation_id;
 mod reserve;
+mod time;
 
 pub use ack::Ack;
 pub use delivery::{AfterFailure, after_failure};
+pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
+pub use id_window::IdWindow;
 pub use lost::{Lost, LostOrder};
+pub use name::NameError;
 pub use note::{Note, NoteError};
 pub use order::{Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};
@@ -25,3 +32,4 @@ pub use price::{Price, PriceError};
 pub use product::{MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Sale};
 pub use reservation_id::{ReservationId, ReservationIdError};
 pub use reserve::{Outcome, Receipt, Reserve};
+pub use time::{TimeError, ms_from_unix, parse_rfc3339_ms};

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use super::name::has_refused_character;
+
 /// Longest note, in characters.
 const MAX_CHARACTERS: usize = 200;
 
@@ -25,7 +27,7 @@ impl FromStr for Note {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        if text.chars().count() > MAX_CHARACTERS || text.chars().any(char::is_control) {
+        if text.chars().count() > MAX_CHARACTERS || has_refused_character(text) {
             return Err(NoteError);
         }
         Ok(Self(text.to_owned()))
@@ -47,7 +49,9 @@ mod tests {
         assert_eq!("refunded, é".parse::<Note>().unwrap().or("x"), "refunded, é");
         assert_eq!("".parse::<Note>().unwrap().or("x"), "x");
         assert!("é".repeat(200).parse::<Note>().is_ok());
-        for bad in ["a\nb", "a\0", "\u{1b}[31m", "\u{85}", &"x".repeat(201)] {
+        for bad in
+            ["a\nb", "a\0", "\u{1b}[31m", "\u{85}", "\u{202e}a", "a\u{2028}b", &"x".repeat(201)]
+        {
             assert_eq!(bad.parse::<Note>(), Err(NoteError), "{bad:?}");
         }
     }

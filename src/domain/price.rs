@@ -1,6 +1,8 @@
-//! A price: exact to four decimals, never a float.
+//! A price: decimal text in, exact to four decimals, never a float on the way.
 
 use std::fmt;
+
+use iso_currency::Currency;
 
 const SCALE: i64 = 10_000;
 
@@ -14,66 +16,83 @@ pub struct Price {
 /// Why something is no price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
-    /// Not digits with at most four decimals.
-    #[error("is not an amount with at most four decimals")]
+    /// Not digits, with at most one point between digits.
+    #[error(
+        "is not an amount: write digits, and decimals behind a point, such as 19.99 (no sign, no exponent)"
+    )]
     NotAnAmount,
-    /// Below zero.
-    #[error("is below zero")]
+    /// A minus sign.
+    #[error("has a minus sign: an amount is 0 or more")]
     Negative,
     /// Above 922,337,203,685,477.
-    #[error("is too large")]
+    #[error("is too large: the largest amount is 922337203685477")]
     TooLarge,
-    /// Not three capital letters.
-    #[error("has no ISO 4217 currency code (three capital letters)")]
-    BadCurrency,
+    /// Not in ISO 4217, or no currency to pay with, such as gold.
+    #[error("has a currency that is not in ISO 4217: write three capital letters such as EUR")]
+    UnknownCurrency,
+    /// Finer than the smallest unit of the currency.
+    #[error("has more decimals than {currency} has ({decimals})")]
+    TooFine {
+        /// The currency's code.
+        currency: &'static str,
+        /// Its decimals.
+        decimals: u16,
+    },
 }
 
 impl Price {
-    /// From a decimal amount such as `199.99` and a currency code.
+    /// From a decimal amount such as `199.99` and a currency code. Zeros at the end of the decimals do not count:
+    /// `1.50000 EUR` is 1.50.
     ///
     /// # Errors
     ///
     /// Whatever is wrong with either.
     pub fn parse(amount: &str, currency: &str) -> Result<Self, PriceError> {
-        let (whole, fraction) = amount.split_once('.').unwrap_or((amount, "0"));
-        if whole.starts_with('-') {
-            return Err(PriceError::Negative);
-        }
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let decimals = fraction.trim_end_matches('0');
-        if !digits(whole) || !digits(fraction) || decimals.len() > 4 {
-            return Err(PriceError::NotAnAmount);
-        }
-        let whole: i64 = whole.parse().map_err(|_| PriceError::TooLarge)?;
-        let fraction: i64 =
-            format!("{decimals:0<4}").parse().map_err(|_| PriceError::NotAnAmount)?;
-        let ten_thousandths = whole.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
-        Self::new(ten_thousandths.ok_or(PriceError::TooLarge)?, currency)
+        let amount = ten_thousandths(amount)?;
+        let currency = code(currency)?;
+        let ten_thousandths = amount.ok_or(known(currency).map(too_fine)?)?;
+        Self { ten_thousandths, currency }.checked()
     }
 
     /// From units and billionths of a unit, as `google.type.Money` has them.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with them, also more than four decimals.
+    /// Whatever is wrong with them.
     pub fn from_money(units: i64, nanos: i32, currency: &str) -> Result<Self, PriceError> {
         if units < 0 || nanos < 0 {
             return Err(PriceError::Negative);
         }
-        if nanos % 100_000 != 0 || nanos > 999_900_000 {
+        if nanos > 999_999_999 {
             return Err(PriceError::NotAnAmount);
+        }
+        let currency = code(currency)?;
+        if nanos % 100_000 != 0 {
+            return Err(too_fine(known(currency)?));
         }
         let fraction = i64::from(nanos / 100_000);
         let ten_thousandths = units.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
-        Self::new(ten_thousandths.ok_or(PriceError::TooLarge)?, currency)
+        Self { ten_thousandths: ten_thousandths.ok_or(PriceError::TooLarge)?, currency }.checked()
     }
 
-    fn new(ten_thousandths: i64, currency: &str) -> Result<Self, PriceError> {
-        match currency.as_bytes() {
-            &[a, b, c] if [a, b, c].iter().all(u8::is_ascii_uppercase) => {
-                Ok(Self { ten_thousandths, currency: [a, b, c] })
-            }
-            _ => Err(PriceError::BadCurrency),
+    /// From a row of the ledger. What an earlier version accepted is read as it is: a currency that has been replaced
+    /// since, or more decimals than it has.
+    ///
+    /// # Errors
+    ///
+    /// When no version wrote it.
+    pub fn stored(amount: &str, currency: &str) -> Result<Self, PriceError> {
+        let ten_thousandths = ten_thousandths(amount)?.ok_or(PriceError::NotAnAmount)?;
+        Ok(Self { ten_thousandths, currency: code(currency)? })
+    }
+
+    fn checked(self) -> Result<Self, PriceError> {
+        let (currency, decimals) = known(self.currency)?;
+        let smallest = 10_i64.pow(4_u32.saturating_sub(u32::from(decimals)));
+        if self.ten_thousandths % smallest == 0 {
+            Ok(self)
+        } else {
+            Err(too_fine((currency, decimals)))
         }
     }
 
@@ -99,6 +118,45 @@ impl Price {
     }
 }
 
+/// The amount; `None` where more than four decimals count.
+fn ten_thousandths(amount: &str) -> Result<Option<i64>, PriceError> {
+    if amount.starts_with('-') {
+        return Err(PriceError::Negative);
+    }
+    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let decimals = fraction.trim_end_matches('0');
+    if !digits(whole) || !digits(fraction) {
+        return Err(PriceError::NotAnAmount);
+    }
+    if decimals.len() > 4 {
+        return Ok(None);
+    }
+    let whole: i64 = whole.parse().map_err(|_| PriceError::TooLarge)?;
+    let fraction: i64 = format!("{decimals:0<4}").parse().map_err(|_| PriceError::NotAnAmount)?;
+    let sum = whole.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
+    sum.map(Some).ok_or(PriceError::TooLarge)
+}
+
+fn code(currency: &str) -> Result<[u8; 3], PriceError> {
+    match currency.as_bytes() {
+        &[a, b, c] if [a, b, c].iter().all(u8::is_ascii_uppercase) => Ok([a, b, c]),
+        _ => Err(PriceError::UnknownCurrency),
+    }
+}
+
+/// A currency, and its decimals. Gold, "no currency" and the like have none.
+fn known(code: [u8; 3]) -> Result<(&'static str, u16), PriceError> {
+    let currency = std::str::from_utf8(&code).ok().and_then(Currency::from_code);
+    currency
+        .and_then(|currency| Some((currency.code(), currency.exponent()?)))
+        .ok_or(PriceError::UnknownCurrency)
+}
+
+fn too_fine((currency, decimals): (&'static str, u16)) -> PriceError {
+    PriceError::TooFine { currency, decimals }
+}
+
 impl fmt::Display for Price {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, fraction) = (self.ten_thousandths / SCALE, self.ten_thousandths % SCALE);
@@ -112,28 +170,76 @@ mod tests {
 
     #[test]
     fn a_price_is_exact() {
-        for (amount, shown) in
-            [("199.99", "199.9900"), ("0", "0.0000"), ("1.0001", "1.0001"), ("2.50000", "2.5000")]
-        {
-            assert_eq!(Price::parse(amount, "EUR").unwrap().to_string(), shown);
+        for (amount, currency, shown) in [
+            ("199.99", "EUR", "199.9900"),
+            ("0", "EUR", "0.0000"),
+            ("1.0001", "CLF", "1.0001"),
+            ("2.50000", "EUR", "2.5000"),
+            ("1.50000", "EUR", "1.5000"),
+            ("1234567890123.4567", "UYW", "1234567890123.4567"),
+            ("1234567890123.4567", "CLF", "1234567890123.4567"),
+            ("1.234", "KWD", "1.2340"),
+            ("100.00", "JPY", "100.0000"),
+            ("007", "JPY", "7.0000"),
+        ] {
+            assert_eq!(Price::parse(amount, currency).unwrap().to_string(), shown);
         }
         let price = Price::parse("199.99", "EUR").unwrap();
         assert_eq!((price.units(), price.nanos()), (199, 990_000_000));
         assert_eq!(Price::from_money(199, 990_000_000, "EUR").unwrap(), price);
+        let large = Price::from_money(1_234_567_890_123, 456_700_000, "CLF").unwrap();
+        assert_eq!(large, Price::parse("1234567890123.4567", "CLF").unwrap());
     }
 
     #[test]
     fn what_is_no_price_is_refused() {
-        for bad in ["", ".", "1.", "x", "1.00001", "1,5", "1e3", "+1", " 1", "1.2.3"] {
-            assert!(Price::parse(bad, "EUR").is_err(), "{bad}");
+        for bad in [
+            "", ".", ".5", "5.", "x", "1,5", "1e3", "+5", "+1", " 1", "1 ", "1.2.3", "1_0",
+            "\u{661}",
+        ] {
+            assert_eq!(Price::parse(bad, "EUR"), Err(PriceError::NotAnAmount), "{bad}");
         }
-        assert_eq!(Price::parse("-1", "EUR"), Err(PriceError::Negative));
+        for bad in ["-0", "-1", "-0.00"] {
+            assert_eq!(Price::parse(bad, "EUR"), Err(PriceError::Negative), "{bad}");
+        }
         assert_eq!(Price::parse("99999999999999999", "EUR"), Err(PriceError::TooLarge));
-        for bad in ["", "eur", "EURO", "E1R"] {
-            assert_eq!(Price::parse("1", bad), Err(PriceError::BadCurrency));
-        }
-        assert!(Price::from_money(1, 1, "EUR").is_err());
         assert!(Price::from_money(-1, 0, "EUR").is_err());
+        assert!(Price::from_money(1, -1, "EUR").is_err());
+        assert!(Price::from_money(1, 1_000_000_000, "EUR").is_err());
         assert!(Price::from_money(i64::MAX, 0, "EUR").is_err());
+    }
+
+    #[test]
+    fn a_currency_that_does_not_exist_is_refused() {
+        for bad in ["", "eur", "EURO", "E1R", "ABC", "DEM", "XXX", "XTS", "XAU", "EU "] {
+            assert_eq!(Price::parse("1", bad), Err(PriceError::UnknownCurrency), "{bad}");
+            assert_eq!(Price::from_money(1, 0, bad), Err(PriceError::UnknownCurrency), "{bad}");
+        }
+    }
+
+    #[test]
+    fn more_decimals_than_the_currency_has_are_refused() {
+        for (amount, nanos, currency, decimals) in [
+            ("1.5", 500_000_000, "JPY", 0),
+            ("1.001", 1_000_000, "EUR", 2),
+            ("1.0001", 100_000, "KWD", 3),
+            ("1.00001", 10_000, "CLF", 4),
+            ("1.000000001", 1, "EUR", 2),
+        ] {
+            let error = Err(PriceError::TooFine { currency, decimals });
+            assert_eq!(Price::parse(amount, currency), error, "{amount}");
+            assert_eq!(Price::from_money(1, nanos, currency), error, "{amount}");
+        }
+        let error = Price::parse("1.5", "JPY").unwrap_err();
+        assert_eq!(error.to_string(), "has more decimals than JPY has (0)");
+    }
+
+    #[test]
+    fn what_an_earlier_version_stored_is_read() {
+        for (amount, currency) in [("1.0001", "EUR"), ("1.5000", "JPY"), ("2.0000", "ABC")] {
+            let price = Price::stored(amount, currency).unwrap();
+            assert_eq!((price.to_string().as_str(), price.currency()), (amount, currency));
+        }
+        assert!(Price::stored("NaN", "EUR").is_err());
     }
 }

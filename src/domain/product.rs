@@ -1,12 +1,12 @@
 //! What is on sale.
 
-use super::{Price, ProductId};
+use super::{
+    Price, ProductId,
+    name::{NameError, check_name},
+};
 
 /// Most units a product may ever have: Lua counts exactly up to 2^53.
 pub const MAX_UNITS: i64 = 1 << 53;
-
-/// Longest name, in characters.
-const MAX_NAME: usize = 200;
 
 /// Whether a product can be bought, apart from its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +55,9 @@ pub struct Sale {
 /// Why a product cannot be as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProductError {
-    /// No name, or one that is too long.
-    #[error("name must have 1 to 200 characters")]
-    NameLength,
-    /// A control character in the name.
-    #[error("name has a control or direction character")]
-    NameCharacter,
+    /// The name.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The sale would end before it starts.
     #[error("closes_at must be after opens_at")]
     Window,
@@ -79,14 +76,16 @@ impl Sale {
     ///
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), ProductError> {
-        let length = self.name.chars().count();
-        if length == 0 || length > MAX_NAME {
-            return Err(ProductError::NameLength);
-        }
-        let hidden = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{061c}' | '\u{2060}');
-        if self.name.chars().any(|c| c.is_control() || hidden(c)) {
-            return Err(ProductError::NameCharacter);
-        }
+        check_name(&self.name)?;
+        self.check_terms()
+    }
+
+    /// Checks all but the name: a product may have one that an earlier version accepted.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check_terms(&self) -> Result<(), ProductError> {
         if self.per_user_limit.is_some_and(|limit| limit == 0 || limit > 1_000_000) {
             return Err(ProductError::Limit);
         }
@@ -155,11 +154,12 @@ mod tests {
         assert_eq!(sale().check(), Ok(()));
         let window = Sale { opens_at_ms: Some(5), closes_at_ms: Some(5), ..sale() };
         assert_eq!(window.check(), Err(ProductError::Window));
-        assert_eq!(Sale { name: String::new(), ..sale() }.check(), Err(ProductError::NameLength));
-        assert_eq!(Sale { name: "x".repeat(201), ..sale() }.check(), Err(ProductError::NameLength));
+        let unnamed = Sale { name: String::new(), ..sale() };
+        assert_eq!(unnamed.check(), Err(ProductError::Name(NameError::Length)));
+        assert_eq!(unnamed.check_terms(), Ok(()));
         for bad in ["a\0", "a\nb", "\u{202e}a", "a\u{200b}"] {
             let named = Sale { name: bad.into(), ..sale() };
-            assert_eq!(named.check(), Err(ProductError::NameCharacter));
+            assert_eq!(named.check(), Err(ProductError::Name(NameError::Character)));
         }
         assert_eq!(Sale { per_user_limit: Some(0), ..sale() }.check(), Err(ProductError::Limit));
         for units in [0, -1, MAX_UNITS + 1] {

@@ -17,6 +17,15 @@ pub struct Reserve {
     pub traceparent: Option<String>,
 }
 
+impl Reserve {
+    /// Whether programs understand its order that take ids of at most 64 bytes, and fewer characters.
+    pub fn is_plain(&self) -> bool {
+        self.product.is_plain()
+            && self.user.is_plain()
+            && self.request.as_ref().is_none_or(RequestId::is_plain)
+    }
+}
+
 /// What an accepted buyer gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {

@@ -31,8 +31,18 @@ pub struct AuditRows {
     pub products: HashMap<ProductId, LedgerUnits>,
     /// Seqs of the cut's epoch, up to its own, that have a row and are in no stream.
     pub settled_at_cut: i64,
-    /// Confirmed rows up to the cut that are in no stream and have a request id that is still remembered.
-    pub claims_at_cut: i64,
+    /// Confirmed rows up to the cut that are in no stream and have a request id, by the start of its bucket in
+    /// milliseconds since 1970.
+    pub claims_at_cut: HashMap<i64, i64>,
+}
+
+/// Buckets of time by which request ids are counted.
+#[derive(Debug, Clone, Copy)]
+pub struct IdBuckets {
+    /// When the first one begins, in milliseconds since 1970.
+    pub since_ms: i64,
+    /// How wide each is.
+    pub width_ms: i64,
 }
 
 /// What the streams hold at the cut, and rows may hold as well.
@@ -46,7 +56,7 @@ pub struct InStreams<'a> {
 
 impl Ledger {
     /// Reads a partition in one snapshot, leaving out rows beyond `seq` of `epoch` and those in the streams.
-    /// Request ids are remembered for orders accepted since `claims_since_ms`.
+    /// Request ids are counted by buckets.
     ///
     /// # Errors
     ///
@@ -56,7 +66,7 @@ impl Ledger {
         partition: Partition,
         (epoch, seq): (Epoch, i64),
         streams: InStreams<'_>,
-        claims_since_ms: i64,
+        buckets: IdBuckets,
     ) -> Result<AuditRows, LedgerError> {
         self.with_long(|mut client| async move {
             let tx = client
@@ -80,13 +90,17 @@ impl Ledger {
             let epoch = i64::from(epoch.0);
             let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
             rows.settled_at_cut = row.get(0);
-            let sql = "SELECT count(*) FROM reservations
+            let sql =
+                "SELECT round(extract(epoch FROM reserved_at) * 1000)::bigint / $6 * $6, count(*)
+                     FROM reservations
                     WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
                       AND (epoch < $2 OR (epoch = $2 AND seq <= $3))
-                      AND reservation_id <> ALL($4) AND reserved_at >= $5";
-            let since = timestamp(claims_since_ms);
-            let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.ids, &since]).await?;
-            rows.claims_at_cut = row.get(0);
+                      AND reservation_id <> ALL($4) AND reserved_at >= $5
+                    GROUP BY 1";
+            let (since, width_ms) = (timestamp(buckets.since_ms), buckets.width_ms);
+            let counted =
+                tx.query(sql, &[&number, &epoch, &seq, &streams.ids, &since, &width_ms]).await?;
+            rows.claims_at_cut = counted.iter().map(|row| (row.get(0), row.get(1))).collect();
             Ok(rows)
         })
         .await

@@ -3,7 +3,7 @@
 //! Every change takes one advisory lock, so that versions commit in their order and a reader that has
 //! seen version n has seen all before it.
 
-use std::time::SystemTime;
+use std::{borrow::Cow, time::SystemTime};
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::{Row, types::Type};
@@ -130,7 +130,7 @@ pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
             .map_err(|_| LedgerError::unreadable("products.product_id"))?,
         sale: Sale {
             name: row.try_get(1)?,
-            price: Price::parse(row.try_get(2)?, row.try_get(3)?)
+            price: Price::stored(row.try_get(2)?, row.try_get(3)?)
                 .map_err(|_| LedgerError::unreadable("products.price"))?,
             opens_at_ms: ms(4)?,
             closes_at_ms: ms(5)?,
@@ -224,7 +224,9 @@ impl Ledger {
                 return Ok(Err(UpdateError::Unknown));
             };
             let sale = change.apply(product(&row)?.sale);
-            if let Err(error) = sale.check() {
+            // A name that an earlier version accepted keeps nobody from stopping its sale.
+            let checked = if change.name.is_some() { sale.check() } else { sale.check_terms() };
+            if let Err(error) = checked {
                 return Ok(Err(error.into()));
             }
             let sql = format!(
@@ -265,13 +267,14 @@ impl Ledger {
             let tx = client.transaction().await?;
             lock(&tx).await?;
             let id = restock.product.as_str();
+            let request = stored_request(restock.request.as_str());
             let sql = "SELECT supply FROM products WHERE product_id = $1 FOR NO KEY UPDATE";
             let Some(row) = tx.query_opt(sql, &[&id]).await? else {
                 return Ok(Restocked::UnknownProduct);
             };
             let supply: i64 = row.get(0);
             let sql = "SELECT product_id, units FROM supply_changes WHERE request_id = $1";
-            if let Some(row) = tx.query_opt(sql, &[&restock.request.as_str()]).await? {
+            if let Some(row) = tx.query_opt(sql, &[&request]).await? {
                 let same = row.get::<_, &str>(0) == id && row.get::<_, i64>(1) == restock.units;
                 return Ok(if same { Restocked::Before(supply) } else { Restocked::RequestReused });
             }
@@ -281,7 +284,7 @@ impl Ledger {
             tx.execute(
                 "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
                  VALUES ($1, $2, $3, $4, $5)",
-                &[&id, &restock.units, &restock.request.as_str(), &restock.actor, &restock.reason],
+                &[&id, &restock.units, &request, &restock.actor, &restock.reason],
             )
             .await?;
             let row = tx
@@ -298,9 +301,18 @@ impl Ledger {
     }
 }
 
-/// A slash is in no request id: the first grant of a product can collide with no restock.
+/// Before the product's id in the request id of its first grant.
+const FIRST: &str = "first/";
+
+/// The request id under which the first grant of a product is kept.
 fn first_request(id: &ProductId) -> String {
-    format!("first/{id}")
+    format!("{FIRST}{id}")
+}
+
+/// The request id under which a restock is kept: one that looks like a first grant gets a space in front, which no
+/// request id has.
+fn stored_request(id: &str) -> Cow<'_, str> {
+    if id.starts_with(FIRST) { format!(" {id}").into() } else { id.into() }
 }
 
 async fn insert(
@@ -354,4 +366,19 @@ async fn first_units(tx: &Transaction<'_>, id: &ProductId) -> Result<(i64, Produ
     let sql = "SELECT units FROM supply_changes WHERE request_id = $1";
     let units = tx.query_opt(sql, &[&first_request(id)]).await?.map_or(0, |row| row.get(0));
     Ok((units, known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_restock_is_kept_under_the_request_id_of_a_first_grant() {
+        let first = first_request(&"shoe".parse().unwrap());
+        assert_ne!(stored_request("first/shoe"), first);
+        assert_eq!(stored_request("first/shoe"), " first/shoe");
+        for as_it_is in ["first", "r1", "a/b", "First/shoe"] {
+            assert_eq!(stored_request(as_it_is), as_it_is);
+        }
+    }
 }

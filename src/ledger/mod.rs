@@ -20,7 +20,7 @@ mod store;
 mod void;
 
 pub use actions::{DeadAction, Deed, OpenRecord, RecordedAction};
-pub use audit::{AuditRows, InStreams, LedgerUnits};
+pub use audit::{AuditRows, IdBuckets, InStreams, LedgerUnits};
 pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
 pub use kept::Timeline;

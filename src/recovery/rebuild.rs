@@ -328,10 +328,10 @@ impl Rebuild<'_> {
     async fn conclude_claims(&mut self) -> Result<(), RebuildError> {
         let (stock, partition) = (&self.rooms.stock, self.partition);
         self.underway.begin("unconfirmed request ids looked up", None);
-        for window in stock.old_windows().await? {
+        for bucket in stock.old_buckets().await? {
             let mut cursor = 0;
             loop {
-                let (next, page) = stock.old_claims(partition, window, cursor).await?;
+                let (next, page) = stock.old_claims(partition, bucket, cursor).await?;
                 let ids: Vec<_> = page.iter().filter_map(|claim| claim.id).collect();
                 let uuids: Vec<_> = ids.iter().map(|id| id.to_uuid()).collect();
                 let settled = self.rooms.ledger.settled(&uuids).await?;
@@ -346,7 +346,7 @@ impl Rebuild<'_> {
                     })
                     .collect();
                 if !claims.is_empty() {
-                    stock.conclude_claims((partition, window), self.epoch, &claims).await?;
+                    stock.conclude_claims((partition, bucket), self.epoch, &claims).await?;
                 }
                 self.underway.add(claims.len());
                 self.name_lost(&claims);
@@ -365,7 +365,6 @@ impl Rebuild<'_> {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < MAX_NAMED {
                 let (user, product) = claim.buyer();
-                let (user, product) = (user.to_owned(), product.to_owned());
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }

@@ -3,7 +3,7 @@
 
 use super::Stock;
 use crate::{
-    domain::{Epoch, Partition, ReservationId},
+    domain::{Epoch, Partition, ReservationId, split_field},
     fence::FenceError,
 };
 
@@ -34,35 +34,36 @@ impl OldClaim {
     }
 
     /// Whose it is: user and product.
-    pub fn buyer(&self) -> (&str, &str) {
-        let mut parts = self.field.split('/');
+    pub fn buyer(&self) -> (String, String) {
+        let mut parts = split_field(&self.field).into_iter();
         (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 }
 
 /// A hash of request ids that a seizure has set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OldWindow(u64);
+pub struct OldBucket(i64);
 
 impl Stock {
-    /// The windows whose request ids a seizure has set aside, by the clock of Redis.
+    /// The buckets whose request ids a seizure has set aside, by the clock of Redis.
     ///
     /// # Errors
     ///
     /// When Redis is away.
-    pub async fn old_windows(&self) -> Result<Vec<OldWindow>, FenceError> {
-        let (seconds, _): (u64, u64) =
+    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, FenceError> {
+        let (seconds, _): (i64, i64) =
             redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
-        let now = seconds * 1000 / self.settings.claims_window_ms;
+        let window = self.settings.id_window();
+        let now = window.bucket_of(seconds * 1000);
         // One more than seize.lua sets aside on either side: time goes on.
-        Ok((now.saturating_sub(2)..=now + 2).map(OldWindow).collect())
+        Ok((now - window.earlier_buckets() - 1..=now + 2).map(OldBucket).collect())
     }
 
-    fn old_claims_key(&self, partition: Partition, OldWindow(window): OldWindow) -> String {
-        format!("{}:{window}:old", self.partitions.keys().claims(partition))
+    fn old_claims_key(&self, partition: Partition, OldBucket(bucket): OldBucket) -> String {
+        format!("{}:{bucket}:old", self.partitions.keys().claims(partition))
     }
 
-    /// A page of the request ids that are left of a window, and where the next page begins (0: there is none).
+    /// A page of the request ids that are left of a bucket, and where the next page begins (0: there is none).
     ///
     /// # Errors
     ///
@@ -70,11 +71,11 @@ impl Stock {
     pub async fn old_claims(
         &self,
         partition: Partition,
-        window: OldWindow,
+        bucket: OldBucket,
         cursor: u64,
     ) -> Result<(u64, Vec<OldClaim>), FenceError> {
         let mut scan = redis::cmd("HSCAN");
-        scan.arg(self.old_claims_key(partition, window)).arg(cursor).arg("COUNT").arg(PAGE);
+        scan.arg(self.old_claims_key(partition, bucket)).arg(cursor).arg("COUNT").arg(PAGE);
         let (next, page): (u64, Vec<(String, String)>) =
             scan.query_async(&mut self.partitions.connection()).await?;
         Ok((next, page.into_iter().map(|claim| OldClaim::new(partition, claim)).collect()))
@@ -88,14 +89,14 @@ impl Stock {
     /// `Fenced` when this rebuild is over.
     pub async fn conclude_claims(
         &self,
-        (partition, window): (Partition, OldWindow),
+        (partition, bucket): (Partition, OldBucket),
         epoch: Epoch,
         claims: &[(OldClaim, bool)],
     ) -> Result<(), FenceError> {
         let keys = self.partitions.keys();
-        let old = self.old_claims_key(partition, window);
+        let old = self.old_claims_key(partition, bucket);
         let keys = [keys.meta(partition), old, keys.lost(partition)];
-        let until = ((window.0 + 2) * self.settings.claims_window_ms).to_string();
+        let until = self.settings.id_window().until_ms(bucket.0).to_string();
         for claims in claims.chunks(PAGE) {
             let mut words = vec![until.clone()];
             for (claim, is_lost) in claims {
@@ -121,7 +122,9 @@ mod tests {
         let claim = |value: &str| OldClaim::new(partition, ("ann/shoe/r:1".into(), value.into()));
         let whole = claim("2-7 ff 1700000000000");
         assert_eq!(whole.id, Some(ReservationId::new(3, Epoch(2), 7, 0xff).unwrap()));
-        assert_eq!(whole.buyer(), ("ann", "shoe"));
+        assert_eq!(whole.buyer(), ("ann".to_owned(), "shoe".to_owned()));
+        let escaped = OldClaim::new(partition, ("a%2F%25b/shoe/r%2F1".into(), String::new()));
+        assert_eq!(escaped.buyer(), ("a/%b".to_owned(), "shoe".to_owned()));
         for bad in ["", "2-7", "2-7 zz 1", "0-7 ff 1", "x"] {
             assert_eq!(claim(bad).id, None, "{bad}");
         }

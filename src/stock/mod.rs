@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use batcher::BatcherClosed;
 pub use grant::{Grant, Offer};
 pub use levels::Levels;
-pub use lost::{OldClaim, OldWindow};
+pub use lost::{OldBucket, OldClaim};
 pub use meta::{Held, SinceOpened};
 pub use open::Opening;
 pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
@@ -30,7 +30,7 @@ use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
-    domain::{Epoch, Outcome, Partition, Reserve},
+    domain::{Epoch, IdWindow, Outcome, Partition, Reserve},
     fence::{FenceError, Partitions, Script, expect},
     telemetry,
 };
@@ -42,6 +42,12 @@ pub struct StockSettings {
     pub claims_window_ms: u64,
     /// Most entries in a partition's orders stream before intake is refused.
     pub backlog_max_entries: u64,
+}
+
+impl StockSettings {
+    fn id_window(&self) -> IdWindow {
+        IdWindow::new(self.claims_window_ms)
+    }
 }
 
 /// Why a request got no decision.

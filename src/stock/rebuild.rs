@@ -3,7 +3,7 @@
 
 use super::{Offer, SinceOpened, Stock, grant};
 use crate::{
-    domain::{Epoch, Partition, ProductId, ReservationId, UserId},
+    domain::{Epoch, Partition, ProductId, ReservationId, UserId, join_field},
     fence::FenceError,
     keys::GROUP,
 };
@@ -151,19 +151,20 @@ impl Stock {
     ) -> Result<(), FenceError> {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().bought(partition)];
-        let fields =
-            bought.map(|(user, product, units)| (format!("{user}/{product}"), units.to_string()));
+        let fields = bought.map(|(user, product, units)| {
+            (join_field(&[user.as_str(), product.as_str()]), units.to_string())
+        });
         self.fill(epoch, &keys, "0", fields.collect()).await
     }
 
     /// The earliest accept whose request id must still be remembered at `now_ms`.
     pub fn claims_since_ms(&self, now_ms: i64) -> i64 {
-        let window_ms = i64::try_from(self.settings.claims_window_ms).unwrap_or(i64::MAX);
+        let window = self.settings.id_window();
         // One more than is looked at: this clock may be ahead of that of Redis.
-        (now_ms / window_ms - 2) * window_ms
+        (window.bucket_of(now_ms) - window.earlier_buckets() - 1) * window.width_ms()
     }
 
-    /// Writes claims of confirmed orders, each into the window it was made in.
+    /// Writes claims of confirmed orders, each into the bucket it was made in.
     ///
     /// # Errors
     ///
@@ -174,18 +175,18 @@ impl Stock {
         epoch: Epoch,
         claims: &[ClaimParts<'_>],
     ) -> Result<(), FenceError> {
-        let window_ms = i64::try_from(self.settings.claims_window_ms).unwrap_or(i64::MAX);
-        let mut windows = std::collections::BTreeMap::<i64, Vec<(String, String)>>::new();
+        let window = self.settings.id_window();
+        let mut buckets = std::collections::BTreeMap::<i64, Vec<(String, String)>>::new();
         for claim in claims {
             let ClaimParts { user, product, request, id, reserved_at_ms } = claim;
-            let field = format!("{user}/{product}/{request}");
+            let field = join_field(&[user, product, request]);
             let value = format!("{} {:x} {reserved_at_ms}", id.entry_id(), id.random());
-            windows.entry(reserved_at_ms / window_ms).or_default().push((field, value));
+            buckets.entry(window.bucket_of(*reserved_at_ms)).or_default().push((field, value));
         }
-        for (window, fields) in windows {
+        for (bucket, fields) in buckets {
             let keys = self.partitions.keys();
-            let hash = format!("{}:{window}", keys.claims(partition));
-            let expires = ((window + 2) * window_ms).to_string();
+            let hash = format!("{}:{bucket}", keys.claims(partition));
+            let expires = window.until_ms(bucket).to_string();
             let old = format!("{hash}:old");
             self.fill(epoch, &[keys.meta(partition), hash, old], &expires, fields).await?;
         }

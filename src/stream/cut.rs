@@ -21,12 +21,15 @@ pub struct ProductCut {
     pub in_dead: i64,
 }
 
-/// Request ids at the cut.
+/// A bucket of request ids at the cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClaimsCut {
-    /// Those of orders accepted since then, in milliseconds since 1970, are remembered.
+    /// When the bucket begins, in milliseconds since 1970.
     pub since_ms: i64,
-    /// How many are.
+    /// Whether every request id of its orders must be in it. Not so for an earlier bucket that is not there: it may have
+    /// been written under a shorter window.
+    pub is_kept: bool,
+    /// How many it holds.
     pub remembered: i64,
     /// How many of them are of orders in the streams.
     pub waiting: i64,
@@ -43,8 +46,8 @@ pub struct Cut {
     pub products: HashMap<ProductId, ProductCut>,
     /// What is in the streams.
     pub in_streams: Vec<ReservationId>,
-    /// Request ids that are remembered.
-    pub claims: ClaimsCut,
+    /// Request ids that are remembered, oldest bucket first.
+    pub claims: Vec<ClaimsCut>,
     /// Entries in the streams that no program of ours wrote.
     pub strangers: Vec<String>,
 }
@@ -61,7 +64,7 @@ pub enum CutError {
 }
 
 impl Streams {
-    /// Cuts the log of a partition whose request ids are kept in windows of `window_ms`.
+    /// Cuts the log of a partition whose request ids are remembered for `window_ms`.
     ///
     /// # Errors
     ///
@@ -89,7 +92,7 @@ impl Streams {
                     seq,
                     products: HashMap::new(),
                     in_streams: Vec::new(),
-                    claims: ClaimsCut::default(),
+                    claims: Vec::new(),
                     strangers: Vec::new(),
                 };
                 for record in records.chunks(4) {
@@ -106,12 +109,13 @@ impl Streams {
 
 impl Cut {
     fn add(&mut self, partition: Partition, [kind, a, b, c]: [&str; 4]) -> Option<()> {
-        if kind == "c" {
-            self.claims = ClaimsCut {
+        if kind == "c" || kind == "u" {
+            self.claims.push(ClaimsCut {
                 since_ms: a.parse().ok()?,
+                is_kept: kind == "c",
                 remembered: b.parse().ok()?,
                 waiting: c.parse().ok()?,
-            };
+            });
             return Some(());
         }
         if kind == "p" {

@@ -2,8 +2,9 @@
 
 use crate::domain::{Epoch, Order, Partition, ReservationId};
 
-/// The format that this program writes; it reads this one, and refuses a newer one.
-pub const FORMAT: u32 = 1;
+/// The newest format that this program reads and writes: that of orders whose ids are of the wider alphabet. Others are
+/// of format 1, which earlier programs read, too.
+pub const FORMAT: u32 = 2;
 
 /// An entry as it lies in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Entry {
     /// `NewerFormat` or `Malformed`.
     pub fn order(&self, partition: Partition, accepted_as: &str) -> Result<Order, EntryError> {
         match self.field("v").and_then(|v| v.parse().ok()) {
-            Some(FORMAT) => {}
+            Some(1..=FORMAT) => {}
             Some(newer) if newer > FORMAT => return Err(EntryError::NewerFormat(newer)),
             Some(_) | None => return Err(EntryError::Malformed("format")),
         }
@@ -133,6 +134,16 @@ mod tests {
     }
 
     #[test]
+    fn ids_of_the_wider_alphabet_come_out_as_they_went_in() {
+        let mut wider = WHOLE;
+        (wider[0].1, wider[1].1, wider[2].1, wider[5].1) =
+            ("2", "shoe:a+b", "gid://shop/1", "a/%|b");
+        let order = entry(&wider).order(partition(), "2-7").unwrap();
+        assert_eq!((order.product.as_str(), order.user.as_str()), ("shoe:a+b", "gid://shop/1"));
+        assert_eq!(order.request.unwrap().as_str(), "a/%|b");
+    }
+
+    #[test]
     fn what_we_did_not_write_is_no_order() {
         for missing in ["p", "u", "r", "t", "v"] {
             let fields: Vec<_> = WHOLE.into_iter().filter(|(name, _)| *name != missing).collect();
@@ -140,8 +151,8 @@ mod tests {
             assert!(matches!(error, EntryError::Malformed(_)), "{missing}");
         }
         let mut newer = WHOLE;
-        newer[0].1 = "2";
-        assert_eq!(entry(&newer).order(partition(), "2-7"), Err(EntryError::NewerFormat(2)));
+        newer[0].1 = "3";
+        assert_eq!(entry(&newer).order(partition(), "2-7"), Err(EntryError::NewerFormat(3)));
         for id in ["", "7", "0-1", "1700000000000-0", "a-b"] {
             assert!(entry(&WHOLE).order(partition(), id).is_err(), "{id}");
         }

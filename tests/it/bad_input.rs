@@ -13,24 +13,24 @@ use yoink::{
 
 use crate::harness::{Yard, product, reason};
 
-const BAD_IDS: [&str; 16] = [
+/// No id of anything.
+const BAD_IDS: [&str; 12] = [
     "",
     "a b",
-    "{0}",
     "a\0",
     "a\r",
     "a\nb",
+    "a\tb",
     "\u{202e}a",
     "a\u{200b}",
     " a",
     "a ",
-    "*",
-    "?",
-    "[",
-    "a:b/c",
-    "é",
-    "a|b",
+    "\u{7f}",
+    "\u{e9}",
 ];
+
+/// No product ids; users and requests may have these.
+const BAD_PRODUCT_IDS: [&str; 9] = ["{0}", "*", "?", "[", "a:b/c", "a|b", "a%2Fb", "a,b", "'a"];
 
 /// The fields that a status names.
 pub fn fields(status: &Status) -> Vec<String> {
@@ -44,7 +44,11 @@ async fn a_bad_field_is_named_and_takes_nothing() {
     let yard = Yard::new().await;
     let service = yard.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
-    let long = "x".repeat(65);
+    let long = "x".repeat(129);
+    for bad in BAD_PRODUCT_IDS {
+        let status = service.buy(bad, "ann", "").await.unwrap_err();
+        assert_eq!(fields(&status), ["product_id"], "{bad:?}");
+    }
     for bad in BAD_IDS.into_iter().chain([long.as_str()]) {
         assert_eq!(
             fields(&service.buy(bad, "ann", "").await.unwrap_err()),
@@ -132,7 +136,14 @@ async fn a_catalogue_is_taken_whole_or_not_at_all() {
         (NewProduct { price: price(-1, 0, "EUR"), ..good.clone() }, "products[1].price"),
         (NewProduct { price: price(1, 1, "EUR"), ..good.clone() }, "products[1].price"),
         (NewProduct { price: price(1, 0, "euro"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 0, "ABC"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 500_000_000, "JPY"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 1_000_000, "EUR"), ..good.clone() }, "products[1].price"),
+        (NewProduct { price: price(1, 100_000, "KWD"), ..good.clone() }, "products[1].price"),
         (NewProduct { opens_at: at(-1), ..good.clone() }, "products[1].opens_at"),
+        // 0001-01-01T00:00:00Z, and the first second of the year 10000.
+        (NewProduct { opens_at: at(-62_135_596_800), ..good.clone() }, "products[1].opens_at"),
+        (NewProduct { closes_at: at(253_402_300_800), ..good.clone() }, "products[1].closes_at"),
         (NewProduct { per_user_limit: -1, ..good.clone() }, "products[1].per_user_limit"),
         (NewProduct { status: 99, ..good.clone() }, "products[1].status"),
         (NewProduct { units: 0, product_id: "x".to_owned(), ..good.clone() }, "products[1]"),

@@ -1,7 +1,8 @@
 //! The same request id of the same user for the same product: the same answer and one effect.
 
 use futures_util::future::join_all;
-use yoink::app::Role;
+use redis::AsyncCommands as _;
+use yoink::{app::Role, grpc::pb::Ack};
 
 use crate::harness::{Yard, eventually, product};
 
@@ -81,4 +82,45 @@ async fn a_retry_after_a_void_is_a_new_request() {
     assert_ne!(second.reservation_id, first.reservation_id);
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer() {
+    const BUCKET_MS: i64 = 43_200_000;
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let bought = service.buy("shoe", "ann", "r:1").await.unwrap();
+    yard.assert_audit_holds().await;
+    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut cli = yard.cli().await;
+    let base = format!("{}:{{{partition}}}:claims", yard.prefix);
+    let keys: Vec<String> = cli.keys(format!("{base}:*")).await.unwrap();
+    let [key] = keys.as_slice() else { panic!("{keys:?}") };
+    let claim: String = cli.hget(key, "ann/shoe/r:1").await.unwrap();
+    // As if it had been taken twelve hours before, by a program that kept each key until the one after it had ended.
+    let bucket: i64 = key.rsplit(':').next().unwrap().parse().unwrap();
+    let before = format!("{base}:{}", bucket - 1);
+    let () = cli.del(key).await.unwrap();
+    let () = cli.hset(&before, "ann/shoe/r:1", &claim).await.unwrap();
+    let () = cli.pexpire_at(&before, (bucket + 1) * BUCKET_MS).await.unwrap();
+    let back = "UPDATE reservations SET reserved_at = reserved_at - interval '12 hours'";
+    yard.sql().await.batch_execute(back).await.unwrap();
+    let again = service.buy("shoe", "ann", "r:1").await.unwrap();
+    assert_eq!((again.duplicate, again.reservation_id), (true, bought.reservation_id));
+    let until: i64 =
+        redis::cmd("PEXPIRETIME").arg(&before).query_async(&mut yard.cli().await).await.unwrap();
+    assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the window says");
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_a_call_waits_is_no_part_of_its_request() {
+    let yard = Yard::with_durable_postgres().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let first = service.buy_with(("shoe", "ann", "r"), Ack::Memory).await.unwrap();
+    let again = service.buy_with(("shoe", "ann", "r"), Ack::Ledger).await.unwrap();
+    assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
+    yard.assert_audit_holds().await;
 }

@@ -105,6 +105,8 @@ struct Accepted {
 
 struct Play {
     stores: Stores,
+    users: Vec<String>,
+    requests: Vec<String>,
     model: Model,
     accepted: Vec<Accepted>,
     accepts: u64,
@@ -145,8 +147,8 @@ impl Play {
         let asked = requests.iter().map(|(p, user, request)| {
             self.stores.stock.reserve(Reserve {
                 product: Self::id(*p),
-                user: format!("user-{user}").parse().unwrap(),
-                request: request.map(|request| format!("r:{request}").parse().unwrap()),
+                user: self.users[*user].parse().unwrap(),
+                request: request.map(|request| self.requests[request].parse().unwrap()),
                 traceparent: None,
             })
         });
@@ -201,7 +203,7 @@ impl Play {
     async fn compare(&self) {
         let (mut entries, mut seqs) = (0, 0);
         for partition in self.stores.deployment.partitions.all() {
-            let cut = self.stores.streams.cut(partition, 43_200_000).await.unwrap();
+            let cut = self.stores.streams.cut(partition, 259_200_000).await.unwrap();
             seqs += u64::try_from(cut.seq).unwrap();
             entries += cut.in_streams.len();
             for (p, product) in &self.model.products {
@@ -216,33 +218,60 @@ impl Play {
     }
 }
 
+/// Three different ids of a few characters, among them those that separate or escape, or that are made of the parts of
+/// another one's field.
+fn confusable_ids() -> impl Strategy<Value = Vec<String>> {
+    const PARTS: [&str; 10] =
+        ["a", "a/shoe", "a/shoe/a", "shoe/a", "a/hat", "a%2Fshoe", "%2F", "%25", "/", "|"];
+    let id = prop_oneof![prop::sample::select(&PARTS[..]).prop_map(str::to_owned), "[a/%|:]{1,4}",];
+    prop::collection::btree_set(id, 3).prop_map(|ids| ids.into_iter().collect()).prop_shuffle()
+}
+
+/// Plays steps with these users and request ids, and compares Redis with the model.
+async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
+    let yard = Yard::new().await;
+    let stores = yard.app(&[]).await.stores().clone();
+    let mut play = Play {
+        stores,
+        users,
+        requests,
+        model: Model::default(),
+        accepted: Vec::new(),
+        accepts: 0,
+        version: 1,
+    };
+    for p in 0..2 {
+        let (supply, status) = (3, ProductStatus::OnSale);
+        play.grant(p, supply).await;
+        play.offer(p, None, status, 1).await;
+        let product = ModelProduct { stock: supply, supply, limit: None, status };
+        play.model.products.insert(p, product);
+    }
+    for step in steps {
+        play.step(step).await;
+    }
+    play.compare().await;
+}
+
 #[test]
 fn any_sequence_of_calls_gives_the_models_answers() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
+    let ids = |kind: &str| (0..3).map(|n| format!("{kind}{n}")).collect::<Vec<_>>();
     let played = runner.run(&steps(), |steps| {
-        runtime.block_on(async {
-            let yard = Yard::new().await;
-            let stores = yard.app(&[]).await.stores().clone();
-            let mut play = Play {
-                stores,
-                model: Model::default(),
-                accepted: Vec::new(),
-                accepts: 0,
-                version: 1,
-            };
-            for p in 0..2 {
-                let (supply, status) = (3, ProductStatus::OnSale);
-                play.grant(p, supply).await;
-                play.offer(p, None, status, 1).await;
-                let product = ModelProduct { stock: supply, supply, limit: None, status };
-                play.model.products.insert(p, product);
-            }
-            for step in steps {
-                play.step(step).await;
-            }
-            play.compare().await;
-        });
+        runtime.block_on(play(ids("user-"), ids("r:"), steps));
+        Ok(())
+    });
+    played.unwrap();
+}
+
+#[test]
+fn ids_that_hold_separators_are_never_confused() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
+    let strategy = (confusable_ids(), confusable_ids(), steps());
+    let played = runner.run(&strategy, |(users, requests, steps)| {
+        runtime.block_on(play(users, requests, steps));
         Ok(())
     });
     played.unwrap();

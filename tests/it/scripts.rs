@@ -25,7 +25,7 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
     }
     call.arg(format!("1 {}", stores.deployment.id)).arg(43_200_000).arg(1000);
     for user in ["ann", "bob", "cid"] {
-        call.arg("shoe").arg(user).arg("r").arg("ab").arg("");
+        call.arg("shoe").arg(user).arg("r").arg("ab").arg("").arg("1");
     }
     let answers: Vec<String> = call.query_async(&mut cli).await.unwrap();
     assert!(answers[1].starts_with("accepted 2 9 "), "who was taken is told so: {answers:?}");

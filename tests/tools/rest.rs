@@ -144,3 +144,30 @@ async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path() {
+    let yard = Yard::new().await;
+    let (service, envoy) = edge(&yard, &[]).await;
+    for id in ["shoe:red", "shoe+blue", "shoe@42", "a:b+c@d"] {
+        service.create(product(id, 5)).await;
+        let encoded = id.replace(':', "%3A").replace('+', "%2B").replace('@', "%40");
+        for path in [id, encoded.as_str()] {
+            let answer = envoy.get(&format!("/v1/products/{path}")).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.body["product"]["productId"]),
+                (200, &json!(id)),
+                "{path}"
+            );
+        }
+        let bought = envoy.buy(id, "gid://shop/Customer/1", "auth0|1/%2F").await;
+        assert_eq!(
+            (bought.status.as_u16(), &bought.body["userId"]),
+            (202, &json!("gid://shop/Customer/1"))
+        );
+    }
+    let page = envoy.get("/v1/products?pageSize=1&pageToken=shoe%2Bblue").await;
+    assert_eq!(page.body["products"][0]["productId"], json!("shoe:red"));
+    assert_eq!(envoy.get("/v1/products/shoe%2Fred").await.status.as_u16(), 400, "no product id");
+    yard.assert_audit_holds().await;
+}

@@ -1,5 +1,5 @@
 //! The clock of Redis jumps by two hours, forward and back: windows, claims and idle times jump with it,
-//! and nobody is stored twice or answered differently.
+//! and nobody is stored twice or answered differently. And days pass: request ids are remembered.
 
 use std::{
     fs::File,
@@ -18,13 +18,13 @@ use yoink::{
 };
 
 use super::rush::Rush;
-use crate::harness::{Service, Yard, eventually, product, reason, scratch_dir};
+use crate::harness::{Service, Yard, eventually, product, reason, run_yoink, scratch_dir};
 
 const HOUR_MS: i64 = 3_600_000;
-/// The default of `claims_window_ms`.
-const WINDOW_MS: i64 = 12 * HOUR_MS;
+/// Request ids lie in buckets of so much time.
+const BUCKET_MS: i64 = 12 * HOUR_MS;
 
-/// The clock of one Redis. At first a window of claims is about to end in an hour, so that each jump of
+/// The clock of one Redis. At first a bucket of request ids is about to end in an hour, so that each jump of
 /// two hours forward leaves it and each jump back returns to it.
 struct Clock {
     offset: File,
@@ -41,7 +41,7 @@ impl Clock {
         cc.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source);
         let compiled = cc.output().unwrap();
         assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-        let base_s = (WINDOW_MS - real_ms() % WINDOW_MS - HOUR_MS) / 1000;
+        let base_s = (BUCKET_MS - real_ms() % BUCKET_MS - HOUR_MS) / 1000;
         let clock = Self { offset: File::create(&offset).unwrap(), base_s };
         clock.set(0);
         let preload = format!("LD_PRELOAD={}", library.display());
@@ -191,4 +191,87 @@ async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once()
     assert_eq!((first.0 + second.0, first.1 + second.1), (20, 0));
     let report = yard.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 80));
+}
+
+/// What `claims_window_ms` was by default before.
+const TWELVE_HOURS: (&str, &str) = ("claims_window_ms", "43200000");
+
+async fn until_stored(yard: &Yard, rows: i64) {
+    eventually("they are stored", async || {
+        (yard.count("SELECT count(*) FROM reservations").await == rows).then_some(())
+    })
+    .await;
+}
+
+async fn is_remembered(service: &Service, id: &str) {
+    let again = service.buy("shoe", "ann", "r").await.unwrap();
+    assert_eq!((again.duplicate, again.reservation_id.as_str()), (true, id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_of_71_hours_ago_is_a_duplicate_also_after_a_rebuild() {
+    let (clock, yard) = Clock::of_a_redis().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let bought = service.buy("shoe", "ann", "r").await.unwrap();
+    until_stored(&yard, 1).await;
+    clock.jump(&yard, 71).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    yard.assert_audit_holds().await;
+    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild", "--all"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    eventually("it sells again", async || service.buy("shoe", "bob", "r").await.ok()).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_longer_window_forgets_nothing_of_what_a_shorter_one_wrote() {
+    let (clock, yard) = Clock::of_a_redis().await;
+    // Twelve hours were the default of earlier versions, which wrote the same keys.
+    let before = yard.serve(Role::All, &[TWELVE_HOURS]).await;
+    before.create(product("shoe", 10)).await;
+    let bought = before.buy("shoe", "ann", "r").await.unwrap();
+    until_stored(&yard, 1).await;
+    before.stop().await;
+    clock.jump(&yard, 11).await;
+    let service = yard.serve(Role::All, &[]).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    // Under the window before, the key would have ended 13 hours after it was written.
+    clock.jump(&yard, 71).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    yard.assert_audit_holds().await;
+    service.stop().await;
+    let service = yard.serve(Role::All, &[("claims_window_ms", "604800000")]).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    clock.jump(&yard, 167).await;
+    is_remembered(&service, &bought.reservation_id).await;
+    let report = yard.audit().await;
+    assert!(report.violations.is_empty(), "{report:?}");
+    assert_eq!(report.products[0].confirmed, 1);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_under_a_longer_window_notes_what_the_shorter_one_has_forgotten() {
+    let (clock, yard) = Clock::of_a_redis().await;
+    let service = yard.serve(Role::All, &[TWELVE_HOURS]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    until_stored(&yard, 1).await;
+    clock.jump(&yard, 26).await;
+    let report = yard.assert_audit_holds().await;
+    let noted = report.notes.iter().any(|note| note.contains("the request ids of 1 orders"));
+    assert!(noted, "{:?}", report.notes);
+    service.stop().await;
+    // A rebuild has them from the ledger again.
+    let service = yard.serve(Role::All, &[]).await;
+    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild", "--all"]));
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    eventually("it sells again", async || service.buy("shoe", "bob", "r").await.ok()).await;
+    assert!(service.buy("shoe", "ann", "r").await.unwrap().duplicate);
+    let report = yard.assert_audit_holds().await;
+    assert!(report.notes.is_empty(), "{:?}", report.notes);
+    service.stop().await;
 }
