@@ -1,12 +1,18 @@
-# The service: built with Rust on bookworm, run on bookworm-slim (the same glibc).
+# Every image of docker-compose.yml: the service, and the others with their configuration inside. A file that is mounted
+# from a checkout keeps its mode, and one that was made under umask 077 is unreadable for the users of the images; so each
+# COPY from the checkout into an image that runs sets the mode. (0755 also for files where a whole directory is copied.)
+#
+# Images are pinned by version and, where it is known, by the digest of their list of platforms.
 
-FROM rust:1.95-bookworm AS build
+# The service: built with Rust on bookworm, run on bookworm-slim (the same glibc).
+FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /build
-# What the binary is made of: lua/ and migrations/ are embedded, proto/ is compiled by build.rs.
+# What the binary is made of: lua/, migrations/ and the catalogue are embedded, proto/ is compiled by build.rs.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY lua lua
 COPY migrations migrations
+COPY deploy/catalogue.csv deploy/catalogue.csv
 COPY src src
 # There is no repository in here for build.rs to ask; `yoink --version` shows this.
 ARG YOINK_COMMIT=unknown
@@ -15,17 +21,38 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     YOINK_COMMIT="$YOINK_COMMIT" cargo build --locked --release --bin yoink
 RUN target/release/yoink descriptor > yoink.binpb
 
-# The sidecar: Envoy with its configuration and the contract of this build.
+# The sidecar: Envoy with its configuration and the contract of this build. No digest of this version was known.
 FROM envoyproxy/envoy:v1.40.0 AS edge
-COPY deploy/envoy/envoy.yaml /etc/envoy/envoy.yaml
-COPY --from=build /build/yoink.binpb /etc/envoy/yoink.binpb
+COPY --chmod=0644 deploy/envoy/envoy.yaml /etc/envoy/envoy.yaml
+COPY --from=build --chmod=0644 /build/yoink.binpb /etc/envoy/yoink.binpb
 EXPOSE 8080
 
-FROM debian:bookworm-slim AS service
+FROM redis:8.2.9-bookworm@sha256:66b7f4c2f3c6ef1b298bbd7b13c806bc6f71e61f1136a4f58710daf2cb053b21 AS redis
+COPY --chmod=0644 deploy/redis.conf /usr/local/etc/redis/redis.conf
+CMD ["redis-server", "/usr/local/etc/redis/redis.conf"]
+
+FROM postgres:18.6-bookworm@sha256:3725f4e2499eef5134592b3b4ab79a543ed7f8e533b05b5b637af926630f6650 AS postgres
+COPY --chmod=0755 deploy/compose/postgres-role.sh /docker-entrypoint-initdb.d/postgres-role.sh
+
+FROM prom/prometheus:v3.13.3@sha256:6976aa8a60fec930796ce5772b8d12da7a318a5daa8d40d69c5c7819a05eeed7 AS prometheus
+COPY --chmod=0755 deploy/prometheus /etc/prometheus
+
+FROM grafana/grafana:13.2.3@sha256:b28bae15e219c998fb0e0424ed724930cc61b1f61fb404d47c862f9a23f9e572 AS grafana
+COPY --chmod=0755 deploy/grafana/provisioning /etc/grafana/provisioning
+COPY --chmod=0755 deploy/grafana/dashboards /var/lib/grafana-dashboards
+
+# Makes the passwords of a deployment; as root, since each file gets an owner.
+FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS passwords
+COPY --chmod=0755 deploy/compose/passwords.sh /usr/local/bin/passwords.sh
+ENTRYPOINT ["passwords.sh"]
+
+FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS service
 # For rediss://, which trusts the system's certificates; the slim image has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin yoink
 COPY --from=build /build/target/release/yoink /usr/local/bin/yoink
+# The demo catalogue, for `yoink import`.
+COPY --chmod=0644 deploy/catalogue.csv /usr/share/yoink/catalogue.csv
 # yoink.toml is looked for here; without one, defaults and environment apply.
 WORKDIR /etc/yoink
 # By number, so that a runtime can see that it is not root.

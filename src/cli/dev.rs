@@ -52,25 +52,32 @@ impl Servers {
     }
 }
 
-fn product(id: &str, name: &str, price: &str, units: i64) -> anyhow::Result<NewProduct> {
-    let sale = Sale {
-        name: name.to_owned(),
-        price: Price::parse(price, "EUR")?,
-        opens_at_ms: None,
-        closes_at_ms: None,
-        per_user_limit: None,
-        status: ProductStatus::OnSale,
-    };
-    Ok(NewProduct { id: id.parse::<ProductId>()?, sale, units })
+/// What `dev` and the compose file offer; `yoink import` reads the same file.
+const CATALOGUE: &str = include_str!("../../deploy/catalogue.csv");
+
+/// The demo catalogue, with so many units of the scarce product.
+fn demo_products(scarce_units: i64) -> anyhow::Result<Vec<NewProduct>> {
+    let mut reader = csv::Reader::from_reader(CATALOGUE.as_bytes());
+    let rows = reader.deserialize::<(String, String, String, String, i64)>();
+    let products = rows.map(|row| {
+        let (id, name, price, currency, units) = row?;
+        let sale = Sale {
+            name,
+            price: Price::parse(&price, &currency)?,
+            opens_at_ms: None,
+            closes_at_ms: None,
+            per_user_limit: None,
+            status: ProductStatus::OnSale,
+        };
+        let units = if id == SCARCE { scarce_units } else { units };
+        Ok(NewProduct { id: id.parse::<ProductId>()?, sale, units })
+    });
+    products.collect()
 }
 
 /// Creates the demo catalogue in a service's ledger.
 pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
-    let products = [
-        product(SCARCE, "Sneaker 42, limited edition", "199.99", scarce_units)?,
-        product(PLENTY, "Sticker", "1.50", 1_000_000)?,
-    ];
-    match app.create_products(&products).await {
+    match app.create_products(&demo_products(scarce_units)?).await {
         Ok(Created::Done { .. }) => Ok(()),
         // A kept state: its own products stay, and its partitions are rebuilt before they sell.
         Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotInForce(_)) => Ok(()),

@@ -98,6 +98,15 @@ impl PostgresServer {
         psql(format!("CREATE DATABASE \"{name}\"")).map(drop)
     }
 
+    /// Another program of the same version, such as `pg_basebackup`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed.
+    pub fn program(name: &str) -> Result<PathBuf, ServerError> {
+        program(name)
+    }
+
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port.number()
@@ -143,7 +152,8 @@ fn silent(dir: &Path) -> ServerError {
     ServerError::Silent { program: "postgres", log: dir.join("postgres.log") }
 }
 
-/// Debian keeps the servers' programs out of the PATH.
+/// A program of the first complete Postgres: in the PATH, or where Debian keeps it, the newest first. So a
+/// directory in front of the PATH chooses another version; programs of two versions are never mixed.
 fn program(name: &str) -> Result<PathBuf, ServerError> {
     let version = |dir: &Path| {
         dir.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok())
@@ -152,10 +162,21 @@ fn program(name: &str) -> Result<PathBuf, ServerError> {
     let mut versions: Vec<PathBuf> = installed.map(|entry| entry.path()).collect();
     versions.sort_by_key(|dir| std::cmp::Reverse(version(dir)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs =
-        versions.into_iter().map(|dir| dir.join("bin")).chain(std::env::split_paths(&path));
+    let in_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let debian = versions.into_iter().map(|dir| dir.join("bin"));
+    let first = first_complete(in_path.iter().cloned().chain(debian));
+    // Debian's psql is in the PATH, apart from its servers.
+    let mut dirs = first.into_iter().chain(in_path);
     let found = dirs.find_map(|dir| Some(dir.join(name)).filter(|program| program.exists()));
     found.ok_or(ServerError::Missing("postgresql"))
+}
+
+/// The directory of the first server that comes with its `initdb`. Where these are links, it is the one they
+/// lead to: the PATH may have links to some of its programs only.
+fn first_complete(mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    let complete = |dir: &PathBuf| ["initdb", "postgres"].iter().all(|it| dir.join(it).exists());
+    let server = fs::canonicalize(dirs.find(complete)?.join("postgres")).ok()?;
+    server.parent().map(Path::to_owned)
 }
 
 fn launch(
@@ -203,4 +224,34 @@ fn finish(mut command: Command, program: &str) -> Result<String, ServerError> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(ServerError::Failed { program: program.to_owned(), said })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn first_directory_with_a_whole_server_is_taken_and_its_links_are_followed() {
+        let root = std::env::temp_dir().join(format!("yoink-servers-{}", std::process::id()));
+        let dirs = ["half", "links", "whole", "other"].map(|name| root.join(name));
+        for dir in &dirs {
+            fs::create_dir_all(dir).unwrap();
+        }
+        let [half, links, whole, other] = dirs;
+        fs::write(half.join("postgres"), "").unwrap();
+        for dir in [&whole, &other] {
+            for program in ["initdb", "postgres", "pg_basebackup"] {
+                fs::write(dir.join(program), "").unwrap();
+            }
+        }
+        for program in ["initdb", "postgres"] {
+            symlink(whole.join(program), links.join(program)).unwrap();
+        }
+        let chosen = first_complete([half.clone(), links, other].into_iter());
+        assert_eq!(chosen, Some(fs::canonicalize(&whole).unwrap()));
+        assert_eq!(first_complete([half].into_iter()), None);
+        fs::remove_dir_all(root).unwrap();
+    }
 }

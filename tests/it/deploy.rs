@@ -1,53 +1,238 @@
 //! What is deployed is what was tested: the compose file's settings, ports and images.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use serde_yaml_ng::Value;
 
-use crate::harness::{Yard, scratch_dir};
+use yoink::{
+    app::Role,
+    grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
+    servers::PostgresServer,
+};
 
-fn compose() -> Value {
-    let text = include_str!("../../docker-compose.yml");
-    let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
-    value.apply_merge().unwrap();
-    value
-}
+use crate::harness::{Deployment, Yard, compose, mode, reason, scratch_dir, text};
 
-fn text(value: &Value) -> String {
-    // ${NAME:-default} without the environment is its default.
-    let text = value.as_str().unwrap().to_owned();
-    match (text.find("${"), text.find('}')) {
-        (Some(start), Some(end)) => {
-            let default = text[start..end].split(":-").nth(1).unwrap_or_default();
-            format!("{}{default}{}", &text[..start], &text[end + 1..])
+#[test]
+fn the_compose_files_settings_are_settings_and_reflection_is_on() {
+    let compose = compose();
+    for name in ["yoink", "admin"] {
+        let service = &compose["services"][name];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
+        command.args(["config", "check"]).current_dir(scratch_dir("compose"));
+        for (name, value) in service["environment"].as_mapping().unwrap() {
+            command.env(text(name), text(value));
         }
-        _ => text,
+        let output = command.output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(shown.contains("grpc_listen = \"0.0.0.0:50051\""), "{shown}");
+        assert!(shown.contains("http_listen = \"0.0.0.0:9464\""), "{shown}");
+        assert!(shown.contains("reflection = true"), "{shown}");
     }
 }
 
 #[test]
-fn the_compose_files_settings_are_settings_and_its_ports_are_published() {
+fn ports_are_published_on_loopback_and_none_by_the_service_that_scales() {
     let compose = compose();
-    let service = &compose["services"]["yoink"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
-    command.args(["config", "check"]).current_dir(scratch_dir("compose"));
-    for (name, value) in service["environment"].as_mapping().unwrap() {
-        command.env(text(name), text(value));
+    let services = &compose["services"];
+    assert!(services["yoink"]["ports"].is_null() && services["yoink"]["networks"].is_null());
+    let ports = services["admin"]["ports"].as_sequence().unwrap().iter().map(text);
+    assert_eq!(ports.collect::<Vec<_>>(), ["127.0.0.1:50051:50051", "127.0.0.1:9464:9464"]);
+    for (name, service) in services.as_mapping().unwrap() {
+        for port in service["ports"].as_sequence().into_iter().flatten() {
+            assert!(text(port).starts_with("127.0.0.1:"), "{name:?} publishes {port:?}");
+        }
     }
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("grpc_listen = \"0.0.0.0:50051\""), "{said}");
-    assert!(said.contains("http_listen = \"0.0.0.0:9464\""), "{said}");
-    assert!(said.contains("redis_url = \"redis://redis:6379\""), "{said}");
-    assert!(
-        said.contains("postgres_url = \"postgres://postgres:***@postgres:5432/yoink\""),
-        "{said}"
-    );
-    assert!(said.contains("reflection = false"), "not bound to loopback");
-    let ports: Vec<String> = service["ports"].as_sequence().unwrap().iter().map(text).collect();
-    assert_eq!(ports, ["127.0.0.1:50051:50051", "127.0.0.1:9464:9464"]);
-    assert_eq!(text(&compose["services"]["postgres"]["environment"]["POSTGRES_DB"]), "yoink");
+}
+
+#[test]
+fn prometheus_finds_every_process_of_both_services_by_their_names() {
+    let file = include_str!("../../deploy/prometheus/prometheus.yml");
+    let config: Value = serde_yaml_ng::from_str(file).unwrap();
+    let found = &config["scrape_configs"][0]["dns_sd_configs"][0];
+    assert_eq!((text(&found["type"]), found["port"].as_u64()), ("A".to_owned(), Some(9464)));
+    let names: Vec<String> = found["names"].as_sequence().unwrap().iter().map(text).collect();
+    assert_eq!(names, ["yoink", "admin"]);
+    for name in names {
+        let listen = &compose()["services"][name.as_str()]["environment"]["YOINK_HTTP_LISTEN"];
+        assert!(text(listen).ends_with(":9464"), "{name}");
+    }
+}
+
+#[test]
+fn network_lies_outside_dockers_pools_and_follows_one_variable() {
+    let compose = compose();
+    let pool = &compose["networks"]["default"]["ipam"]["config"][0];
+    assert_eq!(text(&pool["subnet"]), "10.213.50.0/24");
+    assert_eq!(text(&pool["gateway"]), "10.213.50.1");
+    assert_eq!(text(&pool["ip_range"]), "10.213.50.128/25", "nobody else gets Envoy's address");
+    let envoy = &compose["services"]["envoy"]["networks"]["default"]["ipv4_address"];
+    assert_eq!(text(envoy), "10.213.50.10");
+    for name in ["yoink", "admin"] {
+        let trusted = &compose["services"][name]["environment"]["YOINK_TRUSTED_PROXIES"];
+        assert_eq!(trusted, envoy, "{name}");
+    }
+    // Written once more in no place that would not follow.
+    let file = include_str!("../../docker-compose.yml");
+    let settings = file.lines().filter(|line| !line.trim_start().starts_with('#'));
+    for line in settings.filter(|line| line.contains("10.213.50")) {
+        assert!(line.contains("${SUBNET_PREFIX:-10.213.50}."), "{line}");
+    }
+}
+
+#[test]
+fn no_file_of_the_checkout_is_mounted_and_every_copied_one_has_its_mode() {
+    for (name, service) in compose()["services"].as_mapping().unwrap() {
+        for volume in service["volumes"].as_sequence().into_iter().flatten() {
+            let source = text(volume).split(':').next().unwrap().to_owned();
+            assert!(compose()["volumes"].get(source.as_str()).is_some(), "{name:?}: {source}");
+        }
+    }
+    let mut stage = "";
+    for line in include_str!("../../Dockerfile").lines() {
+        if line.starts_with("FROM ") {
+            stage = line.rsplit(' ').next().unwrap();
+        }
+        let copied = line.starts_with("COPY ") && (!line.contains("--from=") || stage == "edge");
+        // The build runs as root, and gives its files modes of its own.
+        let modes = ["--chmod=0644 ", "--chmod=0755 "];
+        let readable = modes.iter().any(|mode| line.contains(mode)) || stage == "build";
+        assert!(!copied || readable, "{stage}: {line}");
+    }
+}
+
+/// Every file of the sources.
+fn sources(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let below = |path: std::path::PathBuf| if path.is_dir() { sources(&path) } else { vec![path] };
+    entries.flat_map(below).collect()
+}
+
+#[test]
+fn the_image_is_built_from_every_file_that_the_program_embeds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let build = include_str!("../../Dockerfile").split(" AS build").nth(1).unwrap();
+    let build = build.split("\nFROM ").next().unwrap();
+    let copied = build.lines().filter_map(|line| line.strip_prefix("COPY ")).flat_map(|line| {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        words.pop();
+        words
+    });
+    let copied: Vec<&str> = copied.collect();
+    let mut embedded = 0;
+    for file in sources(&root.join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for name in text.split("include_str!(\"").skip(1).filter_map(|rest| rest.split('"').next())
+        {
+            let path = fs::canonicalize(file.parent().unwrap().join(name)).unwrap();
+            let path = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            assert!(copied.iter().any(|copied| path.starts_with(copied)), "{path}");
+            embedded += 1;
+        }
+    }
+    assert!(embedded > 10, "{embedded}");
+}
+
+#[test]
+fn every_image_is_pinned_by_version_and_all_but_one_by_digest() {
+    let mut unknown = Vec::new();
+    for line in include_str!("../../Dockerfile").lines() {
+        let Some(image) = line.strip_prefix("FROM ") else { continue };
+        let image = image.split(' ').next().unwrap();
+        let (name, digest) = image.split_once("@sha256:").unwrap_or((image, ""));
+        let tag = name.split_once(':').unwrap().1;
+        let numbers = tag.chars().filter(char::is_ascii_digit).count();
+        assert!(numbers >= 3, "{image} names no exact version");
+        assert!(digest.is_empty() || digest.len() == 64, "{image}");
+        if digest.is_empty() {
+            unknown.push(name);
+        }
+    }
+    assert_eq!(unknown, ["envoyproxy/envoy:v1.40.0"]);
+    for (name, service) in compose()["services"].as_mapping().unwrap() {
+        assert!(service["image"].is_null(), "{name:?} has an image of its own");
+    }
+}
+
+#[test]
+fn passwords_are_made_once_and_each_is_readable_by_its_owner_alone() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/passwords.sh");
+    let make = |dir: &Path| {
+        assert!(Command::new(&script).arg(dir).status().unwrap().success());
+        let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let (one, other) = (scratch_dir("passwords"), scratch_dir("passwords"));
+    let files = make(&one);
+    let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap()).collect();
+    let all = ["grafana-admin", "postgres-superuser", "postgres-yoink", "redis.conf", "yoink.toml"];
+    assert_eq!(names, all);
+    let read = |files: &[std::path::PathBuf]| -> Vec<String> {
+        files.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+    };
+    let first = read(&files);
+    assert!(files.iter().all(|file| mode(file) == 0o600));
+    assert_eq!(read(&make(&one)), first, "the second start keeps them");
+    let second = read(&make(&other));
+    assert!(first.iter().zip(&second).all(|(one, other)| one != other), "one is not random");
+    assert_eq!(first[0].len(), 48);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployment_sells_the_demo_catalogue_with_a_role_that_is_no_superuser() {
+    let deployment = Deployment::start().await;
+    for (service, answer) in [
+        ("migrate", ""),
+        ("import", "2 products created, 0 were there."),
+        ("migrate", ""),
+        ("import", "0 products created, 2 were there."),
+    ] {
+        let output = deployment.run(service);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(shown.contains(answer), "{service}: {shown}");
+    }
+    let (mut yoink, mut admin) = (deployment.serve("yoink"), deployment.serve("admin"));
+    let request = |user: &str| ReserveUnitRequest {
+        product_id: "sneaker-42".to_owned(),
+        user_id: user.to_owned(),
+        request_id: "order-1".to_owned(),
+        ..Default::default()
+    };
+    let mut left = Vec::new();
+    for (process, user) in [(&mut yoink, "ann"), (&mut admin, "bob")] {
+        let mut buyer = InventoryServiceClient::new(process.channel().await);
+        let sold = crate::harness::eventually("it sells", async || {
+            match buyer.reserve_unit(request(user)).await {
+                Ok(answer) => Some(answer.into_inner()),
+                // The partitions are opened, the catalogue is read.
+                Err(status) => {
+                    let opening = ["RECOVERING", "PRODUCT_NOT_FOUND"];
+                    assert!(opening.contains(&reason(&status).as_str()), "{status:?}");
+                    None
+                }
+            }
+        });
+        left.push(sold.await.remaining);
+    }
+    assert_eq!(left, [499, 498], "both sell the 500 units of deploy/catalogue.csv");
+    crate::harness::eventually("the audit holds", async || {
+        let output = deployment.audit();
+        output.status.success().then_some(())
+    })
+    .await;
+    let ask = |sql: &str| {
+        let mut psql = Command::new(PostgresServer::program("psql").unwrap());
+        psql.args(["-X", "-A", "-t", &deployment.postgres.url("yoink"), "-c", sql]);
+        String::from_utf8(psql.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let rights = "SELECT rolsuper, rolcreatedb, rolcreaterole, pg_get_userbyid(datdba)
+        FROM pg_roles, pg_database WHERE rolname = 'yoink' AND datname = 'yoink'";
+    assert_eq!(ask(rights), "f|f|f|yoink");
+    let users = "SELECT DISTINCT usename FROM pg_stat_activity
+        WHERE datname = 'yoink' AND pid <> pg_backend_pid()";
+    assert_eq!(ask(users), "yoink");
 }
 
 #[test]
@@ -75,7 +260,10 @@ fn every_service_waits_for_what_it_needs() {
     assert_eq!(text(&needs["redis"]["condition"]), "service_healthy");
     assert_eq!(text(&needs["postgres"]["condition"]), "service_healthy");
     assert_eq!(text(&needs["migrate"]["condition"]), "service_completed_successfully");
+    assert_eq!(text(&needs["import"]["condition"]), "service_completed_successfully");
     for service in ["redis", "postgres"] {
+        let passwords = &compose["services"][service]["depends_on"]["passwords"]["condition"];
+        assert_eq!(text(passwords), "service_completed_successfully", "{service}");
         assert!(compose["services"][service]["healthcheck"]["test"].is_sequence(), "{service}");
     }
 }
@@ -124,6 +312,41 @@ async fn private_redis_servers_have_the_settings_of_the_deployed_one() {
             command.arg("GET").arg(name).query_async(&mut cli).await.unwrap();
         assert_eq!(set, (name.to_owned(), value));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_waits_takes_no_more_of_redis_than_the_documents_say() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    service.create(crate::harness::product("shoe", 1_000)).await;
+    let orders = 500;
+    let buy = |buyer: usize| {
+        let (user, request) = (format!("customer-{buyer:08}"), uuid::Uuid::new_v4().to_string());
+        let service = &service;
+        async move { service.buy("shoe", &user, &request).await.unwrap() }
+    };
+    futures_util::future::join_all((0..orders).map(buy)).await;
+    let (mut cli, mut bytes, mut entries) = (yard.cli().await, 0, 0);
+    for partition in 0..2 {
+        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let mut usage = redis::cmd("MEMORY");
+        usage.arg("USAGE").arg(&key).arg("SAMPLES").arg(0);
+        bytes += usage.query_async::<Option<u64>>(&mut cli).await.unwrap().unwrap_or_default();
+        entries += redis::cmd("XLEN").arg(&key).query_async::<u64>(&mut cli).await.unwrap();
+    }
+    assert_eq!(entries, orders as u64);
+    let each = bytes / entries;
+    println!("an order that waits takes {each} bytes of Redis");
+    assert!(each <= 150, "{each} bytes");
+    service.stop().await;
+    let service = yard.serve(Role::Worker, &[]).await;
+    crate::harness::eventually("all are stored", async || {
+        let sql = "SELECT count(*) FROM reservations WHERE state = 'confirmed'";
+        (yard.count(sql).await == orders as i64).then_some(())
+    })
+    .await;
+    service.stop().await;
+    yard.assert_audit_holds().await;
 }
 
 #[test]

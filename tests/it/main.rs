@@ -16,6 +16,7 @@ mod end_to_end;
 mod fault;
 mod idempotency;
 mod ids;
+mod install;
 mod ledger;
 mod limits;
 mod metadata;

@@ -52,7 +52,10 @@ impl Prometheus {
         for interval in ["scrape_interval", "scrape_timeout", "evaluation_interval"] {
             config["global"][interval] = "1s".into();
         }
-        config["scrape_configs"][0]["static_configs"][0]["targets"][0] = service.to_string().into();
+        let job = config["scrape_configs"][0].as_mapping_mut().unwrap();
+        job.remove("dns_sd_configs").unwrap();
+        let targets = format!("[{{ targets: [\"{service}\"] }}]");
+        job.insert("static_configs".into(), serde_yaml_ng::from_str(&targets).unwrap());
         let file = dir.join("prometheus.json");
         fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
         fs::create_dir(dir.join("rules")).unwrap();
@@ -86,11 +89,17 @@ impl Prometheus {
 
     /// As `make watch` runs it.
     pub async fn beside(service: SocketAddr) -> Self {
+        Self::beside_all(&[service]).await
+    }
+
+    /// As `make watch` runs it, beside several processes.
+    pub async fn beside_all(services: &[SocketAddr]) -> Self {
+        let services: Vec<String> = services.iter().map(ToString::to_string).collect();
         let dir = scratch_dir("watch");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "watch"]);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).env("DIR", &dir);
-        command.env("PORT", "0").env("HTTP", service.to_string());
+        command.env("PORT", "0").env("HTTP", services.join(","));
         Self::start(command, &dir).await
     }
 

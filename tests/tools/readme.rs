@@ -1,12 +1,12 @@
 //! The README's lines, run as written: only addresses, ids and times may differ.
 
-use std::{path::Path, process::Command};
+use std::{net::SocketAddr, path::Path, process::Command};
 
 use serde_json::Value as Json;
 
 use crate::{
     envoy::Envoy,
-    harness::{Dev, eventually, scratch_dir},
+    harness::{Deployment, Dev, eventually, get, scratch_dir},
     prometheus::Prometheus,
 };
 
@@ -82,18 +82,13 @@ fn ids(text: &str) -> Option<&str> {
     text.split('"').find(|word| word.len() == 36 && uuid::Uuid::try_parse(word).is_ok())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_the_readme_does_what_it_shows() {
-    let mut dev = Dev::start(&scratch_dir("readme"));
-    dev.ready().await;
-    let (grpc, http) = dev.addresses().await;
-    let envoy = Envoy::in_front_of(grpc).await;
-    let watch = Prometheus::beside(http).await;
+/// Runs every line against a service, and compares what it shows.
+async fn assert_lines_hold(grpc: SocketAddr, edge: SocketAddr, watch: &Prometheus) {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
     let (mut ran, mut renamed) = (0, Vec::<(String, String)>::new());
     for Shown { command, output } in shown() {
         let mut line = command.replace("127.0.0.1:50051", &grpc.to_string());
-        line = line.replace("localhost:8080", &envoy.address.to_string());
+        line = line.replace("localhost:8080", &edge.to_string());
         line = line.replace("localhost:9090", &watch.address.to_string());
         for (shown, real) in &renamed {
             line = line.replace(shown, real);
@@ -116,4 +111,39 @@ async fn every_line_of_the_readme_does_what_it_shows() {
         ran += 1;
     }
     assert!(ran >= 8, "only {ran} commands were found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_readme_does_what_it_shows() {
+    let mut dev = Dev::start(&scratch_dir("readme"));
+    dev.ready().await;
+    let (grpc, http) = dev.addresses().await;
+    let envoy = Envoy::in_front_of(grpc).await;
+    let watch = Prometheus::beside(http).await;
+    assert_lines_hold(grpc, envoy.address, &watch).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_readme_does_the_same_on_what_the_compose_file_starts() {
+    let deployment = Deployment::start().await;
+    for service in ["migrate", "import"] {
+        let output = deployment.run(service);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (mut yoink, mut admin) = (deployment.serve("yoink"), deployment.serve("admin"));
+    let mut served = Vec::new();
+    for process in [&mut yoink, &mut admin] {
+        process.channel().await;
+        served.push((process.address().unwrap(), process.http_address().unwrap()));
+        let http = served.last().unwrap().1;
+        eventually("it can sell", async || {
+            get(http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
+    }
+    // Buyers through Envoy reach one process, grpcurl the other.
+    let envoy = Envoy::in_front_of(served[0].0).await;
+    let watch = Prometheus::beside_all(&[served[0].1, served[1].1]).await;
+    assert_lines_hold(served[1].0, envoy.address, &watch).await;
+    eventually("the audit holds", async || deployment.audit().status.success().then_some(())).await;
 }

@@ -95,12 +95,14 @@ impl Binary {
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
         let mut command = yoink(yard, &settings, wrapper);
+        command.args(["serve", "--role", role]).envs(environment.iter().copied());
+        Self::from_command(command)
+    }
+
+    /// Any command that serves.
+    pub fn from_command(mut command: Command) -> Self {
         let log = scratch_dir("serve").join("log");
-        command
-            .args(["serve", "--role", role])
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap());
-        command.envs(environment.iter().copied());
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         Self { child: command.spawn().unwrap(), log }
     }
 

@@ -3,6 +3,7 @@
 mod answers;
 mod binary;
 mod buried;
+mod compose;
 mod crowd;
 mod pgbouncer;
 mod proxy;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use answers::Answers;
 pub use binary::{Binary, Dev, processes_under, run_yoink, run_yoink_with};
 pub use buried::bury;
+pub use compose::{Deployment, compose, mode, text};
 pub use crowd::{Crowd, Rush};
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;

@@ -8,18 +8,12 @@ use yoink::servers::PostgresServer;
 
 use super::{eventually, scratch_dir, servers::POSTGRES_SETTINGS};
 
-fn basebackup() -> Command {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").unwrap().flatten();
-    let programs = installed.map(|version| version.path().join("bin/pg_basebackup"));
-    Command::new(programs.filter(|program| program.exists()).max().unwrap())
-}
-
 /// Starts a standby with a copy of a primary, which lies under `primary` and is reached through `port` of
 /// loopback, now and as long as it streams.
 pub fn standby(primary: &Path, port: u16) -> PostgresServer {
     let dir = scratch_dir("standby");
     let data = dir.join("data");
-    let mut copy = basebackup();
+    let mut copy = Command::new(PostgresServer::program("pg_basebackup").unwrap());
     copy.args([
         "-h",
         "127.0.0.1",

@@ -1,0 +1,177 @@
+//! What `docker compose up` starts, without Docker: the same scripts, configuration, commands and settings; only addresses,
+//! ports and paths are others.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_yaml_ng::Value;
+use yoink::servers::PostgresServer;
+
+use super::{Binary, eventually, scratch_dir};
+
+fn checkout(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
+
+/// The compose file.
+pub fn compose() -> Value {
+    let text = include_str!("../../../docker-compose.yml");
+    let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
+    value.apply_merge().unwrap();
+    // A merged mapping may have a merge of its own.
+    value.apply_merge().unwrap();
+    value
+}
+
+/// A text of it, with the default of a variable (`${NAME:-default}`) in its place.
+pub fn text(value: &Value) -> String {
+    let text = value.as_str().unwrap().to_owned();
+    match (text.find("${"), text.find('}')) {
+        (Some(start), Some(end)) => {
+            let default = text[start..end].split(":-").nth(1).unwrap_or_default();
+            format!("{}{default}{}", &text[..start], &text[end + 1..])
+        }
+        _ => text,
+    }
+}
+
+fn words(value: &Value) -> Vec<String> {
+    value.as_sequence().unwrap().iter().map(text).collect()
+}
+
+fn ends_well(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Both stores, with the passwords of a deployment, and the programs that use them.
+pub struct Deployment {
+    /// As the volume `passwords`.
+    pub passwords: PathBuf,
+    pub postgres: PostgresServer,
+    redis: Child,
+}
+
+impl Deployment {
+    /// Makes the passwords and starts both stores.
+    pub async fn start() -> Self {
+        let dir = scratch_dir("deployment");
+        let passwords = dir.join("passwords");
+        fs::create_dir(&passwords).unwrap();
+        ends_well(Command::new(checkout("deploy/compose/passwords.sh")).arg(&passwords));
+        let postgres = start_postgres(&dir, &passwords);
+        let (redis, redis_port) = start_redis(&dir, &passwords).await;
+        let toml = passwords.join("yoink.toml");
+        let settings = fs::read_to_string(&toml).unwrap();
+        let settings = settings.replace("redis:6379", &format!("127.0.0.1:{redis_port}"));
+        let settings = settings.replace("postgres:5432", &format!("127.0.0.1:{}", postgres.port()));
+        fs::write(&toml, settings).unwrap();
+        Self { passwords, postgres, redis }
+    }
+
+    /// A service of the compose file that runs `yoink`.
+    fn command(&self, service: &str) -> Command {
+        let service = compose()["services"][service].clone();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_yoink")]);
+        for word in words(&service["command"]) {
+            let catalogue = word.replace("/usr/share/yoink", checkout("deploy").to_str().unwrap());
+            command.arg(catalogue);
+        }
+        for (name, value) in service["environment"].as_mapping().into_iter().flatten() {
+            let value = if text(name).ends_with("_LISTEN") {
+                "127.0.0.1:0".to_owned()
+            } else {
+                text(value)
+            };
+            command.env(text(name), value);
+        }
+        command.current_dir(&self.passwords).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs one that ends by itself.
+    pub fn run(&self, service: &str) -> Output {
+        self.command(service).output().unwrap()
+    }
+
+    /// Starts one that serves.
+    pub fn serve(&self, service: &str) -> Binary {
+        Binary::from_command(self.command(service))
+    }
+
+    /// Audits it.
+    pub fn audit(&self) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
+        command.arg("audit").current_dir(&self.passwords).output().unwrap()
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        drop(self.redis.kill());
+        drop(self.redis.wait());
+    }
+}
+
+/// A Postgres that asks for passwords, set up by the script that its image runs.
+fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
+    let dir = dir.join("postgres");
+    let mut postgres = PostgresServer::start(&dir, &[]).unwrap();
+    postgres.create_database("yoink").unwrap();
+    let mut role = Command::new(checkout("deploy/compose/postgres-role.sh"));
+    let psql = PostgresServer::program("psql").unwrap();
+    let path = std::env::var("PATH").unwrap();
+    role.env("PATH", format!("{}:{path}", psql.parent().unwrap().display()));
+    role.env("PASSWORDS", passwords).env("POSTGRES_USER", "postgres").env("POSTGRES_DB", "yoink");
+    ends_well(role.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string()));
+    let rules = dir.join("data/pg_hba.conf");
+    let trusting = fs::read_to_string(&rules).unwrap();
+    fs::write(&rules, format!("host all yoink 127.0.0.1/32 scram-sha-256\n{trusting}")).unwrap();
+    postgres.restart().unwrap();
+    postgres
+}
+
+/// Redis as the compose file starts it. Whoever answers to the new password is this one.
+async fn start_redis(dir: &Path, passwords: &Path) -> (Child, u16) {
+    let data = dir.join("redis");
+    fs::create_dir(&data).unwrap();
+    let password = fs::read_to_string(passwords.join("redis.conf")).unwrap();
+    let password = password.trim().strip_prefix("requirepass ").unwrap().to_owned();
+    let place = |word: String| {
+        let word = word.replace("/usr/local/etc/redis", checkout("deploy").to_str().unwrap());
+        word.replace("/run/yoink", passwords.to_str().unwrap())
+    };
+    eventually("Redis answers", async || {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        command.args(words(&compose()["services"]["redis"]["command"]).into_iter().map(place));
+        command.args(["--bind", "127.0.0.1", "--port", &free.to_string()]);
+        command.arg("--dir").arg(&data).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let url = format!("redis://:{password}@127.0.0.1:{free}");
+        let client = redis::Client::open(url).unwrap();
+        eventually("Redis answers or has ended", async || {
+            if child.try_wait().unwrap().is_some() {
+                return Some(None);
+            }
+            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            let pong: String = redis::cmd("PING").query_async(&mut connection).await.ok()?;
+            (pong == "PONG").then_some(Some(()))
+        })
+        .await
+        .map(|()| (child, free))
+    })
+    .await
+}
+
+/// The permissions of a file.
+pub fn mode(file: &Path) -> u32 {
+    fs::metadata(file).unwrap().permissions().mode() & 0o777
+}
