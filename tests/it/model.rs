@@ -218,13 +218,16 @@ impl Play {
     }
 }
 
-/// Three different ids of a few characters, among them those that separate or escape, or that are made of the parts of
-/// another one's field.
-fn confusable_ids() -> impl Strategy<Value = Vec<String>> {
-    const PARTS: [&str; 10] =
-        ["a", "a/shoe", "a/shoe/a", "shoe/a", "a/hat", "a%2Fshoe", "%2F", "%25", "/", "|"];
-    let id = prop_oneof![prop::sample::select(&PARTS[..]).prop_map(str::to_owned), "[a/%|:]{1,4}",];
-    prop::collection::btree_set(id, 3).prop_map(|ids| ids.into_iter().collect()).prop_shuffle()
+/// Three users and three request ids that give the same text in several ways when they are joined to a product by
+/// slashes, or when what was escaped is escaped no further.
+fn confusable_ids() -> impl Strategy<Value = (Vec<String>, Vec<String>)> {
+    let product = prop::sample::select(&["shoe", "hat"][..]);
+    ("[a/%|:]{1,2}", product, "[a/%|:]{1,2}").prop_map(|(user, product, request)| {
+        let users = [user.clone(), format!("{user}/{product}"), format!("{user}%2F{product}")];
+        let requests =
+            [request.clone(), format!("{product}/{request}"), format!("{product}%2F{request}")];
+        (users.to_vec(), requests.to_vec())
+    })
 }
 
 /// Plays steps with these users and request ids, and compares Redis with the model.
@@ -269,8 +272,8 @@ fn any_sequence_of_calls_gives_the_models_answers() {
 fn ids_that_hold_separators_are_never_confused() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
-    let strategy = (confusable_ids(), confusable_ids(), steps());
-    let played = runner.run(&strategy, |(users, requests, steps)| {
+    let strategy = (confusable_ids(), steps());
+    let played = runner.run(&strategy, |((users, requests), steps)| {
         runtime.block_on(play(users, requests, steps));
         Ok(())
     });
