@@ -17,3 +17,9 @@ pub(super) fn line(text: impl Display) -> io::Result<()> {
         printed => printed,
     }
 }
+
+/// Prints a warning to standard error, for a command that has no log.
+pub(super) fn warning(text: impl Display) {
+    // Nothing is left to be done if standard error is gone.
+    drop(writeln!(io::stderr().lock(), "yoink: warning: {text}"));
+}

@@ -16,7 +16,7 @@ mod yard;
 use std::time::Duration;
 
 pub use answers::Answers;
-pub use binary::{Binary, Dev, processes_under, run_yoink, run_yoink_with};
+pub use binary::{Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_with};
 pub use buried::bury;
 pub use crowd::{Crowd, Rush};
 pub use pgbouncer::PgBouncer;
