@@ -45,7 +45,7 @@ impl Bench {
         name: &str,
     ) -> anyhow::Result<Self> {
         postgres.create_database(name)?;
-        yoink::ledger::migrate(&postgres.url(name)).await?;
+        yoink::ledger::migrate(&postgres.url(name).parse()?).await?;
         let flags = [
             ("redis_url", redis.url()),
             ("postgres_url", postgres.url(name)),

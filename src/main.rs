@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yoink::cli::Cli;
 
 fn main() -> ExitCode {
@@ -28,6 +28,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         if !cli.ends_in_order() {
             return yoink::cli::run(cli, shutdown).await;
         }
+        if cli.survives_hangup() {
+            ignore_hangup()?;
+        }
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut signalled = async || {
@@ -48,4 +51,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             code = waiter => code,
         }
     })
+}
+
+/// Without a handler, SIGHUP ends the process at once. There is nothing to read again: settings apply from the start.
+fn ignore_hangup() -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    // It ends with the process, and holds nothing.
+    TaskTracker::new().spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");
+        }
+    });
+    Ok(())
 }

@@ -39,6 +39,27 @@ pub struct AckSettings {
     pub replicas: u32,
 }
 
+impl AckSettings {
+    /// What the default needs and the stores do not offer; none if they do.
+    pub fn unmet(&self, Offer { disk, replicas, ledger }: Offer) -> Option<String> {
+        match self.default {
+            Ack::Disk if !disk => Some(
+                "ack = disk needs a Redis with appendonly yes, appendfsync always and \
+                 no-appendfsync-on-rewrite no, and whose append-only file is complete"
+                    .to_owned(),
+            ),
+            Ack::Replica if replicas < self.replicas => Some(format!(
+                "ack = replica needs {} replicas (ack_replicas), Redis has {replicas}",
+                self.replicas
+            )),
+            Ack::Ledger if !ledger => Some(
+                "ack = ledger needs a Postgres with synchronous_commit and fsync on".to_owned(),
+            ),
+            Ack::Memory | Ack::Disk | Ack::Replica | Ack::Ledger => None,
+        }
+    }
+}
+
 /// What the stores can give now, by their own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
@@ -123,22 +144,7 @@ impl Acks {
         ] {
             self.offered[index(ack)].store(given, Ordering::Release);
         }
-        if self.is_offered(self.settings.default) {
-            return None;
-        }
-        Some(match self.settings.default {
-            Ack::Memory => return None,
-            Ack::Disk => "ack = disk needs a Redis with appendonly yes, appendfsync always and \
-                 no-appendfsync-on-rewrite no, and whose append-only file is complete"
-                .to_owned(),
-            Ack::Replica => format!(
-                "ack = replica needs {} replicas (ack_replicas), Redis has {replicas}",
-                self.settings.replicas
-            ),
-            Ack::Ledger => {
-                "ack = ledger needs a Postgres with synchronous_commit and fsync on".to_owned()
-            }
-        })
+        self.settings.unmet(offer)
     }
 
     fn is_offered(&self, ack: Ack) -> bool {

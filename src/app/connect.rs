@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use redis::{
-    Client, IntoConnectionInfo as _,
+    Client,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
-use secrecy::ExposeSecret as _;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
 };
 
 /// How long Redis may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// As much for what may block its connection, which waits half a second by itself.
 const BLOCKING_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How long the kernel keeps a connection whose other end does not take what was sent: no such end comes back, and
@@ -84,7 +83,7 @@ impl Stores {
         let (client, metrics) = (client(config)?, Metrics::new()?);
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
-        check_redis_version(&connection).await?;
+        check_redis_version(&redis_version(&connection).await?)?;
         let keys = Keys::new(&config.key_prefix);
         let partitions =
             Partitions::new(connection, keys, (deployment.id, deployment.partitions), metrics);
@@ -160,13 +159,8 @@ impl Stores {
     }
 }
 
-/// The ledger of the settings, found to answer.
-///
-/// # Errors
-///
-/// When Postgres is away, or a pooler in between cannot be used.
-pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
-    let url = config.postgres_url.expose_secret();
+/// The pools of the settings; nothing is connected yet.
+pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
     let size = |connections: u32| usize::try_from(connections);
     let sizes = PoolSizes {
         workers: size(config.pool_workers)?,
@@ -174,10 +168,19 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    let pools = Pools::new(url.parse().context("postgres_url is no address")?, sizes)?;
+    Pools::new(config.postgres.clone(), sizes)
+}
+
+/// The ledger of the settings, found to answer.
+///
+/// # Errors
+///
+/// When Postgres is away, or a pooler in between cannot be used.
+pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
+    let pools = unconnected_pools(config)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
-        Ok(check_pooler(url).await?)
+        Ok(check_pooler(&config.postgres).await?)
     })
     .await?;
     Ok(pools)
@@ -209,10 +212,10 @@ fn takes_no_connection(error: &anyhow::Error) -> bool {
     ledger.is_some_and(LedgerError::takes_no_connection)
 }
 
-fn client(config: &Config) -> anyhow::Result<Client> {
-    let info = config.redis_url.expose_secret().into_connection_info();
-    let info = info.context("redis_url is no address")?;
-    Ok(Client::open(info.set_tcp_settings(tcp_settings()))?)
+/// A client of the Redis of the settings; it has not connected yet.
+pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
+    // A Unix socket has none of these, and needs none: the kernel knows at once when its other end is gone.
+    Ok(Client::open(config.redis.clone().set_tcp_settings(tcp_settings()))?)
 }
 
 fn tcp_settings() -> TcpSettings {
@@ -223,14 +226,18 @@ fn tcp_settings() -> TcpSettings {
         .set_user_timeout(UNACKNOWLEDGED)
 }
 
-/// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
-async fn check_redis_version(connection: &Connection) -> anyhow::Result<()> {
+/// The version that Redis tells.
+pub(super) async fn redis_version(connection: &Connection) -> anyhow::Result<String> {
     let info: String = retry_at_start(|| async {
         redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await
     })
     .await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-    let version = version.context("Redis does not tell its version")?.trim().to_owned();
+    Ok(version.context("Redis does not tell its version")?.trim().to_owned())
+}
+
+/// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
+pub(super) fn check_redis_version(version: &str) -> anyhow::Result<()> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
         bail!("Redis is of version {version}; 6.2 or newer is needed");

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::{
+    config::Config,
     domain::PartitionCount,
     telemetry::{ListenerMetrics, Metrics},
 };
@@ -79,6 +80,16 @@ pub(super) fn connections_max(
         );
     }
     Ok(usize::try_from(left.min(u64::from(setting)))?)
+}
+
+/// Refuses settings with which the descriptor limit of this process leaves no connection; connects to nothing.
+///
+/// # Errors
+///
+/// When it leaves none.
+pub(crate) fn check_descriptor_limit(config: &Config) -> anyhow::Result<()> {
+    let ledger = config.ledger_connections();
+    connections_max(config.connections_max, config.partitions, ledger).map(drop)
 }
 
 /// Whether it is time for another log line about a condition.

@@ -4,6 +4,7 @@ mod auditing;
 mod connect;
 mod connections;
 mod http;
+mod inspect;
 mod redis_state;
 mod safety;
 mod scrape;
@@ -12,5 +13,6 @@ mod watch;
 
 pub use connect::Stores;
 pub(crate) use connect::pools;
-pub(crate) use connections::raise_descriptor_limit;
+pub(crate) use connections::{check_descriptor_limit, raise_descriptor_limit};
+pub(crate) use inspect::{Inspection, inspect};
 pub use serve::{App, Listeners, Role};

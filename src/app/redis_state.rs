@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use redis::{FromRedisValue, InfoDict, RedisError};
 
 use super::safety::Judgement;
-use crate::fence::{Commands, Partitions};
+use crate::fence::Commands;
 
 /// What matters of it; none where Redis does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,8 +87,7 @@ impl RedisState {
     /// # Errors
     ///
     /// When Redis does not answer, or refuses INFO.
-    pub(super) async fn read(partitions: &Partitions) -> Result<Self, RedisError> {
-        let mut connection = partitions.connection();
+    pub(super) async fn read(mut connection: Commands) -> Result<Self, RedisError> {
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await?;
         let mut statistics = redis::cmd("INFO");
         let statistics: InfoDict =
@@ -137,6 +136,11 @@ impl RedisState {
             appendfsync: None,
             no_appendfsync_on_rewrite: None,
         }
+    }
+
+    /// `master` or `slave`, as Redis says.
+    pub(super) fn role(&self) -> &str {
+        self.role.as_deref().unwrap_or("unknown")
     }
 
     /// What it lets us promise.
@@ -244,8 +248,7 @@ impl RedisState {
 /// # Errors
 ///
 /// When Redis does not answer.
-pub(super) async fn advice(partitions: &Partitions) -> Result<Vec<String>, RedisError> {
-    let mut connection = partitions.connection();
+pub(super) async fn advice(mut connection: Commands) -> Result<Vec<String>, RedisError> {
     let mut advice = Vec::new();
     for (name, wanted, why) in [
         ("lazyfree-lazy-expire", "yes", "Redis stands still while it frees a large key"),

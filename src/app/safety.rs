@@ -26,7 +26,8 @@ pub(super) const REDIS_MODES: [&str; 4] = ["always", "everysec", "memory", "unkn
 /// Every mode of Postgres.
 pub(super) const LEDGER_MODES: [&str; 2] = ["synchronous", "asynchronous"];
 
-fn judge_ledger(settings: &LedgerSettings) -> Judgement {
+/// What Postgres promises by these settings.
+pub(super) fn judge_ledger(settings: &LedgerSettings) -> Judgement {
     let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
     if settings.read_only {
         refusals.push("Postgres is read-only, or a standby: orders cannot be stored".to_owned());

@@ -77,7 +77,7 @@ impl Watch {
         acks: Option<Acks>,
     ) -> anyhow::Result<Self> {
         let partitions = stores.stock.partitions();
-        let state = retry_at_start(|| RedisState::read(partitions)).await;
+        let state = retry_at_start(|| RedisState::read(partitions.connection())).await;
         let state = state.context("cannot read Redis's settings")?;
         let ledger = retry_refused(async || Ok(safety::of_ledger(&stores).await?));
         let (mut log, ledger) = (CompleteLog::default(), ledger.await?);
@@ -92,7 +92,7 @@ impl Watch {
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        let advised = retry_at_start(|| advice(partitions)).await;
+        let advised = retry_at_start(|| advice(partitions.connection())).await;
         for advice in advised.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{advice}");
         }
@@ -168,7 +168,7 @@ impl Watch {
     /// Judges Redis by what it says and by what it does. One that does not answer in time is judged when it
     /// does.
     async fn judge_redis(&mut self) -> Option<String> {
-        let read = RedisState::read(self.stores.stock.partitions());
+        let read = RedisState::read(self.stores.stock.partitions().connection());
         let state = match tokio::time::timeout(LIMIT, read).await {
             Ok(Ok(state)) => state,
             Ok(Err(error)) => {

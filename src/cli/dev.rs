@@ -42,7 +42,7 @@ impl Servers {
             Ok(Self { redis, postgres })
         });
         let servers = servers.await??;
-        crate::ledger::migrate(&servers.postgres.url("yoink")).await?;
+        crate::ledger::migrate(&servers.postgres.url("yoink").parse()?).await?;
         Ok(servers)
     }
 

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod check;
 mod dead;
 mod demo;
 mod dev;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Listeners, Role, raise_descriptor_limit},
-    config::{Config, NAMES},
+    config::{Config, NAMES, no_such_setting},
     grpc, telemetry,
 };
 
@@ -51,9 +52,7 @@ struct SettingsArgs {
 fn setting(text: &str) -> Result<(&'static str, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
     let known = NAMES.into_iter().find(|known| *known == name);
-    known
-        .map(|name| (name, value.to_owned()))
-        .ok_or_else(|| format!("there is no setting {name:?}"))
+    known.map(|name| (name, value.to_owned())).ok_or_else(|| no_such_setting(name))
 }
 
 impl SettingsArgs {
@@ -61,6 +60,17 @@ impl SettingsArgs {
         let file = self.config.clone().unwrap_or_else(|| PathBuf::from("yoink.toml"));
         let flags = [self.set.as_slice(), more].concat();
         Ok(Config::load(&file, self.config.is_some(), &flags)?)
+    }
+}
+
+impl SettingsArgs {
+    /// For a command that has no log: what the environment has and is no setting goes to standard error.
+    fn load_and_warn(&self) -> anyhow::Result<Config> {
+        let config = self.load(&[])?;
+        if let Some(warning) = config.ignored.warning() {
+            output::warning(warning);
+        }
+        Ok(config)
     }
 }
 
@@ -109,8 +119,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Prints the settings as they would apply, or every problem at once.
-    Check,
+    /// Prints the settings as they would apply, or every problem at once: exits 0, or 2. Connects to nothing.
+    Check(check::CheckArgs),
 }
 
 impl Cli {
@@ -121,6 +131,14 @@ impl Cli {
             command,
             Command::Serve { .. } | Command::Dev | Command::Demo(_) | Command::Load(_)
         )
+    }
+}
+
+impl Cli {
+    /// Whether the command goes on when its terminal or its supervisor sends SIGHUP; the others are ended by it,
+    /// unless `nohup` keeps it from them.
+    pub fn survives_hangup(&self) -> bool {
+        matches!(self.command, Command::Serve { .. })
     }
 }
 
@@ -137,21 +155,20 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Serve { role } => serve(&settings.load(&[])?, role, shutdown).await,
         Command::Dev => dev::run(|more| settings.load(more), shutdown).await,
         Command::Demo(args) => demo::run(args, |more| settings.load(more), shutdown).await,
-        Command::Migrate => offline::migrate(&settings.load(&[])?).await,
-        Command::Import { file } => import::run(&settings.load(&[])?, &file).await,
-        Command::Restock(args) => offline::restock(&settings.load(&[])?, args).await,
-        Command::Export => offline::export(&settings.load(&[])?).await,
-        Command::Audit { json } => offline::audit(&settings.load(&[])?, json).await,
-        Command::Rebuild(args) => rebuild::run(&settings.load(&[])?, args).await,
-        Command::Dead(command) => dead::run(&settings.load(&[])?, command).await,
+        Command::Migrate => offline::migrate(&settings.load_and_warn()?).await,
+        Command::Import { file } => import::run(&settings.load_and_warn()?, &file).await,
+        Command::Restock(args) => offline::restock(&settings.load_and_warn()?, args).await,
+        Command::Export => offline::export(&settings.load_and_warn()?).await,
+        Command::Audit { json } => offline::audit(&settings.load_and_warn()?, json).await,
+        Command::Rebuild(args) => rebuild::run(&settings.load_and_warn()?, args).await,
+        Command::Dead(command) => dead::run(&settings.load_and_warn()?, command).await,
         Command::Descriptor => {
             output::bytes(grpc::DESCRIPTOR_SET)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(args) => load::run(args, shutdown).await,
-        Command::Config(ConfigCommand::Check) => {
-            output::line(settings.load(&[])?)?;
-            Ok(ExitCode::SUCCESS)
+        Command::Config(ConfigCommand::Check(args)) => {
+            check::run(&settings.load_and_warn()?, args).await
         }
     }
 }

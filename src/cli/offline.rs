@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::bail;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
-use secrecy::ExposeSecret as _;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -20,7 +19,7 @@ use crate::{
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    let migrated = crate::ledger::migrate(config.postgres_url.expose_secret()).await?;
+    let migrated = crate::ledger::migrate(&config.postgres).await?;
     output::line(match migrated {
         Migrated::UpToDate(version) => format!("The schema is at version {version}."),
         Migrated::Newer { found, program } => format!(

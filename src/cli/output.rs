@@ -18,6 +18,12 @@ pub(super) fn line(text: impl Display) -> io::Result<()> {
     }
 }
 
+/// Prints a warning to standard error, for a command that has no log.
+pub(super) fn warning(text: impl Display) {
+    // Nothing is left to be done if standard error is gone.
+    drop(writeln!(io::stderr().lock(), "yoink: warning: {text}"));
+}
+
 /// A cell of a CSV file that holds text of callers. Spreadsheets take one that begins with `=`, `+`, `-`, `@`, a tab or a
 /// carriage return for a formula: it gets a single quote in front, and so does one that begins with a single quote, so
 /// that whoever takes one away has the text as it was.

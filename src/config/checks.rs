@@ -19,16 +19,6 @@ impl Raw {
         let scheme =
             |url: &str, schemes: &[&str]| schemes.iter().any(|scheme| url.starts_with(scheme));
         require(
-            scheme(&self.redis_url, &["redis://", "rediss://"])
-                && redis::parse_redis_url(&self.redis_url).is_some(),
-            "redis_url must be an address such as redis://host:6379 or rediss://host:6379",
-        );
-        require(
-            scheme(&self.postgres_url, &["postgres://", "postgresql://"])
-                && self.postgres_url.parse::<tokio_postgres::Config>().is_ok(),
-            "postgres_url must be an address such as postgres://user@host:5432/database",
-        );
-        require(
             self.log.parse::<tracing_subscriber::EnvFilter>().is_ok(),
             "log must be a filter such as info or warn,yoink=debug",
         );

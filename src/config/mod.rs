@@ -1,21 +1,25 @@
 //! Every setting: defaults → `yoink.toml` → environment → flags, checked together before anything binds.
 
 mod checks;
+mod listen;
+mod postgres_url;
 mod raw;
+mod redis_url;
+mod show;
+mod sources;
+mod url_text;
 
 use std::{fmt, net::SocketAddr, path::Path};
 
 use ipnet::IpNet;
-use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize};
 
-pub use self::raw::NAMES;
-use self::raw::Raw;
+pub(crate) use self::sources::no_such_setting;
+pub use self::{raw::NAMES, sources::IgnoredVariables};
+use self::{raw::Raw, sources::Sources};
 use crate::domain::{Ack, PartitionCount, ProductId};
 
 /// Whether something happens by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Automation {
     /// It does.
     Auto,
@@ -24,8 +28,7 @@ pub enum Automation {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -40,10 +43,10 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Where `/healthz` and `/readyz` listen.
     pub http_listen: SocketAddr,
-    /// Redis; may hold a password.
-    pub redis_url: SecretString,
-    /// Postgres; may hold a password.
-    pub postgres_url: SecretString,
+    /// How to reach Redis: `redis_url`.
+    pub redis: redis::ConnectionInfo,
+    /// How to reach Postgres: `postgres_url`, for everything that connects to it.
+    pub postgres: tokio_postgres::Config,
     /// Fixed when the database is first initialised.
     pub partitions: PartitionCount,
     /// Every Redis key starts with it.
@@ -104,6 +107,8 @@ pub struct Config {
     pub log: String,
     /// How.
     pub log_format: LogFormat,
+    /// What the environment has that begins like a setting and is none.
+    pub ignored: IgnoredVariables,
 }
 
 /// Everything that is wrong with the settings, each line naming one.
@@ -137,7 +142,12 @@ impl Config {
             let problems = vec![format!("{} does not exist", file.display())];
             return Err(ConfigError { problems });
         }
-        Self::check(Raw::read(&raw::gather(file, flags))?)
+        Self::of(Sources::gather(file, std::env::vars_os(), flags)?)
+    }
+
+    fn of(sources: Sources) -> Result<Self, ConfigError> {
+        let config = Self::check(Raw::read(&sources)?)?;
+        Ok(Self { ignored: sources.ignored(), ..config })
     }
 
     /// The most connections to Postgres that a process opens: those of its pools, one for each partition that it opens
@@ -159,14 +169,13 @@ impl Config {
 
     fn check(raw: Raw) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let mut address = |name: &str, text: &str| {
-            text.parse::<SocketAddr>().map_err(|_| {
-                problems
-                    .push(format!("{name} is not an address such as 127.0.0.1:50051: {text:?}"));
-            })
-        };
-        let grpc_listen = address("grpc_listen", &raw.grpc_listen);
-        let http_listen = address("http_listen", &raw.http_listen);
+        let mut noted = |problem: String| problems.push(problem);
+        let grpc_listen = listen::parse("grpc_listen", &raw.grpc_listen).map_err(&mut noted);
+        let http_listen = listen::parse("http_listen", &raw.http_listen).map_err(&mut noted);
+        let redis = redis_url::parse(&raw.redis_url);
+        let redis = redis.map_err(|problem| noted(format!("redis_url {problem}")));
+        let postgres = postgres_url::parse(&raw.postgres_url);
+        let postgres = postgres.map_err(|problem| noted(format!("postgres_url {problem}")));
         let partitions = PartitionCount::try_from(raw.partitions)
             .map_err(|error| problems.push(format!("partitions {error}")));
         let trusted_proxies = raw.trusted_proxies().map_err(|problem| problems.push(problem));
@@ -174,21 +183,23 @@ impl Config {
         let ack = raw.ack().map_err(|problem| problems.push(problem));
         problems.extend(raw.problems());
         if let (Ok(grpc), Ok(http)) = (grpc_listen, http_listen)
-            && grpc == http
-            && grpc.port() != 0
+            && listen::conflict(grpc, http)
         {
-            problems.push("grpc_listen and http_listen must differ".to_owned());
+            problems.push(
+                "grpc_listen and http_listen must differ: both take the same port".to_owned(),
+            );
         }
         if let (Ok(grpc_listen), Ok(http_listen), Ok(partitions), true) =
             (grpc_listen, http_listen, partitions, problems.is_empty())
             && let (Ok(trusted_proxies), Ok(metrics_products), Ok(ack)) =
                 (trusted_proxies, products, ack)
+            && let (Ok(redis), Ok(postgres)) = (redis, postgres)
         {
             return Ok(Self {
                 grpc_listen,
                 http_listen,
-                redis_url: raw.redis_url.into(),
-                postgres_url: raw.postgres_url.into(),
+                redis,
+                postgres,
                 partitions,
                 key_prefix: raw.key_prefix,
                 reflection: raw.reflection.applies(grpc_listen),
@@ -219,72 +230,10 @@ impl Config {
                 trace_sample_ratio: raw.trace_sample_ratio,
                 log: raw.log,
                 log_format: raw.log_format,
+                ignored: IgnoredVariables::default(),
             });
         }
         Err(ConfigError { problems })
-    }
-}
-
-/// The settings as they apply, in the form of `yoink.toml`, secrets hidden.
-impl fmt::Display for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |auto: Automation| {
-            if auto == Automation::Auto { "auto" } else { "manual" }
-        };
-        writeln!(f, "grpc_listen = \"{}\"", self.grpc_listen)?;
-        writeln!(f, "http_listen = \"{}\"", self.http_listen)?;
-        writeln!(f, "redis_url = \"{}\"", without_password(self.redis_url.expose_secret()))?;
-        writeln!(f, "postgres_url = \"{}\"", without_password(self.postgres_url.expose_secret()))?;
-        writeln!(f, "partitions = {}", self.partitions.get())?;
-        writeln!(f, "key_prefix = \"{}\"", self.key_prefix)?;
-        writeln!(f, "reflection = {}", self.reflection)?;
-        writeln!(f, "max_deliveries = {}", self.max_deliveries)?;
-        writeln!(f, "claim_idle_ms = {}", self.claim_idle_ms)?;
-        writeln!(f, "backlog_max_entries = {}", self.backlog_max_entries)?;
-        writeln!(f, "claims_window_ms = {}", self.claims_window_ms)?;
-        writeln!(f, "ack = \"{}\"", self.ack.as_str())?;
-        writeln!(f, "ack_replicas = {}", self.ack_replicas)?;
-        writeln!(f, "replay = \"{}\"", word(self.replay))?;
-        writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
-        let proxies = self.trusted_proxies.iter().map(IpNet::to_string).collect::<Vec<_>>();
-        writeln!(f, "audit_interval_ms = {}", self.audit_interval_ms)?;
-        writeln!(f, "concurrency_max_calls = {}", self.concurrency_max_calls)?;
-        writeln!(f, "address_calls_per_second = {}", self.address_calls_per_second)?;
-        writeln!(f, "user_calls_per_second = {}", self.user_calls_per_second)?;
-        writeln!(f, "call_timeout_ms = {}", self.call_timeout_ms)?;
-        writeln!(f, "request_max_bytes = {}", self.request_max_bytes)?;
-        writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
-        writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
-        writeln!(f, "connections_max = {}", self.connections_max)?;
-        writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
-        writeln!(f, "pool_workers = {}", self.pool_workers)?;
-        writeln!(f, "pool_operators = {}", self.pool_operators)?;
-        writeln!(f, "pool_lookups = {}", self.pool_lookups)?;
-        writeln!(f, "pool_maintenance = {}", self.pool_maintenance)?;
-        let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
-        writeln!(f, "metrics_products = \"{}\"", products.join(","))?;
-        writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;
-        writeln!(f, "trace_sample_ratio = {}", self.trace_sample_ratio)?;
-        writeln!(f, "log = \"{}\"", self.log)?;
-        let format = if self.log_format == LogFormat::Json { "json" } else { "text" };
-        write!(f, "log_format = \"{format}\"")
-    }
-}
-
-/// An address as scheme, user and host: whatever could be a password or hold one is left out.
-fn without_password(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let plain = |text: &str| -> String {
-        text.chars().take_while(|c| c.is_ascii_alphanumeric() || "._-".contains(*c)).collect()
-    };
-    match rest.rsplit_once('@') {
-        None => format!("{scheme}://{}", rest.split('?').next().unwrap_or_default()),
-        Some((login, host)) => {
-            let host = host.split('?').next().unwrap_or_default();
-            let user = plain(login);
-            let hidden = if user.len() == login.len() { "" } else { ":***" };
-            format!("{scheme}://{user}{hidden}@{host}")
-        }
     }
 }
 
@@ -311,6 +260,7 @@ mod tests {
             key_prefix: "a{b}".into(),
             max_deliveries: 0,
             redis_url: "http://x".into(),
+            postgres_url: "http://x".into(),
             ..Raw::default()
         };
         let error = Config::check(raw).unwrap_err();
@@ -382,17 +332,5 @@ mod tests {
         let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
         assert!(!config.to_string().contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
-        for url in [
-            "postgres://ann:hunter2?x@db/yoink",
-            "redis://hunter2:hunter2@cache/0?hunter2",
-            "postgres://ann@db/yoink?password=hunter2&x=a@b",
-            "postgres://ann@db/yoink?password=hunter2",
-        ] {
-            let shown = without_password(url);
-            assert!(
-                !shown.contains("hunter2") || shown == "redis://hunter2:***@cache/0",
-                "{shown}"
-            );
-        }
     }
 }

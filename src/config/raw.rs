@@ -1,14 +1,8 @@
-//! The settings as written: gathered from everywhere, each read for itself.
+//! The settings as written: each read for itself, from the source that applies.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, str::FromStr};
 
-use figment::{
-    Figment, Provider as _,
-    providers::{Env, Format as _, Serialized, Toml},
-};
-use serde::{Deserialize, Serialize};
-
-use super::{Automation, Config, ConfigError, LogFormat};
+use super::{Automation, Config, ConfigError, LogFormat, sources::Sources};
 use crate::domain::Ack;
 
 /// The settings' names.
@@ -49,40 +43,13 @@ pub const NAMES: [&str; 34] = [
     "log_format",
 ];
 
-const PREFIX: &str = "YOINK_";
-/// Read at other places than here: a build's commit, and a crash that a test asked for.
-const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
-
 /// Whether clients may ask for the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reflection {
     /// On loopback.
     Auto,
     On,
     Off,
-}
-
-impl<'de> Deserialize<'de> for Reflection {
-    /// `auto`, `on`, `off`, or a boolean.
-    fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Bool(bool),
-            Word(String),
-        }
-        match Written::deserialize(value)? {
-            Written::Bool(true) => Ok(Self::On),
-            Written::Bool(false) => Ok(Self::Off),
-            Written::Word(word) => match word.as_str() {
-                "auto" => Ok(Self::Auto),
-                "on" => Ok(Self::On),
-                "off" => Ok(Self::Off),
-                _ => Err(serde::de::Error::custom("reflection must be auto, on or off")),
-            },
-        }
-    }
 }
 
 impl Reflection {
@@ -96,7 +63,7 @@ impl Reflection {
 }
 
 /// The settings as written, not yet checked together.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(super) struct Raw {
     pub(super) grpc_listen: String,
     pub(super) http_listen: String,
@@ -175,113 +142,110 @@ impl Default for Raw {
     }
 }
 
-/// The setting's value, or a note of what is wrong with it and a stand-in.
-fn one<T: serde::de::DeserializeOwned>(
-    figment: &Figment,
-    name: &str,
-    stand_in: T,
-    problems: &mut Vec<String>,
-) -> T {
-    figment.extract_inner(name).unwrap_or_else(|error| {
-        problems.extend(error.into_iter().map(|error| error.to_string()));
-        stand_in
-    })
+/// Reads single settings; whatever cannot be read is noted, and its default stands in.
+struct Reader<'a> {
+    sources: &'a Sources,
+    problems: Vec<String>,
 }
+
+/// The longest part of a value that a message repeats.
+const SHOWN_CHARS: usize = 60;
+
+impl Reader<'_> {
+    /// As it is written.
+    fn text(&self, name: &'static str, default: String) -> String {
+        self.sources.get(name).map_or(default, |written| written.text.clone())
+    }
+
+    /// A number, written with digits.
+    fn number<T: FromStr>(&mut self, name: &'static str, default: T) -> T {
+        let Some(written) = self.sources.get(name) else { return default };
+        written.number.trim().parse().unwrap_or_else(|_| {
+            let shown: String = written.number.chars().take(SHOWN_CHARS).collect();
+            let number = if name == "trace_sample_ratio" { "number" } else { "whole number" };
+            let source = written.source(name);
+            self.problems.push(format!("{name} must be a {number}, not {shown:?} ({source})"));
+            default
+        })
+    }
+
+    /// One of these words.
+    fn word<T: Copy>(&mut self, name: &'static str, default: T, words: &[(&str, T)]) -> T {
+        let Some(written) = self.sources.get(name) else { return default };
+        let found = words.iter().find(|(word, _)| *word == written.text.trim());
+        found.map_or_else(
+            || {
+                let shown: String = written.text.chars().take(SHOWN_CHARS).collect();
+                let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                let (words, source) = (words.join(", "), written.source(name));
+                self.problems
+                    .push(format!("{name} must be one of {words}, not {shown:?} ({source})"));
+                default
+            },
+            |(_, value)| *value,
+        )
+    }
+}
+
+const REFLECTION: [(&str, Reflection); 5] = [
+    ("auto", Reflection::Auto),
+    ("on", Reflection::On),
+    ("off", Reflection::Off),
+    ("true", Reflection::On),
+    ("false", Reflection::Off),
+];
+const AUTOMATION: [(&str, Automation); 2] =
+    [("auto", Automation::Auto), ("manual", Automation::Manual)];
+const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl Raw {
-    /// Each setting for itself, so that every problem is told at once.
-    pub(super) fn read(figment: &Figment) -> Result<Self, ConfigError> {
-        let (mut problems, d) = (Vec::new(), Self::default());
-        let all =
-            figment.data().map_err(|error| ConfigError { problems: vec![error.to_string()] })?;
-        for name in all.values().flat_map(|settings| settings.keys()) {
-            if !NAMES.contains(&name.as_str()) {
-                problems.push(format!("there is no setting {name:?}"));
-            }
-        }
-        let p = &mut problems;
+    /// Each setting for itself, so that every problem is reported at once.
+    pub(super) fn read(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut reader = Reader { sources, problems: sources.problems().to_vec() };
+        let (r, d) = (&mut reader, Self::default());
         let raw = Self {
-            grpc_listen: one(figment, "grpc_listen", d.grpc_listen, p),
-            http_listen: one(figment, "http_listen", d.http_listen, p),
-            redis_url: one(figment, "redis_url", d.redis_url, p),
-            postgres_url: one(figment, "postgres_url", d.postgres_url, p),
-            partitions: one(figment, "partitions", d.partitions, p),
-            key_prefix: one(figment, "key_prefix", d.key_prefix, p),
-            reflection: one(figment, "reflection", d.reflection, p),
-            max_deliveries: one(figment, "max_deliveries", d.max_deliveries, p),
-            claim_idle_ms: one(figment, "claim_idle_ms", d.claim_idle_ms, p),
-            backlog_max_entries: one(figment, "backlog_max_entries", d.backlog_max_entries, p),
-            claims_window_ms: one(figment, "claims_window_ms", d.claims_window_ms, p),
-            ack: one(figment, "ack", d.ack, p),
-            ack_replicas: one(figment, "ack_replicas", d.ack_replicas, p),
-            replay: one(figment, "replay", d.replay, p),
-            recovery: one(figment, "recovery", d.recovery, p),
-            audit_interval_ms: one(figment, "audit_interval_ms", d.audit_interval_ms, p),
-            concurrency_max_calls: one(
-                figment,
-                "concurrency_max_calls",
-                d.concurrency_max_calls,
-                p,
-            ),
-            address_calls_per_second: one(
-                figment,
-                "address_calls_per_second",
-                d.address_calls_per_second,
-                p,
-            ),
-            user_calls_per_second: one(
-                figment,
-                "user_calls_per_second",
-                d.user_calls_per_second,
-                p,
-            ),
-            call_timeout_ms: one(figment, "call_timeout_ms", d.call_timeout_ms, p),
-            request_max_bytes: one(figment, "request_max_bytes", d.request_max_bytes, p),
-            header_max_bytes: one(figment, "header_max_bytes", d.header_max_bytes, p),
-            connection_max_streams: one(
-                figment,
-                "connection_max_streams",
-                d.connection_max_streams,
-                p,
-            ),
-            connections_max: one(figment, "connections_max", d.connections_max, p),
-            trusted_proxies: one(figment, "trusted_proxies", d.trusted_proxies, p),
-            pool_workers: one(figment, "pool_workers", d.pool_workers, p),
-            pool_operators: one(figment, "pool_operators", d.pool_operators, p),
-            pool_lookups: one(figment, "pool_lookups", d.pool_lookups, p),
-            pool_maintenance: one(figment, "pool_maintenance", d.pool_maintenance, p),
-            metrics_products: one(figment, "metrics_products", d.metrics_products, p),
-            otlp_endpoint: one(figment, "otlp_endpoint", d.otlp_endpoint, p),
-            trace_sample_ratio: one(figment, "trace_sample_ratio", d.trace_sample_ratio, p),
-            log: one(figment, "log", d.log, p),
-            log_format: one(figment, "log_format", d.log_format, p),
+            grpc_listen: r.text("grpc_listen", d.grpc_listen),
+            http_listen: r.text("http_listen", d.http_listen),
+            redis_url: r.text("redis_url", d.redis_url),
+            postgres_url: r.text("postgres_url", d.postgres_url),
+            partitions: r.number("partitions", d.partitions),
+            key_prefix: r.text("key_prefix", d.key_prefix),
+            reflection: r.word("reflection", d.reflection, &REFLECTION),
+            max_deliveries: r.number("max_deliveries", d.max_deliveries),
+            claim_idle_ms: r.number("claim_idle_ms", d.claim_idle_ms),
+            backlog_max_entries: r.number("backlog_max_entries", d.backlog_max_entries),
+            claims_window_ms: r.number("claims_window_ms", d.claims_window_ms),
+            ack: r.text("ack", d.ack),
+            ack_replicas: r.number("ack_replicas", d.ack_replicas),
+            replay: r.word("replay", d.replay, &AUTOMATION),
+            recovery: r.word("recovery", d.recovery, &AUTOMATION),
+            audit_interval_ms: r.number("audit_interval_ms", d.audit_interval_ms),
+            concurrency_max_calls: r.number("concurrency_max_calls", d.concurrency_max_calls),
+            address_calls_per_second: r
+                .number("address_calls_per_second", d.address_calls_per_second),
+            user_calls_per_second: r.number("user_calls_per_second", d.user_calls_per_second),
+            call_timeout_ms: r.number("call_timeout_ms", d.call_timeout_ms),
+            request_max_bytes: r.number("request_max_bytes", d.request_max_bytes),
+            header_max_bytes: r.number("header_max_bytes", d.header_max_bytes),
+            connection_max_streams: r.number("connection_max_streams", d.connection_max_streams),
+            connections_max: r.number("connections_max", d.connections_max),
+            trusted_proxies: r.text("trusted_proxies", d.trusted_proxies),
+            pool_workers: r.number("pool_workers", d.pool_workers),
+            pool_operators: r.number("pool_operators", d.pool_operators),
+            pool_lookups: r.number("pool_lookups", d.pool_lookups),
+            pool_maintenance: r.number("pool_maintenance", d.pool_maintenance),
+            metrics_products: r.text("metrics_products", d.metrics_products),
+            otlp_endpoint: r.text("otlp_endpoint", d.otlp_endpoint),
+            trace_sample_ratio: r.number("trace_sample_ratio", d.trace_sample_ratio),
+            log: r.text("log", d.log),
+            log_format: r.word("log_format", d.log_format, &LOG_FORMAT),
         };
-        if !problems.is_empty() {
-            // What was read is checked as well: one look shows all there is to mend.
-            problems.extend(Config::check(raw).err().into_iter().flat_map(|error| error.problems));
-            return Err(ConfigError { problems });
+        let mut problems = reader.problems;
+        if problems.is_empty() {
+            return Ok(raw);
         }
-        Ok(raw)
+        // What could be read is checked as well: one run shows everything that is wrong.
+        problems.extend(Config::check(raw).err().into_iter().flat_map(|error| error.problems));
+        Err(ConfigError { problems })
     }
-}
-
-/// Defaults → file, if there is one → environment → flags.
-pub(super) fn gather(file: &Path, flags: &[(&'static str, String)]) -> Figment {
-    // A cluster that names a service `yoink` sets YOINK_PORT… and YOINK_SERVICE_… for everybody.
-    let ours = |key: &figment::value::UncasedStr| {
-        let key = key.as_str().to_ascii_lowercase();
-        !key.starts_with("port") && !key.starts_with("service_")
-    };
-    let environment = Env::prefixed(PREFIX).ignore(&NOT_SETTINGS).filter(ours);
-    let mut figment = Figment::from(Serialized::defaults(Raw::default()));
-    if file.exists() {
-        figment = figment.merge(Toml::file_exact(file));
-    }
-    figment = figment.merge(environment);
-    for (name, value) in flags {
-        // Read as the environment is: a number is a number.
-        let Ok(value) = value.parse::<figment::value::Value>();
-        figment = figment.merge((*name, value));
-    }
-    figment
 }

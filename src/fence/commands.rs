@@ -16,7 +16,8 @@ pub struct Commands {
 }
 
 impl Commands {
-    pub(super) fn new(inner: Connection, metrics: Metrics) -> Self {
+    /// Over this connection.
+    pub fn new(inner: Connection, metrics: Metrics) -> Self {
         Self { inner, metrics }
     }
 }

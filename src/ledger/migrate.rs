@@ -1,14 +1,15 @@
-//! The schema, by sqlx; everything else here is tokio-postgres.
+//! The schema: which version this program needs, and how a database gets there.
+//!
+//! The migrations are files of `migrations/`, built in with their checksums by sqlx. They are applied here, over the same kind of
+//! connection as everything else, with the table and the lock of sqlx: a release that used sqlx for that as well may run
+//! at the same time.
 
 use std::time::Duration;
 
-use sqlx::{
-    Connection as _,
-    migrate::{MigrateError as SqlxMigrateError, Migrator},
-    postgres::{PgConnectOptions, PgConnection},
-};
+use sqlx::migrate::{Migration, Migrator};
+use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use super::{Ledger, LedgerError, PoolerError, check_pooler};
+use super::{Ledger, LedgerError, PoolerError, check_pooler, pool::prepare};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -16,8 +17,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a migration waits for a lock: whoever comes after it for the same table waits for it as well.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
-/// What Postgres says when that is over (lock_not_available).
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -26,22 +25,41 @@ pub enum MigrateError {
     #[error(transparent)]
     Pooler(#[from] PoolerError),
     /// No connection.
-    #[error("cannot connect to Postgres")]
-    Connect(#[source] sqlx::Error),
+    #[error("cannot connect to Postgres (postgres_url)")]
+    Connect(#[source] tokio_postgres::Error),
     /// Postgres accepts the connection and does not answer.
     #[error(
         "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
     )]
     Silent,
-    /// Somebody else holds a lock that a migration needs.
+    /// Another session holds a lock that a migration needs.
     #[error(
         "another session of Postgres holds a lock that the migration needs, for longer than {LOCK_LIMIT:?} (pg_locks and \
          pg_stat_activity show which): end it, and run `yoink migrate` again; migrations that were completed stay"
     )]
-    Locked(#[source] SqlxMigrateError),
-    /// A migration failed, or the database has one that this program does not know.
-    #[error("cannot migrate the schema")]
-    Migrate(#[source] SqlxMigrateError),
+    Locked(#[source] tokio_postgres::Error),
+    /// What was applied before could not be read, or the record of it could not be prepared.
+    #[error("cannot read which migrations were applied")]
+    Applied(#[source] tokio_postgres::Error),
+    /// A migration failed; those before it stay.
+    #[error("migration {version} failed and was rolled back")]
+    Failed {
+        /// Which.
+        version: i64,
+        /// Why.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The record says that a migration began and did not end: no release of this program leaves that.
+    #[error(
+        "migration {0} is recorded as not finished: restore the schema, or remove its row from _sqlx_migrations"
+    )]
+    Unfinished(i64),
+    /// The database was migrated by other files than those of this program.
+    #[error(
+        "migration {0} was applied from another file than this program has: install the release that applied it"
+    )]
+    Other(i64),
     /// The schema is older than the one this program was built with.
     #[error(
         "the database is at schema version {found}, this program needs {needed}: run `yoink migrate`"
@@ -89,6 +107,15 @@ pub enum Migrated {
 }
 
 const EXISTS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+/// As sqlx makes it.
+const RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+    version BIGINT PRIMARY KEY,
+    description TEXT NOT NULL,
+    installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
+    success BOOLEAN NOT NULL,
+    checksum BYTEA NOT NULL,
+    execution_time BIGINT NOT NULL
+)";
 const VERSION: &str =
     "SELECT coalesce(max(version) FILTER (WHERE success), 0) FROM _sqlx_migrations";
 
@@ -97,51 +124,134 @@ const VERSION: &str =
 /// # Errors
 ///
 /// See [`MigrateError`].
-pub async fn migrate(url: &str) -> Result<Migrated, MigrateError> {
-    check_pooler(url).await?;
-    // PgBouncer refuses this parameter, and no migration prints a fraction.
-    let options = url.parse::<PgConnectOptions>().map_err(MigrateError::Connect)?;
-    let options = options.extra_float_digits(None);
-    let connected = tokio::time::timeout(CONNECT_LIMIT, connect(&options)).await;
-    let mut connection = connected.map_err(|_| MigrateError::Silent)??;
-    let found = version(&mut connection).await;
-    let found = found.map_err(|error| refused(SqlxMigrateError::Execute(error)))?;
-    let migrated = if found > newest() {
-        Migrated::Newer { found, program: newest() }
-    } else {
-        MIGRATIONS.run(&mut connection).await.map_err(refused)?;
-        Migrated::UpToDate(newest())
-    };
-    connection.close().await.map_err(MigrateError::Connect)?;
-    Ok(migrated)
+pub async fn migrate(config: &Config) -> Result<Migrated, MigrateError> {
+    check_pooler(config).await?;
+    let connect = prepare(config.clone());
+    let connected = tokio::time::timeout(CONNECT_LIMIT, connect.connect(NoTls)).await;
+    let connected = connected.map_err(|_| MigrateError::Silent)?;
+    let (mut client, connection) = connected.map_err(MigrateError::Connect)?;
+    // The connection ends with its client.
+    let migrate = async move { migrate_with(&mut client).await };
+    let (migrated, _ended) = tokio::join!(migrate, connection);
+    migrated
 }
 
-/// A connection that waits for no lock longer than [`LOCK_LIMIT`].
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, MigrateError> {
-    let connected = PgConnection::connect_with(options).await;
-    let mut connection = connected.map_err(MigrateError::Connect)?;
+async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
+    let applied = |error| locked(error, MigrateError::Applied);
     // Not as an option of the connection, which a pooler may drop.
-    let set = "SELECT set_config('lock_timeout', $1, false)";
     let limit_ms = LOCK_LIMIT.as_millis().to_string();
-    let set = sqlx::query(set).bind(limit_ms).execute(&mut connection).await;
-    set.map_err(MigrateError::Connect)?;
-    Ok(connection)
-}
-
-/// Names the failure that somebody else's lock causes.
-fn refused(error: SqlxMigrateError) -> MigrateError {
-    if let SqlxMigrateError::Execute(cause) | SqlxMigrateError::ExecuteMigration(cause, _) = &error
-        && let Some(code) = cause.as_database_error().and_then(|error| error.code())
-        && code == LOCK_NOT_AVAILABLE
-    {
-        return MigrateError::Locked(error);
+    let set = "SELECT set_config('lock_timeout', $1, false)";
+    client.execute(set, &[&limit_ms]).await.map_err(applied)?;
+    let found = version(client).await.map_err(applied)?;
+    if found > newest() {
+        return Ok(Migrated::Newer { found, program: newest() });
     }
-    MigrateError::Migrate(error)
+    let database = client.query_one("SELECT current_database()", &[]).await.map_err(applied)?;
+    let lock = lock_id(database.try_get(0).map_err(applied)?);
+    // Waits for whoever migrates now; it goes back with the connection.
+    client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await.map_err(applied)?;
+    client.batch_execute(RECORD).await.map_err(applied)?;
+    let sql = "SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version";
+    let mut recorded = Vec::new();
+    for row in client.query(sql, &[]).await.map_err(applied)? {
+        let (version, success): (i64, bool) = (row.get(0), row.get(1));
+        if !success {
+            return Err(MigrateError::Unfinished(version));
+        }
+        let file = MIGRATIONS.iter().find(|migration| migration.version == version);
+        if file.is_none_or(|file| file.checksum.as_ref() != row.get::<_, &[u8]>(2)) {
+            return Err(MigrateError::Other(version));
+        }
+        recorded.push(version);
+    }
+    for migration in MIGRATIONS.iter().filter(|file| !recorded.contains(&file.version)) {
+        let failed = |source| MigrateError::Failed { version: migration.version, source };
+        apply(client, migration).await.map_err(|error| locked(error, failed))?;
+    }
+    Ok(Migrated::UpToDate(newest()))
 }
 
-async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    let exists: bool = sqlx::query_scalar(EXISTS).fetch_one(&mut *connection).await?;
-    if exists { sqlx::query_scalar(VERSION).fetch_one(connection).await } else { Ok(0) }
+/// Names the failure that another session's lock causes.
+fn locked(
+    error: tokio_postgres::Error,
+    other: impl FnOnce(tokio_postgres::Error) -> MigrateError,
+) -> MigrateError {
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        MigrateError::Locked(error)
+    } else {
+        other(error)
+    }
+}
+
+/// The migration and its record, or neither.
+async fn apply(client: &mut Client, migration: &Migration) -> Result<(), tokio_postgres::Error> {
+    let tx = client.transaction().await?;
+    tx.batch_execute(migration.sql.as_str()).await?;
+    tx.execute(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES ($1, $2, true, $3, -1)",
+        &[&migration.version, &migration.description.as_ref(), &migration.checksum.as_ref()],
+    )
+    .await?;
+    tx.commit().await
+}
+
+async fn version(client: &Client) -> Result<i64, tokio_postgres::Error> {
+    if client.query_one(EXISTS, &[]).await?.try_get(0)? {
+        client.query_one(VERSION, &[]).await?.try_get(0)
+    } else {
+        Ok(0)
+    }
+}
+
+/// The lock of sqlx for a database.
+fn lock_id(database: &str) -> i64 {
+    0x3d32_ad9e * i64::from(crc32fast::hash(database.as_bytes()))
+}
+
+/// The schema of a database beside this program's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaVersions {
+    /// In the database; 0: none.
+    pub found: i64,
+    /// The oldest program that works with it, if the database says so.
+    oldest: Option<i64>,
+    /// In this program.
+    pub program: i64,
+}
+
+impl SchemaVersions {
+    /// Whether this program works with it.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfDate` or `TooNew`.
+    pub fn check(&self) -> Result<(), MigrateError> {
+        fit(self.found, self.oldest, self.program)
+    }
+}
+
+/// Reads the version of a database's schema.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerError> {
+    ledger
+        .with(|client| async move {
+            let (mut found, mut oldest, program) = (0, None, newest());
+            if client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
+                found = client.query_one(VERSION, &[]).await?.try_get(0)?;
+                // It came with version 5.
+                let sql = "SELECT to_regclass('schema_compatibility') IS NOT NULL";
+                if client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+                    let sql = "SELECT max(oldest_program) FROM schema_compatibility";
+                    oldest = client.query_one(sql, &[]).await?.try_get(0)?;
+                }
+            }
+            Ok(SchemaVersions { found, oldest, program })
+        })
+        .await
 }
 
 /// Refuses a database whose schema this program cannot work with. A newer one is accepted as long as
@@ -151,25 +261,13 @@ async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
 ///
 /// `OutOfDate`, `TooNew`, or `Ledger` when the version cannot be read.
 pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
-    let read = ledger.with(|client| async move {
-        if !client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
-            return Ok((0, None));
-        }
-        let found = client.query_one(VERSION, &[]).await?.try_get(0)?;
-        // It came with version 5.
-        let sql = "SELECT to_regclass('schema_compatibility') IS NOT NULL";
-        if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
-            return Ok((found, None));
-        }
-        let sql = "SELECT max(oldest_program) FROM schema_compatibility";
-        Ok((found, client.query_one(sql, &[]).await?.try_get(0)?))
-    });
-    let (found, oldest) = read.await.map_err(MigrateError::Ledger)?;
-    fit(found, oldest, newest())?;
-    if found > newest() {
+    let versions = schema_versions(ledger).await.map_err(MigrateError::Ledger)?;
+    versions.check()?;
+    let SchemaVersions { found, program, .. } = versions;
+    if found > program {
         tracing::info!(
             schema = found,
-            program = newest(),
+            program,
             "the database was migrated by a newer program; this one works with its schema"
         );
     }
@@ -192,6 +290,17 @@ fn fit(found: i64, oldest: Option<i64>, program: i64) -> Result<(), MigrateError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_is_the_one_that_sqlx_takes() {
+        // As `generate_lock_id` of sqlx 0.9 computes it.
+        assert_eq!(lock_id("yoink"), 960_171_791_590_804_160);
+    }
+
+    #[test]
+    fn every_migration_runs_in_a_transaction() {
+        assert!(MIGRATIONS.iter().all(|file| !file.no_tx && file.migration_type.is_up_migration()));
+    }
 
     #[test]
     fn a_newer_schema_fits_as_long_as_it_says_so() {

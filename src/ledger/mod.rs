@@ -25,7 +25,7 @@ pub use catalogue::{Created, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
 pub use kept::Timeline;
 pub use marks::Mark;
-pub use migrate::{MigrateError, Migrated, check_schema, migrate};
+pub use migrate::{MigrateError, Migrated, SchemaVersions, check_schema, migrate, schema_versions};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};

@@ -47,6 +47,15 @@ pub struct PartitionRow {
 }
 
 impl Ledger {
+    /// The deployment, if the database has been initialised; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer, or has no such table.
+    pub async fn deployment(&self) -> Result<Option<Deployment>, LedgerError> {
+        self.with(|mut client| async move { deployment(&client.transaction().await?).await }).await
+    }
+
     /// The deployment; the first caller ever fixes its number of partitions.
     ///
     /// # Errors

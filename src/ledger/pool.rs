@@ -24,6 +24,11 @@ const LONG_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// The longest wait from one row of such a read to the next.
 const ROW_LIMIT: Duration = Duration::from_secs(120);
 const POOL_WAIT: Duration = Duration::from_secs(5);
+/// How long connecting may take with all hosts together, so that the last one is reached within `POOL_WAIT`; and with
+/// each of them.
+const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECT_MIN: Duration = Duration::from_millis(500);
 /// How long Postgres works on one statement of an operation.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(15);
 
@@ -65,7 +70,9 @@ fn set_limits(statement_limit: Duration) -> Hook {
 
 /// What both ends do about a network that carries nothing.
 pub(super) fn prepare(mut config: Config) -> Config {
-    config.connect_timeout(Duration::from_secs(3));
+    let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
+    let each = CONNECT_LIMIT / u32::try_from(hosts).unwrap_or(u32::MAX);
+    config.connect_timeout(each.clamp(CONNECT_MIN, CONNECT_MAX));
     config.keepalives_idle(Duration::from_secs(10));
     config.keepalives_interval(Duration::from_secs(5));
     config.keepalives_retries(3);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::{LedgerError, error::Cause, pool::prepare};
 
@@ -45,8 +45,8 @@ impl From<tokio_postgres::Error> for PoolerError {
 /// # Errors
 ///
 /// See [`PoolerError`].
-pub async fn check_pooler(url: &str) -> Result<(), PoolerError> {
-    let config = prepare(url.parse()?);
+pub async fn check_pooler(config: &Config) -> Result<(), PoolerError> {
+    let config = prepare(config.clone());
     let compared = async {
         let (first, first_io) = config.connect(NoTls).await?;
         let (second, second_io) = config.connect(NoTls).await?;

@@ -14,7 +14,7 @@ use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
 /// Libraries whose finer levels would print what buyers send, whatever the settings say.
-const QUIET: [&str; 4] = ["tokio_postgres=info", "sqlx=warn", "h2=info", "opentelemetry=warn"];
+const QUIET: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
 
 /// Sends log lines to standard error and spans to a collector, as the settings say.
 ///
@@ -51,5 +51,11 @@ pub fn init(config: &Config) -> anyhow::Result<Traces> {
     };
     let subscriber = tracing_subscriber::registry().with(spans).with(lines);
     subscriber.try_init().context("logging is set up already")?;
+    if let Some(warning) = config.ignored.warning() {
+        tracing::warn!("{warning}");
+    }
+    if let Some(note) = config.ignored.kubernetes() {
+        tracing::info!("{note}");
+    }
     Ok(traces)
 }

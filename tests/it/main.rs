@@ -5,6 +5,7 @@
 mod harness;
 
 mod ack;
+mod addresses;
 mod bad_input;
 mod catalogue;
 mod commands;
@@ -13,6 +14,7 @@ mod desk;
 mod desk_bulk;
 mod desk_record;
 mod end_to_end;
+mod environment;
 mod fault;
 mod idempotency;
 mod ids;

@@ -47,7 +47,7 @@ async fn session_pooling_keeps_the_limits_of_a_connection() {
     block_in_place(|| postgres.create_database(&yard.database)).unwrap();
     let pooler = PgBouncer::start(postgres.port(), "session").await;
     let url = pooler.url(&yard.database);
-    yoink::ledger::migrate(&url).await.unwrap();
+    yoink::ledger::migrate(&url.parse().unwrap()).await.unwrap();
     yard.postgres = Some(postgres);
     let service = yard.serve(Role::Api, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100)).await;

@@ -146,7 +146,7 @@ async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
     let postgres = block_in_place(start);
     let mut yard = Yard::with_own_redis().await;
     block_in_place(|| postgres.create_database(&yard.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+    yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
     yard.postgres = Some(postgres);
     let sql = yard.sql().await;
     let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", disk.dir().display());

@@ -34,7 +34,7 @@ impl Pair {
         let start = move || PostgresServer::start(&at, &settings).unwrap();
         let primary = tokio::task::spawn_blocking(start).await.unwrap();
         primary.create_database(&yard.database).unwrap();
-        yoink::ledger::migrate(&primary.url(&yard.database)).await.unwrap();
+        yoink::ledger::migrate(&primary.url(&yard.database).parse().unwrap()).await.unwrap();
         let link = Proxy::postgres(primary.port()).await;
         let port = link.port();
         let copy = move || standby(&dir, port);

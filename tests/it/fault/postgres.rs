@@ -212,7 +212,7 @@ async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
     let few = ["fsync=off", &most, "superuser_reserved_connections=0"];
     let postgres = block_in_place(|| PostgresServer::start(&dir, &few).unwrap());
     block_in_place(|| postgres.create_database(&yard.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+    yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
     yard.postgres = Some(postgres);
     let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
     let api = yard.serve(Role::Api, &settings).await;

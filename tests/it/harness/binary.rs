@@ -41,6 +41,16 @@ pub fn run_yoink_with(yard: &Yard, more: &[(&'static str, &str)], args: &[&str])
     yoink(yard, more, &[]).args(args).output().unwrap()
 }
 
+/// Runs a command to its end, with more settings and more in its environment.
+pub fn run_yoink_in(
+    yard: &Yard,
+    more: &[(&'static str, &str)],
+    environment: &[(&str, &str)],
+    args: &[&str],
+) -> Output {
+    yoink(yard, more, &[]).args(args).envs(environment.iter().copied()).output().unwrap()
+}
+
 /// A running `yoink serve`.
 pub struct Binary {
     child: Child,

@@ -45,7 +45,9 @@ impl Yard {
         let admin = connect(&shared().postgres.url("postgres")).await;
         if !*made {
             admin.batch_execute("CREATE DATABASE template_yoink").await.unwrap();
-            yoink::ledger::migrate(&shared().postgres.url("template_yoink")).await.unwrap();
+            yoink::ledger::migrate(&shared().postgres.url("template_yoink").parse().unwrap())
+                .await
+                .unwrap();
             *made = true;
         }
         let copy = format!("CREATE DATABASE {} TEMPLATE template_yoink", yard.database);
@@ -78,7 +80,7 @@ impl Yard {
         let postgres = tokio::task::spawn_blocking(start).await.unwrap();
         let mut yard = Self::new().await;
         postgres.create_database(&yard.database).unwrap();
-        yoink::ledger::migrate(&postgres.url(&yard.database)).await.unwrap();
+        yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
         yard.postgres = Some(postgres);
         yard
     }

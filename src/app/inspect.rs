@@ -1,0 +1,106 @@
+//! What both stores are, for `yoink config check --connect`: what a start would find, without changing anything.
+
+use anyhow::Context as _;
+
+use super::{
+    connect::{ANSWER_TIMEOUT, check_redis_version, client, redis_version, unconnected_pools},
+    redis_state::{CompleteLog, RedisState, advice},
+    safety::{Judgement, judge_ledger},
+};
+use crate::{
+    ack::{AckSettings, Offer},
+    config::Config,
+    fence::{Commands, Connection},
+    ledger::{PoolerError, check_pooler, schema_versions},
+    telemetry::Metrics,
+};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Inspection {
+    /// What the stores are, a line each.
+    pub(crate) found: Vec<String>,
+    /// What a start would log as a warning.
+    pub(crate) warnings: Vec<String>,
+    /// Why a start would be refused.
+    pub(crate) refusals: Vec<String>,
+    /// What could not be reached or asked.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Connects to both stores and judges them as a start would.
+pub(crate) async fn inspect(config: &Config) -> Inspection {
+    let mut inspection = Inspection::default();
+    let this = &mut inspection;
+    let redis = inspect_redis(config, this).await.context("Redis (redis_url)");
+    let redis = redis.map_err(|error| this.failures.push(format!("{error:#}")));
+    let ledger = inspect_ledger(config, this).await.context("Postgres (postgres_url)");
+    let ledger = ledger.map_err(|error| this.failures.push(format!("{error:#}")));
+    if let (Ok((redis, replicas)), Ok(ledger)) = (redis, ledger) {
+        let (disk, ledger) = (redis.later == "always", ledger.mode == "synchronous");
+        let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
+        this.refusals.extend(settings.unmet(Offer { disk, replicas, ledger }));
+    }
+    inspection
+}
+
+async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<(Judgement, u32)> {
+    let (client, metrics) = (client(config)?, Metrics::new()?);
+    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, metrics.clone());
+    let connection = connection.await?;
+    let version = redis_version(&connection).await?;
+    let commands = Commands::new(connection, metrics);
+    let state = RedisState::read(commands.clone()).await?;
+    let judged = state.judge(&mut CompleteLog::default());
+    let (role, mode, replicas) = (state.role(), judged.mode, state.replicas);
+    this.found.push(format!(
+        "Redis {version}: role {role}, {replicas} replicas caught up, durability {mode}"
+    ));
+    this.refusals.extend(check_redis_version(&version).err().map(|error| error.to_string()));
+    this.refusals.extend(judged.unusable.iter().chain(&judged.refusals).cloned());
+    this.warnings.extend(judged.outages.iter().cloned());
+    this.warnings.extend(judged.warnings.iter().map(|warning| (*warning).to_owned()));
+    this.warnings.extend(advice(commands).await?);
+    Ok((judged, replicas))
+}
+
+async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Judgement> {
+    let ledger = unconnected_pools(config)?.operators;
+    let settings = ledger.settings().await?;
+    let judged = judge_ledger(&settings);
+    let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
+    let role = if settings.read_only { "read-only, or a standby" } else { "takes writes" };
+    let versions = schema_versions(&ledger).await?;
+    let schema = match versions.found {
+        0 => "no schema".to_owned(),
+        found => format!("schema version {found}"),
+    };
+    this.found.push(format!(
+        "Postgres {major}.{minor}: {role}, durability {}, {schema} (this program's: {})",
+        judged.mode, versions.program
+    ));
+    this.refusals.extend(judged.refusals.iter().cloned());
+    this.warnings.extend(judged.warnings.iter().map(|warning| (*warning).to_owned()));
+    match check_pooler(&config.postgres).await {
+        Ok(()) => this.found.push(
+            "Connections to Postgres keep their backend: no pooler, or one in session mode"
+                .to_owned(),
+        ),
+        Err(PoolerError::Ledger(error)) => return Err(error.into()),
+        Err(error @ PoolerError::TransactionMode) => this.refusals.push(error.to_string()),
+    }
+    match versions.check() {
+        Err(error) => this.refusals.push(error.to_string()),
+        Ok(()) => match ledger.deployment().await? {
+            None => this.found.push("The database is not initialised: the first start does that".to_owned()),
+            Some(deployment) if deployment.partitions == config.partitions => {}
+            Some(deployment) => this.refusals.push(format!(
+                "this database was initialised with {found} partitions, the settings say {}: the number \
+                 cannot be changed, set partitions = {found}",
+                config.partitions.get(),
+                found = deployment.partitions.get(),
+            )),
+        },
+    }
+    Ok(judged)
+}

@@ -1,0 +1,298 @@
+//! The one parser of `postgres_url`: a URL or `key=value` pairs, as libpq reads them. Everything that connects to Postgres
+//! uses its result and nothing else: no `PG…` variable, no `.pgpass`, no service file.
+//!
+//! Must never: repeat a part of the text that may be a password.
+
+use tokio_postgres::{
+    Config,
+    config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs},
+};
+
+use super::url_text::{Login, raw_percent};
+
+/// Options that libpq has and this program has not.
+const OF_LIBPQ: [&str; 28] = [
+    "passfile",
+    "require_auth",
+    "client_encoding",
+    "fallback_application_name",
+    "keepalives_count",
+    "gssencmode",
+    "sslcompression",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+    "sslcertmode",
+    "sslrootcert",
+    "sslcrl",
+    "sslcrldir",
+    "sslsni",
+    "requirepeer",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+    "krbsrvname",
+    "gsslib",
+    "gssdelegation",
+    "service",
+    "requiressl",
+    "replication",
+    "tty",
+    "min_protocol_version",
+    "max_protocol_version",
+    "oauth_issuer",
+];
+/// Options whose value can be wrong.
+const CHECKED: [(&str, &str); 12] = [
+    ("sslmode", "disable or prefer"),
+    ("sslnegotiation", "postgres"),
+    ("hostaddr", "an IP address for each host"),
+    ("port", "a number from 1 to 65535 for each host"),
+    ("connect_timeout", "a whole number of seconds"),
+    ("tcp_user_timeout", "a whole number of seconds"),
+    ("keepalives", "0 or 1"),
+    ("keepalives_idle", "a whole number of seconds"),
+    ("keepalives_interval", "a whole number of seconds"),
+    ("keepalives_retries", "a whole number"),
+    ("target_session_attrs", "any or read-write"),
+    ("channel_binding", "disable or prefer"),
+];
+const NO_TLS: &str = "sslmode must be disable or prefer: Postgres is reached without TLS (for TLS, run a proxy such as \
+                      PgBouncer beside this program)";
+
+/// Reads it.
+///
+/// # Errors
+///
+/// What is wrong with it, in words that go on after its name.
+pub(super) fn parse(text: &str) -> Result<Config, String> {
+    if text.starts_with(['"', '\'']) {
+        return Err("begins with a quotation mark, which is part of the value here: leave it out"
+            .to_owned());
+    }
+    let prefixes = ["postgres://", "postgresql://"];
+    let url = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    match url {
+        Some(rest) => check_url(rest)?,
+        None if text.contains("://") && !text.contains('=') => {
+            return Err("has another scheme than postgres:// or postgresql://".to_owned());
+        }
+        None if !text.contains('=') => {
+            return Err(
+                "is neither a URL such as postgres://user@host:5432/database nor key=value \
+                        pairs such as host=/run/postgresql user=ann dbname=yoink"
+                    .to_owned(),
+            );
+        }
+        None => {}
+    }
+    let mut config: Config = text.parse().map_err(|error| explain(&error, url.is_some()))?;
+    check(&config)?;
+    if hosts(&config) > 1 {
+        // Everything that connects here writes: of several hosts, use one that takes writes.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    Ok(config)
+}
+
+/// How many hosts are to be tried.
+fn hosts(config: &Config) -> usize {
+    config.get_hosts().len().max(config.get_hostaddrs().len())
+}
+
+/// Refuses the characters that have another meaning in a URL than in a password.
+fn check_url(rest: &str) -> Result<(), String> {
+    if rest.contains('#') {
+        return Err("has a raw #, which ends a URL: write %23 for a # in a password".to_owned());
+    }
+    if raw_percent(rest) {
+        return Err(
+            "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
+                .to_owned(),
+        );
+    }
+    if rest.contains(char::is_whitespace) {
+        return Err("has a space or a line break: write %20 for a space in a password".to_owned());
+    }
+    match Login::of(rest) {
+        Login::Several => Err("has more than one @: write %40 for an @ in a password".to_owned()),
+        Login::BehindPath => {
+            Err("has an @ after a / or ?: write %2F for a /, %3F for a ? and %40 \
+                                  for an @ in a user's name or password"
+                .to_owned())
+        }
+        Login::None | Login::One => Ok(()),
+    }
+}
+
+/// What the parser of the library found, without what it quotes.
+fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
+    let found = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let option = |before: &str| found.strip_prefix(before)?.strip_suffix('`').map(str::to_owned);
+    if let Some(name) = option("invalid value for option `") {
+        let known = CHECKED.iter().find(|(known, _)| *known == name);
+        return match known {
+            Some(("sslmode", _)) => NO_TLS.to_owned(),
+            Some((name, values)) => format!("has a {name} that is wrong: it must be {values}"),
+            None => "has a host that is wrong: an IPv6 address stands in brackets".to_owned(),
+        };
+    }
+    if let Some(name) = option("unknown option `") {
+        let known = OF_LIBPQ.iter().find(|known| **known == name);
+        return match known {
+            Some(name) => format!("has the option {name}, which is not supported here"),
+            None if is_url => "has an option that is not known: what stands after the ? are options, and & \
+                               separates them (write %26 for an & in a value)"
+                .to_owned(),
+            None => "has a key that is not known: write a value that has spaces in single quotes, with a \\\\ before \
+                     a ' or \\\\ in it"
+                .to_owned(),
+        };
+    }
+    if is_url {
+        "is no URL such as postgres://user@host:5432/database".to_owned()
+    } else {
+        "is no list of key=value pairs such as host=/run/postgresql user=ann dbname=yoink (a value that has spaces \
+         or is empty stands in single quotes)"
+            .to_owned()
+    }
+}
+
+/// What would be refused by every attempt to connect.
+fn check(config: &Config) -> Result<(), String> {
+    let (hosts, addresses, ports) =
+        (config.get_hosts(), config.get_hostaddrs(), config.get_ports().len());
+    let is_empty = |host: &Host| match host {
+        Host::Tcp(name) => name.is_empty(),
+        Host::Unix(path) => path.as_os_str().is_empty(),
+    };
+    let number = hosts.len().max(addresses.len());
+    let wrong = if number == 0 || hosts.iter().any(is_empty) {
+        "names no host (or, for a Unix socket, its directory: host=/run/postgresql)"
+    } else if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        "has another number of hostaddr than of hosts"
+    } else if ports > 1 && ports != number {
+        "has another number of ports than of hosts"
+    } else if config.get_ports().contains(&0) {
+        "has the port 0"
+    } else if config.get_ssl_mode() == SslMode::Require
+        || config.get_ssl_negotiation() == SslNegotiation::Direct
+    {
+        NO_TLS
+    } else if config.get_channel_binding() == ChannelBinding::Require {
+        "has channel_binding=require, which needs TLS: Postgres is reached without TLS"
+    } else if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
+        "has target_session_attrs=read-only: orders cannot be stored there; write read-write"
+    } else {
+        return Ok(());
+    };
+    Err(wrong.to_owned())
+}
+
+/// As it applies, in the form of a URL, without the password.
+pub(super) fn show(config: &Config) -> String {
+    let user = config.get_user().unwrap_or_default();
+    let hidden = if config.get_password().is_some() { ":***" } else { "" };
+    let at = if user.is_empty() && hidden.is_empty() { "" } else { "@" };
+    let named = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) if name.contains(':') => format!("[{name}]"),
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string().replace('%', "%25").replace('/', "%2F"),
+    });
+    let hosts: Vec<String> = if config.get_hosts().is_empty() {
+        config.get_hostaddrs().iter().map(ToString::to_string).collect()
+    } else {
+        named.collect()
+    };
+    let ports = config.get_ports();
+    let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+    let hosts: Vec<String> =
+        hosts.iter().enumerate().map(|(at, host)| format!("{host}:{}", port(at))).collect();
+    let database = config.get_dbname().map_or(String::new(), |name| format!("/{name}"));
+    let only_primary = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
+    let attributes = if only_primary { "?target_session_attrs=read-write" } else { "" };
+    format!("postgres://{user}{hidden}{at}{}{database}{attributes}", hosts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_key_value_pairs_sockets_and_several_hosts_are_understood() {
+        for (text, shown) in [
+            ("postgres://ann@db/yoink", "postgres://ann@db:5432/yoink"),
+            ("postgresql://ann:a%23b%25c%40@[::1]:7/y", "postgres://ann:***@[::1]:7/y"),
+            ("host=db user=ann password='a#b%c d@' dbname=y", "postgres://ann:***@db:5432/y"),
+            ("host=/run/pg port=7 user=ann", "postgres://ann@%2Frun%2Fpg:7"),
+            ("postgres://ann@%2Frun%2Fpg/y", "postgres://ann@%2Frun%2Fpg:5432/y"),
+            ("postgres:///y?host=/run/pg&user=ann", "postgres://ann@%2Frun%2Fpg:5432/y"),
+            ("hostaddr=10.0.0.1 user=ann", "postgres://ann@10.0.0.1:5432"),
+            (
+                "postgres://ann@a:1,b:2/y",
+                "postgres://ann@a:1,b:2/y?target_session_attrs=read-write",
+            ),
+            (
+                "host=a,b port=1 user=ann target_session_attrs=any",
+                "postgres://ann@a:1,b:1?target_session_attrs=read-write",
+            ),
+        ] {
+            assert_eq!(parse(text).map(|config| show(&config)), Ok(shown.to_owned()), "{text}");
+        }
+        let password = parse("postgres://ann:a%23b%25c%40%2F%3F@db").unwrap();
+        assert_eq!(password.get_password(), Some("a#b%c@/?".as_bytes()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_part_of_a_password_is_repeated() {
+        for (text, why) in [
+            ("postgres://ann:hun#ter2@db/y", "write %23 for a #"),
+            ("postgres://ann:hun%ter2@db/y", "write %25 for a %"),
+            ("postgres://ann:hunter2%@db/y", "write %25 for a %"),
+            ("postgres://ann:hun@ter2@db/y", "write %40 for an @"),
+            ("postgres://ann:hun/ter2@db/y", "write %2F for a /"),
+            ("postgres://ann:hun?ter2@db/y", "%3F for a ?"),
+            ("postgres:///y?user=ann&password=hun@ter2&host=db", "%40 for an @"),
+            ("postgres://ann:hun ter2@db/y", "write %20"),
+            ("postgres://ann:hunter2@db/y\n", "line break"),
+            ("postgres://ann@db/y?password=a&hunter2=b", "write %26"),
+            ("postgres://ann@db/y?password=a&hunter2", "is no URL"),
+            ("host=db password=hun ter2=x", "single quotes"),
+            ("host=db password=hun ter2", "single quotes"),
+            ("host=db password='hunter2", "single quotes"),
+            ("host=db password=", "single quotes"),
+            ("\"postgres://ann:hunter2@db/y\"", "quotation mark"),
+            ("postgres://ann@db:hunter2/y", "a port that is wrong"),
+            ("postgres://ann@db:65536/y", "a port that is wrong"),
+            ("postgres://ann@db:0/y", "the port 0"),
+            ("postgres://ann@[::1/y", "brackets"),
+            ("postgres://ann:hunter2@/y", "names no host"),
+            ("user=ann password=hunter2", "names no host"),
+            ("host=a,,b", "names no host"),
+            ("host=a,b port=1,2,3", "number of ports"),
+            ("host=a,b hostaddr=10.0.0.1", "number of hostaddr"),
+            ("mysql://ann:hunter2@db/y", "another scheme"),
+            ("hunter2", "neither a URL"),
+            ("", "neither a URL"),
+            ("postgres://ann@db/y?sslmode=require", "without TLS"),
+            ("postgres://ann@db/y?sslmode=verify-full", "without TLS"),
+            ("host=db sslnegotiation=direct", "without TLS"),
+            ("host=db channel_binding=require", "needs TLS"),
+            ("host=db sslrootcert=/ca.pem", "the option sslrootcert"),
+            ("host=db target_session_attrs=read-only", "write read-write"),
+            ("host=db target_session_attrs=hunter2", "it must be any or read-write"),
+            ("host=db connect_timeout=hunter2", "seconds"),
+        ] {
+            let error = parse(text).map(|config| show(&config)).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains("hun") && !error.contains("ter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_checked_option_is_one_that_the_library_can_refuse() {
+        for (name, _) in CHECKED {
+            let error = format!("host=db {name}=?").parse::<Config>().unwrap_err();
+            assert!(!explain(&error, false).contains("not known"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The one parser of `redis_url`: `redis://` and `rediss://`, or `unix://` with the path of a socket.
+//!
+//! Must never: repeat a part of the text that may be a password.
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
+
+use super::url_text::{Login, raw_percent};
+
+const EXAMPLE: &str = "write redis://host:6379, rediss://host:6379 or unix:///run/redis.sock";
+
+/// Reads it.
+///
+/// # Errors
+///
+/// What is wrong with it, in words that go on after its name.
+pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
+    if text.starts_with(['"', '\'']) {
+        return Err("begins with a quotation mark, which is part of the value here: leave it out"
+            .to_owned());
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(format!("is no URL: {EXAMPLE}"));
+    };
+    if raw_percent(rest) {
+        return Err(
+            "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
+                .to_owned(),
+        );
+    }
+    if rest.contains(char::is_whitespace) {
+        return Err("has a space or a line break: write %20 for a space in a password".to_owned());
+    }
+    if rest.ends_with("#insecure") {
+        return Err("ends in #insecure, which is not supported: the certificate of Redis is always verified \
+                    (SSL_CERT_FILE names another authority)"
+            .to_owned());
+    }
+    if rest.contains('#') {
+        return Err("has a raw #, which ends a URL: write %23 for a # in a password".to_owned());
+    }
+    match scheme {
+        "redis" | "rediss" => check_tcp(rest)?,
+        "unix" | "redis+unix" => check_socket(rest)?,
+        _ => return Err(format!("has another scheme: {EXAMPLE}")),
+    }
+    let info = text.into_connection_info().map_err(|error| {
+        let found = error.to_string();
+        if found.contains("database number") {
+            "has a database that is no number"
+        } else if found.contains("wildcard") {
+            "has the host 0.0.0.0 or ::, which is no address to connect to: name the host of Redis"
+        } else if found.contains("UTF-8") {
+            "has a user's name or a password that is not UTF-8"
+        } else if found.contains("protocol") {
+            "has a protocol that is neither 2 nor 3"
+        } else {
+            "is no address of a Redis"
+        }
+        .to_owned()
+    })?;
+    if info.redis_settings().db() < 0 {
+        return Err("has a database that is no number".to_owned());
+    }
+    Ok(info)
+}
+
+fn check_tcp(rest: &str) -> Result<(), String> {
+    match Login::of(rest) {
+        Login::Several => {
+            return Err("has more than one @: write %40 for an @ in a password".to_owned());
+        }
+        Login::BehindPath => {
+            return Err(
+                "has an @ after a / or ?: write %2F for a /, %3F for a ? and %40 for an @ in a \
+                        user's name or password"
+                    .to_owned(),
+            );
+        }
+        Login::None | Login::One => {}
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        Some(_) | None => (host, None),
+    };
+    if name.is_empty() {
+        return Err(format!("names no host: {EXAMPLE}"));
+    }
+    if name.contains(':') && !(name.starts_with('[') && name.ends_with(']')) {
+        return Err(
+            "has an IPv6 address that is not in brackets, such as redis://[::1]:6379".to_owned()
+        );
+    }
+    if name.contains(',') {
+        return Err(
+            "names more than one host: name one, or an address that follows it in a failover"
+                .to_owned(),
+        );
+    }
+    let is_port = |port: &str| {
+        port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    if port.is_some_and(|port| !is_port(port)) {
+        return Err("has a port that is no number from 1 to 65535".to_owned());
+    }
+    let (_, query) = path.split_once('?').unwrap_or((path, ""));
+    only(
+        query,
+        &["protocol"],
+        "the number of a database stands after the /, as in redis://host:6379/3",
+    )
+}
+
+fn check_socket(rest: &str) -> Result<(), String> {
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if !path.starts_with('/') || path.len() < 2 {
+        return Err("names no absolute path of a socket: write unix:///run/redis.sock".to_owned());
+    }
+    only(
+        query,
+        &["db", "user", "pass", "protocol"],
+        "a socket's URL takes db, user, pass and protocol",
+    )
+}
+
+/// Refuses what the library would pass over in silence.
+fn only(query: &str, known: &[&str], hint: &str) -> Result<(), String> {
+    let mut keys = query.split('&').filter(|pair| !pair.is_empty());
+    let unknown = keys.any(|pair| !known.contains(&pair.split('=').next().unwrap_or_default()));
+    if unknown {
+        Err(format!("has an option after the ? that is not known: {hint}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// As it applies, in the form of a URL, without the password.
+pub(super) fn show(info: &ConnectionInfo) -> String {
+    let settings = info.redis_settings();
+    let (user, db) = (settings.username().unwrap_or_default(), settings.db());
+    let hidden = settings.password().is_some();
+    let login = match (user, hidden) {
+        ("", false) => String::new(),
+        (user, false) => format!("{user}@"),
+        (user, true) => format!("{user}:***@"),
+    };
+    let database = if db == 0 { String::new() } else { format!("/{db}") };
+    let host = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    match info.addr() {
+        ConnectionAddr::Tcp(name, port) => {
+            format!("redis://{login}{}:{port}{database}", host(name))
+        }
+        ConnectionAddr::TcpTls { host: name, port, .. } => {
+            format!("rediss://{login}{}:{port}{database}", host(name))
+        }
+        ConnectionAddr::Unix(path) => {
+            let mut options = Vec::new();
+            if db != 0 {
+                options.push(format!("db={db}"));
+            }
+            if !user.is_empty() {
+                options.push(format!("user={user}"));
+            }
+            if hidden {
+                options.push("pass=***".to_owned());
+            }
+            let mark = if options.is_empty() { "" } else { "?" };
+            format!("unix://{}{mark}{}", path.display(), options.join("&"))
+        }
+        _ => "another kind of address".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_tls_and_sockets_are_understood() {
+        for (text, shown) in [
+            ("redis://cache", "redis://cache:6379"),
+            ("redis://:hun%23ter%252@cache:1/3", "redis://:***@cache:1/3"),
+            ("rediss://ann:x@[::1]:7", "rediss://ann:***@[::1]:7"),
+            ("redis://[::1]", "redis://[::1]:6379"),
+            ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+            (
+                "redis+unix:///run/redis.sock?db=3&user=ann&pass=a%40b",
+                "unix:///run/redis.sock?db=3&user=ann&pass=***",
+            ),
+        ] {
+            assert_eq!(parse(text).map(|info| show(&info)), Ok(shown.to_owned()), "{text}");
+        }
+        let info = parse("redis://:a%23b%25c%40@cache").unwrap();
+        assert_eq!(info.redis_settings().password(), Some("a#b%c@"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_part_of_a_password_is_repeated() {
+        for (text, why) in [
+            ("redis://:hun#ter2@cache", "write %23 for a #"),
+            ("unix:///run/redis.sock?pass=hun#ter2", "write %23 for a #"),
+            ("rediss://cache#insecure", "always verified"),
+            ("redis://:hun%ter2@cache", "write %25 for a %"),
+            ("redis://:hun@ter2@cache", "write %40 for an @"),
+            ("redis://:hun/ter2@cache", "write %2F for a /"),
+            ("redis://:hun?ter2@cache", "%3F for a ?"),
+            ("redis://:hun ter2@cache", "write %20"),
+            ("redis://:hunter2@", "names no host"),
+            ("redis://", "names no host"),
+            ("redis://:6379", "names no host"),
+            ("redis://:hunter2@a,b", "more than one host"),
+            ("redis://::1:6379", "brackets"),
+            ("redis://cache:hunter2", "port that is no number"),
+            ("redis://cache:", "port that is no number"),
+            ("redis://cache:65536", "port that is no number"),
+            ("redis://cache:0", "port that is no number"),
+            ("redis://cache/hunter2", "database that is no number"),
+            ("redis://cache/-1", "database that is no number"),
+            ("redis://cache?db=3", "as in redis://host:6379/3"),
+            ("redis://0.0.0.0:6379", "no address to connect to"),
+            ("unix://run/redis.sock", "absolute path"),
+            ("unix:///", "absolute path"),
+            ("unix:///run/redis.sock?password=hunter2", "db, user, pass"),
+            ("unix:///run/redis.sock?db=x", "database that is no number"),
+            ("'redis://cache'", "quotation mark"),
+            ("http://cache", "another scheme"),
+            ("cache:6379", "is no URL"),
+            ("", "is no URL"),
+        ] {
+            let error = parse(text).map(|info| show(&info)).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+            assert!(!error.contains("hun") && !error.contains("ter2"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Where settings are written: `yoink.toml`, the environment, flags. The last one that names a setting applies.
+//!
+//! A value of the environment or of a flag is text as it stands: whether it is a number depends on its setting
+//! alone, and quotation marks, brackets and leading zeros mean nothing.
+
+use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
+
+use toml::{Spanned, Value};
+
+use super::{ConfigError, NAMES};
+
+const PREFIX: &str = "YOINK_";
+/// Read elsewhere: the commit of a build, and a crash that a test asks for.
+const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
+/// The most names that one line lists.
+const LISTED_MAX: usize = 20;
+
+/// Where a value was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    File,
+    Environment,
+    Flag,
+}
+
+/// A value as written.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    /// For a setting that is text.
+    pub(super) text: String,
+    /// For a setting that is a number: without the underscores that TOML allows.
+    pub(super) number: String,
+    source: Source,
+}
+
+impl Written {
+    /// Where to correct it.
+    pub(super) fn source(&self, name: &str) -> String {
+        match self.source {
+            Source::File => "in the settings file".to_owned(),
+            Source::Environment => format!("in {PREFIX}{}", name.to_ascii_uppercase()),
+            Source::Flag => "in --set".to_owned(),
+        }
+    }
+}
+
+/// Variables of the environment that begin with `YOINK_` and are no settings. Their values are not kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IgnoredVariables {
+    /// No other program's either, as far as their names tell.
+    unknown: Vec<String>,
+    /// Set by Kubernetes for a Service whose name begins with `yoink`.
+    kubernetes: Vec<String>,
+}
+
+impl IgnoredVariables {
+    /// What an operator should look at; none if nothing is unknown.
+    pub fn warning(&self) -> Option<String> {
+        let names = list(&self.unknown)?;
+        Some(format!(
+            "the environment has names that are no settings, and they are ignored: {names}"
+        ))
+    }
+
+    /// What Kubernetes has set; none if it has set nothing.
+    pub fn kubernetes(&self) -> Option<String> {
+        let names = list(&self.kubernetes)?;
+        Some(format!("ignored, set by Kubernetes for a Service: {names}"))
+    }
+}
+
+fn list(names: &[String]) -> Option<String> {
+    let more = names.len().saturating_sub(LISTED_MAX);
+    let listed = names.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match (names.len(), more) {
+        (0, _) => None,
+        (_, 0) => Some(listed),
+        (_, more) => Some(format!("{listed} and {more} more")),
+    }
+}
+
+/// Every value that is written somewhere.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    values: BTreeMap<&'static str, Written>,
+    problems: Vec<String>,
+    ignored: IgnoredVariables,
+}
+
+impl Sources {
+    /// The file (if it exists), then the environment, then the flags.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is no TOML.
+    pub(super) fn gather(
+        file: &Path,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        flags: &[(&'static str, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut this = Self::default();
+        if file.exists() {
+            let failed = |problem: String| ConfigError {
+                problems: vec![format!("{}: {problem}", file.display())],
+            };
+            let text = fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
+            this.file(file, &text).map_err(failed)?;
+        }
+        for (name, value) in environment {
+            this.variable(&name, value);
+        }
+        this.ignored.unknown.sort();
+        this.ignored.kubernetes.sort();
+        for (name, value) in flags {
+            this.set(name, "--set", value.clone(), Source::Flag);
+        }
+        Ok(this)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Written> {
+        self.values.get(name)
+    }
+
+    pub(super) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    pub(super) fn ignored(self) -> IgnoredVariables {
+        self.ignored
+    }
+
+    fn set(&mut self, name: &str, place: &str, text: String, source: Source) {
+        match known(name) {
+            Some(name) => {
+                self.values.insert(name, Written { number: text.clone(), text, source });
+            }
+            None => self.problems.push(format!("{} ({place})", no_such_setting(name))),
+        }
+    }
+
+    fn file(&mut self, file: &Path, text: &str) -> Result<(), String> {
+        let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            format!("line {line}: {}", error.message().lines().next().unwrap_or("is no TOML"))
+        })?;
+        for (name, value) in table {
+            let written = text.get(value.span()).unwrap_or_default().to_owned();
+            let (text, number) = match value.into_inner() {
+                Value::String(text) => (text.clone(), text),
+                Value::Integer(number) => (written, number.to_string()),
+                Value::Float(number) => (written, number.to_string()),
+                Value::Boolean(_) | Value::Datetime(_) => (written.clone(), written),
+                Value::Array(_) | Value::Table(_) if known(&name).is_some() => {
+                    self.problems.push(format!(
+                        "{name} must be text, a number or a boolean (in the settings file)"
+                    ));
+                    continue;
+                }
+                Value::Array(_) | Value::Table(_) => (String::new(), String::new()),
+            };
+            self.set(&name, &file.display().to_string(), text, Source::File);
+            if let Some(written) = known(&name).and_then(|name| self.values.get_mut(name)) {
+                written.number = number;
+            }
+        }
+        Ok(())
+    }
+
+    fn variable(&mut self, name: &OsString, value: OsString) {
+        let shown = name.to_string_lossy();
+        let begins = shown.get(..PREFIX.len());
+        if !begins.is_some_and(|begins| begins.eq_ignore_ascii_case(PREFIX)) {
+            return;
+        }
+        let rest = shown.strip_prefix(PREFIX).unwrap_or_default();
+        let setting = known(&rest.to_ascii_lowercase()).filter(|_| is_upper(rest));
+        if let Some(setting) = setting {
+            match value.into_string() {
+                Ok(text) => {
+                    let number = text.clone();
+                    let source = Source::Environment;
+                    self.values.insert(setting, Written { text, number, source });
+                }
+                Err(_) => self.problems.push(format!("{shown} is not UTF-8")),
+            }
+        } else if is_from_kubernetes(rest, &value.to_string_lossy()) {
+            self.ignored.kubernetes.push(escaped(&shown));
+        } else if !NOT_SETTINGS.contains(&rest) {
+            let near = near(&shown[PREFIX.len()..].to_ascii_lowercase());
+            let hint = near.map_or(String::new(), |near| {
+                format!(" (did you mean {PREFIX}{}?)", near.to_ascii_uppercase())
+            });
+            self.ignored.unknown.push(format!("{}{hint}", escaped(&shown)));
+        }
+    }
+}
+
+fn is_upper(name: &str) -> bool {
+    !name.contains(|c: char| c.is_ascii_lowercase())
+}
+
+fn known(name: &str) -> Option<&'static str> {
+    NAMES.into_iter().find(|known| *known == name)
+}
+
+/// The setting that somebody may have meant.
+fn near(name: &str) -> Option<&'static str> {
+    if name.len() > 64 {
+        return None;
+    }
+    let close = |known: &&str| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 6;
+    let candidates = NAMES.into_iter().filter(close);
+    candidates.min_by_key(|known| strsim::damerau_levenshtein(known, name))
+}
+
+/// A name that somebody else has written, fit for a line of text.
+fn escaped(name: &str) -> String {
+    name.chars().take(100).flat_map(char::escape_debug).collect()
+}
+
+/// Says that there is no such setting, and which one may be meant.
+pub(crate) fn no_such_setting(name: &str) -> String {
+    let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    format!("there is no setting \"{}\"{hint}", escaped(name))
+}
+
+/// Whether Kubernetes sets such a variable, with such a value, for a Service `yoink` or `yoink-…`: `rest` is what
+/// follows `YOINK_`. None of these is a setting's name, whatever the Service is called.
+fn is_from_kubernetes(rest: &str, value: &str) -> bool {
+    let is_number = value.parse::<u16>().is_ok();
+    let is_port = |word: &str| word.parse::<u16>().is_ok();
+    let is_protocol = |word: &str| ["TCP", "UDP", "SCTP"].contains(&word);
+    let scheme = value.split_once("://").map(|(scheme, _)| scheme.to_ascii_uppercase());
+    let words: Vec<&str> = rest.split('_').collect();
+    match words.as_slice() {
+        [.., "SERVICE", "HOST"] => true,
+        [.., "SERVICE", "PORT"] => is_number,
+        [.., "PORT", port, protocol] | [.., "PORT", port, protocol, "PROTO" | "PORT" | "ADDR"]
+            if is_port(port) && is_protocol(protocol) =>
+        {
+            true
+        }
+        [.., "PORT"] => scheme.is_some_and(|scheme| is_protocol(&scheme)),
+        // The port of a Service may have a name: …_SERVICE_PORT_GRPC.
+        words => is_number && words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(environment: &[(&str, &str)]) -> Sources {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        Sources::gather(Path::new("no-such-file.toml"), environment, &[]).unwrap()
+    }
+
+    /// What Kubernetes sets for a Service with one named and one unnamed port.
+    fn injected(service: &str) -> Vec<(String, String)> {
+        let service = service.to_ascii_uppercase().replace(['-', '.'], "_");
+        let mut all = vec![
+            ("SERVICE_HOST".to_owned(), "10.96.0.7".to_owned()),
+            ("SERVICE_PORT".to_owned(), "6379".to_owned()),
+            ("SERVICE_PORT_GRPC".to_owned(), "50051".to_owned()),
+            ("SERVICE_PORT_REDIS_URL".to_owned(), "50051".to_owned()),
+            ("PORT".to_owned(), "tcp://10.96.0.7:6379".to_owned()),
+        ];
+        for (number, protocol) in [(6379, "tcp"), (53, "udp"), (50051, "sctp")] {
+            let port = format!("PORT_{number}_{}", protocol.to_ascii_uppercase());
+            all.push((port.clone(), format!("{protocol}://10.96.0.7:{number}")));
+            all.push((format!("{port}_PROTO"), protocol.to_owned()));
+            all.push((format!("{port}_PORT"), number.to_string()));
+            all.push((format!("{port}_ADDR"), "10.96.0.7".to_owned()));
+        }
+        all.into_iter().map(|(form, value)| (format!("{service}_{form}"), value)).collect()
+    }
+
+    #[test]
+    fn no_form_that_kubernetes_injects_is_a_setting_whatever_the_service_is_called() {
+        // A Service can be called after a setting, or after the first words of one.
+        let mut services = vec!["yoink".to_owned(), "yoink-redis".to_owned()];
+        for name in NAMES {
+            let words: Vec<&str> = name.split('_').collect();
+            let beginnings = (1..=words.len()).map(|length| words[..length].join("-"));
+            services.extend(beginnings.map(|words| format!("yoink-{words}")));
+        }
+        for service in services {
+            let injected = injected(&service);
+            let pairs: Vec<_> = injected.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            let found = gathered(&pairs);
+            assert!(found.values.is_empty(), "{service}: {:?}", found.values);
+            assert!(found.problems.is_empty() && found.ignored.unknown.is_empty(), "{found:?}");
+            assert_eq!(found.ignored.kubernetes.len(), injected.len(), "{service}");
+        }
+        for name in NAMES.map(str::to_ascii_uppercase) {
+            for value in ["10.96.0.7", "6379", "tcp://10.96.0.7:6379"] {
+                assert!(!is_from_kubernetes(&name, value), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_variables_are_listed_by_name_with_the_setting_that_is_near_and_no_value() {
+        let found = gathered(&[
+            ("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"),
+            ("YOINK_HTTP_PORT", "9464"),
+            ("yoink_log", "debug"),
+            ("YOINK_\u{1b}[31m", "x"),
+            ("YOINK_COMMIT", "abc"),
+            ("PATH", "/bin"),
+        ]);
+        let warning = found.ignored.warning().unwrap();
+        for name in ["YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)", "YOINK_HTTP_PORT"] {
+            assert!(warning.contains(name), "{warning}");
+        }
+        assert!(warning.contains("yoink_log (did you mean YOINK_LOG?)"), "{warning}");
+        for absent in ["hunter2", "9464", "COMMIT", "PATH", "\u{1b}"] {
+            assert!(!warning.contains(absent), "{warning}");
+        }
+        assert_eq!(gathered(&[]).ignored.warning(), None);
+        let many: Vec<String> = (0..30).map(|n| format!("YOINK_NO_SUCH_{n}")).collect();
+        let many: Vec<_> = many.iter().map(|name| (name.as_str(), "")).collect();
+        assert!(gathered(&many).ignored.warning().unwrap().ends_with(" and 10 more"));
+    }
+
+    #[test]
+    fn values_of_the_environment_and_of_flags_are_kept_as_they_are_written() {
+        for value in ["1e3", "007", "123", "true", "[a]", "{a}", "\"a\"", "'a'", " a", "", "0x10"] {
+            let found = gathered(&[("YOINK_KEY_PREFIX", value)]);
+            assert_eq!(found.get("key_prefix").unwrap().text, value);
+            let flags = [("key_prefix", value.to_owned())];
+            let found = Sources::gather(Path::new("none"), std::iter::empty(), &flags).unwrap();
+            assert_eq!(found.get("key_prefix").unwrap().text, value);
+        }
+    }
+
+    #[test]
+    fn a_number_in_the_file_is_taken_as_it_is_written_where_text_is_expected() {
+        let mut found = Sources::default();
+        let text = "key_prefix = 1e3\nlog = true\npartitions = 1_0\nack = 'disk'\n                    redis_url = ['a']\nredis_ur = ''\n[grpc]\nlisten = 1";
+        found.file(Path::new("yoink.toml"), text).unwrap();
+        assert_eq!(found.get("key_prefix").unwrap().text, "1e3");
+        assert_eq!(found.get("log").unwrap().text, "true");
+        assert_eq!(found.get("partitions").unwrap().number, "10");
+        assert_eq!(found.get("ack").unwrap().text, "disk");
+        let problems = found.problems.join("\n");
+        for problem in ["redis_url must be text", "\"grpc\"", "did you mean redis_url?"] {
+            assert!(problems.contains(problem), "{problems}");
+        }
+        let wrong = found.file(Path::new("yoink.toml"), "a = 1\nb = hunter2\n").unwrap_err();
+        assert!(wrong.starts_with("line 2: ") && !wrong.contains("hunter2"), "{wrong}");
+    }
+
+    #[test]
+    fn a_value_that_is_not_utf_8_is_a_problem_that_names_its_variable() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let value = OsString::from_vec(vec![0xff]);
+        let environment = [("YOINK_LOG".into(), value)].into_iter();
+        let found = Sources::gather(Path::new("none"), environment, &[]).unwrap();
+        assert_eq!(found.problems, ["YOINK_LOG is not UTF-8"]);
+    }
+}

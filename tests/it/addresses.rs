@@ -1,0 +1,196 @@
+//! How the stores are reached: Unix sockets, key=value pairs, several hosts, and nothing that `postgres_url` does not say.
+
+use tokio::task::{block_in_place, spawn_blocking};
+use yoink::{
+    app::Role,
+    servers::{AppendFsync, PostgresServer, RedisServer},
+};
+
+use crate::harness::{
+    Binary, Crowd, Yard, eventually, product, promote, run_yoink_in, run_yoink_with, scratch_dir,
+    shared, standby,
+};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis() {
+    let (redis_dir, postgres_dir) = (scratch_dir("redis"), scratch_dir("postgres"));
+    let socket = redis_dir.join("redis.sock").display().to_string();
+    let listens = format!("exec \"$@\" --unixsocket {socket}");
+    let directories = format!("unix_socket_directories={}", postgres_dir.display());
+    let mut yard = Yard::new().await;
+    let at = postgres_dir.clone();
+    let (redis, postgres) = spawn_blocking(move || {
+        let wrapper = ["sh", "-c", &listens, "sh"];
+        let settings = ["fsync=off", "max_connections=500", &directories];
+        let redis = RedisServer::start_under(&redis_dir, AppendFsync::Always, &wrapper).unwrap();
+        (redis, PostgresServer::start(&at, &settings).unwrap())
+    })
+    .await
+    .unwrap();
+    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
+    let (port, database) = (postgres.port(), yard.database.clone());
+    (yard.redis, yard.postgres) = (Some(redis), Some(postgres));
+
+    let redis_url = format!("unix://{socket}");
+    let dsn =
+        format!("host={} port={port} user=postgres dbname={database}", postgres_dir.display());
+    let settings = [("redis_url", redis_url.as_str()), ("postgres_url", dsn.as_str())];
+    for command in [&["migrate"][..], &["config", "check", "--connect"]] {
+        let done = block_in_place(|| run_yoink_with(&yard, &settings, command));
+        assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+    }
+    let service = yard.serve(Role::All, &settings).await;
+    service.create(product("shoe", 100_000)).await;
+    let rush = Crowd::new("buyer", 8, &["shoe"]).rush(vec![service.channel()]);
+    rush.sells(150).await;
+    // Every connection of the service is one of the sockets'.
+    let over_tcp = "SELECT count(*) FROM pg_stat_activity
+                     WHERE application_name = 'yoink' AND client_addr IS NOT NULL";
+    let over_socket = over_tcp.replace("IS NOT NULL", "IS NULL");
+    assert_eq!(yard.count(over_tcp).await, 0);
+    assert!(yard.count(&over_socket).await > 0);
+    let mut list = redis::cmd("CLIENT");
+    let clients: String = list.arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+    let readers: Vec<&str> =
+        clients.lines().filter(|line| line.contains("cmd=xreadgroup")).collect();
+    assert!(!readers.is_empty(), "{clients}");
+    assert!(readers.iter().all(|line| line.contains(&format!("addr={socket}:0"))), "{clients}");
+
+    let mut redis = yard.redis.take().unwrap();
+    let redis = spawn_blocking(move || {
+        redis.kill();
+        redis.restart().unwrap();
+        redis
+    });
+    yard.redis = Some(redis.await.unwrap());
+    rush.sells(150).await;
+    let account = rush.end().await.honoured(&yard, &service).await;
+    assert!(account.confirmed >= 300);
+    yard.assert_audit_holds().await;
+}
+
+/// What libpq and sqlx would take from the environment, all of it wrong.
+const OF_LIBPQ: [(&str, &str); 9] = [
+    ("PGHOST", "127.0.0.1"),
+    ("PGPORT", "1"),
+    ("PGUSER", "nobody"),
+    ("PGPASSWORD", "wrong"),
+    ("PGDATABASE", "nowhere"),
+    ("PGSSLMODE", "verify-full"),
+    ("PGSSLROOTCERT", "/no/such/file"),
+    ("PGOPTIONS", "-c default_transaction_read_only=on -c search_path=nowhere"),
+    ("PGAPPNAME", "other"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_and_serve_take_a_dsn_and_nothing_of_the_environment() {
+    let yard = Yard::new().await;
+    let fresh = format!("{}_fresh", yard.database);
+    yard.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
+    let port = shared().postgres.port();
+    let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname={fresh} sslmode=disable");
+    let settings = [("postgres_url", dsn.as_str())];
+    for command in ["migrate", "migrate", "export"] {
+        let done = block_in_place(|| run_yoink_in(&yard, &settings, &OF_LIBPQ, &[command]));
+        assert!(done.status.success(), "{command}: {}", text(&done.stderr));
+    }
+    let mut service = Binary::serve_with("all", &yard, &settings, &OF_LIBPQ);
+    service.channel().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
+    let yard = Yard::new().await;
+    let url = yard.postgres_url();
+    for (postgres_url, why) in [
+        (format!("{url}?sslmode=require"), "sslmode must be disable or prefer"),
+        (format!("{url}?sslmode=verify-full"), "sslmode must be disable or prefer"),
+        (format!("{url}?sslrootcert=/ca.pem"), "the option sslrootcert"),
+        (url.replace("postgres@", "postgres:hunt#er2@"), "write %23"),
+        (url.replace("postgres@", "postgres:hunt%er2@"), "write %25"),
+        ("host=127.0.0.1 user=postgres target_session_attrs=read-only".to_owned(), "read-write"),
+    ] {
+        let settings = [("postgres_url", postgres_url.as_str())];
+        let said = ["migrate", "serve", "audit"].map(|command| {
+            let refused = block_in_place(|| run_yoink_with(&yard, &settings, &[command]));
+            assert_eq!(refused.status.code(), Some(2), "{command}: {}", text(&refused.stderr));
+            text(&refused.stderr)
+        });
+        assert!(said[0].contains(why) && !said[0].contains("hunt"), "{}", said[0]);
+        assert!(said.iter().all(|words| *words == said[0]), "{said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_that_run_at_the_same_time_are_applied_once() {
+    let yard = Yard::new().await;
+    let fresh = format!("{}_fresh", yard.database);
+    yard.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
+    let config: tokio_postgres::Config = shared().postgres.url(&fresh).parse().unwrap();
+    let migrate = || yoink::ledger::migrate(&config);
+    let all = tokio::join!(migrate(), migrate(), migrate());
+    for migrated in [all.0, all.1, all.2] {
+        assert!(matches!(migrated, Ok(yoink::ledger::Migrated::UpToDate(_))), "{migrated:?}");
+    }
+    // And a database that was migrated from other files is left alone.
+    let url = shared().postgres.url(&fresh);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let other = "UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1";
+    let changed = async move { client.batch_execute(other).await };
+    let (changed, _ended) = tokio::join!(changed, connection);
+    changed.unwrap();
+    let error = migrate().await.unwrap_err().to_string();
+    assert!(error.contains("migration 1 was applied from another file"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_hosts_the_one_that_takes_writes_is_used_also_after_a_failover() {
+    let dir = scratch_dir("primary");
+    let mut yard = Yard::with_own_redis().await;
+    let (primary, second) = spawn_blocking(move || {
+        let settings = ["fsync=off", "max_connections=500"];
+        let primary = PostgresServer::start(&dir, &settings).unwrap();
+        let second = standby(&dir, primary.port());
+        (primary, second)
+    })
+    .await
+    .unwrap();
+    block_in_place(|| primary.create_database(&yard.database)).unwrap();
+    // Nobody listens on the first, the second is a standby.
+    let url = format!(
+        "postgres://postgres@127.0.0.1:1,127.0.0.1:{},127.0.0.1:{}/{}",
+        second.port(),
+        primary.port(),
+        yard.database
+    );
+    let migrated =
+        block_in_place(|| run_yoink_with(&yard, &[("postgres_url", &url)], &["migrate"]));
+    assert!(migrated.status.success(), "{}", text(&migrated.stderr));
+    yard.postgres = Some(primary);
+    let service = yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    service.create(product("shoe", 100)).await;
+    for n in 0..5 {
+        service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
+    }
+    yard.assert_audit_holds().await;
+
+    let position = yard.sql().await.query_one("SELECT pg_current_wal_lsn()::text", &[]).await;
+    let sent: String = position.unwrap().get(0);
+    let mut primary = yard.postgres.take().unwrap();
+    yard.postgres = Some(second);
+    eventually("the standby has everything", async || {
+        let sql = format!("SELECT (pg_last_wal_replay_lsn() >= '{sent}')::int::bigint");
+        (yard.count(&sql).await == 1).then_some(())
+    })
+    .await;
+    block_in_place(|| primary.kill());
+    promote(yard.postgres.as_ref().unwrap()).await;
+    // Another timeline: every partition is rebuilt, and then sells from the new primary.
+    eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
+    let report = yard.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].available), (6, 94));
+}

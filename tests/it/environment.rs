@@ -1,0 +1,298 @@
+//! The environment of a process, its settings file and its flags, by the real program; `config check`; SIGHUP.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output},
+};
+
+use futures_util::StreamExt as _;
+use nix::sys::signal::Signal;
+use tokio::task::block_in_place;
+use tonic::transport::Channel;
+use tonic_reflection::pb::v1;
+use yoink::grpc::pb::{ListProductsRequest, inventory_service_client::InventoryServiceClient};
+
+use crate::harness::{
+    Binary, PgBouncer, Yard, eventually, run_yoink, run_yoink_with, scratch_dir, shared,
+};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `yoink` in a directory, with more in its environment.
+fn run(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
+    command.args(args).envs(environment.iter().copied()).current_dir(dir);
+    command.output().unwrap()
+}
+
+/// What `yoink config check` prints when it succeeds, and its warnings.
+fn checked(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> (String, String) {
+    let output = run(dir, environment, &[args, &["config", "check"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Why `yoink config check` fails.
+fn refused(dir: &Path, environment: &[(&str, &str)], args: &[&str]) -> String {
+    let output = run(dir, environment, &[args, &["config", "check"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+/// As Kubernetes sets them for the Services `yoink` and `yoink-redis`.
+const KUBERNETES: [(&str, &str); 8] = [
+    ("YOINK_SERVICE_HOST", "10.96.0.7"),
+    ("YOINK_SERVICE_PORT", "50051"),
+    ("YOINK_PORT_50051_TCP_ADDR", "10.96.0.7"),
+    ("YOINK_REDIS_PORT", "tcp://10.96.0.8:6379"),
+    ("YOINK_REDIS_SERVICE_HOST", "10.96.0.8"),
+    ("YOINK_REDIS_SERVICE_PORT_REDIS", "6379"),
+    ("YOINK_REDIS_PORT_6379_TCP", "tcp://10.96.0.8:6379"),
+    ("YOINK_REDIS_PORT_6379_TCP_PROTO", "tcp"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_warning() {
+    let yard = Yard::new().await;
+    let unknown = [("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"), ("YOINK_NEW", "1")];
+    let environment = [&KUBERNETES[..], &unknown].concat();
+    let mut service = Binary::serve_with("all", &yard, &[], &environment);
+    service.channel().await;
+    let said = service.said();
+    let warnings: Vec<&str> =
+        said.lines().filter(|line| line.contains("are no settings")).collect();
+    let names = "YOINK_NEW, YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)";
+    assert!(warnings.len() == 1 && warnings[0].contains(names), "{said}");
+    assert!(warnings[0].contains("WARN") && !warnings[0].contains("YOINK_REDIS"), "{said}");
+    let note = said.lines().find(|line| line.contains("set by Kubernetes")).unwrap();
+    assert!(note.contains("INFO") && note.contains("YOINK_REDIS_SERVICE_HOST"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+
+    let dir = scratch_dir("environment");
+    let (printed, warned) = block_in_place(|| checked(&dir, &environment, &[]));
+    assert!(warned.contains(names) && !warned.contains("hunter2"), "{warned}");
+    assert!(printed.contains("# ignored, set by Kubernetes for a Service: YOINK_PORT_50051"));
+    let (_, warned) = block_in_place(|| checked(&dir, &KUBERNETES, &[]));
+    assert_eq!(warned, "", "nothing is to be done about these");
+}
+
+#[test]
+fn unknown_names_in_the_file_and_in_flags_are_refused_with_the_setting_that_is_near() {
+    let dir = scratch_dir("environment");
+    let flag = refused(&dir, &[], &["--set", "postgre_url=x"]);
+    assert!(flag.contains("did you mean postgres_url?"), "{flag}");
+    fs::write(dir.join("yoink.toml"), "key_prefx = \"a\"\nlog = \"debug\"\n").unwrap();
+    let file = refused(&dir, &[], &[]);
+    assert!(file.contains("key_prefx") && file.contains("did you mean key_prefix?"), "{file}");
+}
+
+#[test]
+fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
+    let dir = scratch_dir("environment");
+    let prefix = |environment: &[(&str, &str)], args: &[&str]| {
+        let (printed, warned) = checked(&dir, environment, args);
+        assert_eq!(warned, "");
+        let line = printed.lines().find(|line| line.starts_with("key_prefix = ")).unwrap();
+        line["key_prefix = \"".len()..line.len() - 1].to_owned()
+    };
+    for written in ["123", "1e3", "007", "true", "0x10", "1_000", "2026-11-27"] {
+        assert_eq!(prefix(&[("YOINK_KEY_PREFIX", written)], &[]), written);
+        assert_eq!(prefix(&[], &["--set", &format!("key_prefix={written}")]), written);
+    }
+    // Defaults, file, environment, flags: the last one applies.
+    assert_eq!(prefix(&[], &[]), "yoink");
+    fs::write(dir.join("yoink.toml"), "key_prefix = 1e3\npartitions = 4\n").unwrap();
+    assert_eq!(prefix(&[], &[]), "1e3");
+    let environment = [("YOINK_KEY_PREFIX", "42")];
+    assert_eq!(prefix(&environment, &[]), "42");
+    assert_eq!(prefix(&environment, &["--set", "key_prefix=43"]), "43");
+
+    let span = [("YOINK_LOG", "[call]=debug"), ("YOINK_REFLECTION", "true")];
+    let (printed, _) = checked(&dir, &span, &[]);
+    assert!(printed.contains("log = \"[call]=debug\""), "{printed}");
+    assert!(printed.contains("reflection = true"), "{printed}");
+    let quoted = [("YOINK_REDIS_URL", "\"redis://:hunter2@cache\""), ("YOINK_PARTITIONS", "1e3")];
+    let wrong = refused(&dir, &quoted, &[]);
+    assert!(wrong.contains("redis_url begins with a quotation mark"), "{wrong}");
+    assert!(wrong.contains("partitions must be a whole number, not \"1e3\""), "{wrong}");
+    assert!(wrong.contains("in YOINK_PARTITIONS") && !wrong.contains("hunter2"), "{wrong}");
+}
+
+#[test]
+fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
+    let dir = scratch_dir("environment");
+    for (settings, why) in [
+        (&["grpc_listen=:7", "http_listen=127.0.0.1:7"][..], "must differ"),
+        (&["grpc_listen=db:7"], "no IP address"),
+        (&["redis_url=redis://cache/three"], "database that is no number"),
+        (&["redis_url=redis://0.0.0.0"], "no address to connect to"),
+        (&["postgres_url=postgres://ann@/yoink"], "names no host"),
+        (&["postgres_url=host=a,b port=1,2,3"], "number of ports"),
+        (&["postgres_url=postgres://ann@db/yoink?sslmode=require"], "without TLS"),
+        (&["postgres_url=postgres://ann:hunt#er2@db/yoink"], "write %23"),
+        (&["otlp_endpoint=http://"], "otlp_endpoint"),
+        (&["otlp_endpoint=http://col lector:4317"], "otlp_endpoint"),
+        (&["log=info=debug=warn"], "log"),
+        (&["trace_sample_ratio=NaN"], "trace_sample_ratio"),
+        (&["key_prefix=a{b}"], "key_prefix"),
+    ] {
+        let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        let said = refused(&dir, &[], &flags);
+        assert!(said.contains(why), "{settings:?}: {said}");
+        let start = run(&dir, &[], &[&flags[..], &["serve"]].concat());
+        assert_eq!((start.status.code(), text(&start.stderr)), (Some(2), said), "{settings:?}");
+    }
+    // The descriptor limit refuses a start with these pools, and so does the check.
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=512:512", env!("CARGO_BIN_EXE_yoink"), "--set", "pool_workers=1000"]);
+    let limited = limited.args(["config", "check"]).current_dir(&dir).output().unwrap();
+    assert_eq!(limited.status.code(), Some(2), "{}", text(&limited.stdout));
+    assert!(text(&limited.stderr).contains("ulimit -n"), "{}", text(&limited.stderr));
+
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [redis, postgres] = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
+    let settings = [
+        format!("redis_url=redis://{redis}"),
+        format!("postgres_url=postgres://ann@{postgres}/yoink"),
+    ];
+    let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    checked(&dir, &[], &flags);
+    for listener in listeners {
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "it has connected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
+    tokio::task::spawn_blocking(shared).await.unwrap();
+    let yard = Yard::with_own_redis().await;
+    let check = |more: &[(&'static str, &str)]| {
+        let args = ["config", "check", "--connect"];
+        let output = block_in_place(|| run_yoink_with(&yard, more, &args));
+        (output.status.code().unwrap(), text(&output.stdout))
+    };
+    let (code, printed) = check(&[]);
+    assert_eq!(code, 0, "{printed}");
+    for found in ["# Redis ", "role master", "durability always", "# Postgres ", "takes writes"] {
+        assert!(printed.contains(found), "{found}: {printed}");
+    }
+    assert!(printed.contains("the first start does that"), "{printed}");
+    assert_eq!(yard.count("SELECT count(*) FROM deployment").await, 0, "nothing is changed");
+
+    let empty = format!("{}_empty", yard.database);
+    yard.sql().await.batch_execute(&format!("CREATE DATABASE {empty}")).await.unwrap();
+    let url = shared().postgres.url(&empty);
+    let (code, printed) = check(&[("postgres_url", &url)]);
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("no schema") && printed.contains("run `yoink migrate`"), "{printed}");
+
+    let pooler = PgBouncer::start(shared().postgres.port(), "transaction").await;
+    let (code, printed) = check(&[("postgres_url", &pooler.url(&yard.database))]);
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("pool_mode = session"), "{printed}");
+
+    let (code, printed) = check(&[("ack", "replica")]);
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("a start is refused: ack = replica needs 1 replicas"), "{printed}");
+
+    let mut cli = yard.cli().await;
+    let mut evict = redis::cmd("CONFIG");
+    evict.arg("SET").arg("maxmemory-policy").arg("allkeys-lru");
+    let () = evict.query_async(&mut cli).await.unwrap();
+    let (code, printed) = check(&[]);
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.contains("allkeys-lru"), "{printed}");
+
+    // Port 1 of loopback: nobody listens there. The other store is looked at all the same.
+    let (code, printed) = check(&[("redis_url", "redis://127.0.0.1:1")]);
+    assert_eq!(code, 2, "{printed}");
+    assert!(printed.contains("cannot tell: Redis (redis_url)"), "{printed}");
+    assert!(printed.contains("# Postgres "), "{printed}");
+    let (code, printed) = check(&[("postgres_url", "host=127.0.0.1 port=1 user=ann")]);
+    assert_eq!(code, 2, "{printed}");
+    assert!(printed.contains("cannot tell: Postgres (postgres_url)"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check_connect() {
+    let yard = Yard::new().await;
+    yard.app(&[]).await;
+    let args = ["config", "check", "--connect"];
+    let same = block_in_place(|| run_yoink(&yard, &args));
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same.stdout));
+    let other = block_in_place(|| run_yoink_with(&yard, &[("partitions", "3")], &args));
+    assert_eq!(other.status.code(), Some(1), "{}", text(&other.stdout));
+    assert!(text(&other.stdout).contains("set partitions = 2"), "{}", text(&other.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_does_not_end_a_service_in_any_role_and_is_logged() {
+    let yard = Yard::new().await;
+    for role in ["all", "api", "worker"] {
+        let mut service = Binary::serve_as(role, &yard, &[], None);
+        service.channel().await;
+        for times in 1..=2 {
+            service.signal(Signal::SIGHUP);
+            eventually("the signal is logged", async || {
+                assert!(!service.has_ended(), "{role}: {}", service.said());
+                let logged = service.said().matches("SIGHUP: nothing to reload").count();
+                (logged == times).then_some(())
+            })
+            .await;
+        }
+        // It still answers, and still ends in order.
+        service.channel().await;
+        service.signal(Signal::SIGTERM);
+        assert_eq!(service.ended().await.code(), Some(0), "{role}: {}", service.said());
+    }
+}
+
+/// The services that reflection lists; none where it is off.
+async fn reflected(channel: Channel) -> Option<Vec<String>> {
+    use v1::{
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = v1::ServerReflectionRequest { host: String::new(), message_request };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let stream = futures_util::stream::iter([request]);
+    let mut answers = match client.server_reflection_info(stream).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => {
+            assert_eq!(status.code(), tonic::Code::Unimplemented, "{status:?}");
+            return None;
+        }
+    };
+    let answer = answers.next().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("another answer than a list")
+    };
+    Some(list.service.into_iter().map(|service| service.name).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_beyond_loopback_is_on_where_it_is_set_and_off_by_itself() {
+    let yard = Yard::new().await;
+    // A port alone is every address; localhost is loopback.
+    for (listen, reflection, lists) in
+        [(":0", "on", true), (":0", "auto", false), ("localhost:0", "auto", true)]
+    {
+        let settings =
+            [("grpc_listen", listen), ("http_listen", "localhost:0"), ("reflection", reflection)];
+        let mut service = Binary::serve(&yard, &settings, None);
+        let channel = service.channel().await;
+        let address = service.address().unwrap();
+        assert_eq!(address.ip().is_loopback(), listen == "localhost:0", "{address}");
+        assert!(service.http_address().unwrap().ip().is_loopback());
+        let mut buyers = InventoryServiceClient::new(channel.clone());
+        buyers.list_products(ListProductsRequest::default()).await.unwrap();
+        let listed = reflected(channel).await;
+        let named = listed.map(|names| names.contains(&"yoink.v1.InventoryService".to_owned()));
+        assert_eq!(named.unwrap_or(false), lists, "{listen}, {reflection}");
+    }
+}
