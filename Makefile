@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild
+.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-import
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
+	@echo "make bench-import  how the time of an import grows, and an emergency stop beside it"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
 install:
@@ -73,6 +74,9 @@ lint: install tools
 
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
+
+bench-import: install
+	$(CARGO) bench --locked --profile $(PROFILE) --bench import
 
 openapi: tools
 	.tools/venv/bin/buf generate

@@ -15,6 +15,7 @@ mod desk_record;
 mod end_to_end;
 mod fault;
 mod idempotency;
+mod import;
 mod ledger;
 mod limits;
 mod metrics;

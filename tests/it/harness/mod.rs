@@ -16,7 +16,9 @@ mod yard;
 use std::time::Duration;
 
 pub use answers::Answers;
-pub use binary::{Binary, Dev, processes_under, run_yoink, run_yoink_with};
+pub use binary::{
+    Binary, Dev, processes_under, run_yoink, run_yoink_on_terminal, run_yoink_with, spawn_yoink,
+};
 pub use buried::bury;
 pub use crowd::{Crowd, Rush};
 pub use pgbouncer::PgBouncer;
