@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-listing bench-lookups
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    formatting, clippy, the contract's style, Dockerfile and compose file"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
+	@echo "make bench-import  how the time of an import grows, and an emergency stop beside it"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
@@ -90,6 +91,9 @@ bench-listing: install
 	@scripts/tools.sh python
 	$(CARGO) build --locked --quiet
 	@scripts/listing.sh
+
+bench-import: install
+	$(CARGO) bench --locked --profile $(PROFILE) --bench import
 
 openapi: tools
 	.tools/venv/bin/buf generate

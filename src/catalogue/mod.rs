@@ -7,7 +7,7 @@ mod snapshot;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +45,13 @@ pub enum RefreshError {
     NotInForce(#[source] FenceError),
 }
 
-/// Partitions that could not be told what changed, and why; they are told by the next refresh.
-type Untold = HashMap<Partition, FenceError>;
+/// What reading the changes of the ledger found beside the changes.
+struct Read {
+    /// The ledger lost changes, and everything was read again.
+    went_back: bool,
+    /// There are products without a version.
+    versions_missing: bool,
+}
 
 /// The catalogue of this process.
 #[derive(Clone)]
@@ -54,7 +59,8 @@ pub struct Catalogue {
     ledger: Ledger,
     stock: Stock,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// By partition: every version up to this one was told to Redis. Held while telling.
+    /// By partition: every version up to this one was told to Redis. Held while refreshing; a change that an operator
+    /// makes does not wait for it.
     told: Arc<Mutex<Vec<i64>>>,
     /// When the ledger was last read.
     read: Arc<ArcSwap<Instant>>,
@@ -70,50 +76,64 @@ impl Catalogue {
     }
 
     /// Reads what changed in the ledger and tells Redis what it was not told yet: also what a crash of
-    /// somebody else left over (R3).
+    /// somebody else left over (R3). A partition that cannot be told is told by the next refresh.
     ///
     /// # Errors
     ///
-    /// When the ledger does not answer. What Redis was not told is in the answer.
-    pub async fn refresh(&self) -> Result<Untold, LedgerError> {
+    /// When the ledger does not answer.
+    pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut told = self.told.lock().await;
-        let seen = self.snapshot.load_full();
-        let changed = self.ledger.products_since(seen.version()).await?;
-        self.read.store(Arc::new(Instant::now()));
-        let went_back = changed.iter().any(|product| product.version <= seen.version());
-        if went_back {
-            tracing::warn!(
-                seen = seen.version(),
-                "Postgres lost changes of products: all products are read again"
-            );
-            told.fill(-1);
-            self.snapshot.store(Arc::new(Snapshot::default().with(changed)));
-        } else if !changed.is_empty() {
-            self.snapshot.store(Arc::new(seen.with(changed)));
-        }
-        let snapshot = self.snapshot.load();
+        let read = self.read_changes(&mut told).await?;
+        let snapshot = self.snapshot.load_full();
         let count = self.stock.partitions().count();
-        if told.iter().all(|told| *told == snapshot.version()) {
-            return Ok(Untold::new());
-        }
-        let mut changes: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
-        for product in snapshot.all() {
-            let partition = count.of(&product.id);
-            if product.version > told[partition.index()] {
-                changes.entry(partition).or_default().push(product.clone());
+        if told.iter().any(|told| *told != snapshot.version()) {
+            let mut changes: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
+            for product in snapshot.all() {
+                let partition = count.of(&product.id);
+                if product.version > told[partition.index()] {
+                    changes.entry(partition).or_default().push(product.clone());
+                }
             }
-        }
-        let mut untold = Untold::new();
-        for partition in count.all() {
-            let products = changes.remove(&partition).unwrap_or_default();
-            match self.tell(partition, &products).await {
-                Ok(()) => told[partition.index()] = snapshot.version(),
-                Err(error) => {
-                    untold.insert(partition, error);
+            for partition in count.all() {
+                // What others change is seen also while Redis is told of many products.
+                if self.age() > LOOK && self.read_changes(&mut told).await?.went_back {
+                    break;
+                }
+                let products = changes.remove(&partition).unwrap_or_default();
+                // It is fenced or without Redis otherwise, and that is reported elsewhere.
+                if self.tell(partition, &products).await.is_ok() {
+                    told[partition.index()] = snapshot.version();
                 }
             }
         }
-        Ok(untold)
+        if read.versions_missing {
+            self.ledger.assign_missing_versions().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what changed in the ledger.
+    async fn read_changes(&self, told: &mut [i64]) -> Result<Read, LedgerError> {
+        let (seen, highest) = {
+            let snapshot = self.snapshot.load();
+            (snapshot.version(), snapshot.highest())
+        };
+        let changes = self.ledger.products_since(seen, highest).await?;
+        self.read.store(Arc::new(Instant::now()));
+        let changed: Vec<_> = changes.products.into_iter().map(Arc::new).collect();
+        let newest = changed.iter().map(|product| product.version).max();
+        let went_back = newest.is_some_and(|newest| newest < highest);
+        if went_back {
+            tracing::warn!(
+                seen = highest,
+                "Postgres lost changes of products: all products are read again"
+            );
+            told.fill(-1);
+            self.snapshot.store(Arc::new(Snapshot::default().with_changes(&changed)));
+        } else if !changed.is_empty() {
+            self.snapshot.rcu(|now| now.with_changes(&changed));
+        }
+        Ok(Read { went_back, versions_missing: changes.versions_missing })
     }
 
     /// How long changes that others made have gone unnoticed here.
@@ -121,15 +141,33 @@ impl Catalogue {
         self.read.load().elapsed()
     }
 
-    /// Refreshes after a change of these products: whether it is in force.
+    /// Tells Redis these products as the ledger has them now, and nothing else: a stop does not wait until Redis has
+    /// been told of an import.
     async fn enforce<'a>(
         &self,
         changed: impl IntoIterator<Item = &'a ProductId>,
     ) -> Result<(), RefreshError> {
-        let mut untold = self.refresh().await?;
+        let ids: Vec<&str> = changed.into_iter().map(ProductId::as_str).collect();
+        let products = self.ledger.products(&ids).await?;
+        let products: Vec<_> = products.into_iter().map(Arc::new).collect();
+        let held = self.snapshot.rcu(|now| now.with_products(&products));
+        let went_back = |product: &Arc<Product>| {
+            held.get(&product.id).is_some_and(|held| held.version > product.version)
+        };
+        if products.iter().any(went_back) {
+            // Or somebody else changed it a moment ago, and the refresh does no harm.
+            self.refresh().await?;
+        }
         let count = self.stock.partitions().count();
-        let failed = changed.into_iter().find_map(|id| untold.remove(&count.of(id)));
-        failed.map_or(Ok(()), |error| Err(RefreshError::NotInForce(error)))
+        let mut by_partition: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
+        for product in products {
+            by_partition.entry(count.of(&product.id)).or_default().push(product);
+        }
+        let tell = |(partition, products): (Partition, Vec<_>)| async move {
+            self.tell(partition, &products).await
+        };
+        let told = join_all(by_partition.into_iter().map(tell)).await;
+        told.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotInForce)
     }
 
     /// Units first: a product that can be seen has its stock.
@@ -151,9 +189,8 @@ impl Catalogue {
     pub async fn run(self, stop: CancellationToken) {
         let mut healthy = true;
         while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            // What is untold is fenced or without Redis, and that is told of elsewhere.
             match self.refresh().await {
-                Ok(_) => healthy = true,
+                Ok(()) => healthy = true,
                 Err(error) if healthy => {
                     healthy = false;
                     tracing::warn!(

@@ -45,3 +45,13 @@ pub(super) async fn show<T>(
     output::line(format!("{what}: {} of {of}", done.load(Ordering::Relaxed)))?;
     Ok(result)
 }
+
+/// Shows a bar on a terminal while `work` runs, and nothing elsewhere.
+pub(super) async fn bar<T>(
+    what: &'static str,
+    of: u64,
+    done: Arc<AtomicU64>,
+    work: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    if stderr().is_terminal() { show(what, of, done, work).await } else { Ok(work.await) }
+}

@@ -1,42 +1,34 @@
 //! Products and grants. The ledger comes first; Redis is told afterwards, by anyone (R3).
 //!
-//! Every change takes one advisory lock, so that versions commit in their order and a reader that has
+//! Every version is drawn under one advisory lock, so that versions commit in their order and a reader that has
 //! seen version n has seen all before it.
 
 use std::{borrow::Cow, time::SystemTime};
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::{Row, types::Type};
+use tokio_postgres::{
+    Row,
+    types::{ToSql, Type},
+};
 
 use super::{
     Ledger, LedgerError,
     pool::{milliseconds, timestamp},
 };
 use crate::domain::{
-    MAX_UNITS, NewProduct, PartitionCount, Price, Product, ProductError, ProductId, ProductStatus,
-    RequestId, Sale,
+    MAX_UNITS, Price, Product, ProductError, ProductId, ProductStatus, RequestId, Sale,
 };
 
 /// "yoink" in ASCII: one lock for every change of the catalogue.
-const LOCK: i64 = 0x79_6f_69_6e_6b;
+pub(super) const LOCK: i64 = 0x79_6f_69_6e_6b;
 
-/// What creating products did.
+/// What changed since a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Created {
-    /// All are there: these are new, the others were known.
-    Done {
-        /// New ones.
-        new: Vec<ProductId>,
-        /// Known ones that are offered otherwise than asked; they were left as they are.
-        kept: Vec<ProductId>,
-    },
-    /// None was created: this known product was first created with other units.
-    OtherUnits {
-        /// Its place in the list.
-        at: usize,
-        /// The units it was created with.
-        units: i64,
-    },
+pub struct Changes {
+    /// The products as they are now.
+    pub products: Vec<Product>,
+    /// Whether there are products that have no version yet: somebody is creating them, or has died doing so.
+    pub versions_missing: bool,
 }
 
 /// Fields to set; `None` leaves one as it is.
@@ -144,64 +136,52 @@ pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
     })
 }
 
-fn limit_column(sale: &Sale) -> Option<i32> {
+pub(super) fn limit_column(sale: &Sale) -> Option<i32> {
     sale.per_user_limit.and_then(|limit| i32::try_from(limit).ok())
 }
 
-async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
-    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+pub(super) async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
+    tx.execute_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
     Ok(())
 }
 
 impl Ledger {
     /// Products changed after `version`, in the order of their versions; all with -1, and where the ledger holds no
-    /// version as high as that: it lost commits.
+    /// version as high as `highest`: it lost commits.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn products_since(&self, version: i64) -> Result<Vec<Product>, LedgerError> {
+    pub async fn products_since(&self, version: i64, highest: i64) -> Result<Changes, LedgerError> {
         self.with(|client| async move {
             let sql = format!(
                 "SELECT {COLUMNS} FROM products
-                  WHERE version > $1 OR (SELECT max(version) FROM products) < $1 ORDER BY version"
+                  WHERE version > $1 OR (SELECT max(version) FROM products) < $2 ORDER BY version"
             );
-            let rows = client.query_typed(&sql, &[(&version, Type::INT8)]).await?;
-            rows.iter().map(product).collect()
+            let missing = "SELECT EXISTS (SELECT FROM products WHERE version = 0)";
+            let versions: [(&(dyn ToSql + Sync), Type); 2] =
+                [(&version, Type::INT8), (&highest, Type::INT8)];
+            let (rows, missing) = tokio::try_join!(
+                client.query_typed(&sql, &versions),
+                client.query_typed(missing, &[])
+            )?;
+            let products = rows.iter().map(product).collect::<Result<_, _>>()?;
+            let versions_missing = missing.first().is_some_and(|row| row.get(0));
+            Ok(Changes { products, versions_missing })
         })
         .await
     }
 
-    /// Creates products, all or none. A known one is left as it is if it was created with these units.
+    /// These products as they are now.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it.
-    pub async fn create_products(
-        &self,
-        products: &[NewProduct],
-        partitions: PartitionCount,
-        actor: &str,
-    ) -> Result<Created, LedgerError> {
-        self.with(|mut client| async move {
-            let tx = client.transaction().await?;
-            lock(&tx).await?;
-            let (mut new, mut kept) = (Vec::new(), Vec::new());
-            for (at, wanted) in products.iter().enumerate() {
-                if insert(&tx, wanted, partitions, actor).await? {
-                    new.push(wanted.id.clone());
-                    continue;
-                }
-                let (units, known) = first_units(&tx, &wanted.id).await?;
-                if units != wanted.units {
-                    return Ok(Created::OtherUnits { at, units });
-                }
-                if known.sale != wanted.sale {
-                    kept.push(wanted.id.clone());
-                }
-            }
-            tx.commit().await?;
-            Ok(Created::Done { new, kept })
+    /// When Postgres does not answer.
+    pub async fn products(&self, ids: &[&str]) -> Result<Vec<Product>, LedgerError> {
+        self.with(|client| async move {
+            let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = ANY($1)");
+            let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
+            rows.iter().map(product).collect()
         })
         .await
     }
@@ -301,71 +281,13 @@ impl Ledger {
     }
 }
 
-/// Before the product's id in the request id of its first grant.
+/// Before the product's id in the request id of its first grant, which creating it writes.
 const FIRST: &str = "first/";
-
-/// The request id under which the first grant of a product is kept.
-fn first_request(id: &ProductId) -> String {
-    format!("{FIRST}{id}")
-}
 
 /// The request id under which a restock is kept: one that looks like a first grant gets a space in front, which no
 /// request id has.
 fn stored_request(id: &str) -> Cow<'_, str> {
     if id.starts_with(FIRST) { format!(" {id}").into() } else { id.into() }
-}
-
-async fn insert(
-    tx: &Transaction<'_>,
-    wanted: &NewProduct,
-    partitions: PartitionCount,
-    actor: &str,
-) -> Result<bool, LedgerError> {
-    let sale = &wanted.sale;
-    let id = wanted.id.as_str();
-    let inserted = tx
-        .execute_typed(
-            "INSERT INTO products (product_id, partition, name, price, currency, opens_at, closes_at,
-                                   per_user_limit, status, version, supply)
-             VALUES ($1, $2, $3, $4::text::numeric, $5, $6, $7, $8, $9, nextval('catalogue_version'), $10)
-             ON CONFLICT (product_id) DO NOTHING",
-            &[
-                (&id, Type::TEXT),
-                (&i32::from(partitions.of(&wanted.id).number()), Type::INT4),
-                (&sale.name, Type::TEXT),
-                (&sale.price.to_string(), Type::TEXT),
-                (&sale.price.currency(), Type::TEXT),
-                (&sale.opens_at_ms.map(timestamp), Type::TIMESTAMPTZ),
-                (&sale.closes_at_ms.map(timestamp), Type::TIMESTAMPTZ),
-                (&limit_column(sale), Type::INT4),
-                (&sale.status.as_str(), Type::TEXT),
-                (&wanted.units, Type::INT8),
-            ],
-        )
-        .await?;
-    if inserted == 0 {
-        return Ok(false);
-    }
-    tx.execute_typed(
-        "INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
-         VALUES ($1, $2, $3, $4, 'created')",
-        &[
-            (&id, Type::TEXT),
-            (&wanted.units, Type::INT8),
-            (&first_request(&wanted.id), Type::TEXT),
-            (&actor, Type::TEXT),
-        ],
-    )
-    .await?;
-    Ok(true)
-}
-
-async fn first_units(tx: &Transaction<'_>, id: &ProductId) -> Result<(i64, Product), LedgerError> {
-    let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1");
-    let known = product(&tx.query_one(&sql, &[&id.as_str()]).await?)?;
-    let sql = "SELECT units FROM supply_changes WHERE request_id = $1";
-    let units = tx.query_opt(sql, &[&first_request(id)]).await?.map_or(0, |row| row.get(0));
-    Ok((units, known))
 }
 
 #[cfg(test)]
@@ -374,8 +296,6 @@ mod tests {
 
     #[test]
     fn no_restock_is_kept_under_the_request_id_of_a_first_grant() {
-        let first = first_request(&"shoe".parse().unwrap());
-        assert_ne!(stored_request("first/shoe"), first);
         assert_eq!(stored_request("first/shoe"), " first/shoe");
         for as_it_is in ["first", "r1", "a/b", "First/shoe"] {
             assert_eq!(stored_request(as_it_is), as_it_is);

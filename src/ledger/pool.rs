@@ -19,7 +19,7 @@ use crate::telemetry::PoolReading;
 
 /// No operation on the ledger lasts longer, whatever the network does; a read that takes long aside.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
-/// No read that takes long lasts longer.
+/// No read and no import that takes long lasts longer.
 const LONG_LIMIT: Duration = Duration::from_secs(30 * 60);
 /// The longest wait from one row of such a read to the next.
 const ROW_LIMIT: Duration = Duration::from_secs(120);
@@ -187,7 +187,8 @@ impl Ledger {
         done
     }
 
-    /// Runs reads that take long, on a connection of their own. Dropping the future ends them in Postgres as well.
+    /// Runs reads that take long, or an import, on a connection of their own. Dropping the future ends them in Postgres
+    /// as well.
     pub(super) async fn with_long<T, F>(
         &self,
         reads: impl FnOnce(LongRead) -> F,

@@ -18,6 +18,7 @@ mod environment;
 mod fault;
 mod idempotency;
 mod ids;
+mod import;
 mod install;
 mod ledger;
 mod limits;

@@ -51,6 +51,24 @@ pub fn run_yoink_in(
     yoink(yard, more, &[]).args(args).envs(environment.iter().copied()).output().unwrap()
 }
 
+/// Starts a command, with more settings. The caller waits for its end.
+pub fn spawn_yoink(yard: &Yard, more: &[(&'static str, &str)], args: &[&str]) -> Child {
+    yoink(yard, more, &[]).args(args).spawn().unwrap()
+}
+
+/// Runs a command to its end on a terminal; returns what the terminal shows.
+pub fn run_yoink_on_terminal(yard: &Yard, args: &[&str]) -> String {
+    let plain = yoink(yard, &[], &[]);
+    let words = std::iter::once(plain.get_program()).chain(plain.get_args());
+    let words = words.map(|word| word.to_str().unwrap()).chain(args.iter().copied());
+    let line: Vec<_> = words.map(|word| format!("'{word}'")).collect();
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+    let done = script.stdin(Stdio::null()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
 /// A running `yoink serve`.
 pub struct Binary {
     child: Child,

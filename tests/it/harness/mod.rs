@@ -17,7 +17,10 @@ mod yard;
 use std::time::Duration;
 
 pub use answers::Answers;
-pub use binary::{Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_with};
+pub use binary::{
+    Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal, run_yoink_with,
+    spawn_yoink,
+};
 pub use buried::bury;
 pub use compose::{Deployment, compose, mode, text};
 pub use crowd::{Crowd, Rush};

@@ -65,6 +65,8 @@ struct Shared {
     made: AtomicU64,
     /// Connections that a cut closed as soon as they were made.
     turned_away: AtomicU64,
+    /// Postgres: requests that the client waits for.
+    round_trips: AtomicU64,
 }
 
 /// A TCP proxy on a free port of loopback; ends with the test.
@@ -115,6 +117,7 @@ impl Proxy {
             broken: AtomicU64::new(0),
             made: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
+            round_trips: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
         // It ends when the proxy is dropped, and all its connections with it.
@@ -186,6 +189,11 @@ impl Proxy {
     /// How many connections a cut has closed as soon as they were made.
     pub fn turned_away(&self) -> u64 {
         self.shared.turned_away.load(Ordering::SeqCst)
+    }
+
+    /// How often a client has asked Postgres something and waited for the answer.
+    pub fn round_trips(&self) -> u64 {
+        self.shared.round_trips.load(Ordering::SeqCst)
     }
 
     /// Loses the answer of the next script call that carries all these texts (of Postgres: the COMMIT of
@@ -319,6 +327,10 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
             requests.push(&chunk);
             while let Some(request) = requests.next() {
                 line.note(&requests, &request);
+                // A simple query, or the end of an extended one.
+                if matches!(request.first(), Some(b'Q' | b'S')) {
+                    line.shared.round_trips.fetch_add(1, Ordering::SeqCst);
+                }
                 let last = line.loses(&requests, &request);
                 if to.write_all(&request).await.is_err() || last {
                     // Dropping our end says so to the server; it has the whole request, and answers it.

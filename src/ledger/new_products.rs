@@ -1,0 +1,342 @@
+//! New products: stored whole or not at all, without the lock of the catalogue; versions follow under that lock, a
+//! page at a time.
+//!
+//! A stored product has version 0 until it gets its own. Processes that run have read past version 0, so they see it
+//! with its version; a process that starts reads it at once. Must never: wait for a row while holding the lock.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+use deadpool_postgres::{ClientWrapper, Transaction};
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{
+    Ledger, LedgerError,
+    catalogue::{LOCK, limit_column, lock},
+    pool::timestamp,
+};
+use crate::domain::{NewProduct, PartitionCount, ProductId};
+
+/// Products that one statement stores.
+const ROWS_PER_STATEMENT: usize = 5_000;
+
+/// Products that get their versions under the lock at a time.
+const ROWS_PER_LOCK: usize = 1_000;
+
+/// How long an import waits for another transaction that creates one of its products.
+const IMPORT_LOCK_TIMEOUT: &str = "SET lock_timeout = '10min'";
+
+/// What creating products did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// All are there: these are new, the others were known.
+    Done {
+        /// New ones.
+        new: Vec<ProductId>,
+        /// Known ones that are offered otherwise than asked; they were left as they are.
+        kept: Vec<ProductId>,
+    },
+    /// None was created: this known product was first created with other units.
+    OtherUnits {
+        /// Its place in the list.
+        at: usize,
+        /// The units it was created with.
+        units: i64,
+    },
+}
+
+/// What an import stored, and which of its products have no version yet.
+#[derive(Debug)]
+pub struct Imported {
+    /// What was created.
+    pub created: Created,
+    /// Products for [`Ledger::assign_versions`].
+    pub unversioned: Vec<ProductId>,
+}
+
+impl Ledger {
+    /// Creates products, all or none. A known one is left as it is if it was created with these units.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; repeating it finds out.
+    pub async fn create_products(
+        &self,
+        products: &[NewProduct],
+        partitions: PartitionCount,
+        actor: &str,
+    ) -> Result<Created, LedgerError> {
+        let rows = Rows::new(products, partitions);
+        let stored = self.with(|mut client| async move {
+            store(&mut client, &rows, actor, &AtomicU64::default()).await
+        });
+        let stored = stored.await?;
+        self.assign_versions(&stored.unversioned, &AtomicU64::default()).await?;
+        Ok(stored.created)
+    }
+
+    /// As [`Ledger::create_products`], for as many as a file has: without the limit of an operation, and without
+    /// versions, which [`Ledger::assign_versions`] gives. Counts in `done` the products that were looked at.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; repeating it finds out.
+    pub async fn import_products(
+        &self,
+        products: &[NewProduct],
+        partitions: PartitionCount,
+        actor: &str,
+        done: &AtomicU64,
+    ) -> Result<Imported, LedgerError> {
+        let rows = Rows::new(products, partitions);
+        self.with_long(|mut client| async move {
+            client.batch_execute(IMPORT_LOCK_TIMEOUT).await?;
+            store(&mut client, &rows, actor, done).await
+        })
+        .await
+    }
+
+    /// Gives versions to those of these products that have none, so that processes that run see them. Counts in `done`.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it; a process that serves does it then, too.
+    pub async fn assign_versions(
+        &self,
+        products: &[ProductId],
+        done: &AtomicU64,
+    ) -> Result<(), LedgerError> {
+        for page in products.chunks(ROWS_PER_LOCK) {
+            let ids: Vec<&str> = page.iter().map(ProductId::as_str).collect();
+            self.with(|mut client| async move {
+                let tx = client.transaction().await?;
+                lock(&tx).await?;
+                tx.execute_typed(ASSIGN, &[(&ids, Type::TEXT_ARRAY)]).await?;
+                Ok(tx.commit().await?)
+            })
+            .await?;
+            done.fetch_add(page.len().try_into().unwrap_or(0), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Gives versions to a page of the products that have none, unless somebody is changing the catalogue: what an
+    /// import that died left over.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not do it.
+    pub async fn assign_missing_versions(&self) -> Result<(), LedgerError> {
+        self.with(|mut client| async move {
+            let tx = client.transaction().await?;
+            let sql = "SELECT pg_try_advisory_xact_lock($1)";
+            let locked = tx.query_typed(sql, &[(&LOCK, Type::INT8)]).await?;
+            if locked.first().is_some_and(|row| row.get(0)) {
+                let most = i64::try_from(ROWS_PER_LOCK).unwrap_or(i64::MAX);
+                tx.execute_typed(ASSIGN_MISSING, &[(&most, Type::INT8)]).await?;
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+}
+
+/// A row that an order is just being stored for is left to the next page: nobody waits while holding the lock.
+const ASSIGN: &str = "
+    UPDATE products SET version = nextval('catalogue_version')
+     WHERE product_id IN (SELECT product_id FROM products
+                           WHERE product_id = ANY($1) AND version = 0
+                             FOR NO KEY UPDATE SKIP LOCKED)";
+
+const ASSIGN_MISSING: &str = "
+    UPDATE products SET version = nextval('catalogue_version')
+     WHERE product_id IN (SELECT product_id FROM products
+                           WHERE version = 0 LIMIT $1
+                             FOR NO KEY UPDATE SKIP LOCKED)";
+
+const INSERT: &str = "
+    WITH inserted AS (
+        INSERT INTO products (product_id, partition, name, price, currency, opens_at, closes_at,
+                              per_user_limit, status, version, supply)
+        SELECT product_id, partition, name, price::numeric, currency, opens_at, closes_at,
+               per_user_limit, status, 0, units
+          FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
+                      $7::timestamptz[], $8::int[], $9::text[], $10::bigint[])
+            AS w (product_id, partition, name, price, currency, opens_at, closes_at,
+                  per_user_limit, status, units)
+            ON CONFLICT (product_id) DO NOTHING
+        RETURNING product_id, supply
+    ), granted AS (
+        INSERT INTO supply_changes (product_id, units, request_id, actor, reason)
+        SELECT product_id, supply, 'first/' || product_id, $11, 'created' FROM inserted
+    )
+    SELECT product_id FROM inserted";
+
+/// Known products that were created with other units, are offered otherwise, or have no version.
+const COMPARE: &str = "
+    SELECT * FROM (
+        SELECT w.product_id, coalesce(g.units, 0) AS first_units, w.units AS units, p.version = 0 AS unversioned,
+               (p.name, p.price, p.currency::text, p.opens_at, p.closes_at, p.per_user_limit, p.status)
+               IS DISTINCT FROM (w.name, w.price::numeric, w.currency, w.opens_at, w.closes_at,
+                                 w.per_user_limit, w.status) AS differs
+          FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
+                      $7::timestamptz[], $8::int[], $9::text[], $10::bigint[])
+            AS w (product_id, partition, name, price, currency, opens_at, closes_at,
+                  per_user_limit, status, units)
+          JOIN products p ON p.product_id = w.product_id
+          LEFT JOIN supply_changes g ON g.request_id = 'first/' || w.product_id) AS known
+     WHERE first_units <> units OR differs OR unversioned";
+
+/// Products in the order of their ids. Everybody inserts in this order, so that two who create the same products
+/// wait for one another and never for each other.
+struct Rows<'a> {
+    sorted: Vec<(usize, &'a NewProduct)>,
+    partitions: PartitionCount,
+}
+
+impl<'a> Rows<'a> {
+    fn new(products: &'a [NewProduct], partitions: PartitionCount) -> Self {
+        let mut sorted: Vec<_> = products.iter().enumerate().collect();
+        sorted.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+        Self { sorted, partitions }
+    }
+}
+
+/// Stores products in one transaction, or none of them.
+async fn store(
+    client: &mut ClientWrapper,
+    rows: &Rows<'_>,
+    actor: &str,
+    done: &AtomicU64,
+) -> Result<Imported, LedgerError> {
+    let tx = client.transaction().await?;
+    let (mut new, mut kept, mut unversioned) = (Vec::new(), Vec::new(), Vec::new());
+    for page in rows.sorted.chunks(ROWS_PER_STATEMENT) {
+        let columns = Columns::new(page, rows.partitions);
+        let inserted = columns.insert(&tx, actor).await?;
+        let known: Vec<_> = page
+            .iter()
+            .copied()
+            .filter(|(_, wanted)| !inserted.contains(wanted.id.as_str()))
+            .collect();
+        for (_, wanted) in page {
+            if inserted.contains(wanted.id.as_str()) {
+                new.push(wanted.id.clone());
+                unversioned.push(wanted.id.clone());
+            }
+        }
+        for difference in compare(&tx, &known, rows.partitions).await? {
+            let (at, wanted) = known[difference.at];
+            if difference.first_units != wanted.units {
+                let created = Created::OtherUnits { at, units: difference.first_units };
+                return Ok(Imported { created, unversioned: Vec::new() });
+            }
+            if difference.differs {
+                kept.push(wanted.id.clone());
+            }
+            if difference.unversioned {
+                unversioned.push(wanted.id.clone());
+            }
+        }
+        done.fetch_add(page.len().try_into().unwrap_or(0), Ordering::Relaxed);
+    }
+    tx.commit().await?;
+    Ok(Imported { created: Created::Done { new, kept }, unversioned })
+}
+
+/// How a known product differs from what was asked.
+struct Difference {
+    /// Its place among those that were compared.
+    at: usize,
+    first_units: i64,
+    differs: bool,
+    unversioned: bool,
+}
+
+async fn compare(
+    tx: &Transaction<'_>,
+    known: &[(usize, &NewProduct)],
+    partitions: PartitionCount,
+) -> Result<Vec<Difference>, LedgerError> {
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns = Columns::new(known, partitions);
+    let rows = tx.query_typed(COMPARE, &columns.parameters()).await?;
+    let mut differences = Vec::with_capacity(rows.len());
+    for row in rows {
+        let id: &str = row.try_get(0)?;
+        let at = known.binary_search_by(|(_, wanted)| wanted.id.as_str().cmp(id));
+        differences.push(Difference {
+            at: at.map_err(|_| LedgerError::unreadable("products.product_id"))?,
+            first_units: row.try_get(1)?,
+            unversioned: row.try_get(3)?,
+            differs: row.try_get(4)?,
+        });
+    }
+    differences.sort_by_key(|difference| known[difference.at].0);
+    Ok(differences)
+}
+
+/// A page of products as the arrays that a statement takes.
+struct Columns<'a> {
+    ids: Vec<&'a str>,
+    partitions: Vec<i32>,
+    names: Vec<&'a str>,
+    prices: Vec<String>,
+    currencies: Vec<&'a str>,
+    opens: Vec<Option<SystemTime>>,
+    closes: Vec<Option<SystemTime>>,
+    limits: Vec<Option<i32>>,
+    statuses: Vec<&'static str>,
+    units: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(page: &[(usize, &'a NewProduct)], partitions: PartitionCount) -> Self {
+        let products = || page.iter().map(|(_, product)| *product);
+        let sales = || products().map(|product| &product.sale);
+        Self {
+            ids: products().map(|product| product.id.as_str()).collect(),
+            partitions: products().map(|p| i32::from(partitions.of(&p.id).number())).collect(),
+            names: sales().map(|sale| sale.name.as_str()).collect(),
+            prices: sales().map(|sale| sale.price.to_string()).collect(),
+            currencies: sales().map(|sale| sale.price.currency()).collect(),
+            opens: sales().map(|sale| sale.opens_at_ms.map(timestamp)).collect(),
+            closes: sales().map(|sale| sale.closes_at_ms.map(timestamp)).collect(),
+            limits: sales().map(limit_column).collect(),
+            statuses: sales().map(|sale| sale.status.as_str()).collect(),
+            units: products().map(|product| product.units).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 10] {
+        [
+            (&self.ids, Type::TEXT_ARRAY),
+            (&self.partitions, Type::INT4_ARRAY),
+            (&self.names, Type::TEXT_ARRAY),
+            (&self.prices, Type::TEXT_ARRAY),
+            (&self.currencies, Type::TEXT_ARRAY),
+            (&self.opens, Type::TIMESTAMPTZ_ARRAY),
+            (&self.closes, Type::TIMESTAMPTZ_ARRAY),
+            (&self.limits, Type::INT4_ARRAY),
+            (&self.statuses, Type::TEXT_ARRAY),
+            (&self.units, Type::INT8_ARRAY),
+        ]
+    }
+
+    /// Inserts those that nobody has created; returns their ids.
+    async fn insert(
+        &self,
+        tx: &Transaction<'_>,
+        actor: &str,
+    ) -> Result<HashSet<String>, LedgerError> {
+        let mut parameters = self.parameters().to_vec();
+        parameters.push((&actor, Type::TEXT));
+        let rows = tx.query_typed(INSERT, &parameters).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+}

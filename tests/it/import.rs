@@ -1,0 +1,300 @@
+//! `yoink import` of many products: few statements, whole or not at all, and nobody waits for it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Output},
+    sync::atomic::AtomicU64,
+    time::Duration,
+};
+
+use yoink::{
+    app::Role,
+    grpc::pb::{ProductStatus, RestockRequest, UpdateProductRequest},
+};
+
+use crate::harness::{
+    Proxy, Service, Yard, eventually, product, run_yoink_on_terminal, run_yoink_with, scratch_dir,
+    spawn_yoink, succeeds,
+};
+
+/// A file of products `p-00000`, `p-00001`, … in this order.
+fn file_of(numbers: impl IntoIterator<Item = usize>) -> PathBuf {
+    let mut text = "product_id,name,price,currency,units\n".to_owned();
+    for n in numbers {
+        writeln!(text, "p-{n:05},Product {n},19.99,EUR,10").unwrap();
+    }
+    let path = scratch_dir("import").join("catalogue.csv");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn start(yard: &Yard, file: &Path) -> Child {
+    spawn_yoink(yard, &[], &["import", file.to_str().unwrap()])
+}
+
+async fn end(child: Child) -> Output {
+    tokio::task::block_in_place(|| child.wait_with_output().unwrap())
+}
+
+/// Imports a file; returns what the command printed.
+async fn import(yard: &Yard, more: &[(&'static str, &str)], file: &Path) -> String {
+    let args = ["import", file.to_str().unwrap()];
+    printed(&tokio::task::block_in_place(|| run_yoink_with(yard, more, &args)))
+}
+
+fn printed(done: &Output) -> String {
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Another transaction that has created a product and has not committed: an import of this product waits for it.
+async fn hold(yard: &Yard, id: &str) -> tokio_postgres::Client {
+    let holder = yard.sql().await;
+    let insert = format!(
+        "BEGIN;
+         INSERT INTO products (product_id, partition, name, price, currency, status, version, supply)
+         VALUES ('{id}', 0, 'Held', 1, 'EUR', 'on_sale', 0, 1)"
+    );
+    holder.batch_execute(&insert).await.unwrap();
+    holder
+}
+
+async fn waiting(yard: &Yard, imports: i64) {
+    let sql = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the import waits for the other transaction", async || {
+        (yard.count(sql).await == imports).then_some(())
+    })
+    .await;
+}
+
+async fn products(yard: &Yard) -> i64 {
+    yard.count("SELECT count(*) FROM products").await
+}
+
+async fn stop_sale(service: &Service, id: &str) {
+    let status = ProductStatus::Stopped.into();
+    let request = UpdateProductRequest { product_id: id.to_owned(), status, ..Default::default() };
+    service.admin().update_product(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_costs_round_trips_by_pages_and_not_by_rows_and_a_repeat_changes_nothing() {
+    let yard = Yard::new().await;
+    // The deployment and its partitions.
+    drop(yard.app(&[]).await);
+    let proxy = Proxy::postgres(port_of(&yard.postgres_url())).await;
+    proxy.delay(Duration::from_micros(1500), Duration::from_micros(1500));
+    let url = proxy.postgres_url(&yard.database);
+    let slow: &[(&'static str, &str)] = &[("postgres_url", &url)];
+    let file = file_of(0..10_000);
+
+    let said = import(&yard, slow, &file).await;
+    assert!(said.contains("10000 products created, 0 were there"), "{said}");
+    let first = proxy.round_trips();
+    assert!((10..=150).contains(&first), "{first} round trips");
+    let stored = yard.count("SELECT count(*) FROM supply_changes").await;
+    let before = yard.count("SELECT max(version) FROM products").await;
+    assert_eq!(stored, 10_000);
+
+    let said = import(&yard, slow, &file).await;
+    assert!(said.contains("0 products created, 10000 were there"), "{said}");
+    let repeated = proxy.round_trips() - first;
+    assert!(repeated <= first, "{repeated} round trips, {first} at first");
+    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, stored);
+    assert_eq!(yard.count("SELECT max(version) FROM products").await, before);
+    let _service = yard.serve(Role::Api, &[]).await;
+    yard.assert_audit_holds().await;
+}
+
+fn port_of(url: &str) -> u16 {
+    let (_, after) = url.rsplit_once(':').unwrap();
+    after.split('/').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emergency_stop_restock_and_creation_go_on_while_an_import_runs() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "").await.unwrap();
+    let holder = hold(&yard, "p-01999").await;
+    let child = start(&yard, &file_of(0..2_000));
+    waiting(&yard, 1).await;
+
+    stop_sale(&service, "shoe").await;
+    assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_STOPPED");
+    let restock = RestockRequest {
+        product_id: "shoe".to_owned(),
+        units: 5,
+        request_id: "delivery-7".to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(service.admin().restock(restock).await.unwrap().into_inner().supply, 15);
+    service.create(product("hat", 3)).await;
+    service.buy("hat", "bob", "").await.unwrap();
+    waiting(&yard, 1).await;
+    assert_eq!(products(&yard).await, 2, "the import is not visible before its end");
+
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let said = printed(&end(child).await);
+    assert!(said.contains("2000 products created, 0 were there"), "{said}");
+    for id in ["p-00000", "p-01999"] {
+        succeeds("the service sells it", async || service.buy(id, "ann", "").await).await;
+    }
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_that_is_killed_in_the_middle_leaves_nothing() {
+    let yard = Yard::new().await;
+    drop(yard.app(&[]).await);
+    let file = file_of(0..12_000);
+    let holder = hold(&yard, "p-11999").await;
+    let mut child = start(&yard, &file);
+    // Two statements of 5,000 products are done by then.
+    waiting(&yard, 1).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let imports = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'yoink'
+                      AND backend_xid IS NOT NULL";
+    eventually("the import has ended in Postgres", async || {
+        (yard.count(imports).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(products(&yard).await, 0);
+    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 0);
+    let said = import(&yard, &[], &file).await;
+    assert!(said.contains("12000 products created, 0 were there"), "{said}");
+    let _service = yard.serve(Role::Api, &[]).await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_of_the_same_and_of_overlapping_files_at_once_all_succeed() {
+    let yard = Yard::new().await;
+    drop(yard.app(&[]).await);
+    let holder = hold(&yard, "p-00500").await;
+    // The same file twice, one the other way round, and one that shares its end.
+    let files =
+        [file_of(0..1_000), file_of(0..1_000), file_of((0..1_000).rev()), file_of(500..1_500)];
+    let children: Vec<Child> = files.iter().map(|file| start(&yard, file)).collect();
+    waiting(&yard, 4).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    let mut created = 0;
+    for child in children {
+        let said = printed(&end(child).await);
+        let (count, _) = said.split_once(" products created").unwrap();
+        created += count.parse::<usize>().unwrap();
+    }
+    assert_eq!(created, 1_500);
+    assert_eq!(products(&yard).await, 1_500);
+    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 1_500);
+    assert_eq!(yard.count("SELECT count(*) FROM products WHERE version = 0").await, 0);
+    let _service = yard.serve(Role::Api, &[]).await;
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn products_of_another_transaction_are_known_and_other_units_refuse_the_whole_file() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    for (id, units) in [("p-00001", 10), ("p-00003", 11)] {
+        service.create(product(id, units)).await;
+    }
+    let file = file_of([0, 1, 2]);
+    let said = import(&yard, &[], &file).await;
+    assert!(said.contains("2 products created, 1 were there"), "{said}");
+    assert!(said.contains("p-00001 is offered otherwise by now"), "{said}");
+
+    let done = end(start(&yard, &file_of([4, 3]))).await;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(2), "{said}");
+    assert!(said.contains("line 3, column 1") && said.contains("11 units, not 10"), "{said}");
+    assert_eq!(products(&yard).await, 4);
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn products_of_an_import_that_died_before_their_versions_are_sold() {
+    let yard = Yard::new().await;
+    let running = yard.serve(Role::All, &[]).await;
+    running.create(product("shoe", 10)).await;
+    let stores = yard.stores().await;
+    let partitions = stores.deployment.partitions;
+    let new: Vec<_> = (0..1_200).map(|n| product(&format!("p-{n:05}"), 10)).collect();
+    let done = AtomicU64::new(0);
+    // It ends before versions are assigned.
+    let imported = stores.ledger.import_products(&new, partitions, "import", &done).await.unwrap();
+    assert_eq!(imported.unversioned.len(), 1_200);
+    let started = yard.serve(Role::Api, &[]).await;
+    started.buy("p-01199", "ann", "").await.unwrap();
+    for id in ["p-00000", "p-00700", "p-01199"] {
+        succeeds("the running service sees it", async || running.buy(id, "bob", "").await).await;
+    }
+    let missing = "SELECT count(*) FROM products WHERE version = 0";
+    eventually("all have versions", async || (yard.count(missing).await == 0).then_some(())).await;
+    stop_sale(&running, "p-00700").await;
+    assert_eq!(running.refusal("p-00700", "eve", "").await, "SALE_STOPPED");
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emergency_stop_does_not_wait_until_redis_knows_an_import() {
+    let yard = Yard::with_own_redis().await;
+    let many = ("partitions", "64");
+    let proxy = Proxy::redis(yard.redis.as_ref().unwrap().port()).await;
+    let url = proxy.redis_url();
+    let service = yard.serve(Role::All, &[many, ("redis_url", &url)]).await;
+    service.create(product("shoe", 10)).await;
+    // Two scripts for each of 64 partitions, one after the other: far longer than a stop takes.
+    proxy.delay(Duration::from_millis(100), Duration::from_millis(100));
+    let said = import(&yard, &[many], &file_of(0..2_000)).await;
+    assert!(said.contains("2000 products created"), "{said}");
+    let known = async || {
+        let mut cli = yard.cli().await;
+        let mut known = 0;
+        for partition in 0..64 {
+            let key = format!("{}:{{{partition}}}:catalogue", yard.prefix);
+            let length: u64 = redis::cmd("HLEN").arg(key).query_async(&mut cli).await.unwrap();
+            known += length;
+        }
+        known
+    };
+    eventually("Redis is being told", async || (known().await > 1).then_some(())).await;
+    stop_sale(&service, "shoe").await;
+    assert_eq!(service.refusal("shoe", "ann", "").await, "SALE_STOPPED");
+    assert!(known().await < 2_001, "the stop waited until Redis knew all products");
+    proxy.pass();
+    eventually("Redis knows all", async || (known().await == 2_001).then_some(())).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn price_of_a_json_number_reaches_the_ledger_as_it_is_written() {
+    let yard = Yard::new().await;
+    let path = scratch_dir("import").join("catalogue.json");
+    let text =
+        r#"[{"product_id":"a","name":"A","price":1234567890123.4567,"currency":"EUR","units":1}]"#;
+    fs::write(&path, text).unwrap();
+    import(&yard, &[], &path).await;
+    let exact = "SELECT count(*) FROM products WHERE price = 1234567890123.4567";
+    assert_eq!(yard.count(exact).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_shows_its_progress_on_a_terminal_and_only_there() {
+    let yard = Yard::new().await;
+    let file = file_of(0..1_500);
+    let args = ["import", file.to_str().unwrap()];
+    let shown = tokio::task::block_in_place(|| run_yoink_on_terminal(&yard, &args));
+    for text in ["storing: 1500 of 1500", "publishing: 1500 of 1500", "1500 products created"] {
+        assert!(shown.contains(text), "{shown}");
+    }
+    let said = import(&yard, &[], &file).await;
+    assert!(said.starts_with("0 products created") && !said.contains("storing"), "{said}");
+}
