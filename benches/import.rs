@@ -41,6 +41,9 @@ use self::proxy::Proxy;
 /// No wait of the proxy is longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the product is on sale before it is stopped again.
+const BETWEEN_STOPS: Duration = Duration::from_millis(200);
+
 const SIZES: &str = "1000,10000,100000";
 
 /// The servers, and where the files are.
@@ -183,7 +186,10 @@ async fn stops(bench: &Bench, rows: usize, file: &Path) -> anyhow::Result<[Durat
         tokio::select! {
             biased;
             done = &mut import, if !imported => { done?; imported = true; }
-            took = service.stop() => longest = longest.max(took?),
+            took = service.stop() => {
+                longest = longest.max(took?);
+                tokio::time::sleep(BETWEEN_STOPS).await;
+            }
         }
     }
     let all = started.elapsed();

@@ -144,11 +144,12 @@ impl Ledger {
     }
 }
 
-/// A row that an order is just being stored for is left to the next page: nobody waits while holding the lock.
+/// A row that an order is just being stored for is skipped: nobody waits while holding the lock. The sum keeps Postgres
+/// from the index by version, which holds every product of the import and would be read again for each page.
 const ASSIGN: &str = "
     UPDATE products SET version = nextval('catalogue_version')
      WHERE product_id IN (SELECT product_id FROM products
-                           WHERE product_id = ANY($1) AND version = 0
+                           WHERE product_id = ANY($1) AND version + 0 = 0
                              FOR NO KEY UPDATE SKIP LOCKED)";
 
 const ASSIGN_MISSING: &str = "
@@ -175,7 +176,8 @@ const INSERT: &str = "
     )
     SELECT product_id FROM inserted";
 
-/// Known products that were created with other units, are offered otherwise, or have no version.
+/// Known products that were created with other units, are offered otherwise, or have no version. The subqueries with
+/// LIMIT make Postgres look each product up by its key; joins would read both tables again for each page.
 const COMPARE: &str = "
     SELECT * FROM (
         SELECT w.product_id, coalesce(g.units, 0) AS first_units, w.units AS units, p.version = 0 AS unversioned,
@@ -186,8 +188,9 @@ const COMPARE: &str = "
                       $7::timestamptz[], $8::int[], $9::text[], $10::bigint[])
             AS w (product_id, partition, name, price, currency, opens_at, closes_at,
                   per_user_limit, status, units)
-          JOIN products p ON p.product_id = w.product_id
-          LEFT JOIN supply_changes g ON g.request_id = 'first/' || w.product_id) AS known
+         CROSS JOIN LATERAL (SELECT * FROM products WHERE product_id = w.product_id LIMIT 1) AS p
+          LEFT JOIN LATERAL (SELECT units FROM supply_changes
+                              WHERE request_id = 'first/' || w.product_id LIMIT 1) AS g ON true) AS known
      WHERE first_units <> units OR differs OR unversioned";
 
 /// Products in the order of their ids. Everybody inserts in this order, so that two who create the same products
