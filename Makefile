@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild
+.PHONY: help install test test-tools fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-lookups
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -19,6 +19,7 @@ help:
 	@echo "make lint    formatting, clippy and the contract's style"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
+	@echo "make bench-lookups  what a flood of look-ups costs the storing of orders"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
 install:
@@ -73,6 +74,10 @@ lint: install tools
 
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
+
+# ORDERS, LOOKUPS, ROUNDS choose its sizes.
+bench-lookups: install
+	$(CARGO) bench --locked --bench lookups
 
 openapi: tools
 	.tools/venv/bin/buf generate

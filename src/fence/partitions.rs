@@ -265,10 +265,10 @@ struct Word(String);
 
 impl FromRedisValue for Word {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        match value {
-            Value::BulkString(bytes) => Ok(Self(String::from_utf8_lossy(&bytes).into_owned())),
-            other => String::from_redis_value(other).map(Self),
+        if let Value::BulkString(bytes) = value {
+            return Ok(Self(String::from_utf8_lossy(&bytes).into_owned()));
         }
+        String::from_redis_value(value).map(Self)
     }
 }
 
