@@ -92,10 +92,12 @@ struct Counts {
 
 impl Counts {
     fn ended(&self, code: Code) -> &AtomicU64 {
-        match code {
-            Code::NotFound => &self.answered,
-            Code::ResourceExhausted => &self.refused,
-            _ => &self.other,
+        if code == Code::NotFound {
+            &self.answered
+        } else if code == Code::ResourceExhausted {
+            &self.refused
+        } else {
+            &self.other
         }
     }
 }
