@@ -22,6 +22,7 @@ help:
 	@echo "make bench-rebuild  how the time of a rebuild grows"
 	@echo "make bench-import  how the time of an import grows, and an emergency stop beside it"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
+	@echo "make bench-lookups  what a flood of look-ups costs the storing of orders"
 	@echo "make deny    licences, bans and sources of the dependencies"
 
 install:
@@ -94,6 +95,10 @@ bench-listing: install
 
 bench-import: install
 	$(CARGO) bench --locked --profile $(PROFILE) --bench import
+
+# ORDERS, LOOKUPS, ROUNDS choose its sizes.
+bench-lookups: install
+	$(CARGO) bench --locked --bench lookups
 
 openapi: tools
 	.tools/venv/bin/buf generate

@@ -60,7 +60,8 @@ impl Counter {
         Ok((self.rooms.stock.reserve(request).await?, ack))
     }
 
-    fn count_refusal(&self, error: &ApiError) {
+    /// Counts a call that a limit refused.
+    pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
             self.rooms.stock.partitions().metrics().refused(error.reason());
         }

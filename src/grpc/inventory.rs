@@ -41,12 +41,13 @@ pub(super) fn accepted_response<T>(message: T) -> Response<T> {
 async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = rooms.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
+    // Before Redis is asked: look-ups share its connection with those who buy.
+    let lookup = rooms.lookups.begin().ok_or(ApiError::Overloaded)?;
     let found = rooms.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    let in_ledger = rooms.lookups.find(id).await.ok_or(ApiError::Overloaded)?;
-    let another = match in_ledger.map_err(unchanged)? {
+    let another = match lookup.find(id).await.map_err(unchanged)? {
         LookedUp::Reservation(stored) => return Ok(stored),
         LookedUp::AnotherOfItsSeq => true,
         LookedUp::Nothing => false,
@@ -150,7 +151,9 @@ impl InventoryService for Inventory {
         let _place = self.counter.enter()?;
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
-        let reservation = convert::reservation(look_up(&self.counter.rooms, id).await?);
+        let found = look_up(&self.counter.rooms, id).await;
+        let found = found.inspect_err(|error| self.counter.count_refusal(error))?;
+        let reservation = convert::reservation(found);
         Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }
 }

@@ -31,7 +31,7 @@ pub use new_products::{Created, Imported};
 pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
-pub use pools::{Lookups, PoolSizes, Pools};
+pub use pools::{Lookup, Lookups, PoolSizes, Pools};
 pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
 pub use reservations::{ExportRow, LookedUp, ReservationFilter};
 pub use settings::LedgerSettings;

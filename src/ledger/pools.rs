@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::Config;
 
 use super::{
@@ -78,9 +78,26 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// What the ledger holds of a reservation; `None` when too many are looked up already.
-    pub async fn find(&self, id: ReservationId) -> Option<Result<LookedUp, LedgerError>> {
-        let _place = self.places.try_acquire().ok()?;
-        Some(self.ledger.look_up(id).await)
+    /// Begins a look-up; `None` when too many are under way already.
+    pub fn begin(&self) -> Option<Lookup<'_>> {
+        let permit = self.places.try_acquire().ok()?;
+        Some(Lookup { ledger: &self.ledger, _permit: permit })
+    }
+}
+
+/// A look-up that is under way until this is dropped.
+pub struct Lookup<'a> {
+    ledger: &'a Ledger,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Lookup<'_> {
+    /// What the ledger holds of a reservation.
+    ///
+    /// # Errors
+    ///
+    /// When Postgres does not answer.
+    pub async fn find(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
+        self.ledger.look_up(id).await
     }
 }

@@ -115,6 +115,13 @@ async fn connections(service: &Service, pool: &str, state: &str) -> u64 {
     text.lines().find(ours).unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
+/// A counter whose line contains all of these.
+async fn counted(service: &Service, parts: &[&str]) -> usize {
+    let text = get(service.http, "/metrics").await;
+    let line = text.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force() {
     tokio::task::spawn_blocking(shared).await.unwrap();
@@ -149,6 +156,14 @@ async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force
     for reason in ["RESERVATION_NOT_FOUND", "OVERLOADED"] {
         assert!(answers.contains_key(reason), "some are answered, some are shed: {answers:?}");
     }
+    let shed = answers["OVERLOADED"];
+    assert_eq!(counted(&service, &["yoink_refused_total{", "\"OVERLOADED\""]).await, shed);
+    let asked = counted(&service, &["yoink_script_duration_seconds_count{", "\"find\""]).await;
+    assert_eq!(
+        asked,
+        answers.values().sum::<usize>() - shed,
+        "Redis is asked for those that are shed"
+    );
     set_status(&service, ProductStatus::OnSale).await.unwrap();
     service.buy("shoe", "after", "r").await.unwrap();
     let report = yard.assert_audit_holds().await;
