@@ -56,7 +56,8 @@ async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiErr
         // The fence held while the streams were read, so they held every order of this epoch that the ledger did not
         // hold by then. Up to `stored` the ledger held them all: what it holds nothing of, it has lost.
         Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
-            if another || id.seq() > stored {
+            // The first order of an epoch has seq 1.
+            if another || id.seq() == 0 || id.seq() > stored {
                 Err(ApiError::ReservationNotFound)
             } else {
                 Err(ApiError::LostOrUnknown)

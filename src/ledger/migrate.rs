@@ -32,6 +32,9 @@ pub enum MigrateError {
         "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
     )]
     Silent,
+    /// Another process migrates this database.
+    #[error("another `yoink migrate` is running: run it again when that one has ended")]
+    Running(#[source] tokio_postgres::Error),
     /// Another session holds a lock that a migration needs.
     #[error(
         "another session of Postgres holds a lock that the migration needs, for longer than {LOCK_LIMIT:?} (pg_locks and \
@@ -137,19 +140,20 @@ pub async fn migrate(config: &Config) -> Result<Migrated, MigrateError> {
 }
 
 async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
-    let applied = |error| locked(error, MigrateError::Applied);
+    let applied = |error| locked(error, MigrateError::Locked, MigrateError::Applied);
     // Not as an option of the connection, which a pooler may drop.
     let limit_ms = LOCK_LIMIT.as_millis().to_string();
     let set = "SELECT set_config('lock_timeout', $1, false)";
     client.execute(set, &[&limit_ms]).await.map_err(applied)?;
+    let database = client.query_one("SELECT current_database()", &[]).await.map_err(applied)?;
+    let lock = lock_id(database.try_get(0).map_err(applied)?);
+    // Waits for whoever migrates now; it goes back with the connection.
+    let taken = client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await;
+    taken.map_err(|error| locked(error, MigrateError::Running, MigrateError::Applied))?;
     let found = version(client).await.map_err(applied)?;
     if found > newest() {
         return Ok(Migrated::Newer { found, program: newest() });
     }
-    let database = client.query_one("SELECT current_database()", &[]).await.map_err(applied)?;
-    let lock = lock_id(database.try_get(0).map_err(applied)?);
-    // Waits for whoever migrates now; it goes back with the connection.
-    client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await.map_err(applied)?;
     client.batch_execute(RECORD).await.map_err(applied)?;
     let sql = "SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version";
     let mut recorded = Vec::new();
@@ -166,21 +170,19 @@ async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
     }
     for migration in MIGRATIONS.iter().filter(|file| !recorded.contains(&file.version)) {
         let failed = |source| MigrateError::Failed { version: migration.version, source };
-        apply(client, migration).await.map_err(|error| locked(error, failed))?;
+        let applied = apply(client, migration).await;
+        applied.map_err(|error| locked(error, MigrateError::Locked, failed))?;
     }
     Ok(Migrated::UpToDate(newest()))
 }
 
-/// Names the failure that another session's lock causes.
+/// Tells the failure that another session's lock causes from every other one.
 fn locked(
     error: tokio_postgres::Error,
+    by_lock: impl FnOnce(tokio_postgres::Error) -> MigrateError,
     other: impl FnOnce(tokio_postgres::Error) -> MigrateError,
 ) -> MigrateError {
-    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
-        MigrateError::Locked(error)
-    } else {
-        other(error)
-    }
+    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) { by_lock(error) } else { other(error) }
 }
 
 /// The migration and its record, or neither.

@@ -294,7 +294,7 @@ fn is_stale(error: &LedgerError) -> bool {
 }
 
 /// The last second of the year 9999.
-const LAST_MS: i64 = 253_402_300_799_000;
+const LAST_MS: i64 = 253_402_300_799_999;
 
 /// Milliseconds since 1970 as a timestamptz; what lies outside 1970 to 9999 becomes its nearer end.
 pub(super) fn timestamp(ms: i64) -> SystemTime {

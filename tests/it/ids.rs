@@ -64,9 +64,18 @@ async fn ids_of_identity_providers_are_sold_to_stored_listed_and_rebuilt() {
         );
         assert_eq!(service.reservation(id).await.unwrap().product_id, PRODUCT);
     }
-    let request = ListProductsRequest { page_size: 1, page_token: "shoe:red".to_owned() };
-    let page = service.buyers().list_products(request).await.unwrap().into_inner();
-    assert_eq!(page.products[0].product_id, PRODUCT, "it is a page token as well");
+    let mut listed = Vec::new();
+    let mut page_token = String::new();
+    for _ in 0..2 {
+        let request = ListProductsRequest { page_size: 1, page_token };
+        let page = service.buyers().list_products(request).await.unwrap().into_inner();
+        listed.push(page.products[0].product_id.clone());
+        page_token = page.next_page_token;
+    }
+    assert_eq!(
+        (listed, page_token.as_str()),
+        (vec!["shoe:red".to_owned(), PRODUCT.to_owned()], "")
+    );
     eventually("its stock is a metric", async || {
         let metrics = crate::harness::get(service.http, "/metrics").await;
         metrics.contains(&format!("product=\"{PRODUCT}\"")).then_some(())

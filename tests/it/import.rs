@@ -279,7 +279,7 @@ async fn price_of_a_json_number_reaches_the_ledger_as_it_is_written() {
     let yard = Yard::new().await;
     let path = scratch_dir("import").join("catalogue.json");
     let text =
-        r#"[{"product_id":"a","name":"A","price":1234567890123.4567,"currency":"EUR","units":1}]"#;
+        r#"[{"product_id":"a","name":"A","price":1234567890123.4567,"currency":"CLF","units":1}]"#;
     fs::write(&path, text).unwrap();
     import(&yard, &[], &path).await;
     let exact = "SELECT count(*) FROM products WHERE price = 1234567890123.4567";

@@ -59,6 +59,12 @@ async fn migrate_ends_and_says_why_if_another_session_holds_a_lock_that_it_needs
     assert!(!done, "{printed}");
     assert!(printed.contains("holds a lock that the migration needs"), "{printed}");
     sql.batch_execute("ROLLBACK").await.unwrap();
+    // The lock that a migration holds from its start to its end.
+    let lock = 0x3d32_ad9e_i64 * i64::from(crc32fast::hash(yard.database.as_bytes()));
+    sql.execute("SELECT pg_advisory_lock($1)", &[&lock]).await.unwrap();
+    let (done, printed) = run(&yard, "migrate");
+    assert!(!done && printed.contains("another `yoink migrate` is running"), "{printed}");
+    sql.execute("SELECT pg_advisory_unlock($1)", &[&lock]).await.unwrap();
     let (done, printed) = run(&yard, "migrate");
     assert!(done, "{printed}");
 }

@@ -166,7 +166,10 @@ async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path()
             (202, &json!("gid://shop/Customer/1"))
         );
     }
-    let page = envoy.get("/v1/products?pageSize=1&pageToken=shoe%2Bblue").await;
+    let page = envoy.get("/v1/products?pageSize=2").await;
+    assert_eq!(page.body["products"][1]["productId"], json!("shoe+blue"));
+    let token = page.body["nextPageToken"].as_str().unwrap();
+    let page = envoy.get(&format!("/v1/products?pageSize=1&pageToken={token}")).await;
     assert_eq!(page.body["products"][0]["productId"], json!("shoe:red"));
     assert_eq!(envoy.get("/v1/products/shoe%2Fred").await.status.as_u16(), 400, "no product id");
     yard.assert_audit_holds().await;

@@ -152,7 +152,7 @@ async fn orders_voids_and_products_whose_commit_is_not_answered_are_stored_once(
     let url = ledger.postgres_url(&yard.database);
     let service = yard.serve(Role::All, &[("postgres_url", &url), ("max_deliveries", "1")]).await;
 
-    let lost = ledger.lose_reply(&["first/boot"]);
+    let lost = ledger.lose_reply(&["INSERT INTO supply_changes", "boot"]);
     let created = tokio::join!(service.try_create(product("boot", 7)), lost.reply());
     assert_eq!(reason(&created.0.unwrap_err()), "LEDGER_UNAVAILABLE");
     assert!(created.1.contains("COMMIT"), "{}", created.1);

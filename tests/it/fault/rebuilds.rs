@@ -149,11 +149,11 @@ async fn an_entry_of_a_newer_program_costs_no_epoch() {
     let id = product_of(&yard, 0).await;
     service.create(product(&id, 10)).await;
     let mut add = redis::cmd("XADD");
-    add.arg(key(&yard, 0, "orders")).arg("1-999").arg("v").arg("2");
+    add.arg(key(&yard, 0, "orders")).arg("1-999").arg("v").arg("3");
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&yard, 0, "meta"), "status", "closed").ignore();
     let () = pipeline.add_command(add).ignore().query_async(&mut yard.cli().await).await.unwrap();
-    until_ready_says(&service, "entry of format 2").await;
+    until_ready_says(&service, "entry of format 3").await;
     assert_eq!(epoch(&yard, 0).await, 1);
     let _: i64 = yard.cli().await.xdel(key(&yard, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;
