@@ -8,7 +8,7 @@ use tokio_postgres::{
     config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs},
 };
 
-use super::url_text::{Login, raw_percent};
+use super::url_text::{Login, check_characters};
 
 /// Options that libpq has and this program has not.
 const OF_LIBPQ: [&str; 28] = [
@@ -104,15 +104,7 @@ fn check_url(rest: &str) -> Result<(), String> {
     if rest.contains('#') {
         return Err("has a raw #, which ends a URL: write %23 for a # in a password".to_owned());
     }
-    if raw_percent(rest) {
-        return Err(
-            "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
-                .to_owned(),
-        );
-    }
-    if rest.contains(char::is_whitespace) {
-        return Err("has a space or a line break: write %20 for a space in a password".to_owned());
-    }
+    check_characters(rest)?;
     match Login::of(rest) {
         Login::Several => Err("has more than one @: write %40 for an @ in a password".to_owned()),
         Login::BehindPath => {

@@ -4,7 +4,7 @@
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
-use super::url_text::{Login, raw_percent};
+use super::url_text::{Login, check_characters};
 
 const EXAMPLE: &str = "write redis://host:6379, rediss://host:6379 or unix:///run/redis.sock";
 
@@ -21,15 +21,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(format!("is no URL: {EXAMPLE}"));
     };
-    if raw_percent(rest) {
-        return Err(
-            "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
-                .to_owned(),
-        );
-    }
-    if rest.contains(char::is_whitespace) {
-        return Err("has a space or a line break: write %20 for a space in a password".to_owned());
-    }
+    check_characters(rest)?;
     if rest.ends_with("#insecure") {
         return Err("ends in #insecure, which is not supported: the certificate of Redis is always verified \
                     (SSL_CERT_FILE names another authority)"

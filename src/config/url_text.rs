@@ -27,8 +27,24 @@ impl Login {
     }
 }
 
+/// Refuses characters that no URL may hold as they are.
+///
+/// # Errors
+///
+/// What is wrong, and what to write instead.
+pub(super) fn check_characters(rest: &str) -> Result<(), String> {
+    let problem = if raw_percent(rest) {
+        "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
+    } else if rest.contains(char::is_whitespace) {
+        "has a space or a line break: write %20 for a space in a password"
+    } else {
+        return Ok(());
+    };
+    Err(problem.to_owned())
+}
+
 /// Whether a `%` is not followed by two hexadecimal digits.
-pub(super) fn raw_percent(text: &str) -> bool {
+fn raw_percent(text: &str) -> bool {
     text.split('%').skip(1).any(|after| {
         let digits = after.bytes().take(2).filter(u8::is_ascii_hexdigit).count();
         digits < 2
