@@ -103,7 +103,7 @@ if wanted postgresql && [ ! -e "$cluster" ]; then
   echo 'create_main_cluster = false' | "${as_root[@]}" tee "$cluster" >/dev/null
 fi
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-# Nor shall the next boot start one that nobody asked for.
+# Disabled, so that the next boot does not start it.
 for server in redis-server pgbouncer prometheus; do
   if wanted "$server" && have systemctl; then
     echo "Left behind: the service $server is installed and disabled (systemctl enable --now $server starts it)."

@@ -14,7 +14,7 @@ use crate::{
     app::{Stores, pools},
     audit::Verdict,
     config::Config,
-    domain::{MAX_UNITS, ProductId, RequestId},
+    domain::{MAX_UNITS, Note, ProductId, RequestId},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
 };
 
@@ -48,7 +48,7 @@ pub(super) struct RestockArgs {
     request_id: Option<RequestId>,
     /// Why, for the record.
     #[arg(long, default_value = "")]
-    reason: String,
+    reason: Note,
 }
 
 pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Result<ExitCode> {
@@ -62,7 +62,8 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
     };
     let product = args.product.clone();
     let actor = "command line".to_owned();
-    let restock = Restock { product, units: args.units, request, actor, reason: args.reason };
+    let reason = args.reason.to_string();
+    let restock = Restock { product, units: args.units, request, actor, reason };
     match ledger.restock(&restock).await? {
         Restocked::Added(supply) => output::line(format!(
             "{} units added (request id {}), {supply} in all. \

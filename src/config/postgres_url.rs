@@ -135,8 +135,8 @@ fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
             None if is_url => "has an option that is not known: what stands after the ? are options, and & \
                                separates them (write %26 for an & in a value)"
                 .to_owned(),
-            None => "has a key that is not known: write a value that has spaces in single quotes, with a \\\\ before \
-                     a ' or \\\\ in it"
+            None => "has a key that is not known: write a value that has spaces in single quotes, with a \\ before \
+                     a ' or \\ in it"
                 .to_owned(),
         };
     }
@@ -278,6 +278,13 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
             assert!(!error.contains("hun") && !error.contains("ter2"), "{text}: {error}");
         }
+        let error = parse("host=db password=hun ter2=x").map(|config| show(&config)).unwrap_err();
+        assert_eq!(
+            error,
+            r"has a key that is not known: write a value that has spaces in single quotes, with a \ before a ' or \ in it"
+        );
+        let escaped = parse(r"host=db password='a\'b\\c'").unwrap();
+        assert_eq!(escaped.get_password(), Some(br"a'b\c".as_slice()));
     }
 
     #[test]

@@ -13,7 +13,10 @@ pub struct Note(String);
 
 /// A text that is no note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must have at most 200 characters and no control character")]
+#[error(
+    "must have at most 200 characters, and none that is a control character or an invisible one \
+     that alters the text around it"
+)]
 pub struct NoteError;
 
 impl Note {
@@ -54,5 +57,8 @@ mod tests {
         {
             assert_eq!(bad.parse::<Note>(), Err(NoteError), "{bad:?}");
         }
+        let message = "must have at most 200 characters, and none that is a control character or an \
+                       invisible one that alters the text around it";
+        assert_eq!(NoteError.to_string(), message);
     }
 }

@@ -28,7 +28,9 @@ pub enum PriceError {
     #[error("is too large: the largest amount is 922337203685477")]
     TooLarge,
     /// Not in ISO 4217, or no currency to pay with, such as gold.
-    #[error("has a currency that is not in ISO 4217: write three capital letters such as EUR")]
+    #[error(
+        "is not in a currency of ISO 4217 that has a number of decimals: write three capital letters such as EUR"
+    )]
     UnknownCurrency,
     /// Finer than the smallest unit of the currency.
     #[error("has more decimals than {currency} has ({decimals})")]
@@ -215,6 +217,12 @@ mod tests {
             assert_eq!(Price::parse("1", bad), Err(PriceError::UnknownCurrency), "{bad}");
             assert_eq!(Price::from_money(1, 0, bad), Err(PriceError::UnknownCurrency), "{bad}");
         }
+        let error = Price::parse("1", "XAU").unwrap_err();
+        assert_eq!(
+            format!("price {error}"),
+            "price is not in a currency of ISO 4217 that has a number of decimals: \
+             write three capital letters such as EUR"
+        );
     }
 
     #[test]

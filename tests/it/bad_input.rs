@@ -11,7 +11,7 @@ use yoink::{
     },
 };
 
-use crate::harness::{Yard, product, reason};
+use crate::harness::{Yard, product, reason, run_yoink};
 
 /// No id of anything.
 const BAD_IDS: [&str; 12] = [
@@ -196,6 +196,21 @@ async fn operators_calls_are_checked_too() {
     assert_eq!(fields(&status), ["request_id"], "it must be given");
     let status = service.admin().restock(restock(1 << 53, "r")).await.unwrap_err();
     assert_eq!(reason(&status), "TOO_MANY_UNITS");
+    let hidden = "\u{202e}a";
+    let notes = [("actor", hidden, ""), ("reason", "", hidden), ("reason", "", "a\nb")];
+    for (field, actor, why) in notes {
+        let (actor, why) = (actor.to_owned(), why.to_owned());
+        let noted = RestockRequest { actor, reason: why, ..restock(1, "r") };
+        assert_eq!(fields(&service.admin().restock(noted).await.unwrap_err()), [field]);
+    }
+    for why in [hidden, "a\nb", &"x".repeat(201)] {
+        let args = ["restock", "shoe", "1", "--reason", why];
+        let refused = tokio::task::block_in_place(|| run_yoink(&yard, &args));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("must have at most 200 characters, and none that is"), "{said}");
+    }
+    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 1, "the first grant");
     let ghost = RestockRequest { product_id: "ghost".to_owned(), ..restock(1, "r") };
     assert_eq!(reason(&service.admin().restock(ghost).await.unwrap_err()), "PRODUCT_NOT_FOUND");
 

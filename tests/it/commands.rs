@@ -28,7 +28,7 @@ async fn a_catalogue_is_imported_once_and_sold() {
     assert!(first.status.success(), "{}", text(&first.stderr));
     assert!(text(&first.stdout).contains("2 products created"));
     let second = yoink(&yard, &["import", path]).await;
-    assert!(text(&second.stdout).contains("0 products created, 2 were there"));
+    assert!(text(&second.stdout).contains("0 products created, 2 existed already"));
 
     fs::write(
         &file,

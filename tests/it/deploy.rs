@@ -184,9 +184,9 @@ async fn deployment_sells_the_demo_catalogue_with_a_role_that_is_no_superuser() 
     let deployment = Deployment::start().await;
     for (service, answer) in [
         ("migrate", ""),
-        ("import", "2 products created, 0 were there."),
+        ("import", "2 products created, 0 existed already."),
         ("migrate", ""),
-        ("import", "0 products created, 2 were there."),
+        ("import", "0 products created, 2 existed already."),
     ] {
         let output = deployment.run(service);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -92,7 +92,7 @@ async fn import_costs_round_trips_by_pages_and_not_by_rows_and_a_repeat_changes_
     let file = file_of(0..10_000);
 
     let said = import(&yard, slow, &file).await;
-    assert!(said.contains("10000 products created, 0 were there"), "{said}");
+    assert!(said.contains("10000 products created, 0 existed already"), "{said}");
     let first = proxy.round_trips();
     assert!((10..=150).contains(&first), "{first} round trips");
     let stored = yard.count("SELECT count(*) FROM supply_changes").await;
@@ -100,7 +100,7 @@ async fn import_costs_round_trips_by_pages_and_not_by_rows_and_a_repeat_changes_
     assert_eq!(stored, 10_000);
 
     let said = import(&yard, slow, &file).await;
-    assert!(said.contains("0 products created, 10000 were there"), "{said}");
+    assert!(said.contains("0 products created, 10000 existed already"), "{said}");
     let repeated = proxy.round_trips() - first;
     assert!(repeated <= first, "{repeated} round trips, {first} at first");
     assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, stored);
@@ -140,7 +140,7 @@ async fn emergency_stop_restock_and_creation_go_on_while_an_import_runs() {
 
     holder.batch_execute("ROLLBACK").await.unwrap();
     let said = printed(&end(child).await);
-    assert!(said.contains("2000 products created, 0 were there"), "{said}");
+    assert!(said.contains("2000 products created, 0 existed already"), "{said}");
     for id in ["p-00000", "p-01999"] {
         succeeds("the service sells it", async || service.buy(id, "ann", "").await).await;
     }
@@ -169,7 +169,7 @@ async fn import_that_is_killed_in_the_middle_leaves_nothing() {
     assert_eq!(products(&yard).await, 0);
     assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 0);
     let said = import(&yard, &[], &file).await;
-    assert!(said.contains("12000 products created, 0 were there"), "{said}");
+    assert!(said.contains("12000 products created, 0 existed already"), "{said}");
     let _service = yard.serve(Role::Api, &[]).await;
     yard.assert_audit_holds().await;
 }
@@ -208,8 +208,10 @@ async fn products_of_another_transaction_are_known_and_other_units_refuse_the_wh
     }
     let file = file_of([0, 1, 2]);
     let said = import(&yard, &[], &file).await;
-    assert!(said.contains("2 products created, 1 were there"), "{said}");
-    assert!(said.contains("p-00001 is offered otherwise by now"), "{said}");
+    assert!(said.contains("2 products created, 1 existed already"), "{said}");
+    let differs =
+        "p-00001 exists with another name, price, limit, window or status; it was not changed.";
+    assert!(said.contains(differs), "{said}");
 
     let done = end(start(&yard, &file_of([4, 3]))).await;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -241,6 +243,44 @@ async fn products_of_an_import_that_died_before_their_versions_are_sold() {
     stop_sale(&running, "p-00700").await;
     assert_eq!(running.refusal("p-00700", "eve", "").await, "SALE_STOPPED");
     yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_that_cannot_assign_versions_says_so_and_is_completed_by_the_next_one() {
+    let yard = Yard::new().await;
+    let sql = yard.sql().await;
+    let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                       $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+                   CREATE TRIGGER refuse BEFORE UPDATE ON products
+                       FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sql.batch_execute(trigger).await.unwrap();
+    let file = file_of(0..3);
+    let failed = end(start(&yard, &file)).await;
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(2), "{said}");
+    let message = "the products are stored, but running services do not see all of them yet: each gives versions \
+                   to 1,000 products every half second; or import the file again";
+    assert!(said.contains(message), "{said}");
+    let missing = "SELECT count(*) FROM products WHERE version = 0";
+    assert_eq!(yard.count(missing).await, 3);
+    sql.batch_execute("DROP TRIGGER refuse ON products").await.unwrap();
+    let said = import(&yard, &[], &file).await;
+    assert!(said.contains("0 products created, 3 existed already"), "{said}");
+    assert_eq!(yard.count(missing).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn import_with_another_number_of_partitions_names_the_right_one() {
+    let yard = Yard::new().await;
+    let file = file_of(0..1);
+    import(&yard, &[("partitions", "4")], &file).await;
+    let args = ["import", file.to_str().unwrap()];
+    let other =
+        tokio::task::block_in_place(|| run_yoink_with(&yard, &[("partitions", "2")], &args));
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert_eq!(other.status.code(), Some(2), "{said}");
+    let message = "this database was initialised with 4 partitions: set partitions = 4";
+    assert!(said.contains(message), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

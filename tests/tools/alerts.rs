@@ -39,12 +39,27 @@ async fn a_service_that_does_not_answer() {
         Service::start_on(&config, Role::All, http).await
     };
     let service = start().await;
-    let watch = Prometheus::watching(service.http).await;
+    let service_address = service.http;
+    let watch = Prometheus::watching(service_address).await;
     service.stop().await;
     watch.fires("YoinkDown").await;
+    watch.announces(&format!("{service_address} does not answer a scrape")).await;
     let again = start().await;
     watch.clears().await;
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_ended_and_is_no_longer_found() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::All, &[]).await;
+    let watch = Prometheus::watching(service.http).await;
+    watch.finds(&[]);
+    watch.fires("YoinkDown").await;
+    watch.announces("No process answers a scrape").await;
+    watch.finds(&[service.http]);
+    watch.clears().await;
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use serde_yaml_ng::Value;
 
 use crate::{
@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(150);
 pub struct Prometheus {
     child: Child,
     pub address: SocketAddr,
+    dir: PathBuf,
     client: Client<HttpConnector, Full<bytes::Bytes>>,
 }
 
@@ -44,6 +45,14 @@ pub fn alerts() -> Vec<String> {
     rules.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Writes the processes that Prometheus finds, in place of DNS. It reads the file as soon as it is replaced.
+fn find(dir: &Path, processes: &[SocketAddr]) {
+    let targets: Vec<String> = processes.iter().map(ToString::to_string).collect();
+    let written = dir.join("processes.json.new");
+    fs::write(&written, json!([{ "targets": targets }]).to_string()).unwrap();
+    fs::rename(written, dir.join("processes.json")).unwrap();
+}
+
 impl Prometheus {
     /// Scrapes one service every second, and lets no alert wait.
     pub async fn watching(service: SocketAddr) -> Self {
@@ -54,8 +63,9 @@ impl Prometheus {
         }
         let job = config["scrape_configs"][0].as_mapping_mut().unwrap();
         job.remove("dns_sd_configs").unwrap();
-        let targets = format!("[{{ targets: [\"{service}\"] }}]");
-        job.insert("static_configs".into(), serde_yaml_ng::from_str(&targets).unwrap());
+        find(&dir, &[service]);
+        let discovery = "[{ files: [processes.json] }]";
+        job.insert("file_sd_configs".into(), serde_yaml_ng::from_str(discovery).unwrap());
         let file = dir.join("prometheus.json");
         fs::write(&file, serde_json::to_string(&config).unwrap()).unwrap();
         fs::create_dir(dir.join("rules")).unwrap();
@@ -115,7 +125,7 @@ impl Prometheus {
         })
         .await;
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let this = Self { child, address, client };
+        let this = Self { child, address, dir: dir.to_owned(), client };
         eventually("Prometheus is ready", async || this.get("/-/ready").await.map(drop)).await;
         this
     }
@@ -142,12 +152,30 @@ impl Prometheus {
         data["result"].as_array().unwrap().clone()
     }
 
-    /// The names of the alerts that fire.
-    pub async fn firing(&self) -> Vec<String> {
+    /// Finds these processes from now on, and no other.
+    pub fn finds(&self, processes: &[SocketAddr]) {
+        find(&self.dir, processes);
+    }
+
+    async fn firing_alerts(&self) -> Vec<Json> {
         let data = self.api("/api/v1/alerts").await;
         let alerts = data["alerts"].as_array().unwrap().iter();
-        let firing = alerts.filter(|alert| alert["state"] == "firing");
-        firing.map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned()).collect()
+        alerts.filter(|alert| alert["state"] == "firing").cloned().collect()
+    }
+
+    /// The names of the alerts that fire.
+    pub async fn firing(&self) -> Vec<String> {
+        let name = |alert: &Json| alert["labels"]["alertname"].as_str().unwrap().to_owned();
+        self.firing_alerts().await.iter().map(name).collect()
+    }
+
+    /// Waits until an alert with this summary fires.
+    pub async fn announces(&self, summary: &str) {
+        self.until(&format!("\"{summary}\" is announced"), async || {
+            let firing = self.firing_alerts().await;
+            firing.iter().any(|alert| alert["annotations"]["summary"] == summary).then_some(())
+        })
+        .await;
     }
 
     /// Waits until something is there; a second is how often Prometheus looks.

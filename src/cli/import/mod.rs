@@ -48,9 +48,11 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
     match store(config, &ledger, &products).await? {
         Created::Done { new, kept } => {
             let known = products.len() - new.len();
-            output::line(format!("{} products created, {known} were there.", new.len()))?;
+            output::line(format!("{} products created, {known} existed already.", new.len()))?;
             for id in kept {
-                output::line(format!("{id} is offered otherwise by now and was left as it is."))?;
+                output::line(format!(
+                    "{id} exists with another name, price, limit, window or status; it was not changed."
+                ))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -73,7 +75,10 @@ async fn store(
     let deployment = match ledger.establish(config.partitions).await? {
         Establish::Is(deployment) => deployment,
         Establish::Other(found) => {
-            bail!("this database has {} partitions: set partitions to that", found.partitions.get())
+            let number = found.partitions.get();
+            bail!(
+                "this database was initialised with {number} partitions: set partitions = {number}"
+            )
         }
     };
     let done = Arc::new(AtomicU64::new(0));
@@ -83,8 +88,8 @@ async fn store(
     let work = ledger.assign_versions(&imported.unversioned, &done);
     let total = count(imported.unversioned.len());
     progress::bar("publishing", total, done.clone(), work).await?.context(
-        "the products are stored, but running services do not see all of them yet; \
-         they will within seconds, or import the file again",
+        "the products are stored, but running services do not see all of them yet: \
+         each gives versions to 1,000 products every half second; or import the file again",
     )?;
     Ok(imported.created)
 }
@@ -122,13 +127,13 @@ fn parse(bytes: &[u8], is_json: bool) -> Result<Vec<(Place, NewProduct)>, Proble
         };
         match seen.insert(product.id.clone(), id_place.clone()) {
             Some(first) => {
-                problems.push(format!("{id_place}: {} stands in {first}, too", product.id))
+                problems.push(format!("{id_place}: {} is already in {first}", product.id))
             }
             None => products.push((id_place, product)),
         }
     }
     if problems.is_empty() && products.is_empty() {
-        problems.push("it has no product".to_owned());
+        problems.push("line 1, column 1: the file has no products".to_owned());
     }
     if problems.is_empty() { Ok(products) } else { Err(problems) }
 }

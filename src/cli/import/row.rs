@@ -57,7 +57,7 @@ impl Row {
         let price = Price::parse(text("price"), text("currency")).map_err(|error| {
             let of_currency = matches!(error, PriceError::UnknownCurrency);
             let name = if of_currency { "currency" } else { "price" };
-            self.problem(name, format!("{name} {error}"))
+            self.problem(name, format!("price {error}"))
         })?;
         let sale = Sale {
             name: text("name").to_owned(),

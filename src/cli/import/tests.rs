@@ -127,7 +127,16 @@ fn every_wrong_row_is_named_by_its_line_and_column() {
             "line 10, column 4 (currency)",
         ]
     );
-    assert!(problems[4].contains("stands in line 3"), "{}", problems[4]);
+    assert!(
+        problems[4].ends_with("ok is already in line 3, column 1 (product_id)"),
+        "{}",
+        problems[4]
+    );
+    assert_eq!(
+        problems[7],
+        "line 10, column 4 (currency): price is not in a currency of ISO 4217 that has a number of decimals: \
+         write three capital letters such as EUR"
+    );
 }
 
 #[test]
@@ -209,9 +218,10 @@ fn wrong_header_or_no_row_is_refused() {
     assert!(said[1..].iter().all(|said| said.ends_with("is missing")), "{said:?}");
     let said = problem(HEADER.replace("opens_at", "units"));
     assert_eq!(said, "line 1, column 7: the column units is there twice");
-    assert_eq!(problem(HEADER), "it has no product");
+    let none = "line 1, column 1: the file has no products";
+    assert_eq!(problem(HEADER), none);
     assert!(problem("").contains("the file is empty"));
-    assert_eq!(json_problem("[]"), "it has no product");
+    assert_eq!(json_problem("[]"), none);
     let hostile = problems("a\u{1b}[31m,name\n", false);
     assert!(!hostile[0].contains('\u{1b}') && hostile[0].contains("\\u{1b}"), "{hostile:?}");
 }
