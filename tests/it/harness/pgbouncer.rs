@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::unistd::geteuid;
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::eventually;
 
@@ -27,10 +27,8 @@ impl PgBouncer {
     pub async fn start(postgres: u16, mode: &str) -> Self {
         eventually("PgBouncer answers", async || {
             let (mut child, port, settings) = launch(postgres, mode);
-            let answers = async || {
-                let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-                tokio_postgres::connect(&url, NoTls).await.is_ok()
-            };
+            // Another server may have taken the port meanwhile and answer in its place.
+            let answers = async || conffile(port).await.is_some_and(|file| file == settings);
             loop {
                 // Its port was taken: another one is tried.
                 if child.try_wait().unwrap().is_some() {
@@ -59,6 +57,18 @@ impl Drop for PgBouncer {
         drop(self.child.wait());
         drop(std::fs::remove_file(&self.settings));
     }
+}
+
+/// The settings that the PgBouncer on this port has read.
+async fn conffile(port: u16) -> Option<PathBuf> {
+    let console = format!("postgres://postgres@127.0.0.1:{port}/pgbouncer");
+    let (client, connection) = tokio_postgres::connect(&console, NoTls).await.ok()?;
+    let ask = async move { client.simple_query("SHOW CONFIG").await.ok() };
+    let (answer, _ended) = tokio::join!(ask, connection);
+    answer?.into_iter().find_map(|message| {
+        let SimpleQueryMessage::Row(row) = message else { return None };
+        row.get(1).filter(|_| row.get(0) == Some("conffile")).map(PathBuf::from)
+    })
 }
 
 fn launch(postgres: u16, mode: &str) -> (Child, u16, PathBuf) {
