@@ -10,8 +10,8 @@ use toml::{Spanned, Value};
 use super::{ConfigError, NAMES};
 
 const PREFIX: &str = "YOINK_";
-/// Read elsewhere: the commit of a build, and a crash that a test asks for.
-const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
+/// Read elsewhere: the commit of a build, and what a test asks a development build for.
+const NOT_SETTINGS: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
 /// The most names that one line lists.
 const LISTED_MAX: usize = 20;
 
