@@ -50,6 +50,7 @@ soak: install
 
 # Each subtle bug built in, and found by its test.
 bugs: install
+	@scripts/install.sh tools
 	@scripts/bugs.sh
 
 # No test may fail because the machine is busy. WORDS="kills loops": only tests whose names contain one of them.
@@ -73,6 +74,7 @@ watch:
 	@scripts/beside.sh watch
 
 tools:
+	@scripts/install.sh tools
 	@scripts/tools.sh
 
 lint: install tools
@@ -89,6 +91,7 @@ bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
 
 bench-listing: install
+	@scripts/install.sh tools
 	@scripts/tools.sh python
 	$(CARGO) build --locked --quiet
 	@scripts/listing.sh

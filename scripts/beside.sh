@@ -2,7 +2,8 @@
 # Runs what stands beside the service, on loopback, with the configuration that is deployed:
 #   beside.sh edge    Envoy: REST, gRPC-Web and gRPC on port 8080
 #   beside.sh watch   Prometheus on port 9090
-# PORT, GRPC and HTTP (the service's own addresses; HTTP may be several, by commas) and DIR (what is written goes there) may be set.
+# PORT, GRPC and HTTP (the service's own addresses; HTTP may be several, by commas), DIR (what is written goes there) and
+# ROUTE_TIMEOUT (how long Envoy lets an answer take; without it, as deployed) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,6 +20,7 @@ case "${1:-}" in
     sed -e "s|/etc/envoy/yoink.binpb|$dir/yoink.binpb|" \
       -e "s|address: 0.0.0.0, port_value: 8080|address: 127.0.0.1, port_value: $port|" \
       -e "s|address: yoink, port_value: 50051|address: ${grpc%:*}, port_value: ${grpc##*:}|" \
+      -e "s/\(timeout\|grpc_timeout_header_max\): 15s\b/\1: ${ROUTE_TIMEOUT:-15s}/" \
       deploy/envoy/envoy.yaml > "$dir/envoy.yaml"
     echo "Envoy on http://127.0.0.1:$port, in front of $grpc."
     exec .tools/venv/bin/envoy -c "$dir/envoy.yaml" --use-dynamic-base-id --concurrency 2 --log-level warn
@@ -34,7 +36,7 @@ case "${1:-}" in
       --web.listen-address="127.0.0.1:$port" --log.level=warn
     ;;
   *)
-    sed -n '2,5s/^# //p' "$0" >&2
+    sed -n '2,6s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

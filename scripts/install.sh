@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make test` and `make demo` need besides Rust: redis-server, postgresql, a C compiler and, for the tests,
-# strace, patch, openssl and pgbouncer. With words, only what they name: `servers` (these), `prometheus`, `venv` (Python's).
+# strace, patch, openssl and pgbouncer. With words, only what they name: `servers` (these), `prometheus`, `venv` (Python's),
+# `tools` (curl, git and Python's venv).
 # Does nothing where they are there, and refuses versions that the service refuses. Starts no server, leaves running
 # ones alone, and says what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
@@ -11,6 +12,7 @@ postgres_needed=13
 
 root=${INSTALL_ROOT:-}
 have() { command -v "$1" >/dev/null 2>&1; }
+have_venv() { python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
 
 # The Postgres that Yoink would start: complete, first in the PATH, else the newest that Debian installed.
@@ -54,7 +56,12 @@ for part in "${@:-servers}"; do
       have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
       ;;
     prometheus) have promtool || missing+=(prometheus) ;;
-    venv) python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv) ;;
+    venv) have_venv || missing+=(python3-venv) ;;
+    tools)
+      have curl || missing+=(curl ca-certificates)
+      have git || missing+=(git)
+      have_venv || missing+=(python3-venv)
+      ;;
     *) echo "install.sh: there is no part $part" >&2; exit 2 ;;
   esac
 done

@@ -19,9 +19,19 @@ finish() {
 }
 trap finish EXIT
 
-# Waits until a command succeeds.
+# until_true PID COMMAND...: waits until the command succeeds, as long as the process runs.
 until_true() {
-  for _ in $(seq 600); do if "$@"; then return; fi; sleep 0.1; done
+  local pid=$1
+  shift
+  for _ in $(seq 600); do
+    if "$@"; then return; fi
+    if ! kill -0 "$pid" 2>/dev/null; then
+      echo "listing.sh: a process ended before this became true: $*" >&2
+      if [ -e "$dir/envoy" ]; then tail -n 5 "$dir/envoy" >&2; fi
+      exit 1
+    fi
+    sleep 0.1
+  done
   echo "listing.sh: this never became true: $*" >&2
   exit 1
 }
@@ -29,7 +39,7 @@ until_true() {
 (cd "$dir" && exec "$yoink" --set grpc_listen=127.0.0.1:0 --set http_listen=127.0.0.1:0 --set log=warn dev) \
   > "$dir/dev" &
 pids+=($!)
-until_true grep -q '^Postgres' "$dir/dev"
+until_true $! grep -q '^Postgres' "$dir/dev"
 value() { awk -v name="$1" '$1 == name { print $2 }' "$dir/dev"; }
 
 {
@@ -46,9 +56,10 @@ awk -v start="$start" -v end="$EPOCHREALTIME" 'BEGIN { printf "imported in %.1f 
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 PORT=$port GRPC=$(value gRPC) DIR=$dir/edge YOINK=$yoink scripts/beside.sh edge > "$dir/envoy" 2>&1 &
 pids+=($!)
+envoy=$!
 url=http://127.0.0.1:$port
 listed() { [ "$(curl -s "$url/products" | grep -o '"id":"item-' | wc -l)" = "$products" ]; }
-until_true listed
+until_true "$envoy" listed
 
 echo '| list | whole | bytes | median | slowest |'
 echo '|---|---|---|---|---|'

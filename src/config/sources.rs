@@ -10,8 +10,8 @@ use toml::{Spanned, Value};
 use super::{ConfigError, NAMES};
 
 const PREFIX: &str = "YOINK_";
-/// Read elsewhere: the commit of a build, and a crash that a test asks for.
-const NOT_SETTINGS: [&str; 2] = ["COMMIT", "CRASH_POINT"];
+/// Read elsewhere: the commit of a build, and what a test asks a development build for.
+const NOT_SETTINGS: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
 /// The most names that one line lists.
 const LISTED_MAX: usize = 20;
 
@@ -148,8 +148,8 @@ impl Sources {
             let written = text.get(value.span()).unwrap_or_default().to_owned();
             let (text, number) = match value.into_inner() {
                 Value::String(text) => (text.clone(), text),
-                Value::Integer(number) => (written, number.to_string()),
-                Value::Float(number) => (written, number.to_string()),
+                // As it is written: 8.0, 1e1 and 0x10 are no whole numbers in the environment either.
+                Value::Integer(_) | Value::Float(_) => (written.clone(), written.replace('_', "")),
                 Value::Boolean(_) | Value::Datetime(_) => (written.clone(), written),
                 Value::Array(_) | Value::Table(_) if known(&name).is_some() => {
                     self.problems.push(format!(

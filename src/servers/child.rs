@@ -12,13 +12,15 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User, chown, geteuid},
+    unistd::{Gid, Pid, Uid, User, chown, geteuid},
 };
 use tokio::net::TcpSocket;
 
 use super::ServerError;
 
-/// How long a server may take to answer after its start, or to end after a signal.
+/// How long a server may take to answer after its start.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a server may take to end after a signal.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(10);
 
@@ -29,8 +31,19 @@ enum Disguise {
     None,
     /// In a user namespace where we have another id; files stay ours.
     Namespace,
-    /// As the user `postgres`, who must own its directory.
-    Postgres,
+    /// As a user of the system, who must own its directory.
+    User { uid: Uid, gid: Gid },
+    /// There is none of these users.
+    Impossible,
+}
+
+/// The users of the system who may run a server, in this order: `postgres` comes with Debian's package, `nobody` is
+/// there where Postgres was installed otherwise.
+const USERS: [&str; 2] = ["postgres", "nobody"];
+
+fn first_user(names: &[&str]) -> Disguise {
+    let found = names.iter().find_map(|name| User::from_name(name).ok().flatten());
+    found.map_or(Disguise::Impossible, |user| Disguise::User { uid: user.uid, gid: user.gid })
 }
 
 fn disguise() -> Disguise {
@@ -44,7 +57,7 @@ fn disguise() -> Disguise {
         probe.stdout(Stdio::null()).stderr(Stdio::null());
         match probe.status() {
             Ok(status) if status.success() => Disguise::Namespace,
-            Ok(_) | Err(_) => Disguise::Postgres,
+            Ok(_) | Err(_) => first_user(&USERS),
         }
     })
 }
@@ -52,16 +65,18 @@ fn disguise() -> Disguise {
 /// A command that runs as somebody else than root, and ends by `signal` when this process ends.
 pub(super) fn unprivileged(program: &Path, signal: &str) -> Command {
     match disguise() {
-        Disguise::None => tied(program, signal),
+        // Without a user to run it as, the server refuses by itself; `prepare_dir` has said why before.
+        Disguise::None | Disguise::Impossible => tied(program, signal),
         Disguise::Namespace => {
             let mut command = Command::new("unshare");
             command.args(["-U", "--map-user=1000", "--map-group=1000"]);
             command.args(["setpriv", "--pdeathsig", signal]).arg(program);
             command
         }
-        Disguise::Postgres => {
+        Disguise::User { uid, gid } => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+            command.args([format!("--reuid={uid}"), format!("--regid={gid}")]);
+            command.arg("--clear-groups");
             command.args(["--pdeathsig", signal]).arg(program);
             command
         }
@@ -90,12 +105,13 @@ pub(super) fn tied(program: &Path, signal: &str) -> Command {
 pub(super) fn prepare_dir(dir: &Path) -> Result<(), ServerError> {
     let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    if disguise() == Disguise::Postgres {
-        let user = User::from_name("postgres").map_err(|error| failed(error.into()))?;
-        let user = user.ok_or(ServerError::Missing("postgresql"))?;
-        chown(dir, Some(user.uid), Some(user.gid)).map_err(|error| failed(error.into()))?;
+    match disguise() {
+        Disguise::None | Disguise::Namespace => Ok(()),
+        Disguise::User { uid, gid } => {
+            chown(dir, Some(uid), Some(gid)).map_err(|error| failed(error.into()))
+        }
+        Disguise::Impossible => Err(ServerError::NoUser(USERS)),
     }
-    Ok(())
 }
 
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
@@ -147,8 +163,8 @@ impl Running {
         let child = spawn(command)
             .map_err(|source| ServerError::Run { program: program.to_owned(), source })?;
         let mut running = Self { child };
-        let patience = Instant::now() + PATIENCE;
-        while Instant::now() < patience {
+        let limit = Instant::now() + START_LIMIT;
+        while Instant::now() < limit {
             if !running.is_running() {
                 return Ok(Start::Ended);
             }
@@ -283,6 +299,16 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn server_runs_as_nobody_where_the_system_has_no_user_postgres() {
+        let nobody = User::from_name("nobody").unwrap().unwrap();
+        let expected = Disguise::User { uid: nobody.uid, gid: nobody.gid };
+        assert_eq!(first_user(&["no-such-user", USERS[1]]), expected);
+        assert_eq!(first_user(&["no-such-user"]), Disguise::Impossible);
+        let said = ServerError::NoUser(USERS).to_string();
+        assert!(said.contains("postgres") && said.contains("nobody"), "{said}");
+    }
 
     #[test]
     fn children_of_a_process_are_found_and_waited_for() {

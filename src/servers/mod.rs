@@ -20,6 +20,13 @@ pub enum ServerError {
     /// Not installed.
     #[error("{0} is not installed: run `make install`")]
     Missing(&'static str),
+    /// Postgres refuses to run as root, and there is nobody else to run it as.
+    #[error(
+        "Postgres cannot run as root, user namespaces are forbidden, and neither the user {} nor the user {} exists: \
+         create one of them, or run this as another user than root",
+        _0[0], _0[1]
+    )]
+    NoUser([&'static str; 2]),
     /// A command could not be run.
     #[error("cannot run {program}")]
     Run {

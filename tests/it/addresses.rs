@@ -1,5 +1,10 @@
 //! How the stores are reached: Unix sockets, key=value pairs, several hosts, and nothing that `postgres_url` does not say.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+};
+
 use tokio::task::{block_in_place, spawn_blocking};
 use yoink::{
     app::Role,
@@ -17,17 +22,20 @@ fn text(bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis() {
-    let (redis_dir, postgres_dir) = (scratch_dir("redis"), scratch_dir("postgres"));
-    let socket = redis_dir.join("redis.sock").display().to_string();
+    // The path of a socket has at most 107 bytes, and a checkout may be anywhere. Postgres may run as another user.
+    let sockets_dir = tempfile::Builder::new().prefix("yoink-").tempdir().unwrap();
+    fs::set_permissions(sockets_dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let sockets = sockets_dir.path().display();
+    let socket = format!("{sockets}/redis.sock");
     let listens = format!("exec \"$@\" --unixsocket {socket}");
-    let directories = format!("unix_socket_directories={}", postgres_dir.display());
+    let directories = format!("unix_socket_directories={sockets}");
+    let (redis_dir, postgres_dir) = (scratch_dir("redis"), scratch_dir("postgres"));
     let mut yard = Yard::new().await;
-    let at = postgres_dir.clone();
     let (redis, postgres) = spawn_blocking(move || {
         let wrapper = ["sh", "-c", &listens, "sh"];
         let settings = ["fsync=off", "max_connections=500", &directories];
         let redis = RedisServer::start_under(&redis_dir, AppendFsync::Always, &wrapper).unwrap();
-        (redis, PostgresServer::start(&at, &settings).unwrap())
+        (redis, PostgresServer::start(&postgres_dir, &settings).unwrap())
     })
     .await
     .unwrap();
@@ -36,8 +44,7 @@ async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis(
     (yard.redis, yard.postgres) = (Some(redis), Some(postgres));
 
     let redis_url = format!("unix://{socket}");
-    let dsn =
-        format!("host={} port={port} user=postgres dbname={database}", postgres_dir.display());
+    let dsn = format!("host={sockets} port={port} user=postgres dbname={database}");
     let settings = [("redis_url", redis_url.as_str()), ("postgres_url", dsn.as_str())];
     for command in [&["migrate"][..], &["config", "check", "--connect"]] {
         let done = block_in_place(|| run_yoink_with(&yard, &settings, command));
@@ -53,12 +60,15 @@ async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis(
     let over_socket = over_tcp.replace("IS NOT NULL", "IS NULL");
     assert_eq!(yard.count(over_tcp).await, 0);
     assert!(yard.count(&over_socket).await > 0);
-    let mut list = redis::cmd("CLIENT");
-    let clients: String = list.arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
-    let readers: Vec<&str> =
-        clients.lines().filter(|line| line.contains("cmd=xreadgroup")).collect();
-    assert!(!readers.is_empty(), "{clients}");
-    assert!(readers.iter().all(|line| line.contains(&format!("addr={socket}:0"))), "{clients}");
+    let readers = eventually("a worker waits for orders", async || {
+        let mut list = redis::cmd("CLIENT");
+        let clients: String = list.arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+        let readers = clients.lines().filter(|line| line.contains("cmd=xreadgroup"));
+        let readers: Vec<String> = readers.map(str::to_owned).collect();
+        (!readers.is_empty()).then_some(readers)
+    });
+    let readers = readers.await;
+    assert!(readers.iter().all(|line| line.contains(&format!("addr={socket}:0"))), "{readers:?}");
 
     let mut redis = yard.redis.take().unwrap();
     let redis = spawn_blocking(move || {

@@ -249,6 +249,41 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn list_of_the_dead_shows_what_was_read_before_a_partition_that_is_fenced() {
+    let yard = Yard::new().await;
+    let service = yard.serve(Role::Api, &[]).await;
+    let partitions = yard.stores().await.deployment.partitions;
+    let ids: Vec<String> = (0..50).map(|n| format!("p-{n}")).collect();
+    let partition = |id: &String| partitions.of(&id.parse().unwrap()).index();
+    let first = ids.iter().min_by_key(|id| partition(id)).unwrap();
+    let last = ids.iter().max_by_key(|id| partition(id)).unwrap();
+    for id in [first, last] {
+        service.create(product(id, 9)).await;
+        bury(&yard, &service, (id, Some("23514")), ["ann".to_owned()]).await;
+    }
+    // Nobody rebuilds the partition meanwhile.
+    service.stop().await;
+    let meta = format!("{}:{{{}}}:meta", yard.prefix, partition(last));
+    let away = format!("{meta}-away");
+    let rename = async |from: &str, to: &str| {
+        let mut cli = yard.cli().await;
+        let () = redis::cmd("RENAME").arg(from).arg(to).query_async(&mut cli).await.unwrap();
+    };
+    rename(&meta, &away).await;
+    let (code, shown, said) = dead(&yard, &["list"]).await;
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("run `yoink rebuild`"), "{said}");
+    let products: Vec<_> = rows(&shown).into_iter().map(|row| row[1].clone()).collect();
+    assert_eq!(products, [first.as_str()], "{shown}");
+
+    rename(&away, &meta).await;
+    let (code, shown, said) = dead(&yard, &["list"]).await;
+    assert_eq!((code, rows(&shown).len()), (0, 2), "{shown}{said}");
+    assert_eq!(dead(&yard, &["release", "--all"]).await.0, 0);
+    yard.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn work_on_the_dead_that_is_not_well_asked_for_is_not_begun() {
     let yard = Yard::new().await;
     let service = yard.serve(Role::Api, &[]).await;

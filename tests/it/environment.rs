@@ -115,6 +115,18 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
     let (printed, _) = checked(&dir, &span, &[]);
     assert!(printed.contains("log = \"[call]=debug\""), "{printed}");
     assert!(printed.contains("reflection = true"), "{printed}");
+    // A whole number is written with digits, wherever it is written.
+    for written in ["1e1", "8.0", "8e0", "0x10"] {
+        let value = [("YOINK_PARTITIONS", written)];
+        let wrong = refused(&dir, &value, &[]);
+        let why = format!("partitions must be a whole number, not \"{written}\"");
+        assert!(wrong.contains(&why), "{wrong}");
+        fs::write(dir.join("yoink.toml"), format!("partitions = {written}\n")).unwrap();
+        let wrong = refused(&dir, &[], &[]);
+        assert!(wrong.contains(&why) && wrong.contains("in the settings file"), "{wrong}");
+    }
+    fs::write(dir.join("yoink.toml"), "trace_sample_ratio = 1_0.5e-1_0\n").unwrap();
+    checked(&dir, &[], &[]);
     let quoted = [("YOINK_REDIS_URL", "\"redis://:hunter2@cache\""), ("YOINK_PARTITIONS", "1e3")];
     let wrong = refused(&dir, &quoted, &[]);
     assert!(wrong.contains("redis_url begins with a quotation mark"), "{wrong}");

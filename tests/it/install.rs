@@ -190,6 +190,25 @@ fn tools_name_the_go_that_they_need_when_there_is_none_or_an_old_one() {
 }
 
 #[test]
+fn programs_that_the_tools_need_are_installed_where_they_are_missing_and_by_every_command_that_needs_them()
+ {
+    let system = System::with(&[]);
+    system.with_apt("1");
+    let output = system.run("scripts/install.sh", &["tools"]);
+    assert!(output.status.success(), "{}", shown(&output).1);
+    let installed = "install -y -q --no-install-recommends curl ca-certificates git python3-venv\n";
+    assert!(system.calls().contains(installed), "{}", system.calls());
+    let whole = System::with(&[("curl", "true"), ("git", "true"), ("python3", "true")]);
+    assert_eq!(shown(&whole.run("scripts/install.sh", &["tools"])), Default::default());
+    for target in ["tools", "lint", "deny", "openapi", "test-tools", "bugs", "bench-listing"] {
+        let mut make = Command::new("make");
+        let output = make.args(["-n", target]).current_dir(checkout("")).output().unwrap();
+        let (commands, _) = shown(&output);
+        assert!(commands.contains("scripts/install.sh tools\n"), "{target}: {commands}");
+    }
+}
+
+#[test]
 fn a_first_build_is_not_silent() {
     for target in ["demo", "dev"] {
         let mut make = Command::new("make");

@@ -28,6 +28,13 @@ async fn role_without_connections(yard: &Yard) -> (String, String) {
     (role, url)
 }
 
+/// Starts the service at a Postgres that takes no connection yet. It waits for far longer than these tests take: Postgres is
+/// freed however late.
+fn serve_waiting(yard: &Yard, url: &str) -> Binary {
+    let waits = ("YOINK_START_LIMIT_MS", "3600000");
+    Binary::serve_with("all", yard, &[("postgres_url", url)], &[waits])
+}
+
 async fn says_that_it_waits(service: &mut Binary) {
     eventually("it says what it waits for", async || {
         assert!(!service.has_ended(), "it ended: {}", service.said());
@@ -60,7 +67,7 @@ async fn sells(yard: &Yard, service: &mut Binary) {
 async fn start_waits_until_postgres_has_a_free_connection() {
     let yard = Yard::new().await;
     let (role, url) = role_without_connections(&yard).await;
-    let mut service = Binary::serve(&yard, &[("postgres_url", &url)], None);
+    let mut service = serve_waiting(&yard, &url);
     says_that_it_waits(&mut service).await;
     let free = format!("ALTER ROLE {role} CONNECTION LIMIT -1");
     yard.sql().await.batch_execute(&free).await.unwrap();
@@ -108,7 +115,7 @@ async fn start_waits_until_postgres_has_started() {
         (refused.code() == Some(&SqlState::CANNOT_CONNECT_NOW)).then_some(())
     })
     .await;
-    let mut service = Binary::serve(&yard, &[("postgres_url", &url)], None);
+    let mut service = serve_waiting(&yard, &url);
     says_that_it_waits(&mut service).await;
     promote(&dir);
     yard.postgres = Some(starting.await.unwrap());

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     PATIENCE,
-    wire::{Requests, Wire},
+    wire::{Requests, Wire, contains},
 };
 
 /// What the network does with what is sent.
@@ -46,6 +46,8 @@ struct State {
     keeps_old: bool,
     /// Connections up to this one that carry one of its commands (all of them, if it is empty) are silent.
     silenced: (u64, &'static str),
+    /// Requests that carry this text are held.
+    held: Option<&'static str>,
 }
 
 /// One answer that is to be lost.
@@ -67,6 +69,8 @@ struct Shared {
     turned_away: AtomicU64,
     /// Postgres: requests that the client waits for.
     round_trips: AtomicU64,
+    /// Requests that were held.
+    held: AtomicU64,
 }
 
 /// A TCP proxy on a free port of loopback; ends with the test.
@@ -109,6 +113,7 @@ impl Proxy {
             server,
             keeps_old: false,
             silenced: (0, ""),
+            held: None,
         });
         let shared = Shared {
             wire,
@@ -118,6 +123,7 @@ impl Proxy {
             made: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
         // It ends when the proxy is dropped, and all its connections with it.
@@ -144,7 +150,18 @@ impl Proxy {
         self.state.send_modify(|state| {
             state.weather = Weather::Fair;
             state.delays = [Duration::ZERO; 2];
+            state.held = None;
         });
+    }
+
+    /// Holds every request that carries this text, and what its connection sends after it, until everything passes.
+    pub fn hold(&self, text: &'static str) {
+        self.state.send_modify(|state| state.held = Some(text));
+    }
+
+    /// How many requests were held so far.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Ordering::SeqCst)
     }
 
     /// What is sent arrives later: to the server, and back.
@@ -280,6 +297,16 @@ impl Line {
         drop(state.wait_for(carries).await);
     }
 
+    /// Waits while this request is held.
+    async fn released(&self, request: &[u8]) {
+        let mut state = self.shared.state.clone();
+        let is_held = |now: &State| now.held.is_some_and(|text| contains(request, text.as_bytes()));
+        if is_held(&self.shared.state.borrow()) {
+            self.shared.held.fetch_add(1, Ordering::SeqCst);
+            drop(state.wait_for(|now| !is_held(now)).await);
+        }
+    }
+
     fn is_silent(&self, now: &State) -> bool {
         let (last, command) = now.silenced;
         let carried = || self.carried.lock().unwrap().contains(command);
@@ -326,6 +353,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
             line.thawed().await;
             requests.push(&chunk);
             while let Some(request) = requests.next() {
+                line.released(&request).await;
                 line.note(&requests, &request);
                 // A simple query, or the end of an extended one.
                 if matches!(request.first(), Some(b'Q' | b'S')) {

@@ -71,7 +71,8 @@ impl Requests {
     }
 }
 
-fn contains(bytes: &[u8], text: &[u8]) -> bool {
+/// Whether bytes contain a text.
+pub fn contains(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
