@@ -20,7 +20,7 @@ help:
 	@echo "make lint    formatting, clippy, the contract's style, Dockerfile and compose file"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
-	@echo "make bench-import  how the time of an import grows, and an emergency stop beside it"
+	@echo "make bench-import  how the time of an import grows, an emergency stop beside it, and bench-listing"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
 	@echo "make bench-lookups  what a flood of look-ups costs the storing of orders"
 	@echo "make deny    licences, bans and sources of the dependencies"
@@ -98,6 +98,7 @@ bench-listing: install
 
 bench-import: install
 	$(CARGO) bench --locked --profile $(PROFILE) --bench import
+	@$(MAKE) --no-print-directory bench-listing
 
 # ORDERS, LOOKUPS, ROUNDS choose its sizes.
 bench-lookups: install
