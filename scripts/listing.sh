@@ -52,7 +52,7 @@ YOINK_REDIS_URL=$(value Redis) YOINK_POSTGRES_URL=$(value Postgres) \
   "$yoink" --set log=warn import "$dir/catalogue.csv"
 awk -v start="$start" -v end="$EPOCHREALTIME" 'BEGIN { printf "imported in %.1f s\n\n", end - start }'
 
-# A free port: bound by nobody a moment ago.
+# A free port: no process listened on it a moment ago.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 PORT=$port GRPC=$(value gRPC) DIR=$dir/edge YOINK=$yoink scripts/beside.sh edge > "$dir/envoy" 2>&1 &
 pids+=($!)

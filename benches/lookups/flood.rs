@@ -1,4 +1,4 @@
-//! Many look-ups of reservations that nobody made, from a process of their own.
+//! Many look-ups of reservations that do not exist, from a process of their own.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -136,8 +136,8 @@ pub async fn look_up_until_told(service: SocketAddr, lookups: u32, retry: Retry)
         ticks.tick().await;
     }
     println!("ready");
-    let told = || std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    tokio::task::spawn_blocking(told).await.unwrap();
+    let wait_for_end = || std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    tokio::task::spawn_blocking(wait_for_end).await.unwrap();
     end.cancel();
     calls.close();
     calls.wait().await;

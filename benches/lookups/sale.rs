@@ -29,7 +29,7 @@ pub struct Sale {
 }
 
 impl Sale {
-    /// Puts a product on sale that has a unit for each order, and one that nobody buys.
+    /// Puts a product on sale that has a unit for each order, and one without buyers.
     pub async fn open(yard: &Yard, service: SocketAddr, name: &str, orders: u32) -> Self {
         let stores = yard.stores().await;
         let partitions = stores.deployment.partitions;
@@ -54,7 +54,7 @@ impl Sale {
         buyers.reserve_unit(request).await.map(drop)
     }
 
-    /// One buyer, who comes back as told where too many ask at once.
+    /// One buyer, who waits as RetryInfo says where a call is shed.
     async fn buy_certainly(&self, n: u32) {
         let user = format!("user-{n}");
         while let Err(status) = self.buy(n as usize % CONNECTIONS, &user).await {
@@ -82,7 +82,7 @@ impl Sale {
         f64::from(self.orders - 1) / begun.elapsed().as_secs_f64()
     }
 
-    /// Stops the sale; returns how long it took from the operator's call until a buyer was told.
+    /// Stops the sale; returns how long it took from the operator's call until a buyer was refused.
     pub async fn stop(&self) -> Duration {
         let begun = Instant::now();
         let request = UpdateProductRequest {
@@ -92,11 +92,11 @@ impl Sale {
         };
         let mut admin = AdminServiceClient::new(self.channels[0].clone());
         let stop = async { admin.update_product(request).await.map(drop).unwrap() };
-        let told = eventually("buyers are told of the stop", async || {
+        let refused = eventually("buyers are refused", async || {
             // The unit that is left is sold to the first of these, if the stop does not come before.
             let refused = self.buy(1, "late").await.err()?;
             (reason(&refused) == "SALE_STOPPED").then(|| begun.elapsed())
         });
-        tokio::join!(stop, told).1
+        tokio::join!(stop, refused).1
     }
 }

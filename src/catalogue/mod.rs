@@ -142,7 +142,7 @@ impl Catalogue {
     }
 
     /// Tells Redis these products as the ledger has them now, and nothing else: a stop does not wait until Redis has
-    /// been told of an import.
+    /// has an import.
     async fn enforce<'a>(
         &self,
         changed: impl IntoIterator<Item = &'a ProductId>,
@@ -155,7 +155,7 @@ impl Catalogue {
             held.get(&product.id).is_some_and(|held| held.version > product.version)
         };
         if products.iter().any(went_back) {
-            // Or somebody else changed it a moment ago, and the refresh does no harm.
+            // Or another process changed it a moment ago; the refresh does no harm.
             self.refresh().await?;
         }
         let count = self.stock.partitions().count();

@@ -107,7 +107,7 @@ pub struct Config {
     pub log: String,
     /// How.
     pub log_format: LogFormat,
-    /// What the environment has that begins like a setting and is none.
+    /// Variables of the environment that begin like a setting and are not settings.
     pub ignored: IgnoredVariables,
 }
 

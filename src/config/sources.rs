@@ -204,7 +204,7 @@ fn known(name: &str) -> Option<&'static str> {
     NAMES.into_iter().find(|known| *known == name)
 }
 
-/// The setting that somebody may have meant.
+/// The setting that was probably meant.
 fn near(name: &str) -> Option<&'static str> {
     if name.len() > 64 {
         return None;
@@ -214,7 +214,7 @@ fn near(name: &str) -> Option<&'static str> {
     candidates.min_by_key(|known| strsim::damerau_levenshtein(known, name))
 }
 
-/// A name that somebody else has written, fit for a line of text.
+/// A name from outside, fit for a line of text.
 fn escaped(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
 }

@@ -33,7 +33,7 @@ impl IdWindow {
         at_ms.div_euclid(self.width_ms())
     }
 
-    /// When nobody looks into a bucket any more.
+    /// When a bucket is no longer looked into.
     pub fn until_ms(self, bucket: i64) -> i64 {
         (bucket + self.earlier_buckets() + 1) * self.width_ms()
     }

@@ -65,7 +65,7 @@ fn is_refused(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
-            '\u{180e}' // a space that is none
+            '\u{180e}' // a separator without width
             | '\u{200b}' | '\u{feff}' // zero-width spaces
             | '\u{2028}' | '\u{2029}' // line and paragraph separators
             | '\u{202a}'..='\u{202e}' // embeddings and overrides of direction

@@ -27,7 +27,7 @@ pub(super) const LOCK: i64 = 0x79_6f_69_6e_6b;
 pub struct Changes {
     /// The products as they are now.
     pub products: Vec<Product>,
-    /// Whether there are products that have no version yet: somebody is creating them, or has died doing so.
+    /// Whether there are products that have no version yet: a process is creating them, or died doing so.
     pub versions_missing: bool,
 }
 
@@ -204,7 +204,7 @@ impl Ledger {
                 return Ok(Err(UpdateError::Unknown));
             };
             let sale = change.apply(product(&row)?.sale);
-            // A name that an earlier version accepted keeps nobody from stopping its sale.
+            // A name that an earlier version accepted does not prevent a stop of its sale.
             let checked = if change.name.is_some() { sale.check() } else { sale.check_terms() };
             if let Err(error) = checked {
                 return Ok(Err(error.into()));

@@ -123,7 +123,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives versions to a page of the products that have none, unless somebody is changing the catalogue: what an
+    /// Gives versions to a page of the products that have none, unless another transaction is changing the catalogue: what an
     /// import that died left over.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Ledger {
     }
 }
 
-/// A row that an order is just being stored for is skipped: nobody waits while holding the lock. The sum keeps Postgres
+/// A row that an order is just being stored for is skipped, so that no transaction waits while it holds the lock. The sum keeps Postgres
 /// from the index by version, which holds every product of the import and would be read again for each page.
 const ASSIGN: &str = "
     UPDATE products SET version = nextval('catalogue_version')
@@ -331,7 +331,7 @@ impl<'a> Columns<'a> {
         ]
     }
 
-    /// Inserts those that nobody has created; returns their ids.
+    /// Inserts those that do not exist; returns their ids.
     async fn insert(
         &self,
         tx: &Transaction<'_>,

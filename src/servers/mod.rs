@@ -20,7 +20,7 @@ pub enum ServerError {
     /// Not installed.
     #[error("{0} is not installed: run `make install`")]
     Missing(&'static str),
-    /// Postgres refuses to run as root, and there is nobody else to run it as.
+    /// Postgres refuses to run as root, and there is no other user to run it as.
     #[error(
         "Postgres cannot run as root, user namespaces are forbidden, and neither the user {} nor the user {} exists: \
          create one of them, or run this as another user than root",

@@ -63,7 +63,7 @@ impl Stock {
         format!("{}:{bucket}:old", self.partitions.keys().claims(partition))
     }
 
-    /// A page of the request ids that are left of a bucket, and where the next page begins (0: there is none).
+    /// A page of the request ids that are left of a bucket, and where the next page begins (0: no more pages).
     ///
     /// # Errors
     ///

@@ -123,7 +123,7 @@ impl Reserver {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
             let (product, user) = (request.product.as_str(), request.user.as_str());
-            // An earlier program leaves an entry of format 2 alone: it would take it for one that nobody wrote.
+            // An earlier program leaves an entry of format 2 alone: it would take it for an unrecognized one.
             let format = if request.is_plain() { "1" } else { "2" };
             args.extend([product, user, request_id, random, traceparent, format]);
         }

@@ -170,7 +170,7 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_also_after_a_failove
     .await
     .unwrap();
     block_in_place(|| primary.create_database(&yard.database)).unwrap();
-    // Nobody listens on the first, the second is a standby.
+    // No server listens on the first, the second is a standby.
     let url = format!(
         "postgres://postgres@127.0.0.1:1,127.0.0.1:{},127.0.0.1:{}/{}",
         second.port(),

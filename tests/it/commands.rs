@@ -261,7 +261,7 @@ async fn list_of_the_dead_shows_what_was_read_before_a_partition_that_is_fenced(
         service.create(product(id, 9)).await;
         bury(&yard, &service, (id, Some("23514")), ["ann".to_owned()]).await;
     }
-    // Nobody rebuilds the partition meanwhile.
+    // No process rebuilds the partition meanwhile.
     service.stop().await;
     let meta = format!("{}:{{{}}}:meta", yard.prefix, partition(last));
     let away = format!("{meta}-away");

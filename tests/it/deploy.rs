@@ -65,7 +65,11 @@ fn network_lies_outside_dockers_pools_and_follows_one_variable() {
     let pool = &compose["networks"]["default"]["ipam"]["config"][0];
     assert_eq!(text(&pool["subnet"]), "10.213.50.0/24");
     assert_eq!(text(&pool["gateway"]), "10.213.50.1");
-    assert_eq!(text(&pool["ip_range"]), "10.213.50.128/25", "nobody else gets Envoy's address");
+    assert_eq!(
+        text(&pool["ip_range"]),
+        "10.213.50.128/25",
+        "no other container gets Envoy's address"
+    );
     let envoy = &compose["services"]["envoy"]["networks"]["default"]["ipv4_address"];
     assert_eq!(text(envoy), "10.213.50.10");
     for name in ["yoink", "admin"] {

@@ -220,7 +220,7 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("allkeys-lru"), "{printed}");
 
-    // Port 1 of loopback: nobody listens there. The other store is looked at all the same.
+    // Port 1 of loopback: no server listens there. The other store is looked at all the same.
     let (code, printed) = check(&[("redis_url", "redis://127.0.0.1:1")]);
     assert_eq!(code, 2, "{printed}");
     assert!(printed.contains("cannot tell: Redis (redis_url)"), "{printed}");

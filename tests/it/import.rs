@@ -1,4 +1,4 @@
-//! `yoink import` of many products: few statements, whole or not at all, and nobody waits for it.
+//! `yoink import` of many products: few statements, whole or not at all, and other callers do not wait for it.
 
 use std::{
     fmt::Write as _,

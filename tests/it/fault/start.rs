@@ -103,7 +103,7 @@ async fn start_waits_until_postgres_has_started() {
     block_in_place(|| postgres.create_database(&yard.database).unwrap());
     let url = postgres.url(&yard.database);
     yoink::ledger::migrate(&url.parse().unwrap()).await.unwrap();
-    // It starts as a standby that answers nobody, until it is promoted.
+    // It starts as a standby that accepts no connection, until it is promoted.
     block_in_place(|| postgres.stop());
     std::fs::write(dir.join("data/standby.signal"), "").unwrap();
     let starting = spawn_blocking(move || {
