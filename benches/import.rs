@@ -39,7 +39,7 @@ use yoink::{
 use self::proxy::Proxy;
 
 /// No wait of the proxy is longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the product is on sale before it is stopped again.
 const BETWEEN_STOPS: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 -- A cut of a partition's log for the audit: everything that Redis knows, at one moment.
 --
 -- KEYS  1 meta  2 stock  3 supply  4 orders  5 dead  6 claims (base: buckets are <base>:<bucket>)
--- ARGV  1 '<epoch> <deployment>'  2 most entries to read  3 claims_window_ms
+-- ARGV  1 '<epoch> <deployment>'  2 most entries to read  3 idempotency_window_ms
 --
 -- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four words:
 --   p <product> <stock> <supply>

@@ -1,6 +1,6 @@
 -- Reads dead entries of a partition: a page of them, the oldest first, or the one of a name.
 --
--- KEYS  1 meta  2 dead  3 buried
+-- KEYS  1 meta  2 dead  3 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 name, or '' for a page  3 first id ('-', or '(' and an id)  4 last id ('+', or an
 --       id)  5 most entries
 --

@@ -1,6 +1,6 @@
 -- Removes one dead entry whose order turned out to be in the ledger; gives nothing back.
 --
--- KEYS  1 meta  2 dead  3 buried
+-- KEYS  1 meta  2 dead  3 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 dead id  3 reservation id
 --
 -- Returns {'fenced', reason} | {'discarded'} | {'gone'} (somebody else did it)

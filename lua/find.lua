@@ -1,6 +1,6 @@
 -- Reads the entry of a reservation that is not settled yet: from orders, else from dead.
 --
--- KEYS  1 meta  2 orders  3 dead  4 buried
+-- KEYS  1 meta  2 orders  3 dead  4 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 the id it has in orders  3 the reservation id  4 its random part
 --       (hexadecimal)
 --

@@ -2,7 +2,7 @@
 -- calls the partition 'new': nothing was sold from it, in this epoch or before, and whatever says otherwise
 -- belongs to somebody else. An attempt that comes late opens an epoch that nobody will ever believe in.
 --
--- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 buried
+-- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 dead_index
 -- ARGV  1 deployment  2 epoch  3 group  4 timeline of Postgres before this attempt ('' if unknown)
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'late'} (another attempt is

@@ -1,9 +1,9 @@
 -- Gives the unit of one voided order back: once, however often and by however many it is called (R5).
 -- The entry itself is the token: only the call that removes it adds the unit.
 --
--- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 buried
+-- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
---       5 in 'dead': the name it was buried under, since another entry may have that id by now
+--       5 in 'dead': the name it was moved to dead under, since another entry may have that id by now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (somebody else did it)
 --       | {'unreleasable'} (nothing done: no order of ours, or no stock to add to)

@@ -1,6 +1,6 @@
 -- Ends a rebuild (R9): opens a partition that is this rebuild's, still closed, and has nothing in flight.
 --
--- KEYS  1 meta  2 orders  3 dead  4 buried
+-- KEYS  1 meta  2 orders  3 dead  4 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres when this rebuild began ('' if unknown)
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'not_empty'} (drain again) | {'opened'}

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
--- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms  3 backlog_max_entries
+-- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
 --       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
 --

@@ -3,7 +3,7 @@
 -- ids are set aside as <claims>:<bucket>:old, until the rebuild has looked each one up: see lost.lua.
 --
 -- KEYS  1 meta  2 stock  3 supply  4 catalogue  5 bought  6 claims (base)
--- ARGV  1 '<epoch> <deployment>'  2 claims_window_ms
+-- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'seized'} | {'late'} (another rebuild is
 -- further) | {'foreign'} (another deployment's)

@@ -79,15 +79,15 @@ impl Report {
 pub struct Auditor {
     streams: Streams,
     ledger: Ledger,
-    claims_window_ms: u64,
+    idempotency_window_ms: u64,
     /// Held by the audit under way: each reads the whole ledger.
     one: Arc<Mutex<()>>,
 }
 
 impl Auditor {
     /// Over these; request ids are remembered for so many milliseconds.
-    pub fn new(streams: Streams, ledger: Ledger, claims_window_ms: u64) -> Self {
-        Self { streams, ledger, claims_window_ms, one: Arc::default() }
+    pub fn new(streams: Streams, ledger: Ledger, idempotency_window_ms: u64) -> Self {
+        Self { streams, ledger, idempotency_window_ms, one: Arc::default() }
     }
 
     /// Audits every partition, after any audit that a clone of this one has under way. Never fails: what it
@@ -113,19 +113,19 @@ impl Auditor {
         let lost = self.ledger.lost_of_ended(partition).await.map_err(|error| told(&error))?;
         report.lost.extend(lost);
         let cut =
-            self.streams.cut(partition, self.claims_window_ms).await.map_err(
-                |error| match error {
+            self.streams.cut(partition, self.idempotency_window_ms).await.map_err(|error| {
+                match error {
                     CutError::Fence(FenceError::Fenced(reason)) => format!("fenced: {reason}"),
                     CutError::TooMany(_) | CutError::Fence(_) => told(&error),
-                },
-            )?;
+                }
+            })?;
         let in_streams: Vec<_> = cut.in_streams.iter().map(|id| id.to_uuid()).collect();
         let waiting = waiting_seqs(&cut);
         let at = (cut.epoch, cut.seq);
         let streams = InStreams { ids: &in_streams, seqs: &waiting };
         let buckets = IdBuckets {
             since_ms: cut.claims.first().map_or(0, |bucket| bucket.since_ms),
-            width_ms: IdWindow::new(self.claims_window_ms).width_ms(),
+            width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
         };
         let rows = self.ledger.audit_rows(partition, at, streams, buckets);
         let rows = rows.await.map_err(|error: LedgerError| told(&error))?;
@@ -177,7 +177,7 @@ fn waiting_seqs(cut: &Cut) -> Vec<i64> {
 /// Every accept of this epoch is in exactly one place: the sum of units alone would be blind to a doubled
 /// id that hides a lost one. Returns whether it is so.
 fn check_log(partition: Partition, cut: &Cut, rows: &AuditRows, report: &mut Report) -> bool {
-    for stranger in &cut.strangers {
+    for stranger in &cut.unrecognized {
         report.violated(1, format!("partition {partition}: entry {stranger:?} is none of ours"));
     }
     let waiting = waiting_seqs(cut).len();
@@ -220,7 +220,7 @@ fn check_claims(partition: Partition, claims: &[ClaimsCut], rows: &AuditRows, re
     }
     if forgotten > 0 {
         report.notes.push(format!(
-            "partition {partition}: the request ids of {forgotten} orders within claims_window_ms are not \
+            "partition {partition}: the request ids of {forgotten} orders within idempotency_window_ms are not \
              remembered: they were taken under a shorter window, and `yoink rebuild` restores them"
         ));
     }

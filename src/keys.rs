@@ -74,8 +74,8 @@ impl Keys {
     }
 
     /// Hash: reservation id → its entry in `dead`.
-    pub fn buried(&self, partition: Partition) -> String {
-        self.key(partition, "buried")
+    pub fn dead_index(&self, partition: Partition) -> String {
+        self.key(partition, "dead_index")
     }
 }
 
@@ -98,6 +98,6 @@ mod tests {
         assert_eq!(keys.bought(partition), "yoink:{3}:bought");
         assert_eq!(keys.orders(partition), "yoink:{3}:orders");
         assert_eq!(keys.dead(partition), "yoink:{3}:dead");
-        assert_eq!(keys.buried(partition), "yoink:{3}:buried");
+        assert_eq!(keys.dead_index(partition), "yoink:{3}:dead_index");
     }
 }

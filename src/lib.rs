@@ -8,7 +8,7 @@
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three never see one another
 //! - [`ack`]: when an accepted reservation is answered
-//! - [`catalogue`], [`recovery`], [`desk`]: products, the life of a partition, dead entries
+//! - [`catalogue`], [`recovery`], [`dead_letters`]: products, the life of a partition, dead entries
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
 
 pub mod ack;
@@ -18,7 +18,7 @@ pub mod catalogue;
 pub mod cli;
 pub mod config;
 mod crash_point;
-pub mod desk;
+pub mod dead_letters;
 pub mod domain;
 pub mod fence;
 pub mod grpc;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 
 use flood::{Flood, Retry};
-use harness::{Binary, Proxy, Yard, run_yoink};
+use harness::{Binary, Proxy, TestEnv, run_yoink};
 use sale::Sale;
 
 /// Between the service and Postgres, each way: 5 ms there and back.
@@ -85,10 +85,10 @@ fn print_medians(rounds: &[Vec<Run>]) {
 
 async fn bench() {
     let (orders, lookups) = (size("ORDERS", 20_000), size("LOOKUPS", 8_000));
-    let yard = Yard::with_durable_postgres().await;
-    let proxy = Proxy::postgres(yard.postgres.as_ref().unwrap().port()).await;
-    let url = proxy.postgres_url(&yard.database);
-    let mut service = Binary::serve(&yard, &[("postgres_url", &url)], None);
+    let env = TestEnv::with_durable_postgres().await;
+    let proxy = Proxy::postgres(env.postgres.as_ref().unwrap().port()).await;
+    let url = proxy.postgres_url(&env.database);
+    let mut service = Binary::serve(&env, &[("postgres_url", &url)], None);
     service.channel().await;
     proxy.delay(DELAY_EACH_WAY, DELAY_EACH_WAY);
     println!("{orders} orders a run; {lookups} look-ups under way in a flood; Postgres 5 ms away");
@@ -98,14 +98,14 @@ async fn bench() {
     );
     let address = service.address().unwrap();
     // Not counted: connections are opened and statements prepared.
-    let warm = Sale::open(&yard, address, "warm", orders.min(2_000)).await;
+    let warm = Sale::open(&env, address, "warm", orders.min(2_000)).await;
     run(&warm, lookups, None).await;
     let mut rounds = Vec::new();
     for round in 1..=size("ROUNDS", 3) {
         let mut runs: Vec<Run> = Vec::new();
         for (kind, retry) in KINDS {
             let product = format!("shoe-{round}-{}", runs.len());
-            let sale = Sale::open(&yard, address, &product, orders).await;
+            let sale = Sale::open(&env, address, &product, orders).await;
             let run = run(&sale, lookups, retry).await;
             let without = runs.first().map_or(run.stored_per_second, |run| run.stored_per_second);
             print_row(&round.to_string(), kind, &run, run.stored_per_second / without);
@@ -114,8 +114,8 @@ async fn bench() {
         rounds.push(runs);
     }
     print_medians(&rounds);
-    yard.assert_audit_holds().await;
-    let audit = block_in_place(|| run_yoink(&yard, &["audit"]));
+    env.assert_audit_holds().await;
+    let audit = block_in_place(|| run_yoink(&env, &["audit"]));
     assert!(audit.status.success(), "{}", String::from_utf8_lossy(&audit.stderr));
     println!("The audit holds.");
 }

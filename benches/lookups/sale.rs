@@ -13,7 +13,7 @@ use yoink::grpc::pb::{
     admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
 };
 
-use crate::harness::{Yard, eventually, product, reason};
+use crate::harness::{TestEnv, eventually, product, reason};
 
 /// Buyers at the same time, and the connections that they share.
 const BUYERS: u32 = 400;
@@ -30,8 +30,8 @@ pub struct Sale {
 
 impl Sale {
     /// Puts a product on sale that has a unit for each order, and one without buyers.
-    pub async fn open(yard: &Yard, service: SocketAddr, name: &str, orders: u32) -> Self {
-        let stores = yard.stores().await;
+    pub async fn open(env: &TestEnv, service: SocketAddr, name: &str, orders: u32) -> Self {
+        let stores = env.stores().await;
         let partitions = stores.deployment.partitions;
         let new = product(name, i64::from(orders) + 1);
         stores.ledger.create_products(&[new], partitions, "bench").await.unwrap();
@@ -39,7 +39,7 @@ impl Sale {
         let channels = join_all((0..CONNECTIONS).map(|_| endpoint.connect())).await;
         let channels = channels.into_iter().map(Result::unwrap).collect();
         let sale =
-            Self { service, product: name.to_owned(), orders, channels, sql: yard.sql().await };
+            Self { service, product: name.to_owned(), orders, channels, sql: env.sql().await };
         eventually("the product is on sale", async || sale.buy(0, "first").await.ok()).await;
         sale
     }

@@ -17,7 +17,7 @@ use crate::{
 /// How long one WAIT waits: then it looks who is still there.
 const WAIT_MS: u64 = 500;
 /// After a WAIT that failed.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Most who join a wait at a time.
 const BATCH: usize = 4096;
 
@@ -81,7 +81,7 @@ async fn run(partitions: Partitions, replicas: u32, mut asked: mpsc::Receiver<Wa
                 wake(&mut waiters, of, reached >= replicas);
             }
             // Who waits goes on waiting: nobody has said that the replicas have it.
-            Err(_) => tokio::time::sleep(AGAIN).await,
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
 }

@@ -20,11 +20,11 @@ use crate::{
 /// Most reservations a read.
 const BATCH: usize = 5000;
 /// Between two reads.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Reads take at most one part in so many of the time.
 const SHARE: u32 = 3;
 /// After a read that failed.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
 type Waiters = BTreeMap<ReservationId, Vec<oneshot::Sender<Answer>>>;
@@ -74,7 +74,8 @@ async fn run(partitions: Partitions, ledger: Ledger, mut asked: mpsc::Receiver<W
             );
         }
         well = read.is_ok();
-        let pause = if well { LOOK.max(started.elapsed() * (SHARE - 1)) } else { AGAIN };
+        let pause =
+            if well { POLL_INTERVAL.max(started.elapsed() * (SHARE - 1)) } else { RETRY_INTERVAL };
         if !waiters.is_empty() {
             tokio::time::sleep(pause).await;
         }

@@ -13,7 +13,7 @@ use crate::{
     ack::{AckSettings, Acks},
     audit::Auditor,
     config::Config,
-    desk::Desk,
+    dead_letters::DeadLetters,
     fence::{Connection, Partitions, retry_at_start},
     keys::Keys,
     ledger::{
@@ -51,8 +51,8 @@ pub struct Stores {
     pub stock: Stock,
     /// The streams.
     pub streams: Streams,
-    /// The desk.
-    pub desk: Desk,
+    /// The dead_letters.
+    pub dead_letters: DeadLetters,
     /// The deployment.
     pub deployment: Deployment,
     client: Client,
@@ -88,14 +88,14 @@ impl Stores {
         let partitions =
             Partitions::new(connection, keys, (deployment.id, deployment.partitions), metrics);
         let settings = StockSettings {
-            claims_window_ms: config.claims_window_ms,
+            idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
         };
         let stock = Stock::start(partitions.clone(), settings, tasks);
         let streams = Streams::new(partitions);
-        let desk = Desk::new(streams.clone(), stock.clone(), ledger.clone());
-        let auditor = Auditor::new(streams.clone(), ledger.clone(), config.claims_window_ms);
-        Ok(Self { ledger, pools, stock, streams, desk, deployment, client, auditor })
+        let dead_letters = DeadLetters::new(streams.clone(), stock.clone(), ledger.clone());
+        let auditor = Auditor::new(streams.clone(), ledger.clone(), config.idempotency_window_ms);
+        Ok(Self { ledger, pools, stock, streams, dead_letters, deployment, client, auditor })
     }
 
     /// The audit of both: one at a time, whoever asks for it.
@@ -103,9 +103,9 @@ impl Stores {
         self.auditor.clone()
     }
 
-    /// The desk of the workers.
-    pub fn worker_desk(&self) -> Desk {
-        Desk::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
+    /// The dead letters of the workers.
+    pub fn worker_dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
     }
 
     /// When accepted reservations are answered, for a process that takes them.
@@ -115,9 +115,9 @@ impl Stores {
     /// When Redis is away.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        let rooms = (self.stock.partitions().clone(), self.pools.workers.clone());
+        let services = (self.stock.partitions().clone(), self.pools.workers.clone());
         Ok(Acks::start(
-            rooms,
+            services,
             self.blocking("waits for replicas").await?,
             settings,
             &TaskTracker::new(),
@@ -126,8 +126,8 @@ impl Stores {
 
     /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.
     pub fn recovery(&self, gateway: Option<String>) -> Recovery {
-        let rooms = (self.ledger.clone(), self.stock.clone(), self.streams.clone());
-        Recovery::new(rooms, self.deployment, gateway)
+        let services = (self.ledger.clone(), self.stock.clone(), self.streams.clone());
+        Recovery::new(services, self.deployment, gateway)
     }
 
     /// A connection for one blocking reader, its own.

@@ -1,4 +1,4 @@
-//! Puts the rooms together and runs them: the caller brings configuration, listeners and the shutdown.
+//! Puts the services together and runs them: the caller brings configuration, listeners and the shutdown.
 
 mod auditing;
 mod connect;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Partitions or products read side by side, over one connection.
-const AT_A_TIME: usize = 64;
+const CONCURRENCY_MAX: usize = 64;
 /// How long a store may take to answer, and then to be read.
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -64,8 +64,8 @@ impl Scrape {
         let depths = stream::iter(partitions.map(|partition| self.partition(partition)));
         let products = self.products.iter().cloned();
         let stock = stream::iter(products.map(|product| self.product(product)));
-        let depths = depths.buffer_unordered(AT_A_TIME).collect::<()>();
-        let stock = stock.buffer_unordered(AT_A_TIME).collect::<()>();
+        let depths = depths.buffer_unordered(CONCURRENCY_MAX).collect::<()>();
+        let stock = stock.buffer_unordered(CONCURRENCY_MAX).collect::<()>();
         tokio::join!(depths, stock);
     }
 

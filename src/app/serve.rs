@@ -30,17 +30,17 @@ use crate::{
     catalogue::{Catalogue, RefreshError},
     config::{Automation, Config},
     domain::{NewProduct, ProductId},
-    grpc::{self, Limits, Observe, Rooms},
+    grpc::{self, Limits, Observe, Services},
     ledger::Created,
     recovery::Recovery,
     telemetry::Sampling,
-    worker::{Pauses, Replayer, WorkerSettings, Workshop},
+    worker::{Pauses, Releaser, WorkerContext, WorkerSettings},
 };
 
 /// How long calls may take to end after a shutdown began, and then the loops.
 const DRAIN_CALLS: Duration = Duration::from_secs(4);
 const DRAIN_LOOPS: Duration = Duration::from_secs(4);
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between an order's own failure and its next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -108,7 +108,7 @@ pub struct App {
     catalogue: Catalogue,
     recovery: Recovery,
     listeners: Listeners,
-    workshop: Workshop,
+    worker_context: WorkerContext,
     role: Role,
     reflection: bool,
     automation: Automations,
@@ -148,14 +148,14 @@ impl App {
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
         let refresh = async || catalogue.refresh().await.context("cannot read the catalogue");
         retry_refused(refresh).await?;
-        let workshop = Workshop {
+        let worker_context = WorkerContext {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
             ledger: stores.pools.workers.clone(),
-            desk: stores.worker_desk(),
+            dead_letters: stores.worker_dead_letters(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
-                claim_idle: Duration::from_millis(config.claim_idle_ms),
+                takeover_idle: Duration::from_millis(config.takeover_idle_ms),
                 retry_delay: RETRY_DELAY,
             },
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
@@ -173,7 +173,7 @@ impl App {
             catalogue,
             recovery,
             listeners,
-            workshop,
+            worker_context,
             role,
             reflection,
             automation,
@@ -216,8 +216,8 @@ impl App {
     }
 
     /// What the loops work on: for tests that step them.
-    pub fn workshop(&self) -> &Workshop {
-        &self.workshop
+    pub fn worker_context(&self) -> &WorkerContext {
+        &self.worker_context
     }
 
     /// Creates products before anybody can ask for them.
@@ -246,12 +246,12 @@ impl App {
         self.watch.look().await;
         report(&reporter, self.role, self.watch.reasons().is_empty()).await;
         loops.spawn(self.watch.clone().run(reporter.clone(), stop_loops.clone()));
-        let rooms = self.rooms();
+        let services = self.services();
         let scrape = Scrape {
             stores: self.stores.clone(),
             catalogue: self.catalogue.clone(),
             recovery: self.recovery.clone(),
-            pauses: self.workshop.pauses.clone(),
+            pauses: self.worker_context.pauses.clone(),
             products: self.metrics_products.into(),
         };
         let readiness = Readiness { watch: self.watch, scrape };
@@ -259,7 +259,7 @@ impl App {
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
         let metrics = self.stores.stock.partitions().metrics().clone();
-        let routes = rooms.map(|rooms| grpc::routes(rooms, &self.limits));
+        let routes = services.map(|services| grpc::routes(services, &self.limits));
         let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
         if self.reflection && role != Role::Worker {
@@ -301,9 +301,9 @@ impl App {
     }
 
     /// What the handlers work on, where calls are answered.
-    fn rooms(&self) -> Option<Rooms> {
+    fn services(&self) -> Option<Services> {
         let stores = &self.stores;
-        Some(Rooms {
+        Some(Services {
             acks: self.acks.clone()?,
             auditor: stores.auditor(),
             stock: stores.stock.clone(),
@@ -311,7 +311,7 @@ impl App {
             ledger: stores.ledger.clone(),
             lookups: stores.pools.lookups.clone(),
             catalogue: self.catalogue.clone(),
-            desk: stores.desk.clone(),
+            dead_letters: stores.dead_letters.clone(),
         })
     }
 
@@ -330,10 +330,11 @@ impl App {
 
     async fn start_workers(&self, loops: &Loops, stop: &CancellationToken) -> anyhow::Result<()> {
         for partition in self.stores.deployment.partitions.all() {
-            let consumer = self.workshop.consumer(partition, self.stores.reader().await?);
+            let consumer = self.worker_context.consumer(partition, self.stores.reader().await?);
             loops.spawn(consumer.run(stop.clone()));
             if self.automation.replay == Automation::Auto {
-                loops.spawn(Replayer::new(self.workshop.clone(), partition).run(stop.clone()));
+                loops
+                    .spawn(Releaser::new(self.worker_context.clone(), partition).run(stop.clone()));
             }
         }
         Ok(())
@@ -376,7 +377,7 @@ impl Loops {
 
 /// What this process saw of its epochs, so that a later count of what was lost is exact (R10).
 async fn leave(recovery: &Recovery) {
-    let why = match tokio::time::timeout(LAST_WORDS, recovery.leave()).await {
+    let why = match tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.leave()).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => format!("{:#}", anyhow::Error::from(error)),
         Err(late) => late.to_string(),

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often Redis is asked whether it answers, and what it is set to.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often Postgres's settings are read.
 const JUDGE_LEDGER: Duration = Duration::from_secs(5);
 /// How long that may take: Redis is watched meanwhile.
@@ -124,7 +124,7 @@ impl Watch {
     /// Watches until stopped.
     pub(super) async fn run(mut self, reporter: HealthReporter, stop: CancellationToken) {
         let mut well = self.reasons().is_empty();
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             self.look().await;
             let is_well = self.reasons().is_empty();
             if is_well != well {

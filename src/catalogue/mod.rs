@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How often changes that others made are looked for.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a list waits for the stock of its products: a slow Redis must not make it slow.
 const STOCK_WAIT: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ impl Catalogue {
             }
             for partition in count.all() {
                 // What others change is seen also while Redis is told of many products.
-                if self.age() > LOOK && self.read_changes(&mut told).await?.went_back {
+                if self.age() > POLL_INTERVAL && self.read_changes(&mut told).await?.went_back {
                     break;
                 }
                 let products = changes.remove(&partition).unwrap_or_default();
@@ -188,7 +188,7 @@ impl Catalogue {
     /// Refreshes until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let mut healthy = true;
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             match self.refresh().await {
                 Ok(()) => healthy = true,
                 Err(error) if healthy => {

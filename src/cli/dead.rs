@@ -12,7 +12,9 @@ use super::output;
 use crate::{
     app::Stores,
     config::Config,
-    desk::{Chosen, DeadFilter, DeskError, Effect, PAGE, Settled, SqlstateFilter, Tally, Work},
+    dead_letters::{
+        Chosen, DeadFilter, DeadLetterError, Effect, PAGE, Settled, SqlstateFilter, Tally, Work,
+    },
     domain::{Note, ProductId, Reservation, ReservationId, ReservationState},
     ledger::DeadAction,
     stream::DeadEntry,
@@ -107,14 +109,14 @@ fn time(ms: i64) -> anyhow::Result<Timestamp> {
 
 fn list_table() -> Table {
     let mut table = Table::new();
-    table.set_header(["reservation", "product", "buried at", "SQLSTATE", "reason"]);
+    table.set_header(["reservation", "product", "moved at", "SQLSTATE", "reason"]);
     table
 }
 
 /// Page by page: a table has as many rows as are held at a time.
 async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
     let chosen = Chosen::All(filter);
-    let mut walk = stores.desk.walk(&chosen).await?;
+    let mut walk = stores.dead_letters.walk(&chosen).await?;
     let (mut table, mut printed) = (list_table(), false);
     let walked = loop {
         let page = match walk.next().await {
@@ -123,9 +125,9 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
             Err(error) => break Err(readable(error)),
         };
         for dead in &page.entries {
-            let buried_at = time(dead.buried_at_ms())?.to_string();
+            let moved_at = time(dead.moved_at_ms())?.to_string();
             let product = dead.entry.field("p").unwrap_or_default();
-            let row = [dead.named(), product, &buried_at, dead.sqlstate(), dead.reason()];
+            let row = [dead.named(), product, &moved_at, dead.sqlstate(), dead.reason()];
             table.add_row(row.map(plain));
         }
         if table.row_count() >= PAGE {
@@ -160,7 +162,7 @@ fn print_stored(stored: Reservation) -> anyhow::Result<()> {
 }
 
 /// Says what to do where the dead entries cannot be read because their partition is fenced.
-fn readable(error: DeskError) -> anyhow::Error {
+fn readable(error: DeadLetterError) -> anyhow::Error {
     let fenced = error.is_fenced();
     let error = anyhow::Error::from(error);
     if fenced {
@@ -175,7 +177,7 @@ fn readable(error: DeskError) -> anyhow::Error {
 async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
     // An entry goes from the dead to the ledger, never back: asked in this order, it is not missed. What the
     // ledger holds is also true while the partition is fenced.
-    let found = match stores.desk.find(id).await {
+    let found = match stores.dead_letters.find(id).await {
         Err(error) if !error.is_fenced() => return Err(error.into()),
         found => found,
     };
@@ -216,14 +218,14 @@ async fn work(stores: &Stores, work: Work, args: WorkArgs) -> anyhow::Result<Exi
         ids.sort_unstable();
         ids.dedup();
         for id in &ids {
-            if stores.desk.find(*id).await.map_err(readable)?.is_none() {
+            if stores.dead_letters.find(*id).await.map_err(readable)?.is_none() {
                 bail!("{id} is not among the dead; nothing was done");
             }
         }
         Chosen::These(ids)
     };
     let tally = if args.dry_run {
-        let effect = stores.desk.effect(work, &chosen).await.map_err(readable)?;
+        let effect = stores.dead_letters.effect(work, &chosen).await.map_err(readable)?;
         output::line(effect_table(&effect))?;
         output::line(format!("Nothing was done. It would come to this: {}.", told(&effect.tally)))?;
         effect.tally
@@ -237,7 +239,7 @@ async fn work(stores: &Stores, work: Work, args: WorkArgs) -> anyhow::Result<Exi
         worked.context("not all was done; the same command goes on where this one ended")?;
         tally
     };
-    Ok(ExitCode::from(u8::from(tally.refused + tally.strangers > 0)))
+    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized > 0)))
 }
 
 async fn work_through(
@@ -246,11 +248,11 @@ async fn work_through(
     (chosen, action): (&Chosen, &DeadAction),
     tally: &mut Tally,
 ) -> anyhow::Result<()> {
-    let mut walk = stores.desk.walk(chosen).await?;
+    let mut walk = stores.dead_letters.walk(chosen).await?;
     while let Some(page) = walk.next().await.map_err(readable)? {
         tally.settled += page.gone;
         for dead in &page.entries {
-            let settled = stores.desk.settle(work, dead, action).await.map_err(readable)?;
+            let settled = stores.dead_letters.settle(work, dead, action).await.map_err(readable)?;
             tally.add(settled);
             output::line(line(dead, settled))?;
         }
@@ -264,16 +266,16 @@ fn line(dead: &DeadEntry, settled: Settled) -> String {
         Settled::Stored => "stored",
         Settled::Before => "had been settled before",
         Settled::Refused => "refused again, it stays",
-        Settled::Stranger => "is none of ours, it stays",
+        Settled::Unrecognized => "is none of ours, it stays",
     };
     format!("{} {told}", plain(dead.named()))
 }
 
 fn told(tally: &Tally) -> String {
-    let Tally { released, stored, settled, refused, strangers } = tally;
+    let Tally { released, stored, settled, refused, unrecognized } = tally;
     format!(
         "{released} units back, {stored} orders stored, {refused} refused again, {settled} settled \
-         before, {strangers} none of ours"
+         before, {unrecognized} none of ours"
     )
 }
 

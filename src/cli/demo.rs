@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    dev::{PLENTY, SCARCE, Servers, create_catalogue},
+    dev::{PLENTIFUL_PRODUCT, SCARCE, Servers, create_catalogue},
     output, progress,
     sale::{self, Client, Sale, Tally},
     verdict::{Column, Stored, audit_table, sale_table},
@@ -106,7 +106,7 @@ async fn sell_and_judge(
     let clients = sale::connect(&format!("http://{address}"), CONNECTIONS).await?;
     let (attempts, buyers) = (args.attempts, args.buyers);
     let scarce = sell(SCARCE, (attempts, buyers), &clients, stop).await?;
-    let plenty = sell(PLENTY, (attempts, buyers), &clients, stop).await?;
+    let plenty = sell(PLENTIFUL_PRODUCT, (attempts, buyers), &clients, stop).await?;
     if stop.is_cancelled() {
         return Ok(false);
     }
@@ -115,7 +115,7 @@ async fn sell_and_judge(
     };
     let columns = [
         column(SCARCE, scarce, &report, &stores.ledger).await?,
-        column(PLENTY, plenty, &report, &stores.ledger).await?,
+        column(PLENTIFUL_PRODUCT, plenty, &report, &stores.ledger).await?,
     ];
     let exact = columns.iter().all(|column| {
         column.stored.is_some_and(|stored| {

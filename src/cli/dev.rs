@@ -23,7 +23,7 @@ use crate::{
 /// The scarce product of the demo catalogue.
 pub(super) const SCARCE: &str = "sneaker-42";
 /// The plentiful one.
-pub(super) const PLENTY: &str = "sticker-7";
+pub(super) const PLENTIFUL_PRODUCT: &str = "sticker-7";
 
 /// Private servers under a directory; they end when this is dropped.
 pub(super) struct Servers {
@@ -108,7 +108,7 @@ pub(super) async fn run(
     output::line(format!("Redis    {}", servers.redis.url()))?;
     output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
     output::line(format!(
-        "Products {SCARCE} and {PLENTY}. Ctrl-C stops everything; .yoink/ keeps it."
+        "Products {SCARCE} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; .yoink/ keeps it."
     ))?;
     app.run(shutdown).await?;
     traces.finish().await;

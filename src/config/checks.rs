@@ -31,13 +31,13 @@ impl Raw {
         );
         require((1..=100).contains(&self.max_deliveries), "max_deliveries must be 1 to 100");
         require(
-            (100..=86_400_000).contains(&self.claim_idle_ms),
-            "claim_idle_ms must be 100 to 86400000 (a day)",
+            (100..=86_400_000).contains(&self.takeover_idle_ms),
+            "takeover_idle_ms must be 100 to 86400000 (a day)",
         );
         require(self.backlog_max_entries > 0, "backlog_max_entries must be at least 1");
         require(
-            (1_000..=2_592_000_000).contains(&self.claims_window_ms),
-            "claims_window_ms must be 1000 to 2592000000 (30 days)",
+            (1_000..=2_592_000_000).contains(&self.idempotency_window_ms),
+            "idempotency_window_ms must be 1000 to 2592000000 (30 days)",
         );
         require(
             self.otlp_endpoint.is_empty()

@@ -56,11 +56,11 @@ pub struct Config {
     /// Attempts at storing an order before it is given up on.
     pub max_deliveries: u32,
     /// An entry that nobody touched for so long is taken over, in milliseconds.
-    pub claim_idle_ms: u64,
+    pub takeover_idle_ms: u64,
     /// Most entries in a partition's orders stream before intake is refused.
     pub backlog_max_entries: u64,
     /// How long a request id is remembered at least, in milliseconds.
-    pub claims_window_ms: u64,
+    pub idempotency_window_ms: u64,
     /// When an accepted reservation is answered, unless its call asks for something else.
     pub ack: Ack,
     /// How many replicas of Redis `ack = replica` waits for.
@@ -204,9 +204,9 @@ impl Config {
                 key_prefix: raw.key_prefix,
                 reflection: raw.reflection.applies(grpc_listen),
                 max_deliveries: raw.max_deliveries,
-                claim_idle_ms: raw.claim_idle_ms,
+                takeover_idle_ms: raw.takeover_idle_ms,
                 backlog_max_entries: raw.backlog_max_entries,
-                claims_window_ms: raw.claims_window_ms,
+                idempotency_window_ms: raw.idempotency_window_ms,
                 ack,
                 ack_replicas: raw.ack_replicas,
                 replay: raw.replay,
@@ -247,8 +247,11 @@ mod tests {
         assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:50051");
         assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
         assert_eq!(config.partitions.get(), 8);
-        assert_eq!((config.max_deliveries, config.claim_idle_ms), (3, 30_000));
-        assert_eq!((config.backlog_max_entries, config.claims_window_ms), (500_000, 259_200_000));
+        assert_eq!((config.max_deliveries, config.takeover_idle_ms), (3, 30_000));
+        assert_eq!(
+            (config.backlog_max_entries, config.idempotency_window_ms),
+            (500_000, 259_200_000)
+        );
         assert!(config.reflection, "on for loopback");
     }
 

@@ -21,9 +21,9 @@ impl fmt::Display for Config {
         writeln!(f, "key_prefix = \"{}\"", self.key_prefix)?;
         writeln!(f, "reflection = {}", self.reflection)?;
         writeln!(f, "max_deliveries = {}", self.max_deliveries)?;
-        writeln!(f, "claim_idle_ms = {}", self.claim_idle_ms)?;
+        writeln!(f, "takeover_idle_ms = {}", self.takeover_idle_ms)?;
         writeln!(f, "backlog_max_entries = {}", self.backlog_max_entries)?;
-        writeln!(f, "claims_window_ms = {}", self.claims_window_ms)?;
+        writeln!(f, "idempotency_window_ms = {}", self.idempotency_window_ms)?;
         writeln!(f, "ack = \"{}\"", self.ack.as_str())?;
         writeln!(f, "ack_replicas = {}", self.ack_replicas)?;
         writeln!(f, "replay = \"{}\"", word(self.replay))?;

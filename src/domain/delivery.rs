@@ -9,13 +9,13 @@ pub enum AfterFailure {
         deliveries: u32,
     },
     /// It has had all its deliveries.
-    Bury,
+    MoveToDead,
 }
 
 /// Decides from the delivery count that the failed attempt had (1 on the first).
 pub fn after_failure(deliveries: u32, max_deliveries: u32) -> AfterFailure {
     if deliveries >= max_deliveries {
-        AfterFailure::Bury
+        AfterFailure::MoveToDead
     } else {
         AfterFailure::Retry { deliveries: deliveries + 1 }
     }
@@ -40,6 +40,6 @@ mod tests {
 
     #[test]
     fn a_count_beyond_the_maximum_buries() {
-        assert_eq!(after_failure(u32::MAX, 3), AfterFailure::Bury);
+        assert_eq!(after_failure(u32::MAX, 3), AfterFailure::MoveToDead);
     }
 }

@@ -6,7 +6,7 @@
 use jiff::fmt::temporal::{Pieces, PiecesOffset};
 
 /// The last second of the year 9999, since 1970.
-const LAST_SECOND: i64 = 253_402_300_799;
+const TIME_MAX_SECONDS: i64 = 253_402_300_799;
 const NANOS_A_SECOND: i32 = 1_000_000_000;
 
 /// Why something is no time.
@@ -49,7 +49,7 @@ pub fn parse_rfc3339_ms(text: &str) -> Result<i64, TimeError> {
 ///
 /// `OutOfRange`.
 pub fn ms_from_unix(seconds: i64, nanos: i32) -> Result<i64, TimeError> {
-    if !(0..=LAST_SECOND).contains(&seconds) || !(0..NANOS_A_SECOND).contains(&nanos) {
+    if !(0..=TIME_MAX_SECONDS).contains(&seconds) || !(0..NANOS_A_SECOND).contains(&nanos) {
         return Err(TimeError::OutOfRange);
     }
     Ok(seconds * 1000 + i64::from(nanos / 1_000_000))
@@ -94,8 +94,8 @@ mod tests {
             ("2026-11-27T18:00:00Z", 1_795_802_400, 0),
             ("2026-11-27t19:30:00.5+01:30", 1_795_802_400, 500_000_000),
             ("2026-11-27 18:00:00.123456789z", 1_795_802_400, 123_456_789),
-            ("9999-12-31T23:59:59Z", LAST_SECOND, 0),
-            ("9999-12-31T23:59:59.999999999Z", LAST_SECOND, 999_999_999),
+            ("9999-12-31T23:59:59Z", TIME_MAX_SECONDS, 0),
+            ("9999-12-31T23:59:59.999999999Z", TIME_MAX_SECONDS, 999_999_999),
             ("2024-02-29T00:00:00-00:00", 1_709_164_800, 0),
         ] {
             let from_text = parse_rfc3339_ms(text);
@@ -119,7 +119,7 @@ mod tests {
         for (seconds, nanos) in [
             (-62_135_596_800, 0),
             (-1, 999_999_999),
-            (LAST_SECOND + 1, 0),
+            (TIME_MAX_SECONDS + 1, 0),
             (i64::MIN, 0),
             (i64::MAX, 0),
             (0, -1),

@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time from one connection to the next: a connection that fails at once is not made again at once.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
 /// A connection that proves useless so soon, for the reason of the one before, is no news.
-const NEWS_INTERVAL: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a start goes on asking a Redis that is slow to answer, or fails over.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -204,7 +204,7 @@ impl Connection {
         let Settings { name, metrics, response_timeout, .. } = &*self.shared;
         metrics.redis_connection_dropped(useless.label());
         let timeout_ms = u64::try_from(response_timeout.as_millis()).unwrap_or(u64::MAX);
-        if link.before == Some(useless) && link.made.elapsed() < NEWS_INTERVAL {
+        if link.before == Some(useless) && link.made.elapsed() < LOG_INTERVAL {
             tracing::debug!(connection = name, %error, timeout_ms, "{useless}: connecting again");
         } else {
             tracing::warn!(connection = name, %error, timeout_ms, "{useless}: connecting again");

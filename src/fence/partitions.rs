@@ -177,7 +177,7 @@ impl Partitions {
         let mut all = Vec::with_capacity(args.len() + 1);
         all.push(caller.as_str());
         all.extend_from_slice(args);
-        self.run_unfenced(script, keys, &all).await
+        self.call_script(script, keys, &all).await
     }
 
     /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
@@ -185,7 +185,7 @@ impl Partitions {
     /// # Errors
     ///
     /// As [`Partitions::run`].
-    pub async fn run_unfenced(
+    pub async fn call_script(
         &self,
         script: &Script,
         keys: &[String],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Rooms,
+    Services,
     convert::{self, Fields},
     dead,
     error::ApiError,
@@ -21,16 +21,16 @@ use crate::{
 };
 
 pub(super) struct Admin {
-    rooms: Arc<Rooms>,
+    services: Arc<Services>,
 }
 
 impl Admin {
-    pub(super) fn new(rooms: Arc<Rooms>) -> Self {
-        Self { rooms }
+    pub(super) fn new(services: Arc<Services>) -> Self {
+        Self { services }
     }
 
     async fn listed(&self, id: &crate::domain::ProductId) -> Result<Listed, ApiError> {
-        self.rooms.catalogue.get(id).await?.ok_or(ApiError::ProductNotFound)
+        self.services.catalogue.get(id).await?.ok_or(ApiError::ProductNotFound)
     }
 }
 
@@ -41,7 +41,7 @@ impl AdminService for Admin {
         request: Request<pb::CreateProductsRequest>,
     ) -> Result<Response<pb::CreateProductsResponse>, Status> {
         let products = convert::new_products(request.into_inner().products)?;
-        let created = self.rooms.catalogue.create(&products, "operator").await;
+        let created = self.services.catalogue.create(&products, "operator").await;
         let created = match created.map_err(ApiError::from)? {
             Created::Done { new, .. } => new.len(),
             Created::OtherUnits { at, units } => Err(ApiError::OtherUnits { at, units })?,
@@ -62,7 +62,7 @@ impl AdminService for Admin {
         let id = asked.product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
         let change = convert::sale_change(asked)?;
-        let updated = self.rooms.catalogue.update(&id, &change).await;
+        let updated = self.services.catalogue.update(&id, &change).await;
         let updated = updated.map_err(|error| match error {
             UpdateError::Unknown => ApiError::ProductNotFound,
             UpdateError::Invalid(error) => ApiError::bad_field("product", error),
@@ -95,7 +95,7 @@ impl AdminService for Admin {
             fields.finish(product.zip(request).zip(notes))?;
         let units = asked.units;
         let restock = Restock { product, units, request, actor, reason };
-        let restocked = self.rooms.catalogue.restock(&restock).await;
+        let restocked = self.services.catalogue.restock(&restock).await;
         let (supply, duplicate) = match restocked.map_err(ApiError::from)? {
             Restocked::Added(supply) => (supply, false),
             Restocked::Before(supply) => (supply, true),
@@ -133,7 +133,7 @@ impl AdminService for Admin {
         let filter = fields.finish(filter)?;
         let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
         let after = after.flatten().map(|id| id.to_uuid());
-        let found = self.rooms.ledger.list(&filter, after, limit).await;
+        let found = self.services.ledger.list(&filter, after, limit).await;
         let mut found = found.map_err(ApiError::from)?;
         let more = found.len() > size;
         found.truncate(size);
@@ -147,28 +147,28 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ListDeadEntriesRequest>,
     ) -> Result<Response<pb::ListDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::list(&self.rooms, request.into_inner()).await?))
+        Ok(Response::new(dead::list(&self.services, request.into_inner()).await?))
     }
 
-    async fn replay_dead_entries(
+    async fn release_dead_entries(
         &self,
-        request: Request<pb::ReplayDeadEntriesRequest>,
-    ) -> Result<Response<pb::ReplayDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::replay(&self.rooms, request.into_inner()).await?))
+        request: Request<pb::ReleaseDeadEntriesRequest>,
+    ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
+        Ok(Response::new(dead::replay(&self.services, request.into_inner()).await?))
     }
 
     async fn retry_dead_entries(
         &self,
         request: Request<pb::RetryDeadEntriesRequest>,
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::retry(&self.rooms, request.into_inner()).await?))
+        Ok(Response::new(dead::retry(&self.services, request.into_inner()).await?))
     }
 
     async fn audit(
         &self,
         _request: Request<pb::AuditRequest>,
     ) -> Result<Response<pb::AuditResponse>, Status> {
-        let report = self.rooms.auditor.audit().await;
+        let report = self.services.auditor.audit().await;
         let verdict = match report.verdict() {
             Verdict::Holds => pb::AuditVerdict::Holds,
             Verdict::Violated => pb::AuditVerdict::Violated,

@@ -24,13 +24,13 @@ use crate::telemetry::Metrics;
 
 /// Puts [`Admitted`] around services; all of them share its limit.
 #[derive(Clone)]
-pub(super) struct Admission {
+pub(super) struct AdmitLayer {
     rate: RateLimit<IpAddr>,
     trusted: Arc<[IpNet]>,
     metrics: Metrics,
 }
 
-impl Admission {
+impl AdmitLayer {
     pub(super) fn new(limits: &Limits, metrics: Metrics) -> Self {
         Self {
             rate: RateLimit::per_second(limits.address_calls_per_second),
@@ -49,7 +49,7 @@ impl Admission {
     }
 }
 
-impl<S> Layer<S> for Admission {
+impl<S> Layer<S> for AdmitLayer {
     type Service = Admitted<S>;
 
     fn layer(&self, inner: S) -> Admitted<S> {
@@ -61,7 +61,7 @@ impl<S> Layer<S> for Admission {
 #[derive(Clone)]
 pub(super) struct Admitted<S> {
     inner: S,
-    admission: Admission,
+    admission: AdmitLayer,
 }
 
 impl<S> Service<Request<Body>> for Admitted<S>

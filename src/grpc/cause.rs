@@ -1,10 +1,10 @@
-//! What the rooms below say, as the error of a call.
+//! What the services below say, as the error of a call.
 
 use super::error::ApiError;
 use crate::{
     ack::AckError,
     catalogue::RefreshError,
-    desk::DeskError,
+    dead_letters::DeadLetterError,
     fence::{Applied, FenceError},
     ledger::{Cause, LedgerError},
     stock::StockError,
@@ -83,12 +83,12 @@ impl From<RefreshError> for ApiError {
     }
 }
 
-impl From<DeskError> for ApiError {
-    fn from(error: DeskError) -> Self {
+impl From<DeadLetterError> for ApiError {
+    fn from(error: DeadLetterError) -> Self {
         match error {
-            DeskError::Ledger(error) => error.into(),
-            DeskError::Fence(error) => error.into(),
-            DeskError::Stock(error) => error.into(),
+            DeadLetterError::Ledger(error) => error.into(),
+            DeadLetterError::Fence(error) => error.into(),
+            DeadLetterError::Stock(error) => error.into(),
         }
     }
 }

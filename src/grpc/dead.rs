@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    Rooms,
+    Services,
     convert::{self, Fields, timestamp},
     error::ApiError,
     page_token::PagedList,
     pb,
 };
 use crate::{
-    desk::{Chosen, DeadFilter, DeskError, Effect, PAGE, Place, ProductEffect, Tally, Work},
+    dead_letters::{
+        Chosen, DeadFilter, DeadLetterError, Effect, PAGE, Place, ProductEffect, Tally, Work,
+    },
     domain::{ProductId, ReservationId},
     ledger::DeadAction,
     stream::DeadEntry,
@@ -76,9 +78,9 @@ fn action(fields: &mut Fields, actor: &str, reason: &str) -> Option<DeadAction> 
 }
 
 /// `<partition>/<id in dead>` of the entry that was seen last.
-fn place(rooms: &Rooms, position: &str) -> Option<Place> {
+fn place(services: &Services, position: &str) -> Option<Place> {
     let (partition, dead_id) = position.split_once('/')?;
-    let partition = rooms.partitions().get_partition(partition.parse().ok()?)?;
+    let partition = services.partitions().get_partition(partition.parse().ok()?)?;
     let (ms, n) = dead_id.split_once('-')?;
     let digits = |text: &str| text.parse::<u64>().is_ok();
     (digits(ms) && digits(n)).then(|| (partition, Some(dead_id.to_owned())))
@@ -92,7 +94,7 @@ fn paged_list(asked: &Asked<'_>) -> PagedList {
 }
 
 pub(super) async fn list(
-    rooms: &Rooms,
+    services: &Services,
     asked: pb::ListDeadEntriesRequest,
 ) -> Result<pb::ListDeadEntriesResponse, ApiError> {
     let size = convert::page_size(asked.page_size)?;
@@ -108,16 +110,16 @@ pub(super) async fn list(
             fields.refuse("page_token", "does not go with reservation_id");
         }
         let id = fields.parse("reservation_id", &asked.reservation_id);
-        let dead = rooms.desk.find(fields.finish(id)?).await?;
+        let dead = services.dead_letters.find(fields.finish(id)?).await?;
         let entries = dead.iter().map(entry).collect();
         return Ok(pb::ListDeadEntriesResponse { entries, next_page_token: String::new() });
     }
     let list = paged_list(&narrow);
-    let from = list.position(&asked.page_token, |position| place(rooms, position));
+    let from = list.position(&asked.page_token, |position| place(services, position));
     let from = fields.keep("page_token", from);
     let filter = filter(&mut fields, &narrow);
     let (filter, from) = fields.finish(filter.zip(from))?;
-    let (found, next) = rooms.desk.page(&filter, from, size).await?;
+    let (found, next) = services.dead_letters.page(&filter, from, size).await?;
     let token = next.map(|(partition, after)| {
         list.token(&format!("{partition}/{}", after.unwrap_or_default()))
     });
@@ -128,9 +130,9 @@ pub(super) async fn list(
 }
 
 pub(super) async fn replay(
-    rooms: &Rooms,
-    asked: pb::ReplayDeadEntriesRequest,
-) -> Result<pb::ReplayDeadEntriesResponse, ApiError> {
+    services: &Services,
+    asked: pb::ReleaseDeadEntriesRequest,
+) -> Result<pb::ReleaseDeadEntriesResponse, ApiError> {
     let mut fields = Fields::default();
     let narrow = Asked {
         product_id: &asked.product_id,
@@ -141,17 +143,17 @@ pub(super) async fn replay(
     let chosen = chosen(&mut fields, &asked.reservation_ids, asked.all, &narrow);
     let (action, chosen) = fields.finish(action.zip(chosen))?;
     let Effect { tally, products } =
-        work(rooms, Work::Release, (&chosen, asked.dry_run), &action).await?;
-    Ok(pb::ReplayDeadEntriesResponse {
+        work(services, Work::Release, (&chosen, asked.dry_run), &action).await?;
+    Ok(pb::ReleaseDeadEntriesResponse {
         released: count(tally.released),
         settled: count(tally.settled),
-        strangers: count(tally.strangers),
+        unrecognized: count(tally.unrecognized),
         effects: products.iter().map(effect).collect(),
     })
 }
 
 pub(super) async fn retry(
-    rooms: &Rooms,
+    services: &Services,
     asked: pb::RetryDeadEntriesRequest,
 ) -> Result<pb::RetryDeadEntriesResponse, ApiError> {
     let mut fields = Fields::default();
@@ -164,13 +166,13 @@ pub(super) async fn retry(
     let chosen = chosen(&mut fields, &asked.reservation_ids, asked.all, &narrow);
     let (action, chosen) = fields.finish(action.zip(chosen))?;
     let Effect { tally, products } =
-        work(rooms, Work::Retry, (&chosen, asked.dry_run), &action).await?;
+        work(services, Work::Retry, (&chosen, asked.dry_run), &action).await?;
     Ok(pb::RetryDeadEntriesResponse {
         stored: count(tally.stored),
         refused: count(tally.refused),
         settled: count(tally.settled),
         released: count(tally.released),
-        strangers: count(tally.strangers),
+        unrecognized: count(tally.unrecognized),
         effects: products.iter().map(effect).collect(),
     })
 }
@@ -178,16 +180,16 @@ pub(super) async fn retry(
 /// Works on the chosen entries, or (a dry run) tells what that would do. An error tells what was done
 /// before it.
 async fn work(
-    rooms: &Rooms,
+    services: &Services,
     work: Work,
     (chosen, dry_run): (&Chosen, bool),
     action: &DeadAction,
 ) -> Result<Effect, ApiError> {
     if dry_run {
-        return Ok(rooms.desk.effect(work, chosen).await?);
+        return Ok(services.dead_letters.effect(work, chosen).await?);
     }
     let mut done = Effect::default();
-    match work_through(rooms, work, (chosen, action), &mut done.tally).await {
+    match work_through(services, work, (chosen, action), &mut done.tally).await {
         Ok(()) => Ok(done),
         Err(error) if done.tally == Tally::default() => Err(error.into()),
         Err(error) => {
@@ -197,29 +199,29 @@ async fn work(
 }
 
 async fn work_through(
-    rooms: &Rooms,
+    services: &Services,
     work: Work,
     (chosen, action): (&Chosen, &DeadAction),
     tally: &mut Tally,
-) -> Result<(), DeskError> {
-    let mut walk = rooms.desk.walk(chosen).await?;
+) -> Result<(), DeadLetterError> {
+    let mut walk = services.dead_letters.walk(chosen).await?;
     while let Some(page) = walk.next().await? {
         tally.settled += page.gone;
         for dead in &page.entries {
-            tally.add(rooms.desk.settle(work, dead, action).await?);
+            tally.add(services.dead_letters.settle(work, dead, action).await?);
         }
     }
     Ok(())
 }
 
 fn told(tally: &Tally) -> Vec<(&'static str, u64)> {
-    let Tally { released, stored, settled, refused, strangers } = *tally;
+    let Tally { released, stored, settled, refused, unrecognized } = *tally;
     let all = [
         ("released", released),
         ("stored", stored),
         ("settled", settled),
         ("refused", refused),
-        ("strangers", strangers),
+        ("unrecognized", unrecognized),
     ];
     all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
@@ -251,7 +253,7 @@ fn entry(dead: &DeadEntry) -> pb::DeadEntry {
         product_id: field("p"),
         user_id: field("u"),
         reserved_at: dead.entry.reserved_at_ms().map(timestamp),
-        buried_at: Some(timestamp(dead.buried_at_ms())),
+        moved_at: Some(timestamp(dead.moved_at_ms())),
         reason: dead.reason().to_owned(),
         sqlstate: dead.sqlstate().to_owned(),
     }

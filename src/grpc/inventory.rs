@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
-    Rooms, convert,
-    counter::Counter,
+    Services,
+    admission::Admission,
+    convert,
     error::{ApiError, HTTP_STATUS},
     idempotency_key,
     page_token::PagedList,
@@ -20,12 +21,12 @@ use crate::{
 };
 
 pub(super) struct Inventory {
-    counter: Arc<Counter>,
+    admission: Arc<Admission>,
 }
 
 impl Inventory {
-    pub(super) fn new(counter: Arc<Counter>) -> Self {
-        Self { counter }
+    pub(super) fn new(admission: Arc<Admission>) -> Self {
+        Self { admission }
     }
 }
 
@@ -38,12 +39,12 @@ pub(super) fn accepted_response<T>(message: T) -> Response<T> {
 
 /// What became of a reservation. The streams are read first, through the fence, and then the ledger: an
 /// order only ever moves from there to here.
-async fn look_up(rooms: &Rooms, id: ReservationId) -> Result<Reservation, ApiError> {
-    let partition = rooms.partitions().get_partition(id.partition());
+async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
+    let partition = services.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
     // Before Redis is asked: look-ups share its connection with those who buy.
-    let lookup = rooms.lookups.begin().ok_or(ApiError::Overloaded)?;
-    let found = rooms.streams.find(partition, id).await;
+    let lookup = services.lookups.begin().ok_or(ApiError::Overloaded)?;
+    let found = services.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
         return Ok(accepted(id, partition, entry));
     }
@@ -94,7 +95,7 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::ReserveUnitRequest>,
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
-        let _place = self.counter.enter()?;
+        let _permit = self.admission.enter()?;
         let (metadata, _, asked) = request.into_parts();
         let reserve = idempotency_key::reserve(
             &metadata,
@@ -103,7 +104,7 @@ impl InventoryService for Inventory {
             &asked.request_id,
         )?;
         let ack = convert::ack(asked.ack)?;
-        let (receipt, duplicate) = self.counter.take(reserve, ack).await?;
+        let (receipt, duplicate) = self.admission.take(reserve, ack).await?;
         Ok(accepted_response(pb::ReserveUnitResponse {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
@@ -118,13 +119,13 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::ListProductsRequest>,
     ) -> Result<Response<pb::ListProductsResponse>, Status> {
-        let _place = self.counter.enter()?;
+        let _permit = self.admission.enter()?;
         let asked = request.into_inner();
         let size = convert::page_size(asked.page_size)?;
         let list = PagedList::new("products", &[]);
         let after = list.position(&asked.page_token, |id| id.parse().ok());
         let after = after.map_err(|error| ApiError::bad_field("page_token", error))?;
-        let listed = self.counter.rooms.catalogue.list(after.as_ref(), size).await;
+        let listed = self.admission.services.catalogue.list(after.as_ref(), size).await;
         let (listed, more) = listed.map_err(ApiError::from)?;
         let last = listed.last().filter(|_| more);
         let next_page_token =
@@ -137,10 +138,10 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::GetProductRequest>,
     ) -> Result<Response<pb::GetProductResponse>, Status> {
-        let _place = self.counter.enter()?;
+        let _permit = self.admission.enter()?;
         let id = request.into_inner().product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
-        let listed = self.counter.rooms.catalogue.get(&id).await.map_err(ApiError::from)?;
+        let listed = self.admission.services.catalogue.get(&id).await.map_err(ApiError::from)?;
         let product = listed.map(convert::product).ok_or(ApiError::ProductNotFound)?;
         Ok(Response::new(pb::GetProductResponse { product: Some(product) }))
     }
@@ -149,11 +150,11 @@ impl InventoryService for Inventory {
         &self,
         request: Request<pb::GetReservationRequest>,
     ) -> Result<Response<pb::GetReservationResponse>, Status> {
-        let _place = self.counter.enter()?;
+        let _permit = self.admission.enter()?;
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
-        let found = look_up(&self.counter.rooms, id).await;
-        let found = found.inspect_err(|error| self.counter.count_refusal(error))?;
+        let found = look_up(&self.admission.services, id).await;
+        let found = found.inspect_err(|error| self.admission.count_refusal(error))?;
         let reservation = convert::reservation(found);
         Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }

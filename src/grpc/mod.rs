@@ -1,13 +1,13 @@
-//! The contract of `proto/yoink/v1`: parses requests, asks the rooms below, answers. The only place that
+//! The contract of `proto/yoink/v1`: parses requests, asks the services below, answers. The only place that
 //! knows status codes.
 //!
 //! Must never: check again what was parsed, decide anything about a unit, or answer with an internal text.
 
 mod admin;
+mod admission;
 mod admit;
 mod cause;
 mod convert;
-mod counter;
 mod dead;
 mod deadline;
 mod error;
@@ -27,15 +27,15 @@ use tonic::{
 };
 
 use self::{
-    admin::Admin, admit::Admission, counter::Counter, inventory::Inventory, storefront::Storefront,
-    transcoded::ResetTranscoded,
+    admin::Admin, admission::Admission, admit::AdmitLayer, inventory::Inventory,
+    storefront::Storefront, transcoded::ResetTranscoded,
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
     ack::Acks,
     audit::Auditor,
     catalogue::Catalogue,
-    desk::Desk,
+    dead_letters::DeadLetters,
     domain::PartitionCount,
     ledger::{Ledger, Lookups},
     stock::Stock,
@@ -67,7 +67,7 @@ pub const SERVICES: [&str; 3] =
 
 /// What the handlers work on.
 #[derive(Clone)]
-pub struct Rooms {
+pub struct Services {
     /// Takes units.
     pub stock: Stock,
     /// Waits with the answer.
@@ -81,12 +81,12 @@ pub struct Rooms {
     /// Products.
     pub catalogue: Catalogue,
     /// Dead entries.
-    pub desk: Desk,
+    pub dead_letters: DeadLetters,
     /// The verdict.
     pub auditor: Auditor,
 }
 
-impl Rooms {
+impl Services {
     fn partitions(&self) -> PartitionCount {
         self.stock.partitions().count()
     }
@@ -94,21 +94,21 @@ impl Rooms {
 
 /// The services of the contract as routes; buyers have limits, operators have none. All of them read
 /// gzip; a message's limit is of what it decompresses to. Answers are not compressed.
-pub fn routes(rooms: Rooms, limits: &Limits) -> Routes {
+pub fn routes(services: Services, limits: &Limits) -> Routes {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
         storefront_service_server::StorefrontServiceServer,
     };
-    let rooms = Arc::new(rooms);
-    let counter = Arc::new(Counter::new(rooms.clone(), limits));
-    let inventory = InventoryServiceServer::new(Inventory::new(counter.clone()))
+    let services = Arc::new(services);
+    let admission = Arc::new(Admission::new(services.clone(), limits));
+    let inventory = InventoryServiceServer::new(Inventory::new(admission.clone()))
         .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
-    let storefront = StorefrontServiceServer::new(Storefront::new(counter))
+    let storefront = StorefrontServiceServer::new(Storefront::new(admission))
         .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
-    let admission = Admission::new(limits, rooms.stock.partitions().metrics().clone());
-    let admin = AdminServiceServer::new(Admin::new(rooms))
+    let admission = AdmitLayer::new(limits, services.stock.partitions().metrics().clone());
+    let admin = AdminServiceServer::new(Admin::new(services))
         .accept_compressed(Gzip)
         .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES);
     Routes::new(admission.named_layer(inventory))

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
-    counter::Counter,
+    admission::Admission,
     error::ApiError,
     idempotency_key,
     inventory::accepted_response,
@@ -19,12 +19,12 @@ use crate::{catalogue::Listed, domain::ProductId};
 const PAGE: usize = 500;
 
 pub(super) struct Storefront {
-    counter: Arc<Counter>,
+    admission: Arc<Admission>,
 }
 
 impl Storefront {
-    pub(super) fn new(counter: Arc<Counter>) -> Self {
-        Self { counter }
+    pub(super) fn new(admission: Arc<Admission>) -> Self {
+        Self { admission }
     }
 }
 
@@ -50,7 +50,7 @@ impl StorefrontService for Storefront {
         &self,
         request: Request<pb::PlaceOrderRequest>,
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
-        let _place = self.counter.enter()?;
+        let _permit = self.admission.enter()?;
         let (metadata, _, asked) = request.into_parts();
         let reserve = idempotency_key::reserve(
             &metadata,
@@ -58,7 +58,7 @@ impl StorefrontService for Storefront {
             &asked.user_id,
             &asked.request_id,
         )?;
-        let (receipt, _) = self.counter.take(reserve, None).await?;
+        let (receipt, _) = self.admission.take(reserve, None).await?;
         Ok(accepted_response(pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
             reservation_id: receipt.reservation_id.to_string(),
@@ -69,16 +69,17 @@ impl StorefrontService for Storefront {
         &self,
         _request: Request<pb::ListStorefrontRequest>,
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
-        let (counter, until) = (self.counter.clone(), Instant::now() + self.counter.call_timeout);
+        let (admission, until) =
+            (self.admission.clone(), Instant::now() + self.admission.call_timeout);
         // The first page before the answer begins: an error of it is the status of the call.
-        let (first, more) = page(&counter, None, until).await?;
+        let (first, more) = page(&admission, None, until).await?;
         let after = next_after(&first, more);
         // Then page by page, as the client reads: nothing grows with the catalogue, and a client that does
         // not read holds no permit.
         let rest = stream::unfold(after, move |after| {
-            let counter = counter.clone();
+            let admission = admission.clone();
             async move {
-                let (items, next) = match page(&counter, Some(&after?), until).await {
+                let (items, next) = match page(&admission, Some(&after?), until).await {
                     Err(error) => (vec![Err(Status::from(error))], None),
                     Ok((listed, more)) => (items(&listed), next_after(&listed, more)),
                 };
@@ -100,12 +101,12 @@ fn next_after(listed: &[Listed], more: bool) -> Option<ProductId> {
 
 /// A page, if the call has time left and there is a place.
 async fn page(
-    counter: &Counter,
+    admission: &Admission,
     after: Option<&ProductId>,
     until: Instant,
 ) -> Result<(Vec<Listed>, bool), ApiError> {
-    let _place = counter.enter()?;
-    let page = counter.rooms.catalogue.list(after, PAGE);
+    let _permit = admission.enter()?;
+    let page = admission.services.catalogue.list(after, PAGE);
     let page = tokio::time::timeout_at(until, page).await;
     Ok(page.map_err(|_| ApiError::DeadlineExceeded)??)
 }

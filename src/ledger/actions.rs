@@ -21,7 +21,7 @@ pub struct DeadAction {
 
 /// What was done to a dead entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deed {
+pub enum Action {
     /// Voided it; its unit is to go back.
     Release,
     /// Gave back the unit of an order that was voided before.
@@ -36,7 +36,7 @@ pub enum Deed {
     Unknown,
 }
 
-impl Deed {
+impl Action {
     /// The word in the record.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -64,7 +64,7 @@ pub struct RecordedAction {
     pub at_ms: i64,
     /// Who.
     pub actor: String,
-    /// What: a word of [`Deed`].
+    /// What: a word of [`Action`].
     pub action: String,
     /// Why.
     pub reason: String,
@@ -74,7 +74,7 @@ pub struct RecordedAction {
 pub(super) async fn write(
     client: &impl GenericClient,
     id: ReservationId,
-    deed: Deed,
+    deed: Action,
     action: &DeadAction,
 ) -> Result<i64, LedgerError> {
     // A dead entry's own reason may be anything, and Postgres takes no NUL.
@@ -95,7 +95,7 @@ impl Ledger {
     pub async fn record(
         &self,
         id: ReservationId,
-        deed: Deed,
+        deed: Action,
         action: &DeadAction,
     ) -> Result<(), LedgerError> {
         self.with(|client| async move { write(&**client, id, deed, action).await.map(drop) }).await
@@ -113,7 +113,7 @@ impl Ledger {
         action: &DeadAction,
     ) -> Result<OpenRecord, LedgerError> {
         self.with(|client| async move {
-            let number = write(&**client, id, Deed::Unknown, action).await?;
+            let number = write(&**client, id, Action::Unknown, action).await?;
             Ok(OpenRecord { id, number })
         })
         .await
@@ -127,7 +127,7 @@ impl Ledger {
     pub async fn end_record(
         &self,
         record: OpenRecord,
-        done: Option<Deed>,
+        done: Option<Action>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();
         self.with(|client| async move {

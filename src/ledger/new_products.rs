@@ -144,19 +144,24 @@ impl Ledger {
     }
 }
 
-/// A row that an order is just being stored for is skipped, so that no transaction waits while it holds the lock. The sum keeps Postgres
-/// from the index by version, which holds every product of the import and would be read again for each page.
+// Both find products by an array of ids and never by a join. After an import that was rolled back, the statistics of Postgres may say that
+// the table is empty; a join is then planned as nested loops over the whole table, which takes minutes for a page.
+
+/// A row that an order is being stored for is skipped, so that no transaction waits while it holds the lock. The sum
+/// keeps Postgres from the index by version, which holds every product of the import.
 const ASSIGN: &str = "
     UPDATE products SET version = nextval('catalogue_version')
-     WHERE product_id IN (SELECT product_id FROM products
-                           WHERE product_id = ANY($1) AND version + 0 = 0
-                             FOR NO KEY UPDATE SKIP LOCKED)";
+     WHERE product_id = ANY (ARRAY (
+               SELECT p.product_id FROM unnest($1::text[]) AS w (product_id)
+                CROSS JOIN LATERAL (SELECT product_id FROM products
+                                     WHERE product_id = w.product_id AND version + 0 = 0
+                                     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS p))";
 
 const ASSIGN_MISSING: &str = "
     UPDATE products SET version = nextval('catalogue_version')
-     WHERE product_id IN (SELECT product_id FROM products
-                           WHERE version = 0 LIMIT $1
-                             FOR NO KEY UPDATE SKIP LOCKED)";
+     WHERE product_id = ANY (ARRAY (
+               SELECT product_id FROM products WHERE version = 0
+                LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED))";
 
 const INSERT: &str = "
     WITH inserted AS (

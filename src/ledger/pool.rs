@@ -294,11 +294,11 @@ fn is_stale(error: &LedgerError) -> bool {
 }
 
 /// The last second of the year 9999.
-const LAST_MS: i64 = 253_402_300_799_999;
+const TIME_MAX_MS: i64 = 253_402_300_799_999;
 
 /// Milliseconds since 1970 as a timestamptz; what lies outside 1970 to 9999 becomes its nearer end.
 pub(super) fn timestamp(ms: i64) -> SystemTime {
-    let ms = u64::try_from(ms.clamp(0, LAST_MS)).unwrap_or(0);
+    let ms = u64::try_from(ms.clamp(0, TIME_MAX_MS)).unwrap_or(0);
     UNIX_EPOCH + Duration::from_millis(ms)
 }
 

@@ -7,7 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tracing::Span;
 use uuid::Uuid;
 
-use super::{DeadAction, Deed, Ledger, LedgerError, actions, pool::timestamp};
+use super::{Action, DeadAction, Ledger, LedgerError, actions, pool::timestamp};
 use crate::{
     domain::{Epoch, Order, Partition, ReservationId},
     telemetry,
@@ -137,7 +137,7 @@ impl Ledger {
                 End::Commit => tx.commit().await?,
                 End::Record(action) => {
                     for order in orders.iter().filter(|o| inserted.contains(&o.id.to_uuid())) {
-                        actions::write(&*tx, order.id, Deed::Retry, action).await?;
+                        actions::write(&*tx, order.id, Action::Retry, action).await?;
                     }
                     tx.commit().await?;
                 }

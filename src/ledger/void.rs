@@ -2,7 +2,7 @@
 //! or voided, never both.
 
 use super::{
-    DeadAction, Deed, Ledger, LedgerError, actions,
+    Action, DeadAction, Ledger, LedgerError, actions,
     pool::timestamp,
     store::{pass_gate, seq},
 };
@@ -77,7 +77,7 @@ impl Ledger {
                 _ => VoidOutcome::Confirmed,
             };
             if outcome == VoidOutcome::Voided {
-                actions::write(&*tx, void.id, Deed::Release, action).await?;
+                actions::write(&*tx, void.id, Action::Release, action).await?;
             }
             tx.commit().await?;
             Ok(outcome)

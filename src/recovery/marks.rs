@@ -13,8 +13,8 @@ use crate::{
 
 /// How long a count waits for gateways that live: each looks twice a second, and ends what it has begun
 /// within the time that Redis has to answer.
-const PATIENCE: Duration = Duration::from_secs(4);
-const LOOK: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(4);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a gateway has told the ledger of itself.
 #[derive(Debug, Default)]
@@ -112,8 +112,8 @@ impl Recovery {
             }
             let sold = loop {
                 match self.ledger.unreported(row.partition, row.epoch).await? {
-                    Some((_, missing)) if missing > 0 && started.elapsed() < PATIENCE => {
-                        tokio::time::sleep(LOOK).await;
+                    Some((_, missing)) if missing > 0 && started.elapsed() < TIMEOUT => {
+                        tokio::time::sleep(POLL_INTERVAL).await;
                     }
                     last => break last.map_or(row.epoch, |(epoch, _)| epoch),
                 }

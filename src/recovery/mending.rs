@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{AT_A_TIME, RebuildError, Rebuilt, watched::Watched};
+use super::{CONCURRENCY_MAX, RebuildError, Rebuilt, watched::Watched};
 use crate::{domain::Partition, fence::FenceReason, ledger::PartitionRow};
 
 /// After the first attempt at rebuilding a partition; doubled after each one that fails.
@@ -63,7 +63,7 @@ impl Mending {
     pub(super) fn is_due(&self, partition: Partition) -> bool {
         let last = self.attempts.get(&partition);
         let rested = last.is_none_or(|last| last.ended.elapsed() >= last.delay);
-        rested && !self.busy.contains(&partition) && self.busy.len() < AT_A_TIME
+        rested && !self.busy.contains(&partition) && self.busy.len() < CONCURRENCY_MAX
     }
 
     /// An attempt ended; a failure is told once, and again when it is another one.

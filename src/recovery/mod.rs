@@ -38,9 +38,9 @@ use crate::{
 };
 
 /// How often the ledger is asked.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Rebuilds side by side: each holds a connection to Postgres.
-const AT_A_TIME: usize = 4;
+const CONCURRENCY_MAX: usize = 4;
 
 /// Keeps what is believed of the partitions true.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl Recovery {
 
     /// Looks until stopped.
     pub async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             if let Err(error) = self.look().await {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -144,7 +144,7 @@ impl Recovery {
     /// Watches for fenced partitions until stopped and, with `rebuild`, rebuilds them, while it goes on
     /// watching. A rebuild that a stop breaks off is begun anew by whoever comes next.
     pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK);
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut mending = Mending::new(self.watched.clone());
         loop {
@@ -222,7 +222,7 @@ impl Recovery {
         let rebuilds = rows
             .into_iter()
             .map(|row| async move { (row.partition, self.rebuild_seen(row).await) });
-        stream::iter(rebuilds).buffer_unordered(AT_A_TIME).collect().await
+        stream::iter(rebuilds).buffer_unordered(CONCURRENCY_MAX).collect().await
     }
 
     /// The partitions that were last seen to be fenced.

@@ -37,7 +37,7 @@ impl Recovery {
             return Ok(());
         }
         // An epoch is spent only where nothing stands in the way.
-        let opening = match self.stock.stranger(partition, deployment).await {
+        let opening = match self.stock.unrecognized(partition, deployment).await {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),
             Ok(None) => {

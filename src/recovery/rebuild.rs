@@ -300,7 +300,7 @@ impl Rebuild<'_> {
             stock.fill_bought(partition, epoch, held).await?;
         }
         underway.begin("request ids restored", None);
-        let since = stock.claims_since_ms(Timestamp::now().as_millisecond());
+        let since = stock.remembered_since_ms(Timestamp::now().as_millisecond());
         let mut claims = pin!(ledger.claims(partition, since).await?.try_chunks(ROWS));
         while let Some(rows) = claims.next().await {
             let rows = rows.map_err(|broken| broken.1)?;

@@ -21,7 +21,7 @@ use super::ServerError;
 /// How long a server may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a server may take to end after a signal.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(10);
 
 /// How a server that refuses to be root is run when we are.
@@ -204,7 +204,7 @@ impl Running {
             return;
         }
         self.signal(signal);
-        let patience = Instant::now() + PATIENCE;
+        let patience = Instant::now() + TIMEOUT;
         while Instant::now() < patience {
             if !self.is_running() {
                 return;
@@ -245,7 +245,7 @@ fn state_and_parent(pid: i32) -> Option<(char, u32)> {
 
 /// Waits until these processes have ended; whoever adopted them may still have to collect them.
 pub(super) fn wait_for_end(processes: &[Pid]) {
-    let patience = Instant::now() + PATIENCE;
+    let patience = Instant::now() + TIMEOUT;
     let runs = |pid: &Pid| state_and_parent(pid.as_raw()).is_some_and(|(state, _)| state != 'Z');
     while Instant::now() < patience && processes.iter().any(runs) {
         thread::sleep(STEP);

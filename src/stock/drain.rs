@@ -6,12 +6,12 @@ use std::{
 };
 
 /// Before anything was measured.
-const FIRST: Duration = Duration::from_secs(5);
-const SHORTEST: Duration = Duration::from_secs(1);
+const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+const WAIT_MIN: Duration = Duration::from_secs(1);
 /// Also where nothing drains: somebody may mend it.
-const LONGEST: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Two looks this far apart make a rate.
-const APART: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// After so long, an old look says nothing of now.
 const STALE: Duration = Duration::from_secs(60);
 /// It is worth asking when so many parts of a hundred of the stream are free.
@@ -36,7 +36,7 @@ impl Drain {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.at {
             Some((then, before)) if left >= before && now - then <= STALE => {
-                if now - then >= APART {
+                if now - then >= SAMPLE_INTERVAL {
                     seen.per_second = Some(count(left - before) / (now - then).as_secs_f64());
                     seen.at = Some((now, left));
                 }
@@ -45,11 +45,11 @@ impl Drain {
             Some(_) | None => *seen = Seen { at: Some((now, left)), per_second: None },
         }
         match seen.per_second {
-            None => FIRST,
+            None => WAIT_DEFAULT,
             Some(rate) => {
                 let room = count(i64::try_from(full).unwrap_or(i64::MAX)) * FREE_PERCENT / 100.0;
-                let wait = Duration::try_from_secs_f64(room / rate).unwrap_or(LONGEST);
-                wait.clamp(SHORTEST, LONGEST)
+                let wait = Duration::try_from_secs_f64(room / rate).unwrap_or(WAIT_MAX);
+                wait.clamp(WAIT_MIN, WAIT_MAX)
             }
         }
     }
@@ -68,17 +68,17 @@ mod tests {
     fn the_wait_follows_what_drains() {
         let (drain, start) = (Drain::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(drain.wait(at(0), 1_000, 10_000), FIRST, "nothing is known yet");
+        assert_eq!(drain.wait(at(0), 1_000, 10_000), WAIT_DEFAULT, "nothing is known yet");
         // 100 a second: 1,000 of 10,000 are free in ten seconds.
         assert_eq!(drain.wait(at(2), 1_200, 10_000), Duration::from_secs(10));
         // Twice as fast.
         assert_eq!(drain.wait(at(4), 1_600, 10_000), Duration::from_secs(5));
         // Nothing drains any more, however little time passes between.
-        assert_eq!(drain.wait(at(5), 1_600, 10_000), LONGEST);
-        assert_eq!(drain.wait(at(5), 1_600, 10_000), LONGEST);
+        assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
+        assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
         // Faster than anybody should come back.
-        assert_eq!(drain.wait(at(6), 900_000, 10_000), SHORTEST);
+        assert_eq!(drain.wait(at(6), 900_000, 10_000), WAIT_MIN);
         // Another epoch begins at 0.
-        assert_eq!(drain.wait(at(7), 5, 10_000), FIRST);
+        assert_eq!(drain.wait(at(7), 5, 10_000), WAIT_DEFAULT);
     }
 }

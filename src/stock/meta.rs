@@ -37,7 +37,7 @@ impl Stock {
     /// When Redis is away; `Fenced` when it is a replica.
     pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
         let keys = [self.partitions.keys().meta(partition)];
-        let answer = self.partitions.run_unfenced(&self.scripts.held, &keys, &[]).await?;
+        let answer = self.partitions.call_script(&self.scripts.held, &keys, &[]).await?;
         match answer.as_slice() {
             [status] if status == "none" => Ok(None),
             [status, owner, epoch, seq] if status == "held" => {

@@ -39,14 +39,14 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub struct StockSettings {
     /// How long a request id is remembered at least, in milliseconds. The same for every process.
-    pub claims_window_ms: u64,
+    pub idempotency_window_ms: u64,
     /// Most entries in a partition's orders stream before intake is refused.
     pub backlog_max_entries: u64,
 }
 
 impl StockSettings {
     fn id_window(&self) -> IdWindow {
-        IdWindow::new(self.claims_window_ms)
+        IdWindow::new(self.idempotency_window_ms)
     }
 }
 

@@ -30,7 +30,7 @@ impl Stock {
     /// # Errors
     ///
     /// When Redis is away.
-    pub async fn stranger(
+    pub async fn unrecognized(
         &self,
         partition: Partition,
         deployment: Uuid,
@@ -59,7 +59,7 @@ impl Stock {
             keys.dead(partition),
             keys.catalogue(partition),
             keys.bought(partition),
-            keys.buried(partition),
+            keys.dead_index(partition),
         ]
     }
 
@@ -78,7 +78,7 @@ impl Stock {
         let keys = self.keys_of_new(partition);
         let (deployment, epoch) = (deployment.to_string(), epoch.to_string());
         let args = [deployment.as_str(), epoch.as_str(), GROUP, timeline.unwrap_or_default()];
-        let answer = self.partitions.run_unfenced(&self.scripts.open, &keys, &args).await?;
+        let answer = self.partitions.call_script(&self.scripts.open, &keys, &args).await?;
         match answer.as_slice() {
             [status] if status == "opened" => Ok(Opening::Opened),
             [status] if status == "late" => Ok(Opening::Late),

@@ -102,7 +102,7 @@ impl Stock {
             keys.bought(partition),
             keys.claims(partition),
         ];
-        let window = self.settings.claims_window_ms.to_string();
+        let window = self.settings.idempotency_window_ms.to_string();
         let script = &self.scripts.seize;
         let answer = self.partitions.run_in(epoch, script, &keys, &[&window]).await?;
         match answer[0].as_str() {
@@ -158,7 +158,7 @@ impl Stock {
     }
 
     /// The earliest accept whose request id must still be remembered at `now_ms`.
-    pub fn claims_since_ms(&self, now_ms: i64) -> i64 {
+    pub fn remembered_since_ms(&self, now_ms: i64) -> i64 {
         let window = self.settings.id_window();
         // One more than is looked at: this clock may be ahead of that of Redis.
         (window.bucket_of(now_ms) - window.earlier_buckets() - 1) * window.width_ms()
@@ -224,7 +224,7 @@ impl Stock {
             keys.meta(partition),
             keys.orders(partition),
             keys.dead(partition),
-            keys.buried(partition),
+            keys.dead_index(partition),
         ];
         let script = &self.scripts.reopen;
         let args = [GROUP, timeline.unwrap_or_default()];

@@ -47,7 +47,7 @@ impl Stock {
             keys.bought(partition),
             keys.orders(partition),
             keys.dead(partition),
-            keys.buried(partition),
+            keys.dead_index(partition),
         ];
         let (source, named) = match from {
             ReleaseFrom::Orders => ("orders", ""),

@@ -114,7 +114,7 @@ impl Reserver {
         ];
         let epoch = self.partitions.selling_epoch(partition)?;
         let words = [
-            self.settings.claims_window_ms.to_string(),
+            self.settings.idempotency_window_ms.to_string(),
             self.settings.backlog_max_entries.to_string(),
         ];
         let randoms: Vec<String> = randoms.iter().map(|random| format!("{random:x}")).collect();

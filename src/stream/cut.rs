@@ -49,7 +49,7 @@ pub struct Cut {
     /// Request ids that are remembered, oldest bucket first.
     pub claims: Vec<ClaimsCut>,
     /// Entries in the streams that no program of ours wrote.
-    pub strangers: Vec<String>,
+    pub unrecognized: Vec<String>,
 }
 
 /// Why there is no cut.
@@ -93,7 +93,7 @@ impl Streams {
                     products: HashMap::new(),
                     in_streams: Vec::new(),
                     claims: Vec::new(),
-                    strangers: Vec::new(),
+                    unrecognized: Vec::new(),
                 };
                 for record in records.chunks(4) {
                     let record = [&*record[0], &*record[1], &*record[2], &*record[3]];
@@ -127,7 +127,7 @@ impl Cut {
         let entry = Entry { id: a.to_owned(), fields: vec![("r".to_owned(), c.to_owned())] };
         let (Ok(id), Ok(product)) = (entry.reservation_id(partition, a), b.parse::<ProductId>())
         else {
-            self.strangers.push(a.to_owned());
+            self.unrecognized.push(a.to_owned());
             return Some(());
         };
         self.in_streams.push(id);

@@ -73,7 +73,7 @@ impl DeadEntry {
     }
 
     /// When it was buried, in milliseconds since 1970.
-    pub fn buried_at_ms(&self) -> i64 {
+    pub fn moved_at_ms(&self) -> i64 {
         self.field("at").parse().unwrap_or(0)
     }
 
@@ -123,7 +123,7 @@ impl Streams {
         args: &[&str],
     ) -> Result<Option<DeadPage>, FenceError> {
         let keys = self.partitions.keys();
-        let keys = [keys.meta(partition), keys.dead(partition), keys.buried(partition)];
+        let keys = [keys.meta(partition), keys.dead(partition), keys.dead_index(partition)];
         let answer = self.partitions.run(partition, &self.scripts.dead, &keys, args).await?;
         match answer.as_slice() {
             [status] if status == "none" => Ok(None),
@@ -171,7 +171,7 @@ impl Streams {
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
         let keys = self.partitions.keys();
         let partition = dead.partition;
-        let keys = [keys.meta(partition), keys.dead(partition), keys.buried(partition)];
+        let keys = [keys.meta(partition), keys.dead(partition), keys.dead_index(partition)];
         let args = [dead.dead_id(), dead.named()];
         let answer = self.partitions.run(partition, &self.scripts.discard, &keys, &args).await?;
         match answer[0].as_str() {

@@ -114,7 +114,7 @@ mod tests {
         Entry { id: "2-7".into(), fields }
     }
 
-    const WHOLE: [(&str, &str); 7] = [
+    const COMPLETE_ENTRY: [(&str, &str); 7] = [
         ("v", "1"),
         ("p", "shoe"),
         ("u", "ann"),
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn an_order_comes_out_as_it_went_in() {
-        let order = entry(&WHOLE).order(partition(), "2-7").unwrap();
+        let order = entry(&COMPLETE_ENTRY).order(partition(), "2-7").unwrap();
         assert_eq!(order.id, ReservationId::new(3, Epoch(2), 7, 0xff).unwrap());
         assert_eq!((order.product.as_str(), order.user.as_str()), ("shoe", "ann"));
         assert_eq!(order.request.unwrap().as_str(), "a:1");
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn ids_of_the_wider_alphabet_come_out_as_they_went_in() {
-        let mut wider = WHOLE;
+        let mut wider = COMPLETE_ENTRY;
         (wider[0].1, wider[1].1, wider[2].1, wider[5].1) =
             ("2", "shoe:a+b", "gid://shop/1", "a/%|b");
         let order = entry(&wider).order(partition(), "2-7").unwrap();
@@ -146,15 +146,16 @@ mod tests {
     #[test]
     fn what_we_did_not_write_is_no_order() {
         for missing in ["p", "u", "r", "t", "v"] {
-            let fields: Vec<_> = WHOLE.into_iter().filter(|(name, _)| *name != missing).collect();
+            let fields: Vec<_> =
+                COMPLETE_ENTRY.into_iter().filter(|(name, _)| *name != missing).collect();
             let error = entry(&fields).order(partition(), "2-7").unwrap_err();
             assert!(matches!(error, EntryError::Malformed(_)), "{missing}");
         }
-        let mut newer = WHOLE;
+        let mut newer = COMPLETE_ENTRY;
         newer[0].1 = "3";
         assert_eq!(entry(&newer).order(partition(), "2-7"), Err(EntryError::NewerFormat(3)));
         for id in ["", "7", "0-1", "1700000000000-0", "a-b"] {
-            assert!(entry(&WHOLE).order(partition(), id).is_err(), "{id}");
+            assert!(entry(&COMPLETE_ENTRY).order(partition(), id).is_err(), "{id}");
         }
     }
 

@@ -35,7 +35,7 @@ impl Streams {
             keys.meta(partition),
             keys.orders(partition),
             keys.dead(partition),
-            keys.buried(partition),
+            keys.dead_index(partition),
         ];
         let (entry_id, named, random) =
             (id.entry_id(), id.to_string(), format!("{:x}", id.random()));

@@ -4,7 +4,6 @@
 //! without deleting, or hold a shared connection with a blocking read.
 
 mod adopt;
-mod bury;
 mod cut;
 mod dead;
 mod depth;
@@ -12,10 +11,10 @@ mod drain;
 mod entry;
 mod find;
 mod group;
+mod move_to_dead;
 
 use std::sync::Arc;
 
-pub use bury::Burial;
 pub use cut::{ClaimsCut, Cut, CutError, ProductCut};
 pub use dead::{DeadEntry, DeadPage};
 pub use depth::Depth;
@@ -23,6 +22,7 @@ pub use drain::{Source, Surviving};
 pub use entry::{Entry, EntryError, FORMAT};
 pub use find::Found;
 pub use group::Delivery;
+pub use move_to_dead::Rejection;
 
 use crate::fence::{Partitions, Script};
 
@@ -36,7 +36,7 @@ pub struct Streams {
 struct Scripts {
     adopt: Script,
     settle: Script,
-    bury: Script,
+    move_to_dead: Script,
     discard: Script,
     retire: Script,
     cut: Script,
@@ -51,7 +51,7 @@ impl Streams {
         let scripts = Scripts {
             adopt: Script::new("adopt", include_str!("../../lua/adopt.lua")),
             settle: Script::new("settle", include_str!("../../lua/settle.lua")),
-            bury: Script::new("bury", include_str!("../../lua/bury.lua")),
+            move_to_dead: Script::new("move_to_dead", include_str!("../../lua/move_to_dead.lua")),
             discard: Script::new("discard", include_str!("../../lua/discard.lua")),
             retire: Script::new("retire", include_str!("../../lua/retire.lua")),
             cut: Script::new("cut", include_str!("../../lua/cut.lua")),

@@ -14,7 +14,7 @@ use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
 /// Libraries whose finer levels would print what buyers send, whatever the settings say.
-const QUIET: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
+const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
 
 /// Sends log lines to standard error and spans to a collector, as the settings say.
 ///
@@ -26,7 +26,7 @@ pub fn init(config: &Config) -> anyhow::Result<Traces> {
     let tracer = traces.tracer();
     let mut filter =
         EnvFilter::try_new(&config.log).context("`log` is no filter such as `info`")?;
-    for quiet in QUIET {
+    for quiet in MUTED_TARGETS {
         filter = filter.add_directive(quiet.parse()?);
     }
     // A line of a call that is traced names its trace; without traces there are no spans at all.

@@ -73,7 +73,7 @@ struct Instruments {
     store_batch_size: Histogram<u64>,
     store_duration: Histogram<f64>,
     write_lag: Histogram<f64>,
-    buried: Counter<u64>,
+    dead_letters: Counter<u64>,
     unlisted: Sqlstates,
     refused: Counter<u64>,
     ack_wait: Histogram<f64>,
@@ -140,8 +140,8 @@ impl Metrics {
             store_batch_size: sizes(meter, "yoink_store_batch_size", "Orders a transaction."),
             store_duration: seconds(meter, "yoink_store_duration", "Transactions.", &SECONDS),
             write_lag: seconds(meter, "yoink_write_lag", "From accepted to stored.", &LAG_SECONDS),
-            buried: meter
-                .u64_counter("yoink_buried")
+            dead_letters: meter
+                .u64_counter("yoink_dead_letters")
                 .with_description("Orders that could not be stored.")
                 .build(),
             unlisted: Sqlstates::new(meter),
@@ -167,13 +167,13 @@ impl Metrics {
 
     fn begin(&self) {
         OUTCOMES.into_iter().for_each(|outcome| self.decided(outcome, 0));
-        let Instruments { refused, redis_errors, buried, .. } = &*self.instruments;
+        let Instruments { refused, redis_errors, dead_letters, .. } = &*self.instruments;
         REFUSALS.into_iter().for_each(|reason| refused.add(0, &[KeyValue::new("reason", reason)]));
         for error in REDIS_ERRORS {
             let labels = [KeyValue::new("script", "reserve"), KeyValue::new("error", error)];
             redis_errors.add(0, &labels);
         }
-        buried.add(0, &[]);
+        dead_letters.add(0, &[]);
         for reason in DROPPED_CONNECTIONS {
             self.instruments.redis_connections_dropped.add(0, &[KeyValue::new("reason", reason)]);
         }
@@ -230,8 +230,8 @@ impl Metrics {
     }
 
     /// An order was buried.
-    pub fn buried(&self) {
-        self.instruments.buried.add(1, &[]);
+    pub fn dead_lettered(&self) {
+        self.instruments.dead_letters.add(1, &[]);
     }
 
     /// A transaction failed with this SQLSTATE, which is in no list; or it gave none.

@@ -25,7 +25,7 @@ use crate::config::Config;
 /// What our spans are filtered by.
 pub(super) const TARGET: &str = "yoink_trace";
 /// How long spans may take to be sent at the end.
-const LAST_SPANS: Duration = Duration::from_millis(1500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The header, and what an entry carries.
 const TRACEPARENT: &str = "traceparent";
 
@@ -57,7 +57,7 @@ impl Traces {
     /// Sends what is left, or gives up after a while.
     pub async fn finish(self) {
         let Some(provider) = self.provider else { return };
-        let sent = move || provider.shutdown_with_timeout(LAST_SPANS);
+        let sent = move || provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(sent).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "some spans were not sent");
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Workshop,
+    WorkerContext,
     pause::{Pause, PauseReason},
     sleep,
     store::{Attempt, Failure, Unlisted, store},
@@ -16,7 +16,7 @@ use crate::{
     domain::{AfterFailure, Epoch, Partition, after_failure},
     fence::Connection,
     stock::{ReleaseFrom, Released},
-    stream::{Burial, Delivery},
+    stream::{Delivery, Rejection},
     telemetry::{self, Metrics},
 };
 
@@ -25,11 +25,11 @@ const MAX_BATCH: usize = 500;
 /// How long a read waits for something new: also how late a stop may be noticed.
 const BLOCK: Duration = Duration::from_millis(500);
 /// Between attempts while paused.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The epoch that an order was accepted in; none, if no program of ours wrote the entry.
-fn life(delivery: &Delivery) -> Option<Epoch> {
+fn epoch_of(delivery: &Delivery) -> Option<Epoch> {
     delivery.entry.id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok()).map(Epoch)
 }
 
@@ -44,7 +44,7 @@ pub enum Step {
 
 /// The consumer of one partition.
 pub struct Consumer {
-    shop: Workshop,
+    context: WorkerContext,
     partition: Partition,
     reader: Connection,
     /// Read and not dealt with yet: kept through every pause.
@@ -62,10 +62,10 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(shop: Workshop, partition: Partition, reader: Connection) -> Self {
+    pub(super) fn new(context: WorkerContext, partition: Partition, reader: Connection) -> Self {
         Self {
-            suspects: Suspects::new(shop.settings.retry_delay),
-            shop,
+            suspects: Suspects::new(context.settings.retry_delay),
+            context,
             partition,
             reader,
             held: Vec::new(),
@@ -79,24 +79,26 @@ impl Consumer {
 
     /// Works until stopped; finishes the batch it has begun.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut pause_ms = FIRST_PAUSE;
+        let mut pause_ms = PAUSE_MIN;
         while !stop.is_cancelled() {
             match self.run_once().await {
                 Ok(_) => {
-                    pause_ms = FIRST_PAUSE;
-                    if self.shop.pauses.set(self.partition, None).is_some() {
+                    pause_ms = PAUSE_MIN;
+                    if self.context.pauses.set(self.partition, None).is_some() {
                         tracing::info!(partition = %self.partition, "consumption goes on");
                     }
                 }
                 Err(pause) => {
                     self.announce(&pause);
                     sleep(pause_ms, &stop).await;
-                    pause_ms = (pause_ms * 2).min(LAST_PAUSE);
+                    pause_ms = (pause_ms * 2).min(PAUSE_MAX);
                 }
             }
         }
         // What is still pending keeps the consumer: somebody takes it over by and by.
-        if let Err(error) = self.shop.streams.retire(self.partition, &self.shop.consumer).await {
+        if let Err(error) =
+            self.context.streams.retire(self.partition, &self.context.consumer).await
+        {
             tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 "the consumer was not retired"
@@ -105,7 +107,7 @@ impl Consumer {
     }
 
     fn announce(&self, pause: &Pause) {
-        if self.shop.pauses.set(self.partition, Some(pause.reason)) == Some(pause.reason) {
+        if self.context.pauses.set(self.partition, Some(pause.reason)) == Some(pause.reason) {
             return;
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
@@ -144,7 +146,7 @@ impl Consumer {
         // A read is not fenced and takes entries away from whoever may have them: after every trouble,
         // and at the start, the partition must first be seen to be open to us.
         if self.held.is_empty() && !self.open {
-            self.shop.stock.probe(self.partition).await?;
+            self.context.stock.probe(self.partition).await?;
             self.open = true;
         }
         // With as many kept as may be, nothing more is taken, new or left behind.
@@ -159,16 +161,16 @@ impl Consumer {
             return Ok(Step::Idle);
         }
         crash_point::reach("after_read");
-        let epoch = self.shop.stock.partitions().epoch(self.partition)?;
-        self.forget_earlier_lives(epoch);
-        if let Some(later) = self.held.iter().find(|delivery| life(delivery) > Some(epoch)) {
+        let epoch = self.context.stock.partitions().epoch(self.partition)?;
+        self.drop_earlier_epochs(epoch);
+        if let Some(later) = self.held.iter().find(|delivery| epoch_of(delivery) > Some(epoch)) {
             let entry = later.entry.id.clone();
             return Err(Pause { reason: PauseReason::Fenced, source: entry.into() });
         }
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
         let attempt =
-            store((&self.shop.ledger, self.metrics()), self.partition, epoch, batch).await;
+            store((&self.context.ledger, self.metrics()), self.partition, epoch, batch).await;
         self.conclude(attempt).await?;
         Ok(Step::Worked(size))
     }
@@ -180,23 +182,23 @@ impl Consumer {
     }
 
     fn metrics(&self) -> &Metrics {
-        self.shop.stock.partitions().metrics()
+        self.context.stock.partitions().metrics()
     }
 
     fn scan_interval(&self) -> Duration {
-        (self.shop.settings.claim_idle / 4).min(Duration::from_secs(5))
+        (self.context.settings.takeover_idle / 4).min(Duration::from_secs(5))
     }
 
-    /// The reaper: takes over what nobody touched for `claim_idle`, and never buries. Nothing is held
+    /// The reaper: takes over what nobody touched for `takeover_idle`, and never buries. Nothing is held
     /// now, so that entries of our own that an error let slip come back the same way.
     async fn scan(&mut self) -> Result<(), Pause> {
-        let shop = &self.shop;
-        let idle_ms = u64::try_from(shop.settings.claim_idle.as_millis()).unwrap_or(u64::MAX);
+        let context = &self.context;
+        let idle_ms = u64::try_from(context.settings.takeover_idle.as_millis()).unwrap_or(u64::MAX);
         let taken = if self.read_failed {
             let count = MAX_BATCH + self.suspects.entries().len();
-            shop.streams.take_back(self.partition, &shop.consumer, count).await
+            context.streams.take_back(self.partition, &context.consumer, count).await
         } else {
-            shop.streams.take_over(self.partition, &shop.consumer, (idle_ms, MAX_BATCH)).await
+            context.streams.take_over(self.partition, &context.consumer, (idle_ms, MAX_BATCH)).await
         };
         let mut taken = self.restoring_group(taken).await?;
         if std::mem::take(&mut self.read_failed) {
@@ -209,9 +211,9 @@ impl Consumer {
         }
         self.held = self.without_suspects(taken);
         let long = usize::try_from(idle_ms.saturating_mul(10)).unwrap_or(usize::MAX);
-        for consumer in self.shop.streams.idle_consumers(self.partition, long).await? {
-            if consumer != self.shop.consumer {
-                self.shop.streams.retire(self.partition, &consumer).await?;
+        for consumer in self.context.streams.idle_consumers(self.partition, long).await? {
+            if consumer != self.context.consumer {
+                self.context.streams.retire(self.partition, &consumer).await?;
             }
         }
         Ok(())
@@ -225,7 +227,7 @@ impl Consumer {
 
     /// Takes over what was delivered and is in nobody's hands, a page of the stream each time.
     async fn adopt(&mut self, most: usize) -> Result<Vec<Delivery>, Pause> {
-        let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+        let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         let adopted = streams.adopt(self.partition, consumer, &mut self.looked_at, most).await?;
         if let Some(first) = adopted.first() {
             tracing::error!(
@@ -238,8 +240,8 @@ impl Consumer {
 
     /// A rebuild has stored, voided or reported lost whatever was accepted before it (R8): nothing of an
     /// earlier epoch may be stored under this one.
-    fn forget_earlier_lives(&mut self, epoch: Epoch) {
-        let stands = |delivery: &Delivery| life(delivery).is_none_or(|life| life >= epoch);
+    fn drop_earlier_epochs(&mut self, epoch: Epoch) {
+        let stands = |delivery: &Delivery| epoch_of(delivery).is_none_or(|found| found >= epoch);
         self.held.retain(stands);
         self.suspects.retain(stands);
     }
@@ -253,7 +255,7 @@ impl Consumer {
             return Ok(());
         }
         let block_ms = usize::try_from(block.as_millis()).unwrap_or(0);
-        let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+        let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         let read = streams
             .read_new(&mut self.reader, self.partition, consumer, (MAX_BATCH, block_ms))
             .await;
@@ -272,7 +274,7 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, Pause> {
         if let Err(error) = &result
             && error.code() == Some("NOGROUP")
-            && self.shop.streams.restore_group(self.partition).await.is_ok()
+            && self.context.streams.restore_group(self.partition).await.is_ok()
         {
             tracing::error!(partition = %self.partition, "the consumer group was gone and was created anew");
             return Ok(Vec::new());
@@ -292,7 +294,7 @@ impl Consumer {
         let ids: Vec<&str> =
             attempt.stored.iter().map(|delivery| delivery.entry.id.as_str()).collect();
         if !ids.is_empty()
-            && let Err(error) = self.shop.streams.settle(self.partition, &ids).await
+            && let Err(error) = self.context.streams.settle(self.partition, &ids).await
         {
             pause = pause.or(Some(error.into()));
             self.held.extend(attempt.stored);
@@ -315,8 +317,8 @@ impl Consumer {
 
     /// R6: the entry of a voided reservation is still in `orders`.
     async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
-        let (shop, id) = (&self.shop, &delivery.entry.id);
-        match shop.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
+        let (context, id) = (&self.context, &delivery.entry.id);
+        match context.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
             Released::Now | Released::Before => {}
             Released::Never => {
                 tracing::error!(partition = %self.partition, entry = id, "a voided entry names no product of ours");
@@ -328,31 +330,31 @@ impl Consumer {
     /// Counts an order's own failure; past the maximum it is buried.
     async fn count(&mut self, failure: Failure) -> Result<(), Pause> {
         let Failure { mut delivery, order, reason, sqlstate } = failure;
-        let settings = self.shop.settings;
+        let settings = self.context.settings;
         match after_failure(delivery.deliveries, settings.max_deliveries) {
             AfterFailure::Retry { deliveries } => {
                 delivery.deliveries = deliveries;
                 let id = delivery.entry.id.clone();
                 self.suspects.add(delivery);
-                let (streams, consumer) = (&self.shop.streams, &self.shop.consumer);
+                let (streams, consumer) = (&self.context.streams, &self.context.consumer);
                 Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
             }
-            AfterFailure::Bury => {
+            AfterFailure::MoveToDead => {
                 let reservation_id = order.as_ref().map(|order| order.id);
                 let traceparent = order.and_then(|order| order.traceparent);
                 let trace_id = traceparent.as_deref().and_then(telemetry::trace_id);
                 let entry_id = delivery.entry.id.clone();
-                let burial = Burial { entry_id, reservation_id, reason, sqlstate };
-                match self.shop.streams.bury(self.partition, &burial).await {
+                let rejection = Rejection { entry_id, reservation_id, reason, sqlstate };
+                match self.context.streams.move_to_dead(self.partition, &rejection).await {
                     Ok(_) => {
                         tracing::error!(
                             partition = %self.partition,
-                            reservation.id = burial.reservation_id.map(tracing::field::display),
+                            reservation.id = rejection.reservation_id.map(tracing::field::display),
                             trace_id,
-                            reason = burial.reason, "an order cannot be stored and was buried"
+                            reason = rejection.reason, "an order cannot be stored and was buried"
                         );
-                        self.metrics().buried();
-                        crash_point::reach("after_bury");
+                        self.metrics().dead_lettered();
+                        crash_point::reach("after_move_to_dead");
                         Ok(())
                     }
                     // Not held: its neighbours must not wait for it, nor the memory that they free.
@@ -381,13 +383,13 @@ impl Consumer {
                 );
             }
         }
-        self.shop.pauses.keep(self.partition, self.suspects.kept(&self.held));
+        self.context.pauses.keep(self.partition, self.suspects.kept(&self.held));
         pause.filter(|_| !(refused && self.held.is_empty()))
     }
 
     /// Nothing more is sold from a partition whose stores disagree.
     async fn close(&self) {
-        if let Err(error) = self.shop.stock.close(self.partition).await {
+        if let Err(error) = self.context.stock.close(self.partition).await {
             tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "the partition was not closed by this process");
         }
     }

@@ -12,7 +12,7 @@
 
 mod consumer;
 mod pause;
-mod replayer;
+mod releaser;
 mod store;
 mod suspects;
 
@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     consumer::{Consumer, Step},
     pause::{Kept, Pause, PauseReason, Pauses},
-    replayer::Replayer,
+    releaser::Releaser,
 };
-use crate::{desk::Desk, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams};
+use crate::{
+    dead_letters::DeadLetters, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams,
+};
 
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
@@ -33,22 +35,22 @@ pub struct WorkerSettings {
     /// Attempts at storing an order before it is buried.
     pub max_deliveries: u32,
     /// An entry that nobody touched for so long is taken over.
-    pub claim_idle: Duration,
+    pub takeover_idle: Duration,
     /// Between an order's own failure and its next attempt; doubled each time.
     pub retry_delay: Duration,
 }
 
 /// What every loop works on.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct WorkerContext {
     /// The streams.
     pub streams: Streams,
     /// The stock.
     pub stock: Stock,
     /// The ledger.
     pub ledger: Ledger,
-    /// The desk.
-    pub desk: Desk,
+    /// The dead_letters.
+    pub dead_letters: DeadLetters,
     /// The settings.
     pub settings: WorkerSettings,
     /// Where consumption stands still, and why.
@@ -57,7 +59,7 @@ pub struct Workshop {
     pub consumer: String,
 }
 
-impl Workshop {
+impl WorkerContext {
     /// The consumer of one partition, reading on a connection of its own.
     pub fn consumer(&self, partition: crate::domain::Partition, reader: Connection) -> Consumer {
         Consumer::new(self.clone(), partition, reader)

@@ -11,7 +11,7 @@ use crate::{ledger::Sqlstate, stream::Delivery};
 /// Most orders that wait for another attempt; while there are so many, nothing new is read.
 const MAX_SUSPECTS: usize = 1000;
 /// Longest wait before another attempt.
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 struct Suspect {
     delivery: Delivery,
@@ -107,7 +107,7 @@ impl Suspects {
 
     fn wait(&mut self, delivery: Delivery, failures: u32) {
         let doublings = failures.saturating_sub(1).min(10);
-        let delay = (self.retry_delay * 2u32.pow(doublings)).min(LAST_RETRY);
+        let delay = (self.retry_delay * 2u32.pow(doublings)).min(RETRY_DELAY_MAX);
         self.waiting.push(Suspect { delivery, due: Instant::now() + delay });
     }
 }

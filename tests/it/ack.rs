@@ -9,37 +9,37 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
+use crate::harness::{Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir};
 
 /// Stored by the time of the answer.
-async fn stored(yard: &Yard, id: &str) -> bool {
+async fn stored(env: &TestEnv, id: &str) -> bool {
     let sql = format!("SELECT count(*) FROM reservations WHERE reservation_id = '{id}'");
-    yard.count(&sql).await == 1
+    env.count(&sql).await == 1
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_waits_for_the_ledger_comes_after_the_commit_also_of_another_process() {
-    let yard = Yard::with_durable_postgres().await;
+    let env = TestEnv::with_durable_postgres().await;
     let settings = [("ack", "ledger"), ("call_timeout_ms", "600000")];
-    let api = yard.serve(Role::Api, &settings).await;
+    let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 500)).await;
     let buys = (0..300).map(|n| {
-        let (api, yard) = (&api, &yard);
+        let (api, env) = (&api, &env);
         async move {
             let bought = api.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
             // A few are enough to look at one by one.
-            assert!(n % 10 > 0 || stored(yard, &bought.reservation_id).await);
+            assert!(n % 10 > 0 || stored(env, &bought.reservation_id).await);
         }
     });
     let store = async {
         eventually("all wait", async || {
-            (yard.audit().await.products[0].in_orders == 300).then_some(())
+            (env.audit().await.products[0].in_orders == 300).then_some(())
         })
         .await;
-        yard.serve(Role::Worker, &[]).await
+        env.serve(Role::Worker, &[]).await
     };
     let (_, worker) = tokio::join!(join_all(buys), store);
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 300, "at once");
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 300, "at once");
     // Many are told by one commit: no call has a transaction of its own. What waits is one batch.
     let transactions = get(worker.http, "/metrics").await;
     let count = transactions.lines().find(|line| line.starts_with("yoink_store_batch_size_count"));
@@ -47,15 +47,15 @@ async fn an_answer_that_waits_for_the_ledger_comes_after_the_commit_also_of_anot
     assert!(count <= 10, "{count} transactions for 300 orders");
     let again = api.buy("shoe", "user-0", "r").await.unwrap();
     assert!(again.duplicate);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
     api.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else() {
-    let yard = Yard::with_durable_postgres().await;
-    let api = yard.serve(Role::Api, &[("call_timeout_ms", "1000")]).await;
+    let env = TestEnv::with_durable_postgres().await;
+    let api = env.serve(Role::Api, &[("call_timeout_ms", "1000")]).await;
     api.create(product("shoe", 10)).await;
     api.buy("shoe", "quick", "r").await.unwrap();
     // Nobody stores orders: the answer cannot be given.
@@ -65,11 +65,11 @@ async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else(
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
     let taken = api.buy_with(asked, Ack::Memory).await.unwrap();
     assert!(taken.duplicate, "the unit was taken");
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     let again =
         eventually("it is stored", async || api.buy_with(asked, Ack::Ledger).await.ok()).await;
     assert_eq!(again.reservation_id, taken.reservation_id);
-    assert!(stored(&yard, &again.reservation_id).await);
+    assert!(stored(&env, &again.reservation_id).await);
     let unknown = yoink::grpc::pb::ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
@@ -78,17 +78,17 @@ async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else(
     };
     let status = api.buyers().reserve_unit(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 2);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 2);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_an_order_that_cannot_be_stored_is_told_that_it_is_void() {
-    let yard = Yard::with_durable_postgres().await;
-    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let env = TestEnv::with_durable_postgres().await;
+    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let (bad, good) = tokio::join!(
         service.buy_with(("shoe", "mallory", "r"), Ack::Ledger),
         service.buy_with(("shoe", "ann", "r"), Ack::Ledger)
@@ -98,30 +98,31 @@ async fn who_waits_for_an_order_that_cannot_be_stored_is_told_that_it_is_void() 
         (status.code(), reason(&status).as_str()),
         (Code::FailedPrecondition, "RESERVATION_VOIDED")
     );
-    assert!(stored(&yard, &good.unwrap().reservation_id).await);
-    let report = yard.assert_audit_holds().await;
+    assert!(stored(&env, &good.unwrap().reservation_id).await);
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_an_order_that_redis_loses_is_told_so() {
-    let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_durable_postgres().await);
-    (yard.postgres, yard.database) = (other.postgres, other.database);
-    let api = yard.serve(Role::Api, &[("call_timeout_ms", "600000")]).await;
+    let (mut env, other) =
+        (TestEnv::with_own_redis().await, TestEnv::with_durable_postgres().await);
+    (env.postgres, env.database) = (other.postgres, other.database);
+    let api = env.serve(Role::Api, &[("call_timeout_ms", "600000")]).await;
     api.create(product("shoe", 10)).await;
     let waits = api.buy_with(("shoe", "ann", "r"), Ack::Ledger);
     let loses = async {
         eventually("the unit is taken", async || {
-            (yard.audit().await.products.first()?.in_orders == 1).then_some(())
+            (env.audit().await.products.first()?.in_orders == 1).then_some(())
         })
         .await;
-        let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
-        yard.serve(Role::Worker, &[]).await
+        let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
+        env.serve(Role::Worker, &[]).await
     };
     let (answer, worker) = tokio::join!(waits, loses);
     let status = answer.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "LOST_OR_UNKNOWN"));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
     assert_eq!(report.lost.iter().map(|lost| lost.count).sum::<u64>(), 1);
     worker.stop().await;
@@ -130,14 +131,14 @@ async fn who_waits_for_an_order_that_redis_loses_is_told_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_is_promised_only_by_a_postgres_whose_commits_last() {
     // The tests' own has fsync = off.
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     cannot_be_given(&service, Ack::Ledger).await;
-    let mut refused = Binary::serve(&yard, &[("ack", "ledger")], None);
+    let mut refused = Binary::serve(&env, &[("ack", "ledger")], None);
     assert_eq!(refused.ended().await.code(), Some(2));
     assert!(refused.said().contains("ack = ledger needs a Postgres"), "{}", refused.said());
-    assert_eq!(yard.assert_audit_holds().await.products[0].available, 10);
+    assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
 }
 
 async fn configure(url: &str, name: &str, value: &str) {
@@ -156,14 +157,14 @@ async fn cannot_be_given(service: &Service, ack: Ack) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_disk_is_promised_only_by_a_redis_that_writes_before_it_answers() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("ack", "disk")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("ack", "disk")]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     for (name, lies, keeps) in
         [("appendfsync", "everysec", "always"), ("no-appendfsync-on-rewrite", "yes", "no")]
     {
-        configure(&yard.redis_url(), name, lies).await;
+        configure(&env.redis_url(), name, lies).await;
         eventually("it is not promised any more", async || {
             let status = service.buy("shoe", "bob", name).await.err()?;
             (reason(&status) == "ACK_UNAVAILABLE").then_some(())
@@ -178,24 +179,24 @@ async fn the_disk_is_promised_only_by_a_redis_that_writes_before_it_answers() {
         assert!(ready.contains("ack = disk needs"), "{ready}");
         // Who asks for less gets it.
         service.buy_with(("shoe", "bob", "memory"), Ack::Memory).await.unwrap();
-        let mut refused = Binary::serve(&yard, &[("ack", "disk")], None);
+        let mut refused = Binary::serve(&env, &[("ack", "disk")], None);
         assert_eq!(refused.ended().await.code(), Some(2));
         assert!(refused.said().contains("ack = disk needs"), "{}", refused.said());
-        configure(&yard.redis_url(), name, keeps).await;
+        configure(&env.redis_url(), name, keeps).await;
         eventually("it is promised again", async || service.buy("shoe", "cid", name).await.ok())
             .await;
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
-/// A replica of a yard's Redis.
-async fn replica(yard: &Yard) -> RedisServer {
+/// A replica of a env's Redis.
+async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
     let client = redis::Client::open(replica.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let port = yard.redis.as_ref().unwrap().port();
+    let port = env.redis.as_ref().unwrap().port();
     let mut follow = redis::cmd("REPLICAOF");
     let () = follow.arg("127.0.0.1").arg(port).query_async(&mut connection).await.unwrap();
     replica
@@ -203,16 +204,16 @@ async fn replica(yard: &Yard) -> RedisServer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken() {
-    let yard = Yard::with_own_redis().await;
-    let replica = replica(&yard).await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let replica = replica(&env).await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 1000)).await;
     let bought = eventually("the replica follows", async || {
         service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.ok()
     })
     .await;
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let length = async || {
         let client = redis::Client::open(replica.url()).unwrap();
         let mut there = client.get_multiplexed_async_connection().await.unwrap();
@@ -224,10 +225,10 @@ async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken
     assert!(join_all(buys).await.iter().all(Result::is_ok));
     assert_eq!(length().await, 51);
     // A full Redis still says what its replicas have.
-    configure(&yard.redis_url(), "maxmemory", "1").await;
+    configure(&env.redis_url(), "maxmemory", "1").await;
     let again = service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.unwrap();
     assert!(again.duplicate);
-    configure(&yard.redis_url(), "maxmemory", "0").await;
+    configure(&env.redis_url(), "maxmemory", "0").await;
     // One that is connected and does not answer: the unit is taken, the answer waits to its deadline.
     replica.pause();
     let mut request = tonic::Request::new(yoink::grpc::pb::ReserveUnitRequest {
@@ -252,8 +253,8 @@ async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken
         (reason(&status) == "ACK_UNAVAILABLE").then_some(())
     })
     .await;
-    let worker = yard.serve(Role::Worker, &[]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    let report = env.assert_audit_holds().await;
     assert!((53..=54).contains(&report.products[0].confirmed), "{report:?}");
     worker.stop().await;
 }

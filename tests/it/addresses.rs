@@ -12,8 +12,8 @@ use yoink::{
 };
 
 use crate::harness::{
-    Binary, Crowd, Yard, eventually, product, promote, run_yoink_in, run_yoink_with, scratch_dir,
-    shared, standby,
+    Binary, BuyerLoad, TestEnv, eventually, product, promote, run_yoink_in, run_yoink_with,
+    scratch_dir, shared, standby,
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -30,7 +30,7 @@ async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis(
     let listens = format!("exec \"$@\" --unixsocket {socket}");
     let directories = format!("unix_socket_directories={sockets}");
     let (redis_dir, postgres_dir) = (scratch_dir("redis"), scratch_dir("postgres"));
-    let mut yard = Yard::new().await;
+    let mut env = TestEnv::new().await;
     let (redis, postgres) = spawn_blocking(move || {
         let wrapper = ["sh", "-c", &listens, "sh"];
         let settings = ["fsync=off", "max_connections=500", &directories];
@@ -39,30 +39,30 @@ async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis(
     })
     .await
     .unwrap();
-    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
-    let (port, database) = (postgres.port(), yard.database.clone());
-    (yard.redis, yard.postgres) = (Some(redis), Some(postgres));
+    block_in_place(|| postgres.create_database(&env.database)).unwrap();
+    let (port, database) = (postgres.port(), env.database.clone());
+    (env.redis, env.postgres) = (Some(redis), Some(postgres));
 
     let redis_url = format!("unix://{socket}");
     let dsn = format!("host={sockets} port={port} user=postgres dbname={database}");
     let settings = [("redis_url", redis_url.as_str()), ("postgres_url", dsn.as_str())];
     for command in [&["migrate"][..], &["config", "check", "--connect"]] {
-        let done = block_in_place(|| run_yoink_with(&yard, &settings, command));
+        let done = block_in_place(|| run_yoink_with(&env, &settings, command));
         assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
     }
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 100_000)).await;
-    let rush = Crowd::new("buyer", 8, &["shoe"]).rush(vec![service.channel()]);
-    rush.sells(150).await;
+    let load = BuyerLoad::new("buyer", 8, &["shoe"]).start(vec![service.channel()]);
+    load.sells(150).await;
     // Every connection of the service is one of the sockets'.
     let over_tcp = "SELECT count(*) FROM pg_stat_activity
                      WHERE application_name = 'yoink' AND client_addr IS NOT NULL";
     let over_socket = over_tcp.replace("IS NOT NULL", "IS NULL");
-    assert_eq!(yard.count(over_tcp).await, 0);
-    assert!(yard.count(&over_socket).await > 0);
+    assert_eq!(env.count(over_tcp).await, 0);
+    assert!(env.count(&over_socket).await > 0);
     let readers = eventually("a worker waits for orders", async || {
         let mut list = redis::cmd("CLIENT");
-        let clients: String = list.arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+        let clients: String = list.arg("LIST").query_async(&mut env.cli().await).await.unwrap();
         let readers = clients.lines().filter(|line| line.contains("cmd=xreadgroup"));
         let readers: Vec<String> = readers.map(str::to_owned).collect();
         (!readers.is_empty()).then_some(readers)
@@ -70,17 +70,17 @@ async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis(
     let readers = readers.await;
     assert!(readers.iter().all(|line| line.contains(&format!("addr={socket}:0"))), "{readers:?}");
 
-    let mut redis = yard.redis.take().unwrap();
+    let mut redis = env.redis.take().unwrap();
     let redis = spawn_blocking(move || {
         redis.kill();
         redis.restart().unwrap();
         redis
     });
-    yard.redis = Some(redis.await.unwrap());
-    rush.sells(150).await;
-    let account = rush.end().await.honoured(&yard, &service).await;
+    env.redis = Some(redis.await.unwrap());
+    load.sells(150).await;
+    let account = load.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 300);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 /// What libpq and sqlx would take from the environment, all of it wrong.
@@ -98,24 +98,24 @@ const OF_LIBPQ: [(&str, &str); 9] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_and_serve_take_a_dsn_and_nothing_of_the_environment() {
-    let yard = Yard::new().await;
-    let fresh = format!("{}_fresh", yard.database);
-    yard.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
+    let env = TestEnv::new().await;
+    let fresh = format!("{}_fresh", env.database);
+    env.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
     let port = shared().postgres.port();
     let dsn = format!("host=127.0.0.1 port={port} user=postgres dbname={fresh} sslmode=disable");
     let settings = [("postgres_url", dsn.as_str())];
     for command in ["migrate", "migrate", "export"] {
-        let done = block_in_place(|| run_yoink_in(&yard, &settings, &OF_LIBPQ, &[command]));
+        let done = block_in_place(|| run_yoink_in(&env, &settings, &OF_LIBPQ, &[command]));
         assert!(done.status.success(), "{command}: {}", text(&done.stderr));
     }
-    let mut service = Binary::serve_with("all", &yard, &settings, &OF_LIBPQ);
+    let mut service = Binary::serve_with("all", &env, &settings, &OF_LIBPQ);
     service.channel().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
-    let yard = Yard::new().await;
-    let url = yard.postgres_url();
+    let env = TestEnv::new().await;
+    let url = env.postgres_url();
     for (postgres_url, why) in [
         (format!("{url}?sslmode=require"), "sslmode must be disable or prefer"),
         (format!("{url}?sslmode=verify-full"), "sslmode must be disable or prefer"),
@@ -126,7 +126,7 @@ async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
     ] {
         let settings = [("postgres_url", postgres_url.as_str())];
         let said = ["migrate", "serve", "audit"].map(|command| {
-            let refused = block_in_place(|| run_yoink_with(&yard, &settings, &[command]));
+            let refused = block_in_place(|| run_yoink_with(&env, &settings, &[command]));
             assert_eq!(refused.status.code(), Some(2), "{command}: {}", text(&refused.stderr));
             text(&refused.stderr)
         });
@@ -137,9 +137,9 @@ async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_that_run_at_the_same_time_are_applied_once() {
-    let yard = Yard::new().await;
-    let fresh = format!("{}_fresh", yard.database);
-    yard.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
+    let env = TestEnv::new().await;
+    let fresh = format!("{}_fresh", env.database);
+    env.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
     let config: tokio_postgres::Config = shared().postgres.url(&fresh).parse().unwrap();
     let migrate = || yoink::ledger::migrate(&config);
     let all = tokio::join!(migrate(), migrate(), migrate());
@@ -160,7 +160,7 @@ async fn migrations_that_run_at_the_same_time_are_applied_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_one_that_takes_writes_is_used_also_after_a_failover() {
     let dir = scratch_dir("primary");
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let (primary, second) = spawn_blocking(move || {
         let settings = ["fsync=off", "max_connections=500"];
         let primary = PostgresServer::start(&dir, &settings).unwrap();
@@ -169,38 +169,37 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used_also_after_a_failove
     })
     .await
     .unwrap();
-    block_in_place(|| primary.create_database(&yard.database)).unwrap();
+    block_in_place(|| primary.create_database(&env.database)).unwrap();
     // No server listens on the first, the second is a standby.
     let url = format!(
         "postgres://postgres@127.0.0.1:1,127.0.0.1:{},127.0.0.1:{}/{}",
         second.port(),
         primary.port(),
-        yard.database
+        env.database
     );
-    let migrated =
-        block_in_place(|| run_yoink_with(&yard, &[("postgres_url", &url)], &["migrate"]));
+    let migrated = block_in_place(|| run_yoink_with(&env, &[("postgres_url", &url)], &["migrate"]));
     assert!(migrated.status.success(), "{}", text(&migrated.stderr));
-    yard.postgres = Some(primary);
-    let service = yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    env.postgres = Some(primary);
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100)).await;
     for n in 0..5 {
         service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 
-    let position = yard.sql().await.query_one("SELECT pg_current_wal_lsn()::text", &[]).await;
+    let position = env.sql().await.query_one("SELECT pg_current_wal_lsn()::text", &[]).await;
     let sent: String = position.unwrap().get(0);
-    let mut primary = yard.postgres.take().unwrap();
-    yard.postgres = Some(second);
+    let mut primary = env.postgres.take().unwrap();
+    env.postgres = Some(second);
     eventually("the standby has everything", async || {
         let sql = format!("SELECT (pg_last_wal_replay_lsn() >= '{sent}')::int::bigint");
-        (yard.count(&sql).await == 1).then_some(())
+        (env.count(&sql).await == 1).then_some(())
     })
     .await;
     block_in_place(|| primary.kill());
-    promote(yard.postgres.as_ref().unwrap()).await;
+    promote(env.postgres.as_ref().unwrap()).await;
     // Another timeline: every partition is rebuilt, and then sells from the new primary.
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (6, 94));
 }

@@ -6,12 +6,12 @@ use yoink::{
     app::Role,
     grpc::pb::{
         CreateProductsRequest, GetProductRequest, GetReservationRequest, ListDeadEntriesRequest,
-        ListProductsRequest, ListReservationsRequest, NewProduct, ReplayDeadEntriesRequest,
+        ListProductsRequest, ListReservationsRequest, NewProduct, ReleaseDeadEntriesRequest,
         RestockRequest, RetryDeadEntriesRequest, UpdateProductRequest, google::r#type::Money,
     },
 };
 
-use crate::harness::{Yard, product, reason, run_yoink};
+use crate::harness::{TestEnv, product, reason, run_yoink};
 
 /// No id of anything.
 const BAD_IDS: [&str; 12] = [
@@ -41,8 +41,8 @@ pub fn fields(status: &Status) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_field_is_named_and_takes_nothing() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let long = "x".repeat(129);
     for bad in BAD_PRODUCT_IDS {
@@ -70,22 +70,22 @@ async fn a_bad_field_is_named_and_takes_nothing() {
     }
     let all = service.buy("", " ", "\0").await.unwrap_err();
     assert_eq!(fields(&all), ["product_id", "user_id", "request_id"], "all at once");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reservations_are_listed_by_product_or_user_only() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let status = service.admin().list_reservations(ListReservationsRequest::default()).await;
     assert_eq!(fields(&status.unwrap_err()), ["product_id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_exist_is_not_found() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let status = service.buy("ghost", "ann", "").await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "PRODUCT_NOT_FOUND"));
     let request = GetProductRequest { product_id: "ghost".to_owned() };
@@ -113,13 +113,13 @@ async fn what_does_not_exist_is_not_found() {
     };
     assert_eq!(reason(&look_up(&id(4000, 1)).await), "RESERVATION_NOT_FOUND");
     assert_eq!(reason(&look_up(&id(0, 77)).await), "LOST_OR_UNKNOWN");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_is_taken_whole_or_not_at_all() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let good = NewProduct {
         product_id: "good".to_owned(),
         name: "Good".to_owned(),
@@ -174,13 +174,13 @@ async fn a_catalogue_is_taken_whole_or_not_at_all() {
     }
     let status = service.admin().create_products(CreateProductsRequest::default()).await;
     assert_eq!(fields(&status.unwrap_err()), ["products"]);
-    assert_eq!(yard.count("SELECT count(*) FROM products").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM products").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_calls_are_checked_too() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let restock = |units, request: &str| RestockRequest {
         product_id: "shoe".to_owned(),
@@ -205,12 +205,12 @@ async fn operators_calls_are_checked_too() {
     }
     for why in [hidden, "a\nb", &"x".repeat(201)] {
         let args = ["restock", "shoe", "1", "--reason", why];
-        let refused = tokio::task::block_in_place(|| run_yoink(&yard, &args));
+        let refused = tokio::task::block_in_place(|| run_yoink(&env, &args));
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(2), "{said}");
         assert!(said.contains("must have at most 200 characters, and none that is"), "{said}");
     }
-    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 1, "the first grant");
+    assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 1, "the first grant");
     let ghost = RestockRequest { product_id: "ghost".to_owned(), ..restock(1, "r") };
     assert_eq!(reason(&service.admin().restock(ghost).await.unwrap_err()), "PRODUCT_NOT_FOUND");
 
@@ -226,34 +226,34 @@ async fn operators_calls_are_checked_too() {
     assert_eq!(fields(&update(status).await), ["status"]);
 
     for (ids, all) in [(vec![], false), (vec!["x".to_owned()], true)] {
-        let request = ReplayDeadEntriesRequest { reservation_ids: ids, all, ..Default::default() };
-        let status = service.admin().replay_dead_entries(request).await.unwrap_err();
+        let request = ReleaseDeadEntriesRequest { reservation_ids: ids, all, ..Default::default() };
+        let status = service.admin().release_dead_entries(request).await.unwrap_err();
         assert!(fields(&status).iter().any(|field| field.starts_with("reservation_ids")));
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_and_notes_of_dead_entries_are_checked() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let all = ReplayDeadEntriesRequest { all: true, ..Default::default() };
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
+    let all = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let long = "x".repeat(201);
     let id = yoink::domain::ReservationId::new(0, yoink::domain::Epoch(1), 1, 1).unwrap();
     let these =
-        ReplayDeadEntriesRequest { reservation_ids: vec![id.to_string()], ..Default::default() };
+        ReleaseDeadEntriesRequest { reservation_ids: vec![id.to_string()], ..Default::default() };
     let bad = [
-        (ReplayDeadEntriesRequest { product_id: "a b".to_owned(), ..all.clone() }, "product_id"),
-        (ReplayDeadEntriesRequest { sqlstate: "2351".to_owned(), ..all.clone() }, "sqlstate"),
-        (ReplayDeadEntriesRequest { sqlstate: "2351a".to_owned(), ..all.clone() }, "sqlstate"),
-        (ReplayDeadEntriesRequest { older_than: seconds(-1), ..all.clone() }, "older_than"),
-        (ReplayDeadEntriesRequest { actor: long.clone(), ..all.clone() }, "actor"),
-        (ReplayDeadEntriesRequest { reason: "a\nb".to_owned(), ..all.clone() }, "reason"),
-        (ReplayDeadEntriesRequest { product_id: "a".to_owned(), ..these.clone() }, "product_id"),
-        (ReplayDeadEntriesRequest { sqlstate: "23514".to_owned(), ..these.clone() }, "sqlstate"),
-        (ReplayDeadEntriesRequest { older_than: seconds(1), ..these.clone() }, "older_than"),
-        (ReplayDeadEntriesRequest { dry_run: true, ..Default::default() }, "reservation_ids"),
+        (ReleaseDeadEntriesRequest { product_id: "a b".to_owned(), ..all.clone() }, "product_id"),
+        (ReleaseDeadEntriesRequest { sqlstate: "2351".to_owned(), ..all.clone() }, "sqlstate"),
+        (ReleaseDeadEntriesRequest { sqlstate: "2351a".to_owned(), ..all.clone() }, "sqlstate"),
+        (ReleaseDeadEntriesRequest { older_than: seconds(-1), ..all.clone() }, "older_than"),
+        (ReleaseDeadEntriesRequest { actor: long.clone(), ..all.clone() }, "actor"),
+        (ReleaseDeadEntriesRequest { reason: "a\nb".to_owned(), ..all.clone() }, "reason"),
+        (ReleaseDeadEntriesRequest { product_id: "a".to_owned(), ..these.clone() }, "product_id"),
+        (ReleaseDeadEntriesRequest { sqlstate: "23514".to_owned(), ..these.clone() }, "sqlstate"),
+        (ReleaseDeadEntriesRequest { older_than: seconds(1), ..these.clone() }, "older_than"),
+        (ReleaseDeadEntriesRequest { dry_run: true, ..Default::default() }, "reservation_ids"),
     ];
     for (request, field) in bad {
         let retry = RetryDeadEntriesRequest {
@@ -266,14 +266,14 @@ async fn filters_and_notes_of_dead_entries_are_checked() {
             older_than: request.older_than,
             dry_run: request.dry_run,
         };
-        let status = service.admin().replay_dead_entries(request).await.unwrap_err();
+        let status = service.admin().release_dead_entries(request).await.unwrap_err();
         assert_eq!(fields(&status), [field]);
         let status = service.admin().retry_dead_entries(retry).await.unwrap_err();
         assert_eq!(fields(&status), [field]);
     }
     // A filter chooses nothing by itself; and all that is wrong is told at once.
-    let alone = ReplayDeadEntriesRequest { product_id: "shoe".to_owned(), ..Default::default() };
-    let status = service.admin().replay_dead_entries(alone).await.unwrap_err();
+    let alone = ReleaseDeadEntriesRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    let status = service.admin().release_dead_entries(alone).await.unwrap_err();
     assert_eq!(fields(&status), ["reservation_ids", "product_id"]);
     let list = ListDeadEntriesRequest { sqlstate: "x".to_owned(), ..Default::default() };
     let status = service.admin().list_dead_entries(list.clone()).await.unwrap_err();
@@ -281,13 +281,13 @@ async fn filters_and_notes_of_dead_entries_are_checked() {
     let both = ListDeadEntriesRequest { reservation_id: id.to_string(), ..list };
     let status = service.admin().list_dead_entries(both).await.unwrap_err();
     assert_eq!(fields(&status), ["sqlstate"]);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let status = service.buy("shoe", &"x".repeat(20_000), "").await.unwrap_err();
     assert_eq!(
@@ -310,5 +310,5 @@ async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status
     assert_eq!(status.unwrap_err().code(), Code::Unimplemented);
 
     service.buy("shoe", "ann", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

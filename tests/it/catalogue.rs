@@ -9,7 +9,7 @@ use yoink::{
     },
 };
 
-use crate::harness::{Service, Yard, eventually, product, reason};
+use crate::harness::{Service, TestEnv, eventually, product, reason};
 
 async fn stock_of(service: &Service, id: &str) -> Option<i64> {
     let request = GetProductRequest { product_id: id.to_owned() };
@@ -19,8 +19,8 @@ async fn stock_of(service: &Service, id: &str) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_product_is_listed_once_in_the_order_of_its_id() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     for n in 0..25 {
         service.create(product(&format!("product-{n:02}"), 10 + n)).await;
     }
@@ -42,8 +42,8 @@ async fn every_product_is_listed_once_in_the_order_of_its_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_buyer_sees_the_stock_after_its_own_purchase() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 200)).await;
     // Everybody reads right after buying, while all the others read, too.
     let seen = join_all((0..100).map(|n| {
@@ -56,17 +56,17 @@ async fn a_buyer_sees_the_stock_after_its_own_purchase() {
     for (remaining, stock) in seen.await {
         assert!(stock <= remaining, "{stock} seen after {remaining}");
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stampede_of_readers_costs_redis_next_to_nothing() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let calls = async || {
-        let mut cli = yard.cli().await;
+        let mut cli = env.cli().await;
         let info: String =
             redis::cmd("INFO").arg("commandstats").query_async(&mut cli).await.unwrap();
         let line = info.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap();
@@ -82,9 +82,9 @@ async fn a_stampede_of_readers_costs_redis_next_to_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_again_changes_nothing_and_other_units_are_refused() {
-    let yard = Yard::new().await;
-    let app = yard.app(&[]).await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let app = env.app(&[]).await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.create(product("shoe", 10)).await;
     assert_eq!(stock_of(&service, "shoe").await, Some(10));
@@ -104,13 +104,13 @@ async fn creating_again_changes_nothing_and_other_units_are_refused() {
     let status = service.admin().create_products(request).await.unwrap_err();
     assert_eq!(reason(&status), "OTHER_UNITS");
     drop(app);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restock_adds_once_however_often_it_is_repeated() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
     service.buy("shoe", "ann", "").await.unwrap();
     assert_eq!(service.refusal("shoe", "bob", "").await, "SOLD_OUT");
@@ -131,16 +131,16 @@ async fn a_restock_adds_once_however_often_it_is_repeated() {
     assert_eq!(stock_of(&service, "shoe").await, Some(5));
     let status = service.admin().restock(restock(6)).await.unwrap_err();
     assert_eq!(reason(&status), "REQUEST_ID_REUSED");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_that_a_crash_left_over_is_told_to_redis_by_anyone() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
     // As if the process that restocked had died after its commit.
-    yard.sql()
+    env.sql()
         .await
         .batch_execute(
             "UPDATE products SET supply = supply + 4, version = nextval('catalogue_version')",
@@ -151,13 +151,13 @@ async fn a_grant_that_a_crash_left_over_is_told_to_redis_by_anyone() {
         (stock_of(&service, "shoe").await == Some(5)).then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_the_original_find_their_contract() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 500)).await;
     service.create(product("hat", 3)).await;
     let order = PlaceOrderRequest {
@@ -172,5 +172,5 @@ async fn clients_of_the_original_find_their_contract() {
     assert_eq!(items.len(), 2);
     let shoe = &items[1];
     assert_eq!((shoe.id.as_str(), shoe.price, shoe.stock), ("shoe", 19.99, Some(499.0)));
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

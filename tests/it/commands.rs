@@ -4,10 +4,10 @@ use std::{fs, process::Output};
 
 use yoink::app::Role;
 
-use crate::harness::{Yard, bury, eventually, product, run_yoink, scratch_dir};
+use crate::harness::{TestEnv, eventually, move_to_dead, product, run_yoink, scratch_dir};
 
-async fn yoink(yard: &Yard, args: &[&str]) -> Output {
-    tokio::task::block_in_place(|| run_yoink(yard, args))
+async fn yoink(env: &TestEnv, args: &[&str]) -> Output {
+    tokio::task::block_in_place(|| run_yoink(env, args))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -16,7 +16,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_is_imported_once_and_sold() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let file = scratch_dir("import").join("catalogue.csv");
     fs::write(
         &file,
@@ -24,10 +24,10 @@ async fn a_catalogue_is_imported_once_and_sold() {
     )
     .unwrap();
     let path = file.to_str().unwrap();
-    let first = yoink(&yard, &["import", path]).await;
+    let first = yoink(&env, &["import", path]).await;
     assert!(first.status.success(), "{}", text(&first.stderr));
     assert!(text(&first.stdout).contains("2 products created"));
-    let second = yoink(&yard, &["import", path]).await;
+    let second = yoink(&env, &["import", path]).await;
     assert!(text(&second.stdout).contains("0 products created, 2 existed already"));
 
     fs::write(
@@ -35,39 +35,39 @@ async fn a_catalogue_is_imported_once_and_sold() {
         "product_id,name,price,currency,units\nhat,Hat,5,EUR,7\nshoe,Shoe,199.99,EUR,6\n",
     )
     .unwrap();
-    let other = yoink(&yard, &["import", path]).await;
+    let other = yoink(&env, &["import", path]).await;
     assert_eq!(other.status.code(), Some(2));
     let said = text(&other.stderr);
     assert!(said.contains("line 3") && said.contains("yoink restock"), "{said}");
 
     fs::write(&file, "product_id,name,price,currency,units\nnew,New,5,EUR,7\na b,Bad,1,EUR,0\n")
         .unwrap();
-    let wrong = yoink(&yard, &["import", path]).await;
+    let wrong = yoink(&env, &["import", path]).await;
     assert!(text(&wrong.stderr).contains("line 3"), "{}", text(&wrong.stderr));
-    assert_eq!(yard.count("SELECT count(*) FROM products").await, 2, "whole or not at all");
+    assert_eq!(env.count("SELECT count(*) FROM products").await, 2, "whole or not at all");
 
-    let service = yard.serve(Role::All, &[]).await;
+    let service = env.serve(Role::All, &[]).await;
     service.buy("shoe", "ann", "").await.unwrap();
-    let restocked = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
+    let restocked = yoink(&env, &["restock", "shoe", "10", "--request-id", "d1"]).await;
     assert!(text(&restocked.stdout).contains("10 units added (request id d1), 15 in all"));
-    let again = yoink(&yard, &["restock", "shoe", "10", "--request-id", "d1"]).await;
+    let again = yoink(&env, &["restock", "shoe", "10", "--request-id", "d1"]).await;
     assert!(text(&again.stdout).contains("15 in all"));
     eventually("the service sells them", async || {
         let bought = service.buy("shoe", "bob", "").await.ok()?;
         (bought.remaining >= 9).then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_has_every_reservation() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 5)).await;
     let bought = service.buy("shoe", "ann", "r:1").await.unwrap();
-    yard.assert_audit_holds().await;
-    let exported = text(&yoink(&yard, &["export"]).await.stdout);
+    env.assert_audit_holds().await;
+    let exported = text(&yoink(&env, &["export"]).await.stdout);
     let mut lines = exported.lines();
     let header = "reservation_id,state,product_id,user_id,units,request_id,reserved_at,recorded_at,void_reason";
     assert_eq!(lines.next(), Some(header));
@@ -81,16 +81,16 @@ async fn an_export_has_every_reservation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 5)).await;
     service.buy("shoe", "ann", "").await.unwrap();
-    let holds = yoink(&yard, &["audit"]).await;
+    let holds = yoink(&env, &["audit"]).await;
     assert_eq!(holds.status.code(), Some(0), "{}", text(&holds.stderr));
 
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let key = |name: &str| format!("{}:{{{partition}}}:{name}", yard.prefix);
-    let mut cli = yard.cli().await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let key = |name: &str| format!("{}:{{{partition}}}:{name}", env.prefix);
+    let mut cli = env.cli().await;
     // One unit more than there is.
     let _: i64 = redis::cmd("HINCRBY")
         .arg(key("stock"))
@@ -99,7 +99,7 @@ async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
         .query_async(&mut cli)
         .await
         .unwrap();
-    let violated = yoink(&yard, &["audit", "--json"]).await;
+    let violated = yoink(&env, &["audit", "--json"]).await;
     assert_eq!(violated.status.code(), Some(1));
     let report: serde_json::Value = serde_json::from_slice(&violated.stdout).unwrap();
     assert_eq!(report["verdict"], "violated");
@@ -116,7 +116,7 @@ async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
     // An accepted order is gone, and nobody's unit with it.
     let _: i64 =
         redis::cmd("XDEL").arg(key("orders")).arg("1-1").query_async(&mut cli).await.unwrap();
-    let lost = yoink(&yard, &["audit"]).await;
+    let lost = yoink(&env, &["audit"]).await;
     assert_eq!(lost.status.code(), Some(1));
     assert!(
         text(&lost.stdout).contains("1-1 was accepted and is nowhere"),
@@ -126,49 +126,49 @@ async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
 
     // Without meta it cannot be told.
     let _: i64 = redis::cmd("DEL").arg(key("meta")).query_async(&mut cli).await.unwrap();
-    let unknown = yoink(&yard, &["audit"]).await;
+    let unknown = yoink(&env, &["audit"]).await;
     assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stdout));
     assert!(text(&unknown.stdout).contains("fenced"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_are_checked_together_and_secrets_stay_secret() {
-    let yard = Yard::new().await;
-    let shown = yoink(&yard, &["config", "check"]).await;
+    let env = TestEnv::new().await;
+    let shown = yoink(&env, &["config", "check"]).await;
     assert!(shown.status.success());
-    assert!(text(&shown.stdout).contains(&format!("key_prefix = \"{}\"", yard.prefix)));
+    assert!(text(&shown.stdout).contains(&format!("key_prefix = \"{}\"", env.prefix)));
     let bad = ["--set", "partitions=0", "--set", "max_deliveries=0", "config", "check"];
-    let wrong = yoink(&yard, &bad).await;
+    let wrong = yoink(&env, &bad).await;
     assert_eq!(wrong.status.code(), Some(2));
     let said = text(&wrong.stderr);
     assert!(said.contains("partitions") && said.contains("max_deliveries"), "{said}");
     let secret = ["--set", "redis_url=redis://:hunter2@127.0.0.1:1", "config", "check"];
-    let shown = yoink(&yard, &secret).await;
+    let shown = yoink(&env, &secret).await;
     assert!(!text(&shown.stdout).contains("hunter2"));
-    let version = yoink(&yard, &["--version"]).await;
+    let version = yoink(&env, &["--version"]).await;
     assert!(text(&version.stdout).starts_with(&format!("yoink {}", env!("CARGO_PKG_VERSION"))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dead_can_be_listed_shown_and_released() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
     service.create(product("shoe", 5)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
-    yard.sql().await.batch_execute(add).await.unwrap();
+    env.sql().await.batch_execute(add).await.unwrap();
     let bought = service.buy("shoe", "ann", "").await.unwrap();
     eventually("it is dead", async || {
-        let listed = text(&yoink(&yard, &["dead", "list"]).await.stdout);
+        let listed = text(&yoink(&env, &["dead", "list"]).await.stdout);
         listed.contains(&bought.reservation_id).then_some(())
     })
     .await;
-    let shown = text(&yoink(&yard, &["dead", "show", &bought.reservation_id]).await.stdout);
+    let shown = text(&yoink(&env, &["dead", "show", &bought.reservation_id]).await.stdout);
     assert!(shown.contains("u = \"ann\"") && shown.contains("sqlstate = \"23514\""), "{shown}");
-    let refused = yoink(&yard, &["dead", "retry", &bought.reservation_id]).await;
+    let refused = yoink(&env, &["dead", "retry", &bought.reservation_id]).await;
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
-    let released = yoink(&yard, &["dead", "release", "--all"]).await;
+    let released = yoink(&env, &["dead", "release", "--all"]).await;
     assert!(text(&released.stdout).contains("its unit went back"));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 5);
 }
 
@@ -180,22 +180,22 @@ fn rows(printed: &str) -> Vec<Vec<String>> {
 }
 
 /// `yoink dead …`: exit code, output, errors.
-async fn dead(yard: &Yard, args: &[&str]) -> (i32, String, String) {
-    let done = yoink(yard, &[&["dead"], args].concat()).await;
+async fn dead(env: &TestEnv, args: &[&str]) -> (i32, String, String) {
+    let done = yoink(env, &[&["dead"], args].concat()).await;
     (done.status.code().unwrap(), text(&done.stdout), text(&done.stderr))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     for id in ["shoe", "hat"] {
         service.create(product(id, 9)).await;
     }
     let shoes = ["ann", "bob"].map(str::to_owned);
-    let ids = bury(&yard, &service, ("shoe", Some("23514")), shoes).await;
-    bury(&yard, &service, ("hat", Some("22001")), ["eve".to_owned()]).await;
-    let dead = async |args: &[&str]| dead(&yard, args).await;
+    let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), shoes).await;
+    move_to_dead(&env, &service, ("hat", Some("22001")), ["eve".to_owned()]).await;
+    let dead = async |args: &[&str]| dead(&env, args).await;
 
     let (code, all, _) = dead(&["list"]).await;
     assert_eq!((code, rows(&all).len()), (0, 3), "{all}");
@@ -211,14 +211,14 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
     assert_eq!(rows(&told), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{told}");
     assert!(told.contains("Nothing was done") && told.contains("3 units back"), "{told}");
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
     let (code, told, _) = dead(&[&retry[..], &["--dry-run"]].concat()).await;
     assert_eq!(code, 1, "one would be refused");
     assert_eq!(rows(&told), [["shoe", "2", "7", "7"]], "{told}");
     assert!(told.contains("1 orders stored, 1 refused again"), "{told}");
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 
     let (code, told, _) = dead(&retry).await;
     assert_eq!(code, 1);
@@ -241,54 +241,54 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
     assert_eq!(actions, ["refused", "release"], "{shown}");
     let by_login = "SELECT count(*) FROM dead_actions
                      WHERE action = 'release' AND actor <> '' AND reason = 'over'";
-    assert_eq!(yard.count(by_login).await, 2);
+    assert_eq!(env.count(by_login).await, 2);
 
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
     assert_eq!(units, [(9, 0), (8, 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn list_of_the_dead_shows_what_was_read_before_a_partition_that_is_fenced() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
-    let partitions = yard.stores().await.deployment.partitions;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
+    let partitions = env.stores().await.deployment.partitions;
     let ids: Vec<String> = (0..50).map(|n| format!("p-{n}")).collect();
     let partition = |id: &String| partitions.of(&id.parse().unwrap()).index();
     let first = ids.iter().min_by_key(|id| partition(id)).unwrap();
     let last = ids.iter().max_by_key(|id| partition(id)).unwrap();
     for id in [first, last] {
         service.create(product(id, 9)).await;
-        bury(&yard, &service, (id, Some("23514")), ["ann".to_owned()]).await;
+        move_to_dead(&env, &service, (id, Some("23514")), ["ann".to_owned()]).await;
     }
     // No process rebuilds the partition meanwhile.
     service.stop().await;
-    let meta = format!("{}:{{{}}}:meta", yard.prefix, partition(last));
+    let meta = format!("{}:{{{}}}:meta", env.prefix, partition(last));
     let away = format!("{meta}-away");
     let rename = async |from: &str, to: &str| {
-        let mut cli = yard.cli().await;
+        let mut cli = env.cli().await;
         let () = redis::cmd("RENAME").arg(from).arg(to).query_async(&mut cli).await.unwrap();
     };
     rename(&meta, &away).await;
-    let (code, shown, said) = dead(&yard, &["list"]).await;
+    let (code, shown, said) = dead(&env, &["list"]).await;
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("run `yoink rebuild`"), "{said}");
     let products: Vec<_> = rows(&shown).into_iter().map(|row| row[1].clone()).collect();
     assert_eq!(products, [first.as_str()], "{shown}");
 
     rename(&away, &meta).await;
-    let (code, shown, said) = dead(&yard, &["list"]).await;
+    let (code, shown, said) = dead(&env, &["list"]).await;
     assert_eq!((code, rows(&shown).len()), (0, 2), "{shown}{said}");
-    assert_eq!(dead(&yard, &["release", "--all"]).await.0, 0);
-    yard.assert_audit_holds().await;
+    assert_eq!(dead(&env, &["release", "--all"]).await.0, 0);
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_on_the_dead_that_is_not_well_asked_for_is_not_begun() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
-    let ids = bury(&yard, &service, ("shoe", Some("23514")), ["ann".to_owned()]).await;
+    let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), ["ann".to_owned()]).await;
     let id = ids[0].to_string();
     let long = "x".repeat(201);
     for wrong in [
@@ -303,10 +303,10 @@ async fn work_on_the_dead_that_is_not_well_asked_for_is_not_begun() {
         &["list", "--product", "a b"],
         &["show", "00200001-0000-8000-807e-14e19590ce5a"],
     ] {
-        let (code, _, said) = dead(&yard, wrong).await;
+        let (code, _, said) = dead(&env, wrong).await;
         assert_eq!(code, 2, "{wrong:?}: {said}");
     }
-    assert_eq!(yard.audit().await.products[0].in_dead, 1);
-    assert_eq!(dead(&yard, &["retry", &id]).await.0, 0);
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 1);
+    assert_eq!(env.audit().await.products[0].in_dead, 1);
+    assert_eq!(dead(&env, &["retry", &id]).await.0, 0);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 1);
 }

@@ -10,7 +10,7 @@ use yoink::{
     servers::PostgresServer,
 };
 
-use crate::harness::{Deployment, Yard, compose, mode, reason, scratch_dir, text};
+use crate::harness::{Deployment, TestEnv, compose, mode, reason, scratch_dir, text};
 
 #[test]
 fn the_compose_files_settings_are_settings_and_reflection_is_on() {
@@ -298,8 +298,8 @@ fn the_redis_that_is_deployed_keeps_what_it_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn private_redis_servers_have_the_settings_of_the_deployed_one() {
-    let yard = Yard::new().await;
-    let mut cli = yard.cli().await;
+    let env = TestEnv::new().await;
+    let mut cli = env.cli().await;
     // Who may connect and how often it syncs are other ones.
     let elsewhere = ["bind", "protected-mode", "appendfsync"];
     let conf = include_str!("../../deploy/redis.conf");
@@ -321,8 +321,8 @@ async fn private_redis_servers_have_the_settings_of_the_deployed_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_waits_takes_no_more_of_redis_than_the_documents_say() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(crate::harness::product("shoe", 1_000)).await;
     let orders = 500;
     let buy = |buyer: usize| {
@@ -331,9 +331,9 @@ async fn an_order_that_waits_takes_no_more_of_redis_than_the_documents_say() {
         async move { service.buy("shoe", &user, &request).await.unwrap() }
     };
     futures_util::future::join_all((0..orders).map(buy)).await;
-    let (mut cli, mut bytes, mut entries) = (yard.cli().await, 0, 0);
+    let (mut cli, mut bytes, mut entries) = (env.cli().await, 0, 0);
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         let mut usage = redis::cmd("MEMORY");
         usage.arg("USAGE").arg(&key).arg("SAMPLES").arg(0);
         bytes += usage.query_async::<Option<u64>>(&mut cli).await.unwrap().unwrap_or_default();
@@ -344,14 +344,14 @@ async fn an_order_that_waits_takes_no_more_of_redis_than_the_documents_say() {
     println!("an order that waits takes {each} bytes of Redis");
     assert!(each <= 150, "{each} bytes");
     service.stop().await;
-    let service = yard.serve(Role::Worker, &[]).await;
+    let service = env.serve(Role::Worker, &[]).await;
     crate::harness::eventually("all are stored", async || {
         let sql = "SELECT count(*) FROM reservations WHERE state = 'confirmed'";
-        (yard.count(sql).await == orders as i64).then_some(())
+        (env.count(sql).await == orders as i64).then_some(())
     })
     .await;
     service.stop().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[test]

@@ -11,47 +11,47 @@ use yoink::{
 };
 
 use crate::harness::{
-    Binary, Crowd, Dev, Yard, eventually, get, processes_under, product, reason, scratch_dir,
+    Binary, BuyerLoad, Dev, TestEnv, eventually, get, processes_under, product, reason, scratch_dir,
 };
 
-async fn create(yard: &Yard, id: &str, units: i64) {
-    let stores = yard.app(&[]).await.stores().clone();
+async fn create(env: &TestEnv, id: &str, units: i64) {
+    let stores = env.app(&[]).await.stores().clone();
     let partitions = stores.deployment.partitions;
     stores.ledger.create_products(&[product(id, units)], partitions, "test").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_loses_nothing_accepted() {
-    let yard = Yard::new().await;
-    create(&yard, "shoe", 1_000_000).await;
-    let mut binary = Binary::serve(&yard, &[], None);
-    let rush = Crowd::new("buyer", 50, &["shoe"]).rush(vec![binary.channel().await]);
+    let env = TestEnv::new().await;
+    create(&env, "shoe", 1_000_000).await;
+    let mut binary = Binary::serve(&env, &[], None);
+    let load = BuyerLoad::new("buyer", 50, &["shoe"]).start(vec![binary.channel().await]);
     eventually("orders are coming in", async || {
-        (yard.count("SELECT count(*) FROM reservations").await > 500).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await > 500).then_some(())
     })
     .await;
     binary.signal(Signal::SIGTERM);
     let status = binary.ended().await;
     assert!(status.success(), "{status}: {}", binary.said());
     // Whoever was answered is stored; whoever was not asks the next process by the same request.
-    let mut next = Binary::serve(&yard, &[("claim_idle_ms", "500")], None);
-    rush.go_to(vec![next.channel().await]);
-    rush.sells(50).await;
-    let answers = rush.end().await;
+    let mut next = Binary::serve(&env, &[("takeover_idle_ms", "500")], None);
+    load.go_to(vec![next.channel().await]);
+    load.sells(50).await;
+    let answers = load.end().await;
     assert!(answers.accepted() > 500);
-    let keeper = yard.serve(Role::Api, &[]).await;
-    answers.honoured(&yard, &keeper).await;
+    let keeper = env.serve(Role::Api, &[]).await;
+    answers.assert_all_answers_kept(&env, &keeper).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_answers_the_call_that_is_under_way_and_does_not_wait_for_one_without_end() {
     for answered in [true, false] {
-        let yard = Yard::with_own_redis().await;
-        create(&yard, "shoe", 10).await;
+        let env = TestEnv::with_own_redis().await;
+        create(&env, "shoe", 10).await;
         let settings = [("concurrency_max_calls", "1"), ("call_timeout_ms", "600000")];
-        let mut binary = Binary::serve(&yard, &settings, None);
+        let mut binary = Binary::serve(&env, &settings, None);
         let channel = binary.channel().await;
-        let redis = yard.redis.as_ref().unwrap();
+        let redis = env.redis.as_ref().unwrap();
         redis.pause();
         // Two calls for one place: when one is refused, the other is under way.
         let buy = |user: &str| {
@@ -79,8 +79,8 @@ async fn sigterm_answers_the_call_that_is_under_way_and_does_not_wait_for_one_wi
         let status = binary.ended().await;
         assert!(status.success() || !answered, "{status}: {}", binary.said());
         redis.resume();
-        let next = yard.serve(Role::All, &[("claim_idle_ms", "500")]).await;
-        let report = yard.assert_audit_holds().await;
+        let next = env.serve(Role::All, &[("takeover_idle_ms", "500")]).await;
+        let report = env.assert_audit_holds().await;
         assert!(!answered || report.products[0].confirmed == 1, "{report:?}");
         next.stop().await;
     }
@@ -88,8 +88,8 @@ async fn sigterm_answers_the_call_that_is_under_way_and_does_not_wait_for_one_wi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contract_can_be_asked_for_in_both_versions() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
     let channel = channel.connect().await.unwrap();
     let expected = [
@@ -126,9 +126,9 @@ async fn the_contract_can_be_asked_for_in_both_versions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_follows_redis_and_not_postgres() {
-    let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_own_postgres().await);
-    (yard.postgres, yard.database) = (other.postgres, other.database);
-    let service = yard.serve(Role::All, &[]).await;
+    let (mut env, other) = (TestEnv::with_own_redis().await, TestEnv::with_own_postgres().await);
+    (env.postgres, env.database) = (other.postgres, other.database);
+    let service = env.serve(Role::All, &[]).await;
     let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
     let health = HealthClient::new(channel.connect().await.unwrap());
     let status = async |name: &str| {
@@ -144,7 +144,7 @@ async fn health_follows_redis_and_not_postgres() {
             && get(service.http, "/readyz").await.starts_with("HTTP/1.1 200")
     };
     service.create(product("shoe", 10)).await;
-    yard.postgres.as_mut().unwrap().stop();
+    env.postgres.as_mut().unwrap().stop();
     eventually("Postgres is seen to be away", async || {
         get(service.http, "/metrics")
             .await
@@ -159,10 +159,10 @@ async fn health_follows_redis_and_not_postgres() {
     .await;
     service.buy("shoe", "ann", "r").await.unwrap();
     assert!(serves().await, "without Postgres it sells");
-    yard.postgres.as_mut().unwrap().restart().unwrap();
-    yard.assert_audit_holds().await;
+    env.postgres.as_mut().unwrap().restart().unwrap();
+    env.assert_audit_holds().await;
     assert!(serves().await);
-    yard.redis.as_mut().unwrap().stop();
+    env.redis.as_mut().unwrap().stop();
     eventually("it says so", async || (status("").await == "NOT_SERVING").then_some(())).await;
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");

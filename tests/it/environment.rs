@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1;
 use yoink::grpc::pb::{ListProductsRequest, inventory_service_client::InventoryServiceClient};
 
 use crate::harness::{
-    Binary, PgBouncer, Yard, eventually, run_yoink, run_yoink_with, scratch_dir, shared,
+    Binary, PgBouncer, TestEnv, eventually, run_yoink, run_yoink_with, scratch_dir, shared,
 };
 
 fn text(bytes: &[u8]) -> String {
@@ -57,10 +57,10 @@ const KUBERNETES: [(&str, &str); 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_warning() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let unknown = [("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"), ("YOINK_NEW", "1")];
     let environment = [&KUBERNETES[..], &unknown].concat();
-    let mut service = Binary::serve_with("all", &yard, &[], &environment);
+    let mut service = Binary::serve_with("all", &env, &[], &environment);
     service.channel().await;
     let said = service.said();
     let warnings: Vec<&str> =
@@ -182,10 +182,10 @@ fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
     tokio::task::spawn_blocking(shared).await.unwrap();
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     let check = |more: &[(&'static str, &str)]| {
         let args = ["config", "check", "--connect"];
-        let output = block_in_place(|| run_yoink_with(&yard, more, &args));
+        let output = block_in_place(|| run_yoink_with(&env, more, &args));
         (output.status.code().unwrap(), text(&output.stdout))
     };
     let (code, printed) = check(&[]);
@@ -194,17 +194,17 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
         assert!(printed.contains(found), "{found}: {printed}");
     }
     assert!(printed.contains("the first start does that"), "{printed}");
-    assert_eq!(yard.count("SELECT count(*) FROM deployment").await, 0, "nothing is changed");
+    assert_eq!(env.count("SELECT count(*) FROM deployment").await, 0, "nothing is changed");
 
-    let empty = format!("{}_empty", yard.database);
-    yard.sql().await.batch_execute(&format!("CREATE DATABASE {empty}")).await.unwrap();
+    let empty = format!("{}_empty", env.database);
+    env.sql().await.batch_execute(&format!("CREATE DATABASE {empty}")).await.unwrap();
     let url = shared().postgres.url(&empty);
     let (code, printed) = check(&[("postgres_url", &url)]);
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("no schema") && printed.contains("run `yoink migrate`"), "{printed}");
 
     let pooler = PgBouncer::start(shared().postgres.port(), "transaction").await;
-    let (code, printed) = check(&[("postgres_url", &pooler.url(&yard.database))]);
+    let (code, printed) = check(&[("postgres_url", &pooler.url(&env.database))]);
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("pool_mode = session"), "{printed}");
 
@@ -212,7 +212,7 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("a start is refused: ack = replica needs 1 replicas"), "{printed}");
 
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
     let mut evict = redis::cmd("CONFIG");
     evict.arg("SET").arg("maxmemory-policy").arg("allkeys-lru");
     let () = evict.query_async(&mut cli).await.unwrap();
@@ -232,21 +232,21 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check_connect() {
-    let yard = Yard::new().await;
-    yard.app(&[]).await;
+    let env = TestEnv::new().await;
+    env.app(&[]).await;
     let args = ["config", "check", "--connect"];
-    let same = block_in_place(|| run_yoink(&yard, &args));
+    let same = block_in_place(|| run_yoink(&env, &args));
     assert_eq!(same.status.code(), Some(0), "{}", text(&same.stdout));
-    let other = block_in_place(|| run_yoink_with(&yard, &[("partitions", "3")], &args));
+    let other = block_in_place(|| run_yoink_with(&env, &[("partitions", "3")], &args));
     assert_eq!(other.status.code(), Some(1), "{}", text(&other.stdout));
     assert!(text(&other.stdout).contains("set partitions = 2"), "{}", text(&other.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_does_not_end_a_service_in_any_role_and_is_logged() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     for role in ["all", "api", "worker"] {
-        let mut service = Binary::serve_as(role, &yard, &[], None);
+        let mut service = Binary::serve_as(role, &env, &[], None);
         service.channel().await;
         for times in 1..=2 {
             service.signal(Signal::SIGHUP);
@@ -289,14 +289,14 @@ async fn reflected(channel: Channel) -> Option<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_beyond_loopback_is_on_where_it_is_set_and_off_by_itself() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // A port alone is every address; localhost is loopback.
     for (listen, reflection, lists) in
         [(":0", "on", true), (":0", "auto", false), ("localhost:0", "auto", true)]
     {
         let settings =
             [("grpc_listen", listen), ("http_listen", "localhost:0"), ("reflection", reflection)];
-        let mut service = Binary::serve(&yard, &settings, None);
+        let mut service = Binary::serve(&env, &settings, None);
         let channel = service.channel().await;
         let address = service.address().unwrap();
         assert_eq!(address.ip().is_loopback(), listen == "localhost:0", "{address}");

@@ -4,26 +4,26 @@ use futures_util::future::join_all;
 use redis::AsyncCommands as _;
 use yoink::{app::Role, grpc::pb::Ack};
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_id_from_64_callers_takes_one_unit() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let answers = join_all((0..64).map(|_| service.buy("shoe", "ann", "once"))).await;
     let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|answer| !answer.duplicate).count(), 1);
     assert!(answers.iter().all(|answer| answer.reservation_id == answers[0].reservation_id));
     assert!(answers.iter().all(|answer| answer.reserved_at == answers[0].reserved_at));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
     let first = service.buy("shoe", "ann", "r1").await.unwrap();
     assert_eq!(first.remaining, 0);
@@ -35,13 +35,13 @@ async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
         (again.reservation_id, again.reserved_at),
         (first.reservation_id, first.reserved_at)
     );
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_belongs_to_its_user_and_product() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.create(product("hat", 10)).await;
     let mut ids = Vec::new();
@@ -56,15 +56,15 @@ async fn a_request_id_belongs_to_its_user_and_product() {
     // Without a request id each call takes a unit.
     assert!(!service.buy("shoe", "ann", "").await.unwrap().duplicate);
     assert!(!service.buy("shoe", "ann", "").await.unwrap().duplicate);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_after_a_void_is_a_new_request() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 3)).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations ADD CONSTRAINT no_ann CHECK (user_id <> 'ann')")
         .await
         .unwrap();
@@ -72,7 +72,7 @@ async fn a_retry_after_a_void_is_a_new_request() {
     eventually("the order is voided and its claim is gone", async || {
         let found = service.reservation(&first.reservation_id).await.unwrap();
         let voided = found.state().as_str_name() == "RESERVATION_STATE_VOIDED";
-        let report = yard.audit().await;
+        let report = env.audit().await;
         (voided && report.products[0].available == 3).then_some(())
     })
     .await;
@@ -80,21 +80,21 @@ async fn a_retry_after_a_void_is_a_new_request() {
     let second = service.buy("shoe", "ann", "r1").await.unwrap();
     assert!(!second.duplicate);
     assert_ne!(second.reservation_id, first.reservation_id);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer() {
     const BUCKET_MS: i64 = 43_200_000;
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "r:1").await.unwrap();
-    yard.assert_audit_holds().await;
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let mut cli = yard.cli().await;
-    let base = format!("{}:{{{partition}}}:claims", yard.prefix);
+    env.assert_audit_holds().await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut cli = env.cli().await;
+    let base = format!("{}:{{{partition}}}:claims", env.prefix);
     let keys: Vec<String> = cli.keys(format!("{base}:*")).await.unwrap();
     let [key] = keys.as_slice() else { panic!("{keys:?}") };
     let claim: String = cli.hget(key, "ann/shoe/r:1").await.unwrap();
@@ -105,7 +105,7 @@ async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer
     let () = cli.hset(&before, "ann/shoe/r:1", &claim).await.unwrap();
     let () = cli.pexpire_at(&before, (bucket + 1) * BUCKET_MS).await.unwrap();
     let back = "UPDATE reservations SET reserved_at = reserved_at - interval '12 hours'";
-    yard.sql().await.batch_execute(back).await.unwrap();
+    env.sql().await.batch_execute(back).await.unwrap();
     let again = service.buy("shoe", "ann", "r:1").await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, bought.reservation_id));
     // One transaction, so that no time passes between the two: PEXPIRETIME came with Redis 7.0.
@@ -114,21 +114,21 @@ async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer
         .cmd("PTTL")
         .arg(&before)
         .cmd("TIME")
-        .query_async(&mut yard.cli().await)
+        .query_async(&mut env.cli().await)
         .await
         .unwrap();
     let until = seconds * 1000 + micros / 1000 + left_ms;
     assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the window says");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn how_long_a_call_waits_is_no_part_of_its_request() {
-    let yard = Yard::with_durable_postgres().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_durable_postgres().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let first = service.buy_with(("shoe", "ann", "r"), Ack::Memory).await.unwrap();
     let again = service.buy_with(("shoe", "ann", "r"), Ack::Ledger).await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -8,7 +8,7 @@ use yoink::{
     grpc::pb::{ListProductsRequest, ListReservationsRequest, RestockRequest},
 };
 
-use crate::harness::{Service, Yard, eventually, product, reason, run_yoink};
+use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink};
 
 const USERS: [&str; 8] = [
     "ann@shop.example",
@@ -33,8 +33,8 @@ async fn buy_each(service: &Service, duplicate: bool) -> Vec<String> {
     ids
 }
 
-fn run(yard: &Yard, args: &[&str]) -> String {
-    let output = block_in_place(|| run_yoink(yard, args));
+fn run(env: &TestEnv, args: &[&str]) -> String {
+    let output = block_in_place(|| run_yoink(env, args));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -45,15 +45,15 @@ async fn sells_again(service: &Service, (product, user, request): (&str, &str, &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_of_identity_providers_are_sold_to_stored_listed_and_rebuilt() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("metrics_products", PRODUCT)]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("metrics_products", PRODUCT)]).await;
     let mut limited = product(PRODUCT, 100);
     limited.sale.per_user_limit = Some(2);
     service.create(limited).await;
     service.create(product("shoe:red", 5)).await;
     let ids = buy_each(&service, false).await;
     assert_eq!(buy_each(&service, true).await, ids);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     for (user, id) in USERS.into_iter().zip(&ids) {
         let request = ListReservationsRequest { user_id: user.to_owned(), ..Default::default() };
         let listed = service.admin().list_reservations(request).await.unwrap().into_inner();
@@ -82,26 +82,26 @@ async fn ids_of_identity_providers_are_sold_to_stored_listed_and_rebuilt() {
     })
     .await;
 
-    run(&yard, &["rebuild", "--all"]);
+    run(&env, &["rebuild", "--all"]);
     sells_again(&service, (PRODUCT, USERS[0], "order/1|%")).await;
     assert_eq!(buy_each(&service, true).await, ids, "after a rebuild");
     for user in USERS {
         service.buy(PRODUCT, user, "").await.unwrap();
         assert_eq!(service.refusal(PRODUCT, user, "").await, "LIMIT_REACHED", "{user}");
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let sold = report.products.iter().find(|units| units.product.as_str() == PRODUCT).unwrap();
     assert_eq!((sold.confirmed, sold.available), (16, 84));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_quotes_cells_that_a_spreadsheet_would_compute() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product(PRODUCT, 100)).await;
     buy_each(&service, false).await;
-    yard.assert_audit_holds().await;
-    let exported = run(&yard, &["export"]);
+    env.assert_audit_holds().await;
+    let exported = run(&env, &["export"]);
     let mut users: Vec<String> = Vec::new();
     for row in csv::Reader::from_reader(exported.as_bytes()).records() {
         let row = row.unwrap();
@@ -118,8 +118,8 @@ async fn an_export_quotes_cells_that_a_spreadsheet_would_compute() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_give_the_same_text_when_joined_get_answers_of_their_own_also_after_a_loss() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;
     service.create(product("hat", 10)).await;
     // Joined by slashes, the first three are one text.
@@ -136,12 +136,12 @@ async fn ids_that_give_the_same_text_when_joined_get_answers_of_their_own_also_a
         assert!(!bought.duplicate, "{item} {user} {request}");
         ids.push(bought.reservation_id);
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     // The ledger loses the order of the second one.
     let lose = "DELETE FROM reservations WHERE user_id = 'a/shoe';
                 UPDATE products SET sold = sold - 1 WHERE product_id = 'shoe'";
-    yard.sql().await.batch_execute(lose).await.unwrap();
-    let printed = run(&yard, &["rebuild", "--all"]);
+    env.sql().await.batch_execute(lose).await.unwrap();
+    let printed = run(&env, &["rebuild", "--all"]);
     assert!(printed.contains("of user a/shoe for product shoe was lost"), "{printed}");
     sells_again(&service, ("hat", "bob", "r")).await;
     sells_again(&service, ("shoe", "bob", "r")).await;
@@ -154,14 +154,14 @@ async fn ids_that_give_the_same_text_when_joined_get_answers_of_their_own_also_a
             assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{item} {user}");
         }
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restock_is_added_once_whatever_its_request_id_looks_like_and_never_with_other_units() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 5)).await;
     service.create(product("hat", 5)).await;
     let restock = async |item: &str, units, request: &str, note: &str| {
@@ -189,46 +189,45 @@ async fn a_restock_is_added_once_whatever_its_request_id_looks_like_and_never_wi
     assert_eq!(restock("hat", 5, "first/shoe", "a").await, Err("REQUEST_ID_REUSED".to_owned()));
     // What was created is known as before.
     service.create(product("shoe", 5)).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let supply: Vec<i64> = report.products.iter().map(|units| units.supply).collect();
     assert_eq!(supply, [7, 10]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_with_wider_ids_is_of_a_format_that_earlier_programs_leave_alone() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
     service.buy("shoe", "ann", "r:1").await.unwrap();
     service.buy("shoe", "ann@shop.example", "r:1").await.unwrap();
     service.buy("shoe", "ann", "r/1").await.unwrap();
     service.buy("shoe", &"x".repeat(65), "").await.unwrap();
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut read = redis::cmd("XRANGE");
-    read.arg(format!("{}:{{{partition}}}:orders", yard.prefix)).arg("-").arg("+");
-    let entries: Vec<(String, Vec<String>)> =
-        read.query_async(&mut yard.cli().await).await.unwrap();
+    read.arg(format!("{}:{{{partition}}}:orders", env.prefix)).arg("-").arg("+");
+    let entries: Vec<(String, Vec<String>)> = read.query_async(&mut env.cli().await).await.unwrap();
     let formats: Vec<&str> = entries.iter().map(|(_, fields)| fields[1].as_str()).collect();
     assert_eq!(formats, ["1", "2", "2", "2"]);
-    let worker = yard.serve(Role::Worker, &[]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 4);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_takes_and_refuses_the_ids_that_the_service_does() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let file = crate::harness::scratch_dir("ids").join("catalogue.csv");
     let row = |id: &str| format!("{id},Shoe,1,EUR,1\n");
     let header = "product_id,name,price,currency,units\n";
     fs::write(&file, [header, &row(PRODUCT), &row(&"x".repeat(128))].concat()).unwrap();
-    run(&yard, &["import", file.to_str().unwrap()]);
+    run(&env, &["import", file.to_str().unwrap()]);
     fs::write(&file, [header, &row("a/b"), &row("a|b"), &row(&"x".repeat(129))].concat()).unwrap();
-    let output = block_in_place(|| run_yoink(&yard, &["import", file.to_str().unwrap()]));
+    let output = block_in_place(|| run_yoink(&env, &["import", file.to_str().unwrap()]));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     for line in ["line 2", "line 3", "line 4"] {
         assert!(said.contains(line), "{line}: {said}");
     }
-    assert_eq!(yard.count("SELECT count(*) FROM products").await, 2);
+    assert_eq!(env.count("SELECT count(*) FROM products").await, 2);
 }

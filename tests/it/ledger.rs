@@ -7,10 +7,10 @@ use yoink::{
     ledger::{DeadAction, LedgerError, Void, VoidOutcome},
 };
 
-use crate::harness::{Yard, product};
+use crate::harness::{TestEnv, product};
 
-async fn with_product(yard: &Yard, units: i64) -> (Stores, Partition) {
-    let stores = yard.app(&[]).await.stores().clone();
+async fn with_product(env: &TestEnv, units: i64) -> (Stores, Partition) {
+    let stores = env.app(&[]).await.stores().clone();
     let partitions = stores.deployment.partitions;
     stores.ledger.create_products(&[product("shoe", units)], partitions, "test").await.unwrap();
     (stores, partitions.of(&"shoe".parse().unwrap()))
@@ -29,41 +29,41 @@ fn order(partition: Partition, seq: u64, random: u64, user: &str) -> Order {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn storing_the_same_orders_again_or_at_once_changes_nothing() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 100).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 100).await;
     let orders: Vec<Order> = (1..=50).map(|n| order(partition, n, n, "ann")).collect();
     let refs: Vec<&Order> = orders.iter().collect();
     let stored = join_all((0..6).map(|_| stores.ledger.store(partition, Epoch(1), &refs))).await;
     let inserted: usize = stored.iter().map(|stored| stored.as_ref().unwrap().inserted).sum();
     assert_eq!(inserted, 50);
-    assert_eq!(yard.count("SELECT sold FROM products").await, 50);
+    assert_eq!(env.count("SELECT sold FROM products").await, 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_keeps_another_epoch_out() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 100).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 100).await;
     let order = order(partition, 1, 1, "ann");
     let stored = stores.ledger.store(partition, Epoch(2), &[&order]).await;
     assert!(matches!(stored, Err(LedgerError::GateClosed)));
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_the_supply_can_be_stored_whatever_redis_says() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 2).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 2).await;
     let orders: Vec<Order> = (1..=3).map(|n| order(partition, n, n, "ann")).collect();
     let refs: Vec<&Order> = orders.iter().collect();
     let stored = stores.ledger.store(partition, Epoch(1), &refs).await;
     assert!(matches!(stored, Err(LedgerError::Inconsistent { .. })));
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_seq_is_one_order() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 10).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 10).await;
     let (first, second) = (order(partition, 1, 1, "ann"), order(partition, 1, 2, "bob"));
     stores.ledger.store(partition, Epoch(1), &[&first]).await.unwrap();
     let stored = stores.ledger.store(partition, Epoch(1), &[&second]).await;
@@ -72,8 +72,8 @@ async fn one_seq_is_one_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_id_with_two_contents_is_never_passed_over() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 10).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 10).await;
     stores.ledger.store(partition, Epoch(1), &[&order(partition, 1, 1, "ann")]).await.unwrap();
     let other = order(partition, 1, 1, "bob");
     let stored = stores.ledger.store(partition, Epoch(1), &[&other]).await.unwrap();
@@ -83,8 +83,8 @@ async fn one_id_with_two_contents_is_never_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_stored_or_voided_and_never_both() {
-    let yard = Yard::new().await;
-    let (stores, partition) = with_product(&yard, 100).await;
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 100).await;
     let action = DeadAction { actor: "test".to_owned(), reason: String::new() };
     for seq in 1..=20 {
         let order = order(partition, seq, seq, "ann");
@@ -101,19 +101,19 @@ async fn an_order_is_stored_or_voided_and_never_both() {
             VoidOutcome::VoidedBefore => panic!("voided once"),
         }
     }
-    let sold = yard.count("SELECT sold FROM products").await;
+    let sold = env.count("SELECT sold FROM products").await;
     assert_eq!(
         sold,
-        yard.count("SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
+        env.count("SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
     );
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 20);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_number_of_partitions_is_refused() {
-    let yard = Yard::new().await;
-    drop(yard.app(&[]).await);
-    let config = yard.config(&[("partitions", "3")]);
+    let env = TestEnv::new().await;
+    drop(env.app(&[]).await);
+    let config = env.config(&[("partitions", "3")]);
     let tasks = tokio_util::task::TaskTracker::new();
     let Err(error) = Stores::connect(&config, &tasks).await else { panic!("it was accepted") };
     assert!(error.to_string().contains("set partitions = 2"), "{error}");

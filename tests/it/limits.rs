@@ -7,26 +7,26 @@ use yoink::{
     grpc::pb::{ProductStatus, UpdateProductRequest},
 };
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_gets_more_than_the_limit_however_many_calls_at_once() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let mut shoe = product("shoe", 100);
     shoe.sale = Sale { per_user_limit: Some(2), ..shoe.sale };
     service.create(shoe).await;
     let answers = join_all((0..40).map(|n| service.buy("shoe", ["ann", "bob"][n % 2], ""))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 4);
     assert_eq!(service.refusal("shoe", "ann", "new").await, "LIMIT_REACHED");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_is_kept_by_the_clock_of_redis() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let now = jiff::Timestamp::now().as_millisecond();
     let window = |id: &str, opens: Option<i64>, closes: Option<i64>| {
         let mut product = product(id, 10);
@@ -40,13 +40,13 @@ async fn a_window_is_kept_by_the_clock_of_redis() {
     assert_eq!(service.refusal("early", "ann", "").await, "SALE_NOT_OPEN");
     assert_eq!(service.refusal("late", "ann", "").await, "SALE_CLOSED");
     service.buy("open", "ann", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let first = service.buy("shoe", "ann", "r1").await.unwrap();
     let set = async |status: ProductStatus| {
@@ -63,13 +63,13 @@ async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
     service.buy("shoe", "bob", "").await.unwrap();
     set(ProductStatus::Retired).await;
     assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_CLOSED");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limit_that_is_set_later_counts_from_then_on_and_after_a_rebuild_all_that_is_confirmed() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
     for user in ["ann", "bob"] {
         for n in 0..2 {
@@ -88,9 +88,9 @@ async fn limit_that_is_set_later_counts_from_then_on_and_after_a_rebuild_all_tha
         service.buy("shoe", "ann", &format!("later-{n}")).await.unwrap();
     }
     assert_eq!(service.refusal("shoe", "ann", "more").await, "LIMIT_REACHED");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     // Of bob the ledger has two orders, from before the limit: one more is allowed.
     eventually("it sells again", async || service.buy("shoe", "bob", "last").await.ok()).await;
     assert_eq!(service.refusal("shoe", "bob", "more").await, "LIMIT_REACHED");
@@ -99,6 +99,6 @@ async fn limit_that_is_set_later_counts_from_then_on_and_after_a_rebuild_all_tha
         service.buy("shoe", "cid", &format!("r{n}")).await.unwrap();
     }
     assert_eq!(service.refusal("shoe", "cid", "more").await, "LIMIT_REACHED");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
 }

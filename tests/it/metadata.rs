@@ -13,7 +13,7 @@ use yoink::{
 
 use crate::{
     bad_input::fields,
-    harness::{Service, Yard, product, reason},
+    harness::{Service, TestEnv, product, reason},
 };
 
 /// A request with the header, once for each value.
@@ -41,8 +41,8 @@ async fn buy(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_in_the_metadata_is_the_request_id() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let first = buy(&service, "", &[b"order-1"]).await.unwrap();
     assert!(!first.duplicate);
@@ -73,14 +73,14 @@ async fn an_idempotency_key_in_the_metadata_is_the_request_id() {
         let restocked = restocked.into_inner();
         assert_eq!((restocked.supply, restocked.duplicate), (15, duplicate));
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (14, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_and_takes_nothing() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let long = "x".repeat(1000);
     for keys in [
@@ -110,14 +110,14 @@ async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_and_takes_nothin
     };
     let status = service.admin().restock(keyed(restock, &[b"delivery-2"])).await.unwrap_err();
     assert_eq!(fields(&status), ["request_id"]);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].supply), (10, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_passes_says_how_long_to_wait_in_three_ways_that_agree() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
     service.create(product("shoe", 9)).await;
     buy(&service, "", &[]).await.unwrap();
     let status = buy(&service, "", &[]).await.unwrap_err();
@@ -135,8 +135,8 @@ async fn a_refusal_that_passes_says_how_long_to_wait_in_three_ways_that_agree() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gzip_requests_are_understood_and_answers_are_not_compressed() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let mut operators = service.admin().send_compressed(Gzip);
     let new = NewProduct {
         product_id: "shoe".to_owned(),
@@ -166,13 +166,13 @@ async fn gzip_requests_are_understood_and_answers_are_not_compressed() {
         request_id: String::new(),
     };
     service.storefront().send_compressed(Gzip).place_order(order).await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_gzip_of_ten_megabytes_is_refused_by_the_size_it_unpacks_to() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     // Ten megabytes of zeros: about ten kilobytes of gzip, less than a request may have.
     let zeros = "\0".repeat(10_000_000);
@@ -192,13 +192,13 @@ async fn a_small_gzip_of_ten_megabytes_is_refused_by_the_size_it_unpacks_to() {
     let status = operators.create_products(CreateProductsRequest { products }).await.unwrap_err();
     assert_eq!(reason(&status), "MESSAGE_TOO_LARGE");
     service.buy("shoe", "ann", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_encoding_is_unimplemented_and_told_what_is_known() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     for encoding in ["deflate", "zstd", "br"] {
         let mut request = Request::new(ListProductsRequest::default());
         request.metadata_mut().insert("grpc-encoding", encoding.parse().unwrap());
@@ -219,8 +219,8 @@ async fn mistyped<T: Message + 'static>(service: &Service, path: &str, message: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_decoded_is_the_callers_mistake_and_names_the_field() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let number = ListProductsRequest { page_size: 5, ..Default::default() };
     let status = mistyped(&service, "/yoink.v1.InventoryService/ReserveUnit", number).await;
     assert_eq!(fields(&status), ["product_id"]);

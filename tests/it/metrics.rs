@@ -1,8 +1,8 @@
 //! What `/metrics` tells is what happened.
 
-use yoink::{app::Role, grpc::pb::ReplayDeadEntriesRequest};
+use yoink::{app::Role, grpc::pb::ReleaseDeadEntriesRequest};
 
-use crate::harness::{Service, Yard, eventually, get, product};
+use crate::harness::{Service, TestEnv, eventually, get, product};
 
 /// Every sample of a scrape whose name and labels contain all of `parts`, summed.
 fn sum(scrape: &str, parts: &[&str]) -> f64 {
@@ -19,15 +19,15 @@ async fn scrape(service: &Service) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_counts_calls_outcomes_batches_and_orders() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 3)).await;
     for n in 0..5 {
         drop(service.buy("shoe", &format!("user-{n}"), "r").await);
     }
     drop(service.buy("shoe", "user-0", "r").await);
     drop(service.buy("{", "user-0", "r").await);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let text = scrape(&service).await;
     let outcome = |name: &str| sum(&text, &["yoink_reserve_outcomes_total", name]);
     assert_eq!((outcome("\"accepted\""), outcome("\"sold_out\"")), (3.0, 2.0), "{text}");
@@ -53,40 +53,40 @@ async fn a_scrape_counts_calls_outcomes_batches_and_orders() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_products_that_the_settings_name_are_named() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("metrics_products", "shoe,ghost")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("metrics_products", "shoe,ghost")]).await;
     service.create(product("shoe", 3)).await;
     service.create(product("parasol", 3)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     let text = scrape(&service).await;
     assert_eq!(sum(&text, &["yoink_product_stock", "product=\"shoe\""]), 2.0, "{text}");
     assert!(!text.contains("parasol") && !text.contains("ghost"), "{text}");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_is_answered_while_redis_is_silent_and_postgres_is_away() {
-    let mut yard = Yard::with_own_redis().await;
-    let other = Yard::with_own_postgres().await;
-    yard.postgres = other.postgres;
-    yard.database = other.database;
-    let service = yard.serve(Role::Api, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let other = TestEnv::with_own_postgres().await;
+    env.postgres = other.postgres;
+    env.database = other.database;
+    let service = env.serve(Role::Api, &[]).await;
     let up = |text: &str, store: &str| sum(text, &["yoink_store_up", store]);
     let text = scrape(&service).await;
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (1.0, 1.0), "{text}");
-    yard.redis.as_ref().unwrap().pause();
-    yard.postgres.as_mut().unwrap().stop();
+    env.redis.as_ref().unwrap().pause();
+    env.postgres.as_mut().unwrap().stop();
     // A scraper waits for seconds, not for as long as a store is silent.
     let text = tokio::time::timeout(std::time::Duration::from_secs(10), scrape(&service)).await;
     let text = text.unwrap();
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (0.0, 0.0), "{text}");
-    yard.redis.as_ref().unwrap().resume();
+    env.redis.as_ref().unwrap().resume();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_shows_what_waits_and_what_is_dead() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     for n in 0..4 {
         service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
@@ -96,14 +96,14 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
     assert_eq!(sum(&text, &["yoink_orders_pending"]), 0.0);
     assert_eq!(sum(&text, &["yoink_partition_fenced"]), 0.0);
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'user-0')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let settings = [("max_deliveries", "1"), ("replay", "manual")];
-    let worker = yard.serve(Role::Worker, &settings).await;
+    let worker = env.serve(Role::Worker, &settings).await;
     eventually("one is dead and the rest is stored", async || {
         let text = scrape(&worker).await;
         let (orders, dead) =
             (sum(&text, &["yoink_orders_depth"]), sum(&text, &["yoink_dead_depth"]));
-        let buried = sum(&text, &["yoink_buried_total"]);
+        let buried = sum(&text, &["yoink_dead_letters_total"]);
         (orders == 0.0 && dead == 1.0 && buried == 1.0).then_some(())
     })
     .await;
@@ -113,26 +113,26 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
     }
-    let release = ReplayDeadEntriesRequest { all: true, ..Default::default() };
-    service.admin().replay_dead_entries(release).await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let release = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    service.admin().release_dead_entries(release).await.unwrap();
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_names_every_metric_and_no_other() {
-    let yard = Yard::with_durable_postgres().await;
+    let env = TestEnv::with_durable_postgres().await;
     let audits = ("audit_interval_ms", "100");
     let settings = [("max_deliveries", "1"), ("metrics_products", "shoe"), audits];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 3)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let waits = yoink::grpc::pb::Ack::Ledger;
     service.buy_with(("shoe", "good", ""), waits).await.unwrap();
     service.buy("shoe", "bad", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let text = scrape(&service).await;
     let document = include_str!("../../docs/metrics.md");
     let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));

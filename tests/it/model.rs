@@ -11,7 +11,7 @@ use yoink::{
     stock::{Grant, Offer, ReleaseFrom, Released},
 };
 
-use crate::harness::{Yard, product};
+use crate::harness::{TestEnv, product};
 
 const PRODUCTS: [&str; 3] = ["shoe", "hat", "ghost"];
 
@@ -232,8 +232,8 @@ fn confusable_ids() -> impl Strategy<Value = (Vec<String>, Vec<String>)> {
 
 /// Plays steps with these users and request ids, and compares Redis with the model.
 async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
-    let yard = Yard::new().await;
-    let stores = yard.app(&[]).await.stores().clone();
+    let env = TestEnv::new().await;
+    let stores = env.app(&[]).await.stores().clone();
     let mut play = Play {
         stores,
         users,

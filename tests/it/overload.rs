@@ -14,7 +14,7 @@ use yoink::{
     },
 };
 
-use crate::harness::{Service, Yard, eventually, get, product, reason};
+use crate::harness::{Service, TestEnv, eventually, get, product, reason};
 
 /// When a refusal says to come back.
 fn wait_before(status: &Status) -> Option<Duration> {
@@ -38,8 +38,8 @@ async fn is_healthy(service: &Service) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("address_calls_per_second", "5")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("address_calls_per_second", "5")]).await;
     service.create(product("shoe", 1_000)).await;
     let started = Instant::now();
     let users: Vec<String> = (0..100).map(|n| format!("user-{n}")).collect();
@@ -54,7 +54,7 @@ async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back()
     for _ in 0..10 {
         service.admin().audit(AuditRequest {}).await.expect("operators are not refused");
     }
-    let confirmed = yard.assert_audit_holds().await.products[0].confirmed;
+    let confirmed = env.assert_audit_holds().await.products[0].confirmed;
     assert_eq!(usize::try_from(confirmed).unwrap(), accepted);
     let metrics = get(service.http, "/metrics").await;
     let counted = metrics.lines().find_map(|line| {
@@ -66,7 +66,7 @@ async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_trusted_proxy_says_whose_call_it_is() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let shoe = |user: &str, client: &str| {
         let message = ReserveUnitRequest {
             product_id: "shoe".to_owned(),
@@ -79,7 +79,7 @@ async fn only_a_trusted_proxy_says_whose_call_it_is() {
         request
     };
     let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
-    let behind = yard.serve(Role::All, &settings).await;
+    let behind = env.serve(Role::All, &settings).await;
     behind.create(product("shoe", 1_000)).await;
     let ask = async |service: &Service, n: usize| {
         let client = format!("6.6.6.6, 198.51.100.{n}");
@@ -88,16 +88,16 @@ async fn only_a_trusted_proxy_says_whose_call_it_is() {
     for n in 0..20 {
         ask(&behind, n).await.expect("each is a client of its own");
     }
-    let direct = yard.serve(Role::All, &[("address_calls_per_second", "1")]).await;
+    let direct = env.serve(Role::All, &[("address_calls_per_second", "1")]).await;
     let answers = join_all((0..20).map(|n| ask(&direct, n))).await;
     assert!(answers.iter().any(Result::is_err), "a stranger's word about itself is not believed");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_asks_too_often_is_refused_and_others_are_not() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("user_calls_per_second", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("user_calls_per_second", "1")]).await;
     service.create(product("shoe", 1_000)).await;
     let answers = join_all((0..30).map(|_| service.buy("shoe", "greedy", ""))).await;
     let refused: Vec<Status> = answers.into_iter().filter_map(Result::err).collect();
@@ -116,14 +116,14 @@ async fn a_user_that_asks_too_often_is_refused_and_others_are_not() {
     for n in 0..30 {
         service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
-    let yard = Yard::with_durable_postgres().await;
+    let env = TestEnv::with_durable_postgres().await;
     let settings = [("concurrency_max_calls", "4"), ("call_timeout_ms", "600000")];
-    let service = yard.serve(Role::Api, &settings).await;
+    let service = env.serve(Role::Api, &settings).await;
     service.create(product("shoe", 100)).await;
     // Nobody stores orders: whoever waits for the ledger has a place until somebody does.
     let users: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
@@ -143,12 +143,12 @@ async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
         assert!(wait_before(status).is_some());
     }
     eventually("four have their units", async || {
-        (yard.audit().await.products[0].in_orders == 4).then_some(())
+        (env.audit().await.products[0].in_orders == 4).then_some(())
     })
     .await;
     assert!(is_healthy(&service).await, "health is not shed");
     // An operator stops the sale, and lets it go on, while every buyer's place is taken.
-    let other = yard.serve(Role::Api, &[]).await;
+    let other = env.serve(Role::Api, &[]).await;
     set(&service, ProductStatus::Stopped).await;
     assert_eq!(service.refusal("shoe", "late", "r").await, "OVERLOADED");
     assert_eq!(other.refusal("shoe", "late", "r").await, "SALE_STOPPED");
@@ -159,7 +159,7 @@ async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
     // One of the four gives up; its place is free then, and no other.
     drop(calls.pop());
     eventually("there is a place", async || service.buy("shoe", "fifth", "r").await.ok()).await;
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     let accepted = join_all(calls).await;
     assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
     eventually("the four places are free again", async || {
@@ -169,7 +169,7 @@ async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
     })
     .await;
     // Who gave up had a unit by then.
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 4 + 2 + 4);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 4 + 2 + 4);
     worker.stop().await;
 }
 
@@ -183,8 +183,8 @@ async fn set(service: &Service, status: ProductStatus) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rush_over_the_limit_sells_every_unit_once() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("concurrency_max_calls", "8")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("concurrency_max_calls", "8")]).await;
     service.create(product("shoe", 200)).await;
     let (service, mut shed) = (&service, 0);
     let buyers = (0..400).map(|n| async move {
@@ -204,28 +204,28 @@ async fn a_rush_over_the_limit_sells_every_unit_once() {
     shed += answers.iter().map(|(_, shed)| shed).sum::<u32>();
     assert!(shed > 0, "the limit was not reached");
     assert_eq!(answers.iter().filter(|(bought, _)| *bought).count(), 200);
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 200);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_without_a_deadline_gets_the_services_own() {
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
-    let service = yard.serve(Role::All, &[("call_timeout_ms", "1500")]).await;
+    let service = env.serve(Role::All, &[("call_timeout_ms", "1500")]).await;
     service.create(product("shoe", 10)).await;
-    yard.redis.as_ref().unwrap().pause();
+    env.redis.as_ref().unwrap().pause();
     let status = service.buy("shoe", "ann", "r").await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),
         (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
     );
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
-    yard.redis.as_ref().unwrap().resume();
+    env.redis.as_ref().unwrap().resume();
     eventually("the order is stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == 1).then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 /// A frame of HTTP/2.
@@ -245,8 +245,8 @@ async fn hundreds_of_calls_given_up_at_once_do_not_cost_the_connection() {
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const GOAWAY: u8 = 7;
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     // By hand: no client sends so many before any of them is looked at.
     let path = b"/yoink.v1.InventoryService/ReserveUnit";
     let mut head = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
@@ -275,8 +275,8 @@ async fn hundreds_of_calls_given_up_at_once_do_not_cost_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("header_max_bytes", "4096")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("header_max_bytes", "4096")]).await;
     service.create(product("shoe", 10)).await;
     let message = ReserveUnitRequest {
         product_id: "shoe".to_owned(),
@@ -291,5 +291,5 @@ async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
     let mut request = Request::new(message);
     request.metadata_mut().insert("x-little", "x".repeat(1_000).parse().unwrap());
     service.buyers().reserve_unit(request).await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -10,7 +10,7 @@ use yoink::{
 
 use crate::{
     bad_input::fields,
-    harness::{Service, Yard, bury, eventually, product},
+    harness::{Service, TestEnv, eventually, move_to_dead, product},
 };
 
 /// Creates products named `item-<n>`.
@@ -35,8 +35,8 @@ async fn page_of(service: &Service, page_size: i32, page_token: &str) -> (usize,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_size_above_the_most_gives_the_most_and_a_negative_one_is_refused() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     create_items(&service, 501).await;
     for page_size in [500, 501, i32::MAX] {
         let (count, token) = page_of(&service, page_size, "").await;
@@ -79,8 +79,8 @@ async fn assert_refused_everywhere(service: &Service, token: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_token_that_no_list_gave_is_refused_by_every_list() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     create_items(&service, 2).await;
     let (_, token) = page_of(&service, 1, "").await;
     let id = "00200001-0000-8000-807e-14e19590ce5a";
@@ -95,8 +95,8 @@ async fn a_page_token_that_no_list_gave_is_refused_by_every_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_token_of_another_list_or_of_other_filters_is_refused() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 9)).await;
     for user in ["ann", "bob"] {
         service.buy("shoe", user, "r").await.unwrap();
@@ -125,16 +125,16 @@ async fn a_page_token_of_another_list_or_of_other_filters_is_refused() {
     let request = ListDeadEntriesRequest { page_token: token, ..Default::default() };
     let status = service.admin().list_dead_entries(request).await.unwrap_err();
     assert_eq!(fields(&status), ["page_token"]);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_token_of_dead_entries_goes_with_its_filters_only() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
     let users = ["ann", "bob", "eve"].map(str::to_owned);
-    let ids = bury(&yard, &service, ("shoe", Some("23514")), users).await;
+    let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), users).await;
     let list = async |request: ListDeadEntriesRequest| {
         service.admin().list_dead_entries(request).await.map(|answer| answer.into_inner())
     };

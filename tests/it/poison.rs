@@ -3,19 +3,19 @@
 use futures_util::future::join_all;
 use yoink::app::Role;
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 /// Buys with a poison user among good ones, or a poison product, under a constraint of the test's own.
 async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     for id in ["shoe", "hat"] {
         let mut product = product(id, 100);
         product.sale.per_user_limit = Some(1);
         service.create(product).await;
     }
     let add = format!("ALTER TABLE reservations ADD CONSTRAINT poison CHECK ({constraint})");
-    yard.sql().await.batch_execute(&add).await.unwrap();
+    env.sql().await.batch_execute(&add).await.unwrap();
 
     let users: Vec<String> = (0..60).map(|n| format!("user-{n}")).collect();
     let mut buys: Vec<_> = users.iter().map(|user| service.buy("shoe", user, "r")).collect();
@@ -32,7 +32,7 @@ async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
     assert!(voided.void_reason.contains("poison"), "{}", voided.void_reason);
     assert_eq!((voided.product_id.as_str(), voided.user_id.as_str()), ("", ""));
 
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
     let hat = report.products.iter().find(|units| units.product.as_str() == "hat").unwrap();
     assert_eq!(
@@ -41,19 +41,15 @@ async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
         "neighbours are stored, the unit is back"
     );
     assert_eq!((hat.confirmed, hat.available), (0, 100));
-    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions WHERE action = 'release'").await, 1);
+    assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions WHERE action = 'release'").await, 1);
 
     // The limit and the claim are back, too: the same request is a new one now.
-    yard.sql()
-        .await
-        .batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison")
-        .await
-        .unwrap();
+    env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
     let again = service.buy(bad_product, bad_user, "bad").await.unwrap();
     assert!(!again.duplicate);
     assert_ne!(again.reservation_id, bad.reservation_id);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,13 +64,13 @@ async fn a_poison_product_is_voided_and_everybody_else_is_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_nobody_of_ours_wrote_is_set_aside() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "").await.unwrap();
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
-    let mut cli = yard.cli().await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let orders = format!("{}:{{{partition}}}:orders", env.prefix);
+    let mut cli = env.cli().await;
     let mut add = redis::cmd("XADD");
     add.arg(&orders)
         .arg("1-2")
@@ -85,20 +81,20 @@ async fn an_entry_that_nobody_of_ours_wrote_is_set_aside() {
         .arg("u")
         .arg(&[0xffu8, 0xfe][..]);
     let _id: String = add.arg("r").arg("zz").query_async(&mut cli).await.unwrap();
-    let worker = yard.serve(Role::Worker, &[("max_deliveries", "1")]).await;
+    let worker = env.serve(Role::Worker, &[("max_deliveries", "1")]).await;
     eventually("the good order is confirmed", async || {
         let found = service.reservation(&bought.reservation_id).await.unwrap();
         (found.state().as_str_name() == "RESERVATION_STATE_CONFIRMED").then_some(())
     })
     .await;
-    let dead = format!("{}:{{{partition}}}:dead", yard.prefix);
+    let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     eventually("the stranger is buried", async || {
         let length: u64 =
-            redis::cmd("XLEN").arg(&dead).query_async(&mut yard.cli().await).await.unwrap();
+            redis::cmd("XLEN").arg(&dead).query_async(&mut env.cli().await).await.unwrap();
         (length == 1).then_some(())
     })
     .await;
     // The audit does not call this well: somebody wrote into the stream.
-    assert_eq!(yard.audit().await.verdict(), yoink::audit::Verdict::Violated);
+    assert_eq!(env.audit().await.verdict(), yoink::audit::Verdict::Violated);
     worker.stop().await;
 }

@@ -9,7 +9,7 @@ use yoink::{
 };
 
 use crate::harness::{
-    PgBouncer, Yard, eventually, product, reason, run_yoink_with, scratch_dir, shared,
+    PgBouncer, TestEnv, eventually, product, reason, run_yoink_with, scratch_dir, shared,
 };
 
 /// Locks that somebody holds beside a transaction of the catalogue.
@@ -19,39 +19,38 @@ const ADVISORY: &str = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oi
 #[tokio::test(flavor = "multi_thread")]
 async fn session_pooling_sells_stores_and_rebuilds_and_leaves_no_lock_behind() {
     tokio::task::spawn_blocking(shared).await.unwrap();
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     let pooler = PgBouncer::start(shared().postgres.port(), "session").await;
-    let url = pooler.url(&yard.database);
-    let migrated =
-        block_in_place(|| run_yoink_with(&yard, &[("postgres_url", &url)], &["migrate"]));
+    let url = pooler.url(&env.database);
+    let migrated = block_in_place(|| run_yoink_with(&env, &[("postgres_url", &url)], &["migrate"]));
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
-    let service = yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100)).await;
     for n in 0..10 {
         service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
     }
-    yard.assert_audit_holds().await;
-    let flushed = redis::cmd("FLUSHALL").exec_async(&mut yard.cli().await).await;
+    env.assert_audit_holds().await;
+    let flushed = redis::cmd("FLUSHALL").exec_async(&mut env.cli().await).await;
     flushed.unwrap();
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    eventually("no lock is left", async || (yard.count(ADVISORY).await == 0).then_some(())).await;
-    let report = yard.assert_audit_holds().await;
+    eventually("no lock is left", async || (env.count(ADVISORY).await == 0).then_some(())).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn session_pooling_keeps_the_limits_of_a_connection() {
     let dir = scratch_dir("postgres");
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let postgres = block_in_place(|| PostgresServer::start(&dir, &["fsync=off"]).unwrap());
-    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
+    block_in_place(|| postgres.create_database(&env.database)).unwrap();
     let pooler = PgBouncer::start(postgres.port(), "session").await;
-    let url = pooler.url(&yard.database);
+    let url = pooler.url(&env.database);
     yoink::ledger::migrate(&url.parse().unwrap()).await.unwrap();
-    yard.postgres = Some(postgres);
-    let service = yard.serve(Role::Api, &[("postgres_url", &url)]).await;
+    env.postgres = Some(postgres);
+    let service = env.serve(Role::Api, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100)).await;
-    let blocker = yard.sql().await;
+    let blocker = env.sql().await;
     blocker
         .batch_execute("BEGIN; LOCK TABLE supply_changes IN ACCESS EXCLUSIVE MODE")
         .await
@@ -77,25 +76,25 @@ async fn session_pooling_keeps_the_limits_of_a_connection() {
     .await;
     blocker.batch_execute("ROLLBACK").await.unwrap();
     service.admin().update_product(stop).await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_pooling_is_refused_by_every_command_with_the_setting() {
     tokio::task::spawn_blocking(shared).await.unwrap();
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     for mode in ["transaction", "statement"] {
         let pooler = PgBouncer::start(shared().postgres.port(), mode).await;
-        let url = pooler.url(&yard.database);
+        let url = pooler.url(&env.database);
         for command in ["migrate", "serve", "audit", "rebuild", "export"] {
             let refused =
-                block_in_place(|| run_yoink_with(&yard, &[("postgres_url", &url)], &[command]));
+                block_in_place(|| run_yoink_with(&env, &[("postgres_url", &url)], &[command]));
             let said = String::from_utf8_lossy(&refused.stderr).into_owned();
             assert_eq!(refused.status.code(), Some(2), "{mode}, {command}: {said}");
             for name in ["postgres_url", "pool_mode = session"] {
                 assert!(said.contains(name), "{mode}, {command}: {said}");
             }
         }
-        assert_eq!(yard.count(ADVISORY).await, 0);
+        assert_eq!(env.count(ADVISORY).await, 0);
     }
 }

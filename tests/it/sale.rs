@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 use tonic_types::StatusExt as _;
 use yoink::app::Role;
 
-use crate::harness::{Yard, eventually, product, reason};
+use crate::harness::{TestEnv, eventually, product, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
     let users: Vec<String> = (0..2000).map(|n| format!("user-{n}")).collect();
     let answers = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
@@ -23,9 +23,9 @@ async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders()
     assert_eq!(refused.len(), 1900);
     assert!(refused.iter().all(|answer| reason(answer.as_ref().unwrap_err()) == "SOLD_OUT"));
 
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (0, 100));
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let rows = sql.query("SELECT reservation_id::text FROM reservations", &[]).await.unwrap();
     let rows: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(rows, accepted, "who was accepted is stored, and nobody else");
@@ -33,9 +33,9 @@ async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_accepted_order_becomes_confirmed_and_can_be_looked_up_all_the_while() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // No worker yet: the order stays in the stream.
-    let api = yard.serve(Role::Api, &[]).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
     let bought = api.buy("shoe", "ann", "r1").await.unwrap();
     assert_eq!((bought.remaining, bought.duplicate), (9, false));
@@ -45,7 +45,7 @@ async fn an_accepted_order_becomes_confirmed_and_can_be_looked_up_all_the_while(
     assert_eq!(accepted.reserved_at, bought.reserved_at);
     assert_eq!(accepted.recorded_at, None);
 
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     let confirmed = eventually("the order is confirmed", async || {
         let found = api.reservation(&bought.reservation_id).await.unwrap();
         (found.state().as_str_name() == "RESERVATION_STATE_CONFIRMED").then_some(found)
@@ -53,15 +53,15 @@ async fn an_accepted_order_becomes_confirmed_and_can_be_looked_up_all_the_while(
     .await;
     assert_eq!(confirmed.reserved_at, bought.reserved_at);
     assert!(confirmed.recorded_at.is_some());
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
     api.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_processes_share_the_work() {
-    let yard = Yard::new().await;
-    let services = join_all((0..3).map(|_| yard.serve(Role::All, &[]))).await;
+    let env = TestEnv::new().await;
+    let services = join_all((0..3).map(|_| env.serve(Role::All, &[]))).await;
     services[0].create(product("shoe", 300)).await;
     let buys = (0..900).map(|n| {
         let service = &services[n % 3];
@@ -69,8 +69,8 @@ async fn several_processes_share_the_work() {
     });
     let accepted = join_all(buys).await.into_iter().filter(|accepted| *accepted).count();
     assert_eq!(accepted, 300);
-    yard.assert_audit_holds().await;
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 300);
+    env.assert_audit_holds().await;
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 300);
     for service in services {
         service.stop().await;
     }
@@ -78,14 +78,14 @@ async fn several_processes_share_the_work() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_backlog_refuses_before_a_unit_is_taken() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[("backlog_max_entries", "5")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[("backlog_max_entries", "5")]).await;
     service.create(product("shoe", 100)).await;
     for n in 0..5 {
         service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
     assert_eq!(service.refusal("shoe", "late", "").await, "BACKLOG_FULL");
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!((report.products[0].available, report.products[0].in_orders), (95, 5));
     eventually("it is told that nothing drains", async || {
         let status = service.buy("shoe", "late", "").await.unwrap_err();
@@ -93,21 +93,21 @@ async fn a_full_backlog_refuses_before_a_unit_is_taken() {
         (wait == std::time::Duration::from_secs(30)).then_some(())
     })
     .await;
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     eventually("there is room again", async || service.buy("shoe", "late", "").await.ok()).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stores_show_what_the_design_says() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r1").await.unwrap();
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let mut cli = yard.cli().await;
-    let pattern = format!("{}:{{{partition}}}:*", yard.prefix);
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let mut cli = env.cli().await;
+    let pattern = format!("{}:{{{partition}}}:*", env.prefix);
     let mut keys: Vec<String> =
         redis::cmd("KEYS").arg(pattern).query_async(&mut cli).await.unwrap();
     keys.sort();
@@ -115,7 +115,7 @@ async fn the_stores_show_what_the_design_says() {
     assert_eq!(names[0], "catalogue");
     assert!(names[1].starts_with("claims:"));
     assert_eq!(names[2..], ["meta", "orders", "stock", "supply"]);
-    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let groups: redis::streams::StreamInfoGroupsReply =
         redis::cmd("XINFO").arg("GROUPS").arg(&orders).query_async(&mut cli).await.unwrap();
     assert_eq!(groups.groups[0].name, "ledger");
@@ -125,17 +125,17 @@ async fn the_stores_show_what_the_design_says() {
     for table in ["deployment", "partitions", "products", "reservations", "supply_changes"] {
         let sql =
             format!("SELECT count(*) FROM information_schema.tables WHERE table_name = '{table}'");
-        assert_eq!(yard.count(&sql).await, 1, "{table}");
+        assert_eq!(env.count(&sql).await, 1, "{table}");
     }
-    let worker = yard.serve(Role::Worker, &[]).await;
-    yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn units_near_two_to_the_53_are_counted_exactly() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let most = yoink::domain::MAX_UNITS;
     service.try_create(product("shoe", most)).await.expect("Redis is told all of them");
     for n in 1..=3 {
@@ -145,6 +145,6 @@ async fn units_near_two_to_the_53_are_counted_exactly() {
         assert_eq!((again.duplicate, again.remaining), (true, most - n));
         assert_eq!(again.reserved_at, bought.reserved_at);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (most - 3, 3));
 }

@@ -3,17 +3,17 @@
 use redis::AsyncCommands as _;
 use yoink::app::Role;
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_taken() {
-    let yard = Yard::new().await;
-    let app = yard.app(&[]).await;
+    let env = TestEnv::new().await;
+    let app = env.app(&[]).await;
     let stores = app.stores();
     app.create_products(&[product("shoe", 10)]).await.unwrap();
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
-    let key = |name: &str| format!("{}:{{{partition}}}:{name}", yard.prefix);
-    let mut cli = yard.cli().await;
+    let key = |name: &str| format!("{}:{{{partition}}}:{name}", env.prefix);
+    let mut cli = env.cli().await;
     // Between two numbers: the second order of a batch gets the id of the first, which Redis refuses.
     let _: () = cli.hset(key("meta"), "seq", "0.5").await.unwrap();
     let script =
@@ -41,11 +41,11 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_reader_that_blocks_has_a_connection_of_its_own() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("partitions", "8")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("partitions", "8")]).await;
     let blocked = eventually("every partition is read", async || {
         let list: String =
-            redis::cmd("CLIENT").arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut env.cli().await).await.unwrap();
         let reading = list.lines().filter(|line| line.contains(" cmd=xreadgroup "));
         (reading.clone().count() >= 8).then_some(reading.count())
     })

@@ -7,7 +7,7 @@ use std::{
 
 use yoink::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
-use crate::harness::{Binary, Yard, eventually, product, scratch_dir};
+use crate::harness::{Binary, TestEnv, eventually, product, scratch_dir};
 
 /// Runs openssl in a directory.
 fn openssl(dir: &Path, args: &str) {
@@ -30,8 +30,8 @@ fn certificates() -> PathBuf {
 }
 
 /// Lets a Redis speak TLS on a port beside its own; returns that port.
-async fn speak_tls(yard: &Yard, certificates: &Path) -> u16 {
-    let mut cli = yard.cli().await;
+async fn speak_tls(env: &TestEnv, certificates: &Path) -> u16 {
+    let mut cli = env.cli().await;
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg("tls-auth-clients").arg("no");
     for (name, file) in [
@@ -54,21 +54,21 @@ async fn speak_tls(yard: &Yard, certificates: &Path) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rediss_sells_and_stores_over_tls_and_an_unknown_authority_is_refused() {
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     let certificates = tokio::task::block_in_place(certificates);
-    let port = speak_tls(&yard, &certificates).await;
+    let port = speak_tls(&env, &certificates).await;
     let url = format!("rediss://127.0.0.1:{port}");
     let settings = [("redis_url", url.as_str())];
 
-    let mut stranger = Binary::serve(&yard, &settings, None);
+    let mut stranger = Binary::serve(&env, &settings, None);
     assert_eq!(stranger.ended().await.code(), Some(2), "{}", stranger.said());
     assert!(stranger.said().contains("certificate"), "{}", stranger.said());
 
     let authority = certificates.join("ca.pem");
     let environment = [("SSL_CERT_FILE", authority.to_str().unwrap())];
-    let mut service = Binary::serve_with("all", &yard, &settings, &environment);
+    let mut service = Binary::serve_with("all", &env, &settings, &environment);
     let channel = service.channel().await;
-    let stores = yard.stores().await;
+    let stores = env.stores().await;
     let partitions = stores.deployment.partitions;
     stores.ledger.create_products(&[product("shoe", 100)], partitions, "test").await.unwrap();
     for n in 0..30 {
@@ -84,11 +84,11 @@ async fn rediss_sells_and_stores_over_tls_and_an_unknown_authority_is_refused() 
         });
         assert_eq!(bought.await.into_inner().remaining, 99 - n);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (30, 70));
     // Commands and blocking reads, all of them over TLS.
     let clients: String =
-        redis::cmd("CLIENT").arg("LIST").query_async(&mut yard.cli().await).await.unwrap();
+        redis::cmd("CLIENT").arg("LIST").query_async(&mut env.cli().await).await.unwrap();
     let encrypted =
         clients.lines().filter(|line| line.contains(&format!("laddr=127.0.0.1:{port}")));
     assert!(encrypted.clone().any(|line| line.contains("cmd=xreadgroup")), "{clients}");

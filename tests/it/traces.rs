@@ -22,7 +22,7 @@ use yoink::{
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use crate::harness::{Binary, Yard, eventually, product};
+use crate::harness::{Binary, TestEnv, eventually, product};
 
 /// A collector that keeps what it is sent.
 #[derive(Clone, Default)]
@@ -89,12 +89,12 @@ const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let (collector, endpoint) = Collector::start().await;
     let settings = [("otlp_endpoint", endpoint.as_str()), ("log_format", "json")];
-    let mut api = Binary::serve_as("api", &yard, &settings, None);
-    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
-    let beside = yard.serve(Role::Api, &[]).await;
+    let mut api = Binary::serve_as("api", &env, &settings, None);
+    let mut worker = Binary::serve_as("worker", &env, &settings, None);
+    let beside = env.serve(Role::Api, &[]).await;
     beside.create(product("shoe", 10)).await;
     let mut buyers = InventoryServiceClient::new(api.channel().await);
     worker.channel().await;
@@ -103,7 +103,7 @@ async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
     })
     .await
     .into_inner();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     // Told to end, both send what they have.
     for process in [&mut api, &mut worker] {
         process.signal(Signal::SIGTERM);
@@ -149,12 +149,12 @@ async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let (collector, endpoint) = Collector::start().await;
     let settings = [("otlp_endpoint", endpoint.as_str()), ("trace_sample_ratio", "0")];
-    let service = yard.serve(Role::Api, &[]).await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
-    let mut api = Binary::serve_as("api", &yard, &settings, None);
+    let mut api = Binary::serve_as("api", &env, &settings, None);
     let mut buyers = InventoryServiceClient::new(api.channel().await);
     let unsampled = CALLER.replace("-01", "-00");
     for trace in [None, Some(unsampled.as_str()), Some("nonsense"), Some(CALLER)] {
@@ -169,9 +169,9 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
     let spans = collector.spans();
     assert!(spans.iter().all(|span| hex(&span.trace_id) == CALLER[3..35]), "{spans:?}");
     assert!(spans.iter().any(|span| span.name == "reserve"), "{spans:?}");
-    let (mut cli, mut entries) = (yard.cli().await, Vec::new());
+    let (mut cli, mut entries) = (env.cli().await, Vec::new());
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         let mut range = redis::cmd("XRANGE");
         let found: Vec<(String, Vec<String>)> =
             range.arg(key).arg("-").arg("+").query_async(&mut cli).await.unwrap();
@@ -179,28 +179,28 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
     }
     assert_eq!(entries.len(), 1, "nobody stores it");
     assert!(!entries[0].1.contains(&"c".to_owned()), "{entries:?}");
-    let worker = yard.serve(Role::Worker, &[]).await;
-    yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_keeps_nobody_from_buying_and_logs_name_the_trace() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings =
         [("otlp_endpoint", "http://127.0.0.1:9"), ("log_format", "json"), ("max_deliveries", "1")];
-    let service = yard.serve(Role::Api, &[]).await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'secret-user')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
-    let mut all = Binary::serve(&yard, &settings, None);
+    env.sql().await.batch_execute(poison).await.unwrap();
+    let mut all = Binary::serve(&env, &settings, None);
     let mut buyers = InventoryServiceClient::new(all.channel().await);
     let bought = eventually("the product is known", async || {
         buyers.reserve_unit(order("secret-user", Some(CALLER))).await.ok()
     })
     .await
     .into_inner();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     eventually("it says that spans are not sent", async || {
         all.said().contains("ExportError").then_some(())
     })

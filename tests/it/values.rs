@@ -12,14 +12,14 @@ use yoink::{
     },
 };
 
-use crate::harness::{Service, Yard, eventually, product, reason, run_yoink, scratch_dir};
+use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink, scratch_dir};
 
 const HEADER: &str = "product_id,name,price,currency,units,per_user_limit,opens_at,closes_at\n";
 
-fn import(yard: &Yard, rows: &str) -> (bool, String) {
+fn import(env: &TestEnv, rows: &str) -> (bool, String) {
     let file = scratch_dir("values").join("catalogue.csv");
     fs::write(&file, format!("{HEADER}{rows}")).unwrap();
-    let output = block_in_place(|| run_yoink(yard, &["import", file.to_str().unwrap()]));
+    let output = block_in_place(|| run_yoink(env, &["import", file.to_str().unwrap()]));
     let printed = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
 }
@@ -51,27 +51,27 @@ async fn listed(service: &Service, id: &str) -> pb::Product {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_is_exact_to_its_last_digit() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     let largest = || new("clf", "A", (1_234_567_890_123, 456_700_000, "CLF"));
     create(&service, largest()).await.unwrap();
     let rows = "kwd,A,1.234,KWD,1,,,\njpy,A,100.00,JPY,1,,,\neur,A,1.50000,EUR,1,,,\n";
-    let (imported, said) = import(&yard, rows);
+    let (imported, said) = import(&env, rows);
     assert!(imported, "{said}");
     let sql =
         "SELECT string_agg(price::text || ' ' || currency, ',' ORDER BY product_id) FROM products";
-    let stored: String = yard.sql().await.query_one(sql, &[]).await.unwrap().get(0);
+    let stored: String = env.sql().await.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(stored, "1234567890123.4567 CLF,1.5000 EUR,100.0000 JPY,1.2340 KWD");
     let price = listed(&service, "clf").await.price.unwrap();
     assert_eq!((price.units, price.nanos), (1_234_567_890_123, 456_700_000));
     create(&service, largest()).await.unwrap();
-    assert_eq!(yard.count("SELECT count(*) FROM products").await, 4, "the same again");
+    assert_eq!(env.count("SELECT count(*) FROM products").await, 4, "the same again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_well() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     for (at, (amount, money)) in [
         ("1.5,JPY", (1, 500_000_000, "JPY")),
         ("1.001,EUR", (1, 1_000_000, "EUR")),
@@ -84,7 +84,7 @@ async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_we
     .into_iter()
     .enumerate()
     {
-        let (imported, said) = import(&yard, &format!("a,A,{amount},1,,,\n"));
+        let (imported, said) = import(&env, &format!("a,A,{amount},1,,,\n"));
         let column = if at < 4 { "(price)" } else { "(currency)" };
         assert!(!imported && said.contains("line 2") && said.contains(column), "{at}: {said}");
         create(&service, new("a", "A", money)).await.unwrap_err();
@@ -94,7 +94,7 @@ async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_we
         ("1969-12-31T23:59:59.999Z", -1, 999_000_000),
         ("9999-12-31T23:59:59-00:01", 253_402_300_859, 0),
     ] {
-        let (imported, said) = import(&yard, &format!("a,A,1,EUR,1,,{text},\n"));
+        let (imported, said) = import(&env, &format!("a,A,1,EUR,1,,{text},\n"));
         assert!(!imported && said.contains("opens_at must be a time from 1970 to 9999"), "{said}");
         let opens_at = Some(prost_types::Timestamp { seconds, nanos });
         let asked = NewProduct { opens_at, ..new("a", "A", (1, 0, "EUR")) };
@@ -118,17 +118,17 @@ async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_we
         "\u{2800}",
         "\u{200d}",
     ] {
-        let (imported, said) = import(&yard, &format!("a,{name},1,EUR,1,,,\n"));
+        let (imported, said) = import(&env, &format!("a,{name},1,EUR,1,,,\n"));
         assert!(!imported && said.contains("line 2") && said.contains("name"), "{name:?}: {said}");
         create(&service, new("a", name, (1, 0, "EUR"))).await.unwrap_err();
     }
-    assert_eq!(yard.count("SELECT count(*) FROM products").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM products").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_second_of_9999_and_names_of_every_script_are_taken_by_both() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     let last = prost_types::Timestamp { seconds: 253_402_300_799, nanos: 0 };
     let names = [
         "\u{6a9}\u{62a}\u{627}\u{628}\u{200c}\u{647}\u{627}",
@@ -143,7 +143,7 @@ async fn the_last_second_of_9999_and_names_of_every_script_are_taken_by_both() {
         .enumerate()
         .map(|(n, name)| format!("imported-{n},{name},1,EUR,1,,,9999-12-31T23:59:59Z\n"))
         .collect();
-    let (imported, said) = import(&yard, &rows);
+    let (imported, said) = import(&env, &rows);
     assert!(imported, "{said}");
     for (n, name) in names.into_iter().enumerate() {
         let asked = NewProduct {
@@ -160,13 +160,13 @@ async fn the_last_second_of_9999_and_names_of_every_script_are_taken_by_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_earlier_versions_are_listed_sold_and_can_be_stopped() {
-    let yard = Yard::new().await;
-    let stores = yard.stores().await;
+    let env = TestEnv::new().await;
+    let stores = env.stores().await;
     let partition = stores.deployment.partitions;
     stores.ledger.create_products(&[product("old", 5)], partition, "test").await.unwrap();
     let earlier = "UPDATE products SET price = 1.0001, currency = 'ABC', name = U&'\\00A0' WHERE product_id = 'old'";
-    yard.sql().await.batch_execute(earlier).await.unwrap();
-    let service = yard.serve(Role::All, &[]).await;
+    env.sql().await.batch_execute(earlier).await.unwrap();
+    let service = env.serve(Role::All, &[]).await;
     let found = listed(&service, "old").await;
     let price = found.price.unwrap();
     assert_eq!((price.units, price.nanos, price.currency_code.as_str()), (1, 100_000, "ABC"));
@@ -182,5 +182,5 @@ async fn rows_of_earlier_versions_are_listed_sold_and_can_be_stopped() {
     assert_eq!(service.refusal("old", "ann", "other").await, "SALE_STOPPED");
     let name = "\u{a0}".to_owned();
     update(UpdateProductRequest { name, ..Default::default() }).await.unwrap_err();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

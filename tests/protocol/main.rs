@@ -5,7 +5,7 @@
 //! rules       what may be taken out, and how large a world is
 //! state       the world at one moment
 //! redis       a script each        ledger   a transaction each
-//! steps       gateways, consumers, replayers, rebuilders, fate
+//! steps       gateways, consumers, releasers, rebuilders, fate
 //! properties  what must hold, and what must be reachable
 //! opening     the first opening, by itself
 //! marks       the count of what was lost (R10), by itself
@@ -50,7 +50,7 @@ const REWINDS: Bounds = Bounds {
     copies: 1,
     epochs: 4,
     consumers: 2,
-    replayers: 0,
+    releasers: 0,
     rebuilders: 1,
     poison: false,
     hands: false,
@@ -62,10 +62,10 @@ const RIVAL_REBUILDS: Bounds =
 
 /// Orders that fail by themselves, are buried and released; and two rewinds.
 const POISON: Bounds =
-    Bounds { reservations: 2, supply: 1, epochs: 3, replayers: 1, poison: true, ..REWINDS };
+    Bounds { reservations: 2, supply: 1, epochs: 3, releasers: 1, poison: true, ..REWINDS };
 
-/// The same with two replayers, and one rewind.
-const RIVAL_REPLAYERS: Bounds = Bounds { rewinds: 1, epochs: 2, replayers: 2, ..POISON };
+/// The same with two releasers, and one rewind.
+const RIVAL_RELEASERS: Bounds = Bounds { rewinds: 1, epochs: 2, releasers: 2, ..POISON };
 
 /// Redis goes back in time twice, and no more than that needs.
 const SMALL: Bounds = Bounds { reservations: 2, supply: 1, epochs: 3, ..REWINDS };
@@ -149,7 +149,7 @@ fn with_all_rules_what_cannot_be_stored_gives_its_unit_back_once() {
 #[test]
 fn with_all_rules_replayers_may_race() {
     let reached = [REBUILT, GAVE_BACK, ZOMBIE_VOIDED];
-    let states = finds_nothing(program(RIVAL_REPLAYERS), &reached);
+    let states = finds_nothing(program(RIVAL_RELEASERS), &reached);
     assert!(states > 100_000, "{states}");
 }
 
@@ -178,7 +178,7 @@ fn without_r5_a_unit_goes_back_beside_its_order_or_twice() {
     let rules = Rules { void_first: false, ..ALL };
     assert!(steps_without(rules, POISON, RELEASED) > 4);
     let rules = Rules { entry_is_token: false, ..ALL };
-    assert!(steps_without(rules, RIVAL_REPLAYERS, ONE_PLACE) > 4);
+    assert!(steps_without(rules, RIVAL_RELEASERS, ONE_PLACE) > 4);
 }
 
 /// No step of the program voids an order whose entry is still in `orders`. R6 guards against hands, and
@@ -186,7 +186,7 @@ fn without_r5_a_unit_goes_back_beside_its_order_or_twice() {
 #[test]
 fn without_r6_only_a_void_by_hand_loses_a_unit() {
     let rules = Rules { voided_is_released: false, ..ALL };
-    finds_nothing(Protocol { rules, bounds: RIVAL_REPLAYERS }, &[ZOMBIE_VOIDED]);
+    finds_nothing(Protocol { rules, bounds: RIVAL_RELEASERS }, &[ZOMBIE_VOIDED]);
     assert!(steps_without(rules, HANDS, ONE_PLACE) > 4);
     finds_nothing(program(HANDS), &[GAVE_BACK, ZOMBIE_VOIDED]);
 }

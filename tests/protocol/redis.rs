@@ -75,8 +75,8 @@ impl Redis {
         self.supply += 1;
     }
 
-    /// `bury.lua`, behind the fence.
-    pub fn bury(&mut self, reservation: Reservation) {
+    /// `move_to_dead.lua`, behind the fence.
+    pub fn move_to_dead(&mut self, reservation: Reservation) {
         if self.orders.remove(reservation) {
             self.dead.add(reservation);
         }

@@ -63,8 +63,8 @@ pub struct Bounds {
     pub epochs: u8,
     /// Consumers, at most 2.
     pub consumers: usize,
-    /// Replayers, at most 2.
-    pub replayers: usize,
+    /// Releasers, at most 2.
+    pub releasers: usize,
     /// Rebuilders, at most 2.
     pub rebuilders: usize,
     /// Whether an order may fail by itself and be buried.

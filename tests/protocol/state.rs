@@ -79,9 +79,9 @@ pub enum Consumer {
     Refused(Reservation),
 }
 
-/// What a replayer does with a dead entry.
+/// What a releaser does with a dead entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Replayer {
+pub enum Releaser {
     #[default]
     Idle,
     /// Read from the dead stream: to be voided.
@@ -148,7 +148,7 @@ pub struct State {
     /// The stream ids of the reservations accepted so far.
     pub accepted: [Option<EntryId>; MOST],
     pub consumers: [Consumer; 2],
-    pub replayers: [Replayer; 2],
+    pub releasers: [Releaser; 2],
     pub rebuilders: [Rebuilder; 2],
     /// Additions that Redis was not told of; only without R3.
     pub untold: u8,
@@ -165,7 +165,7 @@ impl State {
             ledger: Ledger::opened(bounds.supply),
             accepted: [None; MOST],
             consumers: Default::default(),
-            replayers: Default::default(),
+            releasers: Default::default(),
             rebuilders: Default::default(),
             untold: 0,
             left: Left { rewinds: bounds.rewinds, copies: bounds.copies, grants: bounds.grants },
@@ -194,7 +194,7 @@ impl State {
     /// Which of several equal actors does what makes no difference; who is idle comes last.
     pub fn normalised(mut self) -> Self {
         self.consumers.sort_unstable_by(|a, b| b.cmp(a));
-        self.replayers.sort_unstable_by(|a, b| b.cmp(a));
+        self.releasers.sort_unstable_by(|a, b| b.cmp(a));
         self.rebuilders.sort_unstable_by(|a, b| b.cmp(a));
         self
     }

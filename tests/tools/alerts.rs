@@ -3,17 +3,17 @@
 use futures_util::future::join_all;
 use yoink::{
     app::Role,
-    grpc::pb::{ListReservationsRequest, ReplayDeadEntriesRequest},
+    grpc::pb::{ListReservationsRequest, ReleaseDeadEntriesRequest},
 };
 
 use crate::{
-    harness::{Service, Yard, product, run_yoink},
+    harness::{Service, TestEnv, product, run_yoink},
     prometheus::{Prometheus, alerts},
-    rush::Rush,
+    running_load::RunningLoad,
 };
 
-async fn selling(yard: &Yard, role: Role, more: &[(&'static str, &str)]) -> Service {
-    let service = yard.serve(role, more).await;
+async fn selling(env: &TestEnv, role: Role, more: &[(&'static str, &str)]) -> Service {
+    let service = env.serve(role, more).await;
     service.create(product("shoe", 1_000_000)).await;
     service
 }
@@ -29,11 +29,11 @@ fn every_alert_is_tried_and_has_its_runbook() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_answer() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // The port stays the test's while no service answers there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     port.set_nonblocking(true).unwrap();
-    let config = yard.config(&[]);
+    let config = env.config(&[]);
     let start = async || {
         let http = tokio::net::TcpListener::from_std(port.try_clone().unwrap()).unwrap();
         Service::start_on(&config, Role::All, http).await
@@ -51,8 +51,8 @@ async fn a_service_that_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_ended_and_is_no_longer_found() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
     watch.finds(&[]);
     watch.fires("YoinkDown").await;
@@ -64,123 +64,123 @@ async fn a_service_that_ended_and_is_no_longer_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    yard.redis.as_mut().unwrap().kill();
+    env.redis.as_mut().unwrap().kill();
     watch.fires("YoinkRedisDown").await;
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_is_away() {
-    let mut yard = Yard::with_own_postgres().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let mut env = TestEnv::with_own_postgres().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    yard.postgres.as_mut().unwrap().stop();
+    env.postgres.as_mut().unwrap().stop();
     watch.fires("YoinkPostgresDown").await;
-    yard.postgres.as_mut().unwrap().restart().unwrap();
+    env.postgres.as_mut().unwrap().restart().unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_waits_for_its_rebuild() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = selling(&yard, Role::All, &[("recovery", "manual")]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = selling(&env, Role::All, &[("recovery", "manual")]).await;
     let watch = Prometheus::watching(service.http).await;
-    let redis = yard.redis.as_mut().unwrap();
+    let redis = env.redis.as_mut().unwrap();
     redis.kill();
     redis.restart().unwrap();
     watch.fires("YoinkPartitionFenced").await;
-    let rebuilt = run_yoink(&yard, &["rebuild"]);
+    let rebuilt = run_yoink(&env, &["rebuild"]);
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_unit_that_nobody_granted() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[("audit_interval_ms", "200")]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::All, &[("audit_interval_ms", "200")]).await;
     let watch = Prometheus::watching(service.http).await;
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let stock = format!("{}:{{{partition}}}:stock", yard.prefix);
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let stock = format!("{}:{{{partition}}}:stock", env.prefix);
     let forge = async |units: i64| {
         let mut command = redis::cmd("HINCRBY");
         command.arg(&stock).arg("shoe").arg(units);
-        let _: i64 = command.query_async(&mut yard.cli().await).await.unwrap();
+        let _: i64 = command.query_async(&mut env.cli().await).await.unwrap();
     };
     forge(1).await;
     watch.fires("YoinkNotConserved").await;
     forge(-1).await;
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_that_cannot_see_a_partition() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings = [("audit_interval_ms", "200"), ("recovery", "manual")];
-    let service = selling(&yard, Role::All, &settings).await;
+    let service = selling(&env, Role::All, &settings).await;
     let watch = Prometheus::watching(service.http).await;
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut close = redis::cmd("HSET");
-    close.arg(format!("{}:{{{partition}}}:meta", yard.prefix)).arg("status").arg("closed");
-    let _: i64 = close.query_async(&mut yard.cli().await).await.unwrap();
+    close.arg(format!("{}:{{{partition}}}:meta", env.prefix)).arg("status").arg("closed");
+    let _: i64 = close.query_async(&mut env.cli().await).await.unwrap();
     watch.fires("YoinkAuditIncomplete").await;
-    let rebuilt = run_yoink(&yard, &["rebuild"]);
+    let rebuilt = run_yoink(&env, &["rebuild"]);
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reservations_that_are_gone() {
-    let yard = Yard::with_own_redis().await;
-    let api = selling(&yard, Role::Api, &[]).await;
-    let worker = yard.serve(Role::Worker, &[("audit_interval_ms", "200")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let api = selling(&env, Role::Api, &[]).await;
+    let worker = env.serve(Role::Worker, &[("audit_interval_ms", "200")]).await;
     let watch = Prometheus::watching(worker.http).await;
     // Nothing is stored before Redis has lost it.
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
     api.buy("shoe", "ann", "r").await.unwrap();
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     watch
         .until("a rebuild has begun", async || {
-            let waiting = yard.count("SELECT count(*) FROM partitions WHERE epoch = 1").await;
+            let waiting = env.count("SELECT count(*) FROM partitions WHERE epoch = 1").await;
             (waiting == 0).then_some(())
         })
         .await;
     sql.batch_execute("ROLLBACK").await.unwrap();
     watch.fires("YoinkReservationsLost").await;
     watch.clears().await;
-    assert_eq!(yard.assert_audit_holds().await.lost.len(), 1);
+    assert_eq!(env.assert_audit_holds().await.lost.len(), 1);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_nobody_stores() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
     service.buy("shoe", "ann", "r").await.unwrap();
     watch.fires("YoinkConsumptionPaused").await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_refused_with_a_code_in_no_list() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
                        $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
                    CREATE TRIGGER refuse BEFORE INSERT ON reservations
@@ -190,79 +190,79 @@ async fn an_order_that_is_refused_with_a_code_in_no_list() {
     watch.fires("YoinkUnlistedSqlstate").await;
     sql.batch_execute("DROP TRIGGER refuse ON reservations").await.unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_wait() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::Api, &[]).await;
     let watch = Prometheus::watching(service.http).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     watch.fires("YoinkOrdersWaiting").await;
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_that_fills() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::Api, &[("backlog_max_entries", "10")]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::Api, &[("backlog_max_entries", "10")]).await;
     let watch = Prometheus::watching(service.http).await;
     for n in 0..6 {
         service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
     }
     watch.fires("YoinkBacklogFilling").await;
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_could_not_be_stored() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("replay", "manual")];
-    let service = selling(&yard, Role::All, &settings).await;
+    let service = selling(&env, Role::All, &settings).await;
     let watch = Prometheus::watching(service.http).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     service.buy("shoe", "bad", "r").await.unwrap();
     watch.fires("YoinkDeadEntries").await;
-    let all = ReplayDeadEntriesRequest {
+    let all = ReleaseDeadEntriesRequest {
         all: true,
         actor: "ann".to_owned(),
         reason: "a test".to_owned(),
         ..Default::default()
     };
-    service.admin().replay_dead_entries(all).await.unwrap();
+    service.admin().release_dead_entries(all).await.unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_fail() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    let rush = Rush::on(&service, "shoe");
-    yard.redis.as_mut().unwrap().kill();
+    let load = RunningLoad::on(&service, "shoe");
+    env.redis.as_mut().unwrap().kill();
     watch.fires("YoinkFailing").await;
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
     watch.clears().await;
-    rush.stop().await;
-    yard.assert_audit_holds().await;
+    load.stop().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_slow() {
-    let yard = Yard::with_own_redis().await;
-    let service = selling(&yard, Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    let rush = Rush::on(&service, "shoe");
-    let mut cli = yard.cli().await;
+    let load = RunningLoad::on(&service, "shoe");
+    let mut cli = env.cli().await;
     // Again and again Redis stands still for most of a second.
     let stand_still = async {
         let mut beat = tokio::time::interval(std::time::Duration::from_millis(900));
@@ -277,26 +277,26 @@ async fn calls_that_are_slow() {
         () = stand_still => {}
     }
     watch.clears().await;
-    rush.stop().await;
-    yard.assert_audit_holds().await;
+    load.stop().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_are_too_many() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[("address_calls_per_second", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::All, &[("address_calls_per_second", "1")]).await;
     let watch = Prometheus::watching(service.http).await;
-    let rush = Rush::on(&service, "shoe");
+    let load = RunningLoad::on(&service, "shoe");
     watch.fires("YoinkShedding").await;
-    rush.stop().await;
+    load.stop().await;
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_too_many() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::All, &[("connections_max", "12")]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::All, &[("connections_max", "12")]).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     let watch = Prometheus::watching(service.http).await;
     let endpoint = tonic::transport::Channel::from_shared(format!("http://{}", service.grpc));
@@ -311,15 +311,15 @@ async fn connections_that_are_too_many() {
     watch.fires("YoinkConnectionsLimited").await;
     drop((held, one_more));
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_without_a_free_connection() {
-    let yard = Yard::new().await;
-    let service = selling(&yard, Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = selling(&env, Role::Api, &[]).await;
     let watch = Prometheus::watching(service.http).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let look = || async {
         let product_id = "shoe".to_owned();
@@ -338,5 +338,5 @@ async fn a_ledger_without_a_free_connection() {
     }
     sql.batch_execute("ROLLBACK").await.unwrap();
     watch.clears().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

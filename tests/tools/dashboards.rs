@@ -6,9 +6,9 @@ use serde_json::Value as Json;
 use yoink::app::Role;
 
 use crate::{
-    harness::{Yard, product, scratch_dir},
+    harness::{TestEnv, product, scratch_dir},
     prometheus::Prometheus,
-    rush::Rush,
+    running_load::RunningLoad,
 };
 
 fn dashboards() -> Vec<(String, Json)> {
@@ -55,11 +55,11 @@ fn dashboards_are_whole_and_ask_the_source_that_is_provisioned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_of_every_panel_returns_data() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("metrics_products", "shoe")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("metrics_products", "shoe")]).await;
     service.create(product("shoe", 1_000_000)).await;
     let watch = Prometheus::watching(service.http).await;
-    let rush = Rush::on(&service, "shoe");
+    let load = RunningLoad::on(&service, "shoe");
     let mut asked = 0;
     for (name, dashboard) in dashboards() {
         for (title, query) in queries(&dashboard) {
@@ -77,8 +77,8 @@ async fn every_query_of_every_panel_returns_data() {
         }
     }
     assert!(asked > 30, "only {asked} queries were found");
-    rush.stop().await;
-    yard.assert_audit_holds().await;
+    load.stop().await;
+    env.assert_audit_holds().await;
 }
 
 #[test]

@@ -20,7 +20,7 @@ use yoink::{
 
 use crate::{
     envoy::Envoy,
-    harness::{Yard, product, reason},
+    harness::{TestEnv, product, reason},
 };
 
 fn shoe(user: &str) -> ReserveUnitRequest {
@@ -34,8 +34,8 @@ fn shoe(user: &str) -> ReserveUnitRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn native_grpc_passes_unharmed_and_operators_calls_do_not() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 1)).await;
     let channel = Channel::from_shared(format!("http://{}", envoy.address)).unwrap();
@@ -56,8 +56,8 @@ async fn native_grpc_passes_unharmed_and_operators_calls_do_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_web_passes_too() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 5)).await;
     let message = shoe("ann").encode_to_vec();
@@ -83,8 +83,8 @@ async fn grpc_web_passes_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_contract_does_not_have_is_refused_in_the_same_form() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 5)).await;
     for (path, status, code) in
@@ -111,8 +111,8 @@ async fn what_the_contract_does_not_have_is_refused_in_the_same_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_this_machine_may_call_and_others_may_not() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     let preflight = async |origin: &str| {
         let request = Request::options(format!("http://{}/orders", envoy.address))
@@ -128,8 +128,8 @@ async fn pages_of_this_machine_may_call_and_others_may_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_away_is_503_in_the_same_form() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.stop().await;
     let answer = envoy.buy("shoe", "ann", "r").await;
@@ -138,9 +138,9 @@ async fn a_service_that_is_away_is_503_in_the_same_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_knows_whose_call_it_is_and_believes_only_the_edge() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 1_000)).await;
     // Envoy calls from 127.0.0.1; its clients are others.
@@ -158,8 +158,8 @@ async fn the_service_knows_whose_call_it_is_and_believes_only_the_edge() {
     for client in 2..12 {
         assert_eq!(order([127, 0, 0, client], "127.0.0.99").await, 202, "each has its own calls");
     }
-    let rush = (0..10).map(|n| order([127, 0, 0, 99], ["1.1.1.1", "2.2.2.2"][n % 2]));
-    let statuses = futures_util::future::join_all(rush).await;
+    let load = (0..10).map(|n| order([127, 0, 0, 99], ["1.1.1.1", "2.2.2.2"][n % 2]));
+    let statuses = futures_util::future::join_all(load).await;
     assert!(statuses.contains(&429), "what a client says of itself is not believed: {statuses:?}");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -17,7 +17,7 @@ use yoink::{
 
 use crate::{
     envoy::{Answer, Envoy},
-    harness::{Yard, eventually, product},
+    harness::{TestEnv, eventually, product},
 };
 
 fn shoe() -> ReserveUnitRequest {
@@ -53,8 +53,8 @@ async fn channel(envoy: &Envoy) -> Channel {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 10)).await;
     let order = json!({ "productId": "shoe", "userId": "ann" }).to_string();
@@ -94,14 +94,14 @@ async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
     let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().unwrap())).unwrap();
     let again = ReserveUnitResponse::decode(&body[5..5 + length]).unwrap();
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_by_its_field() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 10)).await;
     let long = "x".repeat(1000);
@@ -123,14 +123,14 @@ async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_by_its_field() {
         let refused = post(&envoy, path, &other.to_string(), &[b"b"]).await;
         assert_eq!(fields(&refused), ["request_id"]);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 10, "nothing was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_may_send_an_idempotency_key_and_read_how_long_to_wait() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     let request = Request::options(format!("http://{}/orders", envoy.address))
         .header("origin", "http://localhost:3000")
@@ -156,9 +156,9 @@ async fn pages_may_send_an_idempotency_key_and_read_how_long_to_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_is_429_with_retry_after_and_away_is_503_with_retry_after() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let settings = [("backlog_max_entries", "1"), ("recovery", "manual")];
-    let service = yard.serve(Role::Api, &settings).await;
+    let service = env.serve(Role::Api, &settings).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 9)).await;
     assert_eq!(envoy.buy("shoe", "ann", "").await.status.as_u16(), 202);
@@ -167,8 +167,8 @@ async fn too_much_is_429_with_retry_after_and_away_is_503_with_retry_after() {
     assert_eq!(full.detail("RetryInfo")["retryDelay"], "5s");
     assert_eq!(full.headers["retry-after"], "5");
     assert_eq!(full.headers["grpc-retry-pushback-ms"], "5000");
-    yard.redis.as_mut().unwrap().kill();
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().kill();
+    env.redis.as_mut().unwrap().restart().unwrap();
     let fenced = eventually("Redis is back, and fenced", async || {
         let answer = envoy.buy("shoe", "ann", "r").await;
         (answer.reason() == "RECOVERING").then_some(answer)
@@ -183,8 +183,8 @@ async fn too_much_is_429_with_retry_after_and_away_is_503_with_retry_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_away_is_answered_by_envoy_with_a_time_to_wait() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     let mut buyers = InventoryServiceClient::new(channel(&envoy).await);
     service.stop().await;
@@ -208,12 +208,12 @@ async fn head_and_body(envoy: &Envoy, method: Method, path: &str) -> (HeaderMap,
 
 #[tokio::test(flavor = "multi_thread")]
 async fn head_answers_as_get_does_without_the_body() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 5)).await;
     let bought = service.buy("shoe", "ann", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let reservation = format!("/v1/reservations/{}", bought.reservation_id);
     for (path, status) in [
         ("/products", 200),
@@ -240,8 +240,8 @@ async fn head_answers_as_get_does_without_the_body() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_after_a_head_follows_on_the_same_connection() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 5)).await;
     for path in ["/products", "/v1/products", "/v1/products/nothing", "/nonsense", "/orders"] {
@@ -261,8 +261,8 @@ async fn the_answer_after_a_head_follows_on_the_same_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_cannot_be_read_names_the_field_and_repeats_nothing() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 5)).await;
     for (body, field) in [
@@ -310,8 +310,8 @@ async fn a_request_that_cannot_be_read_names_the_field_and_repeats_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_envoy_refuses_is_answered_in_the_same_form() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     let long = "x".repeat(20_000);
     for (name, value, status, code) in

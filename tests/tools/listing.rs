@@ -20,7 +20,7 @@ use yoink::{
 
 use crate::{
     envoy::Envoy,
-    harness::{Service, Yard, reason},
+    harness::{Service, TestEnv, reason},
 };
 
 /// Creates products `item-00000`, `item-00001` and so on, with the longest names there are: 200
@@ -91,8 +91,8 @@ async fn list_slowly(envoy: &Envoy) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_products_are_listed_whole_twenty_times_out_of_twenty() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("call_timeout_ms", "60000")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("call_timeout_ms", "60000")]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 10_000).await;
     let expected: Vec<String> = (0..10_000).map(|n| format!("item-{n:05}")).collect();
@@ -110,8 +110,8 @@ async fn ten_thousand_products_are_listed_whole_twenty_times_out_of_twenty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_500_products_with_the_longest_names_is_whole() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 501).await;
     for size in [500, 501, 2_000_000_000] {
@@ -135,21 +135,21 @@ fn curl(envoy: &Envoy, protocol: &str) -> (i32, String) {
 }
 
 /// Makes the stock of a product something that no program of ours writes.
-async fn spoil_stock(yard: &Yard, id: &str) {
-    let partition = yard.stores().await.deployment.partitions.of(&id.parse().unwrap());
-    let key = format!("{}:{{{partition}}}:stock", yard.prefix);
+async fn spoil_stock(env: &TestEnv, id: &str) {
+    let partition = env.stores().await.deployment.partitions.of(&id.parse().unwrap());
+    let key = format!("{}:{{{partition}}}:stock", env.prefix);
     let set = redis::cmd("HSET").arg(key).arg(id).arg("junk").to_owned();
-    let added: i64 = set.query_async(&mut yard.cli().await).await.unwrap();
+    let added: i64 = set.query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(added, 0, "it had a stock");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_fails_on_the_way_is_visibly_incomplete() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 1_200).await;
-    spoil_stock(&yard, "item-01100").await;
+    spoil_stock(&env, "item-01100").await;
     // By curl: 18 is a body that ended before its end (HTTP/1.1), 92 a stream that was reset (HTTP/2).
     for (protocol, exit) in [("--http1.1", 18), ("--http2-prior-knowledge", 92)] {
         let (code, body) = curl(&envoy, protocol);
@@ -170,11 +170,11 @@ async fn a_list_that_fails_on_the_way_is_visibly_incomplete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_fails_at_once_is_an_error_with_its_status() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 2).await;
-    spoil_stock(&yard, "item-00001").await;
+    spoil_stock(&env, "item-00001").await;
     let list = envoy.get("/products").await;
     assert_eq!((list.status.as_u16(), list.reason()), (500, "INTERNAL"));
     assert_eq!(list.body["code"], json!(13));

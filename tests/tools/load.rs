@@ -11,7 +11,7 @@ use yoink::app::Role;
 
 use crate::{
     envoy::Envoy,
-    harness::{Service, Yard, product, scratch_dir},
+    harness::{Service, TestEnv, product, scratch_dir},
 };
 
 fn root() -> &'static Path {
@@ -28,8 +28,8 @@ fn said(output: &Output) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }
 
-async fn service(yard: &Yard, units: i64) -> Service {
-    let service = yard.serve(Role::All, &[]).await;
+async fn service(env: &TestEnv, units: i64) -> Service {
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("sneaker-42", units)).await;
     service
 }
@@ -60,45 +60,45 @@ fn counted(metrics: &Json, name: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_spike_holds_its_thresholds_on_a_sold_out_sale() {
-    let yard = Yard::new().await;
-    let service = service(&yard, 500).await;
+    let env = TestEnv::new().await;
+    let service = service(&env, 500).await;
     let target = service.grpc.to_string();
     let rate = [("TARGET", target.as_str()), ("RATE", "300"), ("SECONDS", "3")];
     let metrics = k6("k6/spike.js", &rate).await;
     assert_eq!(counted(&metrics, "outcome_accepted"), 500);
     assert!(counted(&metrics, "outcome_sold_out") > 0, "{metrics}");
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 500);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_soak_holds_its_thresholds() {
-    let yard = Yard::new().await;
-    let service = service(&yard, 1_000_000).await;
+    let env = TestEnv::new().await;
+    let service = service(&env, 1_000_000).await;
     let target = service.grpc.to_string();
     let environment = [("TARGET", target.as_str()), ("RATE", "100"), ("MINUTES", "0.1")];
     let metrics = k6("k6/soak.js", &environment).await;
     let accepted = counted(&metrics, "outcome_accepted");
     assert!(accepted > 0);
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, accepted);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, accepted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rest_holds_its_thresholds_on_a_sold_out_sale() {
-    let yard = Yard::new().await;
-    let service = service(&yard, 100).await;
+    let env = TestEnv::new().await;
+    let service = service(&env, 100).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     let target = format!("http://{}", envoy.address);
     let environment = [("TARGET", target.as_str()), ("RATE", "100"), ("SECONDS", "3")];
     let metrics = k6("k6/rest.js", &environment).await;
     assert_eq!(counted(&metrics, "outcome_accepted"), 100);
     assert!(counted(&metrics, "outcome_sold_out") > 0, "{metrics}");
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 100);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_k6_script_fails_when_its_service_does() {
-    let yard = Yard::new().await;
-    let service = service(&yard, 100).await;
+    let env = TestEnv::new().await;
+    let service = service(&env, 100).await;
     let target = service.grpc.to_string();
     service.stop().await;
     let mut command = Command::new(root().join(".tools/venv/bin/k6"));
@@ -122,12 +122,12 @@ async fn ghz(config: &str, service: &Service) -> Json {
 #[tokio::test(flavor = "multi_thread")]
 async fn ghz_sells_out_closed_and_at_a_rate() {
     for config in ["ghz/closed.json", "ghz/async.json"] {
-        let yard = Yard::new().await;
-        let service = service(&yard, 150).await;
+        let env = TestEnv::new().await;
+        let service = service(&env, 150).await;
         let report = ghz(config, &service).await;
         let statuses = &report["statusCodeDistribution"];
         assert_eq!(statuses["OK"], 150, "{config}: {statuses}");
         assert_eq!(statuses["FailedPrecondition"], 1850, "{config}: {statuses}");
-        assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 150);
+        assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 150);
     }
 }

@@ -18,4 +18,4 @@ mod load;
 mod prometheus;
 mod readme;
 mod rest;
-mod rush;
+mod running_load;

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A rate looks a minute back: what clears, clears after that.
-const PATIENCE: Duration = Duration::from_secs(150);
+const WAIT_MAX: Duration = Duration::from_secs(150);
 
 /// A running Prometheus.
 pub struct Prometheus {
@@ -187,7 +187,7 @@ impl Prometheus {
             if let Some(found) = look().await {
                 return found;
             }
-            assert!(started.elapsed() < PATIENCE, "never happened: {what}");
+            assert!(started.elapsed() < WAIT_MAX, "never happened: {what}");
         }
     }
 

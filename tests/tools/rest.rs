@@ -10,11 +10,11 @@ use yoink::{
 
 use crate::{
     envoy::{Answer, Envoy},
-    harness::{Service, Yard, eventually, product},
+    harness::{Service, TestEnv, eventually, product},
 };
 
-async fn edge(yard: &Yard, more: &[(&'static str, &str)]) -> (Service, Envoy) {
-    let service = yard.serve(Role::All, more).await;
+async fn edge(env: &TestEnv, more: &[(&'static str, &str)]) -> (Service, Envoy) {
+    let service = env.serve(Role::All, more).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     (service, envoy)
 }
@@ -26,8 +26,8 @@ fn told(answer: &Answer) -> (u16, &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_outcome_has_its_status_and_its_reason() {
-    let yard = Yard::new().await;
-    let (service, envoy) = edge(&yard, &[]).await;
+    let env = TestEnv::new().await;
+    let (service, envoy) = edge(&env, &[]).await;
     let now = jiff::Timestamp::now().as_millisecond();
     let sale = |id: &str, units: i64, change: &dyn Fn(Sale) -> Sale| {
         let mut product = product(id, units);
@@ -76,13 +76,13 @@ async fn every_outcome_has_its_status_and_its_reason() {
     let page = envoy.get("/v1/products?pageSize=2").await;
     assert_eq!(page.body["products"].as_array().unwrap().len(), 2);
     assert_eq!(told(&envoy.get("/v1/products?pageSize=-1").await), (400, "BAD_FIELD"));
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_backlog_is_429_and_says_when_to_come_back() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 9)).await;
     assert_eq!(envoy.buy("shoe", "ann", "").await.status.as_u16(), 202);
@@ -93,14 +93,14 @@ async fn a_full_backlog_is_429_and_says_when_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
-    let mut yard = Yard::with_own_redis().await;
-    let (service, envoy) = edge(&yard, &[("recovery", "manual")]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let (service, envoy) = edge(&env, &[("recovery", "manual")]).await;
     service.create(product("shoe", 9)).await;
-    yard.redis.as_mut().unwrap().kill();
+    env.redis.as_mut().unwrap().kill();
     let away = envoy.buy("shoe", "ann", "r").await;
     assert_eq!(told(&away), (503, "REDIS_UNAVAILABLE"));
     assert!(away.detail("ErrorInfo")["metadata"]["applied"].is_string());
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
     let fenced = eventually("Redis is back, and fenced", async || {
         let answer = envoy.buy("shoe", "ann", "r").await;
         (answer.reason() == "RECOVERING").then_some(answer)
@@ -113,8 +113,8 @@ async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_of_the_original_are_served_unchanged() {
-    let yard = Yard::new().await;
-    let (service, envoy) = edge(&yard, &[]).await;
+    let env = TestEnv::new().await;
+    let (service, envoy) = edge(&env, &[]).await;
     let empty = envoy.get("/products").await;
     assert_eq!(
         (empty.status.as_u16(), empty.body),
@@ -129,26 +129,26 @@ async fn clients_of_the_original_are_served_unchanged() {
     let listed = envoy.get("/products").await;
     let expected = json!([{ "id": "shoe", "name": "Product shoe", "price": 19.99, "stock": 499 }]);
     assert_eq!(listed.body, expected, "plain numbers");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
-    let yard = Yard::new().await;
-    let (service, envoy) = edge(&yard, &[]).await;
+    let env = TestEnv::new().await;
+    let (service, envoy) = edge(&env, &[]).await;
     service.create(product("shoe", 100)).await;
     let users: Vec<String> = (0..1000).map(|n| format!("user-{n}")).collect();
     let answers = join_all(users.iter().map(|user| envoy.buy("shoe", user, "r"))).await;
     let count = |status: u16| answers.iter().filter(|a| a.status.as_u16() == status).count();
     assert_eq!((count(202), count(409)), (100, 900));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path() {
-    let yard = Yard::new().await;
-    let (service, envoy) = edge(&yard, &[]).await;
+    let env = TestEnv::new().await;
+    let (service, envoy) = edge(&env, &[]).await;
     for id in ["shoe:red", "shoe+blue", "shoe@42", "a:b+c@d"] {
         service.create(product(id, 5)).await;
         let encoded = id.replace(':', "%3A").replace('+', "%2B").replace('@', "%40");
@@ -172,5 +172,5 @@ async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path()
     let page = envoy.get(&format!("/v1/products?pageSize=1&pageToken={token}")).await;
     assert_eq!(page.body["products"][0]["productId"], json!("shoe:red"));
     assert_eq!(envoy.get("/v1/products/shoe%2Fred").await.status.as_u16(), 400, "no product id");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

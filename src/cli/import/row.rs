@@ -106,8 +106,8 @@ impl Row {
 
 /// Text of a file as a message may repeat it: escaped and short.
 pub(super) fn quoted(text: &str) -> String {
-    const MOST: usize = 40;
-    let short: String = text.chars().take(MOST).collect();
+    const SHOWN_MAX: usize = 40;
+    let short: String = text.chars().take(SHOWN_MAX).collect();
     let more = if short.len() < text.len() { "…" } else { "" };
     format!("\"{}\"{more}", short.escape_default())
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use yoink::app::Role;
 
 use crate::{
-    harness::{Binary, Crowd, Yard, eventually, product},
+    harness::{Binary, BuyerLoad, TestEnv, eventually, product},
     overload::frame,
 };
 
@@ -38,7 +38,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Connections of one attack.
 const ATTACKERS: usize = 4;
 /// What an attack may cost the process, however long it goes on.
-const MOST_KIB: u64 = 96 * 1024;
+const MEMORY_MAX_KIB: u64 = 96 * 1024;
 
 /// The head of a call of ReserveUnit.
 fn call() -> Vec<u8> {
@@ -125,29 +125,29 @@ fn memory_kib(of: &Binary, name: &str) -> u64 {
     line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
 }
 
-/// Attacks a process while a crowd buys from it; `until` tells when the attack has been seen to work.
+/// Attacks a process while a buyers buys from it; `until` tells when the attack has been seen to work.
 async fn attack(attack: Attack, until: impl Fn(&Seen) -> bool) -> Seen {
-    let yard = Yard::new().await;
-    let keeper = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 100_000)).await;
     let settings = [("call_timeout_ms", "1000"), ("header_max_bytes", "4096")];
-    let mut api = Binary::serve_as("api", &yard, &settings, None);
-    let rush = Crowd::new("buyer", 4, &["shoe"]).rush(vec![api.channel().await]);
-    rush.sells(50).await;
+    let mut api = Binary::serve_as("api", &env, &settings, None);
+    let answers = BuyerLoad::new("buyer", 4, &["shoe"]).start(vec![api.channel().await]);
+    answers.sells(50).await;
     let (address, before) = (api.address().unwrap(), memory_kib(&api, "VmRSS"));
     let (seen, over) = (Seen::default(), CancellationToken::new());
     let attackers = join_all((0..ATTACKERS).map(|_| attacker(&seen, address, attack)));
     let bystanders = async {
         eventually("the attack is felt", async || until(&seen).then_some(())).await;
-        rush.sells(200).await;
+        answers.sells(200).await;
         over.cancel();
     };
     tokio::join!(over.run_until_cancelled(attackers), bystanders);
     let most = memory_kib(&api, "VmHWM").saturating_sub(before);
-    assert!(most < MOST_KIB, "it took {most} KiB: {seen:?}");
-    let account = rush.end().await.honoured(&yard, &keeper).await;
+    assert!(most < MEMORY_MAX_KIB, "it took {most} KiB: {seen:?}");
+    let account = answers.end().await.assert_all_answers_kept(&env, &keeper).await;
     assert!(account.confirmed >= 250);
-    let stored = yard.count("SELECT count(*) FROM reservations").await;
+    let stored = env.count("SELECT count(*) FROM reservations").await;
     assert_eq!(usize::try_from(stored).unwrap(), account.confirmed, "an attacker bought something");
     seen
 }
@@ -218,13 +218,13 @@ async fn calls_that_never_send_anything_are_refused_or_end_at_their_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_connections_that_say_half_a_word_keep_nobody_from_buying() {
-    let yard = Yard::new().await;
-    let keeper = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 100_000)).await;
-    let mut api = Binary::serve_as("api", &yard, &[], None);
-    let crowd = Crowd::new("buyer", 4, &["shoe"]).paced(Duration::from_millis(1));
-    let rush = crowd.rush(vec![api.channel().await]);
-    rush.sells(50).await;
+    let mut api = Binary::serve_as("api", &env, &[], None);
+    let buyers = BuyerLoad::new("buyer", 4, &["shoe"]).paced(Duration::from_millis(1));
+    let answers = buyers.start(vec![api.channel().await]);
+    answers.sells(50).await;
     let before = memory_kib(&api, "VmRSS");
     let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     let half_a_head = [hello.as_slice(), &frame(HEADERS, 0, 1, &call())[..20]].concat();
@@ -236,9 +236,9 @@ async fn hundreds_of_connections_that_say_half_a_word_keep_nobody_from_buying() 
             held.push(connection);
         }
     }
-    rush.sells(200).await;
+    answers.sells(200).await;
     let most = memory_kib(&api, "VmHWM").saturating_sub(before);
-    assert!(most < MOST_KIB, "it took {most} KiB");
-    rush.end().await.honoured(&yard, &keeper).await;
+    assert!(most < MEMORY_MAX_KIB, "it took {most} KiB");
+    answers.end().await.assert_all_answers_kept(&env, &keeper).await;
     drop(held);
 }

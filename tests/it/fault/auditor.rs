@@ -2,41 +2,41 @@
 
 use yoink::{app::Role, audit::Verdict};
 
-use crate::harness::{Binary, Yard, eventually, get, product};
+use crate::harness::{Binary, TestEnv, eventually, get, product};
 
 /// A sale that a worker audits by itself; two orders are stored, two wait. The worker's watch knows the last one that
 /// is stored, and closes the partition where the ledger no longer has it: what tests remove is the first one.
-async fn sale(yard: &Yard, role: &str) -> Binary {
-    let api = yard.serve(Role::All, &[]).await;
+async fn sale(env: &TestEnv, role: &str) -> Binary {
+    let api = env.serve(Role::All, &[]).await;
     api.create(product("shoe", 10)).await;
     api.create(product("hat", 10)).await;
     api.buy("shoe", "ann", "r").await.unwrap();
     api.buy("shoe", "eve", "").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     api.stop().await;
-    let waiting = yard.serve(Role::Api, &[]).await;
+    let waiting = env.serve(Role::Api, &[]).await;
     waiting.buy("shoe", "bob", "r").await.unwrap();
     waiting.buy("shoe", "cid", "r").await.unwrap();
     waiting.stop().await;
     let settings = [("audit_interval_ms", "100"), ("recovery", "manual")];
-    let mut binary = Binary::serve_as(role, yard, &settings, None);
+    let mut binary = Binary::serve_as(role, env, &settings, None);
     binary.channel().await;
     binary
 }
 
-async fn key(yard: &Yard, name: &str) -> String {
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    format!("{}:{{{partition}}}:{name}", yard.prefix)
+async fn key(env: &TestEnv, name: &str) -> String {
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    format!("{}:{{{partition}}}:{name}", env.prefix)
 }
 
 /// Waits until the audit of the running worker, and one made now, name what is wrong.
-async fn named(yard: &Yard, worker: &Binary, what: &[&str]) {
+async fn named(env: &TestEnv, worker: &Binary, what: &[&str]) {
     eventually("the worker says so", async || {
         let said = worker.said();
         what.iter().all(|what| said.contains(what)).then_some(())
     })
     .await;
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!(report.verdict(), Verdict::Violated);
     let told = report.violations.join("\n");
     assert!(what.iter().all(|what| told.contains(what)), "{told}");
@@ -46,53 +46,53 @@ async fn named(yard: &Yard, worker: &Binary, what: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_unit_and_a_doubled_unit_are_named() {
     for (units, off) in [(-1, "(off by 1)"), (1, "(off by -1)")] {
-        let yard = Yard::new().await;
-        let worker = sale(&yard, "worker").await;
-        yard.assert_audit_holds().await;
+        let env = TestEnv::new().await;
+        let worker = sale(&env, "worker").await;
+        env.assert_audit_holds().await;
         let mut command = redis::cmd("HINCRBY");
-        command.arg(key(&yard, "stock").await).arg("shoe").arg(units);
-        let _: i64 = command.query_async(&mut yard.cli().await).await.unwrap();
-        named(&yard, &worker, &["product shoe", off]).await;
+        command.arg(key(&env, "stock").await).arg("shoe").arg(units);
+        let _: i64 = command.query_async(&mut env.cli().await).await.unwrap();
+        named(&env, &worker, &["product shoe", off]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaked_entry_is_named() {
-    let yard = Yard::new().await;
-    let worker = sale(&yard, "worker").await;
-    yard.assert_audit_holds().await;
+    let env = TestEnv::new().await;
+    let worker = sale(&env, "worker").await;
+    env.assert_audit_holds().await;
     // Orders stay where they are: the schema wants what nobody knows of.
     let strange = "ALTER TABLE reservations ADD COLUMN note text NOT NULL DEFAULT '';
                    ALTER TABLE reservations ALTER COLUMN note DROP DEFAULT";
-    yard.sql().await.batch_execute(strange).await.unwrap();
-    let api = yard.serve(Role::Api, &[]).await;
+    env.sql().await.batch_execute(strange).await.unwrap();
+    let api = env.serve(Role::Api, &[]).await;
     let bought = api.buy("shoe", "dan", "r").await.unwrap();
-    let orders = key(&yard, "orders").await;
+    let orders = key(&env, "orders").await;
     let mut command = redis::cmd("XRANGE");
     let entries: Vec<(String, Vec<String>)> =
-        command.arg(&orders).arg("-").arg("+").query_async(&mut yard.cli().await).await.unwrap();
+        command.arg(&orders).arg("-").arg("+").query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(entries.len(), 1, "{bought:?}");
     let mut delete = redis::cmd("XDEL");
     delete.arg(&orders).arg(&entries[0].0);
-    let _: i64 = delete.query_async(&mut yard.cli().await).await.unwrap();
+    let _: i64 = delete.query_async(&mut env.cli().await).await.unwrap();
     let nowhere = format!("{} was accepted and is nowhere", entries[0].0);
-    named(&yard, &worker, &["product shoe", &nowhere]).await;
+    named(&env, &worker, &["product shoe", &nowhere]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_claim_is_named() {
-    let yard = Yard::new().await;
-    let worker = sale(&yard, "worker").await;
-    yard.assert_audit_holds().await;
+    let env = TestEnv::new().await;
+    let worker = sale(&env, "worker").await;
+    env.assert_audit_holds().await;
     let mut command = redis::cmd("KEYS");
-    let pattern = format!("{}:*", key(&yard, "claims").await);
+    let pattern = format!("{}:*", key(&env, "claims").await);
     let windows: Vec<String> =
-        command.arg(pattern).query_async(&mut yard.cli().await).await.unwrap();
+        command.arg(pattern).query_async(&mut env.cli().await).await.unwrap();
     let mut delete = redis::cmd("HDEL");
     delete.arg(&windows[0]).arg("ann/shoe/r");
-    let deleted: i64 = delete.query_async(&mut yard.cli().await).await.unwrap();
+    let deleted: i64 = delete.query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(deleted, 1);
-    named(&yard, &worker, &["3 orders with a request id, 2 request ids remembered"]).await;
+    named(&env, &worker, &["3 orders with a request id, 2 request ids remembered"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,29 +105,29 @@ async fn altered_removed_and_hidden_rows_are_named() {
         ("DELETE FROM reservations WHERE user_id = 'ann'", vec!["is nowhere"]),
         ("UPDATE products SET sold = sold - 1 WHERE product_id = 'shoe'", vec!["counted 3 sold"]),
     ] {
-        let yard = Yard::new().await;
-        let worker = sale(&yard, "worker").await;
-        yard.assert_audit_holds().await;
-        yard.sql().await.batch_execute(sql).await.unwrap();
-        named(&yard, &worker, &named_as).await;
+        let env = TestEnv::new().await;
+        let worker = sale(&env, "worker").await;
+        env.assert_audit_holds().await;
+        env.sql().await.batch_execute(sql).await.unwrap();
+        named(&env, &worker, &named_as).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doubled_order_that_hides_a_lost_one_is_named() {
-    let yard = Yard::new().await;
-    let worker = sale(&yard, "worker").await;
-    yard.assert_audit_holds().await;
+    let env = TestEnv::new().await;
+    let worker = sale(&env, "worker").await;
+    env.assert_audit_holds().await;
     // The sum stays: one order is gone, another is there under its number.
     let sql = "UPDATE reservations SET seq = seq + 100 WHERE user_id = 'bob'";
-    yard.sql().await.batch_execute(sql).await.unwrap();
-    named(&yard, &worker, &["is nowhere"]).await;
+    env.sql().await.batch_execute(sql).await.unwrap();
+    named(&env, &worker, &["is nowhere"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gauge_tells_by_how_much() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("audit_interval_ms", "100")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("audit_interval_ms", "100")]).await;
     service.create(product("shoe", 10)).await;
     let gauge = async |value: &str| {
         let line = format!("yoink_conservation_error_units{{otel_scope_name=\"yoink\"}} {value}\n");
@@ -137,12 +137,12 @@ async fn the_gauge_tells_by_how_much() {
         .await;
     };
     gauge("0").await;
-    let stock = key(&yard, "stock").await;
+    let stock = key(&env, "stock").await;
     for units in [3, -3] {
         let mut command = redis::cmd("HINCRBY");
         command.arg(&stock).arg("shoe").arg(units);
-        let _: i64 = command.query_async(&mut yard.cli().await).await.unwrap();
+        let _: i64 = command.query_async(&mut env.cli().await).await.unwrap();
         gauge(if units > 0 { "3" } else { "0" }).await;
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

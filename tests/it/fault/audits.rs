@@ -8,82 +8,82 @@ use yoink::{
     grpc::pb::{AuditRequest, AuditVerdict, ListDeadEntriesRequest},
 };
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 /// Each read of the orders sleeps for ten minutes.
-async fn slow_down(yard: &Yard) {
+async fn slow_down(env: &TestEnv) {
     let view = "ALTER TABLE reservations RENAME TO orders_aside;
                 CREATE VIEW reservations AS SELECT * FROM orders_aside
                  WHERE (SELECT pg_sleep(600)) IS NOT NULL";
-    yard.sql().await.batch_execute(view).await.unwrap();
+    env.sql().await.batch_execute(view).await.unwrap();
 }
 
-async fn speed_up(yard: &Yard) {
+async fn speed_up(env: &TestEnv) {
     let view = "DROP VIEW reservations; ALTER TABLE orders_aside RENAME TO reservations";
-    yard.sql().await.batch_execute(view).await.unwrap();
+    env.sql().await.batch_execute(view).await.unwrap();
 }
 
 /// The connections on which an audit reads now.
-async fn reading(yard: &Yard) -> Vec<i32> {
+async fn reading(env: &TestEnv) -> Vec<i32> {
     let sql = "SELECT pid FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    yard.sql().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    env.sql().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-async fn reads_one(yard: &Yard, but: Option<i32>) -> i32 {
-    eventually("an audit reads", async || match reading(yard).await[..] {
+async fn reads_one(env: &TestEnv, but: Option<i32>) -> i32 {
+    eventually("an audit reads", async || match reading(env).await[..] {
         [pid] if Some(pid) != but => Some(pid),
         _ => None,
     })
     .await
 }
 
-async fn reads_none(yard: &Yard) {
-    eventually("no audit reads", async || reading(yard).await.is_empty().then_some(())).await;
+async fn reads_none(env: &TestEnv) {
+    eventually("no audit reads", async || reading(env).await.is_empty().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_that_nobody_waits_for_ends_in_postgres() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
-    slow_down(&yard).await;
+    slow_down(&env).await;
     let mut admin = service.admin();
     tokio::select! {
         answered = admin.audit(AuditRequest {}) => panic!("{answered:?}"),
-        _ = reads_one(&yard, None) => {}
+        _ = reads_one(&env, None) => {}
     }
     // Its caller has gone away.
-    reads_none(&yard).await;
+    reads_none(&env).await;
     let mut request = Request::new(AuditRequest {});
     request.set_timeout(Duration::from_secs(1));
     assert_eq!(admin.audit(request).await.unwrap_err().code(), Code::DeadlineExceeded);
-    reads_none(&yard).await;
-    speed_up(&yard).await;
+    reads_none(&env).await;
+    speed_up(&env).await;
     let report = admin.audit(AuditRequest {}).await.unwrap().into_inner();
     assert_eq!(report.verdict(), AuditVerdict::Holds);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audits_of_a_process_take_turns() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
-    slow_down(&yard).await;
+    slow_down(&env).await;
     let (mut admin, mut other, mut third) = (service.admin(), service.admin(), service.admin());
     let mut later = pin!(other.audit(AuditRequest {}));
     let first = {
         let mut audit = pin!(admin.audit(AuditRequest {}));
         let first = tokio::select! {
             answered = &mut audit => panic!("{answered:?}"),
-            pid = reads_one(&yard, None) => pid,
+            pid = reads_one(&env, None) => pid,
         };
         // Many other calls are answered meanwhile, and the second audit still waits.
         let watch = async {
             for _ in 0..20 {
                 third.list_dead_entries(ListDeadEntriesRequest::default()).await.unwrap();
-                assert_eq!(reading(&yard).await, [first]);
+                assert_eq!(reading(&env).await, [first]);
             }
         };
         tokio::select! {
@@ -96,14 +96,14 @@ async fn audits_of_a_process_take_turns() {
     // The first one's caller has gone away: it is the second one's turn.
     tokio::select! {
         answered = &mut later => panic!("{answered:?}"),
-        _ = reads_one(&yard, Some(first)) => {}
+        _ = reads_one(&env, Some(first)) => {}
     }
     let stop = async {
         // Its query is ended by an operator; then it says what it could not see.
         eventually("it is answered", async || {
             let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
                         WHERE datname = current_database() AND wait_event = 'PgSleep'";
-            yard.sql().await.query(sql, &[]).await.unwrap();
+            env.sql().await.query(sql, &[]).await.unwrap();
             None::<()>
         })
         .await;
@@ -114,6 +114,6 @@ async fn audits_of_a_process_take_turns() {
         }
         () = stop => {}
     }
-    speed_up(&yard).await;
-    yard.assert_audit_holds().await;
+    speed_up(&env).await;
+    env.assert_audit_holds().await;
 }

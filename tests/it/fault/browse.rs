@@ -6,7 +6,7 @@ use yoink::{
     grpc::pb::{GetProductRequest, ListProductsRequest, ListStorefrontRequest},
 };
 
-use crate::harness::{Service, Yard, eventually, product};
+use crate::harness::{Service, TestEnv, eventually, product};
 
 /// The stock of the one product, as each call that lists products tells it.
 async fn told(service: &Service) -> [Option<i64>; 3] {
@@ -25,8 +25,8 @@ async fn told(service: &Service) -> [Option<i64>; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn products_are_listed_without_stock_while_redis_is_away_or_silent() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let with_stock = async |units: i64| {
         eventually("the stock is told", async || {
@@ -35,15 +35,15 @@ async fn products_are_listed_without_stock_while_redis_is_away_or_silent() {
         .await;
     };
     with_stock(10).await;
-    yard.redis.as_ref().unwrap().pause();
+    env.redis.as_ref().unwrap().pause();
     assert_eq!(told(&service).await, [None; 3], "a silent Redis");
-    yard.redis.as_ref().unwrap().resume();
+    env.redis.as_ref().unwrap().resume();
     with_stock(10).await;
-    yard.redis.as_mut().unwrap().kill();
+    env.redis.as_mut().unwrap().kill();
     assert_eq!(told(&service).await, [None; 3], "a Redis that is away");
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
     with_stock(10).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     with_stock(9).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -17,8 +17,8 @@ use yoink::{
     stream::Delivery,
 };
 
-use super::rush::Rush;
-use crate::harness::{Service, Yard, eventually, product, reason, run_yoink, scratch_dir};
+use super::answer_log::AnswerLog;
+use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink, scratch_dir};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Request ids lie in buckets of so much time.
@@ -33,7 +33,7 @@ struct Clock {
 
 impl Clock {
     /// A Redis with a clock of its own, which does not jump yet.
-    async fn of_a_redis() -> (Self, Yard) {
+    async fn of_a_redis() -> (Self, TestEnv) {
         let dir = scratch_dir("clock");
         let (library, offset) = (dir.join("clock.so"), dir.join("offset"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fault/clock.c");
@@ -46,13 +46,13 @@ impl Clock {
         clock.set(0);
         let preload = format!("LD_PRELOAD={}", library.display());
         let offset = format!("CLOCK_OFFSET={}", offset.display());
-        let mut yard = Yard::new().await;
+        let mut env = TestEnv::new().await;
         let start = || {
             let wrapper = ["env", &preload, &offset];
             RedisServer::start_under(&dir.join("redis"), AppendFsync::Always, &wrapper).unwrap()
         };
-        yard.redis = Some(block_in_place(start));
-        (clock, yard)
+        env.redis = Some(block_in_place(start));
+        (clock, env)
     }
 
     fn set(&self, hours: i64) {
@@ -65,10 +65,10 @@ impl Clock {
     }
 
     /// Sets it, and sees that Redis goes by it.
-    async fn jump(&self, yard: &Yard, hours: i64) {
+    async fn jump(&self, env: &TestEnv, hours: i64) {
         self.set(hours);
         let before = self.now_ms() + hours * HOUR_MS;
-        let time: (i64, i64) = redis::cmd("TIME").query_async(&mut yard.cli().await).await.unwrap();
+        let time: (i64, i64) = redis::cmd("TIME").query_async(&mut env.cli().await).await.unwrap();
         let told = time.0 * 1000 + time.1 / 1000;
         let after = self.now_ms() + hours * HOUR_MS;
         assert!((before - 1000..=after + 1000).contains(&told), "it is {told}, not {before}");
@@ -100,10 +100,10 @@ async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_under_load_changes_no_answer_and_stores_nobody_twice() {
-    let (clock, yard) = Clock::of_a_redis().await;
-    let settings = [("claim_idle_ms", "1000")];
-    let service = yard.serve(Role::All, &settings).await;
-    let second = yard.serve(Role::Worker, &settings).await;
+    let (clock, env) = Clock::of_a_redis().await;
+    let settings = [("takeover_idle_ms", "1000")];
+    let service = env.serve(Role::All, &settings).await;
+    let second = env.serve(Role::Worker, &settings).await;
     service.create(product("shoe", 1_000_000)).await;
     let mut limited = product("limited", 10);
     limited.sale.per_user_limit = Some(1);
@@ -120,43 +120,43 @@ async fn a_clock_that_jumps_under_load_changes_no_answer_and_stores_nobody_twice
         let mut claims: Vec<(String, String)> = Vec::new();
         let stored = "SELECT count(*) FROM reservations";
         for (round, hours) in [0, 2, 0, -2, 0].into_iter().enumerate() {
-            clock.jump(&yard, hours).await;
+            clock.jump(&env, hours).await;
             let user = format!("claim-{round}");
             let bought = service.buy("shoe", &user, "r").await.unwrap();
             claims.push((user, bought.reservation_id));
             let known: Vec<(&str, &str)> =
                 claims.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
             rules_hold(&service, hours, &known).await;
-            let report = yard.audit().await;
+            let report = env.audit().await;
             assert!(report.violations.is_empty(), "at {hours} h: {:?}", report.violations);
-            let before = yard.count(stored).await;
+            let before = env.count(stored).await;
             eventually("orders are stored at this hour", async || {
-                (yard.count(stored).await > before + 100).then_some(())
+                (env.count(stored).await > before + 100).then_some(())
             })
             .await;
         }
         enough.cancel();
         claims
     };
-    let (rush, claims) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), jumps);
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let (answers, claims) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), jumps);
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
-    let sold = i64::try_from(rush.accepted.len() + claims.len()).unwrap();
+    let sold = i64::try_from(answers.accepted.len() + claims.len()).unwrap();
     assert_eq!((shoe.confirmed, shoe.available), (sold, 1_000_000 - sold));
-    for (user, id) in rush.accepted.iter().take(50) {
+    for (user, id) in answers.accepted.iter().take(50) {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, &again.reservation_id), (true, id));
     }
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
     second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once() {
-    let (clock, yard) = Clock::of_a_redis().await;
-    let app = yard.app(&[]).await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let (clock, env) = Clock::of_a_redis().await;
+    let app = env.app(&[]).await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 100)).await;
     for n in 0..20 {
         service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
@@ -170,10 +170,10 @@ async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once()
     let idle = (1_800_000, 500);
     let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
     assert!(taken.is_empty(), "its consumer lives");
-    clock.jump(&yard, 2).await;
+    clock.jump(&env, 2).await;
     let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
-    clock.jump(&yard, 0).await;
+    clock.jump(&env, 0).await;
 
     // Both believe that it is theirs.
     let epoch = stores.stock.partitions().epoch(partition).unwrap();
@@ -189,16 +189,16 @@ async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once()
     };
     let (first, second) = tokio::join!(store(&held), store(&taken));
     assert_eq!((first.0 + second.0, first.1 + second.1), (20, 0));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 80));
 }
 
-/// What `claims_window_ms` was by default before.
-const TWELVE_HOURS: (&str, &str) = ("claims_window_ms", "43200000");
+/// What `idempotency_window_ms` was by default before.
+const TWELVE_HOURS: (&str, &str) = ("idempotency_window_ms", "43200000");
 
-async fn until_stored(yard: &Yard, rows: i64) {
+async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == rows).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == rows).then_some(())
     })
     .await;
 }
@@ -210,44 +210,44 @@ async fn is_remembered(service: &Service, id: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_of_71_hours_ago_is_a_duplicate_also_after_a_rebuild() {
-    let (clock, yard) = Clock::of_a_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let (clock, env) = Clock::of_a_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
-    until_stored(&yard, 1).await;
-    clock.jump(&yard, 71).await;
+    until_stored(&env, 1).await;
+    clock.jump(&env, 71).await;
     is_remembered(&service, &bought.reservation_id).await;
-    yard.assert_audit_holds().await;
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild", "--all"]));
+    env.assert_audit_holds().await;
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild", "--all"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     eventually("it sells again", async || service.buy("shoe", "bob", "r").await.ok()).await;
     is_remembered(&service, &bought.reservation_id).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_longer_window_forgets_nothing_of_what_a_shorter_one_wrote() {
-    let (clock, yard) = Clock::of_a_redis().await;
+    let (clock, env) = Clock::of_a_redis().await;
     // Twelve hours were the default of earlier versions, which wrote the same keys.
-    let before = yard.serve(Role::All, &[TWELVE_HOURS]).await;
+    let before = env.serve(Role::All, &[TWELVE_HOURS]).await;
     before.create(product("shoe", 10)).await;
     let bought = before.buy("shoe", "ann", "r").await.unwrap();
-    until_stored(&yard, 1).await;
+    until_stored(&env, 1).await;
     before.stop().await;
-    clock.jump(&yard, 11).await;
-    let service = yard.serve(Role::All, &[]).await;
+    clock.jump(&env, 11).await;
+    let service = env.serve(Role::All, &[]).await;
     is_remembered(&service, &bought.reservation_id).await;
     // Under the window before, the key would have ended 13 hours after it was written.
-    clock.jump(&yard, 71).await;
+    clock.jump(&env, 71).await;
     is_remembered(&service, &bought.reservation_id).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
-    let service = yard.serve(Role::All, &[("claims_window_ms", "604800000")]).await;
+    let service = env.serve(Role::All, &[("idempotency_window_ms", "604800000")]).await;
     is_remembered(&service, &bought.reservation_id).await;
-    clock.jump(&yard, 167).await;
+    clock.jump(&env, 167).await;
     is_remembered(&service, &bought.reservation_id).await;
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert!(report.violations.is_empty(), "{report:?}");
     assert_eq!(report.products[0].confirmed, 1);
     service.stop().await;
@@ -255,23 +255,23 @@ async fn a_longer_window_forgets_nothing_of_what_a_shorter_one_wrote() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_under_a_longer_window_notes_what_the_shorter_one_has_forgotten() {
-    let (clock, yard) = Clock::of_a_redis().await;
-    let service = yard.serve(Role::All, &[TWELVE_HOURS]).await;
+    let (clock, env) = Clock::of_a_redis().await;
+    let service = env.serve(Role::All, &[TWELVE_HOURS]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    until_stored(&yard, 1).await;
-    clock.jump(&yard, 26).await;
-    let report = yard.assert_audit_holds().await;
+    until_stored(&env, 1).await;
+    clock.jump(&env, 26).await;
+    let report = env.assert_audit_holds().await;
     let noted = report.notes.iter().any(|note| note.contains("the request ids of 1 orders"));
     assert!(noted, "{:?}", report.notes);
     service.stop().await;
     // A rebuild has them from the ledger again.
-    let service = yard.serve(Role::All, &[]).await;
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild", "--all"]));
+    let service = env.serve(Role::All, &[]).await;
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild", "--all"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     eventually("it sells again", async || service.buy("shoe", "bob", "r").await.ok()).await;
     assert!(service.buy("shoe", "ann", "r").await.unwrap().duplicate);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert!(report.notes.is_empty(), "{:?}", report.notes);
     service.stop().await;
 }

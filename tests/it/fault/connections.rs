@@ -10,7 +10,7 @@ use yoink::{
 };
 
 use crate::harness::{
-    Crowd, Proxy, Rush, Service, Yard, eventually, get, product, reason, scratch_dir,
+    BuyerLoad, Proxy, RunningLoad, Service, TestEnv, eventually, get, product, reason, scratch_dir,
 };
 
 /// From the moment when a new connection would do, until the service works again: the promise.
@@ -38,12 +38,12 @@ async fn follow(replica: &RedisServer, primary: &RedisServer) {
     .await;
 }
 
-/// A replica of a yard's Redis.
-async fn replica(yard: &Yard) -> RedisServer {
+/// A replica of a env's Redis.
+async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
-    follow(&replica, yard.redis.as_ref().unwrap()).await;
+    follow(&replica, env.redis.as_ref().unwrap()).await;
     replica
 }
 
@@ -74,8 +74,8 @@ async fn dropped(service: &Service, reason: &str) -> usize {
     counter(service, "yoink_redis_connections_dropped_total{", &[&label]).await
 }
 
-async fn epochs(yard: &Yard) -> BTreeSet<i64> {
-    let rows = yard.sql().await.query("SELECT epoch FROM partitions", &[]).await.unwrap();
+async fn epochs(env: &TestEnv) -> BTreeSet<i64> {
+    let rows = env.sql().await.query("SELECT epoch FROM partitions", &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -84,11 +84,11 @@ async fn in_time<T>(what: &str, done: impl Future<Output = T>) -> T {
 }
 
 /// Buyers get units again, and orders of theirs are stored again.
-async fn works_again(yard: &Yard, rush: &Rush) {
-    let stored = async || yard.count("SELECT count(*) FROM reservations").await;
+async fn works_again(env: &TestEnv, answers: &RunningLoad) {
+    let stored = async || env.count("SELECT count(*) FROM reservations").await;
     let before = stored().await;
     in_time("it sells, and stores what it sells", async {
-        rush.sells(50).await;
+        answers.sells(50).await;
         eventually("orders are stored", async || (stored().await > before + 50).then_some(()))
             .await;
     })
@@ -98,22 +98,22 @@ async fn works_again(yard: &Yard, rush: &Rush) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_failover_that_leaves_old_connections_open_stops_sales_for_seconds_and_loses_nothing()
  {
-    let mut yard = Yard::with_own_redis().await;
-    let replica = replica(&yard).await;
-    let primary = yard.redis.as_ref().unwrap();
+    let mut env = TestEnv::with_own_redis().await;
+    let replica = replica(&env).await;
+    let primary = env.redis.as_ref().unwrap();
     let front = Proxy::redis(primary.port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
+    let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 1_000_000)).await;
     let asked = ("shoe", "ann", "before");
     eventually("replicas are counted", async || service.buy_with(asked, Ack::Replica).await.ok())
         .await;
-    let rush = Crowd::new("buyer", 8, &["shoe"]).rush(vec![service.channel()]);
-    rush.sells(100).await;
+    let answers = BuyerLoad::new("buyer", 8, &["shoe"]).start(vec![service.channel()]);
+    answers.sells(100).await;
     let broken = front.broken();
 
     fail_over(primary, &replica).await;
     front.lead_new_to(replica.port());
-    works_again(&yard, &rush).await;
+    works_again(&env, &answers).await;
     in_time("the replica is waited for", async {
         let asked = ("shoe", "ann", "after");
         eventually("it is answered", async || service.buy_with(asked, Ack::Replica).await.ok())
@@ -122,20 +122,20 @@ async fn a_planned_failover_that_leaves_old_connections_open_stops_sales_for_sec
     .await;
     assert_eq!(front.broken(), broken, "no connection was cut for it");
     assert!(dropped(&service, "replica").await > 0);
-    assert!(epochs(&yard).await.iter().all(|epoch| *epoch <= 3), "{:?}", epochs(&yard).await);
-    let old = yard.redis.replace(replica).unwrap();
-    let account = rush.end().await.honoured(&yard, &service).await;
+    assert!(epochs(&env).await.iter().all(|epoch| *epoch <= 3), "{:?}", epochs(&env).await);
+    let old = env.redis.replace(replica).unwrap();
+    let account = answers.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 150);
-    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
     service.stop().await;
     drop(old);
 }
 
 /// How many orders wait in Redis.
-async fn orders(server: &RedisServer, yard: &Yard) -> usize {
+async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         waiting += ask::<usize>(server, &["XLEN", &key]).await;
     }
     waiting
@@ -143,15 +143,15 @@ async fn orders(server: &RedisServer, yard: &Yard) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may_be_written() {
-    let mut yard = Yard::with_own_redis().await;
-    let replica = replica(&yard).await;
-    let primary = yard.redis.as_ref().unwrap();
+    let mut env = TestEnv::with_own_redis().await;
+    let replica = replica(&env).await;
+    let primary = env.redis.as_ref().unwrap();
     let front = Proxy::redis(primary.port()).await;
-    let service = yard.serve(Role::Api, &[("redis_url", &front.redis_url())]).await;
+    let service = env.serve(Role::Api, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "early", "r").await.unwrap();
-    let worker = yard.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
-    yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
+    env.assert_audit_holds().await;
 
     let () = ask(primary, &["CONFIG", "SET", "replica-read-only", "no"]).await;
     fail_over(primary, &replica).await;
@@ -164,23 +164,23 @@ async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may
     .await;
     // What a rebuild that was broken off leaves behind.
     let closed = "UPDATE partitions SET status = 'closed' WHERE partition = 0";
-    yard.sql().await.batch_execute(closed).await.unwrap();
+    env.sql().await.batch_execute(closed).await.unwrap();
     eventually("a rebuild is tried twice", async || {
         let refused = ["script=\"held\"", "error=\"fenced\""];
         (counter(&worker, "yoink_redis_errors_total{", &refused).await >= 2).then_some(())
     })
     .await;
-    assert_eq!(epochs(&yard).await, BTreeSet::from([1]), "none was spent");
-    assert_eq!(orders(primary, &yard).await, 0, "nothing was written");
+    assert_eq!(epochs(&env).await, BTreeSet::from([1]), "none was spent");
+    assert_eq!(orders(primary, &env).await, 0, "nothing was written");
 
     front.lead_new_to(replica.port());
     in_time("it sells", async {
         eventually("it sells", async || service.buy("shoe", "late", "r").await.ok()).await
     })
     .await;
-    let old = yard.redis.replace(replica).unwrap();
-    let report = yard.assert_audit_holds().await;
-    assert!(epochs(&yard).await.iter().all(|epoch| (2..=3).contains(epoch)));
+    let old = env.redis.replace(replica).unwrap();
+    let report = env.assert_audit_holds().await;
+    assert!(epochs(&env).await.iter().all(|epoch| (2..=3).contains(epoch)));
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
     worker.stop().await;
     service.stop().await;
@@ -189,28 +189,28 @@ async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_connections_that_fall_silent_stop_sales_for_seconds_where_new_ones_are_answered() {
-    let yard = Yard::with_own_redis().await;
-    let front = Proxy::redis(yard.redis.as_ref().unwrap().port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
+    let env = TestEnv::with_own_redis().await;
+    let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
+    let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 1_000_000)).await;
-    let rush = Crowd::new("buyer", 8, &["shoe"]).rush(vec![service.channel()]);
+    let answers = BuyerLoad::new("buyer", 8, &["shoe"]).start(vec![service.channel()]);
     for _ in 0..2 {
-        works_again(&yard, &rush).await;
+        works_again(&env, &answers).await;
         front.silence_open("");
-        works_again(&yard, &rush).await;
+        works_again(&env, &answers).await;
     }
     assert!(dropped(&service, "silent").await >= 2);
-    assert_eq!(epochs(&yard).await, BTreeSet::from([1]));
-    let account = rush.end().await.honoured(&yard, &service).await;
+    assert_eq!(epochs(&env).await, BTreeSet::from([1]));
+    let account = answers.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_connection_is_replaced_when_it_alone_falls_silent() {
-    let yard = Yard::with_own_redis().await;
-    let replica = replica(&yard).await;
-    let front = Proxy::redis(yard.redis.as_ref().unwrap().port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
+    let env = TestEnv::with_own_redis().await;
+    let replica = replica(&env).await;
+    let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
+    let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 1_000_000)).await;
     let works = async |name: &str| {
         let asked = ("shoe", "ann", name);
@@ -240,10 +240,10 @@ async fn each_kind_of_connection_is_replaced_when_it_alone_falls_silent() {
             (dropped(&service, "silent").await > silent && front.made() > made).then_some(())
         })
         .await;
-        let report = yard.assert_audit_holds().await;
+        let report = env.assert_audit_holds().await;
         assert_eq!(usize::try_from(report.products[0].confirmed).unwrap(), n + 2);
     }
-    assert_eq!(epochs(&yard).await, BTreeSet::from([1]));
+    assert_eq!(epochs(&env).await, BTreeSet::from([1]));
     service.stop().await;
     drop(replica);
 }
@@ -263,26 +263,26 @@ fn kept_alive(port: u16) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kernel_watches_over_idle_connections_to_redis() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    let port = yard.redis.as_ref().unwrap().port();
+    let port = env.redis.as_ref().unwrap().port();
     // Commands, waits for replicas, two readers.
     eventually("all are kept alive", async || {
         let (open, watched) = kept_alive(port);
         (open == watched && watched >= 4).then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_finds_no_connection_is_known_to_have_had_no_effect() {
-    let yard = Yard::with_own_redis().await;
-    let front = Proxy::redis(yard.redis.as_ref().unwrap().port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
+    let env = TestEnv::with_own_redis().await;
+    let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
+    let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     let no_effect = async |request: &str| {
@@ -307,7 +307,7 @@ async fn a_call_that_finds_no_connection_is_known_to_have_had_no_effect() {
         })
         .await;
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
     service.stop().await;
 }

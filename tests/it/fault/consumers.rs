@@ -3,25 +3,25 @@
 use nix::sys::signal::Signal;
 use yoink::{app::Role, domain::Partition, worker::Step};
 
-use crate::harness::{Binary, Service, Yard, eventually, product};
+use crate::harness::{Binary, Service, TestEnv, eventually, product};
 
-async fn orders(yard: &Yard) -> (Partition, String) {
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    (partition, format!("{}:{{{partition}}}:orders", yard.prefix))
+async fn orders(env: &TestEnv) -> (Partition, String) {
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    (partition, format!("{}:{{{partition}}}:orders", env.prefix))
 }
 
 /// Who holds what, and its delivery count.
-async fn pending(yard: &Yard, orders: &str) -> Vec<(String, String, u64, u64)> {
+async fn pending(env: &TestEnv, orders: &str) -> Vec<(String, String, u64, u64)> {
     let mut command = redis::cmd("XPENDING");
     command.arg(orders).arg("ledger").arg("-").arg("+").arg(10_000);
-    command.query_async(&mut yard.cli().await).await.unwrap()
+    command.query_async(&mut env.cli().await).await.unwrap()
 }
 
 /// Deletes a consumer as an operator would; returns how many entries it had pending.
-async fn delete(yard: &Yard, orders: &str, consumer: &str) -> u64 {
+async fn delete(env: &TestEnv, orders: &str, consumer: &str) -> u64 {
     let mut command = redis::cmd("XGROUP");
     command.arg("DELCONSUMER").arg(orders).arg("ledger").arg(consumer);
-    command.query_async(&mut yard.cli().await).await.unwrap()
+    command.query_async(&mut env.cli().await).await.unwrap()
 }
 
 async fn sell(service: &Service, users: std::ops::Range<u32>) {
@@ -32,21 +32,21 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // Idle entries are of no interest here: nothing becomes idle.
-    let settings = [("claim_idle_ms", "600000")];
-    let (gone, heir) = (yard.app(&settings).await, yard.app(&settings).await);
-    let api = yard.serve(Role::Api, &[]).await;
+    let settings = [("takeover_idle_ms", "600000")];
+    let (gone, heir) = (env.app(&settings).await, env.app(&settings).await);
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100)).await;
     sell(&api, 0..30).await;
-    let (partition, key) = orders(&yard).await;
+    let (partition, key) = orders(&env).await;
     let streams = &gone.stores().streams;
     let mut reader = gone.stores().reader().await.unwrap();
     let held = streams.read_new(&mut reader, partition, "gone", (10, 0)).await.unwrap();
     let kept = streams.read_new(&mut reader, partition, "lives", (10, 0)).await.unwrap();
     assert_eq!((held.len(), kept.len()), (10, 10));
-    assert_eq!(delete(&yard, &key, "gone").await, 10);
-    assert_eq!(pending(&yard, &key).await.len(), 10, "nobody has what it held");
+    assert_eq!(delete(&env, &key, "gone").await, 10);
+    assert_eq!(pending(&env, &key).await.len(), 10, "nobody has what it held");
 
     let mut looked_at = String::new();
     let heirs = &heir.stores().streams;
@@ -59,7 +59,7 @@ async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
     }
     assert_eq!(adopted, held, "each once, with one delivery, and none of the others");
     assert!(heirs.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
-    let pending = pending(&yard, &key).await;
+    let pending = pending(&env, &key).await;
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
         assert_eq!(consumer, if n < 10 { "heir" } else { "lives" }, "{id}");
@@ -78,34 +78,34 @@ async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
             .await
             .unwrap();
     }
-    let worker = yard.serve(Role::Worker, &[("claim_idle_ms", "200")]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[("takeover_idle_ms", "200")]).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (30, 70));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_finds_orphans_behind_more_pending_entries_than_it_looks_at() {
-    let yard = Yard::new().await;
-    let settings = [("claim_idle_ms", "600000")];
-    let app = yard.app(&settings).await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let settings = [("takeover_idle_ms", "600000")];
+    let app = env.app(&settings).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 2_000)).await;
     let users: Vec<String> = (0..1_220).map(|n| format!("user-{n}")).collect();
     let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
     assert!(futures_util::future::join_all(buys).await.iter().all(Result::is_ok));
-    let (partition, key) = orders(&yard).await;
+    let (partition, key) = orders(&env).await;
     let streams = &app.stores().streams;
     let mut reader = app.stores().reader().await.unwrap();
     // More than two pages in living hands, then the orphans.
     let lives = streams.read_new(&mut reader, partition, "lives", (1_200, 0)).await.unwrap();
     let orphans = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
     assert_eq!((lives.len(), orphans.len()), (1_200, 20));
-    assert_eq!(delete(&yard, &key, "gone").await, 20);
-    let other = yard.app(&[("claim_idle_ms", "100")]).await;
-    let mut shop = other.workshop().clone();
+    assert_eq!(delete(&env, &key, "gone").await, 20);
+    let other = env.app(&[("takeover_idle_ms", "100")]).await;
+    let mut shop = other.worker_context().clone();
     // It looks often, and takes over nothing that is not an orphan.
-    shop.settings.claim_idle = std::time::Duration::from_millis(100);
+    shop.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();
     let mut consumer = shop.consumer(partition, reader).without_waiting();
     let mut worked = 0;
@@ -116,32 +116,32 @@ async fn a_consumer_finds_orphans_behind_more_pending_entries_than_it_looks_at()
         (worked >= 1_220).then_some(())
     })
     .await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1_220, 780));
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_process_whose_consumer_is_deleted_delays_its_orders_and_loses_none() {
-    let yard = Yard::with_own_postgres().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_postgres().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000)).await;
-    let (_, key) = orders(&yard).await;
-    let mut stalled = Binary::serve_as("worker", &yard, &[], None);
+    let (_, key) = orders(&env).await;
+    let mut stalled = Binary::serve_as("worker", &env, &[], None);
     stalled.channel().await;
     // It reads them and cannot store them: somebody has locked what it needs.
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
     sell(&api, 0..20).await;
     let held = eventually("it holds some", async || {
-        Some(pending(&yard, &key).await).filter(|pending| !pending.is_empty())
+        Some(pending(&env, &key).await).filter(|pending| !pending.is_empty())
     })
     .await;
     stalled.signal(Signal::SIGSTOP);
     let consumer = held[0].1.clone();
-    let had = delete(&yard, &key, &consumer).await;
+    let had = delete(&env, &key, &consumer).await;
     assert!(had > 0, "it held entries");
-    assert!(pending(&yard, &key).await.is_empty(), "they are in nobody's hands");
+    assert!(pending(&env, &key).await.is_empty(), "they are in nobody's hands");
     // Nor does its transaction hold anybody up.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
@@ -149,17 +149,17 @@ async fn a_stalled_process_whose_consumer_is_deleted_delays_its_orders_and_loses
     sql.batch_execute("ROLLBACK").await.unwrap();
 
     // Others see to them long before anything would be idle enough to be taken over.
-    let mut other = Binary::serve_as("worker", &yard, &[("claim_idle_ms", "20000")], None);
+    let mut other = Binary::serve_as("worker", &env, &[("takeover_idle_ms", "20000")], None);
     other.channel().await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 980));
     assert!(other.said().contains("were in nobody's hands"), "the alarm: {}", other.said());
     stalled.signal(Signal::SIGCONT);
     sell(&api, 20..40).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 40);
     for table in ["dead_actions", "reservations WHERE state = 'voided'"] {
-        assert_eq!(yard.count(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+        assert_eq!(env.count(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
     for process in [&mut stalled, &mut other] {
         process.signal(Signal::SIGTERM);

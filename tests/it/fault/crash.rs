@@ -3,26 +3,26 @@
 use nix::sys::signal::Signal;
 use yoink::app::Role;
 
-use crate::harness::{Binary, Yard, eventually, product};
+use crate::harness::{Binary, TestEnv, eventually, product};
 
 /// Runs the program into a crash point with one good and one poison order under way, then lets another
 /// process take over.
 async fn crash_at(point: &str) -> yoink::audit::Report {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let good = api.buy("shoe", "ann", "r").await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
 
-    let settings = [("max_deliveries", "1"), ("claim_idle_ms", "300")];
-    let mut worker = Binary::serve(&yard, &settings, Some(point));
+    let settings = [("max_deliveries", "1"), ("takeover_idle_ms", "300")];
+    let mut worker = Binary::serve(&env, &settings, Some(point));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.said());
 
-    let next = yard.serve(Role::Worker, &settings).await;
+    let next = env.serve(Role::Worker, &settings).await;
     let state = async |id: &str| api.reservation(id).await.unwrap().state().as_str_name();
     eventually("both orders end", async || {
         let good = state(&good.reservation_id).await == "RESERVATION_STATE_CONFIRMED";
@@ -30,9 +30,9 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
         (good && bad).then_some(())
     })
     .await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9), "{point}");
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 2, "{point}");
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 2, "{point}");
     next.stop().await;
     report
 }
@@ -49,7 +49,7 @@ async fn after_the_commit_before_the_acknowledgement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_burial() {
-    crash_at("after_bury").await;
+    crash_at("after_move_to_dead").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,13 +59,13 @@ async fn after_the_void_before_the_release() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_service_keeps_every_accepted_answer() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100_000)).await;
-    let settings = [("claim_idle_ms", "300")];
+    let settings = [("takeover_idle_ms", "300")];
     let mut accepted = 0;
     for round in 0..3 {
-        let mut worker = Binary::serve(&yard, &settings, None);
+        let mut worker = Binary::serve(&env, &settings, None);
         worker.channel().await;
         let buys = (0..300).map(|n| {
             let api = &api;
@@ -76,8 +76,8 @@ async fn a_killed_service_keeps_every_accepted_answer() {
         worker.signal(Signal::SIGKILL);
         worker.ended().await;
     }
-    let next = yard.serve(Role::Worker, &settings).await;
-    let report = yard.assert_audit_holds().await;
+    let next = env.serve(Role::Worker, &settings).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, i64::try_from(accepted).unwrap());
     next.stop().await;
 }
@@ -95,24 +95,24 @@ pub(super) const REBUILD_POINTS: [&str; 6] = [
 /// Runs the program into a crash point of a rebuild, with one order in the stream, one stored and one
 /// poison, then lets another process rebuild.
 async fn crash_while_rebuilding(point: &str) {
-    let mut yard = Yard::with_own_redis().await;
-    let first = yard.serve(Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let first = env.serve(Role::All, &[]).await;
     first.create(product("shoe", 10)).await;
     let stored = first.buy("shoe", "early", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     first.stop().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let api = env.serve(Role::Api, &[]).await;
     let waiting = api.buy("shoe", "ann", "r").await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
 
-    let mut rebuilder = Binary::serve(&yard, &[], Some(point));
+    let mut rebuilder = Binary::serve(&env, &[], Some(point));
     let status = rebuilder.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
-    let next = yard.serve(Role::Worker, &[]).await;
+    let next = env.serve(Role::Worker, &[]).await;
     for (user, bought) in [("early", &stored), ("ann", &waiting)] {
         let again =
             eventually("it sells again", async || api.buy("shoe", user, "r").await.ok()).await;
@@ -121,7 +121,7 @@ async fn crash_while_rebuilding(point: &str) {
     }
     let state = api.reservation(&bad.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED", "{point}");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8), "{point}");
     next.stop().await;
 }

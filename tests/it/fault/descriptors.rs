@@ -16,12 +16,12 @@ use yoink::{
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use crate::harness::{Binary, PATIENCE, Yard, eventually, get, product};
+use crate::harness::{Binary, TestEnv, WAIT_MAX, eventually, get, product};
 
 /// Ticks of `/proc/<pid>/stat` in a second, on every Linux.
 const TICKS: f64 = 100.0;
 /// What a process may use of one core while it can accept nobody. It was all of it.
-const MOST_OF_A_CORE: f64 = 0.5;
+const CORE_SHARE_MAX: f64 = 0.5;
 
 /// Processor time of a process so far, in seconds.
 fn processor_seconds(of: &Binary) -> f64 {
@@ -37,10 +37,10 @@ async fn costs_little(process: &Binary, mut ask: impl AsyncFnMut(u32)) {
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     for n in 0..20 {
         ticks.tick().await;
-        tokio::time::timeout(PATIENCE, ask(n)).await.unwrap();
+        tokio::time::timeout(WAIT_MAX, ask(n)).await.unwrap();
     }
     let share = (processor_seconds(process) - before) / started.elapsed().as_secs_f64();
-    assert!(share < MOST_OF_A_CORE, "{share} of a core");
+    assert!(share < CORE_SHARE_MAX, "{share} of a core");
 }
 
 async fn buy(over: &Channel, user: &str) {
@@ -85,11 +85,11 @@ async fn is_ready(http: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_connections_than_descriptors_leave_health_and_connected_buyers_alone() {
-    let yard = Yard::new().await;
-    let keeper = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 1000)).await;
     // The soft limit is raised to the hard one, or nothing of this would fit.
-    let mut api = Binary::serve_under(&["prlimit", "--nofile=64:256"], "api", &yard, &[]);
+    let mut api = Binary::serve_under(&["prlimit", "--nofile=64:256"], "api", &env, &[]);
     let connected = api.channel().await;
     let (grpc, http) = (api.address().unwrap(), api.http_address().unwrap());
     buy(&connected, "first").await;
@@ -120,7 +120,7 @@ async fn more_connections_than_descriptors_leave_health_and_connected_buyers_alo
     })
     .await;
     buy(&api.channel().await, "late").await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 /// Sets the soft limit of a process that runs.
@@ -146,10 +146,10 @@ async fn ask_again(http: &mut TcpStream, path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_can_open_nothing_more_waits_says_why_once_and_recovers() {
-    let yard = Yard::new().await;
-    let keeper = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 1000)).await;
-    let mut api = Binary::serve_as("api", &yard, &[], None);
+    let mut api = Binary::serve_as("api", &env, &[], None);
     let connected = api.channel().await;
     let (grpc, http) = (api.address().unwrap(), api.http_address().unwrap());
     // Answered once, so both connections are certainly accepted: one that waits in the backlog never would be.
@@ -176,5 +176,5 @@ async fn a_process_that_can_open_nothing_more_waits_says_why_once_and_recovers()
     is_ready(http).await;
     buy(&api.channel().await, "late").await;
     drop(waiting);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -8,26 +8,26 @@ use yoink::{
     servers::{AppendFsync, PostgresServer, RedisServer},
 };
 
-use super::{rush::Rush, small_disk::SmallDisk};
-use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
+use super::{answer_log::AnswerLog, small_disk::SmallDisk};
+use crate::harness::{Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir};
 
 /// A Redis whose directory is a small disk.
-async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> Yard {
-    let mut yard = Yard::new().await;
+async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> TestEnv {
+    let mut env = TestEnv::new().await;
     let wrapper = disk.wrapper();
     let wrapper = wrapper.each_ref().map(String::as_str);
     let start = || RedisServer::start_under(disk.dir(), fsync, &wrapper).unwrap();
-    yard.redis = Some(block_in_place(start));
-    yard
+    env.redis = Some(block_in_place(start));
+    env
 }
 
 /// Buys until the disk is so full that somebody is refused; the others are noted.
-async fn buy_until_refused(service: &Service, rush: &mut Rush) -> tonic::Status {
+async fn buy_until_refused(service: &Service, answers: &mut AnswerLog) -> tonic::Status {
     for n in 0..2_000 {
-        let user = format!("rush-full-{n}");
+        let user = format!("buyer-full-{n}");
         let answer = service.buy("shoe", &user, "r").await;
         let status = answer.as_ref().err().cloned();
-        rush.note(user, answer.map(|bought| bought.reservation_id));
+        answers.note(user, answer.map(|bought| bought.reservation_id));
         if let Some(status) = status {
             return status;
         }
@@ -36,8 +36,8 @@ async fn buy_until_refused(service: &Service, rush: &mut Rush) -> tonic::Status 
 }
 
 /// Whoever was accepted gets the same answer again.
-async fn each_keeps_the_answer(service: &Service, rush: &Rush) {
-    for (user, id) in &rush.accepted {
+async fn each_keeps_the_answer(service: &Service, answers: &AnswerLog) {
+    for (user, id) in &answers.accepted {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{user}");
     }
@@ -46,19 +46,19 @@ async fn each_keeps_the_answer(service: &Service, rush: &Rush) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
     let Some(disk) = SmallDisk::new(16) else { return };
-    let yard = redis_on(&disk, AppendFsync::Everysec).await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = redis_on(&disk, AppendFsync::Everysec).await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10_000)).await;
-    let mut rush = Rush::default();
+    let mut answers = AnswerLog::default();
     disk.fill();
-    let status = buy_until_refused(&service, &mut rush).await;
+    let status = buy_until_refused(&service, &mut answers).await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
     assert!(
         status.get_details_error_info().is_some_and(|_| status.get_details_retry_info().is_some())
     );
     let info: redis::InfoDict =
-        redis::cmd("INFO").arg("persistence").query_async(&mut yard.cli().await).await.unwrap();
+        redis::cmd("INFO").arg("persistence").query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(info.get::<String>("aof_last_write_status").as_deref(), Some("err"));
     eventually("it is not ready, and says why", async || {
         let ready = get(service.http, "/readyz").await;
@@ -66,17 +66,17 @@ async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
     })
     .await;
     // Nothing needs to be written to answer these.
-    each_keeps_the_answer(&service, &rush).await;
+    each_keeps_the_answer(&service, &answers).await;
     for n in 0..20 {
         assert_eq!(
-            service.refusal("shoe", &format!("rush-no-{n}"), "r").await,
+            service.refusal("shoe", &format!("buyer-no-{n}"), "r").await,
             "REDIS_UNAVAILABLE"
         );
     }
-    let report = yard.audit().await;
+    let report = env.audit().await;
     let units = &report.products[0];
     assert!(report.violations.is_empty(), "nothing is half done: {:?}", report.violations);
-    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(units.available, 10_000 - accepted, "the refused took nothing");
 
     disk.clear();
@@ -85,30 +85,30 @@ async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
         get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 1, "without a rebuild");
-    each_keeps_the_answer(&service, &rush).await;
+    assert_eq!(env.count("SELECT max(epoch) FROM partitions").await, 1, "without a rebuild");
+    each_keeps_the_answer(&service, &answers).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_back() {
     let Some(disk) = SmallDisk::new(16) else { return };
-    let mut yard = redis_on(&disk, AppendFsync::Always).await;
-    let service = yard.serve(Role::All, &[]).await;
+    let mut env = redis_on(&disk, AppendFsync::Always).await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10_000)).await;
-    let mut rush = Rush::default();
+    let mut answers = AnswerLog::default();
     for n in 0..50 {
-        let user = format!("rush-early-{n}");
+        let user = format!("buyer-early-{n}");
         let id = service.buy("shoe", &user, "r").await.unwrap().reservation_id;
-        rush.note(user, Ok(id));
+        answers.note(user, Ok(id));
     }
     disk.fill();
-    let status = buy_until_refused(&service, &mut rush).await;
+    let status = buy_until_refused(&service, &mut answers).await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
     // Redis 7 ends itself; one that does not refuses every write.
-    let port = yard.redis.as_ref().unwrap().port();
+    let port = env.redis.as_ref().unwrap().port();
     eventually("Redis has ended, or says why it writes nothing", async || {
         let Ok(client) = redis::Client::open(format!("redis://127.0.0.1:{port}")) else {
             return None;
@@ -119,21 +119,21 @@ async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_bac
         refused.is_err_and(|error| error.code() == Some("MISCONF")).then_some(())
     })
     .await;
-    assert_eq!(service.refusal("shoe", "rush-no", "r").await, "REDIS_UNAVAILABLE");
+    assert_eq!(service.refusal("shoe", "buyer-no", "r").await, "REDIS_UNAVAILABLE");
 
     disk.clear();
-    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
+    block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0, "always loses nothing");
-    each_keeps_the_answer(&service, &rush).await;
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0, "always loses nothing");
+    each_keeps_the_answer(&service, &answers).await;
     // Who was told maybe asks again and has one reservation.
-    for user in &rush.open {
+    for user in &answers.open {
         service.buy("shoe", user, "r").await.unwrap();
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let users = "SELECT count(DISTINCT user_id) FROM reservations";
-    assert_eq!(report.products[0].confirmed, yard.count(users).await);
+    assert_eq!(report.products[0].confirmed, env.count(users).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,23 +144,23 @@ async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
     let wrapper = wrapper.each_ref().map(String::as_str);
     let start = || PostgresServer::start_under(&dir, &["fsync=off"], &wrapper).unwrap();
     let postgres = block_in_place(start);
-    let mut yard = Yard::with_own_redis().await;
-    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
-    yard.postgres = Some(postgres);
-    let sql = yard.sql().await;
+    let mut env = TestEnv::with_own_redis().await;
+    block_in_place(|| postgres.create_database(&env.database)).unwrap();
+    yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+    env.postgres = Some(postgres);
+    let sql = env.sql().await;
     let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", disk.dir().display());
     sql.batch_execute(&tablespace).await.unwrap();
     sql.batch_execute("ALTER TABLE reservations SET TABLESPACE small").await.unwrap();
 
     let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
-    let api = yard.serve(Role::Api, &settings).await;
+    let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 10_000)).await;
-    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    let mut worker = Binary::serve_as("worker", &env, &settings, None);
     worker.channel().await;
-    let mut rush = Rush::default();
+    let mut answers = AnswerLog::default();
     disk.fill();
-    let status = buy_until_refused(&api, &mut rush).await;
+    let status = buy_until_refused(&api, &mut answers).await;
     assert_eq!(
         (status.code(), reason(&status).as_str()),
         (Code::ResourceExhausted, "BACKLOG_FULL")
@@ -175,13 +175,13 @@ async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
         worker.said().contains("Postgres is unavailable").then_some(())
     })
     .await;
-    assert_eq!(yard.audit().await.products[0].in_dead, 0, "nobody pays for it");
+    assert_eq!(env.audit().await.products[0].in_dead, 0, "nobody pays for it");
 
     disk.clear();
     eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
-    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
+    let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }

@@ -9,7 +9,7 @@ use yoink::{
     grpc::pb::{GetProductRequest, ListProductsRequest},
 };
 
-use crate::harness::{Crowd, Service, Yard, eventually, get, product, reason, run_yoink};
+use crate::harness::{BuyerLoad, Service, TestEnv, eventually, get, product, reason, run_yoink};
 
 async fn stock_of(service: &Service, id: &str) -> Option<i64> {
     let request = GetProductRequest { product_id: id.to_owned() };
@@ -18,13 +18,13 @@ async fn stock_of(service: &Service, id: &str) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_redis_is_fenced_and_not_reseeded_until_somebody_rebuilds() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;
     let before = service.buy("shoe", "ann", "r1").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.redis.as_mut().unwrap().restart().unwrap();
     let status = eventually("Redis answers again", async || {
         let status = service.buy("shoe", "bob", "r1").await.unwrap_err();
         (reason(&status) == "RECOVERING").then_some(status)
@@ -41,50 +41,50 @@ async fn a_restarted_redis_is_fenced_and_not_reseeded_until_somebody_rebuilds() 
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
     assert_eq!(service.refusal("shoe", "bob", "").await, "RECOVERING", "it stays so");
 
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let again =
         eventually("it sells again", async || service.buy("shoe", "ann", "r1").await.ok()).await;
     assert!(again.duplicate, "the claim was restored from the ledger");
     assert_eq!(again.reservation_id, before.reservation_id);
     assert_eq!((again.reserved_at, again.remaining), (before.reserved_at, 9));
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_killed_under_load_loses_nothing_that_was_accepted() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100_000)).await;
-    let rush = Crowd::new("buyer", 16, &["shoe"]).rush(vec![service.channel()]);
+    let answers = BuyerLoad::new("buyer", 16, &["shoe"]).start(vec![service.channel()]);
     for round in 1..=3 {
-        rush.sells(100).await;
-        block_in_place(|| yard.redis.as_mut().unwrap().kill());
+        answers.sells(100).await;
+        block_in_place(|| env.redis.as_mut().unwrap().kill());
         // Not before: what Redis answered just before it ended may still reach its buyer.
         let probe = async || service.buy("shoe", "probe", &format!("r{round}")).await.err();
         eventually("the service refuses", probe).await;
-        block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
+        block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
         eventually("it was rebuilt", async || {
-            let epoch = yard.count("SELECT max(epoch) FROM partitions").await;
+            let epoch = env.count("SELECT max(epoch) FROM partitions").await;
             (epoch > round).then_some(())
         })
         .await;
-        rush.sells(1).await;
+        answers.sells(1).await;
     }
-    let answers = rush.end().await;
+    let answers = answers.end().await;
     let accepted = answers.accepted();
     assert!(accepted >= 300);
-    let account = answers.honoured(&yard, &service).await;
-    assert!(account.confirmed >= accepted, "every accepted answer is honoured");
-    let report = yard.assert_audit_holds().await;
+    let account = answers.assert_all_answers_kept(&env, &service).await;
+    assert!(account.confirmed >= accepted, "every accepted answer is assert_all_answers_kept");
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, i64::try_from(account.confirmed).unwrap());
     assert!(report.lost.is_empty(), "{:?}", report.lost);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     let mut limited = product("hat", 10);
     limited.sale.per_user_limit = Some(1);
     service.create(limited).await;
@@ -93,8 +93,8 @@ async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
         service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
     }
     service.buy("hat", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    env.assert_audit_holds().await;
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     eventually("the stock is there again", async || stock_of(&service, "shoe").await).await;
     assert_eq!(stock_of(&service, "shoe").await, Some(2));
     assert_eq!(
@@ -107,29 +107,29 @@ async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
         async move { service.buy("shoe", &format!("late-{n}"), "r").await.is_ok() }
     }));
     assert_eq!(buys.await.into_iter().filter(|accepted| *accepted).count(), 2);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
     assert_eq!((shoe.confirmed, shoe.available), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let dead = service.buy("shoe", "bad-1", "r").await.unwrap();
-    eventually("it is dead", async || (yard.audit().await.products[0].in_dead == 1).then_some(()))
+    eventually("it is dead", async || (env.audit().await.products[0].in_dead == 1).then_some(()))
         .await;
     service.stop().await;
     // Accepted, and nobody stores it before Redis restarts; one of them never can be.
-    let api = yard.serve(Role::Api, &settings).await;
+    let api = env.serve(Role::Api, &settings).await;
     let good = api.buy("shoe", "ann", "r").await.unwrap();
     let bad = api.buy("shoe", "bad-2", "r").await.unwrap();
-    yard.redis.as_mut().unwrap().restart().unwrap();
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    env.redis.as_mut().unwrap().restart().unwrap();
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
     assert!(said.contains("1 orders are stored, 2 are voided"), "all that waited: {said}");
@@ -141,37 +141,37 @@ async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
         let found = api.reservation(&id.reservation_id).await.unwrap();
         assert_eq!(found.state().as_str_name(), state);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_deployments_redis_is_never_touched() {
-    let yard = Yard::new().await;
-    let ours = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let ours = env.serve(Role::Api, &[]).await;
     ours.create(product("shoe", 10)).await;
     let bought = ours.buy("shoe", "ann", "r").await.unwrap();
     // Another database, initialised on another Redis, is pointed at ours.
-    let elsewhere = Yard::with_own_redis().await;
+    let elsewhere = TestEnv::with_own_redis().await;
     elsewhere.serve(Role::Api, &[]).await.stop().await;
-    let (redis, prefix) = (yard.redis_url(), yard.prefix.clone());
+    let (redis, prefix) = (env.redis_url(), env.prefix.clone());
     let stranger =
         elsewhere.serve(Role::All, &[("redis_url", &redis), ("key_prefix", &prefix)]).await;
     assert_eq!(stranger.refusal("shoe", "bob", "").await, "RECOVERING");
     stranger.stop().await;
     let state = ours.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "nobody took it");
-    let worker = yard.serve(Role::Worker, &[]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_another() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
-    let partitions = yard.stores().await.deployment.partitions;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("recovery", "manual")]).await;
+    let partitions = env.stores().await.deployment.partitions;
     let of = |number: u16| {
         let mut names = (0..).map(|n| format!("item-{n}"));
         names.find(|name| partitions.of(&name.parse().unwrap()).number() == number).unwrap()
@@ -180,12 +180,12 @@ async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_anothe
     for id in [&fenced, &open] {
         service.create(product(id, 10)).await;
     }
-    let meta = format!("{}:{{0}}:meta", yard.prefix);
+    let meta = format!("{}:{{0}}:meta", env.prefix);
     let () = redis::cmd("HSET")
         .arg(meta)
         .arg("status")
         .arg("closed")
-        .query_async(&mut yard.cli().await)
+        .query_async(&mut env.cli().await)
         .await
         .map(|_: i64| ())
         .unwrap();
@@ -208,24 +208,24 @@ async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_anothe
     })
     .await;
     assert!(ready.starts_with("HTTP/1.1 200"), "the other one sells");
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
     eventually("the recorded stop is in force", async || {
         let refusal = service.buy(&fenced, "ann", "").await.unwrap_err();
         (reason(&refusal) == "SALE_STOPPED").then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_sells_more_than_there_is_is_closed_and_the_excess_is_voided() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 2)).await;
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let stock = format!("{}:{{{partition}}}:stock", yard.prefix);
-    let mut cli = yard.cli().await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let stock = format!("{}:{{{partition}}}:stock", env.prefix);
+    let mut cli = env.cli().await;
     let mut forge = redis::cmd("HINCRBY");
     let _: i64 = forge.arg(stock).arg("shoe").arg(3).query_async(&mut cli).await.unwrap();
     let users: Vec<String> = (0..5).map(|n| format!("user-{n}")).collect();
@@ -236,13 +236,13 @@ async fn a_redis_that_sells_more_than_there_is_is_closed_and_the_excess_is_voide
     let rebuilt = format!(
         "SELECT count(*) FROM partitions WHERE partition = {partition} AND epoch > 1 AND status = 'open'"
     );
-    eventually("it is rebuilt", async || (yard.count(&rebuilt).await == 1).then_some(())).await;
+    eventually("it is rebuilt", async || (env.count(&rebuilt).await == 1).then_some(())).await;
     eventually("it is sold out", async || {
         let refusal = service.buy("shoe", "late", "").await.unwrap_err();
         (reason(&refusal) == "SOLD_OUT").then_some(())
     })
     .await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 0));
     for id in &accepted {
         let state = service.reservation(id).await.unwrap().state();

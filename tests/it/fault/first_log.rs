@@ -8,23 +8,23 @@ use nix::{
 };
 use yoink::{app::Role, grpc::pb::Ack};
 
-use crate::harness::{Service, Yard, eventually, get, product, reason};
+use crate::harness::{Service, TestEnv, eventually, get, product, reason};
 
-async fn configure(yard: &Yard, name: &str, value: &str) {
+async fn configure(env: &TestEnv, name: &str, value: &str) {
     let mut command = redis::cmd("CONFIG");
     let () =
-        command.arg("SET").arg(name).arg(value).query_async(&mut yard.cli().await).await.unwrap();
+        command.arg("SET").arg(name).arg(value).query_async(&mut env.cli().await).await.unwrap();
 }
 
-async fn info(yard: &Yard, name: &str) -> String {
+async fn info(env: &TestEnv, name: &str) -> String {
     let command = redis::cmd("INFO");
-    let told: redis::InfoDict = command.query_async(&mut yard.cli().await).await.unwrap();
+    let told: redis::InfoDict = command.query_async(&mut env.cli().await).await.unwrap();
     told.get(name).unwrap()
 }
 
 /// Ends the rewrite that is under way, as a crash of Redis's child would.
-async fn break_rewrite_off(yard: &Yard) {
-    let redis = info(yard, "process_id").await;
+async fn break_rewrite_off(env: &TestEnv) {
+    let redis = info(env, "process_id").await;
     let children = Command::new("pgrep").args(["--parent", &redis]).output().unwrap().stdout;
     let child = String::from_utf8(children).unwrap().trim().parse().unwrap();
     kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
@@ -51,36 +51,36 @@ async fn cannot_be_given(service: &Service) {
     assert_eq!(reason(&status), "ACK_UNAVAILABLE");
 }
 
-async fn rewrites(yard: &Yard) {
+async fn rewrites(env: &TestEnv) {
     eventually("a rewrite is under way", async || {
-        (info(yard, "aof_rewrite_in_progress").await == "1").then_some(())
+        (info(env, "aof_rewrite_in_progress").await == "1").then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 1000)).await;
     service.buy_with(("shoe", "ann", "r"), Ack::Disk).await.unwrap();
-    configure(&yard, "appendonly", "no").await;
+    configure(&env, "appendonly", "no").await;
     eventually("there is no log", async || {
         let status = service.buy_with(("shoe", "bob", "r"), Ack::Disk).await.err()?;
         (reason(&status) == "ACK_UNAVAILABLE").then_some(())
     })
     .await;
     // A rewrite that never ends by itself: a minute a key.
-    configure(&yard, "rdb-key-save-delay", "60000000").await;
-    configure(&yard, "appendonly", "yes").await;
-    rewrites(&yard).await;
+    configure(&env, "rdb-key-save-delay", "60000000").await;
+    configure(&env, "appendonly", "yes").await;
+    rewrites(&env).await;
     looked_again(&service).await;
-    rewrites(&yard).await;
+    rewrites(&env).await;
     cannot_be_given(&service).await;
 
     // Broken off, it is begun again, and ends.
-    configure(&yard, "rdb-key-save-delay", "0").await;
-    break_rewrite_off(&yard).await;
+    configure(&env, "rdb-key-save-delay", "0").await;
+    break_rewrite_off(&env).await;
     eventually("it is promised", async || {
         service.buy_with(("shoe", "cid", "r"), Ack::Disk).await.ok()
     })
@@ -90,15 +90,15 @@ async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
         let bought = service.buy_with(("shoe", &format!("user-{n}"), "r"), Ack::Disk).await;
         kept.push(bought.unwrap().reservation_id);
     }
-    let mut redis = yard.redis.take().unwrap();
+    let mut redis = env.redis.take().unwrap();
     redis.kill();
-    yard.redis = tokio::task::spawn_blocking(move || {
+    env.redis = tokio::task::spawn_blocking(move || {
         redis.restart().unwrap();
         Some(redis)
     })
     .await
     .unwrap();
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     for (n, id) in kept.iter().enumerate() {
         let again = eventually("it sells again", async || {
             service.buy("shoe", &format!("user-{n}"), "r").await.ok()
@@ -106,33 +106,33 @@ async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
         .await;
         assert_eq!((&again.reservation_id, again.duplicate), (id, true));
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_rewrite_keeps_the_promise_and_a_start_waits_for_its_end() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("ack", "disk")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("ack", "disk")]).await;
     service.create(product("shoe", 1000)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    configure(&yard, "rdb-key-save-delay", "60000000").await;
+    configure(&env, "rdb-key-save-delay", "60000000").await;
     // The change of a setting has been seen before the rewrite begins.
     looked_again(&service).await;
-    let () = redis::cmd("BGREWRITEAOF").query_async(&mut yard.cli().await).await.unwrap();
-    rewrites(&yard).await;
+    let () = redis::cmd("BGREWRITEAOF").query_async(&mut env.cli().await).await.unwrap();
+    rewrites(&env).await;
     looked_again(&service).await;
     service.buy("shoe", "bob", "r").await.unwrap();
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
 
     // It cannot know which one this is.
-    let late = yard.serve(Role::Api, &[("ack", "disk")]).await;
+    let late = env.serve(Role::Api, &[("ack", "disk")]).await;
     let ready = get(late.http, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("is complete"), "{ready}");
     cannot_be_given(&late).await;
     late.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
-    break_rewrite_off(&yard).await;
+    break_rewrite_off(&env).await;
     eventually("it is promised", async || late.buy("shoe", "dora", "r").await.ok()).await;
     late.stop().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 use yoink::{app::Role, domain::Lost, servers::PostgresServer};
 
 use crate::harness::{
-    Proxy, Service, Yard, eventually, product, promote, reason, scratch_dir, standby,
+    Proxy, Service, TestEnv, eventually, product, promote, reason, scratch_dir, standby,
 };
 
 async fn connect(url: &str) -> Client {
@@ -19,7 +19,7 @@ async fn connect(url: &str) -> Client {
 
 /// A primary and its standby, each behind a proxy of its own: `line` for the service, `link` for streaming.
 struct Pair {
-    yard: Yard,
+    env: TestEnv,
     standby: PostgresServer,
     line: Proxy,
     link: Proxy,
@@ -28,48 +28,48 @@ struct Pair {
 impl Pair {
     async fn start() -> Self {
         let dir = scratch_dir("primary");
-        let mut yard = Yard::with_own_redis().await;
+        let mut env = TestEnv::with_own_redis().await;
         let at = dir.clone();
         let settings = ["fsync=off", "max_connections=500"];
         let start = move || PostgresServer::start(&at, &settings).unwrap();
         let primary = tokio::task::spawn_blocking(start).await.unwrap();
-        primary.create_database(&yard.database).unwrap();
-        yoink::ledger::migrate(&primary.url(&yard.database).parse().unwrap()).await.unwrap();
+        primary.create_database(&env.database).unwrap();
+        yoink::ledger::migrate(&primary.url(&env.database).parse().unwrap()).await.unwrap();
         let link = Proxy::postgres(primary.port()).await;
         let port = link.port();
         let copy = move || standby(&dir, port);
         let standby = tokio::task::spawn_blocking(copy).await.unwrap();
         let line = Proxy::postgres(primary.port()).await;
-        yard.postgres = Some(primary);
-        Self { yard, standby, line, link }
+        env.postgres = Some(primary);
+        Self { env, standby, line, link }
     }
 
     /// Waits until the standby holds what the primary holds.
     async fn caught_up(&self) {
-        let standby = connect(&self.standby.url(&self.yard.database)).await;
+        let standby = connect(&self.standby.url(&self.env.database)).await;
         eventually("the standby has everything", async || {
             let sql = "SELECT count(*) FROM reservations";
             let there: i64 = standby.query_one(sql, &[]).await.ok()?.get(0);
-            (there == self.yard.count(sql).await).then_some(())
+            (there == self.env.count(sql).await).then_some(())
         })
         .await;
     }
 
     /// The primary dies and the standby is promoted in its place.
-    async fn fail_over(mut self) -> (Yard, Proxy) {
-        let mut primary = self.yard.postgres.take().unwrap();
+    async fn fail_over(mut self) -> (TestEnv, Proxy) {
+        let mut primary = self.env.postgres.take().unwrap();
         tokio::task::spawn_blocking(move || primary.kill()).await.unwrap();
         promote(&self.standby).await;
         self.line.point_at(self.standby.port());
-        self.yard.postgres = Some(self.standby);
-        (self.yard, self.line)
+        self.env.postgres = Some(self.standby);
+        (self.env, self.line)
     }
 }
 
-async fn until_rebuilt(yard: &Yard) {
+async fn until_rebuilt(env: &TestEnv) {
     eventually("every partition is rebuilt", async || {
         let sql = "SELECT count(*) FROM partitions WHERE epoch > 1 AND status = 'open'";
-        (yard.count(sql).await == 2).then_some(())
+        (env.count(sql).await == 2).then_some(())
     })
     .await;
 }
@@ -85,35 +85,35 @@ async fn sell(service: &Service, id: &str, users: std::ops::Range<u32>) -> Vec<(
     sold
 }
 
-async fn until_stored(yard: &Yard, rows: i64) {
+async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == rows).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == rows).then_some(())
     })
     .await;
     // And settled: nothing of them is in Redis any more.
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units_sold_again() {
     let pair = Pair::start().await;
-    let url = pair.line.postgres_url(&pair.yard.database);
-    let service = pair.yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    let url = pair.line.postgres_url(&pair.env.database);
+    let service = pair.env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 60)).await;
     let mut limited = product("hat", 10);
     limited.sale.per_user_limit = Some(1);
     service.create(limited).await;
     let kept = sell(&service, "shoe", 0..25).await;
     service.buy("hat", "keeper", "r").await.unwrap();
-    until_stored(&pair.yard, 26).await;
+    until_stored(&pair.env, 26).await;
     pair.caught_up().await;
     pair.link.cut();
     let lost = sell(&service, "shoe", 25..45).await;
     service.buy("hat", "loser", "r").await.unwrap();
-    until_stored(&pair.yard, 47).await;
+    until_stored(&pair.env, 47).await;
 
-    let (yard, _line) = pair.fail_over().await;
-    until_rebuilt(&yard).await;
+    let (env, _line) = pair.fail_over().await;
+    until_rebuilt(&env).await;
     eventually("it sells again", async || service.buy("shoe", "user-0", "r").await.ok()).await;
     for (user, id) in &kept {
         let again = service.buy("shoe", user, "r").await.unwrap();
@@ -135,7 +135,7 @@ async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 35);
     let report = eventually("what was lost is counted exactly", async || {
-        let report = yard.assert_audit_holds().await;
+        let report = env.assert_audit_holds().await;
         let exact = report.lost.iter().all(|lost| lost.exact);
         exact.then_some(report)
     })
@@ -150,21 +150,21 @@ async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_that_loses_nothing_costs_one_rebuild_and_nobody_an_order() {
     let pair = Pair::start().await;
-    let url = pair.line.postgres_url(&pair.yard.database);
-    let service = pair.yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    let url = pair.line.postgres_url(&pair.env.database);
+    let service = pair.env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 60)).await;
     let kept = sell(&service, "shoe", 0..10).await;
-    until_stored(&pair.yard, 10).await;
+    until_stored(&pair.env, 10).await;
     pair.caught_up().await;
-    let (yard, _line) = pair.fail_over().await;
-    until_rebuilt(&yard).await;
+    let (env, _line) = pair.fail_over().await;
+    until_rebuilt(&env).await;
     eventually("it sells again", async || service.buy("shoe", "user-0", "r").await.ok()).await;
     for (user, id) in &kept {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, &again.reservation_id), (true, id), "{user}");
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.lost.len()), (10, 0));
-    assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 2, "one rebuild each");
+    assert_eq!(env.count("SELECT max(epoch) FROM partitions").await, 2, "one rebuild each");
     service.stop().await;
 }

@@ -10,41 +10,41 @@ use yoink::{
 };
 
 use super::crash::REBUILD_POINTS;
-use crate::harness::{Binary, Service, Yard, eventually, product, reason, run_yoink};
+use crate::harness::{Binary, Service, TestEnv, eventually, product, reason, run_yoink};
 
-async fn until_stored(yard: &Yard, rows: i64) {
+async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == rows).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == rows).then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 /// Takes the orders of a user out of the ledger, as if they had never been committed.
-async fn lose(yard: &Yard, user: &str) {
+async fn lose(env: &TestEnv, user: &str) {
     let sql = format!(
         "WITH gone AS (DELETE FROM reservations WHERE user_id = '{user}' RETURNING product_id)
          UPDATE products SET sold = sold - n
            FROM (SELECT product_id, count(*) AS n FROM gone GROUP BY product_id) g
           WHERE products.product_id = g.product_id"
     );
-    yard.sql().await.batch_execute(&sql).await.unwrap();
+    env.sql().await.batch_execute(&sql).await.unwrap();
 }
 
-fn rebuild(yard: &Yard, args: &[&str]) -> (Option<i32>, String) {
-    let output = block_in_place(|| run_yoink(yard, &[&["rebuild"], args].concat()));
+fn rebuild(env: &TestEnv, args: &[&str]) -> (Option<i32>, String) {
+    let output = block_in_place(|| run_yoink(env, &[&["rebuild"], args].concat()));
     let printed = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
 }
 
-async fn rows(yard: &Yard) -> Vec<(i64, String)> {
+async fn rows(env: &TestEnv) -> Vec<(i64, String)> {
     let sql = "SELECT epoch, status FROM partitions ORDER BY partition";
-    let rows = yard.sql().await.query(sql, &[]).await.unwrap();
+    let rows = env.sql().await.query(sql, &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-async fn partition_of(yard: &Yard, id: &str) -> u16 {
-    yard.stores().await.deployment.partitions.of(&id.parse().unwrap()).number()
+async fn partition_of(env: &TestEnv, id: &str) -> u16 {
+    env.stores().await.deployment.partitions.of(&id.parse().unwrap()).number()
 }
 
 async fn sells_again(service: &Service, user: &str) -> yoink::grpc::pb::ReserveUnitResponse {
@@ -53,77 +53,77 @@ async fn sells_again(service: &Service, user: &str) -> yoink::grpc::pb::ReserveU
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_order_is_noticed_where_postgres_does_not_tell_its_timeline() {
-    let mut yard = Yard::with_own_postgres().await;
-    yard.redis = Yard::with_own_redis().await.redis;
+    let mut env = TestEnv::with_own_postgres().await;
+    env.redis = TestEnv::with_own_redis().await.redis;
     let rights = "CREATE ROLE seller LOGIN;
         GRANT ALL ON ALL TABLES IN SCHEMA public TO seller;
         GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO seller;
         REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC";
-    yard.sql().await.batch_execute(rights).await.unwrap();
-    let url = yard.postgres_url().replace("postgres@", "seller@");
-    let service = yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    env.sql().await.batch_execute(rights).await.unwrap();
+    let url = env.postgres_url().replace("postgres@", "seller@");
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     service.buy("shoe", "bob", "r").await.unwrap();
-    until_stored(&yard, 2).await;
-    lose(&yard, "bob").await;
-    let number = partition_of(&yard, "shoe").await;
+    until_stored(&env, 2).await;
+    lose(&env, "bob").await;
+    let number = partition_of(&env, "shoe").await;
     eventually("it is rebuilt", async || {
-        let row = rows(&yard).await[usize::from(number)].clone();
+        let row = rows(&env).await[usize::from(number)].clone();
         (row == (2, "open".to_owned())).then_some(())
     })
     .await;
     assert!(sells_again(&service, "ann").await.duplicate);
     assert_eq!(service.refusal("shoe", "bob", "r").await, "LOST_OR_UNKNOWN");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     assert_eq!((report.lost.len(), report.lost[0].count), (1, 1));
-    assert_eq!(rows(&yard).await[usize::from(1 - number)].0, 1, "the other is as it was");
+    assert_eq!(rows(&env).await[usize::from(1 - number)].0, 1, "the other is as it was");
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_row_that_went_back_gets_an_epoch_above_that_of_redis() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
-    let number = partition_of(&yard, "shoe").await;
-    let (code, printed) = rebuild(&yard, &["--partition", &number.to_string()]);
+    let number = partition_of(&env, "shoe").await;
+    let (code, printed) = rebuild(&env, &["--partition", &number.to_string()]);
     assert_eq!(code, Some(0), "{printed}");
     // Accepted in epoch 2, and waiting when the row goes back to epoch 1.
     let waiting = sells_again(&service, "ann").await;
     let back = format!("UPDATE partitions SET epoch = 1, opened = 1 WHERE partition = {number}");
-    yard.sql().await.batch_execute(&back).await.unwrap();
-    let worker = yard.serve(Role::Worker, &[]).await;
+    env.sql().await.batch_execute(&back).await.unwrap();
+    let worker = env.serve(Role::Worker, &[]).await;
     eventually("it is rebuilt", async || {
-        let row = rows(&yard).await[usize::from(number)].clone();
+        let row = rows(&env).await[usize::from(number)].clone();
         (row == (3, "open".to_owned())).then_some(())
     })
     .await;
     let again = sells_again(&service, "ann").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, waiting.reservation_id));
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     worker.stop().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rebuild_takes_partitions_by_number_or_all_and_says_beforehand_what_it_would_do() {
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     let settings = [("recovery", "manual")];
-    let worker = yard.serve(Role::Worker, &settings).await;
-    let service = yard.serve(Role::Api, &settings).await;
+    let worker = env.serve(Role::Worker, &settings).await;
+    let service = env.serve(Role::Api, &settings).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     service.buy("shoe", "bob", "r").await.unwrap();
-    until_stored(&yard, 2).await;
+    until_stored(&env, 2).await;
     worker.stop().await;
-    let number = partition_of(&yard, "shoe").await;
+    let number = partition_of(&env, "shoe").await;
     let (this, other) = (number.to_string(), usize::from(1 - number));
     let lost = service.buy("shoe", "cid", "r").await.unwrap();
     // An order that was stored is gone, and one waits: 7 units are for sale, and 8 will be.
-    lose(&yard, "ann").await;
-    let (code, plan) = rebuild(&yard, &["--partition", &this, "--dry-run"]);
+    lose(&env, "ann").await;
+    let (code, plan) = rebuild(&env, &["--partition", &this, "--dry-run"]);
     assert_eq!(code, Some(0), "{plan}");
     for line in [
         "it would be open in epoch 2",
@@ -133,55 +133,55 @@ async fn rebuild_takes_partitions_by_number_or_all_and_says_beforehand_what_it_w
     ] {
         assert!(plan.contains(line), "{line}: {plan}");
     }
-    let all = rebuild(&yard, &["--all", "--dry-run"]).1;
+    let all = rebuild(&env, &["--all", "--dry-run"]).1;
     assert!(all.contains("partition 0: ") && all.contains("partition 1: "), "{all}");
-    assert!(rows(&yard).await.iter().all(|(epoch, _)| *epoch == 1), "a dry run changes nothing");
-    assert_eq!(rebuild(&yard, &["--partition", "2"]).0, Some(2), "there is none");
-    assert_eq!(rebuild(&yard, &["--all", "--partition", "1"]).0, Some(2), "one or the other");
+    assert!(rows(&env).await.iter().all(|(epoch, _)| *epoch == 1), "a dry run changes nothing");
+    assert_eq!(rebuild(&env, &["--partition", "2"]).0, Some(2), "there is none");
+    assert_eq!(rebuild(&env, &["--all", "--partition", "1"]).0, Some(2), "one or the other");
 
-    let (code, printed) = rebuild(&yard, &["--partition", &this]);
+    let (code, printed) = rebuild(&env, &["--partition", &this]);
     assert_eq!(code, Some(0), "{printed}");
     assert!(printed.contains("1 orders are stored, 0 are voided"), "{printed}");
     assert!(printed.contains("of user ann for product shoe was lost"), "{printed}");
     assert!(printed.contains("lost exactly 1 of epoch 1"), "{printed}");
-    let epochs: Vec<i64> = rows(&yard).await.into_iter().map(|(epoch, _)| epoch).collect();
+    let epochs: Vec<i64> = rows(&env).await.into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!((epochs[usize::from(number)], epochs[other]), (2, 1));
     let again = sells_again(&service, "cid").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, lost.reservation_id));
     assert_eq!(service.refusal("shoe", "ann", "r").await, "LOST_OR_UNKNOWN");
 
-    let (code, printed) = rebuild(&yard, &["--all"]);
+    let (code, printed) = rebuild(&env, &["--all"]);
     assert_eq!(code, Some(0), "{printed}");
-    let epochs: Vec<i64> = rows(&yard).await.into_iter().map(|(epoch, _)| epoch).collect();
+    let epochs: Vec<i64> = rows(&env).await.into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!((epochs[usize::from(number)], epochs[other]), (3, 2));
     assert!(sells_again(&service, "cid").await.duplicate);
     assert_eq!(service.refusal("shoe", "ann", "r").await, "LOST_OR_UNKNOWN", "still");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
     service.stop().await;
 }
 
 /// Ends a rebuild at a crash point, with one order kept and one lost, and lets another process rebuild.
 async fn crash_while_looking_up(point: &str) {
-    let yard = Yard::with_own_redis().await;
-    let first = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let env = TestEnv::with_own_redis().await;
+    let first = env.serve(Role::All, &[("recovery", "manual")]).await;
     first.create(product("shoe", 10)).await;
     let kept = first.buy("shoe", "ann", "r").await.unwrap();
     first.buy("shoe", "bob", "r").await.unwrap();
-    until_stored(&yard, 2).await;
+    until_stored(&env, 2).await;
     first.stop().await;
-    let service = yard.serve(Role::Api, &[]).await;
-    lose(&yard, "bob").await;
+    let service = env.serve(Role::Api, &[]).await;
+    lose(&env, "bob").await;
     // What the gateway reported is lost with it: only Redis still knows how many it accepted.
-    yard.sql().await.batch_execute("DELETE FROM reported_marks").await.unwrap();
-    let mut rebuilder = Binary::serve(&yard, &[], Some(point));
+    env.sql().await.batch_execute("DELETE FROM reported_marks").await.unwrap();
+    let mut rebuilder = Binary::serve(&env, &[], Some(point));
     let status = rebuilder.ended().await;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
-    let next = yard.serve(Role::Worker, &[]).await;
+    let next = env.serve(Role::Worker, &[]).await;
     let again = sells_again(&service, "ann").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id), "{point}");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "LOST_OR_UNKNOWN", "{point}");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9), "{point}");
     assert_eq!((report.lost.len(), report.lost[0].count), (1, 1), "{point}");
     next.stop().await;
@@ -195,8 +195,8 @@ async fn lost_request_ids_survive_a_crash_between_any_two_steps_of_a_rebuild() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_takes_effect_after_the_ledger_lost_changes_of_the_catalogue() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let update = |name: &str, status: ProductStatus| {
         let (product_id, name) = ("shoe".to_owned(), name.to_owned());
@@ -209,43 +209,43 @@ async fn a_stop_takes_effect_after_the_ledger_lost_changes_of_the_catalogue() {
         update(name, ProductStatus::OnSale).await;
     }
     service.buy("shoe", "ann", "r").await.unwrap();
-    until_stored(&yard, 1).await;
+    until_stored(&env, 1).await;
     // As a failover leaves it that has lost the three changes, and the numbers that they had.
     let lost = "UPDATE products SET name = 'zero', version = version - 3;
                 SELECT setval('catalogue_version', (SELECT max(version) FROM products))";
-    yard.sql().await.batch_execute(lost).await.unwrap();
-    let (code, printed) = rebuild(&yard, &["--all"]);
+    env.sql().await.batch_execute(lost).await.unwrap();
+    let (code, printed) = rebuild(&env, &["--all"]);
     assert_eq!(code, Some(0), "{printed}");
     sells_again(&service, "bob").await;
 
     // Its version is one that this process has seen before, of a change that is lost.
     update("stopped", ProductStatus::Stopped).await;
     assert_eq!(service.refusal("shoe", "late", "r").await, "SALE_STOPPED");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_row_that_went_back_closes_its_partition_also_where_nothing_is_rebuilt() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;
-    let (code, printed) = rebuild(&yard, &["--all"]);
+    let (code, printed) = rebuild(&env, &["--all"]);
     assert_eq!(code, Some(0), "{printed}");
     sells_again(&service, "ann").await;
-    until_stored(&yard, 1).await;
+    until_stored(&env, 1).await;
     // As if the rebuild had never been committed.
     let back = "UPDATE partitions SET epoch = 1, opened = 1";
-    yard.sql().await.batch_execute(back).await.unwrap();
+    env.sql().await.batch_execute(back).await.unwrap();
     eventually("nothing is sold", async || {
         let refusal = service.buy("shoe", "bob", "r").await.err()?;
         (reason(&refusal) == "RECOVERING").then_some(())
     })
     .await;
-    let (code, printed) = rebuild(&yard, &[]);
+    let (code, printed) = rebuild(&env, &[]);
     assert_eq!(code, Some(0), "{printed}");
-    assert!(rows(&yard).await.iter().all(|row| *row == (3, "open".to_owned())));
+    assert!(rows(&env).await.iter().all(|row| *row == (3, "open".to_owned())));
     sells_again(&service, "cid").await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }

@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 use yoink::app::Role;
 
-use crate::harness::{Yard, eventually, product};
+use crate::harness::{TestEnv, eventually, product};
 
 /// Queries of ours that run, in this database.
 const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
@@ -12,29 +12,28 @@ const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_whose_caller_gives_up_ends_in_postgres_as_well() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let slow = "ALTER TABLE reservations RENAME TO fast;
                 CREATE VIEW reservations AS SELECT fast.* FROM fast, pg_sleep(1000)";
     sql.batch_execute(slow).await.unwrap();
-    let (stores, gives_up) = (yard.stores().await, CancellationToken::new());
+    let (stores, gives_up) = (env.stores().await, CancellationToken::new());
     let auditor = stores.auditor();
     let caller = async {
-        eventually("the audit reads", async || (yard.count(RUNNING).await == 1).then_some(()))
-            .await;
+        eventually("the audit reads", async || (env.count(RUNNING).await == 1).then_some(())).await;
         gives_up.cancel();
     };
     let (audited, ()) = tokio::join!(gives_up.run_until_cancelled(auditor.audit()), caller);
     assert!(audited.is_none(), "it was not done");
-    eventually("Postgres has ended it", async || (yard.count(RUNNING).await == 0).then_some(()))
+    eventually("Postgres has ended it", async || (env.count(RUNNING).await == 0).then_some(()))
         .await;
     let fast = "DROP VIEW reservations; ALTER TABLE fast RENAME TO reservations";
     sql.batch_execute(fast).await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -4,7 +4,7 @@ use tokio::task::block_in_place;
 use yoink::app::Role;
 
 use super::lost::{back_up, restore};
-use crate::harness::{Service, Yard, eventually, product, reason, run_yoink};
+use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink};
 
 /// The state of a reservation, or why there is none.
 async fn state(service: &Service, id: &str) -> String {
@@ -16,24 +16,24 @@ async fn state(service: &Service, id: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_redis_is_not_believed_of_orders_that_were_stored_voided_or_lost() {
-    let mut yard = Yard::with_own_redis().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let stored = api.buy("shoe", "ann", "r").await.unwrap().reservation_id;
     let voided = api.buy("shoe", "mallory", "r").await.unwrap().reservation_id;
     assert_eq!(state(&api, &stored).await, "ACCEPTED");
     // Both are still in the streams in this copy.
-    let copy = block_in_place(|| back_up(&yard));
+    let copy = block_in_place(|| back_up(&env));
     let settings = [("max_deliveries", "1"), ("recovery", "manual")];
-    let worker = yard.serve(Role::Worker, &settings).await;
-    yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &settings).await;
+    env.assert_audit_holds().await;
     worker.stop().await;
     let lost = api.buy("shoe", "bob", "r").await.unwrap().reservation_id;
     assert_eq!(state(&api, &lost).await, "ACCEPTED");
 
-    block_in_place(|| restore(&mut yard, copy));
+    block_in_place(|| restore(&mut env, copy));
     let seen = eventually("Redis answers again", async || {
         let seen = state(&api, &lost).await;
         (seen != "REDIS_UNAVAILABLE").then_some(seen)
@@ -42,49 +42,49 @@ async fn an_older_redis_is_not_believed_of_orders_that_were_stored_voided_or_los
     assert_eq!(state(&api, &stored).await, "CONFIRMED");
     assert_eq!(state(&api, &voided).await, "VOIDED");
 
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     for (id, expected) in [(&stored, "CONFIRMED"), (&voided, "VOIDED"), (&lost, "LOST_OR_UNKNOWN")]
     {
         assert_eq!(state(&api, id).await, expected);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_order_is_found_in_its_stream_and_an_id_that_was_never_given_is_not() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("replay", "manual")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let dead = service.buy("shoe", "mallory", "r").await.unwrap().reservation_id;
-    eventually("it is dead", async || (yard.audit().await.products[0].in_dead == 1).then_some(()))
+    eventually("it is dead", async || (env.audit().await.products[0].in_dead == 1).then_some(()))
         .await;
     assert_eq!(state(&service, &dead).await, "ACCEPTED");
     let id: yoink::domain::ReservationId = dead.parse().unwrap();
     let guessed =
         yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
     assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
-    let release = yoink::grpc::pb::ReplayDeadEntriesRequest { all: true, ..Default::default() };
-    service.admin().replay_dead_entries(release).await.unwrap();
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is_fenced() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let lost = service.buy("shoe", "ann", "r").await.unwrap().reservation_id;
     service.buy("shoe", "bob", "r").await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
     // Only the highest seq is watched: nothing is fenced, and this process believes both stores.
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let lose = "CREATE TABLE lost AS SELECT * FROM reservations WHERE user_id = 'ann';
                 DELETE FROM reservations WHERE user_id = 'ann'";
     sql.batch_execute(lose).await.unwrap();
@@ -102,29 +102,29 @@ async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is
     let guessed =
         yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
     assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let dead = service.buy("shoe", "mallory", "r").await.unwrap().reservation_id;
-    eventually("it is dead", async || (yard.audit().await.products[0].in_dead == 1).then_some(()))
+    eventually("it is dead", async || (env.audit().await.products[0].in_dead == 1).then_some(()))
         .await;
-    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    let listed = block_in_place(|| run_yoink(&env, &["dead", "list"]));
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&dead));
     // The entry is still in the stream in this copy.
-    let copy = block_in_place(|| back_up(&yard));
-    let release = yoink::grpc::pb::ReplayDeadEntriesRequest { all: true, ..Default::default() };
-    service.admin().replay_dead_entries(release).await.unwrap();
+    let copy = block_in_place(|| back_up(&env));
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
 
-    block_in_place(|| restore(&mut yard, copy));
+    block_in_place(|| restore(&mut env, copy));
     for asked in [String::new(), dead.clone()] {
         let request = || yoink::grpc::pb::ListDeadEntriesRequest {
             reservation_id: asked.clone(),
@@ -137,36 +137,36 @@ async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
         });
         assert_eq!(refused.await, "RECOVERING", "{asked:?}");
     }
-    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    let listed = block_in_place(|| run_yoink(&env, &["dead", "list"]));
     let (printed, said) =
         (String::from_utf8_lossy(&listed.stdout), String::from_utf8_lossy(&listed.stderr));
     assert_eq!(listed.status.code(), Some(2), "{printed} {said}");
     assert!(!printed.contains(&dead), "{printed}");
     assert!(said.contains("run `yoink rebuild`"), "{said}");
     // What the ledger holds is shown.
-    let shown = block_in_place(|| run_yoink(&yard, &["dead", "show", &dead]));
+    let shown = block_in_place(|| run_yoink(&env, &["dead", "show", &dead]));
     let printed = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.status.success() && printed.contains("state = voided"), "{printed}");
 
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
-    let listed = block_in_place(|| run_yoink(&yard, &["dead", "list"]));
+    let listed = block_in_place(|| run_yoink(&env, &["dead", "list"]));
     assert!(listed.status.success());
     assert!(!String::from_utf8_lossy(&listed.stdout).contains(&dead));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_entry_with_bytes_that_are_no_text_is_listed() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("replay", "manual")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let mut add = redis::cmd("XADD");
-    add.arg(format!("{}:{{0}}:dead", yard.prefix)).arg("*");
+    add.arg(format!("{}:{{0}}:dead", env.prefix)).arg("*");
     let _: String =
-        add.arg("p").arg(&b"sh\xffoe"[..]).query_async(&mut yard.cli().await).await.unwrap();
+        add.arg("p").arg(&b"sh\xffoe"[..]).query_async(&mut env.cli().await).await.unwrap();
     let request = yoink::grpc::pb::ListDeadEntriesRequest::default();
     let listed = service.admin().list_dead_entries(request).await.unwrap().into_inner();
     assert_eq!(listed.entries[0].product_id, "sh\u{fffd}oe");

@@ -19,7 +19,7 @@ use yoink::{
 };
 
 use super::schema_change::set_status;
-use crate::harness::{Proxy, Service, Yard, eventually, get, product, reason, shared};
+use crate::harness::{Proxy, Service, TestEnv, eventually, get, product, reason, shared};
 
 /// Clients that look up, and how many of them share a connection.
 const CLIENTS: u32 = 500;
@@ -88,7 +88,7 @@ impl Flood {
 }
 
 /// Buys so many units, 50 buyers at once, and waits until all there are is stored; tells how long that took.
-async fn sell(yard: &Yard, service: &Service, users: std::ops::Range<u32>) -> Duration {
+async fn sell(env: &TestEnv, service: &Service, users: std::ops::Range<u32>) -> Duration {
     let (begun, end) = (Instant::now(), users.end);
     for group in users.collect::<Vec<_>>().chunks(50) {
         let users: Vec<String> = group.iter().map(|n| format!("user-{n}")).collect();
@@ -97,7 +97,7 @@ async fn sell(yard: &Yard, service: &Service, users: std::ops::Range<u32>) -> Du
         }
     }
     eventually("every order is stored", async || {
-        let stored = yard.count("SELECT count(*) FROM reservations").await;
+        let stored = env.count("SELECT count(*) FROM reservations").await;
         (stored == i64::from(end)).then_some(())
     })
     .await;
@@ -125,14 +125,14 @@ async fn counted(service: &Service, parts: &[&str]) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force() {
     tokio::task::spawn_blocking(shared).await.unwrap();
-    let yard = Yard::with_own_redis().await;
+    let env = TestEnv::with_own_redis().await;
     let proxy = Proxy::postgres(shared().postgres.port()).await;
-    let url = proxy.postgres_url(&yard.database);
+    let url = proxy.postgres_url(&env.database);
     let settings = [("postgres_url", url.as_str()), ("pool_lookups", "1")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10_000)).await;
     proxy.delay(Duration::from_micros(2_500), Duration::from_micros(2_500));
-    let quiet = sell(&yard, &service, 0..1_000).await;
+    let quiet = sell(&env, &service, 0..1_000).await;
 
     let flood = Flood::begin(&service).await;
     eventually("look-ups wait for their own connection", async || {
@@ -140,7 +140,7 @@ async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force
         (waiting && connections(&service, "lookups", "open").await == 1).then_some(())
     })
     .await;
-    let flooded = sell(&yard, &service, 1_000..2_000).await;
+    let flooded = sell(&env, &service, 1_000..2_000).await;
     let begun = Instant::now();
     set_status(&service, ProductStatus::Stopped).await.unwrap();
     let stopped = begun.elapsed();
@@ -166,6 +166,6 @@ async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force
     );
     set_status(&service, ProductStatus::OnSale).await.unwrap();
     service.buy("shoe", "after", "r").await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2_001, 7_999));
 }

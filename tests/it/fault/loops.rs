@@ -8,38 +8,40 @@ use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
 use yoink::app::Role;
 
-use crate::harness::{Answers, Binary, Crowd, Rush, Schedule, Service, Yard, eventually, product};
+use crate::harness::{
+    Answers, Binary, BuyerLoad, RunningLoad, Schedule, Service, TestEnv, eventually, product,
+};
 
 /// Of everybody: more than can be bought, but for the hats.
 const SUPPLY: i64 = 10_000_000;
 
 /// Many buyers of plenty, from both partitions, and of next to nothing; each remembers what it was told.
-async fn rush(yard: &Yard, service: &Service, schedule: &Schedule) -> Rush {
-    let plenty = [yard.product_in(0).await, yard.product_in(1).await];
+async fn rush(env: &TestEnv, service: &Service, schedule: &Schedule) -> RunningLoad {
+    let plenty = [env.product_in(0).await, env.product_in(1).await];
     for id in &plenty {
         service.create(product(id, SUPPLY)).await;
     }
     service.create(product("scarce", 300)).await;
     let products = [&plenty[0], &plenty[1], &plenty[0], "scarce"];
-    let crowd = Crowd::seeded("buyer", 12, &products, schedule.seed());
-    crowd.paced(Duration::from_millis(3)).rush(vec![service.channel()])
+    let buyers = BuyerLoad::seeded("buyer", 12, &products, schedule.seed());
+    buyers.paced(Duration::from_millis(3)).start(vec![service.channel()])
 }
 
 /// Every word is kept; tells what it came to.
 async fn settle(
     (what, kills): (&str, usize),
-    (yard, service): (&Yard, &Service),
+    (env, service): (&TestEnv, &Service),
     answers: Answers,
     schedule: &Schedule,
 ) {
     let accepted = answers.accepted();
-    let account = answers.honoured(yard, service).await;
+    let account = answers.assert_all_answers_kept(env, service).await;
     let doubled = "SELECT count(*) - count(DISTINCT (product_id, user_id, request_id))
                      FROM reservations WHERE state = 'confirmed'";
     let oversold = "SELECT sum(greatest(0, n - supply))::bigint FROM products JOIN
                     (SELECT product_id, count(*) AS n FROM reservations
                       WHERE state = 'confirmed' GROUP BY product_id) stored USING (product_id)";
-    let (doubled, oversold) = (yard.count(doubled).await, yard.count(oversold).await);
+    let (doubled, oversold) = (env.count(doubled).await, env.count(oversold).await);
     let (confirmed, lost, seed) = (account.confirmed, account.lost.len(), schedule.seed());
     println!(
         "| {what} | {kills} | {accepted} | {confirmed} | {lost} | {doubled} | {oversold} | {seed} |"
@@ -47,40 +49,40 @@ async fn settle(
     assert_eq!((lost, doubled, oversold), (0, 0, 0), "seed {seed}");
     assert!(confirmed >= accepted, "seed {seed}");
     let partitions = "SELECT count(DISTINCT partition) FROM reservations";
-    assert_eq!(yard.count(partitions).await, 2, "both partitions sold, seed {seed}");
-    assert!(yard.assert_audit_holds().await.lost.is_empty(), "seed {seed}");
+    assert_eq!(env.count(partitions).await, 2, "both partitions sold, seed {seed}");
+    assert!(env.assert_audit_holds().await.lost.is_empty(), "seed {seed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_with_always_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let rush = rush(&yard, &service, &schedule).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
+    let load = rush(&env, &service, &schedule).await;
     for _ in 0..rounds {
-        rush.sells(1 + schedule.below(60)).await;
+        load.sells(1 + schedule.below(60)).await;
         block_in_place(|| {
-            let redis = yard.redis.as_mut().unwrap();
+            let redis = env.redis.as_mut().unwrap();
             redis.kill();
             redis.restart().unwrap();
         });
     }
-    rush.sells(50).await;
-    let answers = rush.end().await;
-    settle(("Redis (`always`)", rounds), (&yard, &service), answers, &schedule).await;
+    load.sells(50).await;
+    let answers = load.end().await;
+    settle(("Redis (`always`)", rounds), (&env, &service), answers, &schedule).await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worker_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
-    let rush = rush(&yard, &api, &schedule).await;
-    let settings = [("claim_idle_ms", "300")];
-    let stored = async || yard.count("SELECT count(*) FROM reservations").await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
+    let load = rush(&env, &api, &schedule).await;
+    let settings = [("takeover_idle_ms", "300")];
+    let stored = async || env.count("SELECT count(*) FROM reservations").await;
     for _ in 0..rounds {
-        let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+        let mut worker = Binary::serve_as("worker", &env, &settings, None);
         let goal = stored().await + i64::try_from(1 + schedule.below(200)).unwrap();
         eventually("it stores", async || {
             assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
@@ -90,9 +92,9 @@ async fn the_worker_is_killed() {
         worker.signal(Signal::SIGKILL);
         worker.ended().await;
     }
-    let answers = rush.end().await;
-    let next = yard.serve(Role::Worker, &settings).await;
-    settle(("a worker", rounds), (&yard, &api), answers, &schedule).await;
+    let answers = load.end().await;
+    let next = env.serve(Role::Worker, &settings).await;
+    settle(("a worker", rounds), (&env, &api), answers, &schedule).await;
     next.stop().await;
     api.stop().await;
 }
@@ -100,47 +102,47 @@ async fn the_worker_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
-    let yard = Yard::new().await;
-    let keeper = yard.serve(Role::All, &[]).await;
-    let rush = rush(&yard, &keeper, &schedule).await;
+    let env = TestEnv::new().await;
+    let keeper = env.serve(Role::All, &[]).await;
+    let load = rush(&env, &keeper, &schedule).await;
     for _ in 0..rounds {
-        let mut gateway = Binary::serve_as("api", &yard, &[], None);
-        rush.go_to(vec![gateway.channel().await]);
-        rush.sells(1 + schedule.below(200)).await;
+        let mut gateway = Binary::serve_as("api", &env, &[], None);
+        load.go_to(vec![gateway.channel().await]);
+        load.sells(1 + schedule.below(200)).await;
         gateway.signal(Signal::SIGKILL);
         gateway.ended().await;
     }
-    rush.go_to(vec![keeper.channel()]);
-    rush.sells(50).await;
-    let answers = rush.end().await;
-    settle(("a gateway", rounds), (&yard, &keeper), answers, &schedule).await;
+    load.go_to(vec![keeper.channel()]);
+    load.sells(50).await;
+    let answers = load.end().await;
+    settle(("a gateway", rounds), (&env, &keeper), answers, &schedule).await;
     keeper.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_is_killed() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(4));
-    let mut yard = Yard::with_durable_postgres().await;
-    let service = yard.serve(Role::All, &[("claim_idle_ms", "500")]).await;
-    let rush = rush(&yard, &service, &schedule).await;
+    let mut env = TestEnv::with_durable_postgres().await;
+    let service = env.serve(Role::All, &[("takeover_idle_ms", "500")]).await;
+    let load = rush(&env, &service, &schedule).await;
     for _ in 0..rounds {
-        rush.sells(1 + schedule.below(100)).await;
+        load.sells(1 + schedule.below(100)).await;
         block_in_place(|| {
-            let postgres = yard.postgres.as_mut().unwrap();
+            let postgres = env.postgres.as_mut().unwrap();
             postgres.kill();
             postgres.restart().unwrap();
         });
     }
-    rush.sells(50).await;
-    let answers = rush.end().await;
-    settle(("Postgres", rounds), (&yard, &service), answers, &schedule).await;
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    load.sells(50).await;
+    let answers = load.end().await;
+    settle(("Postgres", rounds), (&env, &service), answers, &schedule).await;
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
     service.stop().await;
 }
 
 /// A worker that has connected to both stores: from then on no fault of theirs ends it.
-async fn started(yard: &Yard, settings: &[(&'static str, &str)]) -> Binary {
-    let mut worker = Binary::serve_as("worker", yard, settings, None);
+async fn started(env: &TestEnv, settings: &[(&'static str, &str)]) -> Binary {
+    let mut worker = Binary::serve_as("worker", env, settings, None);
     worker.channel().await;
     worker
 }
@@ -149,55 +151,56 @@ async fn started(yard: &Yard, settings: &[(&'static str, &str)]) -> Binary {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_fault_after_the_other() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(2));
-    let (mut yard, other) = (Yard::with_own_redis().await, Yard::with_durable_postgres().await);
-    (yard.postgres, yard.database) = (other.postgres, other.database);
-    let settings = [("claim_idle_ms", "300")];
-    let service = yard.serve(Role::All, &settings).await;
-    let mut worker = started(&yard, &settings).await;
-    let rush = rush(&yard, &service, &schedule).await;
+    let (mut env, other) =
+        (TestEnv::with_own_redis().await, TestEnv::with_durable_postgres().await);
+    (env.postgres, env.database) = (other.postgres, other.database);
+    let settings = [("takeover_idle_ms", "300")];
+    let service = env.serve(Role::All, &settings).await;
+    let mut worker = started(&env, &settings).await;
+    let load = rush(&env, &service, &schedule).await;
     for _ in 0..rounds {
-        rush.sells(1 + schedule.below(40)).await;
+        load.sells(1 + schedule.below(40)).await;
         let fault = schedule.below(6);
         match fault {
             0 => block_in_place(|| {
-                let redis = yard.redis.as_mut().unwrap();
+                let redis = env.redis.as_mut().unwrap();
                 redis.kill();
                 redis.restart().unwrap();
             }),
             1 => block_in_place(|| {
-                let postgres = yard.postgres.as_mut().unwrap();
+                let postgres = env.postgres.as_mut().unwrap();
                 postgres.kill();
                 postgres.restart().unwrap();
             }),
             2 => {
                 worker.signal(Signal::SIGKILL);
                 worker.ended().await;
-                worker = started(&yard, &settings).await;
+                worker = started(&env, &settings).await;
             }
             3 => {
                 worker.signal(Signal::SIGSTOP);
-                rush.sells(20).await;
+                load.sells(20).await;
                 worker.signal(Signal::SIGCONT);
             }
             4 => {
                 let flush = redis::cmd("SCRIPT").arg("FLUSH").to_owned();
-                let () = flush.query_async(&mut yard.cli().await).await.unwrap();
+                let () = flush.query_async(&mut env.cli().await).await.unwrap();
             }
             _ => {
                 let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                             WHERE application_name = 'yoink'";
                 // After a fault before this one they may not have connected again yet.
                 eventually("a connection is ended", async || {
-                    (yard.count(end).await > 0).then_some(())
+                    (env.count(end).await > 0).then_some(())
                 })
                 .await;
             }
         }
         assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
     }
-    rush.sells(50).await;
-    let answers = rush.end().await;
-    settle(("all in turn", rounds), (&yard, &service), answers, &schedule).await;
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    load.sells(50).await;
+    let answers = load.end().await;
+    settle(("all in turn", rounds), (&env, &service), answers, &schedule).await;
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
     service.stop().await;
 }

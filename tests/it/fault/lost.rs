@@ -14,23 +14,23 @@ use yoink::{
     },
 };
 
-use super::rush::Rush;
+use super::answer_log::AnswerLog;
 use crate::harness::{
-    Binary, Service, Yard, eventually, get, product, reason, run_yoink, scratch_dir,
+    Binary, Service, TestEnv, eventually, get, product, reason, run_yoink, scratch_dir,
 };
 
 /// A copy of what Redis has on disk, as a backup takes it.
-pub(super) fn back_up(yard: &Yard) -> PathBuf {
+pub(super) fn back_up(env: &TestEnv) -> PathBuf {
     let copy = scratch_dir("backup");
-    let data = yard.redis.as_ref().unwrap().dir().join("appendonlydir");
+    let data = env.redis.as_ref().unwrap().dir().join("appendonlydir");
     let copied = Command::new("cp").arg("-a").arg(data).arg(&copy).status();
     assert!(copied.unwrap().success());
     copy
 }
 
 /// Redis ends as in a crash, and comes back with an older copy.
-pub(super) fn restore(yard: &mut Yard, copy: PathBuf) {
-    let redis = yard.redis.as_mut().unwrap();
+pub(super) fn restore(env: &mut TestEnv, copy: PathBuf) {
+    let redis = env.redis.as_mut().unwrap();
     redis.kill();
     let data = redis.dir().join("appendonlydir");
     std::fs::remove_dir_all(&data).unwrap();
@@ -54,54 +54,54 @@ async fn lost(service: &Service) -> Vec<LostReservations> {
 }
 
 /// Waits until so many marks of the first epoch are still to be reported: two by each gateway that died.
-async fn unreported(yard: &Yard, marks: i64) {
+async fn unreported(env: &TestEnv, marks: i64) {
     eventually("every gateway that lives has told what it saw", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
-        (yard.count(silent).await == marks).then_some(())
+        (env.count(silent).await == marks).then_some(())
     })
     .await;
 }
 
 /// What `yoink audit` says.
-fn audit(yard: &Yard) -> String {
-    let output = block_in_place(|| run_yoink(yard, &["audit"]));
+fn audit(env: &TestEnv) -> String {
+    let output = block_in_place(|| run_yoink(env, &["audit"]));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn rebuild(yard: &Yard) -> String {
-    let output = block_in_place(|| run_yoink(yard, &["rebuild"]));
+fn rebuild(env: &TestEnv) -> String {
+    let output = block_in_place(|| run_yoink(env, &["rebuild"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_every_gateway_lives_the_lost_are_counted_exactly() {
-    let mut yard = Yard::with_own_redis().await;
-    let first = yard.serve(Role::Api, &[]).await;
-    let second = yard.serve(Role::Api, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let first = env.serve(Role::Api, &[]).await;
+    let second = env.serve(Role::Api, &[]).await;
     first.create(product("shoe", 50)).await;
     sell(&first, 0..10).await;
-    let copy = back_up(&yard);
+    let copy = back_up(&env);
     sell(&first, 10..25).await;
     // This one is told to end before; what it saw is known all the same.
     eventually("it knows the product", async || second.buy("shoe", "last", "r").await.ok()).await;
     second.stop().await;
-    restore(&mut yard, copy);
-    let said = rebuild(&yard);
+    restore(&mut env, copy);
+    let said = rebuild(&env);
     assert!(said.contains("rebuilt and open"), "the older copy is noticed: {said}");
     // The rebuild's own count waits some seconds for the gateways, and this test until they have reported.
-    unreported(&yard, 0).await;
-    assert!(audit(&yard).contains("lost exactly 16 of epoch 1"), "{}", audit(&yard));
+    unreported(&env, 0).await;
+    assert!(audit(&env).contains("lost exactly 16 of epoch 1"), "{}", audit(&env));
     let told = lost(&first).await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!((told[0].count, told[0].exact, told[0].epoch), (16, true, 1));
     // The units of the lost are for sale again; the survivors keep theirs.
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || first.buy("shoe", "user-0", "r").await.ok()).await;
     let users: Vec<String> = (100..200).map(|n| format!("user-{n}")).collect();
     let buys = join_all(users.iter().map(|user| first.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 40);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
     assert_eq!(report.lost.len(), 1, "it stays told");
     worker.stop().await;
@@ -109,13 +109,13 @@ async fn while_every_gateway_lives_the_lost_are_counted_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
-    let mut yard = Yard::with_own_redis().await;
-    let lives = yard.serve(Role::Api, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let lives = env.serve(Role::Api, &[]).await;
     lives.create(product("shoe", 100)).await;
-    let mut dies = Binary::serve_as("api", &yard, &[], None);
+    let mut dies = Binary::serve_as("api", &env, &[], None);
     let mut buyers = InventoryServiceClient::new(dies.channel().await);
     sell(&lives, 0..10).await;
-    let copy = back_up(&yard);
+    let copy = back_up(&env);
     let mut sell_there = async |users: std::ops::Range<u32>| {
         for n in users {
             let request = ReserveUnitRequest {
@@ -132,40 +132,40 @@ async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
     sell_there(16..19).await;
     dies.signal(Signal::SIGKILL);
     dies.ended().await;
-    restore(&mut yard, copy);
-    rebuild(&yard);
-    unreported(&yard, 2).await;
-    assert!(audit(&yard).contains("lost at least 6 of epoch 1"), "{}", audit(&yard));
+    restore(&mut env, copy);
+    rebuild(&env);
+    unreported(&env, 2).await;
+    assert!(audit(&env).contains("lost at least 6 of epoch 1"), "{}", audit(&env));
     let told = lost(&lives).await;
     assert_eq!((told[0].count, told[0].exact), (6, false), "the last three are unknown");
-    let worker = yard.serve(Role::Worker, &[]).await;
-    assert_eq!(yard.assert_audit_holds().await.products[0].available, 90);
+    let worker = env.serve(Role::Worker, &[]).await;
+    assert_eq!(env.assert_audit_holds().await.products[0].available, 90);
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounted_for() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[("audit_interval_ms", "200")]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[("audit_interval_ms", "200")]).await;
     service.create(product("shoe", 1_000_000)).await;
     sell(&service, 0..50).await;
-    let copy = back_up(&yard);
+    let copy = back_up(&env);
     let enough = CancellationToken::new();
     let rewind = async {
-        eventually("the rush is under way", async || {
-            (yard.count("SELECT count(*) FROM reservations").await > 200).then_some(())
+        eventually("the answers is under way", async || {
+            (env.count("SELECT count(*) FROM reservations").await > 200).then_some(())
         })
         .await;
-        block_in_place(|| restore(&mut yard, copy));
+        block_in_place(|| restore(&mut env, copy));
         eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), rewind);
-    assert!(rush.accepted.len() > 100, "{}", rush.accepted.len());
-    unreported(&yard, 0).await;
-    let report = yard.assert_audit_holds().await;
-    let lost = rush.account_for(&yard, &report).await;
-    assert!(yard.count("SELECT max(epoch) FROM partitions").await > 1, "it was noticed");
+    let (answers, ()) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), rewind);
+    assert!(answers.accepted.len() > 100, "{}", answers.accepted.len());
+    unreported(&env, 0).await;
+    let report = env.assert_audit_holds().await;
+    let lost = answers.account_for(&env, &report).await;
+    assert!(env.count("SELECT max(epoch) FROM partitions").await > 1, "it was noticed");
     eventually("the worker announces it", async || {
         let metrics = get(service.http, "/metrics").await;
         let told = metrics.lines().find(|line| {
@@ -180,15 +180,15 @@ async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_restarts_while_postgres_is_away_is_seen_to_be_fenced_and_stays_closed() {
-    let mut yard = Yard::with_own_redis().await;
-    let other = Yard::with_own_postgres().await;
-    (yard.postgres, yard.database) = (other.postgres, other.database);
-    let service = yard.serve(Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let other = TestEnv::with_own_postgres().await;
+    (env.postgres, env.database) = (other.postgres, other.database);
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
-    yard.postgres.as_mut().unwrap().stop();
-    yard.redis.as_mut().unwrap().restart().unwrap();
+    env.assert_audit_holds().await;
+    env.postgres.as_mut().unwrap().stop();
+    env.redis.as_mut().unwrap().restart().unwrap();
     eventually("readiness tells every partition", async || {
         let ready = get(service.http, "/readyz").await;
         let fenced = ready.contains("partition 0 is fenced") && ready.contains("partition 1 is");
@@ -196,40 +196,40 @@ async fn a_redis_that_restarts_while_postgres_is_away_is_seen_to_be_fenced_and_s
     })
     .await;
     assert_eq!(reason(&service.buy("shoe", "bob", "").await.unwrap_err()), "RECOVERING");
-    yard.postgres.as_mut().unwrap().restart().unwrap();
+    env.postgres.as_mut().unwrap().restart().unwrap();
     eventually("it sells again", async || service.buy("shoe", "bob", "").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.lost.len()), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_up_for_lost_is_not_stored_when_an_older_redis_comes_back() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let mut limited = product("shoe", 10);
     limited.sale.per_user_limit = Some(1);
-    let api = yard.serve(Role::Api, &[]).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(limited).await;
     let lost_one = api.buy("shoe", "ann", "r").await.unwrap();
-    let copy = back_up(&yard);
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
-    rebuild(&yard);
-    unreported(&yard, 0).await;
+    let copy = back_up(&env);
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
+    rebuild(&env);
+    unreported(&env, 0).await;
     let told = lost(&api).await;
     assert_eq!((told.len(), told[0].count, told[0].exact), (1, 1, true), "{told:?}");
     // Its buyer is told so, and buys again by the same request.
     let again = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
     assert!(!again.duplicate);
-    let worker = yard.serve(Role::Worker, &[("recovery", "manual")]).await;
-    yard.assert_audit_holds().await;
-    restore(&mut yard, copy);
-    assert!(rebuild(&yard).contains("0 orders are stored, 1 are voided"));
+    let worker = env.serve(Role::Worker, &[("recovery", "manual")]).await;
+    env.assert_audit_holds().await;
+    restore(&mut env, copy);
+    assert!(rebuild(&env).contains("0 orders are stored, 1 are voided"));
     let voided = api.reservation(&lost_one.reservation_id).await.unwrap();
     assert_eq!(voided.state().as_str_name(), "RESERVATION_STATE_VOIDED");
     assert!(voided.void_reason.contains("given up as lost"), "{}", voided.void_reason);
     let third = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
     assert_eq!((third.duplicate, third.reservation_id), (true, again.reservation_id));
     assert_eq!(api.refusal("shoe", "ann", "another").await, "LIMIT_REACHED");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     worker.stop().await;
 }

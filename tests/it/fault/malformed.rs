@@ -5,11 +5,11 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use yoink::{app::Role, grpc::pb::GetProductRequest};
 
-use crate::harness::{Yard, eventually, get, product, reason};
+use crate::harness::{TestEnv, eventually, get, product, reason};
 
-async fn key(yard: &Yard, name: &str) -> String {
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    format!("{}:{{{partition}}}:{name}", yard.prefix)
+async fn key(env: &TestEnv, name: &str) -> String {
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    format!("{}:{{{partition}}}:{name}", env.prefix)
 }
 
 /// An internal error, which does not say that Redis is unavailable; returns its `applied`.
@@ -25,14 +25,14 @@ fn internal(status: &Status) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_understood_is_an_internal_error() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
 
     // A remembered request id that is none: the script returns it as it is.
-    let pattern = format!("{}:*", key(&yard, "claims").await);
+    let pattern = format!("{}:*", key(&env, "claims").await);
     let windows: Vec<String> = cli.keys(pattern).await.unwrap();
     let claim: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
     let () = cli.hset(&windows[0], "ann/shoe/r", "nonsense").await.unwrap();
@@ -40,7 +40,7 @@ async fn an_answer_that_is_not_understood_is_an_internal_error() {
     let () = cli.hset(&windows[0], "ann/shoe/r", claim).await.unwrap();
 
     // A stock that is no number: the script fails, and so does who reads it.
-    let stock = key(&yard, "stock").await;
+    let stock = key(&env, "stock").await;
     let () = cli.hset(&stock, "shoe", "many").await.unwrap();
     assert_eq!(internal(&service.buy("shoe", "bob", "r").await.unwrap_err()), "maybe");
     let request = GetProductRequest { product_id: "shoe".to_owned() };
@@ -48,7 +48,7 @@ async fn an_answer_that_is_not_understood_is_an_internal_error() {
     let () = cli.hset(&stock, "shoe", 9).await.unwrap();
 
     // A stream that is none: a look-up has changed nothing.
-    let (orders, aside) = (key(&yard, "orders").await, key(&yard, "aside").await);
+    let (orders, aside) = (key(&env, "orders").await, key(&env, "aside").await);
     let mut swap = redis::pipe();
     swap.atomic().rename(&orders, &aside).set(&orders, "x");
     let () = swap.query_async(&mut cli).await.unwrap();
@@ -58,23 +58,23 @@ async fn an_answer_that_is_not_understood_is_an_internal_error() {
 
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert_eq!((again.duplicate, &again.reservation_id), (true, &bought.reservation_id));
-    let worker = yard.serve(Role::Worker, &[]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_does_not_understand_redis_says_so_and_goes_on_when_it_does() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
-    let (orders, aside) = (key(&yard, "orders").await, key(&yard, "aside").await);
+    env.assert_audit_holds().await;
+    let (orders, aside) = (key(&env, "orders").await, key(&env, "aside").await);
     let mut swap = redis::pipe();
     swap.atomic().rename(&orders, &aside).set(&orders, "x");
-    let () = swap.query_async(&mut yard.cli().await).await.unwrap();
+    let () = swap.query_async(&mut env.cli().await).await.unwrap();
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains("does not understand").then_some(ready)
@@ -82,12 +82,12 @@ async fn a_worker_that_does_not_understand_redis_says_so_and_goes_on_when_it_doe
     .await;
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(!ready.contains("unavailable"), "{ready}");
-    let () = yard.cli().await.rename(&aside, &orders).await.unwrap();
+    let () = env.cli().await.rename(&aside, &orders).await.unwrap();
     eventually("it is ready again", async || {
         get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
     service.buy("shoe", "bob", "r").await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
 }

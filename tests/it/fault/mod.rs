@@ -1,6 +1,7 @@
 //! Faults of real servers and networks, and of our own processes. Every test that sells ends in the audit.
 
 mod abuse;
+mod answer_log;
 mod auditor;
 mod audits;
 mod browse;
@@ -29,7 +30,6 @@ mod rebuilds;
 mod redis_kinds;
 mod redis_log;
 mod replica;
-mod rush;
 mod schema_change;
 mod settings;
 mod small_disk;

@@ -10,7 +10,9 @@ use yoink::{
     grpc::pb::{RestockRequest, RestockResponse},
 };
 
-use crate::harness::{Crowd, Proxy, Service, Yard, eventually, get, product, reason, shared};
+use crate::harness::{
+    BuyerLoad, Proxy, Service, TestEnv, eventually, get, product, reason, shared,
+};
 
 async fn postgres_proxy() -> Proxy {
     tokio::task::spawn_blocking(shared).await.unwrap();
@@ -28,9 +30,9 @@ async fn restock(service: &Service, units: i64) -> Result<RestockResponse, tonic
 }
 
 /// No order of these can be stored.
-async fn poison(yard: &Yard) {
+async fn poison(env: &TestEnv) {
     let sql = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'mallory%')";
-    yard.sql().await.batch_execute(sql).await.unwrap();
+    env.sql().await.batch_execute(sql).await.unwrap();
 }
 
 async fn voided(service: &Service, id: &str) {
@@ -49,9 +51,9 @@ fn hash(body: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_whose_answer_is_lost_is_made_once_and_answered_to_who_asks_again() {
-    let yard = Yard::with_own_redis().await;
-    let proxy = Proxy::redis(yard.redis.as_ref().unwrap().port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
+    let env = TestEnv::with_own_redis().await;
+    let proxy = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
+    let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "early", "r").await.unwrap();
     let reserve = hash(include_str!("../../../lua/reserve.lua"));
@@ -65,44 +67,44 @@ async fn a_reservation_whose_answer_is_lost_is_made_once_and_answered_to_who_ask
     let again = again.await;
     assert_eq!((again.duplicate, again.remaining), (true, 8));
     assert_eq!(service.buy("shoe", "ann", "r").await.unwrap().reservation_id, again.reservation_id);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_whose_answer_is_lost_is_repeated_and_changes_nothing() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
+    let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "early", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let lost = proxy.lose_reply(&[&hash(include_str!("../../../lua/settle.lua"))]);
     service.buy("shoe", "ann", "r").await.unwrap();
     assert!(lost.reply().await.contains("ok\r\n$1\r\n1\r\n"), "the entry was removed");
     let later =
         eventually("it sells on", async || service.buy("shoe", "bob", "r").await.ok()).await;
     assert_eq!(later.remaining, 7);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 3);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burial_or_a_release_whose_answer_is_lost_happens_once() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let settings = [("redis_url", proxy.redis_url()), ("max_deliveries", "1".to_owned())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
-    poison(&yard).await;
+    poison(&env).await;
     // The scripts are known to Redis by then: whose answer is lost below has run.
     let first = service.buy("shoe", "mallory-0", "r").await.unwrap();
     voided(&service, &first.reservation_id).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     for (script, word) in [
-        (include_str!("../../../lua/bury.lua"), "buried"),
+        (include_str!("../../../lua/move_to_dead.lua"), "buried"),
         (include_str!("../../../lua/release.lua"), "released"),
     ] {
         let lost = proxy.lose_reply(&[&hash(script)]);
@@ -112,21 +114,21 @@ async fn a_burial_or_a_release_whose_answer_is_lost_happens_once() {
         let reply = lost.reply().await;
         assert!(reply.contains(word), "{reply}");
         voided(&service, &bought.reservation_id).await;
-        let report = yard.assert_audit_holds().await;
+        let report = env.assert_audit_holds().await;
         assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10), "{word}");
     }
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 3);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 3);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 3);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_whose_answer_is_lost_in_redis_or_in_the_ledger_adds_once() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let ledger = postgres_proxy().await;
-    let (redis_url, postgres_url) = (proxy.redis_url(), ledger.postgres_url(&yard.database));
+    let (redis_url, postgres_url) = (proxy.redis_url(), ledger.postgres_url(&env.database));
     let settings = [("redis_url", redis_url.as_str()), ("postgres_url", postgres_url.as_str())];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let committed = ledger.lose_reply(&["grant", "supply_changes"]);
     let applied = proxy.lose_reply(&[&hash(include_str!("../../../lua/restock.lua"))]);
@@ -140,46 +142,46 @@ async fn a_grant_whose_answer_is_lost_in_redis_or_in_the_ledger_adds_once() {
     assert_eq!((again.supply, again.duplicate), (15, true));
     assert!(applied.reply().await.contains("ok\r\n$1\r\n1\r\n"), "Redis was told");
     eventually("it sells", async || service.buy("shoe", "ann", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].supply, report.products[0].available), (15, 14));
-    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 2);
+    assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_voids_and_products_whose_commit_is_not_answered_are_stored_once() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let ledger = postgres_proxy().await;
-    let url = ledger.postgres_url(&yard.database);
-    let service = yard.serve(Role::All, &[("postgres_url", &url), ("max_deliveries", "1")]).await;
+    let url = ledger.postgres_url(&env.database);
+    let service = env.serve(Role::All, &[("postgres_url", &url), ("max_deliveries", "1")]).await;
 
     let lost = ledger.lose_reply(&["INSERT INTO supply_changes", "boot"]);
     let created = tokio::join!(service.try_create(product("boot", 7)), lost.reply());
     assert_eq!(reason(&created.0.unwrap_err()), "LEDGER_UNAVAILABLE");
     assert!(created.1.contains("COMMIT"), "{}", created.1);
     eventually("it is created", async || service.try_create(product("boot", 7)).await.ok()).await;
-    assert_eq!(yard.count("SELECT count(*) FROM supply_changes").await, 1);
+    assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 1);
 
     let lost = ledger.lose_reply(&["INSERT INTO reservations", "ann"]);
     let bought = service.buy("boot", "ann", "r").await.unwrap();
     let reply = lost.reply().await;
     assert!(reply.contains("COMMIT"), "{reply}");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 6));
-    assert_eq!(yard.count("SELECT sold FROM products").await, 1);
+    assert_eq!(env.count("SELECT sold FROM products").await, 1);
     let state = service.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
 
-    poison(&yard).await;
+    poison(&env).await;
     let lost = ledger.lose_reply(&["INSERT INTO dead_actions", "mallory"]);
     let bought = service.buy("boot", "mallory", "r").await.unwrap();
     let reply = lost.reply().await;
     assert!(reply.contains("COMMIT"), "{reply}");
     voided(&service, &bought.reservation_id).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 6));
-    assert_eq!(yard.count("SELECT count(*) FROM reservations").await, 2);
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 2);
     let released = "SELECT count(*) FROM dead_actions WHERE action = 'release'";
-    assert_eq!(yard.count(released).await, 1);
+    assert_eq!(env.count(released).await, 1);
 }
 
 /// How often a service has called `lua/reserve.lua`.
@@ -195,13 +197,13 @@ async fn calls(service: &Service) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let url = proxy.redis_url();
     let patient = [("redis_url", url.as_str()), ("concurrency_max_calls", "100")];
-    let patient = yard.serve(Role::All, &patient).await;
+    let patient = env.serve(Role::All, &patient).await;
     let hurried = [("redis_url", url.as_str()), ("call_timeout_ms", "150")];
-    let hurried = yard.serve(Role::Api, &hurried).await;
+    let hurried = env.serve(Role::Api, &hurried).await;
     patient.create(product("shoe", 10_000)).await;
     eventually("both sell", async || hurried.buy("shoe", "first", "r").await.ok()).await;
     let delay = Duration::from_millis(200);
@@ -231,45 +233,45 @@ async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
         let again = patient.buy("shoe", user, "late").await.unwrap();
         assert_eq!((again.reservation_id, again.duplicate), (late, true));
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let confirmed = usize::try_from(report.products[0].confirmed).unwrap();
     assert_eq!(confirmed, accepted.len() + 50 + 1, "each once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_cut_off_or_silent_for_a_while_costs_nobody_an_accepted_order() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
-    let service = yard.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
+    let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
     service.create(product("shoe", 100_000)).await;
-    let rush = Crowd::new("buyer", 8, &["shoe"]).rush(vec![service.channel()]);
+    let load = BuyerLoad::new("buyer", 8, &["shoe"]).start(vec![service.channel()]);
     for _ in 0..3 {
-        rush.sells(100).await;
+        load.sells(100).await;
         let broken = proxy.broken();
         proxy.cut();
         eventually("its connections break", async || (proxy.broken() > broken).then_some(())).await;
         proxy.pass();
     }
-    rush.sells(100).await;
+    load.sells(100).await;
     proxy.freeze();
-    eventually("outcomes are open", async || (rush.open() > 0).then_some(())).await;
+    eventually("outcomes are open", async || (load.open() > 0).then_some(())).await;
     proxy.pass();
-    rush.sells(100).await;
-    let account = rush.end().await.honoured(&yard, &service).await;
+    load.sells(100).await;
+    let account = load.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_cut_off_or_silent_for_a_while_stops_no_sale_and_gets_every_order() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = postgres_proxy().await;
-    let url = proxy.postgres_url(&yard.database);
-    let service = yard.serve(Role::All, &[("postgres_url", &url)]).await;
+    let url = proxy.postgres_url(&env.database);
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100_000)).await;
-    let rush = Crowd::new("buyer", 4, &["shoe"]).rush(vec![service.channel()]);
-    let stored = async || yard.count("SELECT count(*) FROM reservations").await;
+    let load = BuyerLoad::new("buyer", 4, &["shoe"]).start(vec![service.channel()]);
+    let stored = async || env.count("SELECT count(*) FROM reservations").await;
     for silent in [false, true] {
-        rush.sells(100).await;
+        load.sells(100).await;
         let broken = proxy.broken();
         if silent {
             proxy.freeze();
@@ -280,11 +282,11 @@ async fn a_ledger_that_is_cut_off_or_silent_for_a_while_stops_no_sale_and_gets_e
         // What was under way may still be committed; then nothing comes through any more.
         let before = eventually("while 50 are sold nothing is stored", async || {
             let before = stored().await;
-            rush.sells(50).await;
+            load.sells(50).await;
             (stored().await == before).then_some(before)
         })
         .await;
-        rush.sells(200).await;
+        load.sells(200).await;
         assert_eq!(stored().await, before, "the link carries something");
         // Frozen connections break in the end, as they would when the network gives up.
         proxy.cut();
@@ -292,7 +294,7 @@ async fn a_ledger_that_is_cut_off_or_silent_for_a_while_stops_no_sale_and_gets_e
         eventually("orders are stored again", async || (stored().await > before).then_some(()))
             .await;
     }
-    let account = rush.end().await.honoured(&yard, &service).await;
+    let account = load.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 600);
-    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
 }

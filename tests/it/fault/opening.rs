@@ -11,17 +11,17 @@ use yoink::{
     stock::Opening,
 };
 
-use crate::harness::{Binary, Yard, eventually, product, run_yoink};
+use crate::harness::{Binary, TestEnv, eventually, product, run_yoink};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_there() {
     for _ in 0..3 {
-        let yard = Yard::new().await;
+        let env = TestEnv::new().await;
         let settings = [("partitions", "8")];
         let starts = (0..4).map(|_| async {
-            let service = yard.serve(Role::All, &settings).await;
+            let service = env.serve(Role::All, &settings).await;
             let closed = "SELECT count(*) FROM partitions WHERE status <> 'open'";
-            assert_eq!(yard.count(closed).await, 0, "it serves before all is open");
+            assert_eq!(env.count(closed).await, 0, "it serves before all is open");
             service
         });
         let services = join_all(starts).await;
@@ -33,7 +33,7 @@ async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_
         }
         eventually("all are stored, and the audit holds", async || {
             let report = services[0].admin().audit(AuditRequest {}).await.unwrap().into_inner();
-            let stored = yard.count("SELECT count(*) FROM reservations").await;
+            let stored = env.count("SELECT count(*) FROM reservations").await;
             (stored == 4 * 8 && report.verdict() == AuditVerdict::Holds).then_some(())
         })
         .await;
@@ -46,24 +46,24 @@ async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_process_left_that_died_while_opening_is_opened_by_the_next() {
     for point in ["opening_begun", "opening_opened"] {
-        let yard = Yard::new().await;
-        let mut dies = Binary::serve(&yard, &[], Some(point));
+        let env = TestEnv::new().await;
+        let mut dies = Binary::serve(&env, &[], Some(point));
         let status = dies.ended().await;
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", dies.said());
-        assert_eq!(yard.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
-        let service = yard.serve(Role::All, &[]).await;
+        assert_eq!(env.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
+        let service = env.serve(Role::All, &[]).await;
         service.create(product("shoe", 10)).await;
         service.buy("shoe", "ann", "r").await.unwrap();
-        let report = yard.assert_audit_holds().await;
+        let report = env.assert_audit_holds().await;
         assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
-        assert_eq!(yard.count("SELECT max(epoch) FROM partitions").await, 2, "{point}");
+        assert_eq!(env.count("SELECT max(epoch) FROM partitions").await, 2, "{point}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from() {
-    let yard = Yard::with_own_redis().await;
-    let stores = yard.stores().await;
+    let env = TestEnv::with_own_redis().await;
+    let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let rows = stores.ledger.partitions(stores.deployment.partitions).await.unwrap();
     let seen = rows.into_iter().find(|row| row.partition == partition).unwrap();
@@ -71,33 +71,33 @@ async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from()
     let late = stores.ledger.begin_opening(seen).await.unwrap().unwrap();
     assert_eq!(stores.ledger.begin_opening(seen).await.unwrap(), None, "an epoch of its own");
 
-    let service = yard.serve(Role::All, &[("recovery", "manual")]).await;
+    let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 2)).await;
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
     assert_eq!(opened, Opening::Late, "another attempt is further");
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know better");
     assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let again = eventually("it sells again", async || service.buy("shoe", "ann", "r").await.ok());
     assert_eq!(again.await.reservation_id, bought.reservation_id);
     service.buy("shoe", "bob", "r").await.unwrap();
     assert_eq!(service.refusal("shoe", "cid", "r").await, "SOLD_OUT");
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 2);
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_is_spent_where_somebody_elses_keys_are_in_the_way() {
-    let yard = Yard::new().await;
-    let stranger = format!("{}:{{0}}:stock", yard.prefix);
+    let env = TestEnv::new().await;
+    let stranger = format!("{}:{{0}}:stock", env.prefix);
     let mut set = redis::cmd("SET");
-    let () = set.arg(&stranger).arg("1").query_async(&mut yard.cli().await).await.unwrap();
-    let mut service = Binary::serve(&yard, &[], None);
+    let () = set.arg(&stranger).arg("1").query_async(&mut env.cli().await).await.unwrap();
+    let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
     eventually("it says so, again and again", async || {
         let said = service.said();
@@ -105,7 +105,7 @@ async fn no_epoch_is_spent_where_somebody_elses_keys_are_in_the_way() {
     })
     .await;
     let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";
-    assert_eq!(yard.count(epochs).await, 0);
+    assert_eq!(env.count(epochs).await, 0);
     let open = "SELECT count(*) FROM partitions WHERE partition = 1 AND status = 'open'";
-    assert_eq!(yard.count(open).await, 1, "the other one sells");
+    assert_eq!(env.count(open).await, 1, "the other one sells");
 }

@@ -9,20 +9,20 @@ use yoink::{
     grpc::pb::{ListProductsRequest, ListReservationsRequest},
 };
 
-use crate::harness::{Binary, Yard, eventually, get, product, reason};
+use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterwards() {
-    let mut yard = Yard::with_own_postgres().await;
-    let settings = [("claim_idle_ms", "200"), ("max_deliveries", "2")];
-    let first = yard.serve(Role::All, &settings).await;
+    let mut env = TestEnv::with_own_postgres().await;
+    let settings = [("takeover_idle_ms", "200"), ("max_deliveries", "2")];
+    let first = env.serve(Role::All, &settings).await;
     // A second worker takes over, again and again, what the first cannot store.
-    let second = yard.serve(Role::Worker, &settings).await;
+    let second = env.serve(Role::Worker, &settings).await;
     first.create(product("shoe", 100)).await;
     let before = first.buy("shoe", "early", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 
-    yard.postgres.as_mut().unwrap().stop();
+    env.postgres.as_mut().unwrap().stop();
     let mut ids = vec![before.reservation_id];
     for n in 0..40 {
         let bought = first.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
@@ -39,12 +39,12 @@ async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterward
     );
 
     // Longer than all retries of a poison order, and with takeovers: watch the entries change hands.
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
     let partition = 2u16; // Found below, among the two.
     let mut hands = std::collections::HashSet::new();
     eventually("entries have changed hands", async || {
         for partition in 0..partition {
-            let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+            let key = format!("{}:{{{partition}}}:orders", env.prefix);
             let mut pending = redis::cmd("XPENDING");
             pending.arg(&key).arg("ledger").arg("-").arg("+").arg(100);
             let pending: Vec<(String, String, u64, u64)> =
@@ -60,20 +60,20 @@ async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterward
     let state = first.reservation(&ids[5]).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
 
-    yard.postgres.as_mut().unwrap().restart().unwrap();
-    let report = yard.assert_audit_holds().await;
+    env.postgres.as_mut().unwrap().restart().unwrap();
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 41);
-    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
     second.stop().await;
     first.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 10)).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     eventually("readiness says why", async || {
@@ -82,7 +82,7 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
     })
     .await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN uid TO user_id").await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 1);
     let state = service.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
@@ -94,8 +94,8 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happened() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[("concurrency_max_calls", "1")]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::Api, &[("concurrency_max_calls", "1")]).await;
     service.create(product("shoe", 10)).await;
     let applied = |status: &tonic::Status| {
         assert_eq!(
@@ -106,11 +106,11 @@ async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happen
         status.get_details_error_info().unwrap().metadata["applied"].clone()
     };
     // Two calls for one place: when one is refused, the other is under way, and Redis ends before it answers.
-    yard.redis.as_ref().unwrap().pause();
+    env.redis.as_ref().unwrap().pause();
     let calls = ["ann", "bob"].map(|user| Box::pin(service.buy("shoe", user, "r")));
     let (refused, _, mut under_way) = futures_util::future::select_all(calls).await;
     assert_eq!(reason(&refused.unwrap_err()), "OVERLOADED");
-    block_in_place(|| yard.redis.as_mut().unwrap().kill());
+    block_in_place(|| env.redis.as_mut().unwrap().kill());
     let status = under_way.remove(0).await.unwrap_err();
     assert_eq!(applied(&status), "maybe", "it may have been read");
     // Once the end of the connection is known nothing is sent any more.
@@ -123,11 +123,11 @@ async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happen
         let status = service.buy("shoe", &format!("late-{n}"), "r").await.unwrap_err();
         assert_eq!(applied(&status), "no", "there is nobody to send it to");
     }
-    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
-    let worker = yard.serve(Role::Worker, &[]).await;
+    block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
+    let worker = env.serve(Role::Worker, &[]).await;
     let bought = eventually("it sells again", async || service.buy("shoe", "dan", "r").await.ok());
     let bought = bought.await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let sold = 10 - bought.remaining;
     assert_eq!(report.products[0].confirmed, sold);
     assert!(sold <= 2, "only the one under way may have been taken");
@@ -136,10 +136,10 @@ async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happen
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
-    let redis = yard.redis.as_ref().unwrap();
+    let redis = env.redis.as_ref().unwrap();
     redis.pause();
     let status = service.buy("shoe", "ann", "r").await.unwrap_err();
     assert_eq!(reason(&status), "REDIS_UNAVAILABLE");
@@ -149,20 +149,20 @@ async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
         eventually("Redis answers again", async || service.buy("shoe", "ann", "r").await.ok())
             .await;
     assert_eq!(bought.remaining, 9, "one effect, whichever of the calls had it");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
     let first = service.buy("shoe", "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     let maxmemory = async |bytes: &str| {
         let mut set = redis::cmd("CONFIG");
         set.arg("SET").arg("maxmemory").arg(bytes);
-        let () = set.query_async(&mut yard.cli().await).await.unwrap();
+        let () = set.query_async(&mut env.cli().await).await.unwrap();
     };
     maxmemory("1").await;
     // Alone, and many in one call of the script.
@@ -180,26 +180,26 @@ async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
     // Who has bought gets the same answer: nothing needs to be written for it.
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!(report.products[0].available, 99);
     maxmemory("0").await;
     for n in 0..60 {
         let bought = service.buy("shoe", &format!("full-{n}"), "r").await.unwrap();
         assert!(!bought.duplicate, "nothing of the refused call is left");
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (61, 39));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations ADD COLUMN note text NOT NULL").await.unwrap();
     api.buy("shoe", "secret-buyer", "secret-request").await.unwrap();
-    let mut worker = Binary::serve(&yard, &[("log", "debug")], None);
+    let mut worker = Binary::serve(&env, &[("log", "debug")], None);
     worker.channel().await;
     // It stops, and compensates nobody: this is the schema's fault.
     eventually("it says why", async || {
@@ -210,19 +210,19 @@ async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
     worker.ended().await;
     let said = worker.said();
     assert!(!said.contains("secret"), "{said}");
-    assert_eq!(yard.audit().await.products[0].in_orders, 1);
+    assert_eq!(env.audit().await.products[0].in_orders, 1);
     sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
-    let next = yard.serve(Role::Worker, &[("claim_idle_ms", "300")]).await;
-    assert_eq!(yard.assert_audit_holds().await.products[0].confirmed, 1);
+    let next = env.serve(Role::Worker, &[("takeover_idle_ms", "300")]).await;
+    assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 1);
     next.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_finished() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
-    let redis = yard.redis.as_ref().unwrap();
+    let redis = env.redis.as_ref().unwrap();
     redis.pause();
     let message = yoink::grpc::pb::ReserveUnitRequest {
         product_id: "shoe".to_owned(),
@@ -245,10 +245,10 @@ async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_f
     redis.resume();
     // It was sent, so it is finished without its caller.
     eventually("the order is stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == 1).then_some(())
     })
     .await;
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert!(again.duplicate);
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -10,59 +10,59 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use yoink::{app::Role, servers::PostgresServer};
 
-use super::rush::Rush;
-use crate::harness::{Binary, Service, Yard, eventually, product, reason, scratch_dir};
+use super::answer_log::AnswerLog;
+use crate::harness::{Binary, Service, TestEnv, eventually, product, reason, scratch_dir};
 
 /// Both servers the test's own.
-async fn own_servers() -> Yard {
-    let mut yard = Yard::with_own_redis().await;
-    let other = Yard::with_own_postgres().await;
-    (yard.postgres, yard.database) = (other.postgres, other.database);
-    yard
+async fn own_servers() -> TestEnv {
+    let mut env = TestEnv::with_own_redis().await;
+    let other = TestEnv::with_own_postgres().await;
+    (env.postgres, env.database) = (other.postgres, other.database);
+    env
 }
 
-async fn key(yard: &Yard, name: &str) -> String {
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    format!("{}:{{{partition}}}:{name}", yard.prefix)
+async fn key(env: &TestEnv, name: &str) -> String {
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    format!("{}:{{{partition}}}:{name}", env.prefix)
 }
 
-async fn length(yard: &Yard, stream: &str) -> u64 {
-    redis::cmd("XLEN").arg(stream).query_async(&mut yard.cli().await).await.unwrap()
+async fn length(env: &TestEnv, stream: &str) -> u64 {
+    redis::cmd("XLEN").arg(stream).query_async(&mut env.cli().await).await.unwrap()
 }
 
 /// Nobody's order was given up on.
-async fn nobody_paid(yard: &Yard) {
+async fn nobody_paid(env: &TestEnv) {
     let voided = "SELECT count(*) FROM reservations WHERE state = 'voided'";
-    assert_eq!(yard.count(voided).await, 0);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count(voided).await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
-    let yard = Yard::with_own_postgres().await;
-    let settings = [("max_deliveries", "1"), ("claim_idle_ms", "300")];
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_postgres().await;
+    let settings = [("max_deliveries", "1"), ("takeover_idle_ms", "300")];
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000)).await;
-    let (orders, dead) = (key(&yard, "orders").await, key(&yard, "dead").await);
-    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    let (orders, dead) = (key(&env, "orders").await, key(&env, "dead").await);
+    let mut worker = Binary::serve_as("worker", &env, &settings, None);
     worker.channel().await;
-    let mut rush = Rush::default();
+    let mut answers = AnswerLog::default();
     let mut sell = async |users: std::ops::Range<u32>| {
         for n in users {
-            let user = format!("rush-{n}");
+            let user = format!("buyer-{n}");
             let bought = api.buy("shoe", &user, "r").await.unwrap();
-            rush.note(user, Ok(bought.reservation_id));
+            answers.note(user, Ok(bought.reservation_id));
         }
     };
     sell(0..20).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let set = "ALTER SYSTEM SET default_transaction_read_only = on";
     sql.batch_execute(set).await.unwrap();
     sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually("Postgres writes nothing", async || {
-        let write = yard.sql().await.batch_execute("CREATE TABLE probe ()").await;
+        let write = env.sql().await.batch_execute("CREATE TABLE probe ()").await;
         let refused = write.err()?.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
         refused.then_some(())
     })
@@ -72,8 +72,8 @@ async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
         worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
     })
     .await;
-    assert_eq!((length(&yard, &orders).await, length(&yard, &dead).await), (40, 0));
-    let mut late = Binary::serve_as("worker", &yard, &settings, None);
+    assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
+    let mut late = Binary::serve_as("worker", &env, &settings, None);
     let status = late.ended().await;
     assert_eq!(status.code(), Some(2), "one that starts now is refused");
     assert!(late.said().contains("read-only"), "{}", late.said());
@@ -83,21 +83,21 @@ async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
     sql.batch_execute(reset).await.unwrap();
     sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually("what waited is stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == 60).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == 60).then_some(())
     })
     .await;
     sell(60..70).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (70, 930));
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
-    nobody_paid(&yard).await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
+    nobody_paid(&env).await;
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }
 
 /// What Redis uses for the sale, to the byte.
-async fn memory(yard: &Yard) -> u64 {
-    let mut cli = yard.cli().await;
+async fn memory(env: &TestEnv) -> u64 {
+    let mut cli = env.cli().await;
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cli).await.unwrap();
     let mut bytes = 0;
     for key in keys {
@@ -108,9 +108,9 @@ async fn memory(yard: &Yard) -> u64 {
     bytes
 }
 
-async fn used_memory(yard: &Yard) -> u64 {
+async fn used_memory(env: &TestEnv) -> u64 {
     let info: redis::InfoDict =
-        redis::cmd("INFO").arg("memory").query_async(&mut yard.cli().await).await.unwrap();
+        redis::cmd("INFO").arg("memory").query_async(&mut env.cli().await).await.unwrap();
     info.get("used_memory").unwrap()
 }
 
@@ -131,42 +131,42 @@ async fn all_are_refused(service: &Service, round: u32, times: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_outage_under_load_fills_the_backlog_and_then_no_more_memory() {
-    let mut yard = own_servers().await;
+    let mut env = own_servers().await;
     let settings = [("backlog_max_entries", "2000"), ("max_deliveries", "1")];
-    let service = yard.serve(Role::All, &settings).await;
+    let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 1_000_000)).await;
-    let orders = key(&yard, "orders").await;
+    let orders = key(&env, "orders").await;
     let enough = CancellationToken::new();
     let outage = async {
-        eventually("the rush is under way", async || {
-            (yard.count("SELECT count(*) FROM reservations").await > 100).then_some(())
+        eventually("the answers is under way", async || {
+            (env.count("SELECT count(*) FROM reservations").await > 100).then_some(())
         })
         .await;
-        block_in_place(|| yard.postgres.as_mut().unwrap().stop());
+        block_in_place(|| env.postgres.as_mut().unwrap().stop());
         eventually("the backlog is full", async || {
-            (length(&yard, &orders).await >= 2_000).then_some(())
+            (length(&env, &orders).await >= 2_000).then_some(())
         })
         .await;
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 32, &enough), outage);
+    let (answers, ()) = tokio::join!(AnswerLog::on(&service, "shoe", 32, &enough), outage);
     all_are_refused(&service, 0, 320).await;
-    let (data, used) = (memory(&yard).await, used_memory(&yard).await);
+    let (data, used) = (memory(&env).await, used_memory(&env).await);
     all_are_refused(&service, 1, 3_200).await;
-    assert_eq!(length(&yard, &orders).await, 2_000);
+    assert_eq!(length(&env, &orders).await, 2_000);
     // Less, when Redis has done with enlarging a table since.
-    assert!(memory(&yard).await <= data, "refusals leave nothing behind");
+    assert!(memory(&env).await <= data, "refusals leave nothing behind");
     // Beside the data there are only buffers, whose size does not depend on how many ask.
-    let grown = used_memory(&yard).await.saturating_sub(used);
+    let grown = used_memory(&env).await.saturating_sub(used);
     assert!(grown < 1_000_000, "{grown} bytes more for 3,200 refusals");
 
-    block_in_place(|| yard.postgres.as_mut().unwrap().restart().unwrap());
+    block_in_place(|| env.postgres.as_mut().unwrap().restart().unwrap());
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
-    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
+    let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    nobody_paid(&yard).await;
+    nobody_paid(&env).await;
 }
 
 /// Takes every connection that Postgres has, those of others, too: nobody else can have one until the test
@@ -206,39 +206,39 @@ const MAX_CONNECTIONS: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let dir = scratch_dir("postgres");
     let most = format!("max_connections={MAX_CONNECTIONS}");
     let few = ["fsync=off", &most, "superuser_reserved_connections=0"];
     let postgres = block_in_place(|| PostgresServer::start(&dir, &few).unwrap());
-    block_in_place(|| postgres.create_database(&yard.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
-    yard.postgres = Some(postgres);
+    block_in_place(|| postgres.create_database(&env.database)).unwrap();
+    yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+    env.postgres = Some(postgres);
     let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
-    let api = yard.serve(Role::Api, &settings).await;
+    let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 10_000)).await;
-    let orders = key(&yard, "orders").await;
-    let mut worker = Binary::serve_as("worker", &yard, &settings, None);
+    let orders = key(&env, "orders").await;
+    let mut worker = Binary::serve_as("worker", &env, &settings, None);
     worker.channel().await;
-    let mut rush = Rush::default();
+    let mut answers = AnswerLog::default();
     for n in 0..5 {
-        let user = format!("rush-early-{n}");
+        let user = format!("buyer-early-{n}");
         let id = api.buy("shoe", &user, "r").await.unwrap().reservation_id;
-        rush.note(user, Ok(id));
+        answers.note(user, Ok(id));
     }
     // It stores them, so that what is not stored later is for want of a connection.
-    yard.assert_audit_holds().await;
-    let taken = take_all(&yard.postgres_url()).await;
+    env.assert_audit_holds().await;
+    let taken = take_all(&env.postgres_url()).await;
     let enough = CancellationToken::new();
     let full = async {
         eventually("the backlog is full", async || {
-            (length(&yard, &orders).await >= 200).then_some(())
+            (length(&env, &orders).await >= 200).then_some(())
         })
         .await;
         enough.cancel();
     };
-    let (more, ()) = tokio::join!(Rush::on(&api, "shoe", 8, &enough), full);
-    rush.add(more);
+    let (more, ()) = tokio::join!(AnswerLog::on(&api, "shoe", 8, &enough), full);
+    answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker says so", async || {
         worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
@@ -255,9 +255,9 @@ async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
 
     drop(taken);
     eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
-    let accepted = i64::try_from(rush.accepted.len()).unwrap();
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
+    let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    nobody_paid(&yard).await;
+    nobody_paid(&env).await;
 }

@@ -4,40 +4,40 @@ use redis::AsyncCommands as _;
 use tokio::task::block_in_place;
 use yoink::app::Role;
 
-use crate::harness::{Service, Yard, eventually, get, product, run_yoink};
+use crate::harness::{Service, TestEnv, eventually, get, product, run_yoink};
 
 /// The product of a partition, by its number.
-async fn product_of(yard: &Yard, number: u16) -> String {
-    let partitions = yard.stores().await.deployment.partitions;
+async fn product_of(env: &TestEnv, number: u16) -> String {
+    let partitions = env.stores().await.deployment.partitions;
     let mut names = (0..).map(|n| format!("item-{n}"));
     names.find(|name| partitions.of(&name.parse().unwrap()).number() == number).unwrap()
 }
 
-fn key(yard: &Yard, partition: u16, name: &str) -> String {
-    format!("{}:{{{partition}}}:{name}", yard.prefix)
+fn key(env: &TestEnv, partition: u16, name: &str) -> String {
+    format!("{}:{{{partition}}}:{name}", env.prefix)
 }
 
-async fn close(yard: &Yard, partition: u16) {
+async fn close(env: &TestEnv, partition: u16) {
     let _: i64 =
-        yard.cli().await.hset(key(yard, partition, "meta"), "status", "closed").await.unwrap();
+        env.cli().await.hset(key(env, partition, "meta"), "status", "closed").await.unwrap();
 }
 
-async fn config_set(yard: &Yard, name: &str, value: &str) {
+async fn config_set(env: &TestEnv, name: &str, value: &str) {
     let mut set = redis::cmd("CONFIG");
-    let () = set.arg("SET").arg(name).arg(value).query_async(&mut yard.cli().await).await.unwrap();
+    let () = set.arg("SET").arg(name).arg(value).query_async(&mut env.cli().await).await.unwrap();
 }
 
-async fn epoch(yard: &Yard, partition: u16) -> i64 {
-    yard.count(&format!("SELECT epoch FROM partitions WHERE partition = {partition}")).await
+async fn epoch(env: &TestEnv, partition: u16) -> i64 {
+    env.count(&format!("SELECT epoch FROM partitions WHERE partition = {partition}")).await
 }
 
 /// A service with ten units in partition 0, of which one is sold and stored.
-async fn selling(yard: &Yard) -> (Service, String) {
-    let service = yard.serve(Role::All, &[]).await;
-    let id = product_of(yard, 0).await;
+async fn selling(env: &TestEnv) -> (Service, String) {
+    let service = env.serve(Role::All, &[]).await;
+    let id = product_of(env, 0).await;
     service.create(product(&id, 10)).await;
     service.buy(&id, "ann", "r").await.unwrap();
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     (service, id)
 }
 
@@ -51,9 +51,9 @@ async fn until_ready_says(service: &Service, what: &str) -> String {
 
 /// Waits until so many units of a product are confirmed and available; the audit finds nothing wrong, and cannot see
 /// partition 0.
-async fn assert_settled_but_for_partition_0(yard: &Yard, product: &str, expected: (i64, i64)) {
+async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expected: (i64, i64)) {
     let report = eventually("the other's orders are settled", async || {
-        let report = yard.audit().await;
+        let report = env.audit().await;
         let units = report.products.iter().find(|units| units.product.as_str() == product)?;
         ((units.confirmed, units.available) == expected).then(|| report.clone())
     })
@@ -64,147 +64,147 @@ async fn assert_settled_but_for_partition_0(yard: &Yard, product: &str, expected
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_epochs_is_refused_and_the_others_go_on() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let (last, other) = (product_of(&yard, 0).await, product_of(&yard, 1).await);
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
+    let (last, other) = (product_of(&env, 0).await, product_of(&env, 1).await);
     for id in [&last, &other] {
         service.create(product(id, 10)).await;
     }
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("UPDATE partitions SET epoch = 1048574 WHERE partition = 0").await.unwrap();
     eventually("it is rebuilt in its last epoch", async || {
         let sql = "SELECT count(*) FROM partitions
                     WHERE partition = 0 AND status = 'open' AND epoch = 1048575";
-        (yard.count(sql).await == 1).then_some(())
+        (env.count(sql).await == 1).then_some(())
     })
     .await;
     eventually("it sells", async || service.buy(&last, "ann", "r").await.ok()).await;
     eventually("the order is stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == 1).then_some(())
     })
     .await;
 
-    close(&yard, 0).await;
+    close(&env, 0).await;
     let told = "partition 0 has used the last of its 1048575 epochs";
     let ready = until_ready_says(&service, told).await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     assert!(ready.contains("move its products to a new deployment"), "{ready}");
-    let output = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert_eq!(output.status.code(), Some(1));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains(told), "{printed}");
     // The other partition sells, stores, recovers and is rebuilt.
     service.buy(&other, "ann", "r").await.unwrap();
-    close(&yard, 1).await;
+    close(&env, 1).await;
     eventually("the other is rebuilt", async || service.buy(&other, "bob", "r").await.ok()).await;
     // Whatever the row says, it concerns this partition alone.
     sql.batch_execute("UPDATE partitions SET epoch = 1048576 WHERE partition = 0").await.unwrap();
     service.buy(&other, "cid", "r").await.unwrap();
-    assert_settled_but_for_partition_0(&yard, &other, (3, 7)).await;
+    assert_settled_but_for_partition_0(&env, &other, (3, 7)).await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_partition_without_epochs_is_not_opened_and_the_others_are() {
-    let yard = Yard::new().await;
-    let other = product_of(&yard, 1).await;
-    let sql = yard.sql().await;
+    let env = TestEnv::new().await;
+    let other = product_of(&env, 1).await;
+    let sql = env.sql().await;
     sql.batch_execute("UPDATE partitions SET epoch = 1048575 WHERE partition = 0").await.unwrap();
-    let service = yard.serve(Role::All, &[]).await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product(&other, 10)).await;
     service.buy(&other, "ann", "r").await.unwrap();
     until_ready_says(&service, "partition 0 has used the last of its 1048575 epochs").await;
-    assert_eq!(epoch(&yard, 0).await, 1_048_575);
-    assert_settled_but_for_partition_0(&yard, &other, (1, 9)).await;
+    assert_eq!(epoch(&env, 0).await, 1_048_575);
+    assert_settled_but_for_partition_0(&env, &other, (1, 9)).await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_takes_no_writes_costs_no_epoch_and_is_rebuilt_when_it_does() {
-    let yard = Yard::with_own_redis().await;
-    let (service, id) = selling(&yard).await;
+    let env = TestEnv::with_own_redis().await;
+    let (service, id) = selling(&env).await;
     // Fenced and read-only at once: a transaction, so that no rebuild comes between.
     let mut pipeline = redis::pipe();
-    pipeline.atomic().hset(key(&yard, 0, "meta"), "status", "closed").ignore();
+    pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
-    let () = pipeline.query_async(&mut yard.cli().await).await.unwrap();
+    let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
     let ready =
         until_ready_says(&service, "partition 0 is fenced; not rebuilt: Redis takes no writes")
             .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
-    let output = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(String::from_utf8_lossy(&output.stdout).contains("no epoch was spent"));
-    assert_eq!(epoch(&yard, 0).await, 1);
-    config_set(&yard, "min-replicas-to-write", "0").await;
+    assert_eq!(epoch(&env, 0).await, 1);
+    config_set(&env, "min-replicas-to-write", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
-    assert_eq!(epoch(&yard, 0).await, 2);
-    yard.assert_audit_holds().await;
+    assert_eq!(epoch(&env, 0).await, 2);
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_of_a_newer_program_costs_no_epoch() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::All, &[]).await;
-    let id = product_of(&yard, 0).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
+    let id = product_of(&env, 0).await;
     service.create(product(&id, 10)).await;
     let mut add = redis::cmd("XADD");
-    add.arg(key(&yard, 0, "orders")).arg("1-999").arg("v").arg("3");
+    add.arg(key(&env, 0, "orders")).arg("1-999").arg("v").arg("3");
     let mut pipeline = redis::pipe();
-    pipeline.atomic().hset(key(&yard, 0, "meta"), "status", "closed").ignore();
-    let () = pipeline.add_command(add).ignore().query_async(&mut yard.cli().await).await.unwrap();
+    pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
+    let () = pipeline.add_command(add).ignore().query_async(&mut env.cli().await).await.unwrap();
     until_ready_says(&service, "entry of format 3").await;
-    assert_eq!(epoch(&yard, 0).await, 1);
-    let _: i64 = yard.cli().await.xdel(key(&yard, 0, "orders"), &["1-999"]).await.unwrap();
+    assert_eq!(epoch(&env, 0).await, 1);
+    let _: i64 = env.cli().await.xdel(key(&env, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;
-    assert_eq!(epoch(&yard, 0).await, 2);
-    yard.assert_audit_holds().await;
+    assert_eq!(epoch(&env, 0).await, 2);
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 /// Writes four megabytes into a hash, and leaves Redis one megabyte too little.
-async fn fill_up(yard: &Yard, hash: &str) {
+async fn fill_up(env: &TestEnv, hash: &str) {
     let fields: Vec<(String, String)> =
         (0..2000).map(|n| (format!("u/{n}"), "x".repeat(2000))).collect();
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
     let () = cli.hset_multiple(hash, &fields).await.unwrap();
     let info: String = redis::cmd("INFO").arg("memory").query_async(&mut cli).await.unwrap();
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     let full = used.trim().parse::<u64>().unwrap() - 1_000_000;
-    config_set(yard, "maxmemory", &full.to_string()).await;
+    config_set(env, "maxmemory", &full.to_string()).await;
     let refused: redis::RedisResult<()> = cli.set("anything", "x").await;
     assert_eq!(refused.unwrap_err().code(), Some("OOM"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_is_rebuilt() {
-    let yard = Yard::with_own_redis().await;
-    let (service, id) = selling(&yard).await;
+    let env = TestEnv::with_own_redis().await;
+    let (service, id) = selling(&env).await;
     // What a rebuild frees is far more than what it writes.
-    fill_up(&yard, &key(&yard, 0, "bought")).await;
+    fill_up(&env, &key(&env, 0, "bought")).await;
     // Fenced by a command that a full Redis takes.
-    let _: i64 = yard.cli().await.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
-    eventually("it is rebuilt", async || (epoch(&yard, 0).await > 1).then_some(())).await;
+    let _: i64 = env.cli().await.hdel(key(&env, 0, "meta"), "status").await.unwrap();
+    eventually("it is rebuilt", async || (epoch(&env, 0).await > 1).then_some(())).await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_full_of_what_stays_is_rebuilt() {
-    let yard = Yard::with_own_redis().await;
-    let (service, id) = selling(&yard).await;
+    let env = TestEnv::with_own_redis().await;
+    let (service, id) = selling(&env).await;
     // A rebuild frees none of this.
-    fill_up(&yard, "something else").await;
-    let _: i64 = yard.cli().await.hdel(key(&yard, 0, "meta"), "status").await.unwrap();
+    fill_up(&env, "something else").await;
+    let _: i64 = env.cli().await.hdel(key(&env, 0, "meta"), "status").await.unwrap();
     let open =
         "SELECT count(*) FROM partitions WHERE partition = 0 AND status = 'open' AND epoch = 2";
     eventually("the first attempt rebuilds it", async || {
-        (yard.count(open).await == 1).then_some(())
+        (env.count(open).await == 1).then_some(())
     })
     .await;
-    config_set(&yard, "maxmemory", "0").await;
+    config_set(&env, "maxmemory", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
     service.stop().await;
 }

@@ -8,26 +8,26 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use crate::harness::{Binary, Service, Yard, eventually, get, product, reason, scratch_dir};
+use crate::harness::{Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir};
 
-async fn ask<T: FromRedisValue>(yard: &Yard, words: &[&str]) -> T {
+async fn ask<T: FromRedisValue>(env: &TestEnv, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]).query_async(&mut yard.cli().await).await.unwrap()
+    command.arg(&words[1..]).query_async(&mut env.cli().await).await.unwrap()
 }
 
-/// A yard with a Redis of its own, started by a line of shell that has the usual command line as `$@`.
-async fn yard_with_redis(line: &str) -> Yard {
-    let (mut yard, dir, line) = (Yard::new().await, scratch_dir("redis"), line.to_owned());
+/// A env with a Redis of its own, started by a line of shell that has the usual command line as `$@`.
+async fn env_with_redis(line: &str) -> TestEnv {
+    let (mut env, dir, line) = (TestEnv::new().await, scratch_dir("redis"), line.to_owned());
     let start = move || {
         RedisServer::start_under(&dir, AppendFsync::Always, &["sh", "-c", &line, "sh"]).unwrap()
     };
-    yard.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
-    yard
+    env.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
+    env
 }
 
 /// What a start says that is refused.
-async fn refused(yard: &Yard) -> String {
-    let mut service = Binary::serve(yard, &[], None);
+async fn refused(env: &TestEnv) -> String {
+    let mut service = Binary::serve(env, &[], None);
     let status = service.ended().await;
     assert_eq!(status.code(), Some(2), "{}", service.said());
     service.said()
@@ -61,100 +61,100 @@ async fn sells_again(service: &Service, user: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hides_config_and_may_evict_is_refused_at_the_start_and_later() {
-    let yard = yard_with_redis(r#"exec "$@" --rename-command CONFIG hidden"#).await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = env_with_redis(r#"exec "$@" --rename-command CONFIG hidden"#).await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    let () = ask(&yard, &["hidden", "SET", "maxmemory-policy", "volatile-lru"]).await;
+    let () = ask(&env, &["hidden", "SET", "maxmemory-policy", "volatile-lru"]).await;
     stands_still(&service, "maxmemory-policy is volatile-lru").await;
     let status = service.buy("shoe", "ann", "r").await.unwrap_err();
     assert_eq!(reason(&status), "RECOVERING");
-    assert!(refused(&yard).await.contains("maxmemory-policy is volatile-lru"));
-    let () = ask(&yard, &["hidden", "SET", "maxmemory-policy", "noeviction"]).await;
+    assert!(refused(&env).await.contains("maxmemory-policy is volatile-lru"));
+    let () = ask(&env, &["hidden", "SET", "maxmemory-policy", "noeviction"]).await;
     sells_again(&service, "bob").await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_becomes_a_replica_takes_readiness_away_and_refuses_a_start() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
     // Of a master that does not answer: it keeps what it has, and takes no writes.
-    let () = ask(&yard, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let () = ask(&env, &["REPLICAOF", "127.0.0.1", "1"]).await;
     stands_still(&service, "name its master (127.0.0.1:1)").await;
-    assert!(refused(&yard).await.contains("name its master (127.0.0.1:1)"));
-    let () = ask(&yard, &["REPLICAOF", "NO", "ONE"]).await;
+    assert!(refused(&env).await.contains("name its master (127.0.0.1:1)"));
+    let () = ask(&env, &["REPLICAOF", "NO", "ONE"]).await;
     sells_again(&service, "bob").await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sentinel_or_a_cluster_node_refuses_the_start() {
-    let cluster = yard_with_redis(r#"exec "$@" --cluster-enabled yes"#).await;
+    let cluster = env_with_redis(r#"exec "$@" --cluster-enabled yes"#).await;
     assert!(refused(&cluster).await.contains("cluster-enabled no"));
     // setpriv, its two arguments, the server, --bind, its argument, --port, its argument.
     let conf = scratch_dir("sentinel").join("sentinel.conf");
     std::fs::write(&conf, "bind 127.0.0.1\n").unwrap();
     let line = format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8""#, conf.display());
-    let sentinel = yard_with_redis(&line).await;
+    let sentinel = env_with_redis(&line).await;
     assert!(refused(&sentinel).await.contains("names a Sentinel"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_whose_keys_are_others_takes_readiness_away() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
-    let () = ask(&yard, &["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
+    let () = ask(&env, &["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
     stands_still(&service, "NOPERM").await;
     service.buy("shoe", "ann", "r").await.unwrap_err();
     // From its first answer on.
-    let late = yard.serve(Role::Api, &[]).await;
+    let late = env.serve(Role::Api, &[]).await;
     assert!(get(late.http, "/readyz").await.starts_with("HTTP/1.1 503"));
     stands_still(&late, "NOPERM").await;
-    let () = ask(&yard, &["ACL", "SETUSER", "default", "allkeys"]).await;
+    let () = ask(&env, &["ACL", "SETUSER", "default", "allkeys"]).await;
     sells_again(&service, "bob").await;
     sells_again(&late, "cid").await;
     late.stop().await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_slows_redis_down_or_fences_without_need_is_said_at_the_start() {
-    let yard = Yard::with_own_redis().await;
-    let mut healthy = Binary::serve(&yard, &[], None);
+    let env = TestEnv::with_own_redis().await;
+    let mut healthy = Binary::serve(&env, &[], None);
     healthy.channel().await;
     for name in ["lazyfree-lazy-expire", "repl-backlog-ttl"] {
         assert!(!healthy.said().contains(name), "{}", healthy.said());
     }
-    let () = ask(&yard, &["CONFIG", "SET", "lazyfree-lazy-expire", "no"]).await;
-    let () = ask(&yard, &["CONFIG", "SET", "repl-backlog-ttl", "3600"]).await;
-    let mut warned = Binary::serve(&yard, &[], None);
+    let () = ask(&env, &["CONFIG", "SET", "lazyfree-lazy-expire", "no"]).await;
+    let () = ask(&env, &["CONFIG", "SET", "repl-backlog-ttl", "3600"]).await;
+    let mut warned = Binary::serve(&env, &[], None);
     warned.channel().await;
     for warning in ["lazyfree-lazy-expire is no; set it to yes", "repl-backlog-ttl is 3600"] {
         assert_eq!(warned.said().matches(warning).count(), 1, "{}", warned.said());
     }
-    let hidden = yard_with_redis(r#"exec "$@" --rename-command CONFIG "" "#).await;
+    let hidden = env_with_redis(r#"exec "$@" --rename-command CONFIG "" "#).await;
     let mut unknown = Binary::serve(&hidden, &[], None);
     unknown.channel().await;
     for warning in ["lazyfree-lazy-expire is unknown", "repl-backlog-ttl is unknown"] {
         assert_eq!(unknown.said().matches(warning).count(), 1, "{}", unknown.said());
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_without_memory_takes_readiness_away() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
-    let () = ask(&yard, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let () = ask(&env, &["CONFIG", "SET", "maxmemory", "1"]).await;
     stands_still(&service, "out of memory").await;
-    let () = ask(&yard, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    let () = ask(&env, &["CONFIG", "SET", "maxmemory", "0"]).await;
     sells_again(&service, "bob").await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

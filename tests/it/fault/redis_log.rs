@@ -13,32 +13,32 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use super::rush::Rush;
+use super::answer_log::AnswerLog;
 use crate::harness::{
-    Yard, eventually, not_tried, processes_under, product, reason, run_yoink, scratch_dir,
+    TestEnv, eventually, not_tried, processes_under, product, reason, run_yoink, scratch_dir,
 };
 
 /// A Redis whose disk takes so long to make something durable, from its third time on: it must start.
-async fn with_slow_disk(fsync: AppendFsync, delay: &str) -> Option<Yard> {
+async fn with_slow_disk(fsync: AppendFsync, delay: &str) -> Option<TestEnv> {
     let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     if !traced.is_ok_and(|status| status.success()) {
         not_tried("a slow disk (strace is missing, or ptrace is forbidden)");
         return None;
     }
-    let mut yard = Yard::new().await;
+    let mut env = TestEnv::new().await;
     let dir = scratch_dir("redis");
     let inject = format!("inject=fdatasync:delay_enter={delay}:when=3+");
     // -D: Redis is our child, and strace ends with it.
     let strace = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject];
-    yard.redis = Some(block_in_place(|| RedisServer::start_under(&dir, fsync, &strace).unwrap()));
-    Some(yard)
+    env.redis = Some(block_in_place(|| RedisServer::start_under(&dir, fsync, &strace).unwrap()));
+    Some(env)
 }
 
 /// A number of `INFO persistence`.
-async fn persistence(yard: &Yard, name: &str) -> u64 {
+async fn persistence(env: &TestEnv, name: &str) -> u64 {
     let mut info = redis::cmd("INFO");
     let info: redis::InfoDict =
-        info.arg("persistence").query_async(&mut yard.cli().await).await.unwrap();
+        info.arg("persistence").query_async(&mut env.cli().await).await.unwrap();
     info.get(name).unwrap()
 }
 
@@ -49,30 +49,30 @@ fn log_size(redis: &RedisServer) -> u64 {
 }
 
 /// Every gateway has told what it saw of the first epoch.
-async fn all_have_reported(yard: &Yard) {
+async fn all_have_reported(env: &TestEnv) {
     eventually("every gateway has told what it saw", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
-        (yard.count(silent).await == 0).then_some(())
+        (env.count(silent).await == 0).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
-    let Some(mut yard) = with_slow_disk(AppendFsync::Everysec, "5s").await else { return };
+    let Some(mut env) = with_slow_disk(AppendFsync::Everysec, "5s").await else { return };
     // Nobody stores: whatever Redis loses is lost.
-    let api = yard.serve(Role::Api, &[]).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000_000)).await;
     let enough = CancellationToken::new();
     let crash = async {
         eventually("writes are put off", async || {
-            (persistence(&yard, "aof_delayed_fsync").await > 0).then_some(())
+            (persistence(&env, "aof_delayed_fsync").await > 0).then_some(())
         })
         .await;
-        let redis = yard.redis.as_ref().unwrap();
+        let redis = env.redis.as_ref().unwrap();
         eventually("Redis stands still with orders that are in memory only", async || {
             let written = log_size(redis);
-            let waiting = persistence(&yard, "aof_buffer_length").await;
+            let waiting = persistence(&env, "aof_buffer_length").await;
             redis.pause();
             eventually("it stands still", async || redis.is_paused().then_some(())).await;
             // What waited to be written is still in memory if nothing was written since.
@@ -83,20 +83,20 @@ async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
             None
         })
         .await;
-        block_in_place(|| yard.redis.as_mut().unwrap().kill());
+        block_in_place(|| env.redis.as_mut().unwrap().kill());
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&api, "shoe", 8, &enough), crash);
-    let dir = yard.redis.as_ref().unwrap().dir().to_owned();
+    let (answers, ()) = tokio::join!(AnswerLog::on(&api, "shoe", 8, &enough), crash);
+    let dir = env.redis.as_ref().unwrap().dir().to_owned();
     eventually("strace is gone, too", async || processes_under(&dir).is_empty().then_some(()))
         .await;
-    block_in_place(|| yard.redis.as_mut().unwrap().restart().unwrap());
-    let worker = yard.serve(Role::Worker, &[]).await;
+    block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
+    let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;
-    all_have_reported(&yard).await;
-    let report = yard.assert_audit_holds().await;
-    let lost = rush.account_for(&yard, &report).await;
-    assert!(lost > 0, "{} were accepted", rush.accepted.len());
+    all_have_reported(&env).await;
+    let report = env.assert_audit_holds().await;
+    let lost = answers.account_for(&env, &report).await;
+    assert!(lost > 0, "{} were accepted", answers.accepted.len());
     let units = &report.products[0];
     assert_eq!(units.confirmed + units.available, 1_000_000, "the units of the lost are back");
     worker.stop().await;
@@ -104,12 +104,12 @@ async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn always_loses_nothing_on_a_slow_disk_and_what_is_too_much_is_shed() {
-    let Some(mut yard) = with_slow_disk(AppendFsync::Always, "100ms").await else { return };
-    let service = yard.serve(Role::All, &[("concurrency_max_calls", "16")]).await;
+    let Some(mut env) = with_slow_disk(AppendFsync::Always, "100ms").await else { return };
+    let service = env.serve(Role::All, &[("concurrency_max_calls", "16")]).await;
     service.create(product("shoe", 1_000_000)).await;
     let mut monitor = redis::cmd("CONFIG");
     monitor.arg("SET").arg("latency-monitor-threshold").arg(90);
-    let () = monitor.query_async(&mut yard.cli().await).await.unwrap();
+    let () = monitor.query_async(&mut env.cli().await).await.unwrap();
     // It is not made durable within this deadline, so it is not answered within it either.
     let slow = eventually("a call is let in", async || {
         let mut request = tonic::Request::new(ReserveUnitRequest {
@@ -128,38 +128,38 @@ async fn always_loses_nothing_on_a_slow_disk_and_what_is_too_much_is_shed() {
     let enough = CancellationToken::new();
     let crash = async {
         eventually("some are stored", async || {
-            (yard.count("SELECT count(*) FROM reservations").await > 100).then_some(())
+            (env.count("SELECT count(*) FROM reservations").await > 100).then_some(())
         })
         .await;
         let mut latest = redis::cmd("LATENCY");
         latest.arg("LATEST");
         let latest: Vec<(String, u64, u64, u64)> =
-            latest.query_async(&mut yard.cli().await).await.unwrap();
+            latest.query_async(&mut env.cli().await).await.unwrap();
         assert!(latest.iter().any(|(event, ..)| event == "aof-fsync-always"), "{latest:?}");
         block_in_place(|| {
-            let redis = yard.redis.as_mut().unwrap();
+            let redis = env.redis.as_mut().unwrap();
             redis.kill();
             redis.restart().unwrap();
         });
         eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 64, &enough), crash);
-    assert!(rush.refused["OVERLOADED"] > 0, "{:?}", rush.refused);
-    all_have_reported(&yard).await;
-    let report = yard.assert_audit_holds().await;
-    let accepted: Vec<&String> = rush.accepted.values().collect();
+    let (answers, ()) = tokio::join!(AnswerLog::on(&service, "shoe", 64, &enough), crash);
+    assert!(answers.refused["OVERLOADED"] > 0, "{:?}", answers.refused);
+    all_have_reported(&env).await;
+    let report = env.assert_audit_holds().await;
+    let accepted: Vec<&String> = answers.accepted.values().collect();
     let stored = "SELECT count(*) FROM reservations WHERE reservation_id::text = ANY($1)";
-    let stored = yard.sql().await.query_one(stored, &[&accepted]).await.unwrap();
+    let stored = env.sql().await.query_one(stored, &[&accepted]).await.unwrap();
     assert_eq!(stored.get::<_, i64>(0), i64::try_from(accepted.len()).unwrap());
-    assert_eq!(rush.account_for(&yard, &report).await, 0, "always loses nothing");
+    assert_eq!(answers.account_for(&env, &report).await, 0, "always loses nothing");
     // The hasty one asks again and learns how it ended: all that Redis took is stored by now.
     let hasty = "SELECT count(*) FROM reservations WHERE user_id = 'hasty'";
-    let was_taken = yard.count(hasty).await == 1;
+    let was_taken = env.count(hasty).await == 1;
     let again = eventually("it is let in", async || service.buy("shoe", "hasty", "r").await.ok());
     assert_eq!(again.await.duplicate, was_taken);
-    yard.assert_audit_holds().await;
-    assert_eq!(yard.count(hasty).await, 1);
+    env.assert_audit_holds().await;
+    assert_eq!(env.count(hasty).await, 1);
 }
 
 /// The offset of the last transaction in a log, which must end with it.
@@ -191,9 +191,9 @@ fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
 /// is kept.
 async fn torn(keep: impl Fn(usize) -> usize) {
     const BATCH: usize = 20;
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let most = (BATCH + 1).to_string();
-    let api = yard.serve(Role::Api, &[("concurrency_max_calls", &most)]).await;
+    let api = env.serve(Role::Api, &[("concurrency_max_calls", &most)]).await;
     api.create(product("shoe", 100)).await;
     for n in 0..5 {
         api.buy("shoe", &format!("early-{n}"), "r").await.unwrap();
@@ -208,7 +208,7 @@ async fn torn(keep: impl Fn(usize) -> usize) {
             answered => Some(answered),
         })
     });
-    let redis = yard.redis.as_ref().unwrap();
+    let redis = env.redis.as_ref().unwrap();
     redis.pause();
     let let_go = async {
         // As soon as there is no place for one more call, all of them are under way.
@@ -222,15 +222,15 @@ async fn torn(keep: impl Fn(usize) -> usize) {
     let (answers, ()) = tokio::join!(join_all(buys), let_go);
     let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
 
-    let redis = yard.redis.as_mut().unwrap();
+    let redis = env.redis.as_mut().unwrap();
     block_in_place(|| redis.kill());
     let batch = tear(redis, keep);
     block_in_place(|| redis.restart().unwrap());
 
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let orders = format!("{}:{{{partition}}}:orders", yard.prefix);
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let length: usize =
-        redis::cmd("XLEN").arg(orders).query_async(&mut yard.cli().await).await.unwrap();
+        redis::cmd("XLEN").arg(orders).query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(length, 5 + BATCH + 1 - batch, "the whole script is gone, and nothing else");
     let status = eventually("Redis answers again", async || {
         let status = api.buy("shoe", "late", "r").await.unwrap_err();
@@ -238,18 +238,18 @@ async fn torn(keep: impl Fn(usize) -> usize) {
     })
     .await;
     assert_eq!(reason(&status), "RECOVERING", "it is noticed before the next accept");
-    let rebuilt = block_in_place(|| run_yoink(&yard, &["rebuild"]));
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
-    all_have_reported(&yard).await;
-    let lost = yard.audit().await.lost;
+    all_have_reported(&env).await;
+    let lost = env.audit().await.lost;
     let exactly =
         lost.iter().map(|lost| (lost.count, lost.exact, lost.epoch.0)).collect::<Vec<_>>();
     assert_eq!(exactly, [(u64::try_from(batch).unwrap(), true, 1)]);
 
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let worker = env.serve(Role::Worker, &[]).await;
     let late = eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok());
     assert!(!late.await.duplicate);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let kept = 5 + BATCH + 1 - batch;
     assert_eq!(report.products[0].confirmed, i64::try_from(kept).unwrap() + 1);
     let mut gone = 0;
@@ -274,16 +274,16 @@ async fn a_torn_log_loses_a_whole_batch_or_nothing_and_it_is_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_whose_directory_was_deleted_is_rebuilt_and_every_answer_is_accounted_for() {
-    let mut yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let mut env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 3_000)).await;
     let enough = CancellationToken::new();
     let vanish = async {
-        eventually("the rush is under way", async || {
-            (yard.count("SELECT count(*) FROM reservations").await > 200).then_some(())
+        eventually("the answers is under way", async || {
+            (env.count("SELECT count(*) FROM reservations").await > 200).then_some(())
         })
         .await;
-        let redis = yard.redis.as_mut().unwrap();
+        let redis = env.redis.as_mut().unwrap();
         let data = redis.dir().join("appendonlydir");
         std::fs::remove_dir_all(&data).unwrap();
         block_in_place(|| {
@@ -298,25 +298,25 @@ async fn a_redis_whose_directory_was_deleted_is_rebuilt_and_every_answer_is_acco
         .await;
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), vanish);
-    all_have_reported(&yard).await;
-    let report = yard.assert_audit_holds().await;
-    rush.account_for(&yard, &report).await;
+    let (answers, ()) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), vanish);
+    all_have_reported(&env).await;
+    let report = env.assert_audit_holds().await;
+    answers.account_for(&env, &report).await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3_000, 0));
-    assert!(yard.count("SELECT max(epoch) FROM partitions").await > 1, "it was rebuilt");
+    assert!(env.count("SELECT max(epoch) FROM partitions").await > 1, "it was rebuilt");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_that_are_flushed_again_and_again_lose_and_double_nothing() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1_000_000)).await;
     let enough = CancellationToken::new();
     let flush = async {
-        let mut cli = yard.cli().await;
+        let mut cli = env.cli().await;
         let cached = |info: &redis::InfoDict| info.get::<u64>("number_of_cached_scripts").unwrap();
         let (mut flushes, mut ticks) = (0, tokio::time::interval(Duration::from_millis(2)));
-        while flushes < 200 || yard.count("SELECT count(*) FROM reservations").await < 300 {
+        while flushes < 200 || env.count("SELECT count(*) FROM reservations").await < 300 {
             ticks.tick().await;
             let mut step = redis::pipe();
             step.atomic().cmd("INFO").arg("memory").cmd("SCRIPT").arg("FLUSH").ignore();
@@ -328,13 +328,13 @@ async fn scripts_that_are_flushed_again_and_again_lose_and_double_nothing() {
         }
         enough.cancel();
     };
-    let (rush, ()) = tokio::join!(Rush::on(&service, "shoe", 8, &enough), flush);
-    let report = yard.assert_audit_holds().await;
-    assert_eq!(rush.account_for(&yard, &report).await, 0);
-    assert!(!rush.accepted.is_empty());
-    for (user, id) in rush.accepted.iter().take(20) {
+    let (answers, ()) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), flush);
+    let report = env.assert_audit_holds().await;
+    assert_eq!(answers.account_for(&env, &report).await, 0);
+    assert!(!answers.accepted.is_empty());
+    for (user, id) in answers.accepted.iter().take(20) {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, &again.reservation_id), (true, id));
     }
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

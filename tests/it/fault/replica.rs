@@ -7,7 +7,7 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use crate::harness::{Proxy, Service, Yard, eventually, product, scratch_dir};
+use crate::harness::{Proxy, Service, TestEnv, eventually, product, scratch_dir};
 
 /// What a Redis answers to a command.
 async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
@@ -21,10 +21,10 @@ async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> 
 }
 
 /// How many orders wait in Redis.
-async fn orders(server: &RedisServer, yard: &Yard) -> usize {
+async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         waiting += ask::<usize>(server, &["XLEN", &key]).await;
     }
     waiting
@@ -41,11 +41,11 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counted() {
-    let mut yard = Yard::with_own_redis().await;
+    let mut env = TestEnv::with_own_redis().await;
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Always).unwrap();
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
-    let primary = yard.redis.as_ref().unwrap();
+    let primary = env.redis.as_ref().unwrap();
     let (front, link) = (Proxy::redis(primary.port()).await, Proxy::redis(primary.port()).await);
     let () = ask(&replica, &["REPLICAOF", "127.0.0.1", &link.port().to_string()]).await;
     let linked = async || ask::<String>(&replica, &["INFO", "replication"]).await;
@@ -55,20 +55,18 @@ async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counte
     .await;
 
     // No worker: orders are in Redis only.
-    let service = yard.serve(Role::Api, &[("redis_url", &front.redis_url())]).await;
+    let service = env.serve(Role::Api, &[("redis_url", &front.redis_url())]).await;
     service.create(product("shoe", 50)).await;
     let kept = sell(&service, 0..10).await;
-    eventually("the replica has them", async || {
-        (orders(&replica, &yard).await == 10).then_some(())
-    })
-    .await;
+    eventually("the replica has them", async || (orders(&replica, &env).await == 10).then_some(()))
+        .await;
     link.cut();
     eventually("the link is down", async || {
         linked().await.contains("master_link_status:down").then_some(())
     })
     .await;
     let lost = sell(&service, 10..25).await;
-    assert_eq!(orders(primary, &yard).await, 25);
+    assert_eq!(orders(primary, &env).await, 25);
 
     let () = ask(&replica, &["REPLICAOF", "NO", "ONE"]).await;
     front.point_at(replica.port());
@@ -79,11 +77,11 @@ async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counte
     for n in 0..20 {
         assert_eq!(service.refusal("shoe", &format!("late-{n}"), "r").await, "RECOVERING");
     }
-    assert_eq!(orders(&replica, &yard).await, 10, "nothing is accepted under the old epoch");
+    assert_eq!(orders(&replica, &env).await, 10, "nothing is accepted under the old epoch");
 
     // The old primary lives on, unknown to anybody.
-    let old = yard.redis.replace(replica).unwrap();
-    let worker = yard.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
+    let old = env.redis.replace(replica).unwrap();
+    let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
     let told = service.admin().audit(AuditRequest {}).await.unwrap().into_inner().lost;
     assert_eq!(told.len(), 1, "{told:?}");
@@ -95,12 +93,12 @@ async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counte
     let users: Vec<String> = (100..200).map(|n| format!("user-{n}")).collect();
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 39, "the lost are for sale");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
     for id in &lost {
         let status = service.reservation(id).await.unwrap_err();
         assert_eq!(crate::harness::reason(&status), "LOST_OR_UNKNOWN");
     }
-    assert_eq!(orders(&old, &yard).await, 25, "the old one was not touched any more");
+    assert_eq!(orders(&old, &env).await, 25, "the old one was not touched any more");
     worker.stop().await;
 }

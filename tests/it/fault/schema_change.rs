@@ -6,7 +6,7 @@ use yoink::{
     grpc::pb::{ProductStatus, UpdateProductRequest},
 };
 
-use crate::harness::{Binary, Service, Yard, eventually, get, product};
+use crate::harness::{Binary, Service, TestEnv, eventually, get, product};
 
 /// What an operator does in an emergency, and afterwards.
 pub async fn set_status(service: &Service, status: ProductStatus) -> Result<(), tonic::Status> {
@@ -18,23 +18,23 @@ pub async fn set_status(service: &Service, status: ProductStatus) -> Result<(), 
     service.admin().update_product(request).await.map(drop)
 }
 
-async fn stored(yard: &Yard, orders: i64) {
+async fn stored(env: &TestEnv, orders: i64) {
     eventually("the orders are stored", async || {
-        (yard.count("SELECT count(*) FROM reservations").await == orders).then_some(())
+        (env.count("SELECT count(*) FROM reservations").await == orders).then_some(())
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn column_type_changed_under_a_process_stops_neither_an_emergency_stop_nor_orders() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
     let early = service.buy("shoe", "early", "r").await.unwrap();
-    stored(&yard, 1).await;
+    stored(&env, 1).await;
     service.reservation(&early.reservation_id).await.unwrap();
 
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     for change in [
         "ALTER TABLE products ALTER COLUMN name TYPE varchar(300)",
         "ALTER TABLE reservations ALTER COLUMN user_id TYPE varchar(200)",
@@ -46,43 +46,43 @@ async fn column_type_changed_under_a_process_stops_neither_an_emergency_stop_nor
     assert_eq!(service.refusal("shoe", "ann", "r").await, "SALE_STOPPED");
     set_status(&service, ProductStatus::OnSale).await.unwrap();
     let late = service.buy("shoe", "late", "r").await.unwrap();
-    stored(&yard, 2).await;
+    stored(&env, 2).await;
     for bought in [early, late] {
         let found = service.reservation(&bought.reservation_id).await.unwrap();
         assert_eq!(found.state().as_str_name(), "RESERVATION_STATE_CONFIRMED");
     }
     let ready = get(service.http, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("ok\n"), "{ready}");
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_statements_that_somebody_discards_are_prepared_again_and_orders_are_stored() {
-    let yard = Yard::with_own_redis().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100)).await;
-    let mut worker = Binary::serve_as("worker", &yard, &[], None);
+    let mut worker = Binary::serve_as("worker", &env, &[], None);
     worker.channel().await;
     // Each connection that stores orders forgets what was prepared on it.
     let sql = "CREATE FUNCTION discard() RETURNS trigger LANGUAGE plpgsql AS
                    $$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN NULL; END $$;
                CREATE TRIGGER discard AFTER INSERT ON reservations
                    FOR EACH STATEMENT EXECUTE FUNCTION discard()";
-    yard.sql().await.batch_execute(sql).await.unwrap();
+    env.sql().await.batch_execute(sql).await.unwrap();
     for order in 1..=5 {
         api.buy("shoe", &format!("user-{order}"), "r").await.unwrap();
-        stored(&yard, order).await;
+        stored(&env, order).await;
     }
     assert!(!worker.said().contains("consumption pauses"), "{}", worker.said());
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catalogue_that_cannot_be_read_is_named_by_readiness() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 100)).await;
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE products RENAME COLUMN version TO edition").await.unwrap();
     eventually("readiness names the catalogue", async || {
         get(service.http, "/readyz").await.contains("the catalogue was not read for").then_some(())
@@ -93,5 +93,5 @@ async fn catalogue_that_cannot_be_read_is_named_by_readiness() {
         get(service.http, "/readyz").await.ends_with("ok\n").then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

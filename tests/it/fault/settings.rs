@@ -2,12 +2,12 @@
 
 use yoink::app::Role;
 
-use crate::harness::{Binary, Yard, eventually, get, product, reason};
+use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
 
-async fn configure(yard: &Yard, name: &str, value: &str) {
+async fn configure(env: &TestEnv, name: &str, value: &str) {
     let mut command = redis::cmd("CONFIG");
     let () =
-        command.arg("SET").arg(name).arg(value).query_async(&mut yard.cli().await).await.unwrap();
+        command.arg("SET").arg(name).arg(value).query_async(&mut env.cli().await).await.unwrap();
 }
 
 fn promises(scrape: &str, store: &str) -> Vec<String> {
@@ -23,8 +23,8 @@ fn promises(scrape: &str, store: &str) -> Vec<String> {
 }
 
 /// How a start ends that is refused.
-async fn refused(yard: &Yard) -> String {
-    let mut service = Binary::serve(yard, &[], None);
+async fn refused(env: &TestEnv) -> String {
+    let mut service = Binary::serve(env, &[], None);
     let status = service.ended().await;
     assert_eq!(status.code(), Some(2));
     service.said()
@@ -32,11 +32,11 @@ async fn refused(yard: &Yard) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_may_evict_is_refused_at_the_start_and_later() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    configure(&yard, "maxmemory-policy", "allkeys-lru").await;
+    configure(&env, "maxmemory-policy", "allkeys-lru").await;
     let status = eventually("nothing is sold any more", async || {
         service.buy("shoe", "ann", "r").await.err()
     })
@@ -44,20 +44,20 @@ async fn a_redis_that_may_evict_is_refused_at_the_start_and_later() {
     assert_eq!(reason(&status), "RECOVERING");
     let ready = get(service.http, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("allkeys-lru"), "{ready}");
-    assert!(refused(&yard).await.contains("maxmemory-policy is allkeys-lru"));
-    configure(&yard, "maxmemory-policy", "noeviction").await;
+    assert!(refused(&env).await.contains("maxmemory-policy is allkeys-lru"));
+    configure(&env, "maxmemory-policy", "noeviction").await;
     eventually("it sells again", async || service.buy("shoe", "bob", "").await.ok()).await;
     eventually("it is ready again", async || {
         get(service.http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_promises_is_what_its_settings_keep() {
-    let yard = Yard::with_own_redis().await;
-    let service = yard.serve(Role::All, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let service = env.serve(Role::All, &[]).await;
     let promised = async |mode: &str| {
         eventually(mode, async || {
             let scrape = get(service.http, "/metrics").await;
@@ -66,27 +66,27 @@ async fn what_redis_promises_is_what_its_settings_keep() {
         .await;
     };
     promised("always").await;
-    configure(&yard, "appendfsync", "everysec").await;
+    configure(&env, "appendfsync", "everysec").await;
     promised("everysec").await;
-    configure(&yard, "no-appendfsync-on-rewrite", "yes").await;
+    configure(&env, "no-appendfsync-on-rewrite", "yes").await;
     promised("memory").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_cannot_be_written_is_refused_and_a_forgetful_one_is_told() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let set = async |what: &str| {
-        let sql = format!("ALTER DATABASE {} SET {what}", yard.database);
-        yard.sql().await.batch_execute(&sql).await.unwrap();
+        let sql = format!("ALTER DATABASE {} SET {what}", env.database);
+        env.sql().await.batch_execute(&sql).await.unwrap();
     };
     set("default_transaction_read_only TO on").await;
-    assert!(refused(&yard).await.contains("read-only"));
-    let sql = yard.sql().await;
+    assert!(refused(&env).await.contains("read-only"));
+    let sql = env.sql().await;
     sql.batch_execute("SET default_transaction_read_only TO off").await.unwrap();
-    let reset = format!("ALTER DATABASE {} RESET default_transaction_read_only", yard.database);
+    let reset = format!("ALTER DATABASE {} RESET default_transaction_read_only", env.database);
     sql.batch_execute(&reset).await.unwrap();
     set("synchronous_commit TO off").await;
-    let mut service = Binary::serve(&yard, &[], None);
+    let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
     assert!(service.said().contains("synchronous_commit is off"), "{}", service.said());
 }

@@ -1,15 +1,15 @@
-//! A consumer stalls longer than `claim_idle_ms`; somebody else settles what it held; it comes back.
+//! A consumer stalls longer than `takeover_idle_ms`; somebody else settles what it held; it comes back.
 
 use nix::sys::signal::Signal;
 use yoink::{app::Role, worker::Step};
 
-use crate::harness::{Binary, Yard, eventually, product};
+use crate::harness::{Binary, TestEnv, eventually, product};
 
 /// How many entries of both partitions are delivered and not settled.
-async fn pending(yard: &Yard) -> u64 {
-    let (mut cli, mut pending) = (yard.cli().await, 0);
+async fn pending(env: &TestEnv) -> u64 {
+    let (mut cli, mut pending) = (env.cli().await, 0);
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         let mut groups = redis::cmd("XINFO");
         let groups: redis::streams::StreamInfoGroupsReply =
             groups.arg("GROUPS").arg(key).query_async(&mut cli).await.unwrap();
@@ -20,21 +20,21 @@ async fn pending(yard: &Yard) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_process_that_comes_back_changes_nothing() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
-    let settings = [("claim_idle_ms", "300")];
-    let mut stalled = Binary::serve_as("worker", &yard, &settings, None);
+    let settings = [("takeover_idle_ms", "300")];
+    let mut stalled = Binary::serve_as("worker", &env, &settings, None);
     stalled.channel().await;
     // It reads orders and cannot store them: somebody has locked what it needs.
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
     for n in 0..100 {
         api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
-    eventually("it holds some", async || (pending(&yard).await > 0).then_some(())).await;
+    eventually("it holds some", async || (pending(&env).await > 0).then_some(())).await;
     stalled.signal(Signal::SIGSTOP);
-    let held = pending(&yard).await;
+    let held = pending(&env).await;
     assert!(held > 0, "it held nothing when it stalled");
     // Its transaction ends with its connection, as when it is cut off.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -42,27 +42,27 @@ async fn a_stalled_process_that_comes_back_changes_nothing() {
                  AND pid <> pg_backend_pid()";
     sql.batch_execute(end).await.unwrap();
     sql.batch_execute("ROLLBACK").await.unwrap();
-    let other = yard.serve(Role::Worker, &settings).await;
-    let report = yard.assert_audit_holds().await;
+    let other = env.serve(Role::Worker, &settings).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 100);
     stalled.signal(Signal::SIGCONT);
     // It works again, and what it held was settled once.
     other.stop().await;
     api.buy("shoe", "late", "").await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (101, 899));
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, 0);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
     stalled.signal(Signal::SIGTERM);
     assert!(stalled.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_commit_after_void_and_release_stores_nothing() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // Two consumers that are stepped by hand: the first reads and then stalls.
-    let settings = [("claim_idle_ms", "100"), ("max_deliveries", "1"), ("replay", "manual")];
-    let (slow, fast) = (yard.app(&settings).await, yard.app(&settings).await);
-    let api = yard.serve(Role::Api, &[]).await;
+    let settings = [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("replay", "manual")];
+    let (slow, fast) = (env.app(&settings).await, env.app(&settings).await);
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
     let bought = api.buy("shoe", "ann", "r").await.unwrap();
     let partition = slow.stores().deployment.partitions.of(&"shoe".parse().unwrap());
@@ -73,20 +73,16 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
 
     // Meanwhile the order is refused, buried, voided and released by another.
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let reader = fast.stores().reader().await.unwrap();
-    let mut consumer = fast.workshop().consumer(partition, reader).without_waiting();
+    let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
         (consumer.run_once().await.unwrap() == Step::Worked(1)).then_some(())
     })
     .await;
-    let mut replayer = yoink::worker::Replayer::new(fast.workshop().clone(), partition);
-    assert_eq!(replayer.run_once().await.unwrap(), 1);
-    yard.sql()
-        .await
-        .batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison")
-        .await
-        .unwrap();
+    let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
+    assert_eq!(releaser.run_once().await.unwrap(), 1);
+    env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
 
     // The stalled one wakes up and commits: the void stands.
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
@@ -99,7 +95,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
         &held[0].entry.id,
     );
     assert_eq!(released.await.unwrap(), yoink::stock::Released::Before);
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
     let state = api.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED");
@@ -107,9 +103,9 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() {
-    let yard = Yard::new().await;
-    let app = yard.app(&[("replay", "manual")]).await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let app = env.app(&[("replay", "manual")]).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
     api.buy("shoe", "ann", "r").await.unwrap();
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
@@ -124,35 +120,35 @@ async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() 
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
     app.stores().ledger.void(partition, epoch, &void, &action).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.workshop().consumer(partition, reader).without_waiting();
+    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), Step::Worked(1));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 50)).await;
     for n in 0..20 {
         api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
     // Some of them are delivered already, and stored by nobody.
-    let stores = yard.stores().await;
+    let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut reader = stores.reader().await.unwrap();
     let held = stores.streams.read_new(&mut reader, partition, "gone", (8, 0)).await.unwrap();
-    assert_eq!((held.len(), pending(&yard).await), (8, 8));
+    assert_eq!((held.len(), pending(&env).await), (8, 8));
     for partition in 0..2 {
-        let key = format!("{}:{{{partition}}}:orders", yard.prefix);
+        let key = format!("{}:{{{partition}}}:orders", env.prefix);
         let mut destroy = redis::cmd("XGROUP");
         destroy.arg("DESTROY").arg(key).arg("ledger");
-        let destroyed: i64 = destroy.query_async(&mut yard.cli().await).await.unwrap();
+        let destroyed: i64 = destroy.query_async(&mut env.cli().await).await.unwrap();
         assert_eq!(destroyed, 1);
     }
-    let mut worker = Binary::serve_as("worker", &yard, &[], None);
-    let report = yard.assert_audit_holds().await;
+    let mut worker = Binary::serve_as("worker", &env, &[], None);
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
     assert!(worker.said().contains("the consumer group was gone"), "{}", worker.said());
     worker.signal(Signal::SIGTERM);
@@ -161,9 +157,9 @@ async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
-    let yard = Yard::with_own_redis().await;
-    let app = yard.app(&[]).await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let app = env.app(&[]).await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
     api.buy("shoe", "ann", "r").await.unwrap();
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
@@ -173,13 +169,13 @@ async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
     let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
     // Redis loses everything, and the rebuild has read what was sold: nothing.
-    let () = redis::cmd("FLUSHALL").query_async(&mut yard.cli().await).await.unwrap();
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
+    let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
     let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
     let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
     assert!(refused, "a late commit stores nothing: {late:?}");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
     worker.stop().await;
 }

@@ -16,23 +16,23 @@ use yoink::{
 };
 
 use crate::harness::{
-    Binary, Proxy, Yard, eventually, product, run_yoink_with, scratch_dir, shared,
+    Binary, Proxy, TestEnv, eventually, product, run_yoink_with, scratch_dir, shared,
 };
 
 /// A role that may do what the owner may, and has no connection: superusers have no limit.
-async fn role_without_connections(yard: &Yard) -> (String, String) {
-    let role = format!("service_{}", yard.database);
+async fn role_without_connections(env: &TestEnv) -> (String, String) {
+    let role = format!("service_{}", env.database);
     let create = format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0; GRANT postgres TO {role}");
-    yard.sql().await.batch_execute(&create).await.unwrap();
-    let url = yard.postgres_url().replace("//postgres@", &format!("//{role}@"));
+    env.sql().await.batch_execute(&create).await.unwrap();
+    let url = env.postgres_url().replace("//postgres@", &format!("//{role}@"));
     (role, url)
 }
 
 /// Starts the service at a Postgres that takes no connection yet. It waits for far longer than these tests take: Postgres is
 /// freed however late.
-fn serve_waiting(yard: &Yard, url: &str) -> Binary {
+fn serve_waiting(env: &TestEnv, url: &str) -> Binary {
     let waits = ("YOINK_START_LIMIT_MS", "3600000");
-    Binary::serve_with("all", yard, &[("postgres_url", url)], &[waits])
+    Binary::serve_with("all", env, &[("postgres_url", url)], &[waits])
 }
 
 async fn says_that_it_waits(service: &mut Binary) {
@@ -44,8 +44,8 @@ async fn says_that_it_waits(service: &mut Binary) {
 }
 
 /// Buys one unit of a new product from a service that has just started.
-async fn sells(yard: &Yard, service: &mut Binary) {
-    let stores = yard.stores().await;
+async fn sells(env: &TestEnv, service: &mut Binary) {
+    let stores = env.stores().await;
     let shoe = [product("shoe", 10)];
     stores.ledger.create_products(&shoe, stores.deployment.partitions, "test").await.unwrap();
     let mut buyers = InventoryServiceClient::new(service.channel().await);
@@ -59,27 +59,27 @@ async fn sells(yard: &Yard, service: &mut Binary) {
         buyers.reserve_unit(request).await.ok()
     })
     .await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_waits_until_postgres_has_a_free_connection() {
-    let yard = Yard::new().await;
-    let (role, url) = role_without_connections(&yard).await;
-    let mut service = serve_waiting(&yard, &url);
+    let env = TestEnv::new().await;
+    let (role, url) = role_without_connections(&env).await;
+    let mut service = serve_waiting(&env, &url);
     says_that_it_waits(&mut service).await;
     let free = format!("ALTER ROLE {role} CONNECTION LIMIT -1");
-    yard.sql().await.batch_execute(&free).await.unwrap();
-    sells(&yard, &mut service).await;
+    env.sql().await.batch_execute(&free).await.unwrap();
+    sells(&env, &mut service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_ends_with_the_reason_if_postgres_gets_no_free_connection() {
-    let yard = Yard::new().await;
-    let (_, url) = role_without_connections(&yard).await;
+    let env = TestEnv::new().await;
+    let (_, url) = role_without_connections(&env).await;
     let settings = [("postgres_url", url.as_str())];
-    let ended = block_in_place(|| run_yoink_with(&yard, &settings, &["audit"]));
+    let ended = block_in_place(|| run_yoink_with(&env, &settings, &["audit"]));
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");
     assert!(said.contains("too many connections for role"), "{said}");
@@ -96,12 +96,12 @@ fn promote(dir: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn start_waits_until_postgres_has_started() {
     spawn_blocking(shared).await.unwrap();
-    let mut yard = Yard::new().await;
+    let mut env = TestEnv::new().await;
     let dir = scratch_dir("postgres");
     let mut postgres =
         block_in_place(|| PostgresServer::start(&dir, &["fsync=off", "hot_standby=off"]).unwrap());
-    block_in_place(|| postgres.create_database(&yard.database).unwrap());
-    let url = postgres.url(&yard.database);
+    block_in_place(|| postgres.create_database(&env.database).unwrap());
+    let url = postgres.url(&env.database);
     yoink::ledger::migrate(&url.parse().unwrap()).await.unwrap();
     // It starts as a standby that accepts no connection, until it is promoted.
     block_in_place(|| postgres.stop());
@@ -115,18 +115,18 @@ async fn start_waits_until_postgres_has_started() {
         (refused.code() == Some(&SqlState::CANNOT_CONNECT_NOW)).then_some(())
     })
     .await;
-    let mut service = serve_waiting(&yard, &url);
+    let mut service = serve_waiting(&env, &url);
     says_that_it_waits(&mut service).await;
     promote(&dir);
-    yard.postgres = Some(starting.await.unwrap());
-    sells(&yard, &mut service).await;
+    env.postgres = Some(starting.await.unwrap());
+    sells(&env, &mut service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn start_waits_while_redis_refuses_the_connection_of_a_reader() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
-    let config = yard.config(&[("redis_url", &proxy.redis_url())]);
+    let config = env.config(&[("redis_url", &proxy.redis_url())]);
     let stores = Stores::connect(&config, &TaskTracker::new()).await.unwrap();
     proxy.cut();
     let connecting = TaskTracker::new().spawn(async move { stores.reader().await.map(drop) });

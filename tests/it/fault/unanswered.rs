@@ -4,11 +4,11 @@ use tonic::Status;
 use yoink::{
     app::Role,
     domain::ReservationId,
-    grpc::pb::ReplayDeadEntriesRequest,
+    grpc::pb::ReleaseDeadEntriesRequest,
     ledger::{DeadAction, Void},
 };
 
-use crate::harness::{Proxy, Service, Yard, bury, eventually, product, reason, shared};
+use crate::harness::{Proxy, Service, TestEnv, eventually, move_to_dead, product, reason, shared};
 
 fn hash(body: &str) -> String {
     let fence = include_str!("../../../lua/fence.lua");
@@ -17,32 +17,32 @@ fn hash(body: &str) -> String {
 
 /// Released and settled entries.
 async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i32, i32), Status> {
-    let request = ReplayDeadEntriesRequest {
+    let request = ReleaseDeadEntriesRequest {
         reservation_ids: vec![id.to_string()],
         actor: actor.to_owned(),
         ..Default::default()
     };
-    let done = service.admin().replay_dead_entries(request).await?.into_inner();
+    let done = service.admin().release_dead_entries(request).await?.into_inner();
     Ok((done.released, done.settled))
 }
 
 /// `action actor`, oldest first.
-async fn record(yard: &Yard, id: ReservationId) -> Vec<String> {
-    let done = yard.stores().await.ledger.dead_actions(id).await.unwrap();
+async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
+    let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
     done.into_iter().map(|done| format!("{} {}", done.action, done.actor)).collect()
 }
 
 /// Voids orders, or stores them, as somebody who then died before Redis was told.
-async fn settle_in_the_ledger(yard: &Yard, voided: &[ReservationId], stored: &[ReservationId]) {
-    let stores = yard.stores().await;
+async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &[ReservationId]) {
+    let stores = env.stores().await;
     let action = DeadAction { actor: "dave".to_owned(), reason: String::new() };
     for id in voided {
-        let dead = stores.desk.find(*id).await.unwrap().unwrap();
+        let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
         let void = Void { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         stores.ledger.void(dead.partition, id.epoch(), &void, &action).await.unwrap();
     }
     for id in stored {
-        let dead = stores.desk.find(*id).await.unwrap().unwrap();
+        let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
         let order = dead.order().unwrap();
         stores.ledger.store(dead.partition, id.epoch(), &[&order]).await.unwrap();
     }
@@ -50,18 +50,18 @@ async fn settle_in_the_ledger(yard: &Yard, voided: &[ReservationId], stored: &[R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_action_whose_answer_is_lost_is_recorded_as_unknown() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
-    let service = yard.serve(Role::Api, &[("redis_url", &proxy.redis_url())]).await;
+    let service = env.serve(Role::Api, &[("redis_url", &proxy.redis_url())]).await;
     service.create(product("shoe", 10)).await;
     let users = (0..6).map(|n| format!("user-{n}"));
-    let ids = bury(&yard, &service, ("shoe", Some("23514")), users).await;
-    settle_in_the_ledger(&yard, &ids[..3], &ids[3..]).await;
+    let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), users).await;
+    settle_in_the_ledger(&env, &ids[..3], &ids[3..]).await;
     // The scripts are known to Redis by then: whose answer is lost below has run.
     assert_eq!(release(&service, ids[0], "early").await.unwrap(), (1, 0));
     assert_eq!(release(&service, ids[3], "early").await.unwrap(), (0, 1));
-    assert_eq!(record(&yard, ids[0]).await, ["release dave", "finish early"]);
-    assert_eq!(record(&yard, ids[3]).await, ["discard early"]);
+    assert_eq!(record(&env, ids[0]).await, ["release dave", "finish early"]);
+    assert_eq!(record(&env, ids[3]).await, ["discard early"]);
 
     for (id, script, word, before) in [
         (ids[1], include_str!("../../../lua/release.lua"), "released", vec!["release dave"]),
@@ -73,21 +73,21 @@ async fn an_action_whose_answer_is_lost_is_recorded_as_unknown() {
         let reply = lost.reply().await;
         assert!(reply.contains(word), "Redis did it: {reply}");
         let recorded = [before, vec!["unknown ann"]].concat();
-        assert_eq!(record(&yard, id).await, recorded);
+        assert_eq!(record(&env, id).await, recorded);
         // Whoever comes later finds that it is gone, and has done nothing.
         let late =
             eventually("Redis is asked again", async || release(&service, id, "late").await.ok());
         assert_eq!(late.await, (0, 1));
-        assert_eq!(record(&yard, id).await, recorded);
+        assert_eq!(record(&env, id).await, recorded);
     }
 
     // What Redis refused was not done, and is not recorded.
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let meta = format!("{}:{{{partition}}}:meta", yard.prefix);
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let meta = format!("{}:{{{partition}}}:meta", env.prefix);
     let set = async |status: &str| {
         let mut set = redis::cmd("HSET");
         set.arg(&meta).arg("status").arg(status);
-        let _: i64 = set.query_async(&mut yard.cli().await).await.unwrap();
+        let _: i64 = set.query_async(&mut env.cli().await).await.unwrap();
     };
     set("closed").await;
     for id in [ids[2], ids[5]] {
@@ -99,8 +99,8 @@ async fn an_action_whose_answer_is_lost_is_recorded_as_unknown() {
     };
     assert_eq!(bob(ids[2]).await, (1, 0));
     assert_eq!(bob(ids[5]).await, (0, 1));
-    assert_eq!(record(&yard, ids[2]).await, ["release dave", "finish bob"]);
-    assert_eq!(record(&yard, ids[5]).await, ["discard bob"]);
-    let report = yard.assert_audit_holds().await;
+    assert_eq!(record(&env, ids[2]).await, ["release dave", "finish bob"]);
+    assert_eq!(record(&env, ids[5]).await, ["discard bob"]);
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (7, 3));
 }

@@ -4,25 +4,25 @@ use futures_util::future::join_all;
 use redis::AsyncCommands as _;
 use yoink::app::Role;
 
-use crate::harness::{Service, Yard, eventually, get, product};
+use crate::harness::{Service, TestEnv, eventually, get, product};
 
 /// Raises P0001 for the orders of which this is true.
-async fn refuse(yard: &Yard, condition: &str) {
+async fn refuse(env: &TestEnv, condition: &str) {
     let trigger = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON reservations
              FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()"
     );
-    yard.sql().await.batch_execute(&trigger).await.unwrap();
+    env.sql().await.batch_execute(&trigger).await.unwrap();
 }
 
-async fn refuse_nothing(yard: &Yard) {
-    yard.sql().await.batch_execute("DROP TRIGGER refuse ON reservations").await.unwrap();
+async fn refuse_nothing(env: &TestEnv) {
+    env.sql().await.batch_execute("DROP TRIGGER refuse ON reservations").await.unwrap();
 }
 
-async fn confirmed(yard: &Yard) -> i64 {
-    yard.count("SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
+async fn confirmed(env: &TestEnv) -> i64 {
+    env.count("SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
 }
 
 /// So many failures were counted with this code.
@@ -36,20 +36,20 @@ async fn failures(service: &Service) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_a_trigger_refuses_is_kept_and_its_neighbours_are_stored() {
-    let yard = Yard::new().await;
+    let env = TestEnv::new().await;
     // One failure of its own would be enough to give an order up.
     let settings = [("max_deliveries", "1")];
-    let api = yard.serve(Role::Api, &settings).await;
+    let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 100)).await;
-    refuse(&yard, "NEW.user_id = 'mallory'").await;
+    refuse(&env, "NEW.user_id = 'mallory'").await;
     let users: Vec<String> = (0..20).map(|n| format!("user-{n}")).collect();
     let mut buys: Vec<_> = users.iter().map(|user| api.buy("shoe", user, "r")).collect();
     buys.insert(10, api.buy("shoe", "mallory", "r"));
     let answers: Vec<_> = join_all(buys).await.into_iter().map(Result::unwrap).collect();
     let kept = &answers[10].reservation_id;
 
-    let worker = yard.serve(Role::Worker, &settings).await;
-    eventually("the neighbours are stored", async || (confirmed(&yard).await == 20).then_some(()))
+    let worker = env.serve(Role::Worker, &settings).await;
+    eventually("the neighbours are stored", async || (confirmed(&env).await == 20).then_some(()))
         .await;
     let ready = eventually("readiness names it", async || {
         let ready = get(worker.http, "/readyz").await;
@@ -64,15 +64,15 @@ async fn an_order_that_a_trigger_refuses_is_kept_and_its_neighbours_are_stored()
     eventually("it is tried again", async || (failures(&worker).await > before).then_some(()))
         .await;
     api.buy("shoe", "late", "r").await.unwrap();
-    eventually("who comes later is stored", async || (confirmed(&yard).await == 21).then_some(()))
+    eventually("who comes later is stored", async || (confirmed(&env).await == 21).then_some(()))
         .await;
     let state = api.reservation(kept).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "neither stored nor voided");
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!((report.products[0].in_orders, report.products[0].in_dead), (1, 0));
 
-    refuse_nothing(&yard).await;
-    let report = yard.assert_audit_holds().await;
+    refuse_nothing(&env).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (22, 78));
     eventually("readiness forgets it", async || {
         (!get(worker.http, "/readyz").await.contains("P0001")).then_some(())
@@ -83,18 +83,18 @@ async fn an_order_that_a_trigger_refuses_is_kept_and_its_neighbours_are_stored()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_refuses_everything_pauses_consumption_and_the_work_is_bounded() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
     let users: Vec<String> = (0..400).map(|n| format!("user-{n}")).collect();
     let buys = join_all(users.iter().map(|user| api.buy("shoe", user, "r"))).await;
     assert!(buys.iter().all(Result::is_ok));
-    refuse(&yard, "true").await;
+    refuse(&env, "true").await;
     // A step at a time: so many transactions are tried, and no more.
-    let app = yard.app(&[("max_deliveries", "1")]).await;
+    let app = env.app(&[("max_deliveries", "1")]).await;
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.workshop().consumer(partition, reader).without_waiting();
+    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
     let metrics = app.stores().stock.partitions().metrics();
     let tried = || {
         let text = metrics.encode().unwrap();
@@ -108,48 +108,48 @@ async fn a_ledger_that_refuses_everything_pauses_consumption_and_the_work_is_bou
         assert!(pause.reason.to_string().contains("SQLSTATE P0001"), "{}", pause.reason);
         assert_eq!(tried(), step * 32);
     }
-    assert_eq!(confirmed(&yard).await, 0);
+    assert_eq!(confirmed(&env).await, 0);
 
-    refuse_nothing(&yard).await;
+    refuse_nothing(&env).await;
     drop((consumer, app));
-    let worker = yard.serve(Role::Worker, &[("claim_idle_ms", "1000")]).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[("takeover_idle_ms", "1000")]).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (400, 600));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_refused_orders_in_front_do_not_hold_up_who_comes_behind_them() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
-    refuse(&yard, "NEW.user_id LIKE 'bad-%'").await;
+    refuse(&env, "NEW.user_id LIKE 'bad-%'").await;
     for n in 0..60 {
         api.buy("shoe", &format!("bad-{n}"), "r").await.unwrap();
     }
     for n in 0..5 {
         api.buy("shoe", &format!("good-{n}"), "r").await.unwrap();
     }
-    let worker = yard.serve(Role::Worker, &[]).await;
-    eventually("they are stored", async || (confirmed(&yard).await == 5).then_some(())).await;
-    refuse_nothing(&yard).await;
-    let report = yard.assert_audit_holds().await;
+    let worker = env.serve(Role::Worker, &[]).await;
+    eventually("they are stored", async || (confirmed(&env).await == 5).then_some(())).await;
+    refuse_nothing(&env).await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].in_dead), (65, 0));
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_meets_a_refused_order_waits_for_it_and_says_why() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
-    refuse(&yard, "NEW.user_id = 'mallory'").await;
+    refuse(&env, "NEW.user_id = 'mallory'").await;
     let kept = api.buy("shoe", "mallory", "r").await.unwrap();
     // Closed before a worker is there: only a rebuild tries to store the order.
-    let number = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let meta = format!("{}:{{{number}}}:meta", yard.prefix);
-    let _: i64 = yard.cli().await.hset(meta, "status", "closed").await.unwrap();
-    let worker = yard.serve(Role::Worker, &[]).await;
+    let number = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let meta = format!("{}:{{{number}}}:meta", env.prefix);
+    let _: i64 = env.cli().await.hset(meta, "status", "closed").await.unwrap();
+    let worker = env.serve(Role::Worker, &[]).await;
     let ready = eventually("readiness says why", async || {
         let ready = get(worker.http, "/readyz").await;
         ready.contains("not rebuilt").then_some(ready)
@@ -157,13 +157,13 @@ async fn a_rebuild_that_meets_a_refused_order_waits_for_it_and_says_why() {
     .await;
     assert!(ready.contains("SQLSTATE P0001"), "{ready}");
     assert!(failures(&worker).await > 0, "it is counted, and so there is an alert");
-    assert_eq!(confirmed(&yard).await, 0);
+    assert_eq!(confirmed(&env).await, 0);
 
-    refuse_nothing(&yard).await;
+    refuse_nothing(&env).await;
     let again =
         eventually("it sells again", async || api.buy("shoe", "mallory", "r").await.ok()).await;
     assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id));
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     worker.stop().await;
     api.stop().await;

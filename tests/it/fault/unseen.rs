@@ -6,29 +6,29 @@ use yoink::{
     grpc::pb::{AuditRequest, AuditVerdict},
 };
 
-use crate::harness::{Yard, eventually, get, product, run_yoink};
+use crate::harness::{TestEnv, eventually, get, product, run_yoink};
 
-fn rebuild(yard: &Yard) -> String {
-    let output = block_in_place(|| run_yoink(yard, &["rebuild"]));
+fn rebuild(env: &TestEnv) -> String {
+    let output = block_in_place(|| run_yoink(env, &["rebuild"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loss_is_announced_while_its_partition_is_fenced_again() {
-    let yard = Yard::with_own_redis().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::with_own_redis().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
     for user in ["ann", "bob", "cid"] {
         api.buy("shoe", user, "r").await.unwrap();
     }
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
     let () = redis::cmd("FLUSHALL").query_async(&mut cli).await.unwrap();
-    assert!(rebuild(&yard).contains("lost exactly 3 of epoch 1"));
+    assert!(rebuild(&env).contains("lost exactly 3 of epoch 1"));
     // Before anybody has audited it, the partition is fenced again.
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut close = redis::cmd("HSET");
-    close.arg(format!("{}:{{{partition}}}:meta", yard.prefix)).arg("status").arg("closed");
+    close.arg(format!("{}:{{{partition}}}:meta", env.prefix)).arg("status").arg("closed");
     let _: i64 = close.query_async(&mut cli).await.unwrap();
 
     let report = api.admin().audit(AuditRequest {}).await.unwrap().into_inner();
@@ -36,7 +36,7 @@ async fn a_loss_is_announced_while_its_partition_is_fenced_again() {
     let lost: Vec<_> = report.lost.iter().map(|lost| (lost.count, lost.exact)).collect();
     assert_eq!(lost, [(3, true)]);
     let settings = [("recovery", "manual"), ("audit_interval_ms", "100")];
-    let worker = yard.serve(Role::Worker, &settings).await;
+    let worker = env.serve(Role::Worker, &settings).await;
     eventually("the worker announces it", async || {
         let metrics = get(worker.http, "/metrics").await;
         let gauge = |name: &str, label: &str, value: &str| {
@@ -51,8 +51,8 @@ async fn a_loss_is_announced_while_its_partition_is_fenced_again() {
     })
     .await;
 
-    rebuild(&yard);
-    let report = yard.assert_audit_holds().await;
+    rebuild(&env);
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.lost.len()), (10, 1));
     worker.stop().await;
 }

@@ -7,21 +7,21 @@ use tonic::{Code, Status};
 use yoink::grpc::pb::Reservation;
 
 use super::{
-    Schedule, Service, Yard,
-    crowd::{Ask, Record, Told, send},
+    Schedule, Service, TestEnv,
+    buyer_load::{Ask, Record, Told, send},
     eventually, reason,
 };
 
 /// Most questions at the same time.
-const AT_A_TIME: usize = 64;
+const CONCURRENCY_MAX: usize = 64;
 
-/// Everything that a crowd was told.
+/// Everything that a buyers was told.
 pub struct Answers {
     seed: Schedule,
     records: BTreeMap<Ask, Record>,
 }
 
-/// What became of a crowd's reservations.
+/// What became of a buyers's reservations.
 #[derive(Debug, Default)]
 pub struct Account {
     /// In the ledger, and still answered to their requests.
@@ -45,18 +45,18 @@ impl Answers {
     }
 
     /// The service keeps every word: whatever it accepted is confirmed, once.
-    pub async fn honoured(self, yard: &Yard, service: &Service) -> Account {
+    pub async fn assert_all_answers_kept(self, env: &TestEnv, service: &Service) -> Account {
         let seed = self.seed.seed();
-        let account = self.account(yard, service).await;
+        let account = self.account(env, service).await;
         assert_eq!((account.voided, account.lost.len()), (0, 0), "{account:?}, seed {seed}");
         account
     }
 
-    /// As [`Answers::honoured`], where orders may have been voided, or lost by Redis: the rest is.
-    pub async fn account(self, yard: &Yard, service: &Service) -> Account {
+    /// As [`Answers::assert_all_answers_kept`], where orders may have been voided, or lost by Redis: the rest is.
+    pub async fn account(self, env: &TestEnv, service: &Service) -> Account {
         let Self { seed, mut records } = self;
         let (mut account, seed) = (Account::default(), seed.seed());
-        yard.assert_audit_holds().await;
+        env.assert_audit_holds().await;
         // What was left open is asked until it is decided: from then on it has one answer.
         let open: Vec<Ask> =
             records.iter().filter(|(_, r)| r.open).map(|(a, _)| a.clone()).collect();
@@ -64,13 +64,13 @@ impl Answers {
             let told = decided(service, &ask).await;
             (ask, told)
         }));
-        for (ask, told) in decided.buffer_unordered(AT_A_TIME).collect::<Vec<_>>().await {
+        for (ask, told) in decided.buffer_unordered(CONCURRENCY_MAX).collect::<Vec<_>>().await {
             records.get_mut(&ask).unwrap().note(told);
         }
-        yard.assert_audit_holds().await;
+        env.assert_audit_holds().await;
         let states =
             stream::iter(records.iter().map(|(ask, record)| held_to(service, ask, record)));
-        let states: Vec<Held> = states.buffer_unordered(AT_A_TIME).collect().await;
+        let states: Vec<Held> = states.buffer_unordered(CONCURRENCY_MAX).collect().await;
         let mut owners: HashMap<&str, &Ask> = HashMap::new();
         for (ask, record) in &records {
             for id in &record.ids {
@@ -91,9 +91,9 @@ impl Answers {
         let users: Vec<&str> = records.keys().map(|ask| ask.user.as_str()).collect();
         let sql =
             "SELECT count(*) FROM reservations WHERE state = 'confirmed' AND user_id = ANY($1)";
-        let stored: i64 = yard.sql().await.query_one(sql, &[&users]).await.unwrap().get(0);
+        let stored: i64 = env.sql().await.query_one(sql, &[&users]).await.unwrap().get(0);
         assert_eq!(usize::try_from(stored).unwrap(), account.confirmed, "seed {seed}");
-        let over = yard.count("SELECT count(*) FROM products WHERE sold > supply").await;
+        let over = env.count("SELECT count(*) FROM products WHERE sold > supply").await;
         assert_eq!(over, 0, "oversold, seed {seed}");
         account
     }

@@ -18,13 +18,13 @@ use yoink::grpc::pb::{
     admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
 };
 
-use super::{Yard, eventually, scratch_dir};
+use super::{TestEnv, eventually, scratch_dir};
 
-fn yoink(yard: &Yard, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
+fn yoink(env: &TestEnv, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
     // The kernel ends it with this test, however that ends.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(env!("CARGO_BIN_EXE_yoink"));
-    for (name, value) in yard.settings(more) {
+    for (name, value) in env.settings(more) {
         command.arg("--set").arg(format!("{name}={value}"));
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -32,33 +32,33 @@ fn yoink(yard: &Yard, more: &[(&'static str, &str)], wrapper: &[&str]) -> Comman
 }
 
 /// Runs a command to its end.
-pub fn run_yoink(yard: &Yard, args: &[&str]) -> Output {
-    run_yoink_with(yard, &[], args)
+pub fn run_yoink(env: &TestEnv, args: &[&str]) -> Output {
+    run_yoink_with(env, &[], args)
 }
 
 /// Runs a command to its end, with more settings.
-pub fn run_yoink_with(yard: &Yard, more: &[(&'static str, &str)], args: &[&str]) -> Output {
-    yoink(yard, more, &[]).args(args).output().unwrap()
+pub fn run_yoink_with(env: &TestEnv, more: &[(&'static str, &str)], args: &[&str]) -> Output {
+    yoink(env, more, &[]).args(args).output().unwrap()
 }
 
 /// Runs a command to its end, with more settings and more in its environment.
 pub fn run_yoink_in(
-    yard: &Yard,
+    env: &TestEnv,
     more: &[(&'static str, &str)],
     environment: &[(&str, &str)],
     args: &[&str],
 ) -> Output {
-    yoink(yard, more, &[]).args(args).envs(environment.iter().copied()).output().unwrap()
+    yoink(env, more, &[]).args(args).envs(environment.iter().copied()).output().unwrap()
 }
 
 /// Starts a command, with more settings. The caller waits for its end.
-pub fn spawn_yoink(yard: &Yard, more: &[(&'static str, &str)], args: &[&str]) -> Child {
-    yoink(yard, more, &[]).args(args).spawn().unwrap()
+pub fn spawn_yoink(env: &TestEnv, more: &[(&'static str, &str)], args: &[&str]) -> Child {
+    yoink(env, more, &[]).args(args).spawn().unwrap()
 }
 
 /// Runs a command to its end on a terminal; returns what the terminal shows.
-pub fn run_yoink_on_terminal(yard: &Yard, args: &[&str]) -> String {
-    let plain = yoink(yard, &[], &[]);
+pub fn run_yoink_on_terminal(env: &TestEnv, args: &[&str]) -> String {
+    let plain = yoink(env, &[], &[]);
     let words = std::iter::once(plain.get_program()).chain(plain.get_args());
     let words = words.map(|word| word.to_str().unwrap()).chain(args.iter().copied());
     let line: Vec<_> = words.map(|word| format!("'{word}'")).collect();
@@ -77,52 +77,52 @@ pub struct Binary {
 
 impl Binary {
     /// Starts it; with a crash point, it ends itself there.
-    pub fn serve(yard: &Yard, more: &[(&'static str, &str)], crash_point: Option<&str>) -> Self {
-        Self::serve_as("all", yard, more, crash_point)
+    pub fn serve(env: &TestEnv, more: &[(&'static str, &str)], crash_point: Option<&str>) -> Self {
+        Self::serve_as("all", env, more, crash_point)
     }
 
     /// In a role.
     pub fn serve_as(
         role: &str,
-        yard: &Yard,
+        env: &TestEnv,
         more: &[(&'static str, &str)],
         crash_point: Option<&str>,
     ) -> Self {
         let point = crash_point.map(|point| ("YOINK_CRASH_POINT", point));
-        Self::start(role, yard, more, point.as_slice(), &[])
+        Self::start(role, env, more, point.as_slice(), &[])
     }
 
     /// In a role, with more in its environment.
     pub fn serve_with(
         role: &str,
-        yard: &Yard,
+        env: &TestEnv,
         more: &[(&'static str, &str)],
         environment: &[(&str, &str)],
     ) -> Self {
-        Self::start(role, yard, more, environment, &[])
+        Self::start(role, env, more, environment, &[])
     }
 
     /// In a role, run by another program that becomes it, as `prlimit` does.
     pub fn serve_under(
         wrapper: &[&str],
         role: &str,
-        yard: &Yard,
+        env: &TestEnv,
         more: &[(&'static str, &str)],
     ) -> Self {
-        Self::start(role, yard, more, &[], wrapper)
+        Self::start(role, env, more, &[], wrapper)
     }
 
     fn start(
         role: &str,
-        yard: &Yard,
+        env: &TestEnv,
         more: &[(&'static str, &str)],
         environment: &[(&str, &str)],
         wrapper: &[&str],
     ) -> Self {
-        // The yard's settings let the system choose its ports; it says which it has.
+        // The env's settings let the system choose its ports; it says which it has.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
-        let mut command = yoink(yard, &settings, wrapper);
+        let mut command = yoink(env, &settings, wrapper);
         command.args(["serve", "--role", role]).envs(environment.iter().copied());
         Self::from_command(command)
     }

@@ -1,17 +1,17 @@
 //! Dead entries without a worker: bought, and buried by hand.
 
-use yoink::{domain::ReservationId, stream::Burial};
+use yoink::{domain::ReservationId, stream::Rejection};
 
-use super::{Service, Yard};
+use super::{Service, TestEnv};
 
 /// Buys a unit for each user and buries the orders, in this order; nothing stores or replays them.
-pub async fn bury(
-    yard: &Yard,
+pub async fn move_to_dead(
+    env: &TestEnv,
     service: &Service,
     (product, sqlstate): (&str, Option<&str>),
     users: impl IntoIterator<Item = String>,
 ) -> Vec<ReservationId> {
-    let stores = yard.stores().await;
+    let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&product.parse().unwrap());
     let buys = users.into_iter().map(|user| async move {
         let bought = service.buy(product, &user, "r").await.unwrap();
@@ -19,13 +19,13 @@ pub async fn bury(
     });
     let ids = futures_util::future::join_all(buys).await;
     for id in &ids {
-        let burial = Burial {
+        let rejection = Rejection {
             entry_id: id.entry_id(),
             reservation_id: Some(*id),
             reason: "buried by hand".to_owned(),
             sqlstate: sqlstate.map(str::to_owned),
         };
-        assert!(stores.streams.bury(partition, &burial).await.unwrap());
+        assert!(stores.streams.move_to_dead(partition, &rejection).await.unwrap());
     }
     ids
 }

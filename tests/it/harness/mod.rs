@@ -3,16 +3,16 @@
 mod answers;
 mod binary;
 mod buried;
+mod buyer_load;
 mod compose;
-mod crowd;
 mod pgbouncer;
 mod proxy;
 mod schedule;
 mod servers;
 mod service;
 mod standby;
+mod test_env;
 mod wire;
-mod yard;
 
 use std::time::Duration;
 
@@ -21,19 +21,19 @@ pub use binary::{
     Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal, run_yoink_with,
     spawn_yoink,
 };
-pub use buried::bury;
+pub use buried::move_to_dead;
+pub use buyer_load::{BuyerLoad, RunningLoad};
 pub use compose::{Deployment, compose, mode, text};
-pub use crowd::{Crowd, Rush};
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;
 pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, get, reason};
 pub use standby::{promote, standby};
-pub use yard::{Yard, product};
+pub use test_env::{TestEnv, product};
 
 /// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Polls until `done` gives something, and panics with `what` when it never does.
 pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>) -> T {
@@ -46,7 +46,7 @@ pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>)
             }
         }
     };
-    match tokio::time::timeout(PATIENCE, poll).await {
+    match tokio::time::timeout(WAIT_MAX, poll).await {
         Ok(value) => value,
         Err(_) => panic!("never happened: {what}"),
     }
@@ -61,7 +61,7 @@ pub async fn succeeds<T, E: std::fmt::Debug>(
     let started = tokio::time::Instant::now();
     eventually(what, async || match attempt().await {
         Ok(value) => Some(value),
-        Err(error) if started.elapsed() + LAST_ATTEMPT > PATIENCE => {
+        Err(error) if started.elapsed() + LAST_ATTEMPT > WAIT_MAX => {
             panic!("never happened: {what}: {error:?}, before that {last:?}")
         }
         Err(error) => {

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    PATIENCE,
+    WAIT_MAX,
     wire::{Requests, Wire, contains},
 };
 
@@ -86,7 +86,7 @@ pub struct Lost(oneshot::Receiver<Vec<u8>>);
 impl Lost {
     /// Waits until the answer was dropped, and tells what it was: proof that the server did the work.
     pub async fn reply(self) -> String {
-        let reply = timeout(PATIENCE, self.0).await;
+        let reply = timeout(WAIT_MAX, self.0).await;
         let Ok(Ok(reply)) = reply else { panic!("no answer was lost") };
         String::from_utf8_lossy(&reply).into_owned()
     }

@@ -1,4 +1,4 @@
-//! Consumers: read, store, settle; or release, or bury. Each step may come as late as it likes, under the
+//! Consumers: read, store, settle; or release, or move_to_dead. Each step may come as late as it likes, under the
 //! belief of that time, and between any two of them a consumer may die.
 
 use super::Protocol;
@@ -91,7 +91,7 @@ impl Protocol {
                 state.redis.close();
                 return Some(Consumer::Holds(reservation));
             }
-            (Consumer::Failed(_), Some(entry)) => state.redis.bury(entry),
+            (Consumer::Failed(_), Some(entry)) => state.redis.move_to_dead(entry),
             (Consumer::Voided(_), Some(entry)) if self.rules.voided_is_released => {
                 state.redis.orders.remove(entry);
                 state.redis.stock += 1;

@@ -5,13 +5,13 @@ mod consumer;
 mod fate;
 mod gateway;
 mod rebuilder;
-mod replayer;
+mod releaser;
 
 use stateright::{Model, Property};
 
 pub use self::{
     consumer::ConsumerStep, fate::FateStep, gateway::GatewayStep, rebuilder::RebuilderStep,
-    replayer::ReplayerStep,
+    releaser::ReleaserStep,
 };
 use crate::{
     properties,
@@ -31,7 +31,7 @@ pub struct Protocol {
 pub enum Step {
     Gateway(GatewayStep),
     Consumer(usize, ConsumerStep),
-    Replayer(usize, ReplayerStep),
+    Releaser(usize, ReleaserStep),
     Rebuilder(usize, RebuilderStep),
     Fate(FateStep),
 }
@@ -51,8 +51,8 @@ impl Model for Protocol {
         for who in 0..self.bounds.consumers {
             consumer::steps(state, who, |step| steps.push(Step::Consumer(who, step)));
         }
-        for who in 0..self.bounds.replayers {
-            replayer::steps(state, who, |step| steps.push(Step::Replayer(who, step)));
+        for who in 0..self.bounds.releasers {
+            releaser::steps(state, who, |step| steps.push(Step::Releaser(who, step)));
         }
         for who in 0..self.bounds.rebuilders {
             rebuilder::steps(state, who, |step| steps.push(Step::Rebuilder(who, step)));
@@ -64,7 +64,7 @@ impl Model for Protocol {
         let happened = match step {
             Step::Gateway(step) => self.gateway(&mut state, step),
             Step::Consumer(who, step) => self.consumer(&mut state, who, step),
-            Step::Replayer(who, step) => self.replayer(&mut state, who, step),
+            Step::Releaser(who, step) => self.releaser(&mut state, who, step),
             Step::Rebuilder(who, step) => self.rebuilder(&mut state, who, step),
             Step::Fate(step) => self.fate(&mut state, step),
         };

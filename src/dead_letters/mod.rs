@@ -1,4 +1,4 @@
-//! The dead-letter desk: what was given up on is voided and released, or stored after all.
+//! The dead-letter dead_letters: what was given up on is voided and released, or stored after all.
 //!
 //! Must never: give a unit back before its void is committed (R5), or put an entry back into `orders`.
 
@@ -13,7 +13,7 @@ use crate::{
     crash_point,
     domain::ReservationId,
     fence::{Applied, FenceError},
-    ledger::{DeadAction, Deed, Ledger, LedgerError, Void, VoidOutcome},
+    ledger::{Action, DeadAction, Ledger, LedgerError, Void, VoidOutcome},
     stock::{ReleaseFrom, Released, Stock, StockError},
     stream::{DeadEntry, Streams},
 };
@@ -40,7 +40,7 @@ pub enum Settled {
     /// The ledger refused it again; it stays dead.
     Refused,
     /// No program of ours wrote it; it stays where it is.
-    Stranger,
+    Unrecognized,
 }
 
 /// How often each was done.
@@ -51,7 +51,7 @@ pub struct Tally {
     pub stored: u64,
     pub settled: u64,
     pub refused: u64,
-    pub strangers: u64,
+    pub unrecognized: u64,
 }
 
 impl Tally {
@@ -62,14 +62,14 @@ impl Tally {
             Settled::Stored => &mut self.stored,
             Settled::Before => &mut self.settled,
             Settled::Refused => &mut self.refused,
-            Settled::Stranger => &mut self.strangers,
+            Settled::Unrecognized => &mut self.unrecognized,
         } += 1;
     }
 }
 
 /// Why a dead entry could not be settled; it is still there, or somebody else settled it.
 #[derive(Debug, thiserror::Error)]
-pub enum DeskError {
+pub enum DeadLetterError {
     /// The ledger did not do it.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -81,7 +81,7 @@ pub enum DeskError {
     Stock(#[from] StockError),
 }
 
-impl DeskError {
+impl DeadLetterError {
     /// Whether a partition is fenced: what its dead stream holds is not to be believed before it is rebuilt.
     pub fn is_fenced(&self) -> bool {
         matches!(
@@ -104,21 +104,21 @@ impl DeskError {
     }
 }
 
-impl From<RedisError> for DeskError {
+impl From<RedisError> for DeadLetterError {
     fn from(error: RedisError) -> Self {
         Self::Fence(error.into())
     }
 }
 
-/// The desk.
+/// The dead_letters.
 #[derive(Clone)]
-pub struct Desk {
+pub struct DeadLetters {
     streams: Streams,
     stock: Stock,
     ledger: Ledger,
 }
 
-impl Desk {
+impl DeadLetters {
     /// Over these.
     pub fn new(streams: Streams, stock: Stock, ledger: Ledger) -> Self {
         Self { streams, stock, ledger }
@@ -129,7 +129,7 @@ impl Desk {
     /// # Errors
     ///
     /// When Redis is away, or the partition is fenced.
-    pub async fn find(&self, id: ReservationId) -> Result<Option<DeadEntry>, DeskError> {
+    pub async fn find(&self, id: ReservationId) -> Result<Option<DeadEntry>, DeadLetterError> {
         let count = self.streams.partitions().count();
         match count.get_partition(id.partition()) {
             Some(partition) => Ok(self.streams.dead_of(partition, &id.to_string()).await?),
@@ -141,13 +141,13 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// See [`DeskError`]; repeat it.
+    /// See [`DeadLetterError`]; repeat it.
     pub async fn settle(
         &self,
         work: Work,
         dead: &DeadEntry,
         action: &DeadAction,
-    ) -> Result<Settled, DeskError> {
+    ) -> Result<Settled, DeadLetterError> {
         match work {
             Work::Release => self.replay(dead, action).await,
             Work::Retry => self.retry(dead, action).await,
@@ -159,15 +159,15 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// See [`DeskError`]; repeat it.
+    /// See [`DeadLetterError`]; repeat it.
     pub async fn replay(
         &self,
         dead: &DeadEntry,
         action: &DeadAction,
-    ) -> Result<Settled, DeskError> {
+    ) -> Result<Settled, DeadLetterError> {
         let partition = dead.partition;
         let Ok(id) = dead.reservation_id() else {
-            return Ok(Settled::Stranger);
+            return Ok(Settled::Unrecognized);
         };
         let epoch = self.streams.partitions().epoch(partition)?;
         if id.epoch() != epoch {
@@ -194,11 +194,15 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// See [`DeskError`]; repeat it.
-    pub async fn retry(&self, dead: &DeadEntry, action: &DeadAction) -> Result<Settled, DeskError> {
+    /// See [`DeadLetterError`]; repeat it.
+    pub async fn retry(
+        &self,
+        dead: &DeadEntry,
+        action: &DeadAction,
+    ) -> Result<Settled, DeadLetterError> {
         let partition = dead.partition;
         let Ok(order) = dead.order() else {
-            return Ok(Settled::Stranger);
+            return Ok(Settled::Unrecognized);
         };
         let epoch = self.streams.partitions().epoch(partition)?;
         if order.id.epoch() != epoch {
@@ -206,13 +210,13 @@ impl Desk {
         }
         match self.ledger.retry(partition, epoch, &order, action).await {
             Err(LedgerError::Rejected { .. }) => {
-                self.ledger.record(order.id, Deed::Refused, action).await?;
+                self.ledger.record(order.id, Action::Refused, action).await?;
                 Ok(Settled::Refused)
             }
             Err(error) => Err(error.into()),
             Ok(stored) if !stored.mismatched.is_empty() => {
                 tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds something else under this id");
-                self.ledger.record(order.id, Deed::Refused, action).await?;
+                self.ledger.record(order.id, Action::Refused, action).await?;
                 Ok(Settled::Refused)
             }
             // Voided before: only its unit is still to go back.
@@ -227,12 +231,12 @@ impl Desk {
     }
 
     /// The caller knows its void to be committed.
-    async fn release(&self, dead: &DeadEntry) -> Result<Settled, DeskError> {
+    async fn release(&self, dead: &DeadEntry) -> Result<Settled, DeadLetterError> {
         let from = ReleaseFrom::Dead { named: dead.named() };
         match self.stock.release(dead.partition, from, dead.dead_id()).await? {
             Released::Now => Ok(Settled::Released),
             Released::Before => Ok(Settled::Before),
-            Released::Never => Ok(Settled::Stranger),
+            Released::Never => Ok(Settled::Unrecognized),
         }
     }
 
@@ -242,9 +246,10 @@ impl Desk {
         dead: &DeadEntry,
         id: ReservationId,
         action: &DeadAction,
-    ) -> Result<Settled, DeskError> {
+    ) -> Result<Settled, DeadLetterError> {
         let release = self.release(dead);
-        let released = |settled: &Settled| (*settled == Settled::Released).then_some(Deed::Finish);
+        let released =
+            |settled: &Settled| (*settled == Settled::Released).then_some(Action::Finish);
         self.recorded(id, action, release, released).await
     }
 
@@ -254,9 +259,9 @@ impl Desk {
         dead: &DeadEntry,
         id: ReservationId,
         action: &DeadAction,
-    ) -> Result<Settled, DeskError> {
+    ) -> Result<Settled, DeadLetterError> {
         let discard = async { Ok(self.streams.discard(dead).await?) };
-        let removed = |removed: &bool| removed.then_some(Deed::Discard);
+        let removed = |removed: &bool| removed.then_some(Action::Discard);
         self.recorded(id, action, discard, removed).await?;
         Ok(Settled::Before)
     }
@@ -267,9 +272,9 @@ impl Desk {
         &self,
         id: ReservationId,
         action: &DeadAction,
-        doing: impl Future<Output = Result<T, DeskError>>,
-        deed: impl FnOnce(&T) -> Option<Deed>,
-    ) -> Result<T, DeskError> {
+        doing: impl Future<Output = Result<T, DeadLetterError>>,
+        deed: impl FnOnce(&T) -> Option<Action>,
+    ) -> Result<T, DeadLetterError> {
         let record = self.ledger.begin_record(id, action).await?;
         let done = doing.await;
         let deed = match &done {

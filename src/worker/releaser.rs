@@ -5,12 +5,12 @@ use std::{collections::HashSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Workshop,
+    WorkerContext,
     pause::{Pause, PauseReason},
     sleep,
 };
 use crate::{
-    desk::{DeskError, Settled},
+    dead_letters::{DeadLetterError, Settled},
     domain::Partition,
     fence::FenceError,
     ledger::DeadAction,
@@ -18,22 +18,22 @@ use crate::{
 };
 
 /// How often a partition's dead stream is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Most entries a step.
 const MAX_BATCH: usize = 100;
 
 /// Replays the dead entries of one partition. Several may race: each unit goes back once.
-pub struct Replayer {
-    shop: Workshop,
+pub struct Releaser {
+    context: WorkerContext,
     partition: Partition,
     /// Entries that are none of ours, by their ids in `dead`: each is told of once.
-    strangers: HashSet<String>,
+    unrecognized: HashSet<String>,
 }
 
-impl Replayer {
+impl Releaser {
     /// Of this partition.
-    pub fn new(shop: Workshop, partition: Partition) -> Self {
-        Self { shop, partition, strangers: HashSet::new() }
+    pub fn new(context: WorkerContext, partition: Partition) -> Self {
+        Self { context, partition, unrecognized: HashSet::new() }
     }
 
     /// Replays until stopped.
@@ -48,7 +48,7 @@ impl Replayer {
                 }
                 Err(_) => {}
             }
-            sleep(LOOK, &stop).await;
+            sleep(POLL_INTERVAL, &stop).await;
         }
     }
 
@@ -61,7 +61,7 @@ impl Replayer {
         let (mut after, mut released, mut failed) = (None, 0, None);
         loop {
             let range = (after.as_deref(), None);
-            let dead = match self.shop.streams.dead(self.partition, range, MAX_BATCH).await {
+            let dead = match self.context.streams.dead(self.partition, range, MAX_BATCH).await {
                 // Its rebuild settles them.
                 Err(FenceError::Fenced(_)) => break,
                 read => read?.entries,
@@ -71,23 +71,23 @@ impl Replayer {
             for entry in &dead {
                 let action =
                     DeadAction { actor: "yoink".into(), reason: entry.reason().to_owned() };
-                match self.shop.desk.replay(entry, &action).await {
+                match self.context.dead_letters.replay(entry, &action).await {
                     Ok(Settled::Released) => {
                         released += 1;
                         tracing::warn!(partition = %self.partition, reservation.id = entry.named(), "a dead order was voided and its unit released");
                     }
-                    Ok(Settled::Stranger) => {
-                        if !self.strangers.insert(entry.dead_id().to_owned()) {
+                    Ok(Settled::Unrecognized) => {
+                        if !self.unrecognized.insert(entry.dead_id().to_owned()) {
                             continue;
                         }
                         tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
                     }
                     Ok(Settled::Stored | Settled::Before | Settled::Refused) => {}
                     Err(error) => {
-                        if let DeskError::Ledger(error) = &error
+                        if let DeadLetterError::Ledger(error) = &error
                             && let Some(sqlstate) = error.unlisted()
                         {
-                            self.shop.stock.partitions().metrics().unlisted(sqlstate);
+                            self.context.stock.partitions().metrics().unlisted(sqlstate);
                         }
                         failed = failed.or(Some(error));
                     }
@@ -98,12 +98,14 @@ impl Replayer {
     }
 }
 
-impl From<DeskError> for Pause {
-    fn from(error: DeskError) -> Self {
+impl From<DeadLetterError> for Pause {
+    fn from(error: DeadLetterError) -> Self {
         match error {
-            DeskError::Ledger(error) => error.into(),
-            DeskError::Fence(error) | DeskError::Stock(StockError::Fence(error)) => error.into(),
-            DeskError::Stock(error) => {
+            DeadLetterError::Ledger(error) => error.into(),
+            DeadLetterError::Fence(error) | DeadLetterError::Stock(StockError::Fence(error)) => {
+                error.into()
+            }
+            DeadLetterError::Stock(error) => {
                 Self { reason: PauseReason::RedisUnavailable, source: error.into() }
             }
         }

@@ -7,12 +7,12 @@ use yoink::grpc::pb::ReserveUnitRequest;
 use crate::harness::Service;
 
 /// Some buyers, one call after the other, whatever they are answered.
-pub struct Rush {
+pub struct RunningLoad {
     stop: CancellationToken,
     buying: Vec<JoinHandle<()>>,
 }
 
-impl Rush {
+impl RunningLoad {
     pub fn on(service: &Service, product: &str) -> Self {
         let stop = CancellationToken::new();
         let buying = (0..4).map(|buyer| {

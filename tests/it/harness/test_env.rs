@@ -19,7 +19,7 @@ use yoink::{
 use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds};
 
 /// Where a test plays.
-pub struct Yard {
+pub struct TestEnv {
     pub prefix: String,
     pub database: String,
     pub redis: Option<RedisServer>,
@@ -30,12 +30,12 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// One database is copied at a time.
 static COPYING: Mutex<bool> = Mutex::const_new(false);
 
-impl Yard {
+impl TestEnv {
     /// On the shared servers.
     pub async fn new() -> Self {
         tokio::task::spawn_blocking(shared).await.unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let yard = Self {
+        let env = Self {
             prefix: format!("test{n}"),
             database: format!("test{n}"),
             redis: None,
@@ -50,18 +50,18 @@ impl Yard {
                 .unwrap();
             *made = true;
         }
-        let copy = format!("CREATE DATABASE {} TEMPLATE template_yoink", yard.database);
+        let copy = format!("CREATE DATABASE {} TEMPLATE template_yoink", env.database);
         admin.batch_execute(&copy).await.unwrap();
-        yard
+        env
     }
 
     /// With a Redis of its own, to be broken.
     pub async fn with_own_redis() -> Self {
-        let mut yard = Self::new().await;
+        let mut env = Self::new().await;
         let dir = scratch_dir("redis");
         let start = move || RedisServer::start(&dir, AppendFsync::Always).unwrap();
-        yard.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
-        yard
+        env.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
+        env
     }
 
     /// With a Postgres of its own, to be broken.
@@ -78,11 +78,11 @@ impl Yard {
         let dir = scratch_dir("postgres");
         let start = move || PostgresServer::start(&dir, settings).unwrap();
         let postgres = tokio::task::spawn_blocking(start).await.unwrap();
-        let mut yard = Self::new().await;
-        postgres.create_database(&yard.database).unwrap();
-        yoink::ledger::migrate(&postgres.url(&yard.database).parse().unwrap()).await.unwrap();
-        yard.postgres = Some(postgres);
-        yard
+        let mut env = Self::new().await;
+        postgres.create_database(&env.database).unwrap();
+        yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+        env.postgres = Some(postgres);
+        env
     }
 
     pub fn redis_url(&self) -> String {
@@ -93,7 +93,7 @@ impl Yard {
         self.postgres.as_ref().unwrap_or(&shared().postgres).url(&self.database)
     }
 
-    /// The settings of this yard, and `more`.
+    /// The settings of this env, and `more`.
     pub fn settings(&self, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         let mut settings = vec![
             ("redis_url", self.redis_url()),

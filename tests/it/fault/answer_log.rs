@@ -8,11 +8,11 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 use yoink::audit::Report;
 
-use crate::harness::{Service, Yard, reason};
+use crate::harness::{Service, TestEnv, reason};
 
 /// What the buyers of one product were answered.
 #[derive(Default)]
-pub struct Rush {
+pub struct AnswerLog {
     /// The reservation of each user who was accepted.
     pub accepted: HashMap<String, String>,
     /// Users who cannot know: the answer was `applied = maybe`.
@@ -21,7 +21,7 @@ pub struct Rush {
     pub refused: HashMap<String, usize>,
 }
 
-impl Rush {
+impl AnswerLog {
     /// So many buyers, each buying one unit after the other under new names, until `enough`.
     pub async fn on(
         service: &Service,
@@ -30,25 +30,25 @@ impl Rush {
         enough: &CancellationToken,
     ) -> Self {
         let buyers = join_all((0..buyers).map(|buyer| async move {
-            let mut rush = Self::default();
+            let mut answers = Self::default();
             let mut ticks = tokio::time::interval(std::time::Duration::from_millis(20));
             for n in 0.. {
                 if enough.is_cancelled() {
                     break;
                 }
-                let user = format!("rush-{buyer}-{n}");
+                let user = format!("buyer-{buyer}-{n}");
                 let answer = service.buy(product, &user, "r").await;
                 let refused = answer.is_err();
-                rush.note(user, answer.map(|bought| bought.reservation_id));
+                answers.note(user, answer.map(|bought| bought.reservation_id));
                 if refused {
                     ticks.tick().await;
                 }
             }
-            rush
+            answers
         }));
         let mut all = Self::default();
-        for rush in buyers.await {
-            all.add(rush);
+        for answers in buyers.await {
+            all.add(answers);
         }
         all
     }
@@ -78,12 +78,12 @@ impl Rush {
         }
     }
 
-    /// Every answer is honoured or told as lost, and nobody has what was refused. Returns how many are
+    /// Every answer is assert_all_answers_kept or told as lost, and nobody has what was refused. Returns how many are
     /// lost. To be called when all is settled, and every gateway has told what it saw.
-    pub async fn account_for(&self, yard: &Yard, report: &Report) -> u64 {
+    pub async fn account_for(&self, env: &TestEnv, report: &Report) -> u64 {
         let sql = "SELECT user_id, reservation_id::text FROM reservations
-                   WHERE state = 'confirmed' AND user_id LIKE 'rush-%'";
-        let rows = yard.sql().await.query(sql, &[]).await.unwrap();
+                   WHERE state = 'confirmed' AND user_id LIKE 'buyer-%'";
+        let rows = env.sql().await.query(sql, &[]).await.unwrap();
         let mut stored = HashMap::new();
         for row in rows {
             let (user, id): (String, String) = (row.get(0), row.get(1));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Rooms,
+    Services,
     error::ApiError,
     limits::{Limits, RateLimit},
 };
@@ -15,28 +15,28 @@ use crate::{
 };
 
 /// What the buyers' handlers work on.
-pub(super) struct Counter {
-    pub(super) rooms: Arc<Rooms>,
-    places: Arc<Semaphore>,
+pub(super) struct Admission {
+    pub(super) services: Arc<Services>,
+    permits: Arc<Semaphore>,
     users: RateLimit<UserId>,
     pub(super) call_timeout: Duration,
 }
 
-impl Counter {
-    pub(super) fn new(rooms: Arc<Rooms>, limits: &Limits) -> Self {
+impl Admission {
+    pub(super) fn new(services: Arc<Services>, limits: &Limits) -> Self {
         Self {
-            rooms,
-            places: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
+            services,
+            permits: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
             users: RateLimit::per_second(limits.user_calls_per_second),
             call_timeout: limits.call_timeout,
         }
     }
 
-    /// A place, to be held until the whole answer is there. Taken once the message is: who only opens a
+    /// A permit, to be held until the whole answer is there. Taken once the message is: who only opens a
     /// call and sends nothing holds nothing.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
-        place.inspect_err(|error| self.count_refusal(error))
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
+        permit.inspect_err(|error| self.count_refusal(error))
     }
 
     /// Asks for one unit, and waits until it may be answered; whether it is a duplicate comes with the receipt.
@@ -49,21 +49,21 @@ impl Counter {
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
         let taken = ApiError::refusal(outcome)?;
         telemetry::record_reservation(taken.0.reservation_id);
-        self.rooms.acks.wait(ack, taken.0.reservation_id).await?;
+        self.services.acks.wait(ack, taken.0.reservation_id).await?;
         Ok(taken)
     }
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
-        let ack = self.rooms.acks.choose(ack)?;
+        let ack = self.services.acks.choose(ack)?;
         let limited = |wait| ApiError::RateLimited { whose: "user", wait };
         self.users.check(&request.user).map_err(limited)?;
-        Ok((self.rooms.stock.reserve(request).await?, ack))
+        Ok((self.services.stock.reserve(request).await?, ack))
     }
 
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.rooms.stock.partitions().metrics().refused(error.reason());
+            self.services.stock.partitions().metrics().refused(error.reason());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `lua/bury.lua`: an order that had all its deliveries moves to `dead`.
+//! `lua/move_to_dead.lua`: an order that had all its deliveries moves to `dead`.
 
 use super::Streams;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 
 /// Why an order is given up on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Burial {
+pub struct Rejection {
     /// Its id in `orders`.
     pub entry_id: String,
     /// The reservation.
@@ -26,23 +26,30 @@ impl Streams {
     /// # Errors
     ///
     /// As [`crate::fence::Partitions::run`]; repeat it.
-    pub async fn bury(&self, partition: Partition, burial: &Burial) -> Result<bool, FenceError> {
+    pub async fn move_to_dead(
+        &self,
+        partition: Partition,
+        rejection: &Rejection,
+    ) -> Result<bool, FenceError> {
         let keys = self.partitions.keys();
         let keys = [
             keys.meta(partition),
             keys.orders(partition),
             keys.dead(partition),
-            keys.buried(partition),
+            keys.dead_index(partition),
         ];
-        let named = burial.reservation_id.map_or(burial.entry_id.clone(), |id| id.to_string());
-        let sqlstate = burial.sqlstate.as_deref().unwrap_or_default();
-        let args = [GROUP, &burial.entry_id, &named, &burial.reason, sqlstate];
-        let answer = self.partitions.run(partition, &self.scripts.bury, &keys, &args).await?;
+        let named =
+            rejection.reservation_id.map_or(rejection.entry_id.clone(), |id| id.to_string());
+        let sqlstate = rejection.sqlstate.as_deref().unwrap_or_default();
+        let args = [GROUP, &rejection.entry_id, &named, &rejection.reason, sqlstate];
+        let answer =
+            self.partitions.run(partition, &self.scripts.move_to_dead, &keys, &args).await?;
         match answer.as_slice() {
-            [status, _] if status == "buried" => Ok(true),
+            [status, _] if status == "moved" => Ok(true),
             [status] if status == "gone" => Ok(false),
             [status, said] if status == "not_applied" => {
-                let code = (redis::ErrorKind::Extension, "Redis refused the burial", said.clone());
+                let code =
+                    (redis::ErrorKind::Extension, "Redis refused the rejection", said.clone());
                 Err(FenceError::Unavailable { applied: Applied::No, source: code.into() })
             }
             _ => Err(FenceError::Malformed(answer)),

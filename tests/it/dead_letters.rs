@@ -1,18 +1,18 @@
-//! The dead-letter desk: inspect, retry, release, by operators.
+//! The dead-letter dead_letters: inspect, retry, release, by operators.
 
 use yoink::{
     app::Role,
-    grpc::pb::{ListDeadEntriesRequest, ReplayDeadEntriesRequest, RetryDeadEntriesRequest},
+    grpc::pb::{ListDeadEntriesRequest, ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
 };
 
-use crate::harness::{Service, Yard, eventually, product};
+use crate::harness::{Service, TestEnv, eventually, product};
 
 /// A service that buries at once and leaves the dead to operators, with three of them.
-async fn with_three_dead(yard: &Yard) -> (Service, Vec<String>) {
-    let service = yard.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
+async fn with_three_dead(env: &TestEnv) -> (Service, Vec<String>) {
+    let service = env.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
     service.create(product("shoe", 10)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
-    yard.sql().await.batch_execute(add).await.unwrap();
+    env.sql().await.batch_execute(add).await.unwrap();
     let mut ids = Vec::new();
     for user in ["bad-1", "good", "bad-2", "bad-3"] {
         let bought = service.buy("shoe", user, "r").await.unwrap();
@@ -46,50 +46,50 @@ async fn dead(service: &Service, id: &str) -> Vec<yoink::grpc::pb::DeadEntry> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_order_is_accepted_still_and_says_why_it_is_dead() {
-    let yard = Yard::new().await;
-    let (service, ids) = with_three_dead(&yard).await;
+    let env = TestEnv::new().await;
+    let (service, ids) = with_three_dead(&env).await;
     let found = dead(&service, &ids[0]).await;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].user_id.as_str(), found[0].sqlstate.as_str()), ("bad-1", "23514"));
     assert!(found[0].reason.contains("poison"), "{}", found[0].reason);
     let state = service.reservation(&ids[0]).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
     assert_eq!((report.products[0].in_dead, report.products[0].available), (3, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_gives_each_unit_back_once_however_many_release() {
-    let yard = Yard::new().await;
-    let (service, ids) = with_three_dead(&yard).await;
-    let release = |ids: Vec<String>, all| ReplayDeadEntriesRequest {
+    let env = TestEnv::new().await;
+    let (service, ids) = with_three_dead(&env).await;
+    let release = |ids: Vec<String>, all| ReleaseDeadEntriesRequest {
         reservation_ids: ids,
         all,
         actor: "ann".to_owned(),
         reason: "refunded".to_owned(),
         ..Default::default()
     };
-    let one = service.admin().replay_dead_entries(release(vec![ids[1].clone()], false)).await;
+    let one = service.admin().release_dead_entries(release(vec![ids[1].clone()], false)).await;
     assert_eq!(one.unwrap().into_inner().released, 1);
     let races = futures_util::future::join_all((0..6).map(|_| {
         let mut admin = service.admin();
         let request = release(vec![], true);
-        async move { admin.replay_dead_entries(request).await.unwrap().into_inner().released }
+        async move { admin.release_dead_entries(request).await.unwrap().into_inner().released }
     }));
     assert_eq!(races.await.into_iter().sum::<i32>(), 2, "each unit goes back once");
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
     let by_ann = "SELECT count(*) FROM dead_actions
                    WHERE actor = 'ann' AND reason = 'refunded' AND action = 'release'";
-    assert_eq!(yard.count(by_ann).await, 3);
+    assert_eq!(env.count(by_ann).await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_stores_what_can_be_stored_and_keeps_the_rest() {
-    let yard = Yard::new().await;
-    let (service, ids) = with_three_dead(&yard).await;
-    let sql = yard.sql().await;
+    let env = TestEnv::new().await;
+    let (service, ids) = with_three_dead(&env).await;
+    let sql = env.sql().await;
     sql.batch_execute(
         "ALTER TABLE reservations DROP CONSTRAINT poison;
          ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad-3')",
@@ -102,7 +102,7 @@ async fn a_retry_stores_what_can_be_stored_and_keeps_the_rest() {
     let left = dead(&service, "").await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].reservation_id, ids[2]);
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
     assert_eq!((report.products[0].confirmed, report.products[0].in_dead), (3, 1));
 }

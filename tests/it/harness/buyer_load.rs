@@ -25,7 +25,7 @@ use super::{Schedule, answers::Answers, reason};
 
 /// How long a buyer waits for one answer, and before asking again.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One request, whoever asks it how often.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,7 +60,7 @@ pub(super) struct Record {
 
 /// Buyers, and what they are after.
 #[derive(Debug, Clone)]
-pub struct Crowd {
+pub struct BuyerLoad {
     name: String,
     seed: u64,
     buyers: usize,
@@ -68,13 +68,13 @@ pub struct Crowd {
     pace: Duration,
 }
 
-impl Crowd {
-    /// So many buyers of these products; crowds of one yard need different names.
+impl BuyerLoad {
+    /// So many buyers of these products; crowds of one env need different names.
     pub fn new(name: &str, buyers: usize, products: &[&str]) -> Self {
         Self::seeded(name, buyers, products, Schedule::new().seed())
     }
 
-    /// As [`Crowd::new`], whose choices follow from a seed.
+    /// As [`BuyerLoad::new`], whose choices follow from a seed.
     pub fn seeded(name: &str, buyers: usize, products: &[&str], seed: u64) -> Self {
         let products = products.iter().map(|product| (*product).to_owned()).collect();
         Self { name: name.to_owned(), seed, buyers, products, pace: Duration::ZERO }
@@ -87,14 +87,14 @@ impl Crowd {
     }
 
     /// Begins to buy through these connections.
-    pub fn rush(self, doors: Vec<Channel>) -> Rush {
+    pub fn start(self, doors: Vec<Channel>) -> RunningLoad {
         let (doors, seen) = watch::channel(doors);
         let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let records: Arc<Mutex<HashMap<Ask, Record>>> = Arc::default();
         let tasks = TaskTracker::new();
         let buyers = (0..self.buyers).map(|number| {
             let buyer = Buyer {
-                crowd: self.clone(),
+                buyers: self.clone(),
                 number,
                 dice: Schedule::of(self.seed).branch(number),
                 doors: seen.clone(),
@@ -105,12 +105,12 @@ impl Crowd {
             tasks.spawn(buyer.run())
         });
         let buyers = buyers.collect();
-        Rush { seed: Schedule::of(self.seed), doors, stop, accepted, records, buyers }
+        RunningLoad { seed: Schedule::of(self.seed), doors, stop, accepted, records, buyers }
     }
 }
 
-/// A crowd that is buying.
-pub struct Rush {
+/// A buyers that is buying.
+pub struct RunningLoad {
     seed: Schedule,
     doors: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
@@ -119,7 +119,7 @@ pub struct Rush {
     buyers: Vec<JoinHandle<()>>,
 }
 
-impl Rush {
+impl RunningLoad {
     /// Other connections from now on; with none, everybody waits.
     pub fn go_to(&self, doors: Vec<Channel>) {
         self.doors.send_replace(doors);
@@ -138,7 +138,7 @@ impl Rush {
     /// Waits until so many more are accepted.
     pub async fn sells(&self, more: usize) {
         let goal = self.accepted() + more;
-        super::eventually("the crowd buys on", async || (self.accepted() >= goal).then_some(()))
+        super::eventually("the buyers buys on", async || (self.accepted() >= goal).then_some(()))
             .await;
     }
 
@@ -153,14 +153,14 @@ impl Rush {
     }
 }
 
-impl Drop for Rush {
+impl Drop for RunningLoad {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
 struct Buyer {
-    crowd: Crowd,
+    buyers: BuyerLoad,
     number: usize,
     dice: Schedule,
     doors: watch::Receiver<Vec<Channel>>,
@@ -172,15 +172,15 @@ struct Buyer {
 impl Buyer {
     async fn run(mut self) {
         let mut asked: Vec<Ask> = Vec::new();
-        let mut pace = tokio::time::interval(self.crowd.pace.max(Duration::from_micros(1)));
+        let mut pace = tokio::time::interval(self.buyers.pace.max(Duration::from_micros(1)));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(pace.tick()).await.is_some() {
             // One in eight repeats an earlier request: it must get the earlier answer.
             let ask = if !asked.is_empty() && self.dice.below(8) == 0 {
                 asked[self.dice.below(asked.len())].clone()
             } else {
-                let product = &self.crowd.products[self.dice.below(self.crowd.products.len())];
-                let user = format!("{}-{}", self.crowd.name, self.number);
+                let product = &self.buyers.products[self.dice.below(self.buyers.products.len())];
+                let user = format!("{}-{}", self.buyers.name, self.number);
                 let request = format!("r{}", asked.len());
                 asked.push(Ask { product: product.clone(), user, request });
                 asked[asked.len() - 1].clone()
@@ -192,7 +192,7 @@ impl Buyer {
 
     /// Asks until it is decided, or until the end.
     async fn insist(&mut self, ask: &Ask) {
-        let mut again = tokio::time::interval(ASK_AGAIN);
+        let mut again = tokio::time::interval(RETRY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(again.tick()).await.is_some() {
             let Some(door) = self.door().await else { return };

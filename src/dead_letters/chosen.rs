@@ -4,7 +4,7 @@
 
 use std::{collections::VecDeque, str::FromStr, time::Duration};
 
-use super::{Desk, DeskError};
+use super::{DeadLetterError, DeadLetters};
 use crate::{
     domain::{Partition, ProductId, ReservationId},
     stream::DeadEntry,
@@ -13,7 +13,7 @@ use crate::{
 /// Entries or ids a page.
 pub const PAGE: usize = 500;
 /// Entries that are looked at for one page of a list.
-const MAX_LOOKED: usize = 20 * PAGE;
+const SCANNED_MAX: usize = 20 * PAGE;
 
 /// What Postgres said of an order: a SQLSTATE, or `none` for what was not Postgres's doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl DeadFilter {
             && sqlstate
             && self.older_than.is_none_or(|age| {
                 let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-                dead.buried_at_ms() <= now_ms.saturating_sub(age_ms)
+                dead.moved_at_ms() <= now_ms.saturating_sub(age_ms)
             })
     }
 }
@@ -91,7 +91,7 @@ pub struct Page {
 
 /// A walk over the dead entries that were chosen.
 pub struct Walk<'a> {
-    desk: &'a Desk,
+    dead_letters: &'a DeadLetters,
     left: Left<'a>,
 }
 
@@ -106,7 +106,7 @@ impl Walk<'_> {
     /// # Errors
     ///
     /// When Redis is away, or a partition is fenced.
-    pub async fn next(&mut self) -> Result<Option<Page>, DeskError> {
+    pub async fn next(&mut self) -> Result<Option<Page>, DeadLetterError> {
         match &mut self.left {
             Left::These([]) => Ok(None),
             Left::These(ids) => {
@@ -114,7 +114,7 @@ impl Walk<'_> {
                 *ids = rest;
                 let mut page = Page::default();
                 for id in these {
-                    match self.desk.find(*id).await? {
+                    match self.dead_letters.find(*id).await? {
                         Some(dead) => page.entries.push(dead),
                         None => page.gone += 1,
                     }
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 Ok(Some(page))
             }
             Left::All(stroll) => {
-                let entries = stroll.next(self.desk).await?;
+                let entries = stroll.next(self.dead_letters).await?;
                 Ok(entries.map(|entries| Page { entries, gone: 0 }))
             }
         }
@@ -143,16 +143,16 @@ struct Stroll<'a> {
 
 impl<'a> Stroll<'a> {
     async fn start(
-        desk: &Desk,
+        dead_letters: &DeadLetters,
         filter: &'a DeadFilter,
         from: Option<Place>,
         count: usize,
-    ) -> Result<Self, DeskError> {
+    ) -> Result<Self, DeadLetterError> {
         let now_ms = match filter.older_than {
-            Some(_) => desk.streams.now_ms().await?,
+            Some(_) => dead_letters.streams.now_ms().await?,
             None => 0,
         };
-        let all = desk.streams.partitions().count();
+        let all = dead_letters.streams.partitions().count();
         // A product's orders are all in one partition.
         let only = filter.product.as_ref().map(|product| all.of(product));
         let first = from.as_ref().map(|(partition, _)| *partition);
@@ -165,10 +165,13 @@ impl<'a> Stroll<'a> {
         Ok(Self { filter, now_ms, partitions, after, last: None, count, looked: 0 })
     }
 
-    async fn next(&mut self, desk: &Desk) -> Result<Option<Vec<DeadEntry>>, DeskError> {
+    async fn next(
+        &mut self,
+        dead_letters: &DeadLetters,
+    ) -> Result<Option<Vec<DeadEntry>>, DeadLetterError> {
         while let Some(&partition) = self.partitions.front() {
             let range = (self.after.as_deref(), self.last.as_deref());
-            let page = desk.streams.dead(partition, range, self.count).await?;
+            let page = dead_letters.streams.dead(partition, range, self.count).await?;
             self.last = self.last.take().or(page.newest);
             let mut entries = page.entries;
             if let Some(last) = entries.last() {
@@ -184,18 +187,18 @@ impl<'a> Stroll<'a> {
     }
 }
 
-impl Desk {
+impl DeadLetters {
     /// Walks over the dead entries that were chosen.
     ///
     /// # Errors
     ///
     /// When Redis is away.
-    pub async fn walk<'a>(&'a self, chosen: &'a Chosen) -> Result<Walk<'a>, DeskError> {
+    pub async fn walk<'a>(&'a self, chosen: &'a Chosen) -> Result<Walk<'a>, DeadLetterError> {
         let left = match chosen {
             Chosen::These(ids) => Left::These(ids),
             Chosen::All(filter) => Left::All(Stroll::start(self, filter, None, PAGE).await?),
         };
-        Ok(Walk { desk: self, left })
+        Ok(Walk { dead_letters: self, left })
     }
 
     /// A page of at most `size` dead entries that pass, from a place on, and the place where the next
@@ -209,11 +212,11 @@ impl Desk {
         filter: &DeadFilter,
         from: Option<Place>,
         size: usize,
-    ) -> Result<(Vec<DeadEntry>, Option<Place>), DeskError> {
+    ) -> Result<(Vec<DeadEntry>, Option<Place>), DeadLetterError> {
         let count = if filter.is_empty() { size + 1 } else { PAGE };
         let mut stroll = Stroll::start(self, filter, from, count).await?;
         let mut found = Vec::new();
-        while stroll.looked < MAX_LOOKED {
+        while stroll.looked < SCANNED_MAX {
             let Some(page) = stroll.next(self).await? else { return Ok((found, None)) };
             found.extend(page);
             if found.len() > size {

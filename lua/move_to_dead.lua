@@ -1,9 +1,9 @@
 -- Moves one order that cannot be stored from orders to dead; the unit stays taken until it is released.
 --
--- KEYS  1 meta  2 orders  3 dead  4 buried
+-- KEYS  1 meta  2 orders  3 dead  4 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 reservation id  5 reason  6 SQLSTATE ('' for none)
 --
--- Returns {'fenced', reason} | {'buried', dead id} | {'gone'} (no longer in orders)
+-- Returns {'fenced', reason} | {'moved', dead id} | {'gone'} (no longer in orders)
 --       | {'not_applied', what Redis said}
 
 local why = fence(KEYS[1], ARGV[1])
@@ -23,4 +23,4 @@ if type(dead_id) == 'table' then return { 'not_applied', dead_id.err } end
 redis.call('HSET', KEYS[4], ARGV[4], dead_id)
 redis.pcall('XACK', KEYS[2], ARGV[2], ARGV[3])
 redis.call('XDEL', KEYS[2], ARGV[3])
-return { 'buried', dead_id }
+return { 'moved', dead_id }

@@ -7,13 +7,13 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::{
-        ListDeadEntriesRequest, ReplayDeadEntriesRequest, ReplayDeadEntriesResponse,
+        ListDeadEntriesRequest, ReleaseDeadEntriesRequest, ReleaseDeadEntriesResponse,
         RetryDeadEntriesRequest, RetryDeadEntriesResponse,
     },
     ledger::{DeadAction, Void},
 };
 
-use crate::harness::{Service, Yard, bury, eventually, product, reason};
+use crate::harness::{Service, TestEnv, eventually, move_to_dead, product, reason};
 
 fn users(name: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| format!("{name}-{n}"))
@@ -39,17 +39,17 @@ async fn listed(service: &Service, asked: ListDeadEntriesRequest) -> Vec<String>
 }
 
 /// Makes a dead entry older than it is: it is buried anew, as if two hours ago.
-async fn grow_old(yard: &Yard, id: ReservationId) {
-    let stores = yard.stores().await;
-    let dead = stores.desk.find(id).await.unwrap().unwrap();
-    let key = |name: &str| format!("{}:{{{}}}:{name}", yard.prefix, dead.partition);
-    let at = (dead.buried_at_ms() - 2 * 3_600_000).to_string();
+async fn grow_old(env: &TestEnv, id: ReservationId) {
+    let stores = env.stores().await;
+    let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
+    let key = |name: &str| format!("{}:{{{}}}:{name}", env.prefix, dead.partition);
+    let at = (dead.moved_at_ms() - 2 * 3_600_000).to_string();
     let mut add = redis::cmd("XADD");
     add.arg(key("dead")).arg("*");
     for (name, value) in &dead.entry.fields {
         add.arg(name).arg(if name == "at" { &at } else { value });
     }
-    let mut cli = yard.cli().await;
+    let mut cli = env.cli().await;
     let anew: String = add.query_async(&mut cli).await.unwrap();
     let mut pipe = redis::pipe();
     pipe.hset(key("buried"), dead.named(), anew).xdel(key("dead"), &[dead.dead_id()]);
@@ -58,16 +58,16 @@ async fn grow_old(yard: &Yard, id: ReservationId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_let_through_what_is_all_of_them() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     for id in ["shoe", "hat"] {
         service.create(product(id, 10)).await;
     }
-    bury(&yard, &service, ("shoe", Some("23514")), users("shoe-check", 3)).await;
-    let long = bury(&yard, &service, ("shoe", Some("22001")), users("shoe-long", 2)).await;
-    bury(&yard, &service, ("shoe", None), users("shoe-other", 1)).await;
-    bury(&yard, &service, ("hat", Some("23514")), users("hat-check", 2)).await;
-    grow_old(&yard, long[0]).await;
+    move_to_dead(&env, &service, ("shoe", Some("23514")), users("shoe-check", 3)).await;
+    let long = move_to_dead(&env, &service, ("shoe", Some("22001")), users("shoe-long", 2)).await;
+    move_to_dead(&env, &service, ("shoe", None), users("shoe-other", 1)).await;
+    move_to_dead(&env, &service, ("hat", Some("23514")), users("hat-check", 2)).await;
+    grow_old(&env, long[0]).await;
 
     let filter = |product: &str, sqlstate: &str, older_than| ListDeadEntriesRequest {
         page_size: 1,
@@ -94,7 +94,7 @@ async fn filters_let_through_what_is_all_of_them() {
     assert_eq!(listed(&service, filter("", "", None)).await.len(), 8);
 
     // Work takes the same filters.
-    let release = |product: &str, sqlstate: &str, older_than| ReplayDeadEntriesRequest {
+    let release = |product: &str, sqlstate: &str, older_than| ReleaseDeadEntriesRequest {
         all: true,
         product_id: product.to_owned(),
         sqlstate: sqlstate.to_owned(),
@@ -107,25 +107,25 @@ async fn filters_let_through_what_is_all_of_them() {
         (release("", "23514", None), 5),
         (release("", "", None), 2),
     ] {
-        let answer = service.admin().replay_dead_entries(request).await.unwrap().into_inner();
+        let answer = service.admin().release_dead_entries(request).await.unwrap().into_inner();
         assert_eq!((answer.released, answer.settled), (released, 0));
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert!(report.products.iter().all(|units| units.available == 10), "{report:#?}");
 }
 
 /// Everything that work on dead entries may touch, as text.
-async fn everything(yard: &Yard) -> String {
-    let mut cli = yard.cli().await;
+async fn everything(env: &TestEnv) -> String {
+    let mut cli = env.cli().await;
     let keys: Vec<String> =
-        redis::cmd("KEYS").arg(format!("{}:*", yard.prefix)).query_async(&mut cli).await.unwrap();
+        redis::cmd("KEYS").arg(format!("{}:*", env.prefix)).query_async(&mut cli).await.unwrap();
     let mut all: Vec<String> = Vec::new();
     for key in keys {
         let dump: Vec<u8> = redis::cmd("DUMP").arg(&key).query_async(&mut cli).await.unwrap();
         all.push(format!("{key} {dump:02x?}"));
     }
     all.sort();
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     for table in ["reservations", "products", "dead_actions"] {
         let rows = format!("SELECT t::text FROM {table} t ORDER BY 1");
         let rows = sql.query(&rows, &[]).await.unwrap();
@@ -136,27 +136,27 @@ async fn everything(yard: &Yard) -> String {
 
 /// Of what is dead: two that can be stored, one that is refused again, one stored already, one voided whose
 /// unit is still to go back, one that is none of ours, and another product.
-async fn of_each_kind(yard: &Yard, service: &Service) {
+async fn of_each_kind(env: &TestEnv, service: &Service) {
     for id in ["shoe", "hat"] {
         service.create(product(id, 10)).await;
     }
-    bury(yard, service, ("shoe", Some("23514")), users("good", 2)).await;
-    let bad = bury(yard, service, ("shoe", Some("23514")), users("bad", 3)).await;
-    bury(yard, service, ("hat", Some("22001")), users("hat", 1)).await;
-    let stores = yard.stores().await;
+    move_to_dead(env, service, ("shoe", Some("23514")), users("good", 2)).await;
+    let bad = move_to_dead(env, service, ("shoe", Some("23514")), users("bad", 3)).await;
+    move_to_dead(env, service, ("hat", Some("22001")), users("hat", 1)).await;
+    let stores = env.stores().await;
     let (partition, epoch) =
         (stores.deployment.partitions.of(&"shoe".parse().unwrap()), bad[0].epoch());
-    let stored = stores.desk.find(bad[0]).await.unwrap().unwrap().order().unwrap();
+    let stored = stores.dead_letters.find(bad[0]).await.unwrap().unwrap().order().unwrap();
     stores.ledger.store(partition, epoch, &[&stored]).await.unwrap();
     let action = DeadAction { actor: "a process".to_owned(), reason: String::new() };
     let void = Void { id: bad[1], reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(partition, epoch, &void, &action).await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad-2')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let mut add = redis::cmd("XADD");
-    add.arg(format!("{}:{{{partition}}}:dead", yard.prefix)).arg("*");
+    add.arg(format!("{}:{{{partition}}}:dead", env.prefix)).arg("*");
     add.arg(&["p", "shoe", "rid", "stranger", "at", "1"]);
-    let _id: String = add.query_async(&mut yard.cli().await).await.unwrap();
+    let _id: String = add.query_async(&mut env.cli().await).await.unwrap();
 }
 
 async fn stock(service: &Service, product: &str) -> i64 {
@@ -167,20 +167,20 @@ async fn stock(service: &Service, product: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
-    of_each_kind(&yard, &service).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
+    of_each_kind(&env, &service).await;
     let retry = |dry_run| RetryDeadEntriesRequest {
         all: true,
         product_id: "shoe".to_owned(),
         dry_run,
         ..Default::default()
     };
-    let release = |dry_run| ReplayDeadEntriesRequest { all: true, dry_run, ..Default::default() };
+    let release = |dry_run| ReleaseDeadEntriesRequest { all: true, dry_run, ..Default::default() };
 
-    let before = everything(&yard).await;
-    let foretold = service.admin().replay_dead_entries(release(true)).await.unwrap().into_inner();
-    assert_eq!((foretold.released, foretold.settled, foretold.strangers), (5, 1, 1));
+    let before = everything(&env).await;
+    let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
+    assert_eq!((foretold.released, foretold.settled, foretold.unrecognized), (5, 1, 1));
     let told: Vec<_> = foretold
         .effects
         .iter()
@@ -188,7 +188,7 @@ async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
         .collect();
     assert_eq!(told, [("hat", 1, Some(9), Some(10)), ("shoe", 4, Some(5), Some(9))]);
     let foretold = service.admin().retry_dead_entries(retry(true)).await.unwrap().into_inner();
-    assert_eq!(everything(&yard).await, before, "a dry run wrote something");
+    assert_eq!(everything(&env).await, before, "a dry run wrote something");
 
     // The work does what was told: first the retry, of one product.
     let done = service.admin().retry_dead_entries(retry(false)).await.unwrap().into_inner();
@@ -196,59 +196,59 @@ async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
     assert_eq!(done, RetryDeadEntriesResponse { effects: vec![], ..foretold });
     assert_eq!((done.stored, done.refused, done.settled, done.released), (2, 1, 1, 1));
-    assert_eq!(done.strangers, 1);
+    assert_eq!(done.unrecognized, 1);
     assert_eq!(Some(stock(&service, "shoe").await), effect.stock_after);
-    assert_ne!(everything(&yard).await, before, "what is compared does not see the work");
+    assert_ne!(everything(&env).await, before, "what is compared does not see the work");
 
     // Then the release of the rest.
-    let foretold = service.admin().replay_dead_entries(release(true)).await.unwrap().into_inner();
-    let done = service.admin().replay_dead_entries(release(false)).await.unwrap().into_inner();
-    assert_eq!(done, ReplayDeadEntriesResponse { effects: vec![], ..foretold.clone() });
-    assert_eq!((done.released, done.settled, done.strangers), (2, 0, 1));
+    let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
+    let done = service.admin().release_dead_entries(release(false)).await.unwrap().into_inner();
+    assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..foretold.clone() });
+    assert_eq!((done.released, done.settled, done.unrecognized), (2, 0, 1));
     for effect in foretold.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
     // The stranger stays, and the audit says so; without it all is well.
-    let partition = yard.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
-    let dead = format!("{}:{{{partition}}}:dead", yard.prefix);
-    let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut yard.cli().await).await.unwrap();
-    let report = yard.assert_audit_holds().await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let dead = format!("{}:{{{partition}}}:dead", env.prefix);
+    let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();
+    let report = env.assert_audit_holds().await;
     let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
     assert_eq!(units, [(10, 0), (7, 3)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there() {
-    const MANY: usize = yoink::desk::PAGE + 20;
-    const STUCK_AT: usize = yoink::desk::PAGE + 10;
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    const MANY: usize = yoink::dead_letters::PAGE + 20;
+    const STUCK_AT: usize = yoink::dead_letters::PAGE + 10;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 1000)).await;
-    bury(&yard, &service, ("shoe", Some("23514")), users("user", MANY)).await;
-    let stores = yard.stores().await;
-    let all = yoink::desk::Chosen::All(yoink::desk::DeadFilter::default());
-    let (mut walk, mut pages) = (stores.desk.walk(&all).await.unwrap(), Vec::new());
+    move_to_dead(&env, &service, ("shoe", Some("23514")), users("user", MANY)).await;
+    let stores = env.stores().await;
+    let all = yoink::dead_letters::Chosen::All(yoink::dead_letters::DeadFilter::default());
+    let (mut walk, mut pages) = (stores.dead_letters.walk(&all).await.unwrap(), Vec::new());
     let mut walked = Vec::new();
     while let Some(page) = walk.next().await.unwrap() {
         pages.push(page.entries.len());
         walked.extend(page.entries.into_iter().map(|dead| dead.named().to_owned()));
     }
-    assert_eq!(pages, [yoink::desk::PAGE, 20]);
+    assert_eq!(pages, [yoink::dead_letters::PAGE, 20]);
 
     // The ledger cannot void one of the second page.
     let stuck = &walked[STUCK_AT];
     let add = format!(
         "ALTER TABLE reservations ADD CONSTRAINT stuck CHECK (reservation_id <> '{stuck}')"
     );
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     sql.batch_execute(&add).await.unwrap();
-    let release = ReplayDeadEntriesRequest {
+    let release = ReleaseDeadEntriesRequest {
         all: true,
         actor: "ann".to_owned(),
         reason: "sale over".to_owned(),
         ..Default::default()
     };
-    let failed = service.admin().replay_dead_entries(release.clone()).await.unwrap_err();
+    let failed = service.admin().release_dead_entries(release.clone()).await.unwrap_err();
     assert_eq!(
         (failed.code(), reason(&failed).as_str()),
         (Code::Unavailable, "LEDGER_UNAVAILABLE")
@@ -261,38 +261,39 @@ async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there()
     assert_eq!(left, MANY - STUCK_AT);
     let by_ann = "SELECT count(DISTINCT reservation_id) FROM dead_actions
                    WHERE actor = 'ann' AND action = 'release' AND reason = 'sale over'";
-    assert_eq!(yard.count(by_ann).await, i64::try_from(STUCK_AT).unwrap());
+    assert_eq!(env.count(by_ann).await, i64::try_from(STUCK_AT).unwrap());
 
     sql.batch_execute("ALTER TABLE reservations DROP CONSTRAINT stuck").await.unwrap();
-    let rest = service.admin().replay_dead_entries(release).await.unwrap().into_inner();
+    let rest = service.admin().release_dead_entries(release).await.unwrap().into_inner();
     assert_eq!(usize::try_from(rest.released).unwrap(), MANY - STUCK_AT);
     let many = i64::try_from(MANY).unwrap();
-    assert_eq!(yard.count(by_ann).await, many);
-    assert_eq!(yard.count("SELECT count(*) FROM dead_actions").await, many, "each once");
-    let report = yard.assert_audit_holds().await;
+    assert_eq!(env.count(by_ann).await, many);
+    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, many, "each once");
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (1000, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_walk_ends_where_it_began_while_orders_go_on_dying() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 2000)).await;
-    bury(&yard, &service, ("shoe", None), users("early", yoink::desk::PAGE + 1)).await;
-    let stores = yard.stores().await;
-    let all = yoink::desk::Chosen::All(yoink::desk::DeadFilter::default());
-    let mut walk = stores.desk.walk(&all).await.unwrap();
-    assert_eq!(walk.next().await.unwrap().unwrap().entries.len(), yoink::desk::PAGE);
-    bury(&yard, &service, ("shoe", None), users("late", 3)).await;
+    move_to_dead(&env, &service, ("shoe", None), users("early", yoink::dead_letters::PAGE + 1))
+        .await;
+    let stores = env.stores().await;
+    let all = yoink::dead_letters::Chosen::All(yoink::dead_letters::DeadFilter::default());
+    let mut walk = stores.dead_letters.walk(&all).await.unwrap();
+    assert_eq!(walk.next().await.unwrap().unwrap().entries.len(), yoink::dead_letters::PAGE);
+    move_to_dead(&env, &service, ("shoe", None), users("late", 3)).await;
     let page = walk.next().await.unwrap().unwrap();
     assert_eq!(page.entries.len(), 1, "those that died meanwhile are for the next walk");
     assert!(walk.next().await.unwrap().is_none());
-    let all = ReplayDeadEntriesRequest { all: true, ..Default::default() };
-    let answer = service.admin().replay_dead_entries(all).await.unwrap().into_inner();
-    assert_eq!(usize::try_from(answer.released).unwrap(), yoink::desk::PAGE + 4);
+    let all = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let answer = service.admin().release_dead_entries(all).await.unwrap().into_inner();
+    assert_eq!(usize::try_from(answer.released).unwrap(), yoink::dead_letters::PAGE + 4);
     eventually("nothing is dead", async || {
         listed(&service, ListDeadEntriesRequest::default()).await.is_empty().then_some(())
     })
     .await;
-    yard.assert_audit_holds().await;
+    env.assert_audit_holds().await;
 }

@@ -6,20 +6,20 @@ use nix::sys::signal::Signal;
 use yoink::{
     app::Role,
     domain::ReservationId,
-    grpc::pb::{ReplayDeadEntriesRequest, RetryDeadEntriesRequest},
+    grpc::pb::{ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
     ledger::{DeadAction, Void},
 };
 
-use crate::harness::{Binary, Service, Yard, bury, eventually, product};
+use crate::harness::{Binary, Service, TestEnv, eventually, move_to_dead, product};
 
 async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
-    let request = ReplayDeadEntriesRequest {
+    let request = ReleaseDeadEntriesRequest {
         reservation_ids: vec![id.to_string()],
         actor: actor.to_owned(),
         reason: format!("so says {actor}"),
         ..Default::default()
     };
-    let done = service.admin().replay_dead_entries(request).await.unwrap().into_inner();
+    let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
     (done.released, done.settled)
 }
 
@@ -35,8 +35,8 @@ async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) 
 }
 
 /// `action actor`, oldest first; each must say why.
-async fn record(yard: &Yard, id: ReservationId) -> Vec<String> {
-    let done = yard.stores().await.ledger.dead_actions(id).await.unwrap();
+async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
+    let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
     let told = done.into_iter().map(|done| {
         assert_eq!(done.reason, format!("so says {}", done.actor));
         assert!(done.at_ms > 0);
@@ -45,18 +45,18 @@ async fn record(yard: &Yard, id: ReservationId) -> Vec<String> {
     told.collect()
 }
 
-async fn three_dead(yard: &Yard) -> (Service, Vec<ReservationId>) {
-    let service = yard.serve(Role::Api, &[]).await;
+async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let users = ["ann", "bob", "eve"].map(str::to_owned);
-    let ids = bury(yard, &service, ("shoe", Some("23514")), users).await;
+    let ids = move_to_dead(env, &service, ("shoe", Some("23514")), users).await;
     (service, ids)
 }
 
 /// A void by somebody who then died.
-async fn void(yard: &Yard, id: ReservationId) {
-    let stores = yard.stores().await;
-    let dead = stores.desk.find(id).await.unwrap().unwrap();
+async fn void(env: &TestEnv, id: ReservationId) {
+    let stores = env.stores().await;
+    let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
     let action = DeadAction { actor: "dave".to_owned(), reason: "so says dave".to_owned() };
     let void = Void { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(dead.partition, id.epoch(), &void, &action).await.unwrap();
@@ -64,41 +64,41 @@ async fn void(yard: &Yard, id: ReservationId) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_out_of_the_dead_is_recorded_once() {
-    let yard = Yard::new().await;
-    let (service, ids) = three_dead(&yard).await;
+    let env = TestEnv::new().await;
+    let (service, ids) = three_dead(&env).await;
     let [released, retried, stood] = ids[..] else { panic!("three") };
 
     assert_eq!(release(&service, released, "ann").await, (1, 0));
     assert_eq!(release(&service, released, "late").await, (0, 1), "it is gone");
-    assert_eq!(record(&yard, released).await, ["release ann"]);
+    assert_eq!(record(&env, released).await, ["release ann"]);
 
-    let sql = yard.sql().await;
+    let sql = env.sql().await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
     sql.batch_execute(poison).await.unwrap();
     assert_eq!(retry(&service, retried, "carl").await, (0, 1));
     sql.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
     assert_eq!(retry(&service, retried, "dora").await, (1, 0));
     assert_eq!(retry(&service, retried, "late").await, (0, 0));
-    assert_eq!(record(&yard, retried).await, ["refused carl", "retry dora"]);
+    assert_eq!(record(&env, retried).await, ["refused carl", "retry dora"]);
 
     // Stored by a consumer that had stalled; only its dead entry is left.
-    let stores = yard.stores().await;
-    let dead = stores.desk.find(stood).await.unwrap().unwrap();
+    let stores = env.stores().await;
+    let dead = stores.dead_letters.find(stood).await.unwrap().unwrap();
     let order = dead.order().unwrap();
     stores.ledger.store(dead.partition, stood.epoch(), &[&order]).await.unwrap();
     assert_eq!(release(&service, stood, "erna").await, (0, 1));
-    assert_eq!(record(&yard, stood).await, ["discard erna"]);
+    assert_eq!(record(&env, stood).await, ["discard erna"]);
 
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (8, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
-    let yard = Yard::new().await;
-    let (service, ids) = three_dead(&yard).await;
+    let env = TestEnv::new().await;
+    let (service, ids) = three_dead(&env).await;
     for id in &ids {
-        void(&yard, *id).await;
+        void(&env, *id).await;
     }
     let service = &service;
     let actors = ["a", "b", "c", "d", "e", "f"];
@@ -112,17 +112,17 @@ async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
             done.iter().filter(|(_, released)| *released == 1).map(|(actor, _)| *actor).collect();
         assert_eq!(by.len(), 1, "{done:?}");
         let told = ["release dave".to_owned(), format!("finish {}", by[0])];
-        assert_eq!(record(&yard, *id).await, told);
+        assert_eq!(record(&env, *id).await, told);
     }
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
-    let yard = Yard::new().await;
-    let (service, ids) = three_dead(&yard).await;
-    void(&yard, ids[0]).await;
+    let env = TestEnv::new().await;
+    let (service, ids) = three_dead(&env).await;
+    void(&env, ids[0]).await;
     let request = RetryDeadEntriesRequest {
         all: true,
         actor: "ann".to_owned(),
@@ -131,82 +131,82 @@ async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
     };
     let done = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
     assert_eq!((done.released, done.stored, done.refused, done.settled), (1, 2, 0, 0));
-    assert_eq!(record(&yard, ids[0]).await, ["release dave", "finish ann"]);
-    assert_eq!(record(&yard, ids[1]).await, ["retry ann"]);
-    let report = yard.assert_audit_holds().await;
+    assert_eq!(record(&env, ids[0]).await, ["release dave", "finish ann"]);
+    assert_eq!(record(&env, ids[1]).await, ["retry ann"]);
+    let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (8, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_finished_while_nobody_could_record_it() {
-    let yard = Yard::new().await;
-    let (service, ids) = three_dead(&yard).await;
-    void(&yard, ids[0]).await;
-    let sql = yard.sql().await;
+    let env = TestEnv::new().await;
+    let (service, ids) = three_dead(&env).await;
+    void(&env, ids[0]).await;
+    let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE dead_actions RENAME TO hidden").await.unwrap();
-    let request = ReplayDeadEntriesRequest { all: true, ..Default::default() };
-    let failed = service.admin().replay_dead_entries(request).await;
+    let request = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let failed = service.admin().release_dead_entries(request).await;
     assert!(failed.is_err(), "{failed:?}");
-    let report = yard.audit().await;
+    let report = env.audit().await;
     assert_eq!((report.products[0].available, report.products[0].in_dead), (7, 3), "untouched");
     sql.batch_execute("ALTER TABLE hidden RENAME TO dead_actions").await.unwrap();
     for id in &ids {
         assert_eq!(release(&service, *id, "ann").await, (1, 0));
     }
-    assert_eq!(record(&yard, ids[0]).await, ["release dave", "finish ann"]);
-    assert_eq!(record(&yard, ids[1]).await, ["release ann"]);
-    yard.assert_audit_holds().await;
+    assert_eq!(record(&env, ids[0]).await, ["release dave", "finish ann"]);
+    assert_eq!(record(&env, ids[1]).await, ["release ann"]);
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_finishes_what_a_killed_worker_began() {
-    let yard = Yard::new().await;
-    let api = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
-    yard.sql().await.batch_execute(poison).await.unwrap();
+    env.sql().await.batch_execute(poison).await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
     let id: ReservationId = bad.reservation_id.parse().unwrap();
     let settings = [("max_deliveries", "1")];
-    let mut worker = Binary::serve_as("worker", &yard, &settings, Some("after_void"));
+    let mut worker = Binary::serve_as("worker", &env, &settings, Some("after_void"));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.said());
-    assert_eq!(yard.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
-    assert_eq!(yard.audit().await.products[0].available, 9, "the unit is still to go back");
+    assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
+    assert_eq!(env.audit().await.products[0].available, 9, "the unit is still to go back");
 
     assert_eq!(release(&api, id, "ann").await, (1, 0));
-    let done = yard.stores().await.ledger.dead_actions(id).await.unwrap();
+    let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
     let told: Vec<_> = done.iter().map(|d| (d.action.as_str(), d.actor.as_str())).collect();
     assert_eq!(told, [("release", "yoink"), ("finish", "ann")]);
     assert!(done[0].reason.contains("poison"), "the worker's reason is the entry's");
-    assert_eq!(yard.assert_audit_holds().await.products[0].available, 10);
+    assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_and_operators_race_and_each_order_ends_once() {
-    let yard = Yard::new().await;
-    let service = yard.serve(Role::Api, &[]).await;
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 200)).await;
     let users = (0..120).map(|n| format!("user-{n}"));
-    let ids = bury(&yard, &service, ("shoe", Some("23514")), users).await;
-    let workers = [yard.serve(Role::Worker, &[]).await, yard.serve(Role::Worker, &[]).await];
+    let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), users).await;
+    let workers = [env.serve(Role::Worker, &[]).await, env.serve(Role::Worker, &[]).await];
     let race = ["ann", "bob"].map(|actor| {
         let (mut admin, mut other) = (service.admin(), service.admin());
         let release =
-            ReplayDeadEntriesRequest { all: true, actor: actor.to_owned(), ..Default::default() };
+            ReleaseDeadEntriesRequest { all: true, actor: actor.to_owned(), ..Default::default() };
         let retry =
             RetryDeadEntriesRequest { all: true, actor: actor.to_owned(), ..Default::default() };
         async move {
             let (released, retried) =
-                tokio::join!(admin.replay_dead_entries(release), other.retry_dead_entries(retry));
+                tokio::join!(admin.release_dead_entries(release), other.retry_dead_entries(retry));
             let (released, retried) =
                 (released.unwrap().into_inner(), retried.unwrap().into_inner());
             (released.released + retried.released, retried.stored)
         }
     });
     let told = futures_util::future::join_all(race).await;
-    let report = yard.assert_audit_holds().await;
+    let report = env.assert_audit_holds().await;
     let [confirmed, available] = [report.products[0].confirmed, report.products[0].available];
     assert_eq!(confirmed + available, 200);
     let stored: i32 = told.iter().map(|(_, stored)| *stored).sum();
@@ -214,7 +214,7 @@ async fn workers_and_operators_race_and_each_order_ends_once() {
     assert!(i64::from(told.iter().map(|(back, _)| *back).sum::<i32>()) <= available - 80);
 
     // Each order has one decision in the record: stored or voided, and at most one who gave the unit back.
-    let stores = yard.stores().await;
+    let stores = env.stores().await;
     for id in &ids {
         let done = stores.ledger.dead_actions(*id).await.unwrap();
         let words: Vec<&str> = done.iter().map(|done| done.action.as_str()).collect();
@@ -231,7 +231,7 @@ async fn workers_and_operators_race_and_each_order_ends_once() {
         assert!(words[1..].iter().all(|word| *word == allowed), "{state} {words:?}");
     }
     eventually("both workers have looked", async || {
-        let dead = yard.audit().await.products[0].in_dead;
+        let dead = env.audit().await.products[0].in_dead;
         (dead == 0).then_some(())
     })
     .await;

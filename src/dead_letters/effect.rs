@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{Chosen, Desk, DeskError, Settled, Tally, Work};
+use super::{Chosen, DeadLetterError, DeadLetters, Settled, Tally, Work};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId},
     ledger::LedgerError,
@@ -58,7 +58,7 @@ impl Effect {
             Settled::Released => effect.released = 1,
             Settled::Stored => effect.stored = 1,
             Settled::Refused => effect.refused = 1,
-            Settled::Before | Settled::Stranger => return,
+            Settled::Before | Settled::Unrecognized => return,
         }
         let so_far = self.products.entry(product).or_default();
         so_far.released += effect.released;
@@ -68,14 +68,14 @@ impl Effect {
     }
 }
 
-impl Desk {
+impl DeadLetters {
     /// What work on the chosen entries would do if nothing else happened meanwhile. A retry is tried in
     /// transactions that are rolled back.
     ///
     /// # Errors
     ///
     /// As the work itself.
-    pub async fn effect(&self, work: Work, chosen: &Chosen) -> Result<Effect, DeskError> {
+    pub async fn effect(&self, work: Work, chosen: &Chosen) -> Result<Effect, DeadLetterError> {
         let mut effect = Effect::default();
         let mut walk = self.walk(chosen).await?;
         while let Some(page) = walk.next().await? {
@@ -85,7 +85,7 @@ impl Desk {
                 by_partition.entry(dead.partition).or_default().push(dead);
             }
             for (partition, entries) in by_partition {
-                self.foresee(work, partition, &entries, &mut effect).await?;
+                self.dry_run(work, partition, &entries, &mut effect).await?;
             }
         }
         Ok(effect)
@@ -98,13 +98,13 @@ impl Desk {
         Ok(settled.into_iter().filter(|(_, void)| void.is_none()).map(|(id, _)| id).collect())
     }
 
-    async fn foresee(
+    async fn dry_run(
         &self,
         work: Work,
         partition: Partition,
         entries: &[DeadEntry],
         effect: &mut Effect,
-    ) -> Result<(), DeskError> {
+    ) -> Result<(), DeadLetterError> {
         let epoch = self.streams.partitions().epoch(partition)?;
         let products: Vec<ProductId> = entries.iter().filter_map(product).collect();
         let levels = self.stock.levels(partition, products).await?;
@@ -116,7 +116,7 @@ impl Desk {
         };
         for dead in entries {
             let settled = match (work, dead.reservation_id()) {
-                (_, Err(_)) => Settled::Stranger,
+                (_, Err(_)) => Settled::Unrecognized,
                 (_, Ok(id)) if id.epoch() != epoch => Settled::Before,
                 (Work::Release, Ok(id)) if confirmed.contains(&id.to_uuid()) => Settled::Before,
                 (Work::Release, Ok(_)) => would_release(dead, &levels),
@@ -136,8 +136,8 @@ impl Desk {
         dead: &DeadEntry,
         epoch: Epoch,
         levels: &Levels,
-    ) -> Result<Settled, DeskError> {
-        let Ok(order) = dead.order() else { return Ok(Settled::Stranger) };
+    ) -> Result<Settled, DeadLetterError> {
+        let Ok(order) = dead.order() else { return Ok(Settled::Unrecognized) };
         match self.ledger.try_store(dead.partition, epoch, &order).await {
             Err(LedgerError::Rejected { .. }) => Ok(Settled::Refused),
             Err(error) => Err(error.into()),
@@ -157,5 +157,5 @@ fn product(dead: &DeadEntry) -> Option<ProductId> {
 fn would_release(dead: &DeadEntry, levels: &Levels) -> Settled {
     let whole = ["p", "u", "r", "rid"].into_iter().all(|name| dead.entry.field(name).is_some());
     let known = product(dead).is_some_and(|product| levels.contains_key(&product));
-    if whole && known { Settled::Released } else { Settled::Stranger }
+    if whole && known { Settled::Released } else { Settled::Unrecognized }
 }

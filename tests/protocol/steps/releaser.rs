@@ -1,0 +1,110 @@
+//! Releasers, and the operator's dead_letters: a dead entry is voided and released (R5), or stored after all.
+
+use super::Protocol;
+use crate::{
+    ledger::Stored,
+    state::{Releaser, Reservation, State},
+};
+
+/// What a releaser does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaserStep {
+    /// Reads a dead entry. No fence is here.
+    Read(Reservation),
+    /// The transaction that voids it.
+    Void,
+    /// The transaction that stores it: an operator's retry.
+    Retry,
+    /// The script that the outcome asks for.
+    Conclude,
+    /// Is killed, or meets an error.
+    Forget,
+}
+
+/// What a releaser may do next.
+pub fn steps(state: &State, who: usize, mut add: impl FnMut(ReleaserStep)) {
+    match state.releasers[who] {
+        Releaser::Idle => {
+            if who == 0 || state.releasers[who - 1] != Releaser::Idle {
+                state.redis.dead.iter().for_each(|entry| add(ReleaserStep::Read(entry)));
+            }
+        }
+        Releaser::Found(_) | Releaser::Released(_) => {
+            [ReleaserStep::Void, ReleaserStep::Retry, ReleaserStep::Forget]
+                .into_iter()
+                .for_each(add);
+        }
+        Releaser::Voided(_) | Releaser::Stored(_) => {
+            [ReleaserStep::Conclude, ReleaserStep::Forget].into_iter().for_each(add);
+        }
+    }
+}
+
+impl Protocol {
+    pub fn releaser(&self, state: &mut State, who: usize, step: ReleaserStep) -> Option<()> {
+        let now = state.releasers[who];
+        let next = match (step, now) {
+            (ReleaserStep::Read(reservation), Releaser::Idle) => {
+                let there = state.redis.dead.has(reservation);
+                there.then_some(Releaser::Found(reservation))?
+            }
+            (ReleaserStep::Void, Releaser::Found(reservation)) => {
+                self.void_or_release(state, reservation)?
+            }
+            (ReleaserStep::Void, Releaser::Released(reservation)) => {
+                if !self.may_settle(state, reservation) {
+                    return None;
+                }
+                state.ledger.void(reservation);
+                Releaser::Idle
+            }
+            (ReleaserStep::Retry, Releaser::Found(reservation)) => {
+                if !self.may_settle(state, reservation) {
+                    return None;
+                }
+                match state.ledger.store(reservation, &state.accepted) {
+                    Stored::Confirmed => Releaser::Stored(reservation),
+                    Stored::Voided => Releaser::Voided(reservation),
+                    Stored::Inconsistent => Releaser::Idle,
+                }
+            }
+            (ReleaserStep::Conclude, Releaser::Voided(reservation)) => {
+                self.release_dead(state, reservation);
+                Releaser::Idle
+            }
+            (ReleaserStep::Conclude, Releaser::Stored(reservation)) => {
+                if self.is_let_in(state) {
+                    state.redis.dead.remove(reservation);
+                }
+                Releaser::Idle
+            }
+            (ReleaserStep::Forget, _) if now != Releaser::Idle => Releaser::Idle,
+            _ => return None,
+        };
+        state.releasers[who] = next;
+        Some(())
+    }
+
+    fn void_or_release(&self, state: &mut State, reservation: Reservation) -> Option<Releaser> {
+        if !self.rules.void_first {
+            self.release_dead(state, reservation);
+            return Some(Releaser::Released(reservation));
+        }
+        if !self.may_settle(state, reservation) {
+            return None;
+        }
+        let void = state.ledger.void(reservation);
+        Some(if void { Releaser::Voided(reservation) } else { Releaser::Stored(reservation) })
+    }
+
+    /// `release.lua` on a dead entry: the entry is the token.
+    fn release_dead(&self, state: &mut State, reservation: Reservation) {
+        if !self.is_let_in(state) {
+            return;
+        }
+        if state.redis.dead.remove(reservation) || !self.rules.entry_is_token {
+            state.redis.stock += 1;
+            state.past.released.add(reservation);
+        }
+    }
+}
