@@ -96,7 +96,7 @@ impl Http2 {
 
 /// What happens by itself.
 struct Automations {
-    replay: Automation,
+    dead_letter_release: Automation,
     recovery: Automation,
 }
 
@@ -162,7 +162,10 @@ impl App {
             consumer: name,
         };
         let reflection = config.reflection;
-        let automation = Automations { replay: config.replay, recovery: config.recovery };
+        let automation = Automations {
+            dead_letter_release: config.dead_letter_release,
+            recovery: config.recovery,
+        };
         let http2 = Http2 {
             max_streams: config.connection_max_streams,
             header_max_bytes: config.header_max_bytes,
@@ -332,7 +335,7 @@ impl App {
         for partition in self.stores.deployment.partitions.all() {
             let consumer = self.worker_context.consumer(partition, self.stores.reader().await?);
             loops.spawn(consumer.run(stop.clone()));
-            if self.automation.replay == Automation::Auto {
+            if self.automation.dead_letter_release == Automation::Auto {
                 loops
                     .spawn(Releaser::new(self.worker_context.clone(), partition).run(stop.clone()));
             }

@@ -66,7 +66,7 @@ pub struct Config {
     /// How many replicas of Redis `ack = replica` waits for.
     pub ack_replicas: u32,
     /// Whether dead entries are voided and released by themselves.
-    pub replay: Automation,
+    pub dead_letter_release: Automation,
     /// Whether a fenced partition is rebuilt by itself.
     pub recovery: Automation,
     /// Between two audits that a worker makes by itself, in milliseconds; 0: none.
@@ -87,6 +87,10 @@ pub struct Config {
     pub connection_max_streams: u32,
     /// Most gRPC connections at the same time; one more is closed at once.
     pub connections_max: u32,
+    /// How long a gRPC connection lasts before its client is asked to open a new one, in milliseconds; 0: no limit.
+    pub connection_max_age_ms: u64,
+    /// Whether a reservation without a request id is refused.
+    pub require_request_id: bool,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Most connections to Postgres for workers.
@@ -101,6 +105,10 @@ pub struct Config {
     pub metrics_products: Vec<ProductId>,
     /// Where spans are sent, over OTLP in gRPC; nowhere if there is none.
     pub otlp_endpoint: Option<String>,
+    /// Metadata of each OTLP export, such as a token: `name=value`, separated by commas. A secret.
+    pub otlp_headers: String,
+    /// How often metrics are sent to `otlp_endpoint`, in milliseconds; 0: they are not sent.
+    pub otlp_metrics_interval_ms: u64,
     /// Share of the calls that are traced, 0 to 1; a caller's own trace goes on, or does not.
     pub trace_sample_ratio: f64,
     /// What is logged, as `tracing` filters are written.
@@ -209,7 +217,7 @@ impl Config {
                 idempotency_window_ms: raw.idempotency_window_ms,
                 ack,
                 ack_replicas: raw.ack_replicas,
-                replay: raw.replay,
+                dead_letter_release: raw.dead_letter_release,
                 recovery: raw.recovery,
                 audit_interval_ms: raw.audit_interval_ms,
                 concurrency_max_calls: raw.concurrency_max_calls,
@@ -220,6 +228,8 @@ impl Config {
                 header_max_bytes: raw.header_max_bytes,
                 connection_max_streams: raw.connection_max_streams,
                 connections_max: raw.connections_max,
+                connection_max_age_ms: raw.connection_max_age_ms,
+                require_request_id: raw.require_request_id,
                 trusted_proxies,
                 pool_workers: raw.pool_workers,
                 pool_operators: raw.pool_operators,
@@ -227,6 +237,8 @@ impl Config {
                 pool_maintenance: raw.pool_maintenance,
                 metrics_products,
                 otlp_endpoint: Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty()),
+                otlp_headers: raw.otlp_headers,
+                otlp_metrics_interval_ms: raw.otlp_metrics_interval_ms,
                 trace_sample_ratio: raw.trace_sample_ratio,
                 log: raw.log,
                 log_format: raw.log_format,

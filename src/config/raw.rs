@@ -6,7 +6,7 @@ use super::{Automation, Config, ConfigError, LogFormat, sources::Sources};
 use crate::domain::Ack;
 
 /// The settings' names.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 38] = [
     "grpc_listen",
     "http_listen",
     "redis_url",
@@ -20,7 +20,7 @@ pub const NAMES: [&str; 34] = [
     "idempotency_window_ms",
     "ack",
     "ack_replicas",
-    "replay",
+    "dead_letter_release",
     "recovery",
     "audit_interval_ms",
     "concurrency_max_calls",
@@ -31,6 +31,8 @@ pub const NAMES: [&str; 34] = [
     "header_max_bytes",
     "connection_max_streams",
     "connections_max",
+    "connection_max_age_ms",
+    "require_request_id",
     "trusted_proxies",
     "pool_workers",
     "pool_operators",
@@ -38,6 +40,8 @@ pub const NAMES: [&str; 34] = [
     "pool_maintenance",
     "metrics_products",
     "otlp_endpoint",
+    "otlp_headers",
+    "otlp_metrics_interval_ms",
     "trace_sample_ratio",
     "log",
     "log_format",
@@ -78,7 +82,7 @@ pub(super) struct Raw {
     pub(super) idempotency_window_ms: u64,
     pub(super) ack: String,
     pub(super) ack_replicas: u32,
-    pub(super) replay: Automation,
+    pub(super) dead_letter_release: Automation,
     pub(super) recovery: Automation,
     pub(super) audit_interval_ms: u64,
     pub(super) concurrency_max_calls: u32,
@@ -89,6 +93,8 @@ pub(super) struct Raw {
     pub(super) header_max_bytes: u32,
     pub(super) connection_max_streams: u32,
     pub(super) connections_max: u32,
+    pub(super) connection_max_age_ms: u64,
+    pub(super) require_request_id: bool,
     pub(super) trusted_proxies: String,
     pub(super) pool_workers: u32,
     pub(super) pool_operators: u32,
@@ -96,6 +102,8 @@ pub(super) struct Raw {
     pub(super) pool_maintenance: u32,
     pub(super) metrics_products: String,
     pub(super) otlp_endpoint: String,
+    pub(super) otlp_headers: String,
+    pub(super) otlp_metrics_interval_ms: u64,
     pub(super) trace_sample_ratio: f64,
     pub(super) log: String,
     pub(super) log_format: LogFormat,
@@ -117,7 +125,7 @@ impl Default for Raw {
             idempotency_window_ms: 259_200_000,
             ack: Ack::Memory.as_str().into(),
             ack_replicas: 1,
-            replay: Automation::Auto,
+            dead_letter_release: Automation::Auto,
             recovery: Automation::Auto,
             audit_interval_ms: 30_000,
             concurrency_max_calls: 10_000,
@@ -128,6 +136,8 @@ impl Default for Raw {
             header_max_bytes: 16_384,
             connection_max_streams: 1_000,
             connections_max: 10_000,
+            connection_max_age_ms: 300_000,
+            require_request_id: false,
             trusted_proxies: String::new(),
             pool_workers: 16,
             pool_operators: 8,
@@ -135,6 +145,8 @@ impl Default for Raw {
             pool_maintenance: 10,
             metrics_products: String::new(),
             otlp_endpoint: String::new(),
+            otlp_headers: String::new(),
+            otlp_metrics_interval_ms: 60_000,
             trace_sample_ratio: 0.01,
             log: "info".into(),
             log_format: LogFormat::Text,
@@ -196,6 +208,7 @@ const REFLECTION: [(&str, Reflection); 5] = [
 ];
 const AUTOMATION: [(&str, Automation); 2] =
     [("auto", Automation::Auto), ("manual", Automation::Manual)];
+const SWITCH: [(&str, bool); 4] = [("on", true), ("off", false), ("true", true), ("false", false)];
 const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 impl Raw {
@@ -217,7 +230,7 @@ impl Raw {
             idempotency_window_ms: r.number("idempotency_window_ms", d.idempotency_window_ms),
             ack: r.text("ack", d.ack),
             ack_replicas: r.number("ack_replicas", d.ack_replicas),
-            replay: r.word("replay", d.replay, &AUTOMATION),
+            dead_letter_release: r.word("dead_letter_release", d.dead_letter_release, &AUTOMATION),
             recovery: r.word("recovery", d.recovery, &AUTOMATION),
             audit_interval_ms: r.number("audit_interval_ms", d.audit_interval_ms),
             concurrency_max_calls: r.number("concurrency_max_calls", d.concurrency_max_calls),
@@ -229,6 +242,8 @@ impl Raw {
             header_max_bytes: r.number("header_max_bytes", d.header_max_bytes),
             connection_max_streams: r.number("connection_max_streams", d.connection_max_streams),
             connections_max: r.number("connections_max", d.connections_max),
+            connection_max_age_ms: r.number("connection_max_age_ms", d.connection_max_age_ms),
+            require_request_id: r.word("require_request_id", d.require_request_id, &SWITCH),
             trusted_proxies: r.text("trusted_proxies", d.trusted_proxies),
             pool_workers: r.number("pool_workers", d.pool_workers),
             pool_operators: r.number("pool_operators", d.pool_operators),
@@ -236,6 +251,9 @@ impl Raw {
             pool_maintenance: r.number("pool_maintenance", d.pool_maintenance),
             metrics_products: r.text("metrics_products", d.metrics_products),
             otlp_endpoint: r.text("otlp_endpoint", d.otlp_endpoint),
+            otlp_headers: r.text("otlp_headers", d.otlp_headers),
+            otlp_metrics_interval_ms: r
+                .number("otlp_metrics_interval_ms", d.otlp_metrics_interval_ms),
             trace_sample_ratio: r.number("trace_sample_ratio", d.trace_sample_ratio),
             log: r.text("log", d.log),
             log_format: r.word("log_format", d.log_format, &LOG_FORMAT),

@@ -26,7 +26,7 @@ impl fmt::Display for Config {
         writeln!(f, "idempotency_window_ms = {}", self.idempotency_window_ms)?;
         writeln!(f, "ack = \"{}\"", self.ack.as_str())?;
         writeln!(f, "ack_replicas = {}", self.ack_replicas)?;
-        writeln!(f, "replay = \"{}\"", word(self.replay))?;
+        writeln!(f, "dead_letter_release = \"{}\"", word(self.dead_letter_release))?;
         writeln!(f, "recovery = \"{}\"", word(self.recovery))?;
         let proxies = self.trusted_proxies.iter().map(IpNet::to_string).collect::<Vec<_>>();
         writeln!(f, "audit_interval_ms = {}", self.audit_interval_ms)?;
@@ -38,6 +38,12 @@ impl fmt::Display for Config {
         writeln!(f, "header_max_bytes = {}", self.header_max_bytes)?;
         writeln!(f, "connection_max_streams = {}", self.connection_max_streams)?;
         writeln!(f, "connections_max = {}", self.connections_max)?;
+        writeln!(f, "connection_max_age_ms = {}", self.connection_max_age_ms)?;
+        writeln!(
+            f,
+            "require_request_id = \"{}\"",
+            if self.require_request_id { "on" } else { "off" }
+        )?;
         writeln!(f, "trusted_proxies = \"{}\"", proxies.join(","))?;
         writeln!(f, "pool_workers = {}", self.pool_workers)?;
         writeln!(f, "pool_operators = {}", self.pool_operators)?;
@@ -46,6 +52,9 @@ impl fmt::Display for Config {
         let products = self.metrics_products.iter().map(ProductId::to_string).collect::<Vec<_>>();
         writeln!(f, "metrics_products = \"{}\"", products.join(","))?;
         writeln!(f, "otlp_endpoint = \"{}\"", self.otlp_endpoint.as_deref().unwrap_or_default())?;
+        let headers = if self.otlp_headers.is_empty() { "" } else { "(hidden)" };
+        writeln!(f, "otlp_headers = \"{headers}\"")?;
+        writeln!(f, "otlp_metrics_interval_ms = {}", self.otlp_metrics_interval_ms)?;
         writeln!(f, "trace_sample_ratio = {}", self.trace_sample_ratio)?;
         writeln!(f, "log = \"{}\"", self.log)?;
         let format = if self.log_format == LogFormat::Json { "json" } else { "text" };

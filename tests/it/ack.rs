@@ -9,7 +9,10 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use crate::harness::{Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir};
+use crate::harness::{
+    Binary, Service, TestEnv, eventually, get, product, reason, redis_cli, redis_command,
+    scratch_dir,
+};
 
 /// Stored by the time of the answer.
 async fn stored(env: &TestEnv, id: &str) -> bool {
@@ -142,10 +145,7 @@ async fn the_ledger_is_promised_only_by_a_postgres_whose_commits_last() {
 }
 
 async fn configure(url: &str, name: &str, value: &str) {
-    let client = redis::Client::open(url).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut command = redis::cmd("CONFIG");
-    let () = command.arg("SET").arg(name).arg(value).query_async(&mut connection).await.unwrap();
+    redis_command(url, &["CONFIG", "SET", name, value]).await
 }
 
 /// Refused before a unit is taken.
@@ -194,8 +194,7 @@ async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
-    let client = redis::Client::open(replica.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = redis_cli(&replica.url()).await;
     let port = env.redis.as_ref().unwrap().port();
     let mut follow = redis::cmd("REPLICAOF");
     let () = follow.arg("127.0.0.1").arg(port).query_async(&mut connection).await.unwrap();
@@ -215,8 +214,7 @@ async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let length = async || {
-        let client = redis::Client::open(replica.url()).unwrap();
-        let mut there = client.get_multiplexed_async_connection().await.unwrap();
+        let mut there = redis_cli(&replica.url()).await;
         redis::cmd("XLEN").arg(&orders).query_async::<u64>(&mut there).await.unwrap()
     };
     assert_eq!(length().await, 1, "{bought:?}");

@@ -152,7 +152,8 @@ async fn settings_are_checked_together_and_secrets_stay_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dead_can_be_listed_shown_and_released() {
     let env = TestEnv::new().await;
-    let service = env.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
+    let service =
+        env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
     service.create(product("shoe", 5)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(add).await.unwrap();

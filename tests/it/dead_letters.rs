@@ -9,7 +9,8 @@ use crate::harness::{Service, TestEnv, eventually, product};
 
 /// A service that buries at once and leaves the dead to operators, with three of them.
 async fn with_three_dead(env: &TestEnv) -> (Service, Vec<String>) {
-    let service = env.serve(Role::All, &[("max_deliveries", "1"), ("replay", "manual")]).await;
+    let service =
+        env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
     service.create(product("shoe", 10)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
     env.sql().await.batch_execute(add).await.unwrap();

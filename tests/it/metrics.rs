@@ -97,7 +97,7 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
     assert_eq!(sum(&text, &["yoink_partition_fenced"]), 0.0);
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'user-0')";
     env.sql().await.batch_execute(poison).await.unwrap();
-    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let worker = env.serve(Role::Worker, &settings).await;
     eventually("one is dead and the rest is stored", async || {
         let text = scrape(&worker).await;

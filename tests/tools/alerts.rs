@@ -224,7 +224,7 @@ async fn a_backlog_that_fills() {
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_could_not_be_stored() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = selling(&env, Role::All, &settings).await;
     let watch = Prometheus::watching(service.http).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";

@@ -10,28 +10,22 @@ use yoink::{
 };
 
 use crate::harness::{
-    BuyerLoad, Proxy, RunningLoad, Service, TestEnv, eventually, get, product, reason, scratch_dir,
+    BuyerLoad, Proxy, RunningLoad, Service, TestEnv, eventually, get, product, reason,
+    redis_command, scratch_dir,
 };
 
 /// From the moment when a new connection would do, until the service works again: the promise.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What a Redis answers to a command.
-async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    command.query_async(&mut connection).await.unwrap()
-}
-
 async fn replication(server: &RedisServer) -> String {
-    ask(server, &["INFO", "replication"]).await
+    redis_command(&server.url(), &["INFO", "replication"]).await
 }
 
 /// Follows the other from now on, and has caught up with it.
 async fn follow(replica: &RedisServer, primary: &RedisServer) {
-    let () = ask(replica, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
+    let () =
+        redis_command(&replica.url(), &["REPLICAOF", "127.0.0.1", &primary.port().to_string()])
+            .await;
     eventually("the replica follows", async || {
         replication(replica).await.contains("master_link_status:up").then_some(())
     })
@@ -49,7 +43,7 @@ async fn replica(env: &TestEnv) -> RedisServer {
 
 /// A planned failover: the replica is the primary, has everything, and the other follows it. No connection is closed.
 async fn fail_over(primary: &RedisServer, replica: &RedisServer) {
-    let () = ask(primary, &["FAILOVER"]).await;
+    let () = redis_command(&primary.url(), &["FAILOVER"]).await;
     eventually("they have changed their roles", async || {
         let (old, new) = (replication(primary).await, replication(replica).await);
         let linked = old.contains("role:slave") && old.contains("master_link_status:up");
@@ -136,7 +130,7 @@ async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", env.prefix);
-        waiting += ask::<usize>(server, &["XLEN", &key]).await;
+        waiting += redis_command::<usize>(&server.url(), &["XLEN", &key]).await;
     }
     waiting
 }
@@ -153,7 +147,7 @@ async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may
     let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     env.assert_audit_holds().await;
 
-    let () = ask(primary, &["CONFIG", "SET", "replica-read-only", "no"]).await;
+    let () = redis_command(&primary.url(), &["CONFIG", "SET", "replica-read-only", "no"]).await;
     fail_over(primary, &replica).await;
     // The address still leads to what was the primary: every new connection is useless again.
     eventually("connections are tried again and again", async || {

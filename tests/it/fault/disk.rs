@@ -9,7 +9,9 @@ use yoink::{
 };
 
 use super::{answer_log::AnswerLog, small_disk::SmallDisk};
-use crate::harness::{Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir};
+use crate::harness::{
+    Binary, Service, TestEnv, eventually, get, product, reason, scratch_dir, try_redis_cli,
+};
 
 /// A Redis whose directory is a small disk.
 async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> TestEnv {
@@ -110,10 +112,8 @@ async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_bac
     // Redis 7 ends itself; one that does not refuses every write.
     let port = env.redis.as_ref().unwrap().port();
     eventually("Redis has ended, or says why it writes nothing", async || {
-        let Ok(client) = redis::Client::open(format!("redis://127.0.0.1:{port}")) else {
-            return None;
-        };
-        let Ok(mut cli) = client.get_multiplexed_async_connection().await else { return Some(()) };
+        let url = format!("redis://127.0.0.1:{port}");
+        let Ok(mut cli) = try_redis_cli(&url).await else { return Some(()) };
         let refused: Result<(), _> =
             redis::cmd("SET").arg("probe").arg(1).query_async(&mut cli).await;
         refused.is_err_and(|error| error.code() == Some("MISCONF")).then_some(())

@@ -115,7 +115,8 @@ async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
     let mut env = TestEnv::with_own_redis().await;
-    let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
+    let settings =
+        [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";

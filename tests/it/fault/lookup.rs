@@ -55,7 +55,7 @@ async fn an_older_redis_is_not_believed_of_orders_that_were_stored_voided_or_los
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_order_is_found_in_its_stream_and_an_id_that_was_never_given_is_not() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
@@ -108,7 +108,8 @@ async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
     let mut env = TestEnv::with_own_redis().await;
-    let settings = [("max_deliveries", "1"), ("replay", "manual"), ("recovery", "manual")];
+    let settings =
+        [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
@@ -160,7 +161,7 @@ async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_entry_with_bytes_that_are_no_text_is_listed() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("replay", "manual")];
+    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let mut add = redis::cmd("XADD");

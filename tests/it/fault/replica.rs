@@ -7,25 +7,14 @@ use yoink::{
     servers::{AppendFsync, RedisServer},
 };
 
-use crate::harness::{Proxy, Service, TestEnv, eventually, product, scratch_dir};
-
-/// What a Redis answers to a command.
-async fn ask<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut command = redis::cmd(words[0]);
-    for word in &words[1..] {
-        command.arg(*word);
-    }
-    command.query_async(&mut connection).await.unwrap()
-}
+use crate::harness::{Proxy, Service, TestEnv, eventually, product, redis_command, scratch_dir};
 
 /// How many orders wait in Redis.
 async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", env.prefix);
-        waiting += ask::<usize>(server, &["XLEN", &key]).await;
+        waiting += redis_command::<usize>(&server.url(), &["XLEN", &key]).await;
     }
     waiting
 }
@@ -47,8 +36,9 @@ async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counte
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
     let primary = env.redis.as_ref().unwrap();
     let (front, link) = (Proxy::redis(primary.port()).await, Proxy::redis(primary.port()).await);
-    let () = ask(&replica, &["REPLICAOF", "127.0.0.1", &link.port().to_string()]).await;
-    let linked = async || ask::<String>(&replica, &["INFO", "replication"]).await;
+    let () =
+        redis_command(&replica.url(), &["REPLICAOF", "127.0.0.1", &link.port().to_string()]).await;
+    let linked = async || redis_command::<String>(&replica.url(), &["INFO", "replication"]).await;
     eventually("the replica follows", async || {
         linked().await.contains("master_link_status:up").then_some(())
     })
@@ -68,7 +58,7 @@ async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counte
     let lost = sell(&service, 10..25).await;
     assert_eq!(orders(primary, &env).await, 25);
 
-    let () = ask(&replica, &["REPLICAOF", "NO", "ONE"]).await;
+    let () = redis_command(&replica.url(), &["REPLICAOF", "NO", "ONE"]).await;
     front.point_at(replica.port());
     eventually("the service meets the new one", async || {
         (service.refusal("shoe", "late", "r").await == "RECOVERING").then_some(())

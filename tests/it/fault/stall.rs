@@ -60,7 +60,8 @@ async fn a_stalled_process_that_comes_back_changes_nothing() {
 async fn a_late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
     // Two consumers that are stepped by hand: the first reads and then stalls.
-    let settings = [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("replay", "manual")];
+    let settings =
+        [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let (slow, fast) = (env.app(&settings).await, env.app(&settings).await);
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
@@ -104,7 +105,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() {
     let env = TestEnv::new().await;
-    let app = env.app(&[("replay", "manual")]).await;
+    let app = env.app(&[("dead_letter_release", "manual")]).await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
     api.buy("shoe", "ann", "r").await.unwrap();

@@ -12,7 +12,7 @@ use std::{
 use serde_yaml_ng::Value;
 use yoink::servers::PostgresServer;
 
-use super::{Binary, eventually, scratch_dir};
+use super::{Binary, eventually, scratch_dir, try_redis_cli};
 
 fn checkout(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
@@ -156,12 +156,11 @@ async fn start_redis(dir: &Path, passwords: &Path) -> (Child, u16) {
         command.arg("--dir").arg(&data).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let url = format!("redis://:{password}@127.0.0.1:{free}");
-        let client = redis::Client::open(url).unwrap();
         eventually("Redis answers or has ended", async || {
             if child.try_wait().unwrap().is_some() {
                 return Some(None);
             }
-            let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+            let mut connection = try_redis_cli(&url).await.ok()?;
             let pong: String = redis::cmd("PING").query_async(&mut connection).await.ok()?;
             (pong == "PONG").then_some(Some(()))
         })

@@ -2,11 +2,12 @@
 
 mod answers;
 mod binary;
-mod buried;
 mod buyer_load;
 mod compose;
+mod dead_letters;
 mod pgbouncer;
 mod proxy;
+mod redis_cli;
 mod schedule;
 mod servers;
 mod service;
@@ -21,11 +22,12 @@ pub use binary::{
     Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal, run_yoink_with,
     spawn_yoink,
 };
-pub use buried::move_to_dead;
 pub use buyer_load::{BuyerLoad, RunningLoad};
 pub use compose::{Deployment, compose, mode, text};
+pub use dead_letters::move_to_dead;
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;
+pub use redis_cli::{redis_cli, redis_command, try_redis_cli};
 pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
 pub use service::{Service, get, reason};

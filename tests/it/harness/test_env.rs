@@ -16,7 +16,9 @@ use yoink::{
     servers::{AppendFsync, PostgresServer, RedisServer},
 };
 
-use super::{Service, eventually, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds};
+use super::{
+    Service, eventually, redis_cli, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds,
+};
 
 /// Where a test plays.
 pub struct TestEnv {
@@ -149,8 +151,7 @@ impl TestEnv {
 
     /// Redis, as redis-cli would see it.
     pub async fn cli(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.redis_url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        redis_cli(&self.redis_url()).await
     }
 
     /// One number from the database, as soon as it can be asked.
