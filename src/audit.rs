@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use crate::{
     domain::{IdWindow, Lost, Partition, ProductId},
-    fence::FenceError,
     ledger::{AuditRows, IdBuckets, InStreams, Ledger, LedgerError, LedgerUnits},
+    redis::FenceError,
     stream::{ClaimsCut, Cut, CutError, ProductCut, Streams},
 };
 

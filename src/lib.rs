@@ -4,7 +4,7 @@
 //!
 //! - [`domain`]: the nouns and decisions, pure
 //! - [`config`], [`telemetry`]: settings, logs
-//! - [`keys`], [`fence`]: every Redis key, and the one way to run a script on them
+//! - [`redis`]: connections, every key, and the one way to run a script on them, behind the fence
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three never see one another
 //! - [`ack`]: when an accepted reservation is answered
@@ -20,11 +20,10 @@ pub mod config;
 mod crash_point;
 pub mod dead_letters;
 pub mod domain;
-pub mod fence;
 pub mod grpc;
-pub mod keys;
 pub mod ledger;
 pub mod recovery;
+pub mod redis;
 pub mod servers;
 pub mod stock;
 pub mod stream;

@@ -10,21 +10,20 @@ use std::{
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
-    ("keys", &["domain"]),
-    ("fence", &["domain", "keys", "telemetry"]),
-    ("stock", &["domain", "keys", "fence", "telemetry"]),
-    ("stream", &["domain", "keys", "fence", "telemetry"]),
+    ("redis", &["domain", "telemetry"]),
+    ("stock", &["domain", "redis", "telemetry"]),
+    ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
-    ("ack", &["domain", "fence", "ledger", "telemetry"]),
-    ("catalogue", &["stock", "ledger", "fence", "domain"]),
-    ("recovery", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("dead_letters", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
+    ("ack", &["domain", "redis", "ledger", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "redis", "domain"]),
+    ("recovery", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
+    ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
+    ("audit", &["stock", "stream", "ledger", "redis", "domain"]),
     (
         "worker",
         &[
@@ -33,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "ledger",
             "dead_letters",
             "recovery",
-            "fence",
+            "redis",
             "domain",
             "crash_point",
             "telemetry",
@@ -47,7 +46,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "stock",
             "stream",
             "ledger",
-            "fence",
+            "redis",
             "catalogue",
             "dead_letters",
             "audit",
@@ -62,8 +61,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "domain",
             "config",
             "telemetry",
-            "keys",
-            "fence",
+            "redis",
             "stock",
             "stream",
             "ledger",
@@ -171,9 +169,9 @@ fn each_room_uses_only_the_rooms_it_may() {
 
 #[test]
 fn the_scan_sees_every_form_of_path() {
-    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::keys::E";
+    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::telemetry::E";
     let found: Vec<String> = used_rooms(source).into_iter().collect();
-    assert_eq!(found, ["audit", "domain", "keys", "stock"]);
+    assert_eq!(found, ["audit", "domain", "stock", "telemetry"]);
 }
 
 #[test]

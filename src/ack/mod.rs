@@ -23,8 +23,8 @@ use tokio_util::task::TaskTracker;
 use self::{replicated::Replicated, stored::Stored};
 use crate::{
     domain::{Ack, ReservationId},
-    fence::{Connection, Partitions},
     ledger::Ledger,
+    redis::{Connection, Partitions},
 };
 
 /// Most reservations that wait for one and the same thing: far more than calls under way may be.

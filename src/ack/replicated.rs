@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{AckError, MAX_WAITING, Waiting, join};
 use crate::{
     domain::{Epoch, Partition, ReservationId},
-    fence::{FenceError, Partitions, Script},
+    redis::{FenceError, Partitions, Script},
 };
 
 /// How long one WAIT waits: then it looks who is still there.

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::{AckError, MAX_WAITING, Waiting, join};
 use crate::{
     domain::ReservationId,
-    fence::Partitions,
     ledger::{Ledger, LedgerError},
+    redis::Partitions,
 };
 
 /// Most reservations a read.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     ack::{Acks, Offer},
-    fence::{FenceError, retry_at_start},
     grpc,
+    redis::{FenceError, retry_at_start},
 };
 
 /// How often Redis is asked whether it answers, and what it is set to.

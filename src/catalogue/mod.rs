@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use self::snapshot::Snapshot;
 use crate::{
     domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
-    fence::FenceError,
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
+    redis::FenceError,
     stock::{Grant, Offer, Stock, StockError},
 };
 

@@ -9,8 +9,8 @@ use std::{
 use super::Recovery;
 use crate::{
     domain::{Epoch, Partition},
-    fence::{FenceError, FenceReason},
     ledger::{LedgerError, PartitionRow, Timeline},
+    redis::{FenceError, FenceReason},
     stock::SinceOpened,
 };
 

@@ -31,8 +31,8 @@ pub use self::{
 };
 use crate::{
     domain::Partition,
-    fence::{FenceError, FenceReason},
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
+    redis::{FenceError, FenceReason},
     stock::Stock,
     stream::Streams,
 };

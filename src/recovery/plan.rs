@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::{RebuildError, Recovery, rebuild::orders};
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    fence::FenceReason,
     ledger::{PartitionRow, PartitionStatus},
+    redis::FenceReason,
 };
 
 /// Most products that are shown.

@@ -16,8 +16,8 @@ use super::{Recovery, progress::Underway};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition},
-    fence::FenceError,
     ledger::{Closed, DeadAction, LedgerError, Mark, PartitionRow, Void},
+    redis::FenceError,
     stock::{ClaimParts, Filling, Held, Offer, OldClaim, Reopened, Seized},
     stream::{EntryError, Source, Surviving},
 };

@@ -3,7 +3,7 @@
 use super::Stock;
 use crate::{
     domain::{Partition, Product, ProductId, Sale},
-    fence::{FenceError, expect},
+    redis::{FenceError, expect},
 };
 
 /// Most products a script call.
@@ -46,7 +46,7 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn restock(&self, partition: Partition, grants: &[Grant]) -> Result<(), FenceError> {
         let keys = self.partitions.keys();
         let keys = [keys.meta(partition), keys.stock(partition), keys.supply(partition)];
@@ -67,7 +67,7 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn publish(&self, partition: Partition, offers: &[Offer]) -> Result<(), FenceError> {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().catalogue(partition)];

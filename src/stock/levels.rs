@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, ProductId},
-    fence::{FenceError, Partitions, Script},
+    redis::{FenceError, Partitions, Script},
 };
 
 /// Available units by product; a product that Redis does not know is absent.

@@ -4,7 +4,7 @@
 use super::Stock;
 use crate::{
     domain::{Epoch, Partition, ReservationId, split_field},
-    fence::FenceError,
+    redis::FenceError,
 };
 
 /// Fields a page.

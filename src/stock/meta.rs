@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Stock;
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    fence::FenceError,
+    redis::FenceError,
 };
 
 /// A partition's meta, as it is: nobody has checked that it may be believed.

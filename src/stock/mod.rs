@@ -31,7 +31,7 @@ use tracing::Instrument as _;
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
     domain::{Epoch, IdWindow, Outcome, Partition, Reserve},
-    fence::{FenceError, Partitions, Script, expect},
+    redis::{FenceError, Partitions, Script, expect},
     telemetry,
 };
 

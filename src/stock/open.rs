@@ -6,8 +6,7 @@ use uuid::Uuid;
 use super::Stock;
 use crate::{
     domain::{Epoch, Partition},
-    fence::FenceError,
-    keys::GROUP,
+    redis::{FenceError, GROUP},
 };
 
 /// What opening a new partition found.

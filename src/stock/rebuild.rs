@@ -4,8 +4,7 @@
 use super::{Offer, SinceOpened, Stock, grant};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId, UserId, join_field},
-    fence::FenceError,
-    keys::GROUP,
+    redis::{FenceError, GROUP},
 };
 
 /// Fields a script call.

@@ -1,7 +1,10 @@
 //! `lua/release.lua`: a voided order's unit comes back, once (R5, R6).
 
 use super::Stock;
-use crate::{domain::Partition, fence::FenceError, keys::GROUP};
+use crate::{
+    domain::Partition,
+    redis::{FenceError, GROUP},
+};
 
 /// Where the order's entry lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +35,7 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn release(
         &self,
         partition: Partition,

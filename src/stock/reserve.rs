@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Outcome, Partition, Receipt, ReservationId, Reserve},
-    fence::{FenceError, Partitions, Script},
+    redis::{FenceError, Partitions, Script},
 };
 
 /// Most requests a script call: about 1.3 ms of Redis at 10 µs each.

@@ -1,7 +1,10 @@
 //! `lua/adopt.lua`: entries that were delivered and are in nobody's hands.
 
 use super::{Delivery, Streams};
-use crate::{domain::Partition, fence::FenceError, keys::GROUP};
+use crate::{
+    domain::Partition,
+    redis::{FenceError, GROUP},
+};
 
 impl Streams {
     /// Takes what nobody has pending among the next `count` delivered entries. `after` is the last entry
@@ -9,7 +12,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; whatever was taken all the same comes back when it was idle
+    /// As [`crate::redis::Partitions::run`]; whatever was taken all the same comes back when it was idle
     /// for long enough.
     pub async fn adopt(
         &self,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Entry, Streams};
 use crate::{
     domain::{Epoch, Partition, ProductId, ReservationId},
-    fence::FenceError,
+    redis::FenceError,
 };
 
 /// Most entries that one script may read: about 50 ms of Redis.

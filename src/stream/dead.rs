@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Order, Partition, ReservationId},
-    fence::FenceError,
+    redis::FenceError,
 };
 
 /// An entry of `dead`.
@@ -102,7 +102,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn dead(
         &self,
         partition: Partition,
@@ -153,7 +153,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn dead_of(
         &self,
         partition: Partition,
@@ -167,7 +167,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
         let keys = self.partitions.keys();
         let partition = dead.partition;

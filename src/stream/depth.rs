@@ -6,7 +6,7 @@ use super::{
     Streams,
     entry::{Entry, RawEntry},
 };
-use crate::{domain::Partition, keys::GROUP};
+use crate::{domain::Partition, redis::GROUP};
 
 /// A partition's streams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Partition},
-    fence::{FenceError, expect},
+    redis::{FenceError, expect},
 };
 
 /// One of a partition's streams.

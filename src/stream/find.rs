@@ -3,7 +3,7 @@
 use super::{Streams, entry::Entry};
 use crate::{
     domain::{Epoch, Partition, ReservationId},
-    fence::FenceError,
+    redis::FenceError,
 };
 
 /// What the streams of a partition hold of a reservation.
@@ -27,7 +27,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
         let epoch = self.partitions.epoch(partition)?;
         let keys = self.partitions.keys();

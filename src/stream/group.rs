@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    fence::{Connection, FenceError, expect},
-    keys::GROUP,
+    redis::{Connection, FenceError, GROUP, expect},
 };
 
 /// An entry in somebody's hands.
@@ -139,7 +138,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
@@ -164,7 +163,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
         let keys =
             [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];

@@ -24,7 +24,7 @@ pub use find::Found;
 pub use group::Delivery;
 pub use move_to_dead::Rejection;
 
-use crate::fence::{Partitions, Script};
+use crate::redis::{Partitions, Script};
 
 /// A handle on the streams of every partition.
 #[derive(Clone)]

@@ -3,8 +3,7 @@
 use super::Streams;
 use crate::{
     domain::{Partition, ReservationId},
-    fence::{Applied, FenceError},
-    keys::GROUP,
+    redis::{Applied, FenceError, GROUP},
 };
 
 /// Why an order is given up on.
@@ -25,7 +24,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn move_to_dead(
         &self,
         partition: Partition,

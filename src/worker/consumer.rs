@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{AfterFailure, Epoch, Partition, after_failure},
-    fence::Connection,
+    redis::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Delivery, Rejection},
     telemetry::{self, Metrics},

@@ -26,7 +26,7 @@ pub use self::{
     releaser::Releaser,
 };
 use crate::{
-    dead_letters::DeadLetters, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams,
+    dead_letters::DeadLetters, ledger::Ledger, redis::Connection, stock::Stock, stream::Streams,
 };
 
 /// Settings of the loops.

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     dead_letters::{DeadLetterError, Settled},
     domain::Partition,
-    fence::FenceError,
     ledger::DeadAction,
+    redis::FenceError,
     stock::StockError,
 };
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Whether a failed call may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,13 +161,13 @@ fn applied(error: &RedisError) -> Applied {
 
 #[cfg(test)]
 mod tests {
-    use redis::Value;
+    use ::redis::Value;
 
     use super::*;
 
     #[test]
     fn an_answer_of_another_type_is_malformed_and_a_broken_connection_is_not() {
-        let wrong = redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
+        let wrong = ::redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
         let wrong = FenceError::from(RedisError::from(wrong));
         assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");
         let closed = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));

@@ -8,13 +8,15 @@
 
 mod commands;
 mod connection;
+mod drop_reason;
 mod error;
+mod keys;
 mod partitions;
 mod script;
-mod useless;
 
 pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceError, FenceReason};
+pub use keys::{GROUP, Keys};
 pub use partitions::{Partitions, Taking, expect};
 pub use script::Script;

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use ::redis::{Arg, Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
 use futures_util::FutureExt as _;
-use redis::{Arg, Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
 
 use super::Connection;
 use crate::telemetry::Metrics;

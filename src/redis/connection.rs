@@ -13,18 +13,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 use arc_swap::ArcSwap;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
-    ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
 
-use super::useless::{Useless, in_answer, in_error};
+use super::drop_reason::{DropReason, in_answer, in_error};
 use crate::telemetry::Metrics;
 
 /// How long making a connection may take, with the name's look-up and Redis's first answer.
@@ -98,13 +98,13 @@ struct Link {
     /// How many requests Redis has answered on it.
     answered: AtomicU64,
     /// Set by the first request that finds it useless; whoever comes next replaces it.
-    useless: OnceLock<Useless>,
+    useless: OnceLock<DropReason>,
     /// What the one before was.
-    before: Option<Useless>,
+    before: Option<DropReason>,
 }
 
 impl Link {
-    fn new(settings: &Arc<Settings>, before: Option<Useless>) -> Self {
+    fn new(settings: &Arc<Settings>, before: Option<DropReason>) -> Self {
         let settings = settings.clone();
         let connecting = async move {
             settings.client.get_multiplexed_async_connection_with_config(&settings.config).await
@@ -166,7 +166,7 @@ impl Connection {
         match link.connecting.clone().await {
             Ok(connection) => Ok((link, connection)),
             Err(error) => {
-                self.drop_link(&link, Useless::Unreachable, &error);
+                self.drop_link(&link, DropReason::Unreachable, &error);
                 Err(not_sent(error))
             }
         }
@@ -178,7 +178,7 @@ impl Connection {
         &self,
         (link, answered): (&Arc<Link>, u64),
         answer: &RedisResult<T>,
-        in_answer: impl FnOnce(&T) -> Option<Useless>,
+        in_answer: impl FnOnce(&T) -> Option<DropReason>,
     ) {
         let useless = match answer {
             Ok(answer) => in_answer(answer),
@@ -197,7 +197,7 @@ impl Connection {
     }
 
     /// Nobody uses it from now on. Counted and logged once.
-    fn drop_link(&self, link: &Link, useless: Useless, error: &dyn std::fmt::Display) {
+    fn drop_link(&self, link: &Link, useless: DropReason, error: &dyn std::fmt::Display) {
         if link.useless.set(useless).is_err() {
             return;
         }

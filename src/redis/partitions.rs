@@ -8,13 +8,12 @@ use std::{
     time::Instant,
 };
 
-use redis::{FromRedisValue, ParsingError, RedisError, Value};
+use ::redis::{FromRedisValue, ParsingError, RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceError, FenceReason, Script};
+use super::{Applied, Commands, Connection, FenceError, FenceReason, Keys, Script};
 use crate::{
     domain::{Epoch, Partition, PartitionCount},
-    keys::Keys,
     telemetry::Metrics,
 };
 
@@ -227,7 +226,7 @@ impl Partitions {
         calls: &[(Epoch, String)],
         (replicas, wait_ms): (u32, u64),
     ) -> Result<(Vec<Result<(), FenceError>>, u32), FenceError> {
-        let mut pipeline = redis::pipe();
+        let mut pipeline = ::redis::pipe();
         for (epoch, key) in calls {
             let caller = format!("{epoch} {}", self.deployment);
             pipeline.add_command(script.whole_call(std::slice::from_ref(key), &[&caller]));
@@ -241,9 +240,9 @@ impl Partitions {
         self.metrics.script(script.name(), started.elapsed(), error);
         let mut answers = answered?;
         let waited = answers.pop().unwrap_or(Value::Nil);
-        let reached = redis::from_redis_value(waited).map_err(RedisError::from)?;
+        let reached = ::redis::from_redis_value(waited).map_err(RedisError::from)?;
         let answers = answers.into_iter().map(|answer| {
-            let answer = redis::from_redis_value(answer).map_err(RedisError::from)?;
+            let answer = ::redis::from_redis_value(answer).map_err(RedisError::from)?;
             expect(unfenced(answer)?, &["ok"])
         });
         Ok((answers.collect(), reached))
@@ -255,7 +254,8 @@ impl Partitions {
     ///
     /// `Unavailable` when it does not.
     pub async fn ping(&self) -> Result<(), FenceError> {
-        let pong: Result<String, _> = redis::cmd("PING").query_async(&mut self.connection()).await;
+        let pong: Result<String, _> =
+            ::redis::cmd("PING").query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
     }
 }
