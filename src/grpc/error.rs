@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     domain::{Ack, Outcome, ReservationId},
-    fence::Applied,
+    redis::Applied,
 };
 
 /// Tells the sidecar an HTTP status that no gRPC status maps to; it allows 202 and 409.

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     domain::{Partition, Reservation, ReservationId, ReservationState},
-    fence::{Applied, FenceError},
     ledger::LookedUp,
+    redis::{Applied, FenceError},
     stream::{Entry, Found},
 };
 
