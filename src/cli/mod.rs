@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Listeners, Role, raise_descriptor_limit},
-    config::{Config, NAMES, no_such_setting},
+    config::{self, Config, setting_name},
     grpc, telemetry,
 };
 
@@ -51,8 +51,7 @@ struct SettingsArgs {
 
 fn setting(text: &str) -> Result<(&'static str, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
-    let known = NAMES.into_iter().find(|known| *known == name);
-    known.map(|name| (name, value.to_owned())).ok_or_else(|| no_such_setting(name))
+    Ok((setting_name(name)?, value.to_owned()))
 }
 
 impl SettingsArgs {
@@ -121,6 +120,12 @@ enum Command {
 enum ConfigCommand {
     /// Prints the settings as they would apply, or every problem at once: exits 0, or 2. Connects to nothing.
     Check(check::CheckArgs),
+    /// Prints a settings file that has every setting as a comment, at its default.
+    Sample {
+        /// Prints the table of docs/operations.md instead.
+        #[arg(long)]
+        table: bool,
+    },
 }
 
 impl Cli {
@@ -169,6 +174,11 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Load(args) => load::run(args, shutdown).await,
         Command::Config(ConfigCommand::Check(args)) => {
             check::run(&settings.load_and_warn()?, args).await
+        }
+        Command::Config(ConfigCommand::Sample { table }) => {
+            let text = if table { config::table() } else { config::sample() };
+            output::bytes(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

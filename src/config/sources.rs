@@ -1,17 +1,17 @@
 //! Where settings are written: `yoink.toml`, the environment, flags. The last one that names a setting applies.
 //!
-//! A value of the environment or of a flag is text as it stands: whether it is a number depends on its setting
-//! alone, and quotation marks, brackets and leading zeros mean nothing.
+//! A value of the environment or of a flag is taken as it is written: only its setting decides whether it is a number,
+//! and quotation marks, brackets and leading zeros have no meaning.
 
 use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
 
 use toml::{Spanned, Value};
 
-use super::{ConfigError, NAMES};
+use super::{ConfigError, NAMES, format::Format};
 
 const PREFIX: &str = "YOINK_";
-/// Read elsewhere: the commit of a build, and what a test asks a development build for.
-const NOT_SETTINGS: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
+/// Variables that other code reads: the commit of a build, and what tests set for a development build.
+const OTHER_VARIABLES: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
 /// The most names that one line lists.
 const LISTED_MAX: usize = 20;
 
@@ -25,17 +25,17 @@ enum Source {
 
 /// A value as written.
 #[derive(Debug, Clone)]
-pub(super) struct Written {
+struct Written {
     /// For a setting that is text.
-    pub(super) text: String,
+    text: String,
     /// For a setting that is a number: without the underscores that TOML allows.
-    pub(super) number: String,
+    number: String,
     source: Source,
 }
 
 impl Written {
     /// Where to correct it.
-    pub(super) fn source(&self, name: &str) -> String {
+    fn source(&self, name: &str) -> String {
         match self.source {
             Source::File => "in the settings file".to_owned(),
             Source::Environment => format!("in {PREFIX}{}", name.to_ascii_uppercase()),
@@ -44,25 +44,23 @@ impl Written {
     }
 }
 
-/// Variables of the environment that begin with `YOINK_` and are no settings. Their values are not kept.
+/// Variables of the environment that begin with `YOINK_` and are not settings. Their values are not kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoredVariables {
-    /// No other program's either, as far as their names tell.
+    /// Probably meant as settings.
     unknown: Vec<String>,
     /// Set by Kubernetes for a Service whose name begins with `yoink`.
     kubernetes: Vec<String>,
 }
 
 impl IgnoredVariables {
-    /// What an operator should look at; none if nothing is unknown.
+    /// A warning for the operator, if there are unknown names.
     pub fn warning(&self) -> Option<String> {
         let names = list(&self.unknown)?;
-        Some(format!(
-            "the environment has names that are no settings, and they are ignored: {names}"
-        ))
+        Some(format!("ignored environment variables, which are not settings: {names}"))
     }
 
-    /// What Kubernetes has set; none if it has set nothing.
+    /// The variables that Kubernetes has set, if there are any.
     pub fn kubernetes(&self) -> Option<String> {
         let names = list(&self.kubernetes)?;
         Some(format!("ignored, set by Kubernetes for a Service: {names}"))
@@ -92,7 +90,7 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is no TOML.
+    /// When the file cannot be read or is not valid TOML.
     pub(super) fn gather(
         file: &Path,
         environment: impl Iterator<Item = (OsString, OsString)>,
@@ -117,24 +115,41 @@ impl Sources {
         Ok(this)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Written> {
-        self.values.get(name)
+    /// The value of a setting, or its default where it is not written. If the value is wrong, this notes the problem
+    /// and returns the default, so that one run finds every problem.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        format: &Format<T>,
+    ) -> Option<T> {
+        if let Some(written) = self.values.get(name) {
+            let text = if format.is_number { &written.number } else { &written.text };
+            match (format.parse)(text) {
+                Ok(value) => return Some(value),
+                Err(problem) => {
+                    self.problems.push(format!("{name} {problem} ({})", written.source(name)));
+                }
+            }
+        }
+        let value = (format.parse)(default);
+        value.map_err(|problem| self.problems.push(format!("{name} {problem} (default)"))).ok()
     }
 
-    pub(super) fn problems(&self) -> &[String] {
-        &self.problems
+    pub(super) fn into_problems(self) -> Vec<String> {
+        self.problems
     }
 
-    pub(super) fn ignored(self) -> IgnoredVariables {
-        self.ignored
+    pub(super) fn take_ignored(&mut self) -> IgnoredVariables {
+        std::mem::take(&mut self.ignored)
     }
 
     fn set(&mut self, name: &str, place: &str, text: String, source: Source) {
-        match known(name) {
-            Some(name) => {
+        match setting_name(name) {
+            Ok(name) => {
                 self.values.insert(name, Written { number: text.clone(), text, source });
             }
-            None => self.problems.push(format!("{} ({place})", no_such_setting(name))),
+            Err(problem) => self.problems.push(format!("{problem} ({place})")),
         }
     }
 
@@ -142,13 +157,13 @@ impl Sources {
         let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-            format!("line {line}: {}", error.message().lines().next().unwrap_or("is no TOML"))
+            format!("line {line}: {}", error.message().lines().next().unwrap_or("not valid TOML"))
         })?;
         for (name, value) in table {
             let written = text.get(value.span()).unwrap_or_default().to_owned();
             let (text, number) = match value.into_inner() {
                 Value::String(text) => (text.clone(), text),
-                // As it is written: 8.0, 1e1 and 0x10 are no whole numbers in the environment either.
+                // As it is written: 8.0, 1e1 and 0x10 are not whole numbers in the environment either.
                 Value::Integer(_) | Value::Float(_) => (written.clone(), written.replace('_', "")),
                 Value::Boolean(_) | Value::Datetime(_) => (written.clone(), written),
                 Value::Array(_) | Value::Table(_) if known(&name).is_some() => {
@@ -186,7 +201,7 @@ impl Sources {
             }
         } else if is_from_kubernetes(rest, &value.to_string_lossy()) {
             self.ignored.kubernetes.push(escaped(&shown));
-        } else if !NOT_SETTINGS.contains(&rest) {
+        } else if !OTHER_VARIABLES.contains(&rest) {
             let near = near(&shown[PREFIX.len()..].to_ascii_lowercase());
             let hint = near.map_or(String::new(), |near| {
                 format!(" (did you mean {PREFIX}{}?)", near.to_ascii_uppercase())
@@ -201,7 +216,7 @@ fn is_upper(name: &str) -> bool {
 }
 
 fn known(name: &str) -> Option<&'static str> {
-    NAMES.into_iter().find(|known| *known == name)
+    NAMES.iter().copied().find(|known| *known == name)
 }
 
 /// The setting that was probably meant.
@@ -210,23 +225,29 @@ fn near(name: &str) -> Option<&'static str> {
         return None;
     }
     let close = |known: &&str| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 6;
-    let candidates = NAMES.into_iter().filter(close);
+    let candidates = NAMES.iter().copied().filter(close);
     candidates.min_by_key(|known| strsim::damerau_levenshtein(known, name))
 }
 
-/// A name from outside, fit for a line of text.
+/// A name from outside, short and escaped for a message.
 fn escaped(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
 }
 
-/// Says that there is no such setting, and which one may be meant.
-pub(crate) fn no_such_setting(name: &str) -> String {
-    let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
-    format!("there is no setting \"{}\"{hint}", escaped(name))
+/// The setting with this name.
+///
+/// # Errors
+///
+/// There is no such setting; the message names a similar one.
+pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
+    known(name).ok_or_else(|| {
+        let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
+        format!("there is no setting \"{}\"{hint}", escaped(name))
+    })
 }
 
 /// Whether Kubernetes sets such a variable, with such a value, for a Service `yoink` or `yoink-…`: `rest` is what
-/// follows `YOINK_`. None of these is a setting's name, whatever the Service is called.
+/// follows `YOINK_`. No setting has such a name, whatever the name of the Service.
 fn is_from_kubernetes(rest: &str, value: &str) -> bool {
     let is_number = value.parse::<u16>().is_ok();
     let is_port = |word: &str| word.parse::<u16>().is_ok();
@@ -242,7 +263,7 @@ fn is_from_kubernetes(rest: &str, value: &str) -> bool {
             true
         }
         [.., "PORT"] => scheme.is_some_and(|scheme| is_protocol(&scheme)),
-        // The port of a Service may have a name: …_SERVICE_PORT_GRPC.
+        // A port of a Service may have a name: …_SERVICE_PORT_GRPC.
         words => is_number && words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
     }
 }
@@ -277,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn no_form_that_kubernetes_injects_is_a_setting_whatever_the_service_is_called() {
-        // A Service can be called after a setting, or after the first words of one.
+    fn variables_of_kubernetes_are_ignored_whatever_the_name_of_the_service() {
+        // A Service may have the name of a setting, or of the first words of one.
         let mut services = vec!["yoink".to_owned(), "yoink-redis".to_owned()];
-        for name in NAMES {
+        for name in NAMES.iter().copied() {
             let words: Vec<&str> = name.split('_').collect();
             let beginnings = (1..=words.len()).map(|length| words[..length].join("-"));
             services.extend(beginnings.map(|words| format!("yoink-{words}")));
@@ -293,7 +314,7 @@ mod tests {
             assert!(found.problems.is_empty() && found.ignored.unknown.is_empty(), "{found:?}");
             assert_eq!(found.ignored.kubernetes.len(), injected.len(), "{service}");
         }
-        for name in NAMES.map(str::to_ascii_uppercase) {
+        for name in NAMES.iter().map(|name| name.to_ascii_uppercase()) {
             for value in ["10.96.0.7", "6379", "tcp://10.96.0.7:6379"] {
                 assert!(!is_from_kubernetes(&name, value), "{name}");
             }
@@ -301,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_listed_by_name_with_the_setting_that_is_near_and_no_value() {
+    fn unknown_variables_are_listed_with_a_similar_setting_and_without_values() {
         let found = gathered(&[
             ("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"),
             ("YOINK_HTTP_PORT", "9464"),
@@ -325,25 +346,25 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_environment_and_of_flags_are_kept_as_they_are_written() {
+    fn values_of_environment_and_flags_apply_as_written() {
         for value in ["1e3", "007", "123", "true", "[a]", "{a}", "\"a\"", "'a'", " a", "", "0x10"] {
             let found = gathered(&[("YOINK_KEY_PREFIX", value)]);
-            assert_eq!(found.get("key_prefix").unwrap().text, value);
+            assert_eq!(found.values["key_prefix"].text, value);
             let flags = [("key_prefix", value.to_owned())];
             let found = Sources::gather(Path::new("none"), std::iter::empty(), &flags).unwrap();
-            assert_eq!(found.get("key_prefix").unwrap().text, value);
+            assert_eq!(found.values["key_prefix"].text, value);
         }
     }
 
     #[test]
-    fn a_number_in_the_file_is_taken_as_it_is_written_where_text_is_expected() {
+    fn number_in_the_file_for_a_text_setting_applies_as_written() {
         let mut found = Sources::default();
         let text = "key_prefix = 1e3\nlog = true\npartitions = 1_0\nack = 'disk'\n                    redis_url = ['a']\nredis_ur = ''\n[grpc]\nlisten = 1";
         found.file(Path::new("yoink.toml"), text).unwrap();
-        assert_eq!(found.get("key_prefix").unwrap().text, "1e3");
-        assert_eq!(found.get("log").unwrap().text, "true");
-        assert_eq!(found.get("partitions").unwrap().number, "10");
-        assert_eq!(found.get("ack").unwrap().text, "disk");
+        assert_eq!(found.values["key_prefix"].text, "1e3");
+        assert_eq!(found.values["log"].text, "true");
+        assert_eq!(found.values["partitions"].number, "10");
+        assert_eq!(found.values["ack"].text, "disk");
         let problems = found.problems.join("\n");
         for problem in ["redis_url must be text", "\"grpc\"", "did you mean redis_url?"] {
             assert!(problems.contains(problem), "{problems}");
@@ -353,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_utf_8_is_a_problem_that_names_its_variable() {
+    fn variable_that_is_not_utf_8_is_reported_by_name() {
         use std::os::unix::ffi::OsStringExt as _;
         let value = OsString::from_vec(vec![0xff]);
         let environment = [("YOINK_LOG".into(), value)].into_iter();
