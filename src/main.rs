@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             use std::io::Write as _;
-            // Nothing is left to be done if standard error is gone, too.
+            // If standard error is closed, there is nowhere to report that.
             drop(writeln!(std::io::stderr(), "yoink: {error:#}"));
             ExitCode::from(2)
         }
@@ -25,10 +25,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let shutdown = CancellationToken::new();
-        if !cli.ends_in_order() {
+        if !cli.shuts_down_gracefully() {
             return yoink::cli::run(cli, shutdown).await;
         }
-        if cli.survives_hangup() {
+        if cli.ignores_hangup() {
             ignore_hangup()?;
         }
         let mut terminate = signal(SignalKind::terminate())?;
@@ -42,7 +42,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let waiter = async {
             signalled().await;
             shutdown.cancel();
-            // Whoever asks twice does not want to wait.
+            // A second signal ends the process at once.
             signalled().await;
             Ok(ExitCode::from(130))
         };
@@ -53,10 +53,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Without a handler, SIGHUP ends the process at once. There is nothing to read again: settings apply from the start.
+/// Without a handler, SIGHUP ends the process at once. There is nothing to reload: settings apply from the start.
 fn ignore_hangup() -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    // It ends with the process, and holds nothing.
+    // The task owns nothing, so it may end with the process.
     TaskTracker::new().spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");

@@ -20,6 +20,8 @@ pub(super) const DAY_MS: u64 = 86_400_000;
 /// The longest part of a value that a message repeats.
 const SHOWN_CHARS_MAX: usize = 60;
 
+type Parse<T> = dyn Fn(&str) -> Result<T, String>;
+
 /// What a setting of type `T` accepts.
 pub(super) struct Format<T> {
     /// The accepted values, described for a reader.
@@ -27,7 +29,7 @@ pub(super) struct Format<T> {
     /// Whether `yoink.toml` has the value without quotation marks.
     pub(super) is_number: bool,
     /// Reads the text; the error continues a sentence that begins with the setting's name.
-    pub(super) parse: Box<dyn Fn(&str) -> Result<T, String>>,
+    pub(super) parse: Box<Parse<T>>,
     /// Writes the value as text, secrets hidden.
     pub(super) show: Box<dyn Fn(&T) -> String>,
 }

@@ -15,33 +15,14 @@ const OTHER_VARIABLES: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
 /// The most names that one line lists.
 const LISTED_MAX: usize = 20;
 
-/// Where a value was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    File,
-    Environment,
-    Flag,
-}
-
 /// A value as written.
 #[derive(Debug, Clone)]
 struct Written {
-    /// For a setting that is text.
     text: String,
-    /// For a setting that is a number: without the underscores that TOML allows.
-    number: String,
-    source: Source,
-}
-
-impl Written {
+    /// Whether TOML read it as a number, which may have underscores.
+    is_toml_number: bool,
     /// Where to correct it.
-    fn source(&self, name: &str) -> String {
-        match self.source {
-            Source::File => "in the settings file".to_owned(),
-            Source::Environment => format!("in {PREFIX}{}", name.to_ascii_uppercase()),
-            Source::Flag => "in --set".to_owned(),
-        }
-    }
+    source: String,
 }
 
 /// Variables of the environment that begin with `YOINK_` and are not settings. Their values are not kept.
@@ -110,7 +91,7 @@ impl Sources {
         this.ignored.unknown.sort();
         this.ignored.kubernetes.sort();
         for (name, value) in flags {
-            this.set(name, "--set", value.clone(), Source::Flag);
+            this.set(name, value.clone(), "in --set");
         }
         Ok(this)
     }
@@ -123,13 +104,12 @@ impl Sources {
         default: &str,
         format: &Format<T>,
     ) -> Option<T> {
-        if let Some(written) = self.values.get(name) {
-            let text = if format.is_number { &written.number } else { &written.text };
+        if let Some(Written { text, is_toml_number, source }) = self.values.get(name) {
+            let digits = text.replace('_', "");
+            let text = if format.is_number && *is_toml_number { &digits } else { text };
             match (format.parse)(text) {
                 Ok(value) => return Some(value),
-                Err(problem) => {
-                    self.problems.push(format!("{name} {problem} ({})", written.source(name)));
-                }
+                Err(problem) => self.problems.push(format!("{name} {problem} ({source})")),
             }
         }
         let value = (format.parse)(default);
@@ -144,12 +124,13 @@ impl Sources {
         std::mem::take(&mut self.ignored)
     }
 
-    fn set(&mut self, name: &str, place: &str, text: String, source: Source) {
+    fn set(&mut self, name: &str, text: String, source: &str) {
         match setting_name(name) {
             Ok(name) => {
-                self.values.insert(name, Written { number: text.clone(), text, source });
+                let source = source.to_owned();
+                self.values.insert(name, Written { text, is_toml_number: false, source });
             }
-            Err(problem) => self.problems.push(format!("{problem} ({place})")),
+            Err(problem) => self.problems.push(format!("{problem} ({source})")),
         }
     }
 
@@ -159,24 +140,29 @@ impl Sources {
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
             format!("line {line}: {}", error.message().lines().next().unwrap_or("not valid TOML"))
         })?;
+        let source = format!("in {}", file.display());
         for (name, value) in table {
             let written = text.get(value.span()).unwrap_or_default().to_owned();
-            let (text, number) = match value.into_inner() {
-                Value::String(text) => (text.clone(), text),
+            let value = value.into_inner();
+            let is_toml_number = matches!(value, Value::Integer(_) | Value::Float(_));
+            let text = match value {
+                Value::String(text) => text,
                 // As it is written: 8.0, 1e1 and 0x10 are not whole numbers in the environment either.
-                Value::Integer(_) | Value::Float(_) => (written.clone(), written.replace('_', "")),
-                Value::Boolean(_) | Value::Datetime(_) => (written.clone(), written),
-                Value::Array(_) | Value::Table(_) if known(&name).is_some() => {
-                    self.problems.push(format!(
-                        "{name} must be text, a number or a boolean (in the settings file)"
-                    ));
+                Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {
+                    written
+                }
+                Value::Array(_) | Value::Table(_) => {
+                    let problem = setting_name(&name).map_or_else(
+                        |problem| problem,
+                        |name| format!("{name} must be text, a number or a boolean"),
+                    );
+                    self.problems.push(format!("{problem} ({source})"));
                     continue;
                 }
-                Value::Array(_) | Value::Table(_) => (String::new(), String::new()),
             };
-            self.set(&name, &file.display().to_string(), text, Source::File);
-            if let Some(written) = known(&name).and_then(|name| self.values.get_mut(name)) {
-                written.number = number;
+            self.set(&name, text, &source);
+            if let Some(written) = self.values.get_mut(name.as_str()) {
+                written.is_toml_number = is_toml_number;
             }
         }
         Ok(())
@@ -189,14 +175,12 @@ impl Sources {
             return;
         }
         let rest = shown.strip_prefix(PREFIX).unwrap_or_default();
-        let setting = known(&rest.to_ascii_lowercase()).filter(|_| is_upper(rest));
-        if let Some(setting) = setting {
+        let is_upper = !rest.contains(|c: char| c.is_ascii_lowercase());
+        if let Ok(setting) = setting_name(&rest.to_ascii_lowercase())
+            && is_upper
+        {
             match value.into_string() {
-                Ok(text) => {
-                    let number = text.clone();
-                    let source = Source::Environment;
-                    self.values.insert(setting, Written { text, number, source });
-                }
+                Ok(text) => self.set(setting, text, &format!("in {shown}")),
                 Err(_) => self.problems.push(format!("{shown} is not UTF-8")),
             }
         } else if is_from_kubernetes(rest, &value.to_string_lossy()) {
@@ -209,14 +193,6 @@ impl Sources {
             self.ignored.unknown.push(format!("{}{hint}", escaped(&shown)));
         }
     }
-}
-
-fn is_upper(name: &str) -> bool {
-    !name.contains(|c: char| c.is_ascii_lowercase())
-}
-
-fn known(name: &str) -> Option<&'static str> {
-    NAMES.iter().copied().find(|known| *known == name)
 }
 
 /// The setting that was probably meant.
@@ -240,7 +216,7 @@ fn escaped(name: &str) -> String {
 ///
 /// There is no such setting; the message names a similar one.
 pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
-    known(name).ok_or_else(|| {
+    NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| {
         let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
         format!("there is no setting \"{}\"{hint}", escaped(name))
     })
@@ -271,6 +247,7 @@ fn is_from_kubernetes(rest: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::format::whole;
 
     fn gathered(environment: &[(&str, &str)]) -> Sources {
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
@@ -301,7 +278,7 @@ mod tests {
     fn variables_of_kubernetes_are_ignored_whatever_the_name_of_the_service() {
         // A Service may have the name of a setting, or of the first words of one.
         let mut services = vec!["yoink".to_owned(), "yoink-redis".to_owned()];
-        for name in NAMES.iter().copied() {
+        for name in NAMES {
             let words: Vec<&str> = name.split('_').collect();
             let beginnings = (1..=words.len()).map(|length| words[..length].join("-"));
             services.extend(beginnings.map(|words| format!("yoink-{words}")));
@@ -363,7 +340,8 @@ mod tests {
         found.file(Path::new("yoink.toml"), text).unwrap();
         assert_eq!(found.values["key_prefix"].text, "1e3");
         assert_eq!(found.values["log"].text, "true");
-        assert_eq!(found.values["partitions"].number, "10");
+        let partitions = found.read("partitions", "8", &whole::<u32>("", 1..=100));
+        assert_eq!(partitions, Some(10));
         assert_eq!(found.values["ack"].text, "disk");
         let problems = found.problems.join("\n");
         for problem in ["redis_url must be text", "\"grpc\"", "did you mean redis_url?"] {
