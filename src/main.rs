@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use yoink::cli::Cli;
 
 fn main() -> ExitCode {
@@ -28,9 +28,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         if !cli.shuts_down_gracefully() {
             return yoink::cli::run(cli, shutdown).await;
         }
-        if cli.ignores_hangup() {
-            ignore_hangup()?;
-        }
+        // Without a handler, SIGHUP ends the process at once.
+        let mut hangup = cli.ignores_hangup().then(|| signal(SignalKind::hangup())).transpose()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut signalled = async || {
@@ -46,21 +45,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             signalled().await;
             Ok(ExitCode::from(130))
         };
+        let hangups = async {
+            while let Some(hangup) = &mut hangup
+                && hangup.recv().await.is_some()
+            {
+                tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             code = yoink::cli::run(cli, shutdown.clone()) => code,
             code = waiter => code,
+            code = hangups => code,
         }
     })
-}
-
-/// Without a handler, SIGHUP ends the process at once. There is nothing to reload: settings apply from the start.
-fn ignore_hangup() -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    // The task owns nothing, so it may end with the process.
-    TaskTracker::new().spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");
-        }
-    });
-    Ok(())
 }

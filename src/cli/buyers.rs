@@ -92,7 +92,7 @@ pub(super) async fn run(
         let (sale, mut client) = (sale.clone(), client.clone());
         let (total, next, done, stop) = (total.clone(), next.clone(), done.clone(), stop.clone());
         tasks.spawn(async move {
-            let mut mine = Vec::new();
+            let mut answers = Vec::new();
             while !stop.is_cancelled() {
                 let attempt = next.fetch_add(1, Ordering::Relaxed);
                 if attempt >= sale.attempts {
@@ -107,10 +107,10 @@ pub(super) async fn run(
                 let started = Instant::now();
                 let answer = client.reserve_unit(request).await;
                 let answer = answer.map(|answer| answer.into_inner().reservation_id);
-                mine.push((started.elapsed(), answer));
+                answers.push((started.elapsed(), answer));
                 done.fetch_add(1, Ordering::Relaxed);
             }
-            add(&total, mine);
+            add(&total, answers);
         });
     }
     tasks.close();

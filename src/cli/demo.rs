@@ -70,9 +70,9 @@ pub(super) async fn run(
     // Other users may not list it, but a Postgres that runs as another user must pass through it.
     let made = fs::DirBuilder::new().mode(0o711).create(&dir);
     made.with_context(|| format!("cannot create {}", dir.display()))?;
-    let scratch = TempDir(dir);
+    let temp_dir = TempDir(dir);
     output::line("Starting a temporary Redis and a temporary Postgres.")?;
-    let servers = Servers::start(&scratch.0).await?;
+    let servers = Servers::start(&temp_dir.0).await?;
     let mut more = vec![quiet];
     more.extend(servers.settings());
     more.push(("grpc_listen", "127.0.0.1:0".to_owned()));
@@ -89,7 +89,7 @@ pub(super) async fn run(
     serving.await??;
     traces.finish().await;
     drop(stores);
-    tokio::task::spawn_blocking(move || drop((servers, scratch))).await?;
+    tokio::task::spawn_blocking(move || drop((servers, temp_dir))).await?;
     if shutdown.is_cancelled() {
         output::line("Interrupted.")?;
         return Ok(ExitCode::from(130));

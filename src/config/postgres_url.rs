@@ -11,36 +11,11 @@ use tokio_postgres::{
 use super::url_text::{check_characters, check_login, check_quotes};
 
 /// Options of libpq that this program does not support.
-const LIBPQ_ONLY: [&str; 28] = [
-    "passfile",
-    "require_auth",
-    "client_encoding",
-    "fallback_application_name",
-    "keepalives_count",
-    "gssencmode",
-    "sslcompression",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslcertmode",
-    "sslrootcert",
-    "sslcrl",
-    "sslcrldir",
-    "sslsni",
-    "requirepeer",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-    "krbsrvname",
-    "gsslib",
-    "gssdelegation",
-    "service",
-    "requiressl",
-    "replication",
-    "tty",
-    "min_protocol_version",
-    "max_protocol_version",
-    "oauth_issuer",
-];
+const LIBPQ_ONLY: &str = "passfile require_auth client_encoding fallback_application_name keepalives_count \
+    gssencmode sslcompression sslcert sslkey sslpassword sslcertmode sslrootcert sslcrl \
+    sslcrldir sslsni requirepeer ssl_min_protocol_version ssl_max_protocol_version \
+    krbsrvname gsslib gssdelegation service requiressl replication tty min_protocol_version \
+    max_protocol_version oauth_issuer";
 /// Options whose value can be wrong, and the values that they accept.
 const CHECKED: [(&str, &str); 12] = [
     ("sslmode", "disable or prefer"),
@@ -112,7 +87,7 @@ fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
         };
     }
     if let Some(name) = option("unknown option `") {
-        let known = LIBPQ_ONLY.iter().find(|known| **known == name);
+        let known = LIBPQ_ONLY.split_whitespace().find(|known| *known == name);
         return match known {
             Some(name) => format!("has the option {name}, which is not supported here"),
             None if is_url => "has an unknown option: the options follow the ?, and & \

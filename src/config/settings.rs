@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{Ack, PartitionCount, ProductId};
 
-/// A setting as the documents show it.
+/// A setting as it is shown to operators.
 pub(super) struct Setting {
     pub(super) name: &'static str,
     pub(super) default: &'static str,
@@ -26,6 +26,8 @@ pub(super) struct Setting {
     pub(super) is_number: bool,
     /// What it is for.
     pub(super) doc: &'static str,
+    /// Its value in a configuration, secrets hidden.
+    pub(super) show: fn(&Config) -> String,
 }
 
 /// The name of a setting: the name of its field, unless another one is given.
@@ -62,22 +64,23 @@ macro_rules! settings {
                 $(let $field = sources.read(name!($field $($name)?), $default, &$format);)+
                 Some(Self { $($field: $field?,)+ ignored: sources.take_ignored() })
             }
-
-            /// The name of each setting, whether it is a number, and its value, secrets hidden.
-            fn values(&self) -> Vec<(&'static str, bool, String)> {
-                vec![$({
-                    let format: Format<$type> = $format;
-                    (name!($field $($name)?), format.is_number, (format.show)(&self.$field))
-                }),+]
-            }
         }
 
-        /// Every setting, for the documents.
+        /// Every setting, in order.
         pub(super) fn declared() -> Vec<Setting> {
             vec![$({
-                let Format { values, is_number, .. }: Format<$type> = $format;
-                let (name, doc) = (name!($field $($name)?), concat!($($doc),+));
-                Setting { name, default: $default, values, is_number, doc: doc.trim_start() }
+                let format: Format<$type> = $format;
+                Setting {
+                    name: name!($field $($name)?),
+                    default: $default,
+                    values: format.values,
+                    is_number: format.is_number,
+                    doc: concat!($($doc),+).trim_start(),
+                    show: |config| {
+                        let format: Format<$type> = $format;
+                        (format.show)(&config.$field)
+                    },
+                }
             }),+]
         }
     };
@@ -182,8 +185,8 @@ const AUTOMATION: [(&str, Automation); 2] =
 /// The settings as they apply, in the form of `yoink.toml`, secrets hidden.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = self.values().into_iter();
-        let lines = values.map(|(name, is_number, value)| toml_line(name, is_number, &value));
+        let settings = declared().into_iter();
+        let lines = settings.map(|it| toml_line(it.name, it.is_number, &(it.show)(self)));
         f.write_str(&lines.collect::<Vec<_>>().join("\n"))
     }
 }
@@ -209,7 +212,7 @@ pub fn sample() -> String {
         "# Settings of yoink, each at its default: remove the # before a name to change one.\n\
                     # `(below)` refers to docs/operations.md.\n"
             .to_owned();
-    for Setting { name, default, values, is_number, doc } in declared() {
+    for Setting { name, default, values, is_number, doc, .. } in declared() {
         let line = toml_line(name, is_number, default);
         text.push_str(&format!("\n# {doc}\n# Values: {values}.\n#{line}\n"));
     }

@@ -135,6 +135,22 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
 }
 
 #[test]
+fn sample_file_is_accepted_and_changes_no_setting() {
+    let dir = scratch_dir("environment");
+    let (defaults, _) = checked(&dir, &[], &[]);
+    let sample = run(&dir, &[], &["config", "sample"]);
+    assert_eq!(sample.status.code(), Some(0), "{}", text(&sample.stderr));
+    // Lines that begin with # and no space are settings.
+    let lines = text(&sample.stdout);
+    let lines = lines.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') => setting,
+        _ => line,
+    });
+    fs::write(dir.join("yoink.toml"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(checked(&dir, &[], &[]).0, defaults);
+}
+
+#[test]
 fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
     let dir = scratch_dir("environment");
     for (settings, why) in [
