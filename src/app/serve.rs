@@ -163,7 +163,7 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: name,
         };
-        let reflection = config.reflection;
+        let reflection = config.reflection.is_on();
         let automation = Automations {
             dead_letter_release: config.dead_letter_release,
             recovery: config.recovery,
