@@ -8,10 +8,11 @@ use super::{
     Services,
     admission::{Admission, Taken},
     convert,
-    error::{ApiError, HTTP_STATUS},
+    error::ApiError,
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
+    status::HTTP_STATUS,
 };
 use crate::{
     domain::{Ack, Partition, Reservation, ReservationId, ReservationState},

@@ -85,7 +85,7 @@ async fn every_outcome_has_its_status_and_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_reservation_is_201_an_accepted_one_202_and_a_duplicate_200() {
-    let env = TestEnv::new().await;
+    let env = TestEnv::with_durable_postgres().await;
     let (service, envoy) = edge(&env, &[]).await;
     service.create(product("shoe", 9)).await;
     for (request, ack, status, state) in [
