@@ -20,6 +20,7 @@ pub(super) struct Admission {
     permits: Arc<Semaphore>,
     users: RateLimit<UserId>,
     pub(super) call_timeout: Duration,
+    require_request_id: bool,
 }
 
 /// A unit that was taken, now or by an earlier call of the same request.
@@ -38,6 +39,7 @@ impl Admission {
             permits: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
             users: RateLimit::per_second(limits.user_calls_per_second),
             call_timeout: limits.call_timeout,
+            require_request_id: limits.require_request_id,
         }
     }
 
@@ -50,6 +52,12 @@ impl Admission {
 
     /// Takes one unit, and waits for what `ack`, or else the setting, requires.
     pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
+        if self.require_request_id && request.request.is_none() {
+            return Err(ApiError::bad_field(
+                "request_id",
+                "must not be empty: this service requires it",
+            ));
+        }
         let decided = self.decide(request, ack).await;
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
         let (receipt, duplicate) = ApiError::refusal(outcome)?;
