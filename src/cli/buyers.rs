@@ -106,7 +106,8 @@ pub(super) async fn run(
                 };
                 let started = Instant::now();
                 let answer = client.reserve_unit(request).await;
-                let answer = answer.map(|answer| answer.into_inner().reservation_id);
+                let reservation = answer.map(|answer| answer.into_inner().reservation);
+                let answer = reservation.map(|taken| taken.unwrap_or_default().reservation_id);
                 answers.push((started.elapsed(), answer));
                 done.fetch_add(1, Ordering::Relaxed);
             }
