@@ -106,8 +106,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::{Ack, Epoch, ReservationId},
-        fence::Applied,
         grpc::reason::{Effect, Reason, Repeat},
+        redis::Applied,
     };
 
     /// One error of each reason, with the names of the metadata that its message mentions.
