@@ -17,7 +17,7 @@ use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition},
     fence::FenceError,
-    ledger::{Closed, DeadAction, LedgerError, Mark, PartitionRow, Void},
+    ledger::{ActionBy, Closed, LedgerError, Mark, PartitionRow, Void},
     stock::{ClaimParts, Filling, Held, Offer, OldClaim, Reopened, Seized},
     stream::{EntryError, Source, Surviving},
 };
@@ -255,8 +255,8 @@ impl Rebuild<'_> {
             reason: reason.to_owned(),
             entry: entry.entry.to_bytes(),
         };
-        let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.rooms.ledger.void(partition, self.epoch, &void, &action).await?;
+        let by = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
+        self.rooms.ledger.void(partition, self.epoch, &void, &by).await?;
         self.rebuilt.voided += 1;
         Ok(())
     }

@@ -10,10 +10,10 @@ use super::{
     sleep,
 };
 use crate::{
-    dead_letters::{DeadLetterError, Settled},
+    dead_letters::{DeadLetterError, EntryOutcome},
     domain::Partition,
     fence::FenceError,
-    ledger::DeadAction,
+    ledger::ActionBy,
     stock::StockError,
 };
 
@@ -69,20 +69,21 @@ impl Releaser {
             let Some(last) = dead.last() else { break };
             after = Some(last.dead_id().to_owned());
             for entry in &dead {
-                let action =
-                    DeadAction { actor: "yoink".into(), reason: entry.reason().to_owned() };
-                match self.context.dead_letters.replay(entry, &action).await {
-                    Ok(Settled::Released) => {
+                let by = ActionBy { actor: "yoink".into(), reason: entry.reason().to_owned() };
+                match self.context.dead_letters.release(entry, &by).await {
+                    Ok(EntryOutcome::Released) => {
                         released += 1;
                         tracing::warn!(partition = %self.partition, reservation.id = entry.named(), "a dead order was voided and its unit released");
                     }
-                    Ok(Settled::Unrecognized) => {
+                    Ok(EntryOutcome::Unrecognized) => {
                         if !self.unrecognized.insert(entry.dead_id().to_owned()) {
                             continue;
                         }
                         tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
                     }
-                    Ok(Settled::Stored | Settled::Before | Settled::Refused) => {}
+                    Ok(
+                        EntryOutcome::Stored | EntryOutcome::AlreadySettled | EntryOutcome::Refused,
+                    ) => {}
                     Err(error) => {
                         if let DeadLetterError::Ledger(error) = &error
                             && let Some(sqlstate) = error.unlisted()

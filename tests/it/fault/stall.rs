@@ -117,9 +117,9 @@ async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() 
         reason: "by hand".to_owned(),
         entry: entry.to_bytes(),
     };
-    let action = yoink::ledger::DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let by = yoink::ledger::ActionBy { actor: "test".to_owned(), reason: String::new() };
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
-    app.stores().ledger.void(partition, epoch, &void, &action).await.unwrap();
+    app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
     let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), Step::Worked(1));
