@@ -152,7 +152,7 @@ impl App {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: stores.worker_dead_letters(),
+            metrics: stores.stock.partitions().metrics().clone(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),

@@ -151,6 +151,11 @@ impl DeadLetters {
         }
     }
 
+    /// A cursor over every dead entry of one partition.
+    pub fn cursor_of(&self, partition: Partition) -> Cursor<'_> {
+        Cursor { partitions: VecDeque::from([partition]), ..Cursor::over_ids(self, &[]) }
+    }
+
     /// At most `size` dead entries that match the filter, after a position, and the position of the next
     /// page. A page may have fewer entries, even none, and not be the last: the number of entries that
     /// are read for it is limited.

@@ -209,7 +209,7 @@ async fn a_collector_that_is_away_keeps_nobody_from_buying_and_logs_name_the_tra
     let status = all.ended().await;
     assert!(status.success(), "{}", all.said());
     let said = all.said();
-    let buried = said.lines().find(|line| line.contains("was buried")).unwrap();
-    assert!(buried.contains(&bought.reservation_id) && buried.contains(&CALLER[3..35]), "{buried}");
+    let moved = said.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
+    assert!(moved.contains(&bought.reservation_id) && moved.contains(&CALLER[3..35]), "{moved}");
     assert!(!said.contains("secret"), "{said}");
 }

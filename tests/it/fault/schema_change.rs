@@ -73,7 +73,7 @@ async fn prepared_statements_that_somebody_discards_are_prepared_again_and_order
         api.buy("shoe", &format!("user-{order}"), "r").await.unwrap();
         stored(&env, order).await;
     }
-    assert!(!worker.said().contains("consumption pauses"), "{}", worker.said());
+    assert!(!worker.said().contains("consumption paused"), "{}", worker.said());
     env.assert_audit_holds().await;
 }
 
