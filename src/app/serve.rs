@@ -162,7 +162,6 @@ impl App {
             lifecycle: stores.lifecycle.clone(),
             metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: stores.worker_dead_letters(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),

@@ -7,7 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tracing::Span;
 use uuid::Uuid;
 
-use super::{Action, DeadAction, Ledger, LedgerError, actions, pool::timestamp};
+use super::{ActionBy, Ledger, LedgerError, RecordedAction, actions, pool::timestamp};
 use crate::{
     domain::{Epoch, Order, Partition, ReservationId},
     telemetry,
@@ -75,9 +75,9 @@ impl Ledger {
         partition: Partition,
         epoch: Epoch,
         order: &Order,
-        action: &DeadAction,
+        by: &ActionBy,
     ) -> Result<Stored, LedgerError> {
-        self.store_traced(partition, epoch, &[order], End::Record(action)).await
+        self.store_traced(partition, epoch, &[order], End::Record(by)).await
     }
 
     /// What [`Ledger::store`] would do with an order: the same transaction, rolled back.
@@ -135,9 +135,9 @@ impl Ledger {
             match end {
                 End::RollBack => tx.rollback().await?,
                 End::Commit => tx.commit().await?,
-                End::Record(action) => {
+                End::Record(by) => {
                     for order in orders.iter().filter(|o| inserted.contains(&o.id.to_uuid())) {
-                        actions::write(&*tx, order.id, Action::Retry, action).await?;
+                        actions::write(&*tx, order.id, RecordedAction::Retry, by).await?;
                     }
                     tx.commit().await?;
                 }
@@ -153,7 +153,7 @@ impl Ledger {
 enum End<'a> {
     Commit,
     /// With a record of who stored what was dead.
-    Record(&'a DeadAction),
+    Record(&'a ActionBy),
     /// Nothing is kept.
     RollBack,
 }

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use yoink::{
     app::Stores,
     domain::{Epoch, Order, Partition, ReservationId},
-    ledger::{DeadAction, LedgerError, Void, VoidOutcome},
+    ledger::{ActionBy, LedgerError, Void, VoidOutcome},
 };
 
 use crate::harness::{TestEnv, eventually, product};
@@ -85,14 +85,14 @@ async fn same_id_with_different_content_is_always_reported() {
 async fn order_is_stored_or_voided_and_never_both() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 100).await;
-    let action = DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let by = ActionBy { actor: "test".to_owned(), reason: String::new() };
     for seq in 1..=20 {
         let order = order(partition, seq, seq, "ann");
         let void = Void { id: order.id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         let orders = [&order];
         let (stored, voided) = tokio::join!(
             stores.ledger.store(partition, Epoch(1), &orders),
-            stores.ledger.void(partition, Epoch(1), &void, &action),
+            stores.ledger.void(partition, Epoch(1), &void, &by),
         );
         let (stored, voided) = (stored.unwrap(), voided.unwrap());
         match voided {
