@@ -143,6 +143,7 @@ impl Consumer {
         }
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
+        debug_assert!(size <= BATCH_MAX, "a batch of {size} entries");
         let stores = (&self.context.ledger, &self.context.metrics);
         let attempt = store(stores, self.partition, epoch, batch).await;
         self.finish(attempt).await?;

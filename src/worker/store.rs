@@ -51,6 +51,14 @@ pub(super) struct Attempt {
     pub(super) pause: Option<Pause>,
 }
 
+impl Attempt {
+    fn entries(&self) -> usize {
+        let Self { stored, voided, mismatched, failed, unlisted, unfinished, pause: _ } = self;
+        let refused = mismatched.len() + failed.len() + unlisted.len();
+        stored.len() + voided.len() + refused + unfinished.len()
+    }
+}
+
 type Batch = Vec<(Delivery, Order)>;
 
 /// Why a batch was not stored.
@@ -95,6 +103,7 @@ pub(super) async fn store(
     batch: Vec<Delivery>,
 ) -> Attempt {
     let mut attempt = Attempt::default();
+    let entries = batch.len();
     let (mut stored_any, mut unlisted) = (false, 0);
     let mut halves: Vec<Batch> = vec![decode(partition, batch, &mut attempt)];
     while let Some(batch) = halves.pop() {
@@ -129,6 +138,7 @@ pub(super) async fn store(
         };
         halves.extend(split(batch, fault, &mut attempt));
     }
+    debug_assert_eq!(attempt.entries(), entries, "an attempt accounts for each entry once");
     attempt
 }
 
