@@ -148,7 +148,7 @@ impl App {
             Role::Worker => None,
         };
         let watch = Watch::begin(stores.clone(), role, acks.clone()).await?;
-        stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
+        stores.metrics.backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
         let look = async || recovery.look().await.context("cannot read the partitions");
@@ -159,6 +159,8 @@ impl App {
         let worker_context = WorkerContext {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
+            lifecycle: stores.lifecycle.clone(),
+            metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
             dead_letters: stores.worker_dead_letters(),
             settings: WorkerSettings {
@@ -169,7 +171,7 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: name,
         };
-        let reflection = config.reflection;
+        let reflection = config.reflection.is_on();
         let automation = Automations {
             dead_letter_release: config.dead_letter_release,
             recovery: config.recovery,
@@ -271,7 +273,7 @@ impl App {
         let http = self.listeners.http.local_addr()?;
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
-        let metrics = self.stores.stock.partitions().metrics().clone();
+        let metrics = self.stores.metrics.clone();
         let routes = services.map(|services| grpc::routes(services, &self.limits));
         let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;
@@ -325,6 +327,7 @@ impl App {
             lookups: stores.pools.lookups.clone(),
             catalogue: self.catalogue.clone(),
             dead_letters: stores.dead_letters.clone(),
+            metrics: stores.metrics.clone(),
         })
     }
 
@@ -336,7 +339,7 @@ impl App {
         loops.spawn(self.recovery.clone().run(stop.clone()));
         loops.spawn(self.recovery.clone().mend(rebuild, stop.clone()));
         if let (Some(interval), true) = (self.audit_interval, works) {
-            let metrics = self.stores.stock.partitions().metrics().clone();
+            let metrics = self.stores.metrics.clone();
             loops.spawn(auditing::run(self.stores.auditor(), metrics, interval, stop.clone()));
         }
     }

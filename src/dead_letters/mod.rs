@@ -12,8 +12,8 @@ use redis::RedisError;
 use crate::{
     crash_point,
     domain::ReservationId,
-    fence::{Applied, FenceError},
     ledger::{Action, DeadAction, Ledger, LedgerError, Void, VoidOutcome},
+    redis::{Applied, FenceError},
     stock::{ReleaseFrom, Released, Stock, StockError},
     stream::{DeadEntry, Streams},
 };

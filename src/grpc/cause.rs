@@ -5,8 +5,8 @@ use crate::{
     ack::AckError,
     catalogue::RefreshError,
     dead_letters::DeadLetterError,
-    fence::{Applied, FenceError},
     ledger::{Cause, LedgerError},
+    redis::{Applied, FenceError},
     stock::StockError,
 };
 

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::reason::{Effect, Reason, Repeat};
 use crate::{
     domain::{Ack, MAX_UNITS, Outcome, ReservationId},
-    fence::Applied,
+    redis::Applied,
 };
 
 /// The delay of `RetryInfo` where the time until a call can succeed is not known.

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
-    fence::{Applied, FenceError},
     ledger::LookedUp,
+    redis::{Applied, FenceError},
     stream::{Entry, Found},
 };
 

@@ -9,8 +9,8 @@ use redis::RedisError;
 
 use crate::{
     domain::Partition,
-    fence::FenceError,
     ledger::{LedgerError, Sqlstate, code_of},
+    redis::FenceError,
     stream::EntryError,
 };
 
