@@ -53,7 +53,7 @@ pub struct Stores {
     pub lifecycle: Lifecycle,
     /// The streams.
     pub streams: Streams,
-    /// The dead_letters.
+    /// The dead letters, for operators.
     pub dead_letters: DeadLetters,
     /// The deployment.
     pub deployment: Deployment,
@@ -117,11 +117,6 @@ impl Stores {
     /// The audit of both: one at a time, whoever asks for it.
     pub fn auditor(&self) -> Auditor {
         self.auditor.clone()
-    }
-
-    /// The dead letters of the workers.
-    pub fn worker_dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
     }
 
     /// When accepted reservations are answered, for a process that takes them.

@@ -47,8 +47,8 @@ impl Readiness {
         });
         let unopened = failures.iter().filter(|(partition, _)| !seen_fenced.contains(partition));
         let unopened = unopened.map(|(partition, why)| format!("partition {partition}: {why}"));
-        let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        let kept = self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
+        let pauses = pauses.iter().map(|pause| format!("consumption paused: {pause}"));
+        let kept = self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
                 "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
                  SQLSTATE {}, which is in no list",

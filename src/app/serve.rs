@@ -83,7 +83,13 @@ impl Listeners {
 
 impl Http2 {
     fn server(&self) -> Server {
-        Server::builder()
+        // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls under way. Without it the
+        // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
+        let server = match self.max_age {
+            Some(age) => Server::builder().max_connection_age(age),
+            None => Server::builder(),
+        };
+        server
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(self.max_streams)
             // A client may give all its calls up at once, and no more; 20 is HTTP/2's own limit.
@@ -125,6 +131,8 @@ pub struct App {
 struct Http2 {
     max_streams: u32,
     header_max_bytes: u32,
+    /// None: no limit.
+    max_age: Option<Duration>,
 }
 
 impl App {
@@ -154,7 +162,6 @@ impl App {
             lifecycle: stores.lifecycle.clone(),
             metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: stores.worker_dead_letters(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),
@@ -163,7 +170,7 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: name,
         };
-        let reflection = config.reflection;
+        let reflection = config.reflection.is_on();
         let automation = Automations {
             dead_letter_release: config.dead_letter_release,
             recovery: config.recovery,
@@ -171,6 +178,8 @@ impl App {
         let http2 = Http2 {
             max_streams: config.connection_max_streams,
             header_max_bytes: config.header_max_bytes,
+            max_age: (config.connection_max_age_ms > 0)
+                .then(|| Duration::from_millis(config.connection_max_age_ms)),
         };
         Ok(Self {
             stores,
@@ -399,5 +408,6 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         call_timeout: Duration::from_millis(config.call_timeout_ms),
         request_max_bytes: config.request_max_bytes,
         trusted_proxies: config.trusted_proxies.clone(),
+        require_request_id: config.require_request_id,
     })
 }

@@ -16,6 +16,8 @@ mod inventory;
 mod limits;
 mod observe;
 mod page_token;
+mod reason;
+mod status;
 mod storefront;
 mod transcoded;
 

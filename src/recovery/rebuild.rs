@@ -16,7 +16,7 @@ use super::{Recovery, progress::Underway};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
-    ledger::{Closed, DeadAction, LedgerError, Mark, PartitionRow, Void},
+    ledger::{ActionBy, Closed, LedgerError, Mark, PartitionRow, Void},
     lifecycle::{Held, RebuildStart, Reopened, UnconfirmedRequest},
     redis::FenceError,
     stream::{EntryError, Source, Surviving},
@@ -259,8 +259,8 @@ impl Rebuild<'_> {
             reason: reason.to_owned(),
             entry: entry.entry.to_bytes(),
         };
-        let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.rooms.ledger.void(partition, self.epoch, &void, &action).await?;
+        let by = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
+        self.rooms.ledger.void(partition, self.epoch, &void, &by).await?;
         self.rebuilt.voided += 1;
         Ok(())
     }
