@@ -84,6 +84,7 @@ lint: install tools
 	.tools/venv/bin/hadolint Dockerfile
 	.tools/bin/compose-config docker-compose.yml > /dev/null
 	.tools/venv/bin/buf lint
+	@scripts/breaking.sh
 	.tools/venv/bin/buf generate -o target/openapi
 	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
 

@@ -69,7 +69,7 @@ impl Readiness {
 
 /// Serves until stopped.
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
-    let metrics = readiness.scrape.stores.stock.partitions().metrics().clone();
+    let metrics = readiness.scrape.stores.metrics.clone();
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -92,7 +92,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 async fn scraped(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
     let scrape = &readiness.scrape;
     scrape.read().await;
-    scrape.stores.stock.partitions().metrics().encode().map_err(|error| {
+    scrape.stores.metrics.encode().map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "no metrics");
         StatusCode::INTERNAL_SERVER_ERROR
     })

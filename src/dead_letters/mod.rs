@@ -21,8 +21,8 @@ pub use self::{
 };
 use crate::{
     domain::ReservationId,
-    fence::{Applied, FenceError},
     ledger::{ActionBy, Ledger, LedgerError},
+    redis::{Applied, FenceError},
     stock::{Stock, StockError},
     stream::{DeadEntry, Streams},
 };

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{AfterFailure, Epoch, Partition, after_failure},
-    fence::Connection,
+    redis::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Delivery, Rejection},
     telemetry,
@@ -162,7 +162,7 @@ impl Consumer {
         // Reads are not fenced. At the start and after every failure, a probe must find the partition open
         // before entries are taken from other consumers.
         if !self.open {
-            self.context.stock.probe(self.partition).await?;
+            self.context.lifecycle.probe(self.partition).await?;
             self.open = true;
         }
         // While the queue is full, nothing more is taken.
@@ -262,7 +262,7 @@ impl Consumer {
         let (id, deliveries) = (delivery.entry.id.clone(), delivery.deliveries);
         self.waiting.add_failed(delivery);
         let (streams, consumer) = (&self.context.streams, &self.context.consumer);
-        Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
+        Ok(streams.set_deliveries(self.partition, consumer, &id, deliveries).await?)
     }
 
     async fn move_to_dead(&mut self, failure: Failure) -> Result<(), Pause> {
@@ -310,7 +310,7 @@ impl Consumer {
 
     /// Stops the sale of a partition whose stores disagree.
     async fn close_partition(&self) {
-        if let Err(error) = self.context.stock.close(self.partition).await {
+        if let Err(error) = self.context.lifecycle.close(self.partition).await {
             tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "the partition could not be closed; its stores disagree");
         }
     }

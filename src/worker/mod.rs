@@ -27,8 +27,8 @@ pub use self::{
     releaser::Releaser,
 };
 use crate::{
-    domain::Partition, fence::Connection, ledger::Ledger, stock::Stock, stream::Streams,
-    telemetry::Metrics,
+    domain::Partition, ledger::Ledger, lifecycle::Lifecycle, redis::Connection, stock::Stock,
+    stream::Streams, telemetry::Metrics,
 };
 
 /// Settings of the loops.
@@ -49,6 +49,8 @@ pub struct WorkerContext {
     pub streams: Streams,
     /// The stock.
     pub stock: Stock,
+    /// The life cycle of the partitions.
+    pub lifecycle: Lifecycle,
     /// The ledger, through the connections of workers.
     pub ledger: Ledger,
     /// The metrics.

@@ -11,8 +11,8 @@ use redis::RedisError;
 use crate::{
     dead_letters::DeadLetterError,
     domain::Partition,
-    fence::FenceError,
     ledger::{LedgerError, Sqlstate, code_of},
+    redis::FenceError,
     stock::StockError,
     stream::EntryError,
 };

@@ -52,8 +52,8 @@ impl Takeover {
             self.read_failed = false;
             return Ok(taken);
         }
-        let range = (idle_ms(context), BATCH_MAX);
-        let taken = streams.take_over(partition, consumer, range).await;
+        let idle_ms = idle_ms(context);
+        let taken = streams.take_over(partition, consumer, idle_ms, BATCH_MAX).await;
         let mut taken = or_restored_group(context, partition, taken).await?;
         if taken.len() < BATCH_MAX {
             taken.extend(self.adopt(context, partition, BATCH_MAX - taken.len()).await?);

@@ -1,23 +1,23 @@
-//! When a connection is useless: judged by what became of one request. Pure.
+//! Why a connection is replaced, decided by the result of one request. Pure.
 
 use std::fmt;
 
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use ::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-/// Why a connection is given up.
+/// Why a connection is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Useless {
+pub(super) enum DropReason {
     /// It could not be made.
     Unreachable,
     /// Redis or the network closed it.
     Closed,
-    /// A request waited for its whole time, and nothing was answered meanwhile.
+    /// A request timed out, and no other request was answered meanwhile.
     Silent,
     /// It leads to a replica: after a failover, to what was the primary.
     Replica,
 }
 
-impl Useless {
+impl DropReason {
     /// The label of a metric.
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -29,7 +29,7 @@ impl Useless {
     }
 }
 
-impl fmt::Display for Useless {
+impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unreachable => "cannot connect to Redis",
@@ -40,19 +40,19 @@ impl fmt::Display for Useless {
     }
 }
 
-/// What a failed request tells; `silent` if nothing at all was answered while it waited.
-pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<Useless> {
+/// What the error of a request shows; `silent` if no request was answered while it waited.
+pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
     if let ErrorKind::Server(kind) = error.kind() {
-        of_replica(kind).then_some(Useless::Replica)
+        of_replica(kind).then_some(DropReason::Replica)
     } else if error.is_timeout() {
-        silent.then_some(Useless::Silent)
+        silent.then_some(DropReason::Silent)
     } else {
-        error.is_unrecoverable_error().then_some(Useless::Closed)
+        error.is_unrecoverable_error().then_some(DropReason::Closed)
     }
 }
 
-/// What an answer tells: an error, or a script's word that this is a replica.
-pub(super) fn in_answer(answer: &Value) -> Option<Useless> {
+/// What an answer shows: an error, or a script that reports a replica.
+pub(super) fn in_answer(answer: &Value) -> Option<DropReason> {
     let replica = if let Value::ServerError(error) = answer {
         error.kind().is_some_and(of_replica)
     } else if let Value::Array(words) = answer {
@@ -65,10 +65,10 @@ pub(super) fn in_answer(answer: &Value) -> Option<Useless> {
     } else {
         false
     };
-    replica.then_some(Useless::Replica)
+    replica.then_some(DropReason::Replica)
 }
 
-/// Only a replica says so.
+/// Whether only a replica gives this error.
 fn of_replica(kind: ServerErrorKind) -> bool {
     matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
 }
@@ -88,12 +88,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_a_replica_makes_its_connection_useless_and_no_other_answer_does() {
+    fn answer_of_a_replica_drops_its_connection_and_no_other_answer_does() {
         for replica in [
             answer(&["fenced", "replica"]),
             answer(&["ok", "accepted 1 9 1000", "not_applied READONLY You can't write"]),
         ] {
-            assert_eq!(in_answer(&replica), Some(Useless::Replica), "{replica:?}");
+            assert_eq!(in_answer(&replica), Some(DropReason::Replica), "{replica:?}");
         }
         for other in [
             answer(&[]),
@@ -109,18 +109,17 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_counts_only_where_nothing_else_was_answered() {
+    fn timeout_drops_a_connection_only_if_nothing_else_was_answered() {
         let late = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-        assert_eq!(in_error(&late, true), Some(Useless::Silent));
+        assert_eq!(in_error(&late, true), Some(DropReason::Silent));
         assert_eq!(in_error(&late, false), None);
     }
 
     #[test]
-    fn errors_of_replicas_and_of_closed_connections_make_a_connection_useless_and_no_refusal_does()
-    {
+    fn errors_of_replicas_and_closed_connections_drop_a_connection_and_refusals_do_not() {
         let server = |kind| RedisError::from((ErrorKind::Server(kind), "refused"));
         for kind in [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown] {
-            assert_eq!(in_error(&server(kind), false), Some(Useless::Replica));
+            assert_eq!(in_error(&server(kind), false), Some(DropReason::Replica));
         }
         for kind in
             [ServerErrorKind::BusyLoading, ServerErrorKind::NoScript, ServerErrorKind::NoPerm]
@@ -129,7 +128,7 @@ mod tests {
         }
         for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof] {
             let error = RedisError::from(io::Error::from(kind));
-            assert_eq!(in_error(&error, true), Some(Useless::Closed), "{kind:?}");
+            assert_eq!(in_error(&error, true), Some(DropReason::Closed), "{kind:?}");
         }
     }
 }
