@@ -31,7 +31,7 @@ impl Inventory {
     }
 }
 
-/// A response that the sidecar gives this HTTP status; gRPC clients get OK.
+/// A response to which Envoy gives this HTTP status; gRPC clients get OK.
 pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> Response<T> {
     let mut response = Response::new(message);
     response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static(status));
