@@ -1,4 +1,4 @@
-//! Where buyers are served: so many at once, and each user so often.
+//! The limits of buyers: calls under way at once, and calls of each user per second.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     telemetry,
 };
 
-/// What the buyers' handlers work on.
+/// What the handlers of buyers' calls use.
 pub(super) struct Admission {
     pub(super) services: Arc<Services>,
     permits: Arc<Semaphore>,
@@ -43,8 +43,8 @@ impl Admission {
         }
     }
 
-    /// A permit, to be held until the whole answer is there. Taken once the message is: who only opens a
-    /// call and sends nothing holds nothing.
+    /// A permit, to be held until the response is complete. It is taken after the message has arrived, so that a client that
+    /// opens a call and sends nothing holds none.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
         permit.inspect_err(|error| self.count_refusal(error))

@@ -13,14 +13,17 @@ use crate::{
 /// The delay of `RetryInfo` where the time until a call can succeed is not known.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// The text of `RequestLost`, whose reason has another text for look-ups.
+const REQUEST_LOST: &str = "this request id had reservation {reservation_id}, which was lost: use a new request id to buy again";
+
 /// Why a call fails.
 #[derive(Debug)]
 pub enum ApiError {
-    /// These fields are wrong: name and what is wrong with it.
+    /// Fields that are wrong, each with its problem.
     BadFields(Vec<(String, String)>),
     /// No unit is left.
     SoldOut,
-    /// The user has bought as many as a user may.
+    /// The user has bought as many units as a user may buy.
     LimitReached {
         /// Units a user may buy.
         limit: u32,
@@ -34,66 +37,66 @@ pub enum ApiError {
     SaleClosed,
     /// An administrator stopped the sale.
     SaleStopped,
-    /// No such product.
+    /// No product has this id.
     ProductNotFound,
-    /// No such reservation.
+    /// No reservation has this id.
     ReservationNotFound,
-    /// It may have been accepted before a loss.
+    /// No reservation has this id now; it may have been accepted before a store lost data.
     LostOrUnknown,
     /// The request id was accepted before, and its reservation was lost.
     RequestLost(ReservationId),
-    /// Another product of this id was created with other units.
+    /// A product with this id was created with other units.
     OtherUnits {
-        /// Its place in the request.
+        /// Its index in the request.
         at: usize,
         /// The units it was created with.
         units: i64,
     },
-    /// The request id had been used for something else.
+    /// The request id was used for something else.
     RequestReused,
     /// The supply would pass 2^53.
     TooManyUnits,
     /// Too many accepted orders wait to be stored.
     BacklogFull {
-        /// Until there is room again, as the stream drains now.
+        /// The estimated time until orders are accepted again.
         wait: Duration,
     },
-    /// Too many requests wait.
+    /// Too many calls are under way.
     Overloaded,
     /// An address or a user calls too often.
     RateLimited {
         /// `address` or `user`.
         whose: &'static str,
-        /// How long until the next call is taken.
+        /// The time until the next call is accepted.
         wait: Duration,
     },
-    /// The message is longer than a buyer's may be.
+    /// The message is larger than the limit.
     MessageTooLarge,
-    /// The bytes of the call are no message of its type.
+    /// The bytes of the call are not a message of its type.
     UnreadableMessage,
     /// The service is shutting down.
     Stopping,
-    /// The caller's deadline passed; what was sent by then is finished behind it.
+    /// The deadline passed. Commands that were sent before are completed.
     DeadlineExceeded,
-    /// Redis is away or refuses.
+    /// Redis is unavailable or refuses.
     RedisUnavailable(Applied),
-    /// A store gave an answer that this program does not understand: a bug, or somebody else's data.
+    /// A store sent a reply that this version does not understand: a bug, or data of another program.
     Internal(Applied),
     /// The partition is fenced.
     Recovering,
-    /// Postgres is away or refuses.
+    /// Postgres is unavailable or refuses.
     LedgerUnavailable(Applied),
-    /// The stores cannot give the answer that was asked for.
+    /// The stores cannot give the requested `ack` now.
     AckUnavailable(Ack),
     /// The order could not be stored.
     ReservationVoided,
-    /// Recorded in the ledger, and told to Redis as soon as that can be.
+    /// Recorded in the ledger; Redis has not been updated yet.
     NotInForce,
-    /// It failed after a part of it was done.
+    /// The call failed after a part of it was done.
     Halfway {
-        /// How.
+        /// Why it failed.
         error: Box<ApiError>,
-        /// What was done before, and how often.
+        /// What was done before, with its count.
         done: Vec<(&'static str, u64)>,
     },
 }
@@ -102,6 +105,12 @@ impl ApiError {
     /// One bad field.
     pub fn bad_field(field: &str, error: impl ToString) -> Self {
         Self::BadFields(vec![(field.to_owned(), error.to_string())])
+    }
+
+    /// A number that is out of its range although its source limits it.
+    pub(super) fn bug(error: std::num::TryFromIntError) -> Self {
+        tracing::error!(%error, "internal error: a number is out of its range");
+        Self::Internal(Applied::Maybe)
     }
 
     /// The reason, for programs.
@@ -142,91 +151,79 @@ impl ApiError {
         matches!(self, Self::RateLimited { .. } | Self::Overloaded | Self::AckUnavailable(_))
     }
 
-    /// The message for people, and each value that it mentions by its name in the metadata.
-    pub(super) fn message(&self) -> (String, Vec<(&'static str, String)>) {
-        let text = match self {
-            Self::BadFields(fields) => {
-                let problems = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
-                return (problems.collect::<Vec<_>>().join("; "), Vec::new());
-            }
-            Self::LimitReached { limit } => {
-                let text = format!("a user may buy {limit} of this product");
-                return (text, vec![("limit", limit.to_string())]);
-            }
+    /// The values that the message mentions, by their names in the metadata.
+    pub(super) fn metadata(&self) -> Vec<(&'static str, String)> {
+        let mut metadata = match self {
+            Self::LimitReached { limit } => vec![("limit", limit.to_string())],
             Self::SaleNotOpen { opens_at_ms } => {
                 let opens_at = jiff::Timestamp::from_millisecond(*opens_at_ms);
                 let opens_at =
                     opens_at.map_or_else(|_| opens_at_ms.to_string(), |at| at.to_string());
-                return (format!("the sale begins at {opens_at}"), vec![("opens_at", opens_at)]);
+                vec![("opens_at", opens_at)]
             }
             Self::OtherUnits { at, units } => {
-                let field = format!("products[{at}]");
-                let text = format!("{field} was created with {units} units: use Restock for more");
-                return (text, vec![("field", field), ("units", units.to_string())]);
+                vec![("field", format!("products[{at}]")), ("units", units.to_string())]
             }
-            Self::TooManyUnits => {
-                let text = format!("the supply would exceed {MAX_UNITS} units");
-                return (text, vec![("limit", MAX_UNITS.to_string())]);
-            }
-            Self::RequestLost(id) => {
-                let text = format!(
-                    "this request id had reservation {id}, which was lost: use a new request id to buy again"
-                );
-                return (text, vec![("reservation_id", id.to_string())]);
-            }
-            Self::RateLimited { whose, wait } => {
-                let text = format!("this {whose} calls too often: retry in {}", seconds(*wait));
-                return (text, vec![("limited", (*whose).to_owned())]);
-            }
-            Self::BacklogFull { wait } => {
-                let wait = seconds(*wait);
-                let text = format!("too many accepted orders wait to be stored: retry in {wait}");
-                return (text, Vec::new());
-            }
-            Self::AckUnavailable(ack) => {
-                let ack = ack.as_str();
-                let text = format!("the stores cannot give ack = {ack} now");
-                return (text, vec![("ack", ack.to_owned())]);
-            }
+            Self::TooManyUnits => vec![("limit", MAX_UNITS.to_string())],
+            Self::RequestLost(id) => vec![("reservation_id", id.to_string())],
+            Self::RateLimited { whose, .. } => vec![("limited", (*whose).to_owned())],
+            Self::AckUnavailable(ack) => vec![("ack", ack.as_str().to_owned())],
             Self::Halfway { error, done } => {
-                let (text, mut metadata) = error.message();
-                metadata.extend(done.iter().map(|(what, count)| (*what, count.to_string())));
-                let done = done.iter().map(|(what, count)| format!("{count} {what}"));
-                let done = done.collect::<Vec<_>>().join(", ");
-                return (format!("{text}; before that: {done}"), metadata);
+                let done = done.iter().map(|(what, count)| (*what, count.to_string()));
+                error.metadata().into_iter().chain(done).collect()
             }
-            Self::SoldOut => "the product is sold out",
-            Self::SaleClosed => "the sale has ended",
-            Self::SaleStopped => "the sale is stopped",
-            Self::ProductNotFound => "no such product",
-            Self::ReservationNotFound => "no such reservation",
-            Self::LostOrUnknown => {
-                "no such reservation; it may have been accepted before a store lost data"
-            }
-            Self::RequestReused => "this request id was used for another product or other units",
-            Self::Overloaded => "too many calls are under way",
-            Self::MessageTooLarge => "the message is too large",
-            Self::UnreadableMessage => "the message cannot be read as a message of this call",
-            Self::Stopping => "the service is shutting down",
-            Self::DeadlineExceeded => {
-                "the deadline passed before the outcome was known: repeat the call with the same request id"
-            }
-            Self::RedisUnavailable(_) => "Redis is unavailable",
-            Self::Internal(_) => "internal error: a store gave an unexpected answer; see the log",
-            Self::Recovering => "the product's partition is being rebuilt",
-            Self::LedgerUnavailable(_) => "Postgres is unavailable",
-            Self::ReservationVoided => "the order could not be stored; its unit goes back",
-            Self::NotInForce => "recorded; it takes effect as soon as Redis can be reached",
+            Self::BadFields(_)
+            | Self::SoldOut
+            | Self::SaleClosed
+            | Self::SaleStopped
+            | Self::ProductNotFound
+            | Self::ReservationNotFound
+            | Self::LostOrUnknown
+            | Self::RequestReused
+            | Self::BacklogFull { .. }
+            | Self::Overloaded
+            | Self::MessageTooLarge
+            | Self::UnreadableMessage
+            | Self::Stopping
+            | Self::DeadlineExceeded
+            | Self::RedisUnavailable(_)
+            | Self::Internal(_)
+            | Self::Recovering
+            | Self::LedgerUnavailable(_)
+            | Self::ReservationVoided
+            | Self::NotInForce => Vec::new(),
         };
-        (text.to_owned(), Vec::new())
+        if let Some(delay) = self.retry_delay() {
+            metadata.push(("retry_delay", seconds(delay)));
+        }
+        metadata
+    }
+
+    /// The message for people: the text of the reason with these values.
+    pub(super) fn message(&self, metadata: &[(&'static str, String)]) -> String {
+        if let Self::BadFields(fields) = self {
+            let problems = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
+            return problems.collect::<Vec<_>>().join("; ");
+        }
+        if let Self::Halfway { error, done } = self {
+            let done = done.iter().map(|(what, count)| format!("{count} {what}"));
+            let done = done.collect::<Vec<_>>().join(", ");
+            return format!("{}; before that: {done}", error.message(metadata));
+        }
+        let lost = matches!(self, Self::RequestLost(_));
+        let text = if lost { REQUEST_LOST } else { self.reason().rule().text };
+        let with_value = |text: String, (name, value): &(&str, String)| {
+            text.replace(&format!("{{{name}}}"), value)
+        };
+        metadata.iter().fold(text.to_owned(), with_value)
     }
 
     /// How long to wait before the call is repeated, if that may help.
     pub(super) fn retry_delay(&self) -> Option<Duration> {
-        match self {
-            Self::RateLimited { wait, .. } | Self::BacklogFull { wait } => Some(*wait),
-            error => (error.reason().rule().repeat == Repeat::AfterDelay).then_some(RETRY_DELAY),
+        if let Self::RateLimited { wait, .. } | Self::BacklogFull { wait } = self {
+            return Some(*wait);
         }
+        (self.reason().rule().repeat == Repeat::AfterDelay).then_some(RETRY_DELAY)
     }
 
     /// Whether the call may have taken effect, where that is not plain from the reason.
@@ -249,7 +246,7 @@ impl ApiError {
 }
 
 /// A duration as protobuf's JSON has it.
-pub(super) fn seconds(duration: Duration) -> String {
+fn seconds(duration: Duration) -> String {
     let digits = format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos());
     format!("{}s", digits.trim_end_matches('0').trim_end_matches('.'))
 }
@@ -268,6 +265,18 @@ impl ApiError {
             Outcome::Stopped => Err(Self::SaleStopped),
             Outcome::UnknownProduct => Err(Self::ProductNotFound),
             Outcome::BacklogFull { retry_after } => Err(Self::BacklogFull { wait: retry_after }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_in_json() {
+        for (millis, text) in [(5000, "5s"), (1500, "1.5s"), (1, "0.001s"), (0, "0s")] {
+            assert_eq!(seconds(Duration::from_millis(millis)), text);
         }
     }
 }

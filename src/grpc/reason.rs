@@ -32,10 +32,12 @@ pub(super) struct Rule {
     pub(super) http_status: u16,
     pub(super) effect: Effect,
     pub(super) repeat: Repeat,
+    /// The message; `{name}` stands for a value of the metadata.
+    pub(super) text: &'static str,
 }
 
 macro_rules! reasons {
-    ($($reason:ident $name:literal: $code:ident $http:literal $effect:ident $repeat:ident;)*) => {
+    ($($reason:ident $name:literal: $code:ident $http:literal $effect:ident $repeat:ident $text:literal;)*) => {
         /// Why a call failed, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Reason {
@@ -54,42 +56,73 @@ macro_rules! reasons {
             }
 
             pub(super) fn rule(self) -> Rule {
-                let (code, http_status, effect, repeat) = match self {
-                    $(Self::$reason => (Code::$code, $http, Effect::$effect, Repeat::$repeat),)*
-                };
-                Rule { code, http_status, effect, repeat }
+                match self {
+                    $(Self::$reason => Rule {
+                        code: Code::$code,
+                        http_status: $http,
+                        effect: Effect::$effect,
+                        repeat: Repeat::$repeat,
+                        text: $text,
+                    },)*
+                }
             }
         }
     };
 }
 
 reasons! {
-    BadField "BAD_FIELD": InvalidArgument 400 No No;
-    UnreadableMessage "UNREADABLE_MESSAGE": InvalidArgument 400 No No;
-    MessageTooLarge "MESSAGE_TOO_LARGE": OutOfRange 400 No No;
-    SoldOut "SOLD_OUT": FailedPrecondition 409 No No;
-    LimitReached "LIMIT_REACHED": FailedPrecondition 409 No No;
-    SaleNotOpen "SALE_NOT_OPEN": FailedPrecondition 409 No No;
-    SaleClosed "SALE_CLOSED": FailedPrecondition 409 No No;
-    SaleStopped "SALE_STOPPED": FailedPrecondition 409 No No;
-    ReservationVoided "RESERVATION_VOIDED": FailedPrecondition 409 No No;
-    TooManyUnits "TOO_MANY_UNITS": FailedPrecondition 409 No No;
-    OtherUnits "OTHER_UNITS": AlreadyExists 409 No No;
-    RequestIdReused "REQUEST_ID_REUSED": AlreadyExists 409 No WithNewId;
-    ProductNotFound "PRODUCT_NOT_FOUND": NotFound 404 No No;
-    ReservationNotFound "RESERVATION_NOT_FOUND": NotFound 404 No No;
-    LostOrUnknown "LOST_OR_UNKNOWN": NotFound 404 No WithNewId;
-    RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay;
-    Overloaded "OVERLOADED": ResourceExhausted 429 No AfterDelay;
-    BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay;
-    AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay;
-    Recovering "RECOVERING": Unavailable 503 No AfterDelay;
-    Stopping "STOPPING": Unavailable 503 No AfterDelay;
-    RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 Stated AfterDelay;
-    LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay;
-    NotInForce "NOT_IN_FORCE": Unavailable 503 Maybe AfterDelay;
-    DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce;
-    Internal "INTERNAL": Internal 500 Stated No;
+    BadField "BAD_FIELD": InvalidArgument 400 No No
+        "a field is wrong";
+    UnreadableMessage "UNREADABLE_MESSAGE": InvalidArgument 400 No No
+        "the message cannot be read as a message of this call";
+    MessageTooLarge "MESSAGE_TOO_LARGE": OutOfRange 400 No No
+        "the message is too large";
+    SoldOut "SOLD_OUT": FailedPrecondition 409 No No
+        "the product is sold out";
+    LimitReached "LIMIT_REACHED": FailedPrecondition 409 No No
+        "a user may buy {limit} of this product";
+    SaleNotOpen "SALE_NOT_OPEN": FailedPrecondition 409 No No
+        "the sale begins at {opens_at}";
+    SaleClosed "SALE_CLOSED": FailedPrecondition 409 No No
+        "the sale has ended";
+    SaleStopped "SALE_STOPPED": FailedPrecondition 409 No No
+        "the sale is stopped";
+    ReservationVoided "RESERVATION_VOIDED": FailedPrecondition 409 No No
+        "the order could not be stored; its unit goes back";
+    TooManyUnits "TOO_MANY_UNITS": FailedPrecondition 409 No No
+        "the supply would exceed {limit} units";
+    OtherUnits "OTHER_UNITS": AlreadyExists 409 No No
+        "{field} was created with {units} units: use Restock for more";
+    RequestIdReused "REQUEST_ID_REUSED": AlreadyExists 409 No WithNewId
+        "this request id was used for another product or other units";
+    ProductNotFound "PRODUCT_NOT_FOUND": NotFound 404 No No
+        "no such product";
+    ReservationNotFound "RESERVATION_NOT_FOUND": NotFound 404 No No
+        "no such reservation";
+    LostOrUnknown "LOST_OR_UNKNOWN": NotFound 404 No WithNewId
+        "no such reservation; it may have been accepted before a store lost data";
+    RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay
+        "this {limited} calls too often: retry in {retry_delay}";
+    Overloaded "OVERLOADED": ResourceExhausted 429 No AfterDelay
+        "too many calls are under way";
+    BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
+        "too many accepted orders wait to be stored: retry in {retry_delay}";
+    AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay
+        "the stores cannot give ack = {ack} now";
+    Recovering "RECOVERING": Unavailable 503 No AfterDelay
+        "the product's partition is being rebuilt";
+    Stopping "STOPPING": Unavailable 503 No AfterDelay
+        "the service is shutting down";
+    RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+        "Redis is unavailable";
+    LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+        "Postgres is unavailable";
+    NotInForce "NOT_IN_FORCE": Unavailable 503 Maybe AfterDelay
+        "recorded; it takes effect as soon as Redis can be reached";
+    DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce
+        "the deadline passed before the outcome was known: repeat the call with the same request id";
+    Internal "INTERNAL": Internal 500 Stated No
+        "internal error: a store gave an unexpected answer; see the log";
 }
 
 #[cfg(test)]
