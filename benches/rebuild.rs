@@ -53,8 +53,8 @@ impl Bench {
             ("partitions", "1".to_owned()),
         ];
         let config = Config::load(Path::new("no-file.toml"), false, &flags)?;
-        let stores = Stores::connect(&config, &TaskTracker::new()).await?;
-        stores.recovery(None).look().await?;
+        let stores = Stores::connect(&config).await?;
+        stores.recovery(None).refresh().await?;
         let sale = Sale {
             name: "Shoe".to_owned(),
             price: Price::parse("1", "EUR")?,

@@ -10,20 +10,22 @@ use std::{
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
+    ("tasks", &[]),
     ("redis", &["domain", "telemetry"]),
-    ("stock", &["domain", "redis", "telemetry"]),
+    ("stock", &["domain", "redis", "tasks", "telemetry"]),
     ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
-    ("ack", &["domain", "redis", "ledger", "telemetry"]),
-    ("catalogue", &["stock", "ledger", "redis", "domain"]),
-    ("recovery", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
+    ("ack", &["domain", "redis", "ledger", "tasks", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "redis", "domain", "tasks"]),
+    ("recovery", &["stock", "stream", "ledger", "redis", "domain", "crash_point", "tasks"]),
     ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
-    ("audit", &["stock", "stream", "ledger", "redis", "domain"]),
+    ("audit", &["stream", "ledger", "redis", "domain", "tasks", "telemetry"]),
+    ("durability", &["ledger", "redis"]),
     (
         "worker",
         &[
@@ -69,6 +71,8 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "recovery",
             "dead_letters",
             "audit",
+            "durability",
+            "tasks",
             "worker",
             "grpc",
         ],

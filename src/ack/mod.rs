@@ -18,13 +18,13 @@ use tokio::{
     },
     time::Instant,
 };
-use tokio_util::task::TaskTracker;
 
 use self::{replicated::Replicated, stored::Stored};
 use crate::{
     domain::{Ack, ReservationId},
     ledger::Ledger,
     redis::{Connection, Partitions},
+    tasks::Tasks,
 };
 
 /// Most reservations that wait for one and the same thing: far more than calls under way may be.
@@ -123,7 +123,7 @@ impl Acks {
         (partitions, ledger): (Partitions, Ledger),
         connection: Connection,
         settings: AckSettings,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
     ) -> Self {
         let offered = Arc::new([(); 4].map(|()| AtomicBool::new(false)));
         let blocked = partitions.on(connection);

@@ -6,12 +6,12 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 
 use super::{AckError, MAX_WAITING, Waiting, join};
 use crate::{
     domain::{Epoch, Partition, ReservationId},
     redis::{FenceError, Partitions, Script},
+    tasks::Tasks,
 };
 
 /// How long one WAIT waits: then it looks who is still there.
@@ -34,9 +34,9 @@ pub(super) struct Replicated {
 
 impl Replicated {
     /// `partitions` are behind a connection that may be blocked.
-    pub(super) fn start(partitions: Partitions, replicas: u32, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(partitions: Partitions, replicas: u32, tasks: &Tasks) -> Self {
         let (queue, asked) = mpsc::channel(MAX_WAITING);
-        tasks.spawn(run(partitions.clone(), replicas, asked));
+        tasks.spawn("ack replica", run(partitions.clone(), replicas, asked));
         Self { partitions, queue }
     }
 

@@ -7,7 +7,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{AckError, MAX_WAITING, Waiting, join};
@@ -15,6 +14,7 @@ use crate::{
     domain::ReservationId,
     ledger::{Ledger, LedgerError},
     redis::Partitions,
+    tasks::Tasks,
 };
 
 /// Most reservations a read.
@@ -36,9 +36,9 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &Tasks) -> Self {
         let (queue, asked) = mpsc::channel(MAX_WAITING);
-        tasks.spawn(run(partitions, ledger, asked));
+        tasks.spawn("ack ledger", run(partitions, ledger, asked));
         Self { queue }
     }
 

@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use comfy_table::Table;
 use jiff::{Span, SpanRelativeTo, Timestamp};
-use tokio_util::task::TaskTracker;
 
 use super::output;
 use crate::{
@@ -87,7 +86,7 @@ impl Filter {
 }
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    let stores = Stores::connect(config).await?;
     stores.believe_ledger().await?;
     match command {
         DeadCommand::List(filter) => list(&stores, filter.into_dead()).await?,

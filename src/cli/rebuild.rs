@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use tokio_util::task::TaskTracker;
 
 use super::output;
 use crate::{
@@ -30,7 +29,7 @@ pub(super) struct RebuildArgs {
 }
 
 pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    let stores = Stores::connect(config).await?;
     stores.believe_ledger().await?;
     let recovery = stores.recovery(None);
     let fenced = recovery.fenced().await?;

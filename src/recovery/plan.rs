@@ -1,4 +1,4 @@
-//! What a rebuild of a partition would do: read from both stores, nothing is changed.
+//! What a rebuild of a partition would do. Reads both stores and changes nothing.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -7,7 +7,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{RebuildError, Recovery, rebuild::orders};
+use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition, ProductId},
     ledger::{PartitionRow, PartitionStatus},
@@ -15,12 +15,12 @@ use crate::{
 };
 
 /// Most products that are shown.
-const MAX_SHOWN: usize = 100;
+const SHOWN_MAX: usize = 100;
 
 /// A product's stock in Redis, now and after a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedStock {
-    /// Which.
+    /// The product.
     pub product: ProductId,
     /// Units available now, if Redis knows the product.
     pub now: Option<i64>,
@@ -38,12 +38,13 @@ pub struct Plan {
     fenced: Option<FenceReason>,
     /// Why a rebuild would be refused now.
     refused: Option<String>,
-    /// The epoch that it would be open in.
+    /// The epoch in which it would be open.
     next: Epoch,
     /// Entries in the streams that the ledger does not hold.
     to_store: u64,
-    /// Accepts of the epoch that Redis holds, and how many of them are in neither store.
-    lost: (Epoch, u64),
+    /// The epoch of Redis, and how many orders accepted in it are in neither store.
+    held_epoch: Epoch,
+    lost: u64,
     stock: Vec<PlannedStock>,
 }
 
@@ -67,8 +68,11 @@ impl Recovery {
         fenced: Option<FenceReason>,
     ) -> Result<Plan, RebuildError> {
         let partition = row.partition;
-        let refused =
-            self.check_ready(row).await.err().map(|error| super::mending::error_chain(&error));
+        let refused = self
+            .check_ready(row)
+            .await
+            .err()
+            .map(|error| format!("{:#}", anyhow::Error::from(error)));
         let held = self.stock.held(partition).await?;
         let (held_epoch, seq) = held.map_or((row.epoch, 0), |held| (held.epoch, held.seq));
         let waiting = self.waiting(partition, held_epoch).await?;
@@ -82,8 +86,8 @@ impl Recovery {
         for remaining in remaining {
             let product = remaining.product.id;
             let now = self.stock.held_stock(partition, &product).await?;
-            let waits = waiting.by_product.get(&product).copied().unwrap_or(0);
-            let afterwards = remaining.product.supply - remaining.sold - waits;
+            let waiting = waiting.by_product.get(&product).copied().unwrap_or(0);
+            let afterwards = remaining.product.supply - remaining.sold - waiting;
             stock.push(PlannedStock { product, now, afterwards });
         }
         Ok(Plan {
@@ -94,15 +98,16 @@ impl Recovery {
             refused,
             next: Epoch(row.epoch.max(held_epoch).0.saturating_add(1)),
             to_store: waiting.entries,
-            lost: (held_epoch, lost),
+            held_epoch,
+            lost,
             stock,
         })
     }
 
     async fn waiting(&self, partition: Partition, epoch: Epoch) -> Result<Waiting, RebuildError> {
         let mut waiting = Waiting::default();
-        self.survey(partition, async |page| {
-            let orders = orders(partition, page)?;
+        self.read_surviving(partition, async |page| {
+            let orders = orders_in(partition, page)?;
             let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
             let settled = self.ledger.settled(&ids).await?;
             let settled: HashSet<Uuid> = settled.into_iter().map(|(id, _)| id).collect();
@@ -120,7 +125,7 @@ impl Recovery {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { partition, epoch, next, to_store, lost: (of, lost), .. } = self;
+        let Self { partition, epoch, next, to_store, held_epoch, lost, .. } = self;
         let status = match (self.status, self.fenced) {
             (PartitionStatus::New, _) => "new".to_owned(),
             (_, Some(reason)) => format!("fenced ({reason})"),
@@ -137,13 +142,13 @@ impl fmt::Display for Plan {
         write!(f, "\npartition {partition}: {to_store} entries would be stored or voided")?;
         write!(
             f,
-            "\npartition {partition}: {lost} accepted orders of epoch {of} are in neither store"
+            "\npartition {partition}: {lost} accepted orders of epoch {held_epoch} are in neither store"
         )?;
-        for PlannedStock { product, now, afterwards } in self.stock.iter().take(MAX_SHOWN) {
+        for PlannedStock { product, now, afterwards } in self.stock.iter().take(SHOWN_MAX) {
             let now = now.map_or("no".to_owned(), |now| now.to_string());
             write!(f, "\nproduct {product}: {now} units for sale now, {afterwards} afterwards")?;
         }
-        let hidden = self.stock.len().saturating_sub(MAX_SHOWN);
+        let hidden = self.stock.len().saturating_sub(SHOWN_MAX);
         if hidden > 0 {
             write!(f, "\npartition {partition}: {hidden} more products are not shown")?;
         }

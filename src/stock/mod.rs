@@ -25,13 +25,13 @@ pub use open::Opening;
 pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
 pub use release::{ReleaseFrom, Released};
 pub use reserve::MAX_BATCH;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
     domain::{Epoch, IdWindow, Outcome, Partition, Reserve},
     redis::{FenceError, Partitions, Script, expect},
+    tasks::Tasks,
     telemetry,
 };
 
@@ -98,7 +98,7 @@ struct Scripts {
 
 impl Stock {
     /// Starts a batcher for each partition on `tasks`; they end when the last handle is dropped.
-    pub fn start(partitions: Partitions, settings: StockSettings, tasks: &TaskTracker) -> Self {
+    pub fn start(partitions: Partitions, settings: StockSettings, tasks: &Tasks) -> Self {
         let reserver = Reserver::new(partitions.clone(), settings);
         let count = partitions.count();
         let reservers = count.all().map(|partition| reserver.clone().start(partition, tasks));

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use tokio_util::task::TaskTracker;
-
 use super::{
     Decision, StockError, StockSettings,
     batcher::{Batcher, Limits},
@@ -12,6 +10,7 @@ use super::{
 use crate::{
     domain::{Epoch, Outcome, Partition, Receipt, ReservationId, Reserve},
     redis::{FenceError, Partitions, Script},
+    tasks::Tasks,
 };
 
 /// Most requests a script call: about 1.3 ms of Redis at 10 µs each.
@@ -36,11 +35,7 @@ impl Reserver {
     }
 
     /// Starts the batcher of one partition.
-    pub(super) fn start(
-        self,
-        partition: Partition,
-        tasks: &TaskTracker,
-    ) -> Batcher<Reserve, Decision> {
+    pub(super) fn start(self, partition: Partition, tasks: &Tasks) -> Batcher<Reserve, Decision> {
         let limits = Limits { batch: MAX_BATCH, queue: MAX_QUEUE };
         let this = Arc::new(self);
         Batcher::start(tasks, limits, move |batch: Vec<Reserve>| {

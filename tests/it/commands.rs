@@ -119,7 +119,7 @@ async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
     let lost = yoink(&env, &["audit"]).await;
     assert_eq!(lost.status.code(), Some(1));
     assert!(
-        text(&lost.stdout).contains("1-1 was accepted and is nowhere"),
+        text(&lost.stdout).contains("1-1 was accepted and is in neither store"),
         "{}",
         text(&lost.stdout)
     );

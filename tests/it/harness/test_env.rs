@@ -129,7 +129,7 @@ impl TestEnv {
     /// Both stores, beside whatever serves; after a fault, as soon as both can be reached.
     pub async fn stores(&self) -> Stores {
         succeeds("both stores can be reached", async || {
-            let stores = Stores::connect(&self.config(&[]), &TaskTracker::new()).await?;
+            let stores = Stores::connect(&self.config(&[])).await?;
             stores.believe_ledger().await?;
             anyhow::Ok(stores)
         })
