@@ -117,11 +117,6 @@ impl Stores {
         self.auditor.clone()
     }
 
-    /// The dead letters, with the pool of workers.
-    pub fn worker_dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
-    }
-
     /// What acknowledges accepted reservations, for a process that answers calls.
     ///
     /// # Errors
@@ -158,7 +153,7 @@ impl Stores {
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn believe_ledger(&self) -> anyhow::Result<()> {
+    pub async fn load_epochs(&self) -> anyhow::Result<()> {
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             let open = row.status == PartitionStatus::Open;
             self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
@@ -180,10 +175,6 @@ pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
 }
 
 /// The pools of the settings, after Postgres has answered.
-///
-/// # Errors
-///
-/// When Postgres does not answer, or a pooler in between cannot be used.
 pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let pools = unconnected_pools(config)?;
     retry_refused(async || {
@@ -209,10 +200,6 @@ fn start_limit() -> Duration {
 
 /// Tries again, for some seconds, while Postgres runs and takes no connection: it starts, stops or recovers, or all of
 /// its connections are in use. Only for work that may be repeated.
-///
-/// # Errors
-///
-/// When Postgres cannot be reached, or does not take a connection in this time.
 pub(super) async fn retry_refused<T>(
     attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {

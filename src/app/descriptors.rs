@@ -9,22 +9,15 @@ use crate::config::Config;
 /// runtime's own. Each partition's consumer has one more.
 const RESERVED_DESCRIPTORS: u64 = 112;
 
-/// Raises the soft limit of descriptors to the hard one, which is as high as a process may go by itself.
-///
-/// # Errors
-///
-/// When the operating system refuses; the limit stays as it was.
+/// Raises the soft limit of descriptors to the hard one, which is as high as a process may go by itself. If that fails,
+/// the limit stays as it was.
 pub(crate) fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// How many gRPC connections there may be: the setting, or what the descriptor limit leaves beside the connections to
-/// Postgres.
-///
-/// # Errors
-///
-/// When it leaves none.
+/// Postgres; fails when that is none.
 pub(super) fn connections_max(config: &Config) -> anyhow::Result<usize> {
     let setting = u64::from(config.connections_max);
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -47,10 +40,6 @@ pub(super) fn connections_max(config: &Config) -> anyhow::Result<usize> {
 }
 
 /// Refuses settings with which the descriptor limit of this process leaves no connection; connects to nothing.
-///
-/// # Errors
-///
-/// When it leaves none.
 pub(crate) fn check_descriptor_limit(config: &Config) -> anyhow::Result<()> {
     connections_max(config).map(drop)
 }

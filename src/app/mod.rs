@@ -28,6 +28,7 @@ use crate::{
     ack::Acks,
     catalogue::{Catalogue, RefreshError},
     config::Config,
+    dead_letters::DeadLetters,
     domain::NewProduct,
     ledger::Created,
     recovery::Recovery,
@@ -95,7 +96,11 @@ impl App {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: stores.worker_dead_letters(),
+            dead_letters: DeadLetters::new(
+                stores.streams.clone(),
+                stores.stock.clone(),
+                stores.pools.workers.clone(),
+            ),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),

@@ -49,18 +49,17 @@ impl Readiness {
                 "the catalogue was not read for {age} s: changes of products do not take effect"
             ));
         }
-        let fenced = self.scrape.recovery.seen_fenced().len();
+        let fenced = self.scrape.recovery.status().fenced().len();
         let sells = fenced < usize::from(self.scrape.stores.deployment.partitions.get());
         (healthy && sells && !needs_operator, reasons)
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
     fn partitions(&self) -> Vec<String> {
-        let recovery = &self.scrape.recovery;
-        let (fenced, failures) = (recovery.seen_fenced(), recovery.failures());
-        let progress = recovery.progress();
+        let status = self.scrape.recovery.status();
+        let (fenced, failures, stages) = (status.fenced(), status.failures(), status.stages());
         let line = |partition| {
-            let more = match (progress.get(partition), failures.get(partition)) {
+            let more = match (stages.get(partition), failures.get(partition)) {
                 (Some(stage), _) => format!("; rebuilding: {stage}"),
                 (None, Some(failure)) => format!("; not rebuilt: {failure}"),
                 (None, None) => String::new(),

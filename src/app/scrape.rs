@@ -47,7 +47,7 @@ impl Scrape {
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (&self.stores.metrics, self.recovery.seen_fenced());
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().fenced());
         for partition in partitions.count().all() {
             let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
             metrics.standing(partition.number(), fenced, paused);

@@ -65,10 +65,6 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Judges both stores' settings.
-    ///
-    /// # Errors
-    ///
-    /// When a store does not answer, or its settings are not safe to sell with, or not enough for `ack`.
     pub(super) async fn start(
         stores: Stores,
         role: Role,

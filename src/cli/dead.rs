@@ -87,7 +87,7 @@ impl Filter {
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
-    stores.believe_ledger().await?;
+    stores.load_epochs().await?;
     match command {
         DeadCommand::List(filter) => list(&stores, filter.into_dead()).await?,
         DeadCommand::Show { reservation_id } => show(&stores, reservation_id).await?,

@@ -115,7 +115,7 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
 
 pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
-    stores.believe_ledger().await?;
+    stores.load_epochs().await?;
     let report = stores.auditor().audit().await;
     let (word, code) = match report.verdict() {
         Verdict::Holds => ("holds", 0),

@@ -30,7 +30,7 @@ pub(super) struct RebuildArgs {
 
 pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
-    stores.believe_ledger().await?;
+    stores.load_epochs().await?;
     let recovery = stores.recovery(None);
     let fenced = recovery.fenced().await?;
     let rows = stores.ledger.partitions(stores.deployment.partitions).await?;
@@ -49,7 +49,9 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     }
     for row in chosen {
         let reason = fenced.iter().find(|(fenced, _)| fenced.partition == row.partition);
-        output::line(recovery.plan(row, reason.map(|(_, reason)| *reason)).await?)?;
+        for line in recovery.plan(row, reason.map(|(_, reason)| *reason)).await? {
+            output::line(line)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -80,7 +82,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
             _ = ticks.tick() => {
-                for (partition, stage) in recovery.progress() {
+                for (partition, stage) in recovery.status().stages() {
                     output::line(format!("partition {partition}: {stage}"))?;
                 }
             }

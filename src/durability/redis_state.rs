@@ -57,10 +57,6 @@ fn field<T: FromRedisValue + Default>(info: &InfoDict, name: &str) -> T {
 
 impl RedisState {
     /// Asks Redis.
-    ///
-    /// # Errors
-    ///
-    /// When Redis does not answer, or refuses INFO.
     pub(crate) async fn read(mut connection: Commands) -> Result<Self, RedisError> {
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await?;
         let mut statistics = redis::cmd("INFO");
@@ -218,10 +214,6 @@ impl RedisState {
 }
 
 /// Settings that would keep Redis from being slow, or partitions from being fenced, without need.
-///
-/// # Errors
-///
-/// When Redis does not answer.
 pub(crate) async fn advice(mut connection: Commands) -> Result<Vec<String>, RedisError> {
     let mut advice = Vec::new();
     for (name, wanted, why) in [

@@ -14,7 +14,6 @@ mod status;
 mod steps;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -26,12 +25,10 @@ use self::{
     attempts::{Attempts, CONCURRENCY_MAX},
     lost_commits::LastStored,
     marks::Reported,
-    status::Status,
 };
 pub use self::{
-    plan::{Plan, PlannedStock},
     rebuild::{RebuildError, Rebuilt},
-    status::Stage,
+    status::{Stage, Status},
 };
 use crate::{
     domain::Partition,
@@ -181,7 +178,7 @@ impl Recovery {
             }
         }
         if attempts.progress_is_due() {
-            for (partition, stage) in self.progress() {
+            for (partition, stage) in self.status.stages() {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
@@ -213,19 +210,9 @@ impl Recovery {
         stream::iter(rebuilds).buffer_unordered(CONCURRENCY_MAX).collect().await
     }
 
-    /// How far the rebuilds of this process are.
-    pub fn progress(&self) -> BTreeMap<Partition, Stage> {
-        self.status.stages()
-    }
-
-    /// The partitions that were last seen to be fenced.
-    pub fn seen_fenced(&self) -> Vec<Partition> {
-        self.status.fenced()
-    }
-
-    /// Why partitions could not be opened or rebuilt when this process last tried.
-    pub fn failures(&self) -> BTreeMap<Partition, String> {
-        self.status.failures()
+    /// What this process last saw of the partitions.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
     /// The partitions that Redis refuses in the epoch that this process adopted last.

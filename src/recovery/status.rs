@@ -15,7 +15,7 @@ pub struct Stage {
     /// What is done, such as "orders drained".
     pub what: &'static str,
     /// How many of them.
-    pub done: u64,
+    pub done: usize,
     /// Of how many, where that is known.
     pub of: Option<u64>,
 }
@@ -32,16 +32,14 @@ impl fmt::Display for Stage {
 
 /// The status of every partition; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Status {
+pub struct Status {
     seen: Arc<Mutex<Seen>>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
     fenced: Vec<Partition>,
-    /// Why a partition could not be opened or rebuilt at the last attempt.
     failures: BTreeMap<Partition, String>,
-    /// The rebuilds under way.
     stages: BTreeMap<Partition, Stage>,
 }
 
@@ -50,15 +48,18 @@ impl Status {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn fenced(&self) -> Vec<Partition> {
+    /// The partitions that were fenced at the last check.
+    pub fn fenced(&self) -> Vec<Partition> {
         self.seen().fenced.clone()
     }
 
-    pub(super) fn failures(&self) -> BTreeMap<Partition, String> {
+    /// Why partitions could not be opened or rebuilt at the last attempt.
+    pub fn failures(&self) -> BTreeMap<Partition, String> {
         self.seen().failures.clone()
     }
 
-    pub(super) fn stages(&self) -> BTreeMap<Partition, Stage> {
+    /// How far the rebuilds of this process are.
+    pub fn stages(&self) -> BTreeMap<Partition, Stage> {
         self.seen().stages.clone()
     }
 
@@ -100,7 +101,7 @@ impl Progress {
     /// Some more of the stage is done.
     pub(super) fn add(&self, more: usize) {
         if let Some(stage) = self.status.seen().stages.get_mut(&self.partition) {
-            stage.done += u64::try_from(more).unwrap_or(u64::MAX);
+            stage.done += more;
         }
     }
 }

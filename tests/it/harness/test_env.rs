@@ -130,7 +130,7 @@ impl TestEnv {
     pub async fn stores(&self) -> Stores {
         succeeds("both stores can be reached", async || {
             let stores = Stores::connect(&self.config(&[])).await?;
-            stores.believe_ledger().await?;
+            stores.load_epochs().await?;
             anyhow::Ok(stores)
         })
         .await
@@ -181,7 +181,7 @@ impl TestEnv {
         let auditor = stores.auditor();
         eventually("everything accepted is settled, and the audit holds", async || {
             // A connection that a fault has broken is replaced.
-            stores.believe_ledger().await.ok()?;
+            stores.load_epochs().await.ok()?;
             let report = auditor.audit().await;
             assert_ne!(report.verdict(), Verdict::Violated, "{report:#?}");
             let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
