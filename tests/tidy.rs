@@ -318,15 +318,14 @@ fn each_script_is_declared_once_with_the_keys_of_its_header() {
     let mut declared = BTreeSet::new();
     for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("redis/script.rs")) {
         let source = fs::read_to_string(&path).unwrap();
-        for declaration in source.split("Script::new(").skip(1) {
+        for declaration in source.split("script!(").skip(1) {
             let name = declaration.split('"').nth(1).unwrap();
-            let file = declaration.split("/lua/").nth(1).unwrap().split('"').next().unwrap();
+            let (file, keys) = declaration.split_once("/lua/").unwrap().1.split_once('"').unwrap();
             assert_eq!(file, format!("{name}.lua"));
             assert!(declared.insert(file.to_owned()), "{file} is declared twice");
             let lua = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file);
             let header = header_keys(&fs::read_to_string(lua).unwrap());
-            let keys = declaration.split("&[").nth(1).unwrap().split(']').next().unwrap();
-            let keys = keys.split("Key::").skip(1).map(|key| key.trim_matches([',', ' ', '\n']));
+            let keys = keys.split(['[', ']']).nth(1).unwrap().split(',').map(str::trim);
             let mut keys: Vec<String> = keys.map(snake_case).collect();
             // Keys that only a call knows follow those of the declaration.
             keys.resize(header.len().max(keys.len()), "given".to_owned());

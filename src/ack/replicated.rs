@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{PartitionEpoch, ReservationId},
-    redis::{FenceError, Key, Partitions, Script, WaitLimit, parse_ok},
+    redis::{FenceError, Partitions, WaitLimit, script},
 };
 
 /// How long one WAIT waits, before calls that joined or ended meanwhile are taken into account.
@@ -18,8 +18,9 @@ const WAIT_MS: u64 = 500;
 /// After a WAIT that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-static TOUCH: Script =
-    Script::new("touch", include_str!("../../lua/touch.lua"), &[Key::Meta], parse_ok);
+script!(TOUCH: () = "touch", include_str!("../../lua/touch.lua"), [Meta] {
+    ["ok"] => (),
+});
 
 /// Whether replicas have it; not so when its partition is in a later epoch by now.
 type Answer = bool;

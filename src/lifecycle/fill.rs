@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Lifecycle;
 use crate::{
     domain::{Bought, IdempotencyRecord, PartitionEpoch, Remaining, join_field},
-    redis::{FenceError, Key, Script, parse_ok},
+    redis::{FenceError, Key, script},
 };
 
 /// Most fields a script call.
@@ -13,8 +13,9 @@ const BATCH_MAX: usize = 1000;
 /// The hash does not expire.
 const NEVER: &str = "0";
 
-static FILL: Script =
-    Script::new("fill", include_str!("../../lua/fill.lua"), &[Key::Meta], parse_ok);
+script!(FILL: () = "fill", include_str!("../../lua/fill.lua"), [Meta] {
+    ["ok"] => (),
+});
 
 impl Lifecycle {
     /// Writes products' stock, supply and terms.

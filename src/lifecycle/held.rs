@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    redis::{FenceError, Key, Script},
+    redis::{FenceError, Key, script},
 };
 
 /// A partition's meta as Redis holds it, unchecked.
@@ -20,16 +20,14 @@ pub struct Held {
     pub seq: u64,
 }
 
-static HELD: Script<Option<Held>> =
-    Script::new("held", include_str!("../../lua/held.lua"), &[Key::Meta], |words| match *words {
-        ["none"] => Some(None),
-        ["held", owner, epoch, seq] => Some(Some(Held {
-            owner: owner.parse().unwrap_or(Uuid::nil()),
-            epoch: Epoch(epoch.parse().ok()?),
-            seq: seq.parse().ok()?,
-        })),
-        _ => None,
-    });
+script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] {
+    ["none"] => None,
+    ["held", owner, epoch, seq] => Some(Held {
+        owner: owner.parse().unwrap_or(Uuid::nil()),
+        epoch: Epoch(epoch.parse().ok()?),
+        seq: seq.parse().ok()?,
+    }),
+});
 
 impl Lifecycle {
     /// What Redis holds of a partition, if anything; read before an epoch is spent on it.

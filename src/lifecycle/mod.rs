@@ -16,7 +16,7 @@ pub use unconfirmed::{OldBucket, UnconfirmedRequest};
 
 use crate::{
     domain::{Epoch, IdWindow, Partition, PartitionEpoch},
-    redis::{FenceError, Key, Partitions, Script},
+    redis::{FenceError, Partitions, script},
 };
 
 /// What Redis remembers of the ledger since the partition was opened.
@@ -28,19 +28,16 @@ pub struct SinceOpened {
     pub timeline: Option<String>,
 }
 
-static PROBE: Script<SinceOpened> =
-    Script::new("probe", include_str!("../../lua/probe.lua"), &[Key::Meta], |words| match *words {
-        ["ok", stored, timeline] => {
-            let timeline = (!timeline.is_empty()).then(|| timeline.to_owned());
-            Some(SinceOpened { stored: stored.parse().ok()?, timeline })
-        }
-        _ => None,
-    });
+script!(PROBE: SinceOpened = "probe", include_str!("../../lua/probe.lua"), [Meta] {
+    ["ok", stored, timeline] => SinceOpened {
+        stored: stored.parse().ok()?,
+        timeline: (!timeline.is_empty()).then(|| timeline.to_owned()),
+    },
+});
 
-static CLOSE: Script =
-    Script::new("close", include_str!("../../lua/close.lua"), &[Key::Meta], |words| {
-        (words == ["closed"]).then_some(())
-    });
+script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
+    ["closed"] => (),
+});
 
 /// A handle on the life cycle of every partition; clones share what is known.
 #[derive(Clone)]

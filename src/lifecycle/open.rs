@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, GROUP, Key, Script},
+    redis::{FenceError, GROUP, script},
 };
 
 /// What opening a new partition found.
@@ -23,27 +23,13 @@ pub enum Opening {
     },
 }
 
-/// The keys that must not exist yet follow meta.
-static OPEN: Script<Opening> = Script::new(
-    "open",
-    include_str!("../../lua/open.lua"),
-    &[
-        Key::Meta,
-        Key::Orders,
-        Key::Stock,
-        Key::Supply,
-        Key::Dead,
-        Key::Catalogue,
-        Key::Bought,
-        Key::DeadIndex,
-    ],
-    |words| match *words {
-        ["opened"] => Some(Opening::Opened),
-        ["late"] => Some(Opening::Late),
-        ["foreign", key] => Some(Opening::Foreign { key: key.to_owned() }),
-        _ => None,
-    },
-);
+// The keys that must not exist yet follow meta.
+script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
+    [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
+    ["opened"] => Opening::Opened,
+    ["late"] => Opening::Late,
+    ["foreign", key] => Opening::Foreign { key: key.to_owned() },
+});
 
 impl Lifecycle {
     /// A key of this partition that does not belong to this deployment, if there is one.

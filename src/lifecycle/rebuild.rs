@@ -4,7 +4,7 @@
 use super::Lifecycle;
 use crate::{
     domain::PartitionEpoch,
-    redis::{FenceError, GROUP, Key, Script},
+    redis::{FenceError, GROUP, script},
 };
 
 /// What the start of a rebuild found.
@@ -27,28 +27,18 @@ pub enum Reopened {
     NotEmpty,
 }
 
-static BEGIN_REBUILD: Script<RebuildStart> = Script::new(
-    "begin_rebuild",
-    include_str!("../../lua/begin_rebuild.lua"),
-    &[Key::Meta, Key::Stock, Key::Supply, Key::Catalogue, Key::Bought, Key::Idempotency],
-    |words| match words {
-        ["begun"] => Some(RebuildStart::Begun),
-        ["late"] => Some(RebuildStart::Late),
-        ["foreign"] => Some(RebuildStart::Foreign),
-        _ => None,
-    },
-);
+script!(BEGIN_REBUILD: RebuildStart = "begin_rebuild", include_str!("../../lua/begin_rebuild.lua"),
+    [Meta, Stock, Supply, Catalogue, Bought, Idempotency] {
+    ["begun"] => RebuildStart::Begun,
+    ["late"] => RebuildStart::Late,
+    ["foreign"] => RebuildStart::Foreign,
+});
 
-static REOPEN: Script<Reopened> = Script::new(
-    "reopen",
-    include_str!("../../lua/reopen.lua"),
-    &[Key::Meta, Key::Orders, Key::Dead, Key::DeadIndex],
-    |words| match words {
-        ["opened"] => Some(Reopened::Opened),
-        ["not_empty"] => Some(Reopened::NotEmpty),
-        _ => None,
-    },
-);
+script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["opened"] => Reopened::Opened,
+    ["not_empty"] => Reopened::NotEmpty,
+});
 
 impl Lifecycle {
     /// Closes a partition under the epoch that the ledger has given this rebuild.

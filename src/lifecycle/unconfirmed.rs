@@ -3,19 +3,17 @@
 
 use super::Lifecycle;
 use crate::{
-    domain::{Epoch, Partition, PartitionEpoch, ReservationId, split_field},
-    redis::{FenceError, Key, Script, parse_ok},
+    domain::{Partition, PartitionEpoch, ReservationId, split_field},
+    redis::{FenceError, Key, script},
 };
 
 /// Most fields a page.
 const PAGE: usize = 500;
 
-static RESOLVE_REQUESTS: Script = Script::new(
-    "resolve_requests",
-    include_str!("../../lua/resolve_requests.lua"),
-    &[Key::Meta, Key::Lost],
-    parse_ok,
-);
+script!(RESOLVE_REQUESTS: () = "resolve_requests", include_str!("../../lua/resolve_requests.lua"),
+    [Meta, Lost] {
+    ["ok"] => (),
+});
 
 /// A request id that was remembered before a rebuild and that the ledger did not confirm.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +27,8 @@ pub struct UnconfirmedRequest {
 impl UnconfirmedRequest {
     fn new(partition: Partition, (field, value): (String, String)) -> Self {
         let words: Vec<&str> = value.split(' ').collect();
-        let id = match words.as_slice() {
-            [entry, random, _] => entry.split_once('-').and_then(|(epoch, seq)| {
-                let (epoch, seq) = (Epoch(epoch.parse().ok()?), seq.parse().ok()?);
-                let random = u64::from_str_radix(random, 16).ok()?;
-                ReservationId::new(partition.number(), epoch, seq, random).ok()
-            }),
+        let id = match *words.as_slice() {
+            [entry_id, random, _] => ReservationId::from_entry(partition, entry_id, random),
             _ => None,
         };
         Self { field, id }
@@ -119,7 +113,7 @@ impl Lifecycle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::PartitionCount;
+    use crate::domain::{Epoch, PartitionCount};
 
     #[test]
     fn request_has_its_order_and_its_buyer() {

@@ -19,4 +19,5 @@ pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceError, FenceReason};
 pub use keys::{GROUP, Key, Keys};
 pub use partitions::{Partitions, Taking, WaitLimit};
-pub use script::{Script, parse_ok};
+pub use script::Script;
+pub(crate) use script::script;

@@ -98,18 +98,31 @@ fn word(value: &Value) -> Cow<'_, str> {
     }
 }
 
-/// Parses the reply of a script that only reports success.
-pub fn parse_ok(words: &[&str]) -> Option<()> {
-    matches!(words, ["ok", ..]).then_some(())
+/// Declares a script: the type of its reply, its name, its text, its keys in order, and the meaning of each reply that
+/// it gives. An arm leaves by `?` where a word cannot be parsed.
+macro_rules! script {
+    ($script:ident: $reply:ty = $name:literal, $body:expr, [$($key:ident),*] {
+        $($words:pat => $meaning:expr,)*
+    }) => {
+        static $script: $crate::redis::Script<$reply> = $crate::redis::Script::new(
+            $name,
+            $body,
+            &[$($crate::redis::Key::$key),*],
+            |words| Some(match *words {
+                $($words => $meaning,)*
+                _ => return None,
+            }),
+        );
+    };
 }
+pub(crate) use script;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    static SCRIPT: Script<u32> = Script::new("test", "", &[Key::Meta], |words| match words {
-        ["count", count] => count.parse().ok(),
-        _ => None,
+    script!(SCRIPT: u32 = "test", "", [Meta] {
+        ["count", count] => count.parse().ok()?,
     });
 
     fn reply(words: &[&str]) -> Value {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, ProductId},
-    redis::{FenceError, Key, Partitions, Script},
+    redis::{FenceError, Partitions, script},
 };
 
 /// Available units by product; a product that Redis does not know is absent.
@@ -25,15 +25,9 @@ const BATCH_MAX: usize = 1000;
 
 type Question = Vec<ProductId>;
 
-static LEVELS: Script<Vec<Option<i64>>> = Script::new(
-    "levels",
-    include_str!("../../lua/levels.lua"),
-    &[Key::Meta, Key::Stock],
-    |words| match words {
-        ["ok", levels @ ..] => levels.iter().map(|level| parse_level(level)).collect(),
-        _ => None,
-    },
-);
+script!(LEVELS: Vec<Option<i64>> = "levels", include_str!("../../lua/levels.lua"), [Meta, Stock] {
+    ["ok", ref levels @ ..] => levels.iter().map(|level| parse_level(level)).collect::<Option<_>>()?,
+});
 
 fn parse_level(level: &str) -> Option<Option<i64>> {
     if level.is_empty() { Some(None) } else { level.parse().ok().map(Some) }

@@ -6,25 +6,19 @@ use std::borrow::Borrow;
 use super::Stock;
 use crate::{
     domain::{Partition, Product},
-    redis::{FenceError, Key, Script, parse_ok},
+    redis::{FenceError, Script, script},
 };
 
 /// Most products a script call.
 const BATCH_MAX: usize = 500;
 
-static RESTOCK: Script = Script::new(
-    "restock",
-    include_str!("../../lua/restock.lua"),
-    &[Key::Meta, Key::Stock, Key::Supply],
-    parse_ok,
-);
+script!(RESTOCK: () = "restock", include_str!("../../lua/restock.lua"), [Meta, Stock, Supply] {
+    ["ok", _] => (),
+});
 
-static PUBLISH: Script = Script::new(
-    "publish",
-    include_str!("../../lua/publish.lua"),
-    &[Key::Meta, Key::Catalogue],
-    parse_ok,
-);
+script!(PUBLISH: () = "publish", include_str!("../../lua/publish.lua"), [Meta, Catalogue] {
+    ["ok", _] => (),
+});
 
 impl Stock {
     /// Raises the stock of products of one partition by what was granted and Redis did not know.

@@ -3,7 +3,7 @@
 use super::Stock;
 use crate::{
     domain::Partition,
-    redis::{FenceError, GROUP, Key, Script},
+    redis::{FenceError, GROUP, script},
 };
 
 /// Which stream holds the order's entry.
@@ -29,17 +29,12 @@ pub enum Released {
     Never,
 }
 
-static RELEASE: Script<Released> = Script::new(
-    "release",
-    include_str!("../../lua/release.lua"),
-    &[Key::Meta, Key::Stock, Key::Idempotency, Key::Bought, Key::Orders, Key::Dead, Key::DeadIndex],
-    |words| match words {
-        ["released", _] => Some(Released::Now),
-        ["gone"] => Some(Released::Before),
-        ["unreleasable"] => Some(Released::Never),
-        _ => None,
-    },
-);
+script!(RELEASE: Released = "release", include_str!("../../lua/release.lua"),
+    [Meta, Stock, Idempotency, Bought, Orders, Dead, DeadIndex] {
+    ["released", _] => Released::Now,
+    ["gone"] => Released::Before,
+    ["unreleasable"] => Released::Never,
+});
 
 impl Stock {
     /// Removes the entry `entry_id` and gives its unit, the user's limit and the request id back, once. The

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
-    redis::{FenceError, Key, Partitions, Script},
+    redis::{FenceError, Partitions, script},
     telemetry::Metrics,
 };
 
@@ -20,15 +20,10 @@ const BATCH_MAX: usize = 128;
 /// Most requests that wait for a partition.
 const QUEUE_MAX: usize = 4096;
 
-static RESERVE: Script<Vec<String>> = Script::new(
-    "reserve",
-    include_str!("../../lua/reserve.lua"),
-    &[Key::Meta, Key::Stock, Key::Catalogue, Key::Idempotency, Key::Bought, Key::Orders, Key::Lost],
-    |words| match words {
-        ["ok", answers @ ..] => Some(answers.iter().map(|&answer| answer.to_owned()).collect()),
-        _ => None,
-    },
-);
+script!(RESERVE: Vec<String> = "reserve", include_str!("../../lua/reserve.lua"),
+    [Meta, Stock, Catalogue, Idempotency, Bought, Orders, Lost] {
+    ["ok", ref answers @ ..] => answers.iter().map(|&answer| answer.to_owned()).collect(),
+});
 
 /// Calls `lua/reserve.lua`.
 #[derive(Clone)]
@@ -170,27 +165,19 @@ struct Asked<'a> {
 fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
     let words: Vec<&str> = rest.split(' ').collect();
-    let id =
-        |epoch, seq, random| ReservationId::new(asked.partition.number(), epoch, seq, random).ok();
+    let partition = asked.partition;
     let outcome = match (status, words.as_slice()) {
-        ("accepted", [seq, remaining, at]) => Outcome::Accepted(Receipt {
-            reservation_id: id(asked.epoch, seq.parse().ok()?, asked.random)?,
-            reserved_at_ms: at.parse().ok()?,
-            remaining: remaining.parse().ok()?,
-        }),
-        ("duplicate", [entry, random, at, remaining]) => {
-            let (epoch, seq) = entry.split_once('-')?;
-            let random = u64::from_str_radix(random, 16).ok()?;
-            Outcome::Duplicate(Receipt {
-                reservation_id: id(Epoch(epoch.parse().ok()?), seq.parse().ok()?, random)?,
-                reserved_at_ms: at.parse().ok()?,
-                remaining: remaining.parse().ok()?,
-            })
+        ("accepted", [seq, remaining, at]) => {
+            let (epoch, seq) = (asked.epoch, seq.parse().ok()?);
+            let id = ReservationId::new(partition.number(), epoch, seq, asked.random).ok()?;
+            Outcome::Accepted(receipt(id, at, remaining)?)
         }
-        ("lost", [entry, random]) => {
-            let (epoch, seq) = entry.split_once('-')?;
-            let random = u64::from_str_radix(random, 16).ok()?;
-            Outcome::Lost(id(Epoch(epoch.parse().ok()?), seq.parse().ok()?, random)?)
+        ("duplicate", [entry_id, random, at, remaining]) => {
+            let id = ReservationId::from_entry(partition, entry_id, random)?;
+            Outcome::Duplicate(receipt(id, at, remaining)?)
+        }
+        ("lost", [entry_id, random]) => {
+            Outcome::Lost(ReservationId::from_entry(partition, entry_id, random)?)
         }
         ("sold_out", _) => Outcome::SoldOut,
         ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
@@ -206,6 +193,11 @@ fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
         _ => return None,
     };
     Some(Ok(outcome))
+}
+
+fn receipt(reservation_id: ReservationId, at: &str, remaining: &str) -> Option<Receipt> {
+    let (reserved_at_ms, remaining) = (at.parse().ok()?, remaining.parse().ok()?);
+    Some(Receipt { reservation_id, reserved_at_ms, remaining })
 }
 
 #[cfg(test)]

@@ -3,19 +3,14 @@
 use super::{Delivery, Streams};
 use crate::{
     domain::Partition,
-    redis::{FenceError, GROUP, Key, Script},
+    redis::{FenceError, GROUP, script},
 };
 
-/// The last entry checked, and the ids of the entries taken.
-static ADOPT: Script<(String, Vec<String>)> =
-    Script::new("adopt", include_str!("../../lua/adopt.lua"), &[Key::Meta, Key::Orders], |words| {
-        match words {
-            ["ok", last, ids @ ..] => {
-                Some(((*last).to_owned(), ids.iter().map(|&id| id.to_owned()).collect()))
-            }
-            _ => None,
-        }
-    });
+// The last entry checked, and the ids of the entries taken.
+script!(ADOPT: (String, Vec<String>) = "adopt", include_str!("../../lua/adopt.lua"),
+    [Meta, Orders] {
+    ["ok", last, ref ids @ ..] => (last.to_owned(), ids.iter().map(|&id| id.to_owned()).collect()),
+});
 
 impl Streams {
     /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry

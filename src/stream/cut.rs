@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Entry, Streams};
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ProductId, ReservationId},
-    redis::{FenceError, Key, Script},
+    redis::{FenceError, script},
 };
 
 /// Most entries that one script may read: about 50 ms of Redis.
@@ -70,20 +70,14 @@ enum Record {
     Bucket(IdempotencyCut),
 }
 
-/// The number of entries, where that is too large; or the seq, and the records.
-static CUT: Script<Result<(i64, Vec<Record>), String>> = Script::new(
-    "cut",
-    include_str!("../../lua/cut.lua"),
-    &[Key::Meta, Key::Stock, Key::Supply, Key::Orders, Key::Dead, Key::Idempotency],
-    |words| match words {
-        ["too_many", entries] => Some(Err((*entries).to_owned())),
-        ["ok", seq, words @ ..] => {
-            let records = words.chunks(4).map(record).collect::<Option<_>>()?;
-            Some(Ok((seq.parse().ok()?, records)))
-        }
-        _ => None,
+// The number of entries, where that is too large; or the seq, and the records.
+script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua/cut.lua"),
+    [Meta, Stock, Supply, Orders, Dead, Idempotency] {
+    ["too_many", entries] => Err(entries.to_owned()),
+    ["ok", seq, ref words @ ..] => {
+        Ok((seq.parse().ok()?, words.chunks(4).map(record).collect::<Option<_>>()?))
     },
-);
+});
 
 fn record(words: &[&str]) -> Option<Record> {
     let &[kind, a, b, c] = words else { return None };

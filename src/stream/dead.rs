@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Order, Partition, ReservationId},
-    redis::{FenceError, Key, Script},
+    redis::{FenceError, script},
 };
 
 /// An entry of `dead`.
@@ -32,31 +32,19 @@ pub struct DeadPage {
 /// The newest id of the stream, and entries.
 type Page = (Option<String>, Vec<Entry>);
 
-/// `None` where no entry has the name that was asked for.
-static DEAD: Script<Option<Page>> = Script::new(
-    "dead",
-    include_str!("../../lua/dead.lua"),
-    &[Key::Meta, Key::Dead, Key::DeadIndex],
-    |words| match words {
-        ["none"] => Some(None),
-        ["read", newest, words @ ..] => {
-            Some(Some(((!newest.is_empty()).then(|| (*newest).to_owned()), entries(words)?)))
-        }
-        _ => None,
+// `None` where no entry has the name that was asked for.
+script!(DEAD: Option<Page> = "dead", include_str!("../../lua/dead.lua"), [Meta, Dead, DeadIndex] {
+    ["none"] => None,
+    ["read", newest, ref words @ ..] => {
+        Some(((!newest.is_empty()).then(|| newest.to_owned()), entries(words)?))
     },
-);
+});
 
-/// Whether the entry was still in `dead`.
-static DISCARD: Script<bool> = Script::new(
-    "discard",
-    include_str!("../../lua/discard.lua"),
-    &[Key::Meta, Key::Dead, Key::DeadIndex],
-    |words| match words {
-        ["discarded"] => Some(true),
-        ["gone"] => Some(false),
-        _ => None,
-    },
-);
+// Whether the entry was still in `dead`.
+script!(DISCARD: bool = "discard", include_str!("../../lua/discard.lua"), [Meta, Dead, DeadIndex] {
+    ["discarded"] => true,
+    ["gone"] => false,
+});
 
 /// Entries, each as its id, the number of words of its fields, and these words.
 fn entries(mut words: &[&str]) -> Option<Vec<Entry>> {

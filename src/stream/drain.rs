@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, Key, Script, parse_ok},
+    redis::{FenceError, Key, script},
 };
 
 /// One of a partition's streams.
@@ -29,8 +29,9 @@ pub struct Surviving {
     pub accepted_as: String,
 }
 
-static DRAIN: Script =
-    Script::new("drain", include_str!("../../lua/drain.lua"), &[Key::Meta], parse_ok);
+script!(DRAIN: () = "drain", include_str!("../../lua/drain.lua"), [Meta] {
+    ["ok", _] => (),
+});
 
 impl Source {
     fn key(self) -> Key {

@@ -1,6 +1,6 @@
 //! An element of a stream, and the order in it.
 
-use crate::domain::{Epoch, Order, Partition, ReservationId};
+use crate::domain::{Order, Partition, ReservationId};
 
 /// The newest format that this program reads and writes: that of orders whose ids are of the wider alphabet. Others are
 /// of format 1, which earlier programs read, too.
@@ -66,13 +66,8 @@ impl Entry {
         partition: Partition,
         accepted_as: &str,
     ) -> Result<ReservationId, EntryError> {
-        let (epoch, seq) = accepted_as.split_once('-').ok_or(EntryError::Malformed("id"))?;
-        let epoch = Epoch(epoch.parse().map_err(|_| EntryError::Malformed("id"))?);
-        let seq = seq.parse().map_err(|_| EntryError::Malformed("id"))?;
-        let random = u64::from_str_radix(self.field("r").unwrap_or_default(), 16)
-            .map_err(|_| EntryError::Malformed("random part"))?;
-        ReservationId::new(partition.number(), epoch, seq, random)
-            .map_err(|_| EntryError::Malformed("id"))
+        ReservationId::from_entry(partition, accepted_as, self.field("r").unwrap_or_default())
+            .ok_or(EntryError::Malformed("id or random part"))
     }
 
     /// The order in it; `accepted_as` is its id in `orders`.
@@ -115,7 +110,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::PartitionCount;
+    use crate::domain::{Epoch, PartitionCount};
 
     fn partition() -> Partition {
         PartitionCount::try_from(8).unwrap().get_partition(3).unwrap()

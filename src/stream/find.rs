@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ReservationId},
-    redis::{FenceError, Key, Script},
+    redis::{FenceError, script},
 };
 
 /// What the streams of a partition hold of a reservation.
@@ -23,17 +23,12 @@ pub enum Found {
     },
 }
 
-/// The fields of the entry, or the highest seq that was settled as stored.
-static FIND: Script<Result<Fields, u64>> = Script::new(
-    "find",
-    include_str!("../../lua/find.lua"),
-    &[Key::Meta, Key::Orders, Key::Dead, Key::DeadIndex],
-    |words| match words {
-        ["found", words @ ..] => fields(words).map(Ok),
-        ["none", stored] => stored.parse().ok().map(Err),
-        _ => None,
-    },
-);
+// The fields of the entry, or the highest seq that was settled as stored.
+script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["found", ref words @ ..] => Ok(fields(words)?),
+    ["none", stored] => Err(stored.parse().ok()?),
+});
 
 impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    redis::{Connection, FenceError, GROUP, Key, Script, parse_ok},
+    redis::{Connection, FenceError, GROUP, Key, script},
 };
 
 /// An entry that is pending with a consumer.
@@ -22,19 +22,13 @@ pub struct Delivery {
 
 type Pending = (String, String, u64, u32);
 
-static SETTLE: Script = Script::new(
-    "settle",
-    include_str!("../../lua/settle.lua"),
-    &[Key::Meta, Key::Orders],
-    parse_ok,
-);
+script!(SETTLE: () = "settle", include_str!("../../lua/settle.lua"), [Meta, Orders] {
+    ["ok", _] => (),
+});
 
-static RETIRE: Script = Script::new(
-    "retire",
-    include_str!("../../lua/retire.lua"),
-    &[Key::Meta, Key::Orders],
-    |words| matches!(words, ["retired" | "busy"]).then_some(()),
-);
+script!(RETIRE: () = "retire", include_str!("../../lua/retire.lua"), [Meta, Orders] {
+    ["retired" | "busy"] => (),
+});
 
 /// Which entries are claimed: those idle for so long, and at most so many.
 struct Limit {

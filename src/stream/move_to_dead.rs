@@ -3,7 +3,7 @@
 use super::Streams;
 use crate::{
     domain::{Partition, ReservationId},
-    redis::{Applied, FenceError, GROUP, Key, Script},
+    redis::{Applied, FenceError, GROUP, script},
 };
 
 /// Why an order is moved to `dead`.
@@ -19,18 +19,13 @@ pub struct Rejection {
     pub sqlstate: Option<String>,
 }
 
-/// Whether the order was still in `orders`; an error is the refusal of Redis.
-static MOVE_TO_DEAD: Script<Result<bool, String>> = Script::new(
-    "move_to_dead",
-    include_str!("../../lua/move_to_dead.lua"),
-    &[Key::Meta, Key::Orders, Key::Dead, Key::DeadIndex],
-    |words| match *words {
-        ["moved", _] => Some(Ok(true)),
-        ["gone"] => Some(Ok(false)),
-        ["not_applied", refusal] => Some(Err(refusal.to_owned())),
-        _ => None,
-    },
-);
+// Whether the order was still in `orders`; an error is the refusal of Redis.
+script!(MOVE_TO_DEAD: Result<bool, String> = "move_to_dead", include_str!("../../lua/move_to_dead.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["moved", _] => Ok(true),
+    ["gone"] => Ok(false),
+    ["not_applied", refusal] => Err(refusal.to_owned()),
+});
 
 impl Streams {
     /// Moves an order to `dead` if it is still in `orders`; returns whether it was.
