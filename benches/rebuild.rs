@@ -54,7 +54,7 @@ impl Bench {
         ];
         let config = Config::load(Path::new("no-file.toml"), false, &flags)?;
         let stores = Stores::connect(&config).await?;
-        stores.recovery(None).refresh().await?;
+        stores.recovery().refresh().await?;
         let sale = Sale {
             name: "Shoe".to_owned(),
             price: Price::parse("1", "EUR")?,
@@ -117,8 +117,8 @@ impl Bench {
     async fn rebuild(&self) -> anyhow::Result<f64> {
         let row = self.row().await?;
         self.stores.stock.partitions().set_epoch(row.partition, Some(row.epoch));
-        self.stores.stock.close(row.partition).await?;
-        let recovery = self.stores.recovery(None);
+        self.stores.lifecycle.close(row.partition).await?;
+        let recovery = self.stores.recovery();
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;
         let took = started.elapsed().as_secs_f64();

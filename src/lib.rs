@@ -7,6 +7,7 @@
 //! - [`redis`]: connections, every key, and the one way to run a script on them, behind the fence
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three do not import one another
+//! - [`lifecycle`]: opens, probes, closes and fills a partition in Redis
 //! - [`ack`]: when an accepted reservation is answered
 //! - [`catalogue`], [`recovery`], [`dead_letters`]: products, opening and rebuilding partitions, dead entries
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
@@ -25,6 +26,7 @@ pub mod domain;
 mod durability;
 pub mod grpc;
 pub mod ledger;
+pub mod lifecycle;
 pub mod recovery;
 pub mod redis;
 pub mod servers;

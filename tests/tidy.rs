@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 22] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -18,11 +18,15 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ("tasks", &[]),
     ("redis", &["domain", "telemetry"]),
     ("stock", &["domain", "redis", "tasks", "telemetry"]),
+    ("lifecycle", &["domain", "redis"]),
     ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
     ("ack", &["domain", "redis", "ledger", "tasks", "telemetry"]),
     ("catalogue", &["stock", "ledger", "redis", "domain", "tasks"]),
-    ("recovery", &["stock", "stream", "ledger", "redis", "domain", "crash_point", "tasks"]),
+    (
+        "recovery",
+        &["lifecycle", "stream", "ledger", "redis", "domain", "crash_point", "tasks", "telemetry"],
+    ),
     ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
     ("audit", &["stream", "ledger", "redis", "domain", "tasks", "telemetry"]),
     ("durability", &["ledger", "redis"]),
@@ -34,6 +38,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
             "ledger",
             "dead_letters",
             "recovery",
+            "lifecycle",
             "redis",
             "domain",
             "crash_point",
@@ -65,6 +70,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
             "telemetry",
             "redis",
             "stock",
+            "lifecycle",
             "stream",
             "ledger",
             "catalogue",
@@ -287,10 +293,56 @@ fn every_script_names_its_keys_arguments_and_answers() {
         }
         // And stands behind the fence, or says why not.
         let fenced = source.contains("fence(KEYS[1], ARGV[1])")
-            || source.contains("under_repair(KEYS[1], ARGV[1])");
-        let opens = ["open.lua", "held.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
+            || source.contains("rebuild_fence(KEYS[1], ARGV[1])");
+        let opens =
+            ["open.lua", "held.lua", "begin_rebuild.lua"].iter().any(|name| path.ends_with(name));
         assert!(fenced != opens, "{}", path.display());
     }
+}
+
+/// The name of a key in a header: `DeadIndex` is `dead_index`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// The keys of a script's header: the word after each number; `given` where only a call knows the key.
+fn header_keys(source: &str) -> Vec<String> {
+    let header = source.split("-- KEYS").nth(1).unwrap().split("-- ARGV").next().unwrap();
+    let words: Vec<&str> = header.split_whitespace().collect();
+    let numbered = words.windows(2).filter(|pair| pair[0].parse::<u32>().is_ok());
+    numbered.map(|pair| pair[1].trim_matches(['(', ')', ',']).to_owned()).collect()
+}
+
+#[test]
+fn each_script_is_declared_once_with_the_keys_of_its_header() {
+    let mut declared = BTreeSet::new();
+    for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("redis/script.rs")) {
+        let source = fs::read_to_string(&path).unwrap();
+        for declaration in source.split("script!(").skip(1) {
+            let name = declaration.split('"').nth(1).unwrap();
+            let (file, keys) = declaration.split_once("/lua/").unwrap().1.split_once('"').unwrap();
+            assert_eq!(file, format!("{name}.lua"));
+            assert!(declared.insert(file.to_owned()), "{file} is declared twice");
+            let lua = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file);
+            let header = header_keys(&fs::read_to_string(lua).unwrap());
+            let keys = keys.split(['[', ']']).nth(1).unwrap().split(',').map(str::trim);
+            let mut keys: Vec<String> = keys.map(snake_case).collect();
+            // Keys that only a call knows follow those of the declaration.
+            keys.resize(header.len().max(keys.len()), "given".to_owned());
+            assert_eq!(header, keys, "{file}");
+        }
+    }
+    let scripts = files("lua", "lua");
+    let scripts = scripts.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    let scripts: BTreeSet<String> = scripts.filter(|name| name != "fence.lua").collect();
+    assert_eq!(declared, scripts);
 }
 
 #[test]

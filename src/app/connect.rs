@@ -9,7 +9,7 @@ use redis::{
 };
 
 use crate::{
-    ack::{AckSettings, Acks},
+    ack::{AckSettings, AckStores, Acks},
     audit::Auditor,
     config::Config,
     dead_letters::DeadLetters,
@@ -18,6 +18,7 @@ use crate::{
         Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
         check_pooler, check_schema,
     },
+    lifecycle::Lifecycle,
     recovery::Recovery,
     redis::{Connection, Keys, Partitions, retry_at_start},
     stock::{Stock, StockSettings},
@@ -49,6 +50,8 @@ pub struct Stores {
     pub pools: Pools,
     /// The stock.
     pub stock: Stock,
+    /// The life cycle of the partitions.
+    pub lifecycle: Lifecycle,
     /// The streams.
     pub streams: Streams,
     /// The dead letters, with the pool of operators.
@@ -84,17 +87,14 @@ impl Stores {
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
         let keys = Keys::new(&config.key_prefix);
-        let partitions = Partitions::new(
-            connection,
-            keys,
-            (deployment.id, deployment.partitions),
-            metrics.clone(),
-        );
+        let (id, count) = (deployment.id, deployment.partitions);
+        let partitions = Partitions::new(connection, keys, id, count, metrics.clone());
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
         };
-        let stock = Stock::start(partitions.clone(), settings, &tasks);
+        let stock = Stock::start(partitions.clone(), settings, metrics.clone(), &tasks);
+        let lifecycle = Lifecycle::new(partitions.clone(), config.idempotency_window_ms);
         let streams = Streams::new(partitions);
         let dead_letters = DeadLetters::new(streams.clone(), stock.clone(), ledger.clone());
         let auditor = Auditor::new(streams.clone(), ledger.clone(), config.idempotency_window_ms);
@@ -102,6 +102,7 @@ impl Stores {
             ledger,
             pools,
             stock,
+            lifecycle,
             streams,
             dead_letters,
             deployment,
@@ -124,14 +125,20 @@ impl Stores {
     /// When Redis does not answer.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        let services = (self.stock.partitions().clone(), self.pools.workers.clone());
-        Ok(Acks::start(services, self.blocking("waits for replicas").await?, settings, &self.tasks))
+        let stores = AckStores {
+            partitions: self.stock.partitions().clone(),
+            blocking: self.blocking("waits for replicas").await?,
+            ledger: self.pools.workers.clone(),
+            metrics: self.metrics.clone(),
+        };
+        Ok(Acks::start(stores, settings, &self.tasks))
     }
 
-    /// What opens and rebuilds partitions. A process that answers calls has a name, under which it reports marks.
-    pub fn recovery(&self, gateway: Option<String>) -> Recovery {
-        let (ledger, stock) = (self.ledger.clone(), self.stock.clone());
-        Recovery::new(ledger, stock, self.streams.clone(), self.deployment, gateway)
+    /// What opens and rebuilds partitions.
+    pub fn recovery(&self) -> Recovery {
+        let (ledger, lifecycle) = (self.ledger.clone(), self.lifecycle.clone());
+        let (streams, metrics) = (self.streams.clone(), self.metrics.clone());
+        Recovery::new(ledger, lifecycle, streams, self.deployment, metrics)
     }
 
     /// A connection of its own for one blocking reader.

@@ -86,7 +86,10 @@ impl App {
         let watch = Watch::start(stores.clone(), role, acks.clone()).await?;
         stores.metrics.backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
-        let recovery = stores.recovery(role.answers_calls().then(|| name.clone()));
+        let mut recovery = stores.recovery();
+        if role.answers_calls() {
+            recovery = recovery.for_gateway(name.clone());
+        }
         let read = async || recovery.refresh().await.context("cannot read the partitions");
         retry_refused(read).await?;
         let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
@@ -95,6 +98,8 @@ impl App {
         let worker_context = WorkerContext {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
+            lifecycle: stores.lifecycle.clone(),
+            metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
             dead_letters: DeadLetters::new(
                 stores.streams.clone(),

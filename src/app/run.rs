@@ -105,6 +105,7 @@ impl App {
             lookups: stores.pools.lookups.clone(),
             catalogue: self.catalogue.clone(),
             dead_letters: stores.dead_letters.clone(),
+            metrics: stores.metrics.clone(),
         })
     }
 

@@ -200,7 +200,7 @@ impl Watch {
     async fn check_partitions(&self) -> Option<String> {
         let mut reason = "no partition is open for sale".to_owned();
         for partition in self.stores.deployment.partitions.all() {
-            match self.stores.stock.probe(partition).await {
+            match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
                 Err(FenceError::Fenced(_)) => {}
                 Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {

@@ -4,7 +4,7 @@ use super::Report;
 use crate::{
     domain::{Partition, ProductId},
     ledger::{AuditRows, LedgerUnits},
-    stream::{ClaimsCut, Cut, ProductCut},
+    stream::{Cut, IdempotencyCut, ProductCut},
 };
 
 /// The seqs of the cut's epoch that are in a stream, each once.
@@ -53,7 +53,7 @@ pub(super) fn check_log(
 /// Each order's request id is remembered, so that a repeated call gets the same answer and no second unit.
 pub(super) fn check_request_ids(
     partition: Partition,
-    buckets: &[ClaimsCut],
+    buckets: &[IdempotencyCut],
     rows: &AuditRows,
     report: &mut Report,
 ) {
@@ -187,14 +187,14 @@ mod tests {
     #[test]
     fn forgotten_request_id_is_a_violation_and_an_absent_earlier_bucket_is_a_note() {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        let bucket = |since_ms, is_kept, remembered, waiting| ClaimsCut {
+        let bucket = |since_ms, is_kept, remembered, waiting| IdempotencyCut {
             since_ms,
             is_kept,
             remembered,
             waiting,
         };
         let rows = AuditRows { claims_at_cut: [(0, 5), (10, 2)].into(), ..AuditRows::default() };
-        let check = |buckets: &[ClaimsCut]| {
+        let check = |buckets: &[IdempotencyCut]| {
             let mut report = Report::default();
             check_request_ids(partition, buckets, &rows, &mut report);
             (report.error_units, report.notes.len())

@@ -124,11 +124,11 @@ impl Auditor {
         let at = (cut.epoch, cut.seq);
         let streams = InStreams { ids: &in_streams, seqs: &waiting };
         let buckets = IdBuckets {
-            since_ms: cut.claims.first().map_or(0, |bucket| bucket.since_ms),
+            since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
             width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
         };
         let rows = self.ledger.audit_rows(partition, at, streams, buckets).await?;
-        check_request_ids(partition, &cut.claims, &rows, report);
+        check_request_ids(partition, &cut.idempotency, &rows, report);
         if !check_log(partition, &cut, &rows, report) {
             for seq in self.ledger.missing_seqs(partition, at, &waiting).await? {
                 report.violations.push(format!(

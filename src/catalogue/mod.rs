@@ -16,7 +16,7 @@ use crate::{
     domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
     redis::FenceError,
-    stock::{Grant, Offer, Stock, StockError},
+    stock::{Stock, StockError},
     tasks::tick,
 };
 
@@ -180,10 +180,8 @@ impl Catalogue {
         if products.is_empty() {
             return Ok(());
         }
-        let grants: Vec<Grant> = products.iter().map(|product| Grant::from(&**product)).collect();
-        self.stock.restock(partition, &grants).await?;
-        let offers: Vec<Offer> = products.iter().map(|product| Offer::from(&**product)).collect();
-        self.stock.publish(partition, &offers).await
+        self.stock.restock(partition, products).await?;
+        self.stock.publish(partition, products).await
     }
 
     /// Refreshes until stopped.

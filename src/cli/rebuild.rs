@@ -31,7 +31,7 @@ pub(super) struct RebuildArgs {
 pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
     stores.load_epochs().await?;
-    let recovery = stores.recovery(None);
+    let recovery = stores.recovery();
     let fenced = recovery.fenced().await?;
     let rows = stores.ledger.partitions(stores.deployment.partitions).await?;
     let chosen: Vec<PartitionRow> = if args.all {
@@ -74,7 +74,7 @@ fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<Partition
 }
 
 async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<ExitCode> {
-    let recovery = stores.recovery(None);
+    let recovery = stores.recovery();
     let (mut all_open, mut opened) = (true, Vec::new());
     let (mut ticks, rebuilds) = (tokio::time::interval(PROGRESS), recovery.rebuild_all(rows));
     let mut rebuilds = std::pin::pin!(rebuilds);

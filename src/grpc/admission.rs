@@ -63,7 +63,7 @@ impl Admission {
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.stock.partitions().metrics().refused(error.reason());
+            self.services.metrics.refused(error.reason());
         }
     }
 }

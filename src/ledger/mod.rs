@@ -32,7 +32,7 @@ pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
 pub use pools::{Lookup, Lookups, PoolSizes, Pools};
-pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
+pub use rebuild::{Closed, Turn};
 pub use reservations::{ExportRow, LookedUp, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};

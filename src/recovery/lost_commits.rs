@@ -10,8 +10,8 @@ use super::Recovery;
 use crate::{
     domain::{Epoch, Partition},
     ledger::{LedgerError, PartitionRow, Timeline},
+    lifecycle::SinceOpened,
     redis::{FenceError, FenceReason},
-    stock::SinceOpened,
 };
 
 /// The last stored seq of each partition, as Redis had it. A ledger that lost this order may have stored later ones
@@ -57,7 +57,7 @@ impl Recovery {
 
     /// The last epoch that this process adopted, by partition.
     pub(super) fn adopted_epochs(&self) -> BTreeMap<Partition, Epoch> {
-        let epoch = |partition| Some((partition, self.stock.partitions().seen(partition)?.0));
+        let epoch = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
         self.deployment.partitions.all().filter_map(epoch).collect()
     }
 
@@ -117,12 +117,12 @@ impl Recovery {
     /// Closes the partitions for which the ledger lost commits: nothing more is sold until they are rebuilt.
     pub(super) async fn close_after_lost_commits(&self, fenced: &[(PartitionRow, FenceReason)]) {
         for (row, reason) in fenced {
-            let epoch = match (reason, self.stock.partitions().seen(row.partition)) {
+            let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
                 (FenceReason::LedgerBehind, Some((adopted, _))) => adopted,
                 _ => continue,
             };
-            match self.stock.close_in(row.partition, epoch).await {
+            match self.lifecycle.close_in(row.partition, epoch).await {
                 // Fenced: another process has closed it.
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(

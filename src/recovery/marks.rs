@@ -36,7 +36,7 @@ impl Recovery {
         if reported.left {
             return Ok(());
         }
-        let partitions = self.stock.partitions();
+        let partitions = self.lifecycle.partitions();
         let (mut begun, mut marks) = (Vec::new(), Vec::new());
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
@@ -89,7 +89,7 @@ impl Recovery {
     pub async fn leave(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
         reported.left = true;
-        let partitions = self.stock.partitions();
+        let partitions = self.lifecycle.partitions();
         let mark = |partition| {
             let (epoch, seq) = partitions.seen(partition)?;
             Some(Mark { partition, epoch, seq: Some(seq) })

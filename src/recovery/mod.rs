@@ -33,10 +33,11 @@ pub use self::{
 use crate::{
     domain::Partition,
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
+    lifecycle::Lifecycle,
     redis::{FenceError, FenceReason},
-    stock::Stock,
     stream::Streams,
     tasks::tick,
+    telemetry::Metrics,
 };
 
 /// How often the ledger and Redis are read.
@@ -46,9 +47,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Recovery {
     ledger: Ledger,
-    stock: Stock,
+    lifecycle: Lifecycle,
     streams: Streams,
     deployment: Deployment,
+    metrics: Metrics,
     /// The name of this process, if it accepts reservations.
     gateway: Option<String>,
     status: Status,
@@ -60,25 +62,32 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// For the partitions of this deployment; a process that accepts reservations has a unique name.
+    /// For the partitions of this deployment, in a process that accepts no reservations.
     pub fn new(
         ledger: Ledger,
-        stock: Stock,
+        lifecycle: Lifecycle,
         streams: Streams,
         deployment: Deployment,
-        gateway: Option<String>,
+        metrics: Metrics,
     ) -> Self {
         Self {
             ledger,
-            stock,
+            lifecycle,
             streams,
             deployment,
-            gateway,
+            metrics,
+            gateway: None,
             status: Status::default(),
             reported: Arc::default(),
             timeline_refused: Arc::default(),
             last_stored: LastStored::default(),
         }
+    }
+
+    /// In a process that accepts reservations and has this unique name.
+    #[must_use]
+    pub fn for_gateway(self, name: String) -> Self {
+        Self { gateway: Some(name), ..self }
     }
 
     /// Reads the partitions from the ledger, opens the new ones, and adopts the epochs of all.
@@ -125,7 +134,7 @@ impl Recovery {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
-                    match self.stock.probe_in(row.partition, row.epoch).await {
+                    match self.lifecycle.probe_in(row.partition, row.epoch).await {
                         Ok(since) => open.push((row, since)),
                         Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
                         // Nothing follows from a Redis that does not answer.
@@ -191,7 +200,7 @@ impl Recovery {
             Ok(Some(_)) => self.status.set_open(row.partition),
             Err(RebuildError::Ledger(error)) => {
                 if let Some(sqlstate) = error.unlisted() {
-                    self.stock.partitions().metrics().unlisted(sqlstate);
+                    self.metrics.unlisted(sqlstate);
                 }
             }
             Ok(None) | Err(_) => {}
@@ -219,7 +228,7 @@ impl Recovery {
     async fn refused_by_redis(&self) -> Vec<Partition> {
         let mut refused = Vec::new();
         for (partition, epoch) in self.adopted_epochs() {
-            match self.stock.probe_in(partition, epoch).await {
+            match self.lifecycle.probe_in(partition, epoch).await {
                 Ok(since) => self.last_stored.set(partition, epoch, since.stored),
                 Err(FenceError::Fenced(_)) => refused.push(partition),
                 Err(_) => {}

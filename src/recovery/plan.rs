@@ -41,7 +41,7 @@ impl Recovery {
             (PartitionStatus::Closed, None) => "closed".to_owned(),
         };
         let refused = self.check_ready(row).await.err();
-        let held = self.stock.held(partition).await?;
+        let held = self.lifecycle.held(partition).await?;
         let (held_epoch, seq) = held.map_or((epoch, 0), |held| (held.epoch, held.seq));
         let next = Epoch(epoch.max(held_epoch).0 + 1);
         let waiting = self.waiting(partition, held_epoch).await?;
@@ -63,7 +63,7 @@ impl Recovery {
         let products = self.ledger.remaining(partition).await?;
         for remaining in products.iter().take(SHOWN_MAX) {
             let product = &remaining.product.id;
-            let now = self.stock.held_stock(partition, product).await?;
+            let now = self.lifecycle.held_stock(partition, product).await?;
             let now = now.map_or("no".to_owned(), |now| now.to_string());
             let waiting = waiting.by_product.get(product).copied().unwrap_or(0);
             let afterwards = remaining.product.supply - remaining.sold - waiting;

@@ -10,10 +10,10 @@
 use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
-    domain::{Epoch, LostOrder, Partition},
+    domain::{Epoch, LostOrder, Partition, PartitionEpoch},
     ledger::{Closed, LedgerError, Mark, PartitionRow},
+    lifecycle::{Held, RebuildStart},
     redis::FenceError,
-    stock::{Held, Seized},
     stream::EntryError,
 };
 
@@ -95,21 +95,21 @@ impl Recovery {
             return Ok(None);
         };
         let Closed { epoch, last_open } = closed;
-        self.stock.partitions().set_epoch(partition, None);
+        self.lifecycle.partitions().set_epoch(partition, None);
         tracing::debug!(%partition, %epoch, "closed in the ledger; the rebuild begins");
         crash_point::reach("rebuild_closed");
         self.mark_from_redis(partition, epoch).await?;
-        match self.stock.seize(partition, epoch).await? {
-            Seized::Ours => {}
-            Seized::Late => return Ok(None),
-            Seized::Foreign => return Err(RebuildError::Foreign),
+        let at = PartitionEpoch { partition, epoch };
+        match self.lifecycle.begin_rebuild(at).await? {
+            RebuildStart::Begun => {}
+            RebuildStart::Late => return Ok(None),
+            RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_seized");
         tracing::debug!(%partition, %epoch, "closed in Redis");
         let rebuild = Rebuild {
             recovery: self,
-            partition,
-            epoch,
+            at,
             last_open,
             timeline,
             progress: self.status.progress(partition),
@@ -141,18 +141,18 @@ impl Recovery {
         partition: Partition,
         below: Epoch,
     ) -> Result<(), RebuildError> {
-        let Some(Held { epoch, owner, .. }) = self.stock.held(partition).await? else {
+        let Some(Held { epoch, owner, .. }) = self.lifecycle.held(partition).await? else {
             return Ok(());
         };
         // Another rebuild has a higher epoch, or the data is another deployment's: the next script reports it.
         if epoch >= below || owner != self.deployment.id {
             return Ok(());
         }
-        match self.stock.close_in(partition, epoch).await {
+        match self.lifecycle.close_in(partition, epoch).await {
             Ok(()) | Err(FenceError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let Some(held) = self.stock.held(partition).await? else { return Ok(()) };
+        let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };
         if held.owner == self.deployment.id && held.epoch == epoch && held.seq > 0 {
             let mark = Mark { partition, epoch, seq: Some(held.seq) };
             self.ledger.report_marks(REDIS, &[mark]).await?;

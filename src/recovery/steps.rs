@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::{RebuildError, Rebuilt, Recovery, status::Progress};
 use crate::{
     crash_point,
-    domain::{Epoch, LostOrder, Order, Partition},
+    domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
     ledger::{DeadAction, LedgerError, Void},
-    stock::{ClaimParts, Filling, Offer, OldClaim, Reopened},
+    lifecycle::{Reopened, UnconfirmedRequest},
     stream::{EntryError, Source, Surviving},
 };
 
@@ -28,8 +28,7 @@ const GIVEN_UP: &str = "came back with an older Redis after it was given up as l
 /// A rebuild of a partition that is closed in both stores, in the epoch of this rebuild.
 pub(super) struct Rebuild<'a> {
     pub(super) recovery: &'a Recovery,
-    pub(super) partition: Partition,
-    pub(super) epoch: Epoch,
+    pub(super) at: PartitionEpoch,
     /// Orders of earlier epochs than this one were settled or given up as lost before.
     pub(super) last_open: Epoch,
     /// The timeline of the ledger before this rebuild began.
@@ -41,7 +40,7 @@ pub(super) struct Rebuild<'a> {
 impl Rebuild<'_> {
     /// Runs the steps until the partition is open in Redis.
     pub(super) async fn run(mut self) -> Result<Rebuilt, RebuildError> {
-        let (partition, epoch) = (self.partition, self.epoch);
+        let PartitionEpoch { partition, epoch } = self.at;
         loop {
             for (source, what) in
                 [(Source::Orders, "orders drained"), (Source::Dead, "dead entries drained")]
@@ -56,12 +55,12 @@ impl Rebuild<'_> {
             self.fill().await?;
             tracing::debug!(%partition, %epoch, "filled");
             crash_point::reach("rebuild_filled");
-            self.resolve_old_request_ids().await?;
+            self.resolve_unconfirmed().await?;
             let lost = self.rebuilt.lost_requests;
             tracing::debug!(%partition, %epoch, lost, "other request ids looked up");
             crash_point::reach("rebuild_concluded");
             let timeline = self.timeline.as_deref();
-            match self.recovery.stock.reopen(partition, epoch, timeline).await? {
+            match self.recovery.lifecycle.reopen(self.at, timeline).await? {
                 Reopened::Opened => {
                     tracing::debug!(%partition, %epoch, "open in Redis");
                     return Ok(self.rebuilt);
@@ -73,9 +72,9 @@ impl Rebuild<'_> {
 
     /// R8: every entry that survived is stored or voided; then nothing is in flight.
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
-        let partition = self.partition;
+        let partition = self.at.partition;
         loop {
-            let entries = self.recovery.streams.surviving(partition, source, ("", BATCH)).await?;
+            let entries = self.recovery.streams.surviving(partition, source, "", BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -90,13 +89,13 @@ impl Rebuild<'_> {
                 }
             }
             let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
-            self.recovery.streams.drained((partition, source), self.epoch, &ids).await?;
+            self.recovery.streams.drain(self.at, source, &ids).await?;
             self.progress.add(ids.len());
         }
     }
 
     async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
-        let partition = self.partition;
+        let partition = self.at.partition;
         let order = orders_in(partition, std::slice::from_ref(entry))?.pop();
         let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
         if let Some(order) = &order
@@ -122,14 +121,14 @@ impl Rebuild<'_> {
             entry: entry.entry.to_bytes(),
         };
         let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.recovery.ledger.void(partition, self.epoch, &void, &action).await?;
+        self.recovery.ledger.void(partition, self.at.epoch, &void, &action).await?;
         self.rebuilt.voided += 1;
         Ok(())
     }
 
     /// Stores these orders; returns whether all are settled in the ledger now: stored, or voided before.
     async fn store(&self, orders: &[&Order]) -> Result<bool, LedgerError> {
-        match self.recovery.ledger.store(self.partition, self.epoch, orders).await {
+        match self.recovery.ledger.store(self.at.partition, self.at.epoch, orders).await {
             Ok(stored) => {
                 for mismatch in stored.mismatched {
                     tracing::error!(
@@ -147,43 +146,24 @@ impl Rebuild<'_> {
 
     /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
     async fn fill(&self) -> Result<(), RebuildError> {
-        let (stock, ledger) = (&self.recovery.stock, &self.recovery.ledger);
-        let (partition, epoch, progress) = (self.partition, self.epoch, &self.progress);
-        let remaining = ledger.remaining(partition).await?;
-        let products: Vec<Filling> = remaining
-            .iter()
-            .map(|remaining| Filling {
-                offer: Offer::from(&remaining.product),
-                supply: remaining.product.supply,
-                available: remaining.product.supply - remaining.sold,
-            })
-            .collect();
+        let Self { recovery: Recovery { lifecycle, ledger, .. }, at, progress, .. } = self;
+        let products = ledger.remaining(at.partition).await?;
         progress.begin("products filled", u64::try_from(products.len()).ok());
-        stock.fill_products(partition, epoch, &products).await?;
+        lifecycle.fill_products(*at, &products).await?;
         progress.begin("buyers' counts restored", None);
-        let mut bought = pin!(ledger.bought(partition).await?.try_chunks(ROWS));
+        let mut bought = pin!(ledger.bought(at.partition).await?.try_chunks(ROWS));
         while let Some(rows) = bought.next().await {
             let rows = rows.map_err(|broken| broken.1)?;
             progress.add(rows.len());
-            let held = rows.into_iter().map(|held| (held.user, held.product, held.units));
-            stock.fill_bought(partition, epoch, held).await?;
+            lifecycle.fill_bought(*at, &rows).await?;
         }
         progress.begin("request ids restored", None);
-        let since = stock.remembered_since_ms(Timestamp::now().as_millisecond());
-        let mut claims = pin!(ledger.claims(partition, since).await?.try_chunks(ROWS));
-        while let Some(rows) = claims.next().await {
+        let since = lifecycle.remembered_since_ms(Timestamp::now().as_millisecond());
+        let records = ledger.idempotency_records(at.partition, since).await?;
+        let mut records = pin!(records.try_chunks(ROWS));
+        while let Some(rows) = records.next().await {
             let rows = rows.map_err(|broken| broken.1)?;
-            let parts: Vec<ClaimParts<'_>> = rows
-                .iter()
-                .map(|claim| ClaimParts {
-                    user: &claim.user,
-                    product: &claim.product,
-                    request: &claim.request,
-                    id: claim.id,
-                    reserved_at_ms: claim.reserved_at_ms,
-                })
-                .collect();
-            stock.fill_claims(partition, epoch, &parts).await?;
+            lifecycle.fill_idempotency(*at, &rows).await?;
             progress.add(rows.len());
         }
         Ok(())
@@ -193,31 +173,25 @@ impl Rebuild<'_> {
     /// neither store stays remembered as lost, so that a repeated request does not buy a second time unnoticed. (An
     /// order and its request id are written in one step, so Redis loses both or none; the ledger may lose the order
     /// alone.)
-    async fn resolve_old_request_ids(&mut self) -> Result<(), RebuildError> {
-        let (stock, partition) = (&self.recovery.stock, self.partition);
+    async fn resolve_unconfirmed(&mut self) -> Result<(), RebuildError> {
+        let Recovery { lifecycle, ledger, .. } = self.recovery;
         self.progress.begin("unconfirmed request ids looked up", None);
-        for bucket in stock.old_buckets().await? {
+        for bucket in lifecycle.old_buckets().await? {
             let mut cursor = 0;
             loop {
-                let (next, page) = stock.old_claims(partition, bucket, cursor).await?;
-                let ids: Vec<_> = page.iter().filter_map(|claim| claim.id).collect();
-                let uuids: Vec<_> = ids.iter().map(|id| id.to_uuid()).collect();
-                let settled = self.recovery.ledger.settled(&uuids).await?;
+                let (next, page) = lifecycle.unconfirmed(self.at.partition, bucket, cursor).await?;
+                let ids = page.iter().filter_map(|request| request.id);
+                let uuids: Vec<_> = ids.map(|id| id.to_uuid()).collect();
+                let settled = ledger.settled(&uuids).await?;
                 let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
-                let is_lost =
-                    |claim: &OldClaim| claim.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
-                let claims: Vec<(OldClaim, bool)> = page
-                    .into_iter()
-                    .map(|claim| {
-                        let lost = is_lost(&claim);
-                        (claim, lost)
-                    })
-                    .collect();
-                if !claims.is_empty() {
-                    stock.conclude_claims((partition, bucket), self.epoch, &claims).await?;
-                }
-                self.progress.add(claims.len());
-                self.name_lost(&claims);
+                let page = page.into_iter().map(|request| {
+                    let lost = request.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
+                    (request, lost)
+                });
+                let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();
+                lifecycle.resolve(self.at, bucket, &requests).await?;
+                self.progress.add(requests.len());
+                self.name_lost(&requests);
                 cursor = next;
                 if cursor == 0 {
                     break;
@@ -227,12 +201,12 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn name_lost(&mut self, claims: &[(OldClaim, bool)]) {
-        let lost = claims.iter().filter(|(_, is_lost)| *is_lost);
-        for (claim, id) in lost.filter_map(|(claim, _)| Some((claim, claim.id?))) {
+    fn name_lost(&mut self, requests: &[(UnconfirmedRequest, bool)]) {
+        let lost = requests.iter().filter(|(_, is_lost)| *is_lost);
+        for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < NAMED_MAX {
-                let (user, product) = claim.buyer();
+                let (user, product) = request.buyer();
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }

@@ -1,4 +1,4 @@
-//! A connection for plain commands, each timed and counted by its name.
+//! A connection for plain commands, which metrics time and count by name.
 
 use std::time::Instant;
 
@@ -26,14 +26,14 @@ impl ConnectionLike for Commands {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let started = Instant::now();
-            let answer = self.inner.req_packed_command(command).await;
+            let reply = self.inner.req_packed_command(command).await;
             let name = match command.args_iter().next() {
                 Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
                 Some(_) | None => "other".to_owned(),
             };
-            let error = answer.as_ref().err().map(|error| error.category().to_owned());
+            let error = reply.as_ref().err().map(|error| error.category().to_owned());
             self.metrics.command(name, started.elapsed(), error);
-            answer
+            reply
         }
         .boxed()
     }

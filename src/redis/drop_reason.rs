@@ -1,17 +1,17 @@
-//! When a connection is useless: judged by what became of one request. Pure.
+//! Why a connection is replaced, decided by the result of one request. Pure.
 
 use std::fmt;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
-/// Why a connection is given up.
+/// Why a connection is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DropReason {
     /// It could not be made.
     Unreachable,
     /// Redis or the network closed it.
     Closed,
-    /// A request waited for its whole time, and nothing was answered meanwhile.
+    /// A request timed out, and no other request was answered meanwhile.
     Silent,
     /// It leads to a replica: after a failover, to what was the primary.
     Replica,
@@ -40,7 +40,7 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// What a failed request tells; `silent` if nothing at all was answered while it waited.
+/// What the error of a request shows; `silent` if no request was answered while it waited.
 pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
     if let ErrorKind::Server(kind) = error.kind() {
         of_replica(kind).then_some(DropReason::Replica)
@@ -51,7 +51,7 @@ pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
     }
 }
 
-/// What an answer tells: an error, or a script's word that this is a replica.
+/// What an answer shows: an error, or a script that reports a replica.
 pub(super) fn in_answer(answer: &Value) -> Option<DropReason> {
     let replica = if let Value::ServerError(error) = answer {
         error.kind().is_some_and(of_replica)
@@ -68,7 +68,7 @@ pub(super) fn in_answer(answer: &Value) -> Option<DropReason> {
     replica.then_some(DropReason::Replica)
 }
 
-/// Only a replica says so.
+/// Whether only a replica gives this error.
 fn of_replica(kind: ServerErrorKind) -> bool {
     matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
 }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_a_replica_makes_its_connection_useless_and_no_other_answer_does() {
+    fn answer_of_a_replica_drops_its_connection_and_no_other_answer_does() {
         for replica in [
             answer(&["fenced", "replica"]),
             answer(&["ok", "accepted 1 9 1000", "not_applied READONLY You can't write"]),
@@ -109,15 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_counts_only_where_nothing_else_was_answered() {
+    fn timeout_drops_a_connection_only_if_nothing_else_was_answered() {
         let late = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
         assert_eq!(in_error(&late, true), Some(DropReason::Silent));
         assert_eq!(in_error(&late, false), None);
     }
 
     #[test]
-    fn errors_of_replicas_and_of_closed_connections_make_a_connection_useless_and_no_refusal_does()
-    {
+    fn errors_of_replicas_and_closed_connections_drop_a_connection_and_refusals_do_not() {
         let server = |kind| RedisError::from((ErrorKind::Server(kind), "refused"));
         for kind in [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown] {
             assert_eq!(in_error(&server(kind), false), Some(DropReason::Replica));

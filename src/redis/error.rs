@@ -1,4 +1,4 @@
-//! Why a script did not do what it was asked, and whether it may have.
+//! Why a script did not run to its end, and whether it may have taken effect.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 pub enum Applied {
     /// Certainly not.
     No,
-    /// Nobody knows yet: ask again with the same request id.
+    /// Possibly: a repeated call with the same request id gets the outcome.
     Maybe,
 }
 
@@ -26,19 +26,19 @@ impl Applied {
 /// Why a partition is fenced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceReason {
-    /// Redis follows another one, or the connection leads to one that does: it cannot be written.
+    /// Redis is a replica, or the connection leads to one: it cannot be written.
     Replica,
-    /// Redis has no meta: it was emptied, or never opened.
+    /// Redis has no meta: it was emptied, or the partition was never opened there.
     Missing,
     /// Redis holds another deployment's data.
     Deployment,
-    /// Redis restarted, was promoted, or came back from a backup.
+    /// Redis restarted, was promoted, or was restored from a backup.
     Replid,
-    /// This process or Redis is of another epoch.
+    /// This process or Redis is in another epoch.
     Epoch,
-    /// Closed for repair.
+    /// It is closed for a rebuild.
     Closed,
-    /// Redis's settings are not safe to sell with.
+    /// The settings of Redis are not safe to sell with.
     Settings,
     /// Postgres failed over or was restored since the partition was opened.
     Timeline,
@@ -46,7 +46,7 @@ pub enum FenceReason {
     StoredLost,
     /// The ledger holds an earlier epoch than Redis: it lost commits.
     LedgerBehind,
-    /// This process has not learned yet that the partition is open.
+    /// This process does not know yet that the partition is open.
     Unknown,
 }
 
@@ -67,21 +67,21 @@ impl FenceReason {
 impl fmt::Display for FenceReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Replica => "Redis is a replica: it cannot be written",
-            Self::Missing => "Redis holds nothing of it",
+            Self::Replica => "Redis is a replica, which cannot be written",
+            Self::Missing => "Redis holds no data of the partition",
             Self::Deployment => "Redis holds another deployment's data",
-            Self::Replid => "Redis is not the instance it was opened on, or has restarted",
-            Self::Epoch => "it is of another epoch",
-            Self::Closed => "it is closed",
-            Self::Settings => "Redis's settings are not safe to sell with",
+            Self::Replid => "Redis restarted, or is not the instance on which the partition was opened",
+            Self::Epoch => "Redis or this process is in another epoch",
+            Self::Closed => "it is closed for a rebuild",
+            Self::Settings => "the settings of Redis are not safe to sell with",
             Self::Timeline => {
-                "Postgres is on another timeline than when it was opened: it failed over or was restored"
+                "Postgres is on another timeline than at the opening of the partition: it failed over or was restored"
             }
             Self::StoredLost => "Postgres no longer holds an order that it had stored",
             Self::LedgerBehind => {
-                "Postgres holds an earlier epoch than the one that was sold in: it lost commits"
+                "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
             }
-            Self::Unknown => "it is not known to be open",
+            Self::Unknown => "this process does not know yet whether it is open",
         })
     }
 }
@@ -92,17 +92,17 @@ pub enum FenceError {
     /// The partition must be rebuilt first; nothing was done.
     #[error("the partition is fenced: {0}")]
     Fenced(FenceReason),
-    /// Redis could not be asked, or did not answer.
+    /// Redis could not be reached, or did not answer.
     #[error("Redis is unavailable")]
     Unavailable {
-        /// Whether it may have happened all the same.
+        /// Whether the script may have taken effect.
         applied: Applied,
-        /// What the client library said.
+        /// The error of the client library.
         #[source]
         source: RedisError,
     },
-    /// The answer is not one that the script gives, or the script itself failed: a bug, or somebody else's
-    /// data under our keys. It may have taken effect.
+    /// The script never gives this reply, or it failed: a bug, or another program's data under the keys of this one. It
+    /// may have taken effect.
     #[error("Redis gave an answer that this program does not understand: {0:?}")]
     Malformed(Vec<String>),
 }
@@ -127,8 +127,7 @@ impl From<RedisError> for FenceError {
     }
 }
 
-/// Whether Redis did answer, and not as it was asked: with another type, or because a script failed or found
-/// a key of another type.
+/// Whether Redis answered with a reply of another type, or because the script failed or found a key of another type.
 fn is_malformed(error: &RedisError) -> bool {
     let failed = || error.detail().is_some_and(|detail| detail.contains("user_script"));
     [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
@@ -136,7 +135,7 @@ fn is_malformed(error: &RedisError) -> bool {
         || error.code() == Some("ERR") && failed()
 }
 
-/// Only refusals from before the first command of a script are certain to have had no effect.
+/// Only a refusal before the first command of a script certainly had no effect.
 fn applied(error: &RedisError) -> Applied {
     if error.is_connection_refusal() {
         return Applied::No;
@@ -150,7 +149,7 @@ fn applied(error: &RedisError) -> Applied {
         ErrorKind::InvalidClientConfig,
     ];
     let before_any_effect = refused_kinds.contains(&error.kind());
-    // A script refused for memory or for a failing disk is refused whole, before its first command.
+    // For memory or a failing disk, Redis refuses a whole script, before its first command.
     let code = error.code().unwrap_or_default();
     if before_any_effect || ["OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"].contains(&code) {
         Applied::No
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_another_type_is_malformed_and_a_broken_connection_is_not() {
+    fn reply_of_another_type_is_malformed_and_broken_connection_is_unavailable() {
         let wrong = ::redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
         let wrong = FenceError::from(RedisError::from(wrong));
         assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");

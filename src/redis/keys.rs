@@ -1,81 +1,80 @@
-//! Every key in Redis. Nothing else may spell one.
+//! Every key in Redis; no other module spells one.
 //!
 //! All keys of a partition carry its hash tag, so that one script touches one slot.
+
+use std::fmt;
 
 use crate::domain::Partition;
 
 /// The consumer group of every orders stream.
 pub const GROUP: &str = "ledger";
 
-/// Names the keys under a prefix.
+/// A key of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
+    Meta,
+    /// Never written: a command on it shows whether Redis takes writes.
+    Scratch,
+    /// Hash: product → available units.
+    Stock,
+    /// Hash: product → units granted so far, as known to Redis.
+    Supply,
+    /// Hash: product → version, status, per-user limit, opens, closes.
+    Catalogue,
+    /// Base of the names of the idempotency hashes, from which scripts build them.
+    Idempotency,
+    /// Hash of one bucket of time: user, product, request → entry id, random part and time of the accept.
+    IdempotencyBucket(i64),
+    /// Such a hash that a rebuild has set aside.
+    OldIdempotencyBucket(i64),
+    /// Hash: user, product, request → entry id and random part of an order that is in neither store.
+    Lost,
+    /// Hash: user, product → units, for products with a limit.
+    Bought,
+    /// Stream: one entry per accepted reservation, id `<epoch>-<seq>`.
+    Orders,
+    /// Stream: entries that could not be stored.
+    Dead,
+    /// Hash: reservation id → its entry in `dead`.
+    DeadIndex,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Meta => "meta",
+            Self::Scratch => "scratch",
+            Self::Stock => "stock",
+            Self::Supply => "supply",
+            Self::Catalogue => "catalogue",
+            Self::Idempotency => "idempotency",
+            Self::IdempotencyBucket(bucket) => return write!(f, "idempotency:{bucket}"),
+            Self::OldIdempotencyBucket(bucket) => return write!(f, "idempotency:{bucket}:old"),
+            Self::Lost => "lost",
+            Self::Bought => "bought",
+            Self::Orders => "orders",
+            Self::Dead => "dead",
+            Self::DeadIndex => "dead_index",
+        })
+    }
+}
+
+/// Names the keys under a prefix (`yoink` by default).
 #[derive(Debug, Clone)]
 pub struct Keys {
     prefix: String,
 }
 
 impl Keys {
-    /// Keys under `prefix` (`yoink` by default).
+    /// Keys under `prefix`.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    fn key(&self, partition: Partition, name: &str) -> String {
-        format!("{}:{{{partition}}}:{name}", self.prefix)
-    }
-
-    /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
-    pub fn meta(&self, partition: Partition) -> String {
-        self.key(partition, "meta")
-    }
-
-    /// Holds nothing: a command on it tells whether Redis takes writes.
-    pub fn scratch(&self, partition: Partition) -> String {
-        self.key(partition, "scratch")
-    }
-
-    /// Hash: product → available units.
-    pub fn stock(&self, partition: Partition) -> String {
-        self.key(partition, "stock")
-    }
-
-    /// Hash: product → units granted so far, as known to Redis.
-    pub fn supply(&self, partition: Partition) -> String {
-        self.key(partition, "supply")
-    }
-
-    /// Hash: product → version, status, per-user limit, opens, closes.
-    pub fn catalogue(&self, partition: Partition) -> String {
-        self.key(partition, "catalogue")
-    }
-
-    /// Base of the hashes `<base>:<bucket>`: user, product, request → entry id and random part.
-    pub fn claims(&self, partition: Partition) -> String {
-        self.key(partition, "claims")
-    }
-
-    /// Hash: user, product, request → entry id and random part of an order that is in neither store.
-    pub fn lost(&self, partition: Partition) -> String {
-        self.key(partition, "lost")
-    }
-
-    /// Hash: user, product → units, for products with a limit.
-    pub fn bought(&self, partition: Partition) -> String {
-        self.key(partition, "bought")
-    }
-
-    /// Stream: one entry per accepted reservation, id `<epoch>-<seq>`.
-    pub fn orders(&self, partition: Partition) -> String {
-        self.key(partition, "orders")
-    }
-
-    /// Stream: entries given up on.
-    pub fn dead(&self, partition: Partition) -> String {
-        self.key(partition, "dead")
-    }
-
-    /// Hash: reservation id → its entry in `dead`.
-    pub fn dead_index(&self, partition: Partition) -> String {
-        self.key(partition, "dead_index")
+    /// The whole name of a key.
+    pub fn name(&self, partition: Partition, key: Key) -> String {
+        format!("{}:{{{partition}}}:{key}", self.prefix)
     }
 }
 
@@ -85,19 +84,25 @@ mod tests {
     use crate::domain::PartitionCount;
 
     #[test]
-    fn keys_are_as_the_design_names_them() {
+    fn keys_have_the_names_of_the_design() {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         let keys = Keys::new("yoink");
-        assert_eq!(keys.meta(partition), "yoink:{3}:meta");
-        assert_eq!(keys.scratch(partition), "yoink:{3}:scratch");
-        assert_eq!(keys.stock(partition), "yoink:{3}:stock");
-        assert_eq!(keys.supply(partition), "yoink:{3}:supply");
-        assert_eq!(keys.catalogue(partition), "yoink:{3}:catalogue");
-        assert_eq!(keys.claims(partition), "yoink:{3}:claims");
-        assert_eq!(keys.lost(partition), "yoink:{3}:lost");
-        assert_eq!(keys.bought(partition), "yoink:{3}:bought");
-        assert_eq!(keys.orders(partition), "yoink:{3}:orders");
-        assert_eq!(keys.dead(partition), "yoink:{3}:dead");
-        assert_eq!(keys.dead_index(partition), "yoink:{3}:dead_index");
+        for (key, name) in [
+            (Key::Meta, "meta"),
+            (Key::Scratch, "scratch"),
+            (Key::Stock, "stock"),
+            (Key::Supply, "supply"),
+            (Key::Catalogue, "catalogue"),
+            (Key::Idempotency, "idempotency"),
+            (Key::IdempotencyBucket(7), "idempotency:7"),
+            (Key::OldIdempotencyBucket(7), "idempotency:7:old"),
+            (Key::Lost, "lost"),
+            (Key::Bought, "bought"),
+            (Key::Orders, "orders"),
+            (Key::Dead, "dead"),
+            (Key::DeadIndex, "dead_index"),
+        ] {
+            assert_eq!(keys.name(partition, key), format!("yoink:{{3}}:{name}"));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What this process believes of each partition, and the one way to run a script on it.
+//! What this process knows of each partition, and the one way to run a script on it.
 
 use std::{
     sync::{
@@ -8,12 +8,12 @@ use std::{
     time::Instant,
 };
 
-use ::redis::{FromRedisValue, ParsingError, RedisError, Value};
+use ::redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceError, FenceReason, Keys, Script};
+use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Keys, Script};
 use crate::{
-    domain::{Epoch, Partition, PartitionCount},
+    domain::{Epoch, Partition, PartitionCount, PartitionEpoch},
     telemetry::Metrics,
 };
 
@@ -27,9 +27,9 @@ pub struct Partitions {
     metrics: Metrics,
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
-    /// The last epoch believed in and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
+    /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
     seen: Arc<[AtomicU64]>,
-    /// Whether nothing may be sold, wherever it is open.
+    /// Whether selling is forbidden, whatever is open.
     forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
     taking: Arc<[AtomicBool]>,
@@ -48,12 +48,22 @@ impl Drop for Taking<'_> {
     }
 }
 
+/// What a WAIT waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitLimit {
+    /// So many replicas,
+    pub replicas: u32,
+    /// or the end of this time.
+    pub timeout_ms: u64,
+}
+
 impl Partitions {
     /// Partitions behind one connection, none known to be open yet.
     pub fn new(
         connection: Connection,
         keys: Keys,
-        (deployment, count): (Uuid, PartitionCount),
+        deployment: Uuid,
+        count: PartitionCount,
         metrics: Metrics,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
@@ -63,19 +73,14 @@ impl Partitions {
         Self { connection, keys, count, deployment, metrics, epochs, seen, forbidden, taking }
     }
 
-    /// The instruments of whoever works on them.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
     /// How many there are.
     pub fn count(&self) -> PartitionCount {
         self.count
     }
 
-    /// Their keys.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    /// The name of a key of a partition.
+    pub fn key(&self, partition: Partition, key: Key) -> String {
+        self.keys.name(partition, key)
     }
 
     /// A connection for plain commands that change no stock; never for a blocking one.
@@ -83,7 +88,7 @@ impl Partitions {
         Commands::new(self.connection.clone(), self.metrics.clone())
     }
 
-    /// Believe that a partition is open in this epoch, or (`None`) that it is not open.
+    /// Holds a partition to be open in this epoch, or (`None`) not to be open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
             self.saw(partition, epoch, 0);
@@ -91,7 +96,7 @@ impl Partitions {
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
     }
 
-    /// Nothing is sold any more, or it is again: for a Redis whose settings are not safe.
+    /// Forbids selling from any partition, or allows it again: for a Redis whose settings are not safe.
     pub fn forbid(&self, forbidden: bool) {
         self.forbidden.store(forbidden, Ordering::Release);
     }
@@ -108,36 +113,38 @@ impl Partitions {
         self.epoch(partition)
     }
 
-    /// This process was told of an accept.
+    /// Notes that Redis reported an accept with this seq to this process.
     pub fn saw(&self, partition: Partition, epoch: Epoch, seq: u64) {
+        debug_assert!(seq < 1 << SEQ_BITS, "seq {seq} does not fit");
         let mark = u64::from(epoch.0) << SEQ_BITS | seq;
         self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
     }
 
-    /// The last epoch this process believed in, and the highest seq it saw of it.
+    /// The last epoch that this process knew to be open, and the highest seq it saw of it.
     pub fn seen(&self, partition: Partition) -> Option<(Epoch, u64)> {
         let mark = self.seen[partition.index()].load(Ordering::SeqCst);
-        let epoch = u32::try_from(mark >> SEQ_BITS).unwrap_or(u32::MAX);
-        (epoch > 0).then_some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
+        let epoch = u32::try_from(mark >> SEQ_BITS).ok().filter(|epoch| *epoch > 0)?;
+        Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
     }
 
-    /// Units are taken until the answer is dropped; by one task a partition.
+    /// Marks the partition as one from which units are being taken, until the answer is dropped; by one task a
+    /// partition.
     pub fn take(&self, partition: Partition) -> Taking<'_> {
         let flag = &self.taking[partition.index()];
         flag.store(true, Ordering::SeqCst);
         Taking { flag }
     }
 
-    /// Whether units are being taken. Where no epoch is believed in, nobody begins to.
+    /// Whether units are being taken. While no epoch is known to be open, no task begins to.
     pub fn is_taking(&self, partition: Partition) -> bool {
         self.taking[partition.index()].load(Ordering::SeqCst)
     }
 
-    /// The epoch believed in.
+    /// The epoch in which the partition is known to be open.
     ///
     /// # Errors
     ///
-    /// `Fenced` when the partition is not known to be open.
+    /// `Fenced` when it is not known to be open.
     pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
         match self.epochs[partition.index()].load(Ordering::SeqCst) {
             0 => Err(FenceError::Fenced(FenceReason::Unknown)),
@@ -145,19 +152,19 @@ impl Partitions {
         }
     }
 
-    /// Runs a script under the epoch believed in; returns its answer, whose first word is its status.
+    /// Runs a script under the epoch in which the partition is known to be open.
     ///
     /// # Errors
     ///
     /// `Fenced` and `Unavailable { applied: No }` mean that nothing was done.
-    pub async fn run(
+    pub async fn run<T>(
         &self,
         partition: Partition,
-        script: &Script,
-        keys: &[String],
+        script: &Script<T>,
         args: &[&str],
-    ) -> Result<Vec<String>, FenceError> {
-        self.run_in(self.epoch(partition)?, script, keys, args).await
+    ) -> Result<T, FenceError> {
+        let epoch = self.epoch(partition)?;
+        self.run_in(PartitionEpoch { partition, epoch }, script, args).await
     }
 
     /// Runs a script under an epoch that the caller knows.
@@ -165,18 +172,34 @@ impl Partitions {
     /// # Errors
     ///
     /// As [`Partitions::run`].
-    pub async fn run_in(
+    pub async fn run_in<T>(
         &self,
-        epoch: Epoch,
-        script: &Script,
-        keys: &[String],
+        at: PartitionEpoch,
+        script: &Script<T>,
         args: &[&str],
-    ) -> Result<Vec<String>, FenceError> {
-        let caller = format!("{epoch} {}", self.deployment);
+    ) -> Result<T, FenceError> {
+        self.run_on(at, script, &[], args).await
+    }
+
+    /// Runs a script under an epoch that the caller knows, on these keys beside its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partitions::run`].
+    pub async fn run_on<T>(
+        &self,
+        at: PartitionEpoch,
+        script: &Script<T>,
+        keys: &[Key],
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let caller = self.caller(at.epoch);
         let mut all = Vec::with_capacity(args.len() + 1);
         all.push(caller.as_str());
         all.extend_from_slice(args);
-        self.call_script(script, keys, &all).await
+        let keys = script.keys().iter().chain(keys);
+        let keys: Vec<String> = keys.map(|key| self.key(at.partition, *key)).collect();
+        self.call(script, &keys, &all).await
     }
 
     /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
@@ -184,68 +207,72 @@ impl Partitions {
     /// # Errors
     ///
     /// As [`Partitions::run`].
-    pub async fn call_script(
+    pub async fn call_script<T>(
         &self,
-        script: &Script,
+        partition: Partition,
+        script: &Script<T>,
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let keys = script.keys().iter().map(|key| self.key(partition, *key));
+        self.call(script, &keys.collect::<Vec<_>>(), args).await
+    }
+
+    async fn call<T>(
+        &self,
+        script: &Script<T>,
         keys: &[String],
         args: &[&str],
-    ) -> Result<Vec<String>, FenceError> {
+    ) -> Result<T, FenceError> {
         let started = Instant::now();
-        let answer = self.answer(script, keys, args).await;
-        let error = answer.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name(), started.elapsed(), error);
-        answer
-    }
-
-    async fn answer(
-        &self,
-        script: &Script,
-        keys: &[String],
-        args: &[&str],
-    ) -> Result<Vec<String>, FenceError> {
         let mut connection = self.connection.clone();
-        let answer: Vec<Word> = script.call(keys, args).invoke_async(&mut connection).await?;
-        unfenced(answer.into_iter().map(|word| word.0).collect())
+        let call = script.call(keys, args);
+        let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
+        let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
+        let error = parsed.as_ref().err().map(FenceError::label);
+        self.metrics.script(script.name(), started.elapsed(), error);
+        parsed
     }
 
-    /// These partitions behind a connection of the caller's own: for what may block it.
+    /// Who calls, as every fenced script gets it.
+    fn caller(&self, epoch: Epoch) -> String {
+        format!("{epoch} {}", self.deployment)
+    }
+
+    /// These partitions behind another connection: for calls that may block it.
     pub fn on(&self, connection: Connection) -> Self {
         Self { connection, ..self.clone() }
     }
 
-    /// Runs a script that takes no arguments once for each of these keys, and then waits until `replicas` have
-    /// everything up to there, `wait_ms` at most: all of it on one connection in one go, which it blocks.
-    /// Returns what each call came to, and how many replicas have it.
+    /// Runs a script that takes no arguments once for each of these partitions, and then waits for replicas to have
+    /// everything up to there: all in one pipeline on one connection, which it blocks.
+    /// Returns the result of each call, and how many replicas have it.
     ///
     /// # Errors
     ///
     /// When Redis is away, or refuses one of the calls.
-    pub async fn run_and_wait(
+    pub async fn run_and_wait<T>(
         &self,
-        script: &Script,
-        calls: &[(Epoch, String)],
-        (replicas, wait_ms): (u32, u64),
-    ) -> Result<(Vec<Result<(), FenceError>>, u32), FenceError> {
+        script: &Script<T>,
+        calls: &[PartitionEpoch],
+        limit: WaitLimit,
+    ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
         let mut pipeline = ::redis::pipe();
-        for (epoch, key) in calls {
-            let caller = format!("{epoch} {}", self.deployment);
-            pipeline.add_command(script.whole_call(std::slice::from_ref(key), &[&caller]));
+        for at in calls {
+            let keys = script.keys().iter().map(|key| self.key(at.partition, *key));
+            let call = script.eval(&keys.collect::<Vec<_>>(), &[&self.caller(at.epoch)]);
+            pipeline.add_command(call);
         }
-        pipeline.cmd("WAIT").arg(replicas).arg(wait_ms);
+        pipeline.cmd("WAIT").arg(limit.replicas).arg(limit.timeout_ms);
         let started = Instant::now();
-        let answered: Result<Vec<Value>, _> =
+        let replies: Result<Vec<Value>, _> =
             pipeline.query_async(&mut self.connection.clone()).await;
-        let answered = answered.map_err(FenceError::from);
-        let error = answered.as_ref().err().map(FenceError::label);
+        let replies = replies.map_err(FenceError::from);
+        let error = replies.as_ref().err().map(FenceError::label);
         self.metrics.script(script.name(), started.elapsed(), error);
-        let mut answers = answered?;
-        let waited = answers.pop().unwrap_or(Value::Nil);
-        let reached = ::redis::from_redis_value(waited).map_err(RedisError::from)?;
-        let answers = answers.into_iter().map(|answer| {
-            let answer = ::redis::from_redis_value(answer).map_err(RedisError::from)?;
-            expect(unfenced(answer)?, &["ok"])
-        });
-        Ok((answers.collect(), reached))
+        let mut replies = replies?;
+        let reached = replies.pop().unwrap_or(Value::Nil);
+        let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;
+        Ok((replies.iter().map(|reply| script.parse(reply)).collect(), reached))
     }
 
     /// Whether Redis answers at all.
@@ -254,41 +281,8 @@ impl Partitions {
     ///
     /// `Unavailable` when it does not.
     pub async fn ping(&self) -> Result<(), FenceError> {
-        let pong: Result<String, _> =
-            ::redis::cmd("PING").query_async(&mut self.connection()).await;
+        let ping = ::redis::cmd("PING");
+        let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;
         pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
-    }
-}
-
-/// A word of a script's answer; what is not UTF-8 in it is replaced, since entries may hold anything.
-struct Word(String);
-
-impl FromRedisValue for Word {
-    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        if let Value::BulkString(bytes) = value {
-            return Ok(Self(String::from_utf8_lossy(&bytes).into_owned()));
-        }
-        String::from_redis_value(value).map(Self)
-    }
-}
-
-/// Takes an answer of which only its status counts, one of these.
-///
-/// # Errors
-///
-/// `Malformed` when it is another one.
-pub fn expect(answer: Vec<String>, statuses: &[&str]) -> Result<(), FenceError> {
-    let known = answer.first().is_some_and(|status| statuses.contains(&status.as_str()));
-    if known { Ok(()) } else { Err(FenceError::Malformed(answer)) }
-}
-
-/// A script's answer, unless it says that its partition is fenced.
-fn unfenced(answer: Vec<String>) -> Result<Vec<String>, FenceError> {
-    match answer.as_slice() {
-        [status, reason] if status == "fenced" => {
-            Err(FenceError::Fenced(FenceReason::from_word(reason)))
-        }
-        [] => Err(FenceError::Malformed(answer)),
-        [_, ..] => Ok(answer),
     }
 }

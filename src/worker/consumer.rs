@@ -17,7 +17,7 @@ use crate::{
     redis::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Delivery, Rejection},
-    telemetry::{self, Metrics},
+    telemetry,
 };
 
 /// Most entries a batch.
@@ -146,7 +146,7 @@ impl Consumer {
         // A read is not fenced and takes entries away from whoever may have them: after every trouble,
         // and at the start, the partition must first be seen to be open to us.
         if self.held.is_empty() && !self.open {
-            self.context.stock.probe(self.partition).await?;
+            self.context.lifecycle.probe(self.partition).await?;
             self.open = true;
         }
         // With as many kept as may be, nothing more is taken, new or left behind.
@@ -170,7 +170,8 @@ impl Consumer {
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
         let attempt =
-            store((&self.context.ledger, self.metrics()), self.partition, epoch, batch).await;
+            store((&self.context.ledger, &self.context.metrics), self.partition, epoch, batch)
+                .await;
         self.conclude(attempt).await?;
         Ok(Step::Worked(size))
     }
@@ -179,10 +180,6 @@ impl Consumer {
     pub fn without_waiting(mut self) -> Self {
         self.block = Duration::ZERO;
         self
-    }
-
-    fn metrics(&self) -> &Metrics {
-        self.context.stock.partitions().metrics()
     }
 
     fn scan_interval(&self) -> Duration {
@@ -198,7 +195,7 @@ impl Consumer {
             let count = MAX_BATCH + self.suspects.entries().len();
             context.streams.take_back(self.partition, &context.consumer, count).await
         } else {
-            context.streams.take_over(self.partition, &context.consumer, (idle_ms, MAX_BATCH)).await
+            context.streams.take_over(self.partition, &context.consumer, idle_ms, MAX_BATCH).await
         };
         let mut taken = self.restoring_group(taken).await?;
         if std::mem::take(&mut self.read_failed) {
@@ -337,7 +334,7 @@ impl Consumer {
                 let id = delivery.entry.id.clone();
                 self.suspects.add(delivery);
                 let (streams, consumer) = (&self.context.streams, &self.context.consumer);
-                Ok(streams.set_deliveries(self.partition, consumer, (&id, deliveries)).await?)
+                Ok(streams.set_deliveries(self.partition, consumer, &id, deliveries).await?)
             }
             AfterFailure::MoveToDead => {
                 let reservation_id = order.as_ref().map(|order| order.id);
@@ -353,7 +350,7 @@ impl Consumer {
                             trace_id,
                             reason = rejection.reason, "an order cannot be stored and was buried"
                         );
-                        self.metrics().dead_lettered();
+                        self.context.metrics.dead_lettered();
                         crash_point::reach("after_move_to_dead");
                         Ok(())
                     }
@@ -389,7 +386,7 @@ impl Consumer {
 
     /// Nothing more is sold from a partition whose stores disagree.
     async fn close(&self) {
-        if let Err(error) = self.context.stock.close(self.partition).await {
+        if let Err(error) = self.context.lifecycle.close(self.partition).await {
             tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "the partition was not closed by this process");
         }
     }

@@ -26,7 +26,8 @@ pub use self::{
     releaser::Releaser,
 };
 use crate::{
-    dead_letters::DeadLetters, ledger::Ledger, redis::Connection, stock::Stock, stream::Streams,
+    dead_letters::DeadLetters, ledger::Ledger, lifecycle::Lifecycle, redis::Connection,
+    stock::Stock, stream::Streams, telemetry::Metrics,
 };
 
 /// Settings of the loops.
@@ -47,6 +48,10 @@ pub struct WorkerContext {
     pub streams: Streams,
     /// The stock.
     pub stock: Stock,
+    /// The life cycle of the partitions.
+    pub lifecycle: Lifecycle,
+    /// The instruments.
+    pub metrics: Metrics,
     /// The ledger.
     pub ledger: Ledger,
     /// The dead_letters.

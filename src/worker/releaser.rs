@@ -87,7 +87,7 @@ impl Releaser {
                         if let DeadLetterError::Ledger(error) = &error
                             && let Some(sqlstate) = error.unlisted()
                         {
-                            self.context.stock.partitions().metrics().unlisted(sqlstate);
+                            self.context.metrics.unlisted(sqlstate);
                         }
                         failed = failed.or(Some(error));
                     }

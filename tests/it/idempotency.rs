@@ -94,7 +94,7 @@ async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer
     env.assert_audit_holds().await;
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut cli = env.cli().await;
-    let base = format!("{}:{{{partition}}}:claims", env.prefix);
+    let base = format!("{}:{{{partition}}}:idempotency", env.prefix);
     let keys: Vec<String> = cli.keys(format!("{base}:*")).await.unwrap();
     let [key] = keys.as_slice() else { panic!("{keys:?}") };
     let claim: String = cli.hget(key, "ann/shoe/r:1").await.unwrap();

@@ -1,4 +1,4 @@
-//! How fast a full stream drains, from what its refusals say: when it is worth asking again.
+//! How fast a full stream drains, measured at its refusals: from that, how long a client should wait.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -8,18 +8,18 @@ use std::{
 /// Before anything was measured.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// Also where nothing drains: somebody may mend it.
+/// Also while nothing drains: an operator may repair it.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Two looks this far apart make a rate.
+/// Two samples this far apart make a rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// After so long, an old look says nothing of now.
-const STALE: Duration = Duration::from_secs(60);
-/// It is worth asking when so many parts of a hundred of the stream are free.
+/// An older sample is not used.
+const SAMPLE_AGE_MAX: Duration = Duration::from_secs(60);
+/// A client should ask again when this share of the stream is free.
 const FREE_PERCENT: f64 = 10.0;
 
-/// A partition's stream, seen by its refusals.
+/// The rate at which a partition's stream drains.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
+pub(super) struct DrainRate {
     seen: Mutex<Seen>,
 }
 
@@ -30,14 +30,16 @@ struct Seen {
     per_second: Option<f64>,
 }
 
-impl Drain {
-    /// So many entries have left the stream, which holds `full` of them: how long until it has room.
-    pub(super) fn wait(&self, now: Instant, left: i64, full: u64) -> Duration {
+impl DrainRate {
+    /// How long to wait until a stream of `capacity` entries has free space again; `left` entries have left it in
+    /// this epoch.
+    pub(super) fn wait(&self, now: Instant, left: i64, capacity: u64) -> Duration {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.at {
-            Some((then, before)) if left >= before && now - then <= STALE => {
+            Some((then, before)) if left >= before && now - then <= SAMPLE_AGE_MAX => {
                 if now - then >= SAMPLE_INTERVAL {
-                    seen.per_second = Some(count(left - before) / (now - then).as_secs_f64());
+                    seen.per_second =
+                        Some(entries(left.abs_diff(before)) / (now - then).as_secs_f64());
                     seen.at = Some((now, left));
                 }
             }
@@ -47,8 +49,8 @@ impl Drain {
         match seen.per_second {
             None => WAIT_DEFAULT,
             Some(rate) => {
-                let room = count(i64::try_from(full).unwrap_or(i64::MAX)) * FREE_PERCENT / 100.0;
-                let wait = Duration::try_from_secs_f64(room / rate).unwrap_or(WAIT_MAX);
+                let free = entries(capacity) * FREE_PERCENT / 100.0;
+                let wait = Duration::try_from_secs_f64(free / rate).unwrap_or(WAIT_MAX);
                 wait.clamp(WAIT_MIN, WAIT_MAX)
             }
         }
@@ -56,8 +58,8 @@ impl Drain {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn count(entries: i64) -> f64 {
-    entries as f64
+fn entries(count: u64) -> f64 {
+    count as f64
 }
 
 #[cfg(test)]
@@ -65,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_follows_what_drains() {
-        let (drain, start) = (Drain::default(), Instant::now());
+    fn wait_follows_the_rate_at_which_entries_leave() {
+        let (drain, start) = (DrainRate::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(drain.wait(at(0), 1_000, 10_000), WAIT_DEFAULT, "nothing is known yet");
         // 100 a second: 1,000 of 10,000 are free in ten seconds.
@@ -76,7 +78,7 @@ mod tests {
         // Nothing drains any more, however little time passes between.
         assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
         assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
-        // Faster than anybody should come back.
+        // Faster than the shortest wait.
         assert_eq!(drain.wait(at(6), 900_000, 10_000), WAIT_MIN);
         // Another epoch begins at 0.
         assert_eq!(drain.wait(at(7), 5, 10_000), WAIT_DEFAULT);
