@@ -53,8 +53,8 @@ impl Bench {
             ("partitions", "1".to_owned()),
         ];
         let config = Config::load(Path::new("no-file.toml"), false, &flags)?;
-        let stores = Stores::connect(&config, &TaskTracker::new()).await?;
-        stores.recovery(None).look().await?;
+        let stores = Stores::connect(&config).await?;
+        stores.recovery().refresh().await?;
         let sale = Sale {
             name: "Shoe".to_owned(),
             price: Price::parse("1", "EUR")?,
@@ -118,7 +118,7 @@ impl Bench {
         let row = self.row().await?;
         self.stores.stock.partitions().set_epoch(row.partition, Some(row.epoch));
         self.stores.lifecycle.close(row.partition).await?;
-        let recovery = self.stores.recovery(None);
+        let recovery = self.stores.recovery();
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;
         let took = started.elapsed().as_secs_f64();

@@ -6,7 +6,7 @@
 # ones alone, and says what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
 
-# As the service demands: src/app/connect.rs and src/app/safety.rs.
+# As the service demands: src/app/connect.rs and src/durability/postgres.rs.
 redis_needed=6.2
 postgres_needed=13
 

@@ -10,21 +10,26 @@ use std::{
 };
 
 /// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
+    ("tasks", &[]),
     ("redis", &["domain", "telemetry"]),
-    ("stock", &["domain", "redis", "telemetry"]),
+    ("stock", &["domain", "redis", "tasks", "telemetry"]),
     ("lifecycle", &["domain", "redis"]),
     ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
-    ("ack", &["domain", "redis", "ledger", "telemetry"]),
-    ("catalogue", &["stock", "ledger", "redis", "domain"]),
-    ("recovery", &["lifecycle", "stream", "ledger", "redis", "domain", "crash_point", "telemetry"]),
+    ("ack", &["domain", "redis", "ledger", "tasks", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "redis", "domain", "tasks"]),
+    (
+        "recovery",
+        &["lifecycle", "stream", "ledger", "redis", "domain", "crash_point", "tasks", "telemetry"],
+    ),
     ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
-    ("audit", &["stock", "stream", "ledger", "redis", "domain"]),
+    ("audit", &["stream", "ledger", "redis", "domain", "tasks", "telemetry"]),
+    ("durability", &["ledger", "redis"]),
     (
         "worker",
         &[
@@ -72,6 +77,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "recovery",
             "dead_letters",
             "audit",
+            "durability",
+            "tasks",
             "worker",
             "grpc",
         ],

@@ -13,13 +13,13 @@ use std::sync::{
 };
 
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use self::{replicated::Replicated, stored::Stored};
 use crate::{
     domain::{Ack, ReservationId},
     ledger::Ledger,
     redis::{Connection, Partitions},
+    tasks::Tasks,
     telemetry::Metrics,
 };
 
@@ -108,7 +108,7 @@ pub struct Acks {
 
 impl Acks {
     /// Starts what waits on `tasks`; it ends when the last handle is dropped.
-    pub fn start(stores: AckStores, settings: AckSettings, tasks: &TaskTracker) -> Self {
+    pub fn start(stores: AckStores, settings: AckSettings, tasks: &Tasks) -> Self {
         let AckStores { partitions, blocking, ledger, metrics } = stores;
         let offered = Arc::new([(); 4].map(|()| AtomicBool::new(false)));
         let replicated = Replicated::start(partitions.on(blocking), settings.replicas, tasks);

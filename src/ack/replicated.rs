@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
 use super::{
     AckError,
     waiters::{Queue, Waiters, queue},
@@ -11,6 +9,7 @@ use super::{
 use crate::{
     domain::{PartitionEpoch, ReservationId},
     redis::{FenceError, Partitions, WaitLimit, script},
+    tasks::Tasks,
 };
 
 /// How long one WAIT waits, before calls that joined or ended meanwhile are taken into account.
@@ -34,9 +33,9 @@ pub(super) struct Replicated {
 
 impl Replicated {
     /// `partitions` are behind a connection that may be blocked.
-    pub(super) fn start(partitions: Partitions, replicas: u32, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(partitions: Partitions, replicas: u32, tasks: &Tasks) -> Self {
         let (queue, waiters) = queue();
-        tasks.spawn(run(partitions.clone(), replicas, waiters));
+        tasks.spawn("ack replica", run(partitions.clone(), replicas, waiters));
         Self { partitions, queue }
     }
 

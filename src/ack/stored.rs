@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
@@ -15,6 +14,7 @@ use crate::{
     domain::ReservationId,
     ledger::{Ledger, LedgerError},
     redis::Partitions,
+    tasks::Tasks,
 };
 
 /// Most reservations a read.
@@ -35,9 +35,9 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &Tasks) -> Self {
         let (queue, waiters) = queue();
-        tasks.spawn(run(partitions, ledger, waiters));
+        tasks.spawn("ack ledger", run(partitions, ledger, waiters));
         Self { queue }
     }
 

@@ -1,4 +1,4 @@
-//! Redis and Postgres, connected and found to be the ones we mean.
+//! Connects Redis and Postgres, and checks that they are the ones that the settings mean.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use redis::{
     Client,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
-use tokio_util::task::TaskTracker;
 
 use crate::{
     ack::{AckSettings, AckStores, Acks},
     audit::Auditor,
     config::Config,
     dead_letters::DeadLetters,
+    domain::PartitionCount,
     ledger::{
         Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
         check_pooler, check_schema,
@@ -23,29 +23,30 @@ use crate::{
     redis::{Connection, Partitions, retry_at_start},
     stock::{Stock, StockSettings},
     stream::Streams,
+    tasks::Tasks,
     telemetry::Metrics,
 };
 
-/// How long Redis may take to answer.
+/// How long Redis may take to answer a command.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// As much for what may block its connection, which waits half a second by itself.
+/// The same for commands that block their connection, which wait half a second by themselves.
 const BLOCKING_TIMEOUT: Duration = Duration::from_millis(2500);
-/// How long the kernel keeps a connection whose other end does not take what was sent: no such end comes back, and
-/// a dropped connection must not be kept for the quarter of an hour that is its default.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// Whether the other end is there is asked after so much silence, and so often.
+/// How long the kernel keeps a connection whose peer acknowledges nothing. Its default is a quarter of an hour, for
+/// which a broken connection would be kept.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
+/// TCP keepalive: when a silent connection is probed first, and how often then.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a start waits for a Postgres that takes no connection, and how often it asks.
+/// How long a start waits for a Postgres that takes no connection, and how often it tries.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const START_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Both stores and what works on them.
+/// Both stores, and what works on them.
 #[derive(Clone)]
 pub struct Stores {
-    /// The ledger, as operators use it.
+    /// The ledger, with the pool of operators.
     pub ledger: Ledger,
-    /// The ledger, by kind of caller.
+    /// The ledger, with each pool.
     pub pools: Pools,
     /// The stock.
     pub stock: Stock,
@@ -53,38 +54,35 @@ pub struct Stores {
     pub lifecycle: Lifecycle,
     /// The streams.
     pub streams: Streams,
-    /// The dead letters, for operators.
+    /// The dead letters, with the pool of operators.
     pub dead_letters: DeadLetters,
     /// The deployment.
     pub deployment: Deployment,
-    /// The instruments.
+    /// The instruments of everything that works on them.
     pub metrics: Metrics,
+    pub(super) tasks: Tasks,
     client: Client,
     auditor: Auditor,
 }
 
 impl Stores {
-    /// Connects to both; the batchers run on `tasks`.
+    /// Connects to both, and starts the tasks that collect commands for Redis.
     ///
     /// # Errors
     ///
-    /// When one of them is away, or is not the one that the settings mean.
-    pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
+    /// When one of them does not answer, or is not the one that the settings mean.
+    pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let pools = pools(config).await?;
         let ledger = pools.operators.clone();
         retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
         let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
         let deployment = match established.await? {
             Establish::Is(deployment) => deployment,
-            Establish::Other(found) => bail!(
-                "this database was initialised with {} partitions, the settings say {}: \
-                 the number cannot be changed, set partitions = {}",
-                found.partitions.get(),
-                config.partitions.get(),
-                found.partitions.get()
-            ),
+            Establish::Other(found) => {
+                bail!(other_partitions(found.partitions, config.partitions))
+            }
         };
-        let (client, metrics) = (client(config)?, Metrics::new()?);
+        let (client, metrics, tasks) = (client(config)?, Metrics::new()?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
@@ -95,7 +93,7 @@ impl Stores {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
         };
-        let stock = Stock::start(partitions.clone(), settings, metrics.clone(), tasks);
+        let stock = Stock::start(partitions.clone(), settings, metrics.clone(), &tasks);
         let lifecycle = Lifecycle::new(partitions.clone(), config.idempotency_window_ms);
         let streams = Streams::new(partitions);
         let dead_letters = DeadLetters::new(streams.clone(), stock.clone(), ledger.clone());
@@ -109,21 +107,22 @@ impl Stores {
             dead_letters,
             deployment,
             metrics,
+            tasks,
             client,
             auditor,
         })
     }
 
-    /// The audit of both: one at a time, whoever asks for it.
+    /// The auditor of both; its clones make one audit at a time.
     pub fn auditor(&self) -> Auditor {
         self.auditor.clone()
     }
 
-    /// When accepted reservations are answered, for a process that takes them.
+    /// What acknowledges accepted reservations, for a process that answers calls.
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis does not answer.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
         let stores = AckStores {
@@ -132,36 +131,36 @@ impl Stores {
             ledger: self.pools.workers.clone(),
             metrics: self.metrics.clone(),
         };
-        Ok(Acks::start(stores, settings, &TaskTracker::new()))
+        Ok(Acks::start(stores, settings, &self.tasks))
     }
 
-    /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.
-    pub fn recovery(&self, gateway: Option<String>) -> Recovery {
-        let services = (self.ledger.clone(), self.lifecycle.clone(), self.streams.clone());
-        Recovery::new(services, self.deployment, gateway, self.metrics.clone())
+    /// What opens and rebuilds partitions.
+    pub fn recovery(&self) -> Recovery {
+        let (ledger, lifecycle) = (self.ledger.clone(), self.lifecycle.clone());
+        let (streams, metrics) = (self.streams.clone(), self.metrics.clone());
+        Recovery::new(ledger, lifecycle, streams, self.deployment, metrics)
     }
 
-    /// A connection for one blocking reader, its own.
+    /// A connection of its own for one blocking reader.
     ///
     /// # Errors
     ///
-    /// When Redis is away.
+    /// When Redis does not answer.
     pub async fn reader(&self) -> anyhow::Result<Connection> {
         self.blocking("reader of orders").await
     }
 
     async fn blocking(&self, name: &'static str) -> anyhow::Result<Connection> {
-        let metrics = &self.metrics;
-        let open = || Connection::open(&self.client, name, BLOCKING_TIMEOUT, metrics.clone());
+        let open = || Connection::open(&self.client, name, BLOCKING_TIMEOUT, self.metrics.clone());
         retry_at_start(open).await.context("cannot connect to Redis")
     }
 
-    /// Believes the ledger of every partition, without opening any: for commands beside a service.
+    /// Takes each partition's epoch from the ledger, without opening any: for commands that run beside a service.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn believe_ledger(&self) -> anyhow::Result<()> {
+    pub async fn load_epochs(&self) -> anyhow::Result<()> {
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             let open = row.status == PartitionStatus::Open;
             self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
@@ -170,7 +169,7 @@ impl Stores {
     }
 }
 
-/// The pools of the settings; nothing is connected yet.
+/// The pools of the settings, without any connection yet.
 pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
     let size = |connections: u32| usize::try_from(connections);
     let sizes = PoolSizes {
@@ -182,11 +181,7 @@ pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
     Pools::new(config.postgres.clone(), sizes)
 }
 
-/// The ledger of the settings, found to answer.
-///
-/// # Errors
-///
-/// When Postgres is away, or a pooler in between cannot be used.
+/// The pools of the settings, after Postgres has answered.
 pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     let pools = unconnected_pools(config)?;
     retry_refused(async || {
@@ -197,12 +192,12 @@ pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
     Ok(pools)
 }
 
-/// A development build waits as many milliseconds as the environment variable `YOINK_START_LIMIT_MS` says: a test that
-/// frees Postgres need not be faster than the limit.
+/// A development build takes the limit from the environment variable `YOINK_START_LIMIT_MS`, so that a test that frees
+/// Postgres need not be faster than the limit.
 #[cfg(debug_assertions)]
 fn start_limit() -> Duration {
-    let written = std::env::var("YOINK_START_LIMIT_MS").ok().and_then(|text| text.parse().ok());
-    written.map_or(START_LIMIT, Duration::from_millis)
+    let set = std::env::var("YOINK_START_LIMIT_MS").ok().and_then(|text| text.parse().ok());
+    set.map_or(START_LIMIT, Duration::from_millis)
 }
 
 #[cfg(not(debug_assertions))]
@@ -210,32 +205,28 @@ fn start_limit() -> Duration {
     START_LIMIT
 }
 
-/// Asks again, for some seconds, where Postgres is there and takes no connection: it starts, stops or recovers, or all its
-/// connections are in use. Only for what may be repeated.
-///
-/// # Errors
-///
-/// When Postgres cannot be reached, or does not take a connection in this time.
+/// Tries again, for some seconds, while Postgres runs and takes no connection: it starts, stops or recovers, or all of
+/// its connections are in use. Only for work that may be repeated.
 pub(super) async fn retry_refused<T>(
-    ask: impl AsyncFn() -> anyhow::Result<T>,
+    attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    retry_while(takes_no_connection, start_limit(), ask).await
+    retry_while(takes_no_connection, start_limit(), attempt).await
 }
 
-/// Asks again while the error is of this kind, and the limit has not passed.
+/// Tries again while `is_passing` holds for the error, until the limit.
 async fn retry_while<T>(
     is_passing: impl Fn(&anyhow::Error) -> bool,
     limit: Duration,
-    ask: impl AsyncFn() -> anyhow::Result<T>,
+    attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let end = Instant::now() + limit;
     loop {
-        let refused = match ask().await {
+        let refused = match attempt().await {
             Err(error) if is_passing(&error) && Instant::now() < end => error,
-            answered => return answered,
+            result => return result,
         };
         let error: &dyn std::error::Error = refused.as_ref();
-        tracing::warn!(error, "Postgres takes no connection at the start; asking again");
+        tracing::warn!(error, "Postgres takes no connection at the start; trying again");
         tokio::time::sleep(START_INTERVAL).await;
     }
 }
@@ -245,9 +236,9 @@ fn takes_no_connection(error: &anyhow::Error) -> bool {
     ledger.is_some_and(LedgerError::takes_no_connection)
 }
 
-/// A client of the Redis of the settings; it has not connected yet.
+/// A client of the Redis of the settings, without any connection yet.
 pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
-    // A Unix socket has none of these, and needs none: the kernel knows at once when its other end is gone.
+    // A Unix socket has none of these settings and needs none: the kernel reports at once that its peer has ended.
     Ok(Client::open(config.redis.clone().set_tcp_settings(tcp_settings()))?)
 }
 
@@ -256,24 +247,33 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default()
         .set_nodelay(true)
         .set_keepalive(keepalive)
-        .set_user_timeout(UNACKNOWLEDGED)
+        .set_user_timeout(UNACKNOWLEDGED_TIMEOUT)
 }
 
-/// The version that Redis tells.
+/// The message for a database that was initialised with another number of partitions.
+pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) -> String {
+    let (found, config) = (found.get(), config.get());
+    format!(
+        "this database was initialised with {found} partitions, the settings say {config}: the number \
+         cannot be changed, set partitions = {found}"
+    )
+}
+
+/// The version that Redis reports.
 pub(super) async fn redis_version(connection: &Connection) -> anyhow::Result<String> {
     let info: String = retry_at_start(|| async {
         redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await
     })
     .await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-    Ok(version.context("Redis does not tell its version")?.trim().to_owned())
+    Ok(version.context("Redis does not report its version")?.trim().to_owned())
 }
 
-/// Exclusive ranges and `XPENDING … IDLE` came with 6.2.
+/// Refuses a Redis without exclusive ranges and `XPENDING … IDLE`, which 6.2 introduced.
 pub(super) fn check_redis_version(version: &str) -> anyhow::Result<()> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-        bail!("Redis is of version {version}; 6.2 or newer is needed");
+        bail!("Redis has version {version}; 6.2 or newer is needed");
     }
     Ok(())
 }
@@ -284,8 +284,8 @@ mod tests {
 
     use super::*;
 
-    /// Fails so often with this error; returns how it ended and how often it was asked.
-    async fn asked(
+    /// Fails this many times with this error; returns the result and the number of attempts.
+    async fn attempts(
         limit: Duration,
         failures: u32,
         error: &'static str,
@@ -300,10 +300,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refused_connection_is_asked_for_again_until_it_is_given_or_the_limit_has_passed() {
+    async fn refused_connection_is_tried_again_until_it_is_accepted_or_the_limit_has_passed() {
         let long = Duration::from_secs(3600);
-        assert_eq!(asked(long, 2, "refused").await, (Ok(()), 3));
-        assert_eq!(asked(long, 2, "wrong password").await, (Err("wrong password".to_owned()), 1));
-        assert_eq!(asked(Duration::ZERO, 2, "refused").await, (Err("refused".to_owned()), 1));
+        assert_eq!(attempts(long, 2, "refused").await, (Ok(()), 3));
+        assert_eq!(
+            attempts(long, 2, "wrong password").await,
+            (Err("wrong password".to_owned()), 1)
+        );
+        assert_eq!(attempts(Duration::ZERO, 2, "refused").await, (Err("refused".to_owned()), 1));
     }
 }

@@ -1,30 +1,29 @@
-//! What both stores are, for `yoink config check --connect`: what a start would find, without changing anything.
+//! `yoink config check --connect`: what a start would find in both stores, without changing anything.
 
 use anyhow::Context as _;
 
-use super::{
-    connect::{ANSWER_TIMEOUT, check_redis_version, client, redis_version, unconnected_pools},
-    redis_state::{CompleteLog, RedisState, advice},
-    safety::{Judgement, judge_ledger},
+use super::connect::{
+    ANSWER_TIMEOUT, check_redis_version, client, other_partitions, redis_version, unconnected_pools,
 };
 use crate::{
     ack::{AckSettings, Offer},
     config::Config,
+    durability::{CompleteFile, Judgement, RedisState, advice, judge_postgres},
     ledger::{PoolerError, check_pooler, schema_versions},
     redis::{Commands, Connection},
     telemetry::Metrics,
 };
 
-/// What was found.
+/// What was found in both stores.
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
-    /// What the stores are, a line each.
+    /// What each store is, one line per fact.
     pub(crate) found: Vec<String>,
     /// What a start would log as a warning.
     pub(crate) warnings: Vec<String>,
     /// Why a start would be refused.
     pub(crate) refusals: Vec<String>,
-    /// What could not be reached or asked.
+    /// What could not be connected or read.
     pub(crate) failures: Vec<String>,
 }
 
@@ -37,7 +36,7 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     let ledger = inspect_ledger(config, this).await.context("Postgres (postgres_url)");
     let ledger = ledger.map_err(|error| this.failures.push(format!("{error:#}")));
     if let (Ok((redis, replicas)), Ok(ledger)) = (redis, ledger) {
-        let (disk, ledger) = (redis.later == "always", ledger.mode == "synchronous");
+        let (disk, ledger) = (redis.configured_mode == "always", ledger.mode == "synchronous");
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
         this.refusals.extend(settings.unmet(Offer { disk, replicas, ledger }));
     }
@@ -51,7 +50,7 @@ async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result
     let version = redis_version(&connection).await?;
     let commands = Commands::new(connection, metrics);
     let state = RedisState::read(commands.clone()).await?;
-    let judged = state.judge(&mut CompleteLog::default());
+    let judged = state.judge(&mut CompleteFile::default());
     let (role, mode, replicas) = (state.role(), judged.mode, state.replicas);
     this.found.push(format!(
         "Redis {version}: role {role}, {replicas} replicas caught up, durability {mode}"
@@ -67,7 +66,7 @@ async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result
 async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Judgement> {
     let ledger = unconnected_pools(config)?.operators;
     let settings = ledger.settings().await?;
-    let judged = judge_ledger(&settings);
+    let judged = judge_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
     let role = if settings.read_only { "read-only, or a standby" } else { "takes writes" };
     let versions = schema_versions(&ledger).await?;
@@ -92,14 +91,13 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
     match versions.check() {
         Err(error) => this.refusals.push(error.to_string()),
         Ok(()) => match ledger.deployment().await? {
-            None => this.found.push("The database is not initialised: the first start does that".to_owned()),
+            None => this
+                .found
+                .push("The database is not initialised: the first start does that".to_owned()),
             Some(deployment) if deployment.partitions == config.partitions => {}
-            Some(deployment) => this.refusals.push(format!(
-                "this database was initialised with {found} partitions, the settings say {}: the number \
-                 cannot be changed, set partitions = {found}",
-                config.partitions.get(),
-                found = deployment.partitions.get(),
-            )),
+            Some(deployment) => {
+                this.refusals.push(other_partitions(deployment.partitions, config.partitions));
+            }
         },
     }
     Ok(judged)

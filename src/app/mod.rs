@@ -1,18 +1,163 @@
-//! Puts the services together and runs them: the caller brings configuration, listeners and the shutdown.
+//! The service: connects the stores, builds what works on them, and runs it until it is stopped. The caller brings
+//! configuration, listeners and the shutdown.
 
-mod auditing;
 mod connect;
 mod connections;
-mod http;
+mod descriptors;
+mod http2;
 mod inspect;
-mod redis_state;
-mod safety;
+mod listeners;
+mod readiness;
+mod run;
 mod scrape;
-mod serve;
 mod watch;
 
-pub use connect::Stores;
-pub(crate) use connect::pools;
-pub(crate) use connections::{check_descriptor_limit, raise_descriptor_limit};
-pub(crate) use inspect::{Inspection, inspect};
-pub use serve::{App, Listeners, Role};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+pub use self::{connect::Stores, listeners::Listeners};
+pub(crate) use self::{
+    connect::pools,
+    descriptors::{check_descriptor_limit, raise_descriptor_limit},
+    inspect::{Inspection, inspect},
+};
+use self::{connect::retry_refused, descriptors::connections_max, watch::Watch};
+use crate::{
+    ack::Acks,
+    catalogue::{Catalogue, RefreshError},
+    config::Config,
+    domain::NewProduct,
+    ledger::Created,
+    recovery::Recovery,
+    worker::{Pauses, WorkerContext, WorkerSettings},
+};
+
+/// Between an order's own failure and its next attempt.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Both.
+    All,
+    /// Answers calls.
+    Api,
+    /// Carries orders to the ledger.
+    Worker,
+}
+
+impl Role {
+    fn answers_calls(self) -> bool {
+        self != Self::Worker
+    }
+
+    fn stores_orders(self) -> bool {
+        self != Self::Api
+    }
+}
+
+/// A service that is ready to run.
+pub struct App {
+    config: Config,
+    role: Role,
+    listeners: Listeners,
+    connections_max: usize,
+    stores: Stores,
+    /// Where calls are answered.
+    acks: Option<Acks>,
+    catalogue: Catalogue,
+    recovery: Recovery,
+    worker_context: WorkerContext,
+    watch: Watch,
+}
+
+impl App {
+    /// Connects both stores, opens new partitions, reads the catalogue.
+    ///
+    /// # Errors
+    ///
+    /// When a store cannot be used, or is not the one that the settings mean.
+    pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
+        let stores = Stores::connect(config).await?;
+        let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
+        let watch = Watch::start(stores.clone(), role, acks.clone()).await?;
+        stores.metrics.backlog_max_entries(config.backlog_max_entries);
+        let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
+        let mut recovery = stores.recovery();
+        if role.answers_calls() {
+            recovery = recovery.for_gateway(name.clone());
+        }
+        let read = async || recovery.refresh().await.context("cannot read the partitions");
+        retry_refused(read).await?;
+        let catalogue = Catalogue::new(stores.ledger.clone(), stores.stock.clone());
+        let read = async || catalogue.refresh().await.context("cannot read the catalogue");
+        retry_refused(read).await?;
+        let worker_context = WorkerContext {
+            streams: stores.streams.clone(),
+            stock: stores.stock.clone(),
+            lifecycle: stores.lifecycle.clone(),
+            metrics: stores.metrics.clone(),
+            ledger: stores.pools.workers.clone(),
+            settings: WorkerSettings {
+                max_deliveries: config.max_deliveries,
+                takeover_idle: Duration::from_millis(config.takeover_idle_ms),
+                retry_delay: RETRY_DELAY,
+            },
+            pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
+            consumer: name,
+        };
+        let connections_max = connections_max(config)?;
+        let config = config.clone();
+        Ok(Self {
+            config,
+            role,
+            listeners,
+            connections_max,
+            stores,
+            acks,
+            catalogue,
+            recovery,
+            worker_context,
+            watch,
+        })
+    }
+
+    /// Where gRPC listens.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system does not report it.
+    pub fn grpc_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listeners.grpc.local_addr()?)
+    }
+
+    /// Where HTTP listens.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system does not report it.
+    pub fn http_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listeners.http.local_addr()?)
+    }
+
+    /// Both stores.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// What the workers use: for tests that run them step by step.
+    pub fn worker_context(&self) -> &WorkerContext {
+        &self.worker_context
+    }
+
+    /// Creates products before the first call can name them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Catalogue::create`].
+    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
+        self.catalogue.create(products, "demo").await
+    }
+}

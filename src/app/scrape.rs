@@ -1,4 +1,4 @@
-//! The stores, read for a scrape. What cannot be read keeps its last value, and the scrape is answered in time.
+//! Reads the stores for a scrape. What cannot be read keeps its last value, and the scrape is answered in time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     worker::Pauses,
 };
 
-/// Partitions or products read side by side, over one connection.
+/// Partitions or products that are read at the same time, over one connection.
 const CONCURRENCY_MAX: usize = 64;
-/// How long a store may take to answer, and then to be read.
-const LIMIT: Duration = Duration::from_millis(500);
+/// How long a store may take to answer a ping, and then to be read.
+const STORE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a scrape reads.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub(super) struct Scrape {
 }
 
 impl Scrape {
-    /// Reads both stores side by side.
+    /// Reads both stores at the same time.
     pub(super) async fn read(&self) {
         tokio::join!(self.redis(), self.postgres());
     }
@@ -41,21 +41,22 @@ impl Scrape {
         for (pool, reading) in self.stores.pools.connections() {
             metrics.pool(pool, reading);
         }
-        let answers = tokio::time::timeout(LIMIT, ledger.probe()).await;
+        let answers = tokio::time::timeout(STORE_TIMEOUT, ledger.probe()).await;
         metrics.store_up("postgres", matches!(answers, Ok(Ok(()))));
     }
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (&self.stores.metrics, self.recovery.seen_fenced());
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().fenced());
         for partition in partitions.count().all() {
             let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
             metrics.standing(partition.number(), fenced, paused);
         }
-        let answers = tokio::time::timeout(LIMIT, partitions.ping()).await;
+        let answers = tokio::time::timeout(STORE_TIMEOUT, partitions.ping()).await;
         let up = matches!(answers, Ok(Ok(())));
-        // Late is as good as away: the rest keeps its last value.
-        let read = up && tokio::time::timeout(LIMIT, self.streams_and_stock()).await.is_ok();
+        // A Redis that answers too late counts as down; the rest keeps its last value.
+        let read =
+            up && tokio::time::timeout(STORE_TIMEOUT, self.streams_and_stock()).await.is_ok();
         metrics.store_up("redis", read);
     }
 
@@ -71,8 +72,7 @@ impl Scrape {
 
     async fn partition(&self, partition: Partition) {
         if let Ok(depth) = self.stores.streams.depth(partition).await {
-            let metrics = &self.stores.metrics;
-            metrics.partition(partition.number(), &reading(&depth));
+            self.stores.metrics.partition(partition.number(), &reading(&depth));
         }
     }
 
@@ -80,8 +80,7 @@ impl Scrape {
         if let Ok(Some(listed)) = self.catalogue.get(&product).await
             && let Some(stock) = listed.stock
         {
-            let metrics = &self.stores.metrics;
-            metrics.product_stock(product.as_str(), stock);
+            self.stores.metrics.product_stock(product.as_str(), stock);
         }
     }
 }
@@ -91,14 +90,15 @@ fn reading(depth: &Depth) -> PartitionReading {
         orders: depth.orders,
         pending: depth.pending,
         lag: depth.lag,
-        oldest_seconds: waited(depth).as_secs_f64(),
+        oldest_seconds: oldest_age(depth).as_secs_f64(),
         dead: depth.dead,
     }
 }
 
-/// How long the oldest order has waited, by this machine's clock against that of Redis.
-fn waited(depth: &Depth) -> Duration {
+/// How long the oldest order has waited, by the clocks of this machine and of Redis.
+fn oldest_age(depth: &Depth) -> Duration {
     let now_ms = Timestamp::now().as_millisecond();
-    let waited = depth.oldest_ms.map_or(0, |at| now_ms.saturating_sub(at));
-    Duration::from_millis(u64::try_from(waited).unwrap_or(0))
+    let waited_ms = depth.oldest_ms.map_or(0, |at| now_ms.saturating_sub(at));
+    // The clocks may differ.
+    Duration::from_millis(u64::try_from(waited_ms).unwrap_or(0))
 }

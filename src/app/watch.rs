@@ -1,4 +1,4 @@
-//! Health follows Redis: without it, with one that cannot sell, or with settings that may lose what it
+//! Health follows Redis: while Redis does not answer, cannot be sold from, or has settings that may lose what it
 //! decided, nothing is sold. Postgres may be away for a while.
 
 use std::{sync::Arc, time::Duration};
@@ -6,72 +6,66 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use redis::RedisError;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{
-    Role, Stores,
-    connect::retry_refused,
-    redis_state::{CompleteLog, RedisState, advice},
-    safety::{self, Judgement, LEDGER_MODES, REDIS_MODES},
-};
+use super::{Role, Stores, connect::retry_refused};
 use crate::{
     ack::{Acks, Offer},
+    durability::{
+        CompleteFile, Judgement, POSTGRES_MODES, REDIS_MODES, RedisState, advice, judge_postgres,
+    },
     grpc,
     redis::{FenceError, retry_at_start},
+    tasks::tick,
 };
 
-/// How often Redis is asked whether it answers, and what it is set to.
+/// How often Redis is asked for its state and settings.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often Postgres's settings are read.
-const JUDGE_LEDGER: Duration = Duration::from_secs(5);
-/// How long that may take: Redis is watched meanwhile.
-const LIMIT: Duration = Duration::from_secs(1);
+/// How often Postgres is asked for its settings.
+const POSTGRES_INTERVAL: Duration = Duration::from_secs(5);
+/// How long one question may take: a store that is slow does not delay the check of the other for long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is said of a Redis that does not answer.
 const UNAVAILABLE: &str = "Redis is unavailable";
 
-/// What the stores promise.
+/// The judgements of both stores, and when they were made.
 #[derive(Debug, Clone)]
 struct Judged {
     redis: Judgement,
     replicas: u32,
-    ledger: Judgement,
-    ledger_judged: Instant,
-    log: CompleteLog,
+    file: CompleteFile,
+    postgres: Judgement,
+    postgres_at: Instant,
 }
 
 impl Judged {
-    /// What can be given by a Redis in this mode.
+    /// The acknowledgements that can be given by a Redis in this mode.
     fn offer(&self, redis_mode: &str) -> Offer {
         Offer {
             disk: redis_mode == "always",
             replicas: self.replicas,
-            ledger: self.ledger.mode == "synchronous",
+            ledger: self.postgres.mode == "synchronous",
         }
     }
 }
 
-/// What is known of the stores.
+/// Checks both stores; clones share the reasons why nothing can be sold.
 #[derive(Clone)]
 pub(super) struct Watch {
     stores: Stores,
     role: Role,
-    /// Where orders are taken.
+    /// Where calls are answered.
     acks: Option<Acks>,
     reasons: Arc<ArcSwap<Vec<String>>>,
-    /// By this handle: only one looks.
+    /// Kept by the clone that runs.
     judged: Judged,
 }
 
 impl Watch {
     /// Judges both stores' settings.
-    ///
-    /// # Errors
-    ///
-    /// When a store does not answer, or its settings are not safe to sell with, or not enough for `ack`.
-    pub(super) async fn begin(
+    pub(super) async fn start(
         stores: Stores,
         role: Role,
         acks: Option<Acks>,
@@ -79,16 +73,20 @@ impl Watch {
         let partitions = stores.stock.partitions();
         let state = retry_at_start(|| RedisState::read(partitions.connection())).await;
         let state = state.context("cannot read Redis's settings")?;
-        let ledger = retry_refused(async || Ok(safety::of_ledger(&stores).await?));
-        let (mut log, ledger) = (CompleteLog::default(), ledger.await?);
-        let (redis, replicas) = (state.judge(&mut log), state.replicas);
-        let judged = Judged { redis, replicas, ledger, ledger_judged: Instant::now(), log };
-        let mut refusals = judged.redis.unusable.clone();
-        refusals.extend_from_slice(&judged.redis.refusals);
-        refusals.extend_from_slice(&judged.ledger.refusals);
-        // A log that is not complete yet refuses no start: it will be.
-        let later = judged.offer(judged.redis.later);
-        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(later)));
+        let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
+        let mut file = CompleteFile::default();
+        let judged = Judged {
+            redis: state.judge(&mut file),
+            replicas: state.replicas,
+            file,
+            postgres: judge_postgres(&settings),
+            postgres_at: Instant::now(),
+        };
+        let (redis, postgres) = (&judged.redis, &judged.postgres);
+        let mut refusals = [&redis.unusable[..], &redis.refusals, &postgres.refusals].concat();
+        // An append-only file that is not complete yet refuses no start: it will be.
+        let offer = judged.offer(redis.configured_mode);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(offer)));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
@@ -96,67 +94,72 @@ impl Watch {
         for advice in advised.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{advice}");
         }
-        tracing::info!(redis = judged.redis.mode, postgres = judged.ledger.mode, "durability");
+        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability");
         let this = Self { stores, role, acks, reasons: Arc::default(), judged };
-        this.declare(("redis", &REDIS_MODES), &this.judged.redis);
-        this.declare(("postgres", &LEDGER_MODES), &this.judged.ledger);
+        this.publish("redis", &REDIS_MODES, &this.judged.redis);
+        this.publish("postgres", &POSTGRES_MODES, &this.judged.postgres);
         Ok(this)
     }
 
-    /// Why nothing can be sold; empty if all is well.
+    /// Why nothing can be sold; empty while both stores are healthy.
     pub(super) fn reasons(&self) -> Vec<String> {
         self.reasons.load().to_vec()
     }
 
-    fn declare(&self, (store, modes): (&'static str, &[&'static str]), judged: &Judgement) {
+    /// Logs a judgement that is new, and sets its metrics.
+    fn publish(&self, store: &'static str, modes: &[&'static str], judged: &Judgement) {
         for refusal in &judged.refusals {
             tracing::error!(store, "{refusal}");
         }
         for warning in &judged.warnings {
             tracing::warn!(store, mode = judged.mode, "{warning}");
         }
-        let metrics = &self.stores.metrics;
         for mode in modes {
-            metrics.durability(store, mode, judged.mode == *mode);
+            self.stores.metrics.durability(store, mode, judged.mode == *mode);
         }
     }
 
-    /// Watches until stopped.
+    /// Checks both stores until stopped, and reports each change of health.
     pub(super) async fn run(mut self, reporter: HealthReporter, stop: CancellationToken) {
-        let mut well = self.reasons().is_empty();
-        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
-            self.look().await;
-            let is_well = self.reasons().is_empty();
-            if is_well != well {
-                tracing::warn!(reasons = ?self.reasons(), "{}", if is_well { "well" } else { "not well" });
-                report(&reporter, self.role, is_well).await;
-                well = is_well;
+        let mut was_healthy = self.reasons().is_empty();
+        while tick(POLL_INTERVAL, &stop).await {
+            self.check().await;
+            let reasons = self.reasons();
+            let healthy = reasons.is_empty();
+            if healthy != was_healthy {
+                if healthy {
+                    tracing::warn!("healthy");
+                } else {
+                    tracing::warn!("unhealthy: {}", reasons.join("; "));
+                }
+                report(&reporter, self.role, healthy).await;
+                was_healthy = healthy;
             }
         }
     }
 
-    /// Looks at both stores, and keeps every reason why nothing can be sold.
-    pub(super) async fn look(&mut self) {
+    /// Checks both stores, and keeps every reason why nothing can be sold.
+    pub(super) async fn check(&mut self) {
         let mut reasons = Vec::new();
         let refusal = match self.stores.stock.partitions().ping().await {
             Ok(()) => None,
-            // Such as a Redis whose disk is full: INFO tells why.
+            // For example a Redis whose disk is full: INFO shows why.
             Err(FenceError::Unavailable { source, .. }) => {
-                Some(answered(&source).map_or(UNAVAILABLE.to_owned(), |answer| {
-                    format!("Redis refuses PING: {answer}")
+                Some(server_message(&source).map_or(UNAVAILABLE.to_owned(), |message| {
+                    format!("Redis refuses PING: {message}")
                 }))
             }
             Err(error) => Some(error.to_string()),
         };
         if refusal.as_deref() != Some(UNAVAILABLE) {
-            reasons.extend(self.judge_redis().await);
+            reasons.extend(self.check_redis().await);
         }
         reasons.extend(refusal);
-        if self.judged.ledger_judged.elapsed() >= JUDGE_LEDGER {
-            self.judge_ledger().await;
-            self.judged.ledger_judged = Instant::now();
+        if self.judged.postgres_at.elapsed() >= POSTGRES_INTERVAL {
+            self.check_postgres().await;
+            self.judged.postgres_at = Instant::now();
         }
-        let Judged { redis, .. } = &self.judged;
+        let redis = &self.judged.redis;
         for more in [&redis.unusable, &redis.refusals, &redis.outages] {
             reasons.extend_from_slice(more);
         }
@@ -165,70 +168,75 @@ impl Watch {
         self.reasons.store(Arc::new(reasons));
     }
 
-    /// Judges Redis by what it says and by what it does. One that does not answer in time is judged when it
-    /// does.
-    async fn judge_redis(&mut self) -> Option<String> {
+    /// Judges Redis by its settings and by whether its scripts run. One that does not answer in time keeps the
+    /// judgement it had.
+    async fn check_redis(&mut self) -> Option<String> {
         let read = RedisState::read(self.stores.stock.partitions().connection());
-        let state = match tokio::time::timeout(LIMIT, read).await {
+        let state = match timeout(ANSWER_TIMEOUT, read).await {
             Ok(Ok(state)) => state,
             Ok(Err(error)) => {
-                return answered(&error).map(|why| format!("Redis refuses INFO or CONFIG: {why}"));
+                return server_message(&error)
+                    .map(|message| format!("Redis refuses INFO or CONFIG: {message}"));
             }
             Err(_) => return None,
         };
-        let redis = state.judge(&mut self.judged.log);
+        let redis = state.judge(&mut self.judged.file);
         if !redis.refusals.is_empty() {
-            // Before the first buyer is refused, `/readyz` says why.
+            // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
         self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
-        let said =
+        let logged =
             |judged: &Judgement| (judged.mode, judged.refusals.clone(), judged.warnings.clone());
-        if said(&self.judged.redis) != said(&redis) {
-            self.declare(("redis", &REDIS_MODES), &redis);
+        if logged(&self.judged.redis) != logged(&redis) {
+            self.publish("redis", &REDIS_MODES, &redis);
         }
         (self.judged.redis, self.judged.replicas) = (redis, state.replicas);
-        tokio::time::timeout(LIMIT, self.sells_nothing()).await.ok().flatten()
+        timeout(ANSWER_TIMEOUT, self.check_partitions()).await.ok().flatten()
     }
 
-    /// Why no partition can be sold from, if none can: asked by a script, as sales are. The first that can is
-    /// enough.
-    async fn sells_nothing(&self) -> Option<String> {
-        let mut why = "no partition is open for sale".to_owned();
+    /// Why no partition can be sold from, if none can. A script asks, as for a sale; the first partition that can be
+    /// sold from is enough.
+    async fn check_partitions(&self) -> Option<String> {
+        let mut reason = "no partition is open for sale".to_owned();
         for partition in self.stores.deployment.partitions.all() {
             match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
                 Err(FenceError::Fenced(_)) => {}
-                Err(FenceError::Unavailable { source, .. }) => match answered(&source) {
-                    Some(answer) => why = format!("Redis refuses the service's scripts: {answer}"),
+                Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {
+                    Some(message) => {
+                        reason = format!("Redis refuses the service's scripts: {message}");
+                    }
                     None => return Some(UNAVAILABLE.to_owned()),
                 },
-                Err(error @ FenceError::Malformed(_)) => why = error.to_string(),
+                Err(error @ FenceError::Malformed(_)) => reason = error.to_string(),
             }
         }
-        Some(why)
+        Some(reason)
     }
 
-    async fn judge_ledger(&mut self) {
-        if let Ok(Ok(ledger)) = tokio::time::timeout(LIMIT, safety::of_ledger(&self.stores)).await
-            && self.judged.ledger != ledger
-        {
-            self.declare(("postgres", &LEDGER_MODES), &ledger);
-            self.judged.ledger = ledger;
+    async fn check_postgres(&mut self) {
+        let Ok(Ok(settings)) = timeout(ANSWER_TIMEOUT, self.stores.ledger.settings()).await else {
+            return;
+        };
+        let postgres = judge_postgres(&settings);
+        if self.judged.postgres != postgres {
+            self.publish("postgres", &POSTGRES_MODES, &postgres);
+            self.judged.postgres = postgres;
         }
     }
 }
 
-/// What Redis answered, if it did.
-fn answered(error: &RedisError) -> Option<String> {
+/// The error that Redis answered with, if it did answer.
+fn server_message(error: &RedisError) -> Option<String> {
     let code = error.code()?;
     Some(error.detail().map_or(code.to_owned(), |detail| format!("{code} {detail}")))
 }
 
-/// Tells every service's health.
+/// Sets the health of each gRPC service.
 pub(super) async fn report(reporter: &HealthReporter, role: Role, serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    let services = if role == Role::Worker { &[] } else { grpc::SERVICES.as_slice() };
+    let services = if role.answers_calls() { grpc::SERVICES.as_slice() } else { &[] };
     for service in std::iter::once(&"").chain(services) {
         reporter.set_service_status(*service, status).await;
     }

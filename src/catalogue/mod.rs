@@ -1,6 +1,6 @@
-//! Products: created and changed in the ledger first, then told to Redis; listed with live stock.
+//! Products: created and changed in the ledger first, then sent to Redis; listed with live stock.
 //!
-//! Must never: ask Postgres on a buyer's call, or make up a stock that could not be read.
+//! Must never: ask Postgres on a buyer's call, or show a stock that could not be read.
 
 mod snapshot;
 
@@ -17,13 +17,14 @@ use crate::{
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
     redis::FenceError,
     stock::{Stock, StockError},
+    tasks::tick,
 };
 
-/// How often changes that others made are looked for.
+/// How often the changes of other processes are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a list waits for the stock of its products: a slow Redis must not make it slow.
-const STOCK_WAIT: Duration = Duration::from_secs(1);
+const STOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A product and its stock; no stock while its partition recovers, or Redis is away or slow.
 #[derive(Debug, Clone)]
@@ -34,20 +35,20 @@ pub struct Listed {
     pub stock: Option<i64>,
 }
 
-/// Why a change is not, or not certainly, in force.
+/// Why a change does not take effect yet, or may not have been recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
     /// The ledger could not be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The ledger has it, Redis does not yet: it will be told as soon as it can be.
+    /// The ledger has the change, Redis does not: it is sent again by each refresh.
     #[error("recorded, but not in force yet")]
     NotInForce(#[source] FenceError),
 }
 
-/// What reading the changes of the ledger found beside the changes.
+/// What was found when the changes were read from the ledger.
 struct Read {
-    /// The ledger lost changes, and everything was read again.
+    /// The ledger lost changes, so every product was read again.
     went_back: bool,
     /// There are products without a version.
     versions_missing: bool,
@@ -59,9 +60,9 @@ pub struct Catalogue {
     ledger: Ledger,
     stock: Stock,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// By partition: every version up to this one was told to Redis. Held while refreshing; a change that an operator
-    /// makes does not wait for it.
-    told: Arc<Mutex<Vec<i64>>>,
+    /// By partition: every version up to this one was sent to Redis. Locked during a refresh, for which an operator's
+    /// change does not wait.
+    sent: Arc<Mutex<Vec<i64>>>,
     /// When the ledger was last read.
     read: Arc<ArcSwap<Instant>>,
 }
@@ -69,40 +70,40 @@ pub struct Catalogue {
 impl Catalogue {
     /// An empty catalogue: `refresh` fills it.
     pub fn new(ledger: Ledger, stock: Stock) -> Self {
-        let told = vec![-1; usize::from(stock.partitions().count().get())];
+        let sent = vec![-1; usize::from(stock.partitions().count().get())];
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
         let read = Arc::new(ArcSwap::from_pointee(Instant::now()));
-        Self { ledger, stock, snapshot, told: Arc::new(Mutex::new(told)), read }
+        Self { ledger, stock, snapshot, sent: Arc::new(Mutex::new(sent)), read }
     }
 
-    /// Reads what changed in the ledger and tells Redis what it was not told yet: also what a crash of
-    /// somebody else left over (R3). A partition that cannot be told is told by the next refresh.
+    /// Reads what changed in the ledger and sends it to Redis, also what another process recorded before it crashed
+    /// (R3). The next refresh tries again where Redis cannot be reached.
     ///
     /// # Errors
     ///
     /// When the ledger does not answer.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
-        let mut told = self.told.lock().await;
-        let read = self.read_changes(&mut told).await?;
+        let mut sent = self.sent.lock().await;
+        let read = self.read_changes(&mut sent).await?;
         let snapshot = self.snapshot.load_full();
         let count = self.stock.partitions().count();
-        if told.iter().any(|told| *told != snapshot.version()) {
+        if sent.iter().any(|sent| *sent != snapshot.version()) {
             let mut changes: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
             for product in snapshot.all() {
                 let partition = count.of(&product.id);
-                if product.version > told[partition.index()] {
+                if product.version > sent[partition.index()] {
                     changes.entry(partition).or_default().push(product.clone());
                 }
             }
             for partition in count.all() {
-                // What others change is seen also while Redis is told of many products.
-                if self.age() > POLL_INTERVAL && self.read_changes(&mut told).await?.went_back {
+                // Changes of other processes are read also while many products are sent.
+                if self.age() > POLL_INTERVAL && self.read_changes(&mut sent).await?.went_back {
                     break;
                 }
                 let products = changes.remove(&partition).unwrap_or_default();
-                // It is fenced or without Redis otherwise, and that is reported elsewhere.
-                if self.tell(partition, &products).await.is_ok() {
-                    told[partition.index()] = snapshot.version();
+                // Otherwise the partition is fenced or Redis does not answer, which is reported elsewhere.
+                if self.send(partition, &products).await.is_ok() {
+                    sent[partition.index()] = snapshot.version();
                 }
             }
         }
@@ -113,7 +114,7 @@ impl Catalogue {
     }
 
     /// Reads what changed in the ledger.
-    async fn read_changes(&self, told: &mut [i64]) -> Result<Read, LedgerError> {
+    async fn read_changes(&self, sent: &mut [i64]) -> Result<Read, LedgerError> {
         let (seen, highest) = {
             let snapshot = self.snapshot.load();
             (snapshot.version(), snapshot.highest())
@@ -128,7 +129,7 @@ impl Catalogue {
                 seen = highest,
                 "Postgres lost changes of products: all products are read again"
             );
-            told.fill(-1);
+            sent.fill(-1);
             self.snapshot.store(Arc::new(Snapshot::default().with_changes(&changed)));
         } else if !changed.is_empty() {
             self.snapshot.rcu(|now| now.with_changes(&changed));
@@ -136,14 +137,14 @@ impl Catalogue {
         Ok(Read { went_back, versions_missing: changes.versions_missing })
     }
 
-    /// How long changes that others made have gone unnoticed here.
+    /// How long ago the changes of other processes were read.
     pub fn age(&self) -> Duration {
         self.read.load().elapsed()
     }
 
-    /// Tells Redis these products as the ledger has them now, and nothing else: a stop does not wait until Redis has
-    /// has an import.
-    async fn enforce<'a>(
+    /// Sends these products to Redis as the ledger has them now, and nothing else: a stop does not wait until an import
+    /// has been sent.
+    async fn send_changed<'a>(
         &self,
         changed: impl IntoIterator<Item = &'a ProductId>,
     ) -> Result<(), RefreshError> {
@@ -155,7 +156,7 @@ impl Catalogue {
             held.get(&product.id).is_some_and(|held| held.version > product.version)
         };
         if products.iter().any(went_back) {
-            // Or another process changed it a moment ago; the refresh does no harm.
+            // The ledger lost changes, or another process made one just now. A refresh is right in both cases.
             self.refresh().await?;
         }
         let count = self.stock.partitions().count();
@@ -163,15 +164,15 @@ impl Catalogue {
         for product in products {
             by_partition.entry(count.of(&product.id)).or_default().push(product);
         }
-        let tell = |(partition, products): (Partition, Vec<_>)| async move {
-            self.tell(partition, &products).await
+        let send = |(partition, products): (Partition, Vec<_>)| async move {
+            self.send(partition, &products).await
         };
-        let told = join_all(by_partition.into_iter().map(tell)).await;
-        told.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotInForce)
+        let sent = join_all(by_partition.into_iter().map(send)).await;
+        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotInForce)
     }
 
-    /// Units first: a product that can be seen has its stock.
-    async fn tell(
+    /// Sends the units first, so that a product that is on offer has its stock.
+    async fn send(
         &self,
         partition: Partition,
         products: &[Arc<Product>],
@@ -186,18 +187,15 @@ impl Catalogue {
     /// Refreshes until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let mut healthy = true;
-        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
-            match self.refresh().await {
-                Ok(()) => healthy = true,
-                Err(error) if healthy => {
-                    healthy = false;
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the catalogue cannot be refreshed"
-                    );
-                }
-                Err(_) => {}
+        while tick(POLL_INTERVAL, &stop).await {
+            let refreshed = self.refresh().await;
+            if let (Err(error), true) = (&refreshed, healthy) {
+                tracing::warn!(
+                    error = error as &dyn std::error::Error,
+                    "the catalogue cannot be refreshed; changes of products do not take effect"
+                );
             }
+            healthy = refreshed.is_ok();
         }
     }
 
@@ -214,8 +212,8 @@ impl Catalogue {
         let count = self.stock.partitions().count();
         let created = self.ledger.create_products(products, count, actor).await?;
         if matches!(created, Created::Done { .. }) {
-            // Known ones, too: an earlier call may have ended before they were in force.
-            self.enforce(products.iter().map(|product| &product.id)).await?;
+            // Products that existed, too: an earlier call may have ended before they were sent.
+            self.send_changed(products.iter().map(|product| &product.id)).await?;
         }
         Ok(created)
     }
@@ -224,14 +222,14 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// The outer for the change itself; the inner when it was recorded and is not in force yet.
+    /// The outer one for the change itself; the inner one when it was recorded and has not taken effect yet.
     pub async fn update(
         &self,
         id: &ProductId,
         change: &SaleChange,
     ) -> Result<Result<Product, RefreshError>, UpdateError> {
         let product = self.ledger.update_product(id, change).await?;
-        Ok(self.enforce([id]).await.map(|()| product))
+        Ok(self.send_changed([id]).await.map(|()| product))
     }
 
     /// Grants units, once per request id.
@@ -242,7 +240,7 @@ impl Catalogue {
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
         let restocked = self.ledger.restock(restock).await?;
         if matches!(restocked, Restocked::Added(_) | Restocked::Before(_)) {
-            self.enforce([&restock.product]).await?;
+            self.send_changed([&restock.product]).await?;
         }
         Ok(restocked)
     }
@@ -268,7 +266,7 @@ impl Catalogue {
         Ok((self.with_stock(page).await?, more))
     }
 
-    /// One product; `None` when there is no such.
+    /// One product; `None` if there is none with this id.
     ///
     /// # Errors
     ///
@@ -287,10 +285,10 @@ impl Catalogue {
             by_partition.entry(count.of(&product.id)).or_default().push(product.id.clone());
         }
         let reads = by_partition.into_iter().map(|(partition, ids)| async move {
-            let read = tokio::time::timeout(STOCK_WAIT, self.stock.levels(partition, ids)).await;
+            let read = tokio::time::timeout(STOCK_TIMEOUT, self.stock.levels(partition, ids)).await;
             match read {
                 Ok(Ok(levels)) => Ok((partition, Some(levels))),
-                Ok(Err(error)) if !passes(&error) => Err(error),
+                Ok(Err(error)) if !is_passing(&error) => Err(error),
                 Ok(Err(_)) | Err(_) => Ok((partition, None)),
             }
         });
@@ -304,8 +302,8 @@ impl Catalogue {
     }
 }
 
-/// Whether a stock that cannot be read now can be read later.
-fn passes(error: &StockError) -> bool {
+/// Whether a stock that cannot be read now may be readable later.
+fn is_passing(error: &StockError) -> bool {
     match error {
         StockError::Fence(FenceError::Fenced(_) | FenceError::Unavailable { .. })
         | StockError::Overloaded

@@ -1,4 +1,4 @@
-//! The catalogue as last read: what a buyer's call is answered from, also while Postgres is away.
+//! The catalogue as last read. It answers buyers' calls, also while Postgres is away.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Every change up to this version is in it; -1 when none was read.
+    /// Every change up to this version is included; -1 when none was read.
     pub(super) fn version(&self) -> i64 {
         self.version
     }
 
-    /// The highest version of a product in it: above [`Self::version`] where an own change was not read with the others
-    /// yet.
+    /// The highest version of a product. It is above [`Self::version`] while a change of this process is included and
+    /// the changes of others before it are not read yet.
     pub(super) fn highest(&self) -> i64 {
         self.highest
     }
@@ -41,7 +41,7 @@ impl Snapshot {
         next
     }
 
-    /// This snapshot with some products as they are now; what else changed is still to be read.
+    /// This snapshot with some products as they are now; other changes are still to be read.
     pub(super) fn with_products(&self, products: &[Arc<Product>]) -> Self {
         let mut next = self.clone();
         for product in products {
@@ -59,13 +59,13 @@ impl Snapshot {
         self.products.values()
     }
 
-    /// Those after an id, or all.
+    /// The products after an id, or all.
     pub(super) fn after(&self, after: Option<&ProductId>) -> impl Iterator<Item = &Arc<Product>> {
         let start = after.map_or(Unbounded, Excluded);
         self.products.range((start, Unbounded)).map(|(_, product)| product)
     }
 
-    /// One of them.
+    /// The product with this id.
     pub(super) fn get(&self, id: &ProductId) -> Option<&Arc<Product>> {
         self.products.get(id)
     }

@@ -6,7 +6,6 @@ use anyhow::{bail, ensure};
 use clap::Subcommand;
 use comfy_table::Table;
 use jiff::{Span, SpanRelativeTo, Timestamp};
-use tokio_util::task::TaskTracker;
 
 use super::output;
 use crate::{
@@ -87,8 +86,8 @@ impl From<Filter> for DeadFilter {
 }
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
-    stores.believe_ledger().await?;
+    let stores = Stores::connect(config).await?;
+    stores.load_epochs().await?;
     match command {
         DeadCommand::List(filter) => list(&stores, filter.into()).await?,
         DeadCommand::Show { reservation_id } => show(&stores, reservation_id).await?,

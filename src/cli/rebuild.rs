@@ -3,7 +3,6 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use tokio_util::task::TaskTracker;
 
 use super::output;
 use crate::{
@@ -30,9 +29,9 @@ pub(super) struct RebuildArgs {
 }
 
 pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
-    stores.believe_ledger().await?;
-    let recovery = stores.recovery(None);
+    let stores = Stores::connect(config).await?;
+    stores.load_epochs().await?;
+    let recovery = stores.recovery();
     let fenced = recovery.fenced().await?;
     let rows = stores.ledger.partitions(stores.deployment.partitions).await?;
     let chosen: Vec<PartitionRow> = if args.all {
@@ -50,7 +49,9 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     }
     for row in chosen {
         let reason = fenced.iter().find(|(fenced, _)| fenced.partition == row.partition);
-        output::line(recovery.plan(row, reason.map(|(_, reason)| *reason)).await?)?;
+        for line in recovery.plan(row, reason.map(|(_, reason)| *reason)).await? {
+            output::line(line)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,7 +74,7 @@ fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<Partition
 }
 
 async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<ExitCode> {
-    let recovery = stores.recovery(None);
+    let recovery = stores.recovery();
     let (mut all_open, mut opened) = (true, Vec::new());
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let mut rebuilds = std::pin::pin!(recovery.rebuild_all(rows));
@@ -81,7 +82,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
             _ = ticks.tick() => {
-                for (partition, stage) in recovery.progress() {
+                for (partition, stage) in recovery.status().stages() {
                     output::line(format!("partition {partition}: {stage}"))?;
                 }
             }

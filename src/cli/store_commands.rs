@@ -6,7 +6,6 @@ use anyhow::bail;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use serde_json::json;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{output, tables::audit_table};
@@ -115,8 +114,8 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
-    let stores = Stores::connect(config, &TaskTracker::new()).await?;
-    stores.believe_ledger().await?;
+    let stores = Stores::connect(config).await?;
+    stores.load_epochs().await?;
     let report = stores.auditor().audit().await;
     let (word, code) = match report.verdict() {
         Verdict::Holds => ("holds", 0),

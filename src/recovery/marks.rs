@@ -1,5 +1,5 @@
-//! What this process saw of an epoch is reported when the epoch ends, and what was accepted in it and is
-//! nowhere is counted (R10).
+//! Marks (R10): what this process saw of an epoch is recorded when the epoch ends, so that what was accepted in it and
+//! is in neither store can be counted.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use crate::{
     ledger::{LedgerError, Mark, PartitionRow, PartitionStatus},
 };
 
-/// How long a count waits for gateways that live: each looks twice a second, and ends what it has begun
+/// How long a count waits for the marks of running gateways: each reads the ledger twice a second, and its scripts end
 /// within the time that Redis has to answer.
-const TIMEOUT: Duration = Duration::from_secs(4);
+const MARKS_TIMEOUT: Duration = Duration::from_secs(4);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a gateway has told the ledger of itself.
+/// What this gateway has recorded in the ledger.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Reported {
     /// Its last mark of each partition.
     marks: Vec<Mark>,
-    /// It takes no more orders.
+    /// It accepts no more reservations.
     left: bool,
 }
 
 impl Recovery {
-    /// Believes the ledger. Before an epoch is left, its mark is reported; before one is begun, this
-    /// gateway stands in the ledger, so that a count knows whom it has not heard.
-    pub(super) async fn believe(
+    /// Adopts the epochs of the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
+    /// begun, this gateway is recorded without a mark, so that a count knows which gateways are missing.
+    pub(super) async fn adopt_epochs(
         &self,
         rows: &[PartitionRow],
-        told: &mut Told,
+        reported: &mut Reported,
     ) -> Result<(), LedgerError> {
-        if told.left {
+        if reported.left {
             return Ok(());
         }
         let partitions = self.lifecycle.partitions();
@@ -41,7 +41,7 @@ impl Recovery {
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
             let last = partitions.seen(partition);
-            // An epoch that was open once is never closed: only a later one is.
+            // An epoch that was open once is closed only by a higher one.
             if last.is_some_and(|(epoch, _)| row.epoch < epoch || (row.epoch == epoch && !open)) {
                 continue;
             }
@@ -51,10 +51,11 @@ impl Recovery {
             }
             partitions.set_epoch(partition, None);
             if self.gateway.is_some() && partitions.is_taking(partition) {
-                // Its answers are still on their way: at the next look.
+                // A script is under way; the epoch is left at the next refresh.
                 continue;
             }
             if let Some((epoch, seq)) = last {
+                tracing::debug!(%partition, %epoch, seq, "the epoch has ended");
                 marks.push(Mark { partition, epoch, seq: Some(seq) });
             }
             if open {
@@ -62,43 +63,45 @@ impl Recovery {
                 begun.push(row);
             }
         }
-        self.report(marks, told).await?;
-        for row in begun {
-            partitions.set_epoch(row.partition, Some(row.epoch));
+        self.report(marks, reported).await?;
+        for PartitionRow { partition, epoch, .. } in begun {
+            partitions.set_epoch(*partition, Some(*epoch));
+            tracing::debug!(%partition, %epoch, "the epoch has begun: the partition is open");
         }
         Ok(())
     }
 
-    async fn report(&self, marks: Vec<Mark>, told: &mut Told) -> Result<(), LedgerError> {
+    async fn report(&self, marks: Vec<Mark>, reported: &mut Reported) -> Result<(), LedgerError> {
         let Some(gateway) = &self.gateway else { return Ok(()) };
-        let new: Vec<Mark> = marks.into_iter().filter(|mark| !told.marks.contains(mark)).collect();
+        let new: Vec<Mark> =
+            marks.into_iter().filter(|mark| !reported.marks.contains(mark)).collect();
         self.ledger.report_marks(gateway, &new).await?;
-        told.marks.retain(|old| !new.iter().any(|mark| mark.partition == old.partition));
-        told.marks.extend(new);
+        reported.marks.retain(|old| !new.iter().any(|mark| mark.partition == old.partition));
+        reported.marks.extend(new);
         Ok(())
     }
 
-    /// The last words of a gateway, which takes no more orders.
+    /// Records the last marks of a gateway, which accepts no more reservations.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer: a later count then says "at least".
+    /// When Postgres does not answer: a later count is a minimum then.
     pub async fn leave(&self) -> Result<(), LedgerError> {
-        let mut told = self.told.lock().await;
-        told.left = true;
+        let mut reported = self.reported.lock().await;
+        reported.left = true;
         let partitions = self.lifecycle.partitions();
-        let quiet = |partition: &Partition| !partitions.is_taking(*partition);
         let mark = |partition| {
             let (epoch, seq) = partitions.seen(partition)?;
             Some(Mark { partition, epoch, seq: Some(seq) })
         };
         let all = self.deployment.partitions.all();
         all.clone().for_each(|partition| partitions.set_epoch(partition, None));
-        self.report(all.filter(quiet).filter_map(mark).collect(), &mut told).await
+        let idle = all.filter(|partition| !partitions.is_taking(*partition));
+        self.report(idle.filter_map(mark).collect(), &mut reported).await
     }
 
-    /// What the epochs that these partitions were sold in last have lost, after they were rebuilt. Waits
-    /// some seconds for gateways that have not reported.
+    /// Counts what was lost in the last epoch in which each of these partitions was sold, after they were rebuilt.
+    /// Waits some seconds for gateways that have not recorded their marks.
     ///
     /// # Errors
     ///
@@ -112,7 +115,7 @@ impl Recovery {
             }
             let sold = loop {
                 match self.ledger.unreported(row.partition, row.epoch).await? {
-                    Some((_, missing)) if missing > 0 && started.elapsed() < TIMEOUT => {
+                    Some((_, missing)) if missing > 0 && started.elapsed() < MARKS_TIMEOUT => {
                         tokio::time::sleep(POLL_INTERVAL).await;
                     }
                     last => break last.map_or(row.epoch, |(epoch, _)| epoch),

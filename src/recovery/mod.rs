@@ -1,33 +1,34 @@
-//! The life of a partition: a new one is opened, a fenced one is rebuilt from the ledger, and what the
-//! ledger says of the others is believed. Redis answers for itself, by the fence, whether that is true.
+//! The epochs of partitions: a new partition is opened, a fenced one is rebuilt from the ledger, and this process takes
+//! the epochs of the others from the ledger. Redis itself refuses, by the fence, what does not agree with it.
 //!
 //! Must never: open a partition twice, or one with anything in flight.
 
-mod kept;
+mod attempts;
+mod lost_commits;
 mod marks;
-mod mending;
 mod open;
 mod plan;
-mod progress;
 mod ready;
 mod rebuild;
-mod watched;
+mod status;
+mod steps;
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::{kept::StoredSeen, marks::Told, mending::Mending, progress::Progress, watched::Watched};
+use self::{
+    attempts::{Attempts, CONCURRENCY_MAX},
+    lost_commits::LastStored,
+    marks::Reported,
+};
 pub use self::{
-    plan::{Plan, PlannedStock},
-    progress::Stage,
     rebuild::{RebuildError, Rebuilt},
+    status::{Stage, Status},
 };
 use crate::{
     domain::Partition,
@@ -35,82 +36,95 @@ use crate::{
     lifecycle::Lifecycle,
     redis::{FenceError, FenceReason},
     stream::Streams,
+    tasks::tick,
     telemetry::Metrics,
 };
 
-/// How often the ledger is asked.
+/// How often the ledger and Redis are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// Rebuilds side by side: each holds a connection to Postgres.
-const CONCURRENCY_MAX: usize = 4;
 
-/// Keeps what is believed of the partitions true.
+/// Opens and rebuilds partitions; clones share what they know.
 #[derive(Clone)]
 pub struct Recovery {
     ledger: Ledger,
     lifecycle: Lifecycle,
     streams: Streams,
     deployment: Deployment,
-    watched: Watched,
-    progress: Progress,
-    /// What this process is called, if it takes orders.
-    gateway: Option<String>,
-    /// Held while the ledger is read and believed: an older look must not undo a newer one.
-    told: Arc<tokio::sync::Mutex<Told>>,
-    /// Postgres does not tell its timeline.
-    timeline_refused: Arc<AtomicBool>,
-    stored_seen: StoredSeen,
     metrics: Metrics,
+    /// The name of this process, if it accepts reservations.
+    gateway: Option<String>,
+    status: Status,
+    /// Held while epochs are read and adopted, so that an older read cannot undo a newer one.
+    reported: Arc<tokio::sync::Mutex<Reported>>,
+    /// Postgres refuses to report its timeline.
+    timeline_refused: Arc<AtomicBool>,
+    last_stored: LastStored,
 }
 
 impl Recovery {
-    /// Of this deployment; a process that takes orders has a name of its own.
+    /// For the partitions of this deployment, in a process that accepts no reservations.
     pub fn new(
-        (ledger, lifecycle, streams): (Ledger, Lifecycle, Streams),
+        ledger: Ledger,
+        lifecycle: Lifecycle,
+        streams: Streams,
         deployment: Deployment,
-        gateway: Option<String>,
         metrics: Metrics,
     ) -> Self {
-        let (watched, progress, told) = (Watched::default(), Progress::default(), Arc::default());
-        let (timeline_refused, stored_seen) = Default::default();
         Self {
             ledger,
             lifecycle,
             streams,
             deployment,
-            watched,
-            progress,
-            gateway,
-            told,
-            timeline_refused,
-            stored_seen,
             metrics,
+            gateway: None,
+            status: Status::default(),
+            reported: Arc::default(),
+            timeline_refused: Arc::default(),
+            last_stored: LastStored::default(),
         }
     }
 
-    /// Opens what is new, and believes the ledger of all.
+    /// In a process that accepts reservations and has this unique name.
+    #[must_use]
+    pub fn for_gateway(self, name: String) -> Self {
+        Self { gateway: Some(name), ..self }
+    }
+
+    /// Reads the partitions from the ledger, opens the new ones, and adopts the epochs of all.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer; then nothing changes.
-    pub async fn look(&self) -> Result<(), LedgerError> {
-        let mut told = self.told.lock().await;
+    pub async fn refresh(&self) -> Result<(), LedgerError> {
+        let mut reported = self.reported.lock().await;
         let rows = self.ledger.partitions(self.deployment.partitions).await?;
         let rows = self.open_new(rows).await?;
-        self.believe(&rows, &mut told).await
+        self.adopt_epochs(&rows, &mut reported).await
     }
 
-    /// Partitions that are closed, that Redis refuses to what the ledger says of them, or for which the ledger
-    /// went back.
+    /// Refreshes until stopped.
+    pub async fn run(self, stop: CancellationToken) {
+        while tick(POLL_INTERVAL, &stop).await {
+            if let Err(error) = self.refresh().await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the partitions cannot be read"
+                );
+            }
+        }
+    }
+
+    /// Partitions that are closed, that Redis refuses in the epoch of the ledger, or for which the ledger lost commits.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
     pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
         let (mut fenced, mut open) = (Vec::new(), Vec::new());
-        // Before the ledger is read: each was believed because the ledger had it.
-        let believed = self.believed();
+        // Read before the ledger: each of these epochs was in the ledger at that time.
+        let adopted = self.adopted_epochs();
         let rows = self.ledger.partitions(self.deployment.partitions).await?;
-        let behind = self.behind(&believed, &rows).await?;
+        let behind = self.behind(&adopted, &rows).await?;
         for row in rows {
             if behind.contains(&row.partition) {
                 fenced.push((row, FenceReason::LedgerBehind));
@@ -123,86 +137,67 @@ impl Recovery {
                     match self.lifecycle.probe_in(row.partition, row.epoch).await {
                         Ok(since) => open.push((row, since)),
                         Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
-                        // A Redis that is away tells nothing.
+                        // Nothing follows from a Redis that does not answer.
                         Err(_) => {}
                     }
                 }
             }
         }
-        fenced.extend(self.went_back(&open).await?);
+        fenced.extend(self.lost_commits(&open).await?);
         Ok(fenced)
     }
 
-    /// Looks until stopped.
-    pub async fn run(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
-            if let Err(error) = self.look().await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the partitions cannot be read"
-                );
-            }
-        }
-    }
-
-    /// Watches for fenced partitions until stopped and, with `rebuild`, rebuilds them, while it goes on
-    /// watching. A rebuild that a stop breaks off is begun anew by whoever comes next.
-    pub async fn mend(self, rebuild: bool, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(POLL_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut mending = Mending::new(self.watched.clone());
+    /// Looks for fenced partitions until stopped and, with `rebuild`, rebuilds them meanwhile. A rebuild that is
+    /// interrupted by the stop is done again by the next process that finds the partition fenced.
+    pub async fn watch_fenced(self, rebuild: bool, stop: CancellationToken) {
+        let mut attempts = Attempts::new(self.status.clone());
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(ended) = mending.at_work.join_next() => mending.ended(ended),
-                _ = ticks.tick() => {
-                    let Some(fenced) = stop.run_until_cancelled(self.fenced()).await else { return };
-                    match fenced {
-                        Ok(fenced) => {
-                            self.close_gone_back(&fenced).await;
-                            self.mend_these(fenced, rebuild, &mut mending);
-                        }
-                        // Nothing can be rebuilt without the ledger; Redis is asked all the same.
-                        Err(_) => self.watched.see_fenced(self.refused().await),
-                    }
+            attempts.collect();
+            match stop.run_until_cancelled(self.fenced()).await {
+                Some(Ok(fenced)) => {
+                    self.close_after_lost_commits(&fenced).await;
+                    self.handle_fenced(fenced, rebuild, &mut attempts);
                 }
+                // Nothing can be rebuilt without the ledger, but what Redis refuses is known.
+                Some(Err(_)) => self.status.set_fenced(self.refused_by_redis().await),
+                None => return,
+            }
+            if !tick(POLL_INTERVAL, &stop).await {
+                return;
             }
         }
     }
 
-    fn mend_these(
+    fn handle_fenced(
         &self,
         fenced: Vec<(PartitionRow, FenceReason)>,
         rebuild: bool,
-        mending: &mut Mending,
+        attempts: &mut Attempts,
     ) {
-        self.watched.see_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
-        mending.forget_others(&fenced);
+        self.status.set_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        attempts.keep_fenced(&fenced);
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
-            if mending.told.insert(partition, reason) != Some(reason) {
+            if attempts.is_new_reason(partition, reason) {
                 tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
             }
-            // A replica cannot be rebuilt; the next look is at whatever the address leads to then.
-            let can_be_written = reason != FenceReason::Replica;
-            if rebuild && can_be_written && mending.is_due(partition) {
-                mending.busy.insert(partition);
-                let this = self.clone();
-                mending.at_work.spawn(async move { (partition, this.rebuild_seen(row).await) });
+            // A replica cannot be rebuilt. Its address may lead to another server at the next check.
+            if rebuild && reason != FenceReason::Replica {
+                attempts.start(self, row);
             }
         }
-        if mending.tell_progress() {
-            for (partition, stage) in self.progress() {
+        if attempts.progress_is_due() {
+            for (partition, stage) in self.status.stages() {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
     }
 
-    /// Rebuilds a partition; what is open is no longer seen to be fenced.
+    /// Rebuilds a partition that was seen to be fenced, and updates the status.
     async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let rebuilt = self.rebuild(row).await;
         match &rebuilt {
-            Ok(Some(_)) => self.watched.see_open(row.partition),
+            Ok(Some(_)) => self.status.set_open(row.partition),
             Err(RebuildError::Ledger(error)) => {
                 if let Some(sqlstate) = error.unlisted() {
                     self.metrics.unlisted(sqlstate);
@@ -213,12 +208,7 @@ impl Recovery {
         rebuilt
     }
 
-    /// How far the rebuilds of this process are.
-    pub fn progress(&self) -> Vec<(Partition, Stage)> {
-        self.progress.all()
-    }
-
-    /// Rebuilds these partitions, some at a time, each for itself. One that is open is closed first.
+    /// Rebuilds these partitions, some at a time, each independently. One that is open is closed first.
     pub async fn rebuild_all(
         &self,
         rows: Vec<PartitionRow>,
@@ -229,23 +219,17 @@ impl Recovery {
         stream::iter(rebuilds).buffer_unordered(CONCURRENCY_MAX).collect().await
     }
 
-    /// The partitions that were last seen to be fenced.
-    pub fn seen_fenced(&self) -> Vec<Partition> {
-        self.watched.fenced()
+    /// What this process last saw of the partitions.
+    pub fn status(&self) -> &Status {
+        &self.status
     }
 
-    /// Why partitions could not be opened or rebuilt when this process last tried.
-    pub fn failures(&self) -> BTreeMap<Partition, String> {
-        self.watched.failures()
-    }
-
-    /// The partitions that Redis refuses under the epoch last believed in.
-    async fn refused(&self) -> Vec<Partition> {
+    /// The partitions that Redis refuses in the epoch that this process adopted last.
+    async fn refused_by_redis(&self) -> Vec<Partition> {
         let mut refused = Vec::new();
-        for partition in self.deployment.partitions.all() {
-            let Some((epoch, _)) = self.lifecycle.partitions().seen(partition) else { continue };
+        for (partition, epoch) in self.adopted_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
-                Ok(since) => self.stored_seen.see(partition, epoch, since.stored),
+                Ok(since) => self.last_stored.set(partition, epoch, since.stored),
                 Err(FenceError::Fenced(_)) => refused.push(partition),
                 Err(_) => {}
             }

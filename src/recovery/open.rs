@@ -1,4 +1,4 @@
-//! A new partition's first life.
+//! Opens a new partition.
 
 use super::{RebuildError, Recovery};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Recovery {
-    /// Opens what is new among these; returns them as they are then. One process at a time, and whoever
-    /// waited finds everything open.
+    /// Opens the new partitions among these; returns the rows as they are then. One process opens at a time; those
+    /// that waited find everything open.
     pub(super) async fn open_new(
         &self,
         rows: Vec<PartitionRow>,
@@ -26,17 +26,17 @@ impl Recovery {
         self.ledger.partitions(self.deployment.partitions).await
     }
 
-    /// Opens a new partition. Nobody sells from it before the ledger calls it open.
+    /// Opens a new partition. No process sells from it before it is open in the ledger.
     async fn open(&self, row: PartitionRow) -> Result<(), LedgerError> {
         let (partition, deployment) = (row.partition, self.deployment.id);
         if row.epoch >= Epoch::LAST {
             let error = RebuildError::EpochsUsedUp(partition);
-            if self.watched.see_failure(partition, error.to_string()) {
-                tracing::error!(%partition, "a new partition cannot be opened: {error}");
+            if self.status.set_failure(partition, &error.to_string()) {
+                tracing::error!(%partition, "the new partition cannot be opened: {error}");
             }
             return Ok(());
         }
-        // An epoch is spent only where nothing stands in the way.
+        // An epoch is used up only if Redis holds nothing that would prevent the opening.
         let opening = match self.lifecycle.unrecognized(partition, deployment).await {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),
@@ -44,10 +44,8 @@ impl Recovery {
                 let timeline = self.timeline().await?;
                 let Some(epoch) = self.ledger.begin_opening(row).await? else { return Ok(()) };
                 crash_point::reach("opening_begun");
-                let opening = self
-                    .lifecycle
-                    .open(PartitionEpoch { partition, epoch }, timeline.as_deref())
-                    .await;
+                let at = PartitionEpoch { partition, epoch };
+                let opening = self.lifecycle.open(at, timeline.as_deref()).await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
                     && self.ledger.opened(partition, epoch).await?
@@ -58,14 +56,16 @@ impl Recovery {
             }
         };
         match opening {
-            // Late: whoever is further opens it.
+            // Late: the process that took a higher epoch opens it.
             Ok(Opening::Opened | Opening::Late) => {}
-            Ok(Opening::Foreign { key }) => {
-                tracing::error!(%partition, key, "Redis holds keys of another deployment: it stays closed");
-            }
-            Err(error) => {
-                tracing::warn!(%partition, error = &error as &dyn std::error::Error, "a new partition cannot be opened yet");
-            }
+            Ok(Opening::Foreign { key }) => tracing::error!(
+                %partition, key,
+                "Redis holds keys of another deployment, so the new partition is not opened"
+            ),
+            Err(error) => tracing::warn!(
+                %partition, error = &error as &dyn std::error::Error,
+                "the new partition cannot be opened yet"
+            ),
         }
         Ok(())
     }

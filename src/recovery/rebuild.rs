@@ -1,39 +1,24 @@
 //! Rebuilds a fenced partition from the ledger (R7–R9).
 //!
 //! ```text
-//! ledger: epoch + 1, closed ─> Redis: seized ─> drained ─> filled ─> Redis: open ─> ledger: open
+//! ledger: epoch + 1, closed ─> Redis: closed ─> drained ─> filled ─> Redis: open ─> ledger: open
 //! ```
 //!
-//! A crash anywhere leaves the partition closed in the ledger; the next rebuild starts under an epoch of
-//! its own, and every script of this one is refused from then on.
+//! A crash anywhere leaves the partition closed in the ledger. The next rebuild starts in an epoch of its own, and
+//! every script of this one is refused from then on.
 
-use std::{collections::HashSet, pin::pin};
-
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use jiff::Timestamp;
-
-use super::{Recovery, progress::Underway};
+use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
-    domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
-    ledger::{ActionBy, Closed, LedgerError, Mark, PartitionRow, Void},
-    lifecycle::{Held, RebuildStart, Reopened, UnconfirmedRequest},
+    domain::{Epoch, LostOrder, Partition, PartitionEpoch},
+    ledger::{Closed, LedgerError, Mark, PartitionRow},
+    lifecycle::{Held, RebuildStart},
     redis::FenceError,
-    stream::{EntryError, Source, Surviving},
+    stream::EntryError,
 };
 
-/// Entries a step.
-const BATCH: usize = 500;
-/// Rows of the ledger a step.
-const ROWS: usize = 5000;
-/// Reports what Redis itself counted.
+/// The name under which Redis's own count is recorded as a mark.
 const REDIS: &str = "redis";
-/// Most lost orders that are named, by a rebuild.
-const MAX_NAMED: usize = 50;
-/// Why an order is voided that no one has buried.
-const REFUSED: &str = "refused while its partition was rebuilt";
-/// Redis went back twice: its buyer may have bought again since.
-const GIVEN_UP: &str = "came back with an older Redis after it was given up as lost";
 
 /// Why a partition stays closed for now.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +29,13 @@ pub enum RebuildError {
     /// Redis did not answer, or another rebuild has taken over.
     #[error(transparent)]
     Fence(#[from] FenceError),
-    /// An entry of a newer program: that one must rebuild.
+    /// An entry was written by a newer program, which must rebuild the partition.
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
     /// Redis holds another deployment's data.
     #[error("Redis holds another deployment's data")]
     Foreign,
-    /// Reservation ids have room for so many epochs, and ids are never used again.
+    /// A reservation id holds epochs up to this one, and ids are never used again.
     #[error(
         "partition {0} has used the last of its {last} epochs and cannot be opened again: move its products to a \
          new deployment (another database and another key_prefix)",
@@ -90,12 +75,12 @@ pub struct Rebuilt {
     pub voided: usize,
     /// Request ids whose orders are in neither store.
     pub lost_requests: usize,
-    /// Some of their orders.
+    /// Some of their orders, by name.
     pub lost: Vec<LostOrder>,
 }
 
 impl Recovery {
-    /// Rebuilds a partition; `None` when somebody else does.
+    /// Rebuilds a partition; `None` when another process does.
     ///
     /// # Errors
     ///
@@ -104,27 +89,33 @@ impl Recovery {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.rebuild_turn(partition).await? else { return Ok(None) };
         let above = self.check_ready(seen).await?;
-        // Before the ledger is written: a failover from here on is another timeline.
+        // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
         let Some(closed) = self.ledger.close_partition(seen, above).await? else {
             return Ok(None);
         };
         let Closed { epoch, last_open } = closed;
         self.lifecycle.partitions().set_epoch(partition, None);
+        tracing::debug!(%partition, %epoch, "closed in the ledger; the rebuild begins");
         crash_point::reach("rebuild_closed");
         self.mark_from_redis(partition, epoch).await?;
-        match self.lifecycle.begin_rebuild(PartitionEpoch { partition, epoch }).await? {
+        let at = PartitionEpoch { partition, epoch };
+        match self.lifecycle.begin_rebuild(at).await? {
             RebuildStart::Begun => {}
             RebuildStart::Late => return Ok(None),
             RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_seized");
-        let (underway, rebuilt) = (self.progress.of(partition), Rebuilt::default());
-        let rooms = self;
-        let mut rebuild =
-            Rebuild { rooms, partition, epoch, last_open, timeline, underway, rebuilt };
-        rebuild.run().await?;
-        let rebuilt = std::mem::take(&mut rebuild.rebuilt);
+        tracing::debug!(%partition, %epoch, "closed in Redis");
+        let rebuild = Rebuild {
+            recovery: self,
+            at,
+            last_open,
+            timeline,
+            progress: self.status.progress(partition),
+            rebuilt: Rebuilt::default(),
+        };
+        let rebuilt = rebuild.run().await?;
         crash_point::reach("rebuild_opened");
         if !self.ledger.reopen_partition(partition, epoch).await? {
             return Ok(None);
@@ -139,12 +130,12 @@ impl Recovery {
                 "the reservation was lost with commits of Postgres"
             );
         }
-        // It sells again, here as in every other process: from the next look at the ledger.
+        // Every process, this one too, sells again as soon as it has read the new epoch from the ledger.
         Ok(Some(rebuilt))
     }
 
-    /// Redis's own count of accepts is a mark like a gateway's (R10), before it is wiped: what the ledger lost of
-    /// that epoch is counted by it. Nothing is accepted any more when it is read.
+    /// Records Redis's own count of accepted reservations as a mark (R10) before it is deleted: with it, what the
+    /// ledger lost of that epoch can be counted. Redis is closed first, so that the count is final.
     async fn mark_from_redis(
         &self,
         partition: Partition,
@@ -153,7 +144,7 @@ impl Recovery {
         let Some(Held { epoch, owner, .. }) = self.lifecycle.held(partition).await? else {
             return Ok(());
         };
-        // Another rebuild is further, or it is not ours: begin_rebuild.lua reports it.
+        // Another rebuild has a higher epoch, or the data is another deployment's: the next script reports it.
         if epoch >= below || owner != self.deployment.id {
             return Ok(());
         }
@@ -162,207 +153,10 @@ impl Recovery {
             Err(error) => return Err(error.into()),
         }
         let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };
-        let ours = held.owner == self.deployment.id;
-        if ours && held.epoch == epoch && epoch < below && held.seq > 0 {
+        if held.owner == self.deployment.id && held.epoch == epoch && held.seq > 0 {
             let mark = Mark { partition, epoch, seq: Some(held.seq) };
             self.ledger.report_marks(REDIS, &[mark]).await?;
         }
         Ok(())
     }
-}
-
-/// A partition that is closed and seized under this rebuild's epoch.
-struct Rebuild<'a> {
-    rooms: &'a Recovery,
-    partition: Partition,
-    epoch: Epoch,
-    /// What was accepted before it was settled or given up as lost, once and for all.
-    last_open: Epoch,
-    /// Of the ledger before this rebuild began.
-    timeline: Option<String>,
-    underway: Underway,
-    rebuilt: Rebuilt,
-}
-
-impl Rebuild<'_> {
-    fn at(&self) -> PartitionEpoch {
-        PartitionEpoch { partition: self.partition, epoch: self.epoch }
-    }
-
-    /// Until it is open in Redis.
-    async fn run(&mut self) -> Result<(), RebuildError> {
-        loop {
-            for (source, what) in
-                [(Source::Orders, "orders drained"), (Source::Dead, "dead entries drained")]
-            {
-                let of = self.rooms.streams.length(self.partition, source).await?;
-                self.underway.begin(what, Some(of));
-                self.drain(source).await?;
-            }
-            crash_point::reach("rebuild_drained");
-            self.fill().await?;
-            crash_point::reach("rebuild_filled");
-            self.resolve_unconfirmed().await?;
-            crash_point::reach("rebuild_concluded");
-            let timeline = self.timeline.as_deref();
-            match self.rooms.lifecycle.reopen(self.at(), timeline).await? {
-                Reopened::Opened => return Ok(()),
-                Reopened::NotEmpty => {}
-            }
-        }
-    }
-
-    /// R8: whatever survived is stored, or voided; then nothing is in flight.
-    async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
-        let partition = self.partition;
-        loop {
-            let entries = self.rooms.streams.surviving(partition, source, "", BATCH).await?;
-            if entries.is_empty() {
-                return Ok(());
-            }
-            let orders = orders(partition, &entries)?;
-            let whole: Vec<&Order> = orders.iter().collect();
-            let given_up = whole.iter().any(|order| order.id.epoch() < self.last_open);
-            if orders.len() == entries.len() && !given_up && self.stored(&whole).await? {
-                self.rebuilt.stored += entries.len();
-            } else {
-                for entry in &entries {
-                    self.drain_one(entry).await?;
-                }
-            }
-            let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
-            self.rooms.streams.drain(self.at(), source, &ids).await?;
-            self.underway.add(ids.len());
-        }
-    }
-
-    async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
-        let partition = self.partition;
-        let order = orders(partition, std::slice::from_ref(entry))?.pop();
-        let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
-        if let Some(order) = &order
-            && !given_up
-            && self.stored(&[order]).await?
-        {
-            self.rebuilt.stored += 1;
-            return Ok(());
-        }
-        let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
-            tracing::error!(%partition, entry = entry.entry.id, "an entry that is none of ours was dropped by a rebuild");
-            return Ok(());
-        };
-        let without = if given_up { GIVEN_UP } else { REFUSED };
-        let reason = entry.entry.field("reason").unwrap_or(without);
-        let void = Void {
-            id,
-            reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),
-            reason: reason.to_owned(),
-            entry: entry.entry.to_bytes(),
-        };
-        let by = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.rooms.ledger.void(partition, self.epoch, &void, &by).await?;
-        self.rebuilt.voided += 1;
-        Ok(())
-    }
-
-    /// Whether these are settled in the ledger now: stored, or (a voided one) never to be.
-    async fn stored(&self, orders: &[&Order]) -> Result<bool, LedgerError> {
-        match self.rooms.ledger.store(self.partition, self.epoch, orders).await {
-            Ok(stored) => {
-                for mismatch in stored.mismatched {
-                    tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds something else under this id");
-                }
-                Ok(true)
-            }
-            // Beyond the supply, or refused for itself: it cannot be stored, whatever Redis promised.
-            Err(LedgerError::Rejected { .. } | LedgerError::Inconsistent { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
-    async fn fill(&self) -> Result<(), RebuildError> {
-        let (lifecycle, ledger) = (&self.rooms.lifecycle, &self.rooms.ledger);
-        let (partition, at, underway) = (self.partition, self.at(), &self.underway);
-        let products = ledger.remaining(partition).await?;
-        underway.begin("products filled", u64::try_from(products.len()).ok());
-        lifecycle.fill_products(at, &products).await?;
-        underway.begin("buyers' counts restored", None);
-        let mut bought = pin!(ledger.bought(partition).await?.try_chunks(ROWS));
-        while let Some(rows) = bought.next().await {
-            let rows = rows.map_err(|broken| broken.1)?;
-            underway.add(rows.len());
-            lifecycle.fill_bought(at, &rows).await?;
-        }
-        underway.begin("request ids restored", None);
-        let since = lifecycle.remembered_since_ms(Timestamp::now().as_millisecond());
-        let records = ledger.idempotency_records(partition, since).await?;
-        let mut records = pin!(records.try_chunks(ROWS));
-        while let Some(rows) = records.next().await {
-            let rows = rows.map_err(|broken| broken.1)?;
-            lifecycle.fill_idempotency(at, &rows).await?;
-            underway.add(rows.len());
-        }
-        Ok(())
-    }
-}
-
-impl Rebuild<'_> {
-    /// Looks up every request id that was remembered and that the ledger did not confirm: one whose order is in
-    /// neither store stays remembered as lost, so that a repeated request does not buy again unawares. (An order
-    /// and its request id are written in one step, so Redis alone loses both; the ledger may lose the order alone.)
-    async fn resolve_unconfirmed(&mut self) -> Result<(), RebuildError> {
-        let (lifecycle, partition) = (&self.rooms.lifecycle, self.partition);
-        self.underway.begin("unconfirmed request ids looked up", None);
-        for bucket in lifecycle.old_buckets().await? {
-            let mut cursor = 0;
-            loop {
-                let (next, page) = lifecycle.unconfirmed(partition, bucket, cursor).await?;
-                let ids: Vec<_> = page.iter().filter_map(|request| request.id).collect();
-                let uuids: Vec<_> = ids.iter().map(|id| id.to_uuid()).collect();
-                let settled = self.rooms.ledger.settled(&uuids).await?;
-                let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
-                let page = page.into_iter().map(|request| {
-                    let lost = request.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
-                    (request, lost)
-                });
-                let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();
-                lifecycle.resolve(self.at(), bucket, &requests).await?;
-                self.underway.add(requests.len());
-                self.name_lost(&requests);
-                cursor = next;
-                if cursor == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn name_lost(&mut self, requests: &[(UnconfirmedRequest, bool)]) {
-        let lost = requests.iter().filter(|(_, is_lost)| *is_lost);
-        for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
-            self.rebuilt.lost_requests += 1;
-            if self.rebuilt.lost.len() < MAX_NAMED {
-                let (user, product) = request.buyer();
-                self.rebuilt.lost.push(LostOrder { id, user, product });
-            }
-        }
-    }
-}
-
-/// The orders in entries; what no program of ours wrote has none.
-pub(super) fn orders(
-    partition: Partition,
-    entries: &[Surviving],
-) -> Result<Vec<Order>, RebuildError> {
-    let mut orders = Vec::with_capacity(entries.len());
-    for surviving in entries {
-        match surviving.entry.order(partition, &surviving.accepted_as) {
-            Ok(order) => orders.push(order),
-            Err(error @ EntryError::NewerFormat(_)) => return Err(error.into()),
-            Err(EntryError::Malformed(_)) => {}
-        }
-    }
-    Ok(orders)
 }

@@ -5,9 +5,9 @@
 use std::future::Future;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 
 use super::StockError;
+use crate::tasks::Tasks;
 
 struct Ask<Q, A> {
     question: Q,
@@ -54,13 +54,13 @@ pub(super) struct Batcher<Q, A> {
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Starts the task. `answer` gets a batch and returns as many answers in the same order.
-    pub(super) fn start<F, Fut>(tasks: &TaskTracker, limits: Limits, answer: F) -> Self
+    pub(super) fn start<F, Fut>(tasks: &Tasks, limits: Limits, answer: F) -> Self
     where
         F: Fn(Vec<Q>) -> Fut + Send + 'static,
         Fut: Future<Output = Vec<A>> + Send,
     {
         let (queue, mut asked) = mpsc::channel::<Ask<Q, A>>(limits.queue);
-        tasks.spawn(async move {
+        tasks.spawn("batcher", async move {
             let mut waiting = Vec::with_capacity(limits.batch);
             while asked.recv_many(&mut waiting, limits.batch).await > 0 {
                 // The question of a caller that was dropped is not sent.
@@ -103,7 +103,7 @@ mod tests {
 
     #[tokio::test]
     async fn questions_that_arrive_during_a_batch_are_sent_together() {
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let (gate, sizes) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (gate_in, sizes_in) = (gate.clone(), sizes.clone());
         let batcher =
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn full_queue_refuses_at_once() {
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let batcher = Batcher::start(&tasks, Limits { batch: 1, queue: 1 }, |_: Vec<()>| {
             std::future::pending::<Vec<()>>()
         });

@@ -6,8 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use tokio_util::task::TaskTracker;
-
 use super::{
     Stock, StockError,
     batcher::{Batcher, Limits},
@@ -15,6 +13,7 @@ use super::{
 use crate::{
     domain::{Partition, ProductId},
     redis::{FenceError, Partitions, script},
+    tasks::Tasks,
 };
 
 /// Available units by product; a product that Redis does not know is absent.
@@ -39,7 +38,7 @@ pub(super) struct LevelsReader {
 }
 
 impl LevelsReader {
-    pub(super) fn start(partitions: Partitions, partition: Partition, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(partitions: Partitions, partition: Partition, tasks: &Tasks) -> Self {
         let limits = Limits { batch: 1024, queue: 8192 };
         let batcher = Batcher::start(tasks, limits, move |batch: Vec<Question>| {
             let partitions = partitions.clone();

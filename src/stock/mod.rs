@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 pub use levels::Levels;
 pub use release::{ReleaseFrom, Released};
-use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
     domain::{Outcome, Reserve},
     redis::{FenceError, Partitions},
+    tasks::Tasks,
     telemetry::{self, Metrics},
 };
 
@@ -70,7 +70,7 @@ impl Stock {
         partitions: Partitions,
         settings: StockSettings,
         metrics: Metrics,
-        tasks: &TaskTracker,
+        tasks: &Tasks,
     ) -> Self {
         let reserver = Reserver::new(partitions.clone(), settings, metrics);
         let count = partitions.count();

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use tokio_util::task::TaskTracker;
-
 use super::{
     Decision, StockError, StockSettings,
     batcher::{Batcher, Limits},
@@ -12,6 +10,7 @@ use super::{
 use crate::{
     domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
     redis::{FenceError, Partitions, script},
+    tasks::Tasks,
     telemetry::Metrics,
 };
 
@@ -41,11 +40,7 @@ impl Reserver {
     }
 
     /// Starts the batcher of one partition.
-    pub(super) fn start(
-        self,
-        partition: Partition,
-        tasks: &TaskTracker,
-    ) -> Batcher<Reserve, Decision> {
+    pub(super) fn start(self, partition: Partition, tasks: &Tasks) -> Batcher<Reserve, Decision> {
         let limits = Limits { batch: BATCH_MAX, queue: QUEUE_MAX };
         let this = Arc::new(self);
         Batcher::start(tasks, limits, move |batch: Vec<Reserve>| {

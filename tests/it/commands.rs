@@ -119,7 +119,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
     let lost = yoink(&env, &["audit"]).await;
     assert_eq!(lost.status.code(), Some(1));
     assert!(
-        text(&lost.stdout).contains("1-1 was accepted and is nowhere"),
+        text(&lost.stdout).contains("1-1 was accepted and is in neither store"),
         "{}",
         text(&lost.stdout)
     );

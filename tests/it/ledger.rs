@@ -114,8 +114,7 @@ async fn different_number_of_partitions_is_refused() {
     let env = TestEnv::new().await;
     drop(env.app(&[]).await);
     let config = env.config(&[("partitions", "3")]);
-    let tasks = tokio_util::task::TaskTracker::new();
-    let Err(error) = Stores::connect(&config, &tasks).await else { panic!("it was accepted") };
+    let Err(error) = Stores::connect(&config).await else { panic!("it was accepted") };
     assert!(error.to_string().contains("set partitions = 2"), "{error}");
 }
 

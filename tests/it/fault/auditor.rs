@@ -75,7 +75,7 @@ async fn audit_names_a_leaked_entry() {
     let mut delete = redis::cmd("XDEL");
     delete.arg(&orders).arg(&entries[0].0);
     let _: i64 = delete.query_async(&mut env.cli().await).await.unwrap();
-    let nowhere = format!("{} was accepted and is nowhere", entries[0].0);
+    let nowhere = format!("{} was accepted and is in neither store", entries[0].0);
     named(&env, &worker, &["product shoe", &nowhere]).await;
 }
 
@@ -102,8 +102,11 @@ async fn audit_names_altered_removed_and_hidden_rows() {
             "UPDATE reservations SET product_id = 'hat' WHERE user_id = 'ann'",
             vec!["product shoe", "product hat"],
         ),
-        ("DELETE FROM reservations WHERE user_id = 'ann'", vec!["is nowhere"]),
-        ("UPDATE products SET sold = sold - 1 WHERE product_id = 'shoe'", vec!["counted 3 sold"]),
+        ("DELETE FROM reservations WHERE user_id = 'ann'", vec!["is in neither store"]),
+        (
+            "UPDATE products SET sold = sold - 1 WHERE product_id = 'shoe'",
+            vec!["counts 3 units as sold"],
+        ),
     ] {
         let env = TestEnv::new().await;
         let worker = sale(&env, "worker").await;
@@ -121,7 +124,7 @@ async fn audit_names_a_doubled_order_that_hides_a_lost_one() {
     // The sum stays: one order is gone, another is there under its number.
     let sql = "UPDATE reservations SET seq = seq + 100 WHERE user_id = 'bob'";
     env.sql().await.batch_execute(sql).await.unwrap();
-    named(&env, &worker, &["is nowhere"]).await;
+    named(&env, &worker, &["is in neither store"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

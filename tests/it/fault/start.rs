@@ -127,7 +127,7 @@ async fn start_waits_while_redis_refuses_a_reader_connection() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let config = env.config(&[("redis_url", &proxy.redis_url())]);
-    let stores = Stores::connect(&config, &TaskTracker::new()).await.unwrap();
+    let stores = Stores::connect(&config).await.unwrap();
     proxy.cut();
     let connecting = TaskTracker::new().spawn(async move { stores.reader().await.map(drop) });
     eventually("it tries again", async || (proxy.turned_away() >= 2).then_some(())).await;

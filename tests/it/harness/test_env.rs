@@ -129,8 +129,8 @@ impl TestEnv {
     /// Both stores, beside whatever serves; after a fault, as soon as both can be reached.
     pub async fn stores(&self) -> Stores {
         succeeds("both stores can be reached", async || {
-            let stores = Stores::connect(&self.config(&[]), &TaskTracker::new()).await?;
-            stores.believe_ledger().await?;
+            let stores = Stores::connect(&self.config(&[])).await?;
+            stores.load_epochs().await?;
             anyhow::Ok(stores)
         })
         .await
@@ -181,7 +181,7 @@ impl TestEnv {
         let auditor = stores.auditor();
         eventually("everything accepted is settled, and the audit holds", async || {
             // A connection that a fault has broken is replaced.
-            stores.believe_ledger().await.ok()?;
+            stores.load_epochs().await.ok()?;
             let report = auditor.audit().await;
             assert_ne!(report.verdict(), Verdict::Violated, "{report:#?}");
             let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);

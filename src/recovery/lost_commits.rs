@@ -1,8 +1,8 @@
-//! Notices a ledger that lost commits: by its timeline, by an order that it had stored and no longer holds, or by
-//! an earlier epoch than one that it had.
+//! Detects a ledger that lost commits: by its timeline, by an order that was stored and is missing, or by an epoch
+//! that is lower than an earlier one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
@@ -14,27 +14,27 @@ use crate::{
     redis::{FenceError, FenceReason},
 };
 
-/// The last stored seqs that were read from Redis, by partition. A ledger that comes back without them may have stored
-/// later ones by the time it is looked at.
+/// The last stored seq of each partition, as Redis had it. A ledger that lost this order may have stored later ones
+/// by the time it is asked.
 #[derive(Debug, Clone, Default)]
-pub(super) struct StoredSeen {
-    seen: Arc<Mutex<HashMap<Partition, (Epoch, u64)>>>,
+pub(super) struct LastStored {
+    seqs: Arc<Mutex<HashMap<Partition, (Epoch, u64)>>>,
 }
 
-impl StoredSeen {
-    pub(super) fn see(&self, partition: Partition, epoch: Epoch, stored: u64) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(partition, (epoch, stored));
+impl LastStored {
+    pub(super) fn set(&self, partition: Partition, epoch: Epoch, stored: u64) {
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        seqs.insert(partition, (epoch, stored));
     }
 
-    fn of(&self, partition: Partition, epoch: Epoch) -> Option<u64> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&partition).filter(|(of, _)| *of == epoch).map(|(_, stored)| *stored)
+    fn get(&self, partition: Partition, epoch: Epoch) -> Option<u64> {
+        let seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        seqs.get(&partition).filter(|(of, _)| *of == epoch).map(|(_, stored)| *stored)
     }
 }
 
 impl Recovery {
-    /// The timeline of the ledger, where it tells one.
+    /// The timeline of the ledger, where Postgres reports one.
     pub(super) async fn timeline(&self) -> Result<Option<String>, LedgerError> {
         if self.timeline_refused.load(Ordering::Relaxed) {
             return Ok(None);
@@ -43,11 +43,11 @@ impl Recovery {
             Timeline::On(timeline) => Ok(Some(timeline)),
             Timeline::Standby => Ok(None),
             Timeline::Refused => {
-                // Asked once: each refusal is an error in the log of Postgres.
+                // Asked once, because Postgres logs each refusal as an error.
                 if !self.timeline_refused.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
-                        "Postgres does not tell its timeline (pg_current_wal_lsn, pg_walfile_name): a failover that \
-                         loses commits is noticed only where a stored order is missing"
+                        "Postgres refuses to report its timeline (pg_current_wal_lsn, pg_walfile_name): a failover \
+                         that loses commits is detected only where a stored order is missing"
                     );
                 }
                 Ok(None)
@@ -55,21 +55,21 @@ impl Recovery {
         }
     }
 
-    /// The last epoch that this process believed in, by partition.
-    pub(super) fn believed(&self) -> HashMap<Partition, Epoch> {
-        let of = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
-        self.deployment.partitions.all().filter_map(of).collect()
+    /// The last epoch that this process adopted, by partition.
+    pub(super) fn adopted_epochs(&self) -> BTreeMap<Partition, Epoch> {
+        let epoch = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
+        self.deployment.partitions.all().filter_map(epoch).collect()
     }
 
-    /// The partitions for which the ledger holds an earlier epoch than one that it had before. A standby may be
-    /// behind, and is not asked.
+    /// The partitions for which the ledger holds an epoch lower than one that it held before. A standby may be
+    /// behind its primary, so nothing follows from it.
     pub(super) async fn behind(
         &self,
-        believed: &HashMap<Partition, Epoch>,
+        adopted: &BTreeMap<Partition, Epoch>,
         rows: &[PartitionRow],
     ) -> Result<Vec<Partition>, LedgerError> {
         let is_behind = |row: &&PartitionRow| {
-            believed.get(&row.partition).is_some_and(|believed| row.epoch < *believed)
+            adopted.get(&row.partition).is_some_and(|adopted| row.epoch < *adopted)
         };
         let behind: Vec<Partition> =
             rows.iter().filter(is_behind).map(|row| row.partition).collect();
@@ -79,9 +79,9 @@ impl Recovery {
         Ok(behind)
     }
 
-    /// Those of these open partitions for which the ledger went back, and how that was noticed. What Redis
-    /// remembers was read before the ledger is: an order is settled only after its commit.
-    pub(super) async fn went_back(
+    /// Those of these open partitions for which the ledger lost commits, and how that was detected. Redis was read
+    /// before the ledger is: an order is settled in Redis only after its commit.
+    pub(super) async fn lost_commits(
         &self,
         open: &[(PartitionRow, SinceOpened)],
     ) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
@@ -90,13 +90,13 @@ impl Recovery {
         }
         let mut stored = Vec::new();
         for (row, since) in open {
-            let before = self.stored_seen.of(row.partition, row.epoch);
+            let before = self.last_stored.get(row.partition, row.epoch);
             let seqs = std::iter::once(since.stored).chain(before.filter(|b| *b != since.stored));
             stored.extend(seqs.filter(|seq| *seq > 0).map(|seq| (row.partition, row.epoch, seq)));
         }
         let missing = self.ledger.without_order(&stored).await?;
         for (row, since) in open {
-            self.stored_seen.see(row.partition, row.epoch, since.stored);
+            self.last_stored.set(row.partition, row.epoch, since.stored);
         }
         let now = self.timeline().await?;
         let reason = |(row, since): &(PartitionRow, SinceOpened)| {
@@ -114,20 +114,20 @@ impl Recovery {
         Ok(open.iter().filter_map(reason).collect())
     }
 
-    /// Closes the partitions for which the ledger went back: nothing more is taken until they are rebuilt.
-    pub(super) async fn close_gone_back(&self, fenced: &[(PartitionRow, FenceReason)]) {
+    /// Closes the partitions for which the ledger lost commits: nothing more is sold until they are rebuilt.
+    pub(super) async fn close_after_lost_commits(&self, fenced: &[(PartitionRow, FenceReason)]) {
         for (row, reason) in fenced {
             let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
-                (FenceReason::LedgerBehind, Some((believed, _))) => believed,
+                (FenceReason::LedgerBehind, Some((adopted, _))) => adopted,
                 _ => continue,
             };
             match self.lifecycle.close_in(row.partition, epoch).await {
-                // Fenced: another process was first.
+                // Fenced: another process has closed it.
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(
-                    partition = %row.partition, error = &error as &dyn std::error::Error,
-                    "a partition whose ledger went back is not closed yet"
+                    partition = %row.partition, %epoch, error = &error as &dyn std::error::Error,
+                    "the partition is not closed yet although Postgres lost commits"
                 ),
             }
         }

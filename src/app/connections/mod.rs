@@ -1,0 +1,88 @@
+//! Connections of clients: how many there may be, and what happens to one too many.
+//!
+//! Must never: try again at once after an accept that failed, or let slow clients keep health from answering.
+
+mod accept;
+mod connection;
+
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    accept::Acceptor,
+    connection::{Connection, Limit, Preface},
+};
+use crate::telemetry::Metrics;
+
+/// Most connections to the HTTP listener: one more ends the oldest.
+const HTTP_CONNECTIONS_MAX: usize = 64;
+
+/// Connections to gRPC, `max` at the same time; one more is closed at once, so that its client can try another
+/// process.
+pub(super) fn grpc(
+    listener: TcpListener,
+    max: usize,
+    metrics: &Metrics,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
+    let permits = Arc::new(Semaphore::new(max));
+    let acceptor = Acceptor::new(listener, "grpc", max, metrics);
+    stream::unfold((acceptor, permits), move |(mut acceptor, permits)| async move {
+        loop {
+            let (stream, _) = acceptor.accept().await;
+            let Ok(permit) = permits.clone().try_acquire_owned() else {
+                acceptor.closed_one("new ones are closed (connections_max)");
+                continue;
+            };
+            // Without it calls are slower, but correct.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(error = &error as &dyn std::error::Error, "cannot set TCP_NODELAY");
+            }
+            let limit = Limit::Permit { preface: Some(Preface::expected()), _permit: permit };
+            let connection = acceptor.connection(stream, limit);
+            return Some((Ok(connection), (acceptor, permits)));
+        }
+    })
+}
+
+/// Connections to HTTP, [`HTTP_CONNECTIONS_MAX`] at the same time; one more ends the oldest, so that a client that
+/// holds connections and sends nothing cannot keep others from asking whether this process is ready.
+pub(super) struct HttpListener {
+    acceptor: Acceptor,
+    /// The oldest first; each is cancelled when it has ended.
+    open: VecDeque<CancellationToken>,
+}
+
+impl HttpListener {
+    pub(super) fn new(listener: TcpListener, metrics: &Metrics) -> Self {
+        let acceptor = Acceptor::new(listener, "http", HTTP_CONNECTIONS_MAX, metrics);
+        Self { acceptor, open: VecDeque::new() }
+    }
+}
+
+impl axum::serve::Listener for HttpListener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = self.acceptor.accept().await;
+        self.open.retain(|connection| !connection.is_cancelled());
+        if self.open.len() >= HTTP_CONNECTIONS_MAX
+            && let Some(oldest) = self.open.pop_front()
+        {
+            oldest.cancel();
+            self.acceptor.closed_one("the oldest is closed for each new one");
+        }
+        let token = CancellationToken::new();
+        self.open.push_back(token.clone());
+        let closed = Box::pin(token.clone().cancelled_owned());
+        let limit = Limit::Oldest { closed, _ended: token.drop_guard() };
+        (self.acceptor.connection(stream, limit), address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.acceptor.local_addr()
+    }
+}

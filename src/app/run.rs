@@ -1,0 +1,162 @@
+//! Runs the service: starts its tasks, answers calls, and ends everything in order.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
+
+use super::{App, connections, http2, readiness::Readiness, scrape::Scrape, watch::report};
+use crate::{
+    config::{Automation, Config},
+    grpc::{self, Limits, Observe, Services},
+    recovery::Recovery,
+    tasks::Tasks,
+    telemetry::Sampling,
+    worker::Releaser,
+};
+
+/// How long calls may take to end after a shutdown began, and then the tasks.
+const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+const TASKS_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl App {
+    /// Serves until `shutdown`, then ends in order: new calls are refused, the calls under way are answered, the
+    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 8 seconds.
+    ///
+    /// # Errors
+    ///
+    /// When a server fails, or a task panicked.
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let (tasks, stop) = (self.stores.tasks.group(), CancellationToken::new());
+        if self.role.stores_orders() {
+            self.start_workers(&tasks, &stop).await?;
+        }
+        self.start_periodic(&tasks, &stop);
+        let (reporter, health) = tonic_health::server::health_reporter();
+        self.watch.check().await;
+        report(&reporter, self.role, self.watch.reasons().is_empty()).await;
+        tasks.spawn("store watch", self.watch.clone().run(reporter.clone(), stop.clone()));
+        let limits = limits(&self.config)?;
+        let routes = self.services().map(|services| grpc::routes(services, &limits));
+        let health = health.accept_compressed(CompressionEncoding::Gzip);
+        let mut routes = routes.unwrap_or_default().add_service(health);
+        if self.config.reflection.is_on() && self.role.answers_calls() {
+            routes = grpc::reflect(routes)?;
+        }
+        tracing::info!(
+            grpc = %self.grpc_address()?, http = %self.http_address()?, role = ?self.role,
+            connections_max = self.connections_max, "serving"
+        );
+        let scrape = Scrape {
+            stores: self.stores.clone(),
+            catalogue: self.catalogue.clone(),
+            recovery: self.recovery.clone(),
+            pauses: self.worker_context.pauses.clone(),
+            products: self.config.metrics_products.clone().into(),
+        };
+        let readiness = Readiness { watch: self.watch, scrape };
+        tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
+        let metrics = self.stores.metrics;
+        let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
+        let sampling = Sampling::new(&self.config);
+        let server = http2::server(&self.config)
+            .layer(Observe::new(metrics, limits.call_timeout, sampling))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        let served = tokio::select! {
+            served = server => served.context("the gRPC server failed"),
+            () = async {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    // A process that stores no orders must not stay in service.
+                    () = tasks.panicked() => shutdown.cancel(),
+                }
+                tracing::info!("shutting down");
+                report(&reporter, self.role, false).await;
+                tokio::time::sleep(CALLS_DRAIN_TIMEOUT).await;
+            } => {
+                tracing::warn!("some calls did not end in time and are cancelled");
+                Ok(())
+            }
+        };
+        stop.cancel();
+        if !tasks.wait(TASKS_DRAIN_TIMEOUT).await {
+            tracing::warn!("some tasks did not end in time; what they held stays in the streams");
+        }
+        leave(&self.recovery).await;
+        anyhow::ensure!(
+            !tasks.has_panicked(),
+            "a task panicked; another process takes its work over"
+        );
+        served
+    }
+
+    /// What the handlers work on, where calls are answered.
+    fn services(&self) -> Option<Services> {
+        let stores = &self.stores;
+        Some(Services {
+            acks: self.acks.clone()?,
+            auditor: stores.auditor(),
+            stock: stores.stock.clone(),
+            streams: stores.streams.clone(),
+            ledger: stores.ledger.clone(),
+            lookups: stores.pools.lookups.clone(),
+            catalogue: self.catalogue.clone(),
+            dead_letters: stores.dead_letters.clone(),
+            metrics: stores.metrics.clone(),
+        })
+    }
+
+    /// Starts what follows the ledger in this process, and what checks the stores.
+    fn start_periodic(&self, tasks: &Tasks, stop: &CancellationToken) {
+        tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
+        tasks.spawn("partitions", self.recovery.clone().run(stop.clone()));
+        let stores_orders = self.role.stores_orders();
+        let rebuild = stores_orders && self.config.recovery == Automation::Auto;
+        tasks.spawn("recovery", self.recovery.clone().watch_fenced(rebuild, stop.clone()));
+        if stores_orders && self.config.audit_interval_ms > 0 {
+            let interval = Duration::from_millis(self.config.audit_interval_ms);
+            let metrics = self.stores.metrics.clone();
+            tasks.spawn("audit", self.stores.auditor().run(metrics, interval, stop.clone()));
+        }
+    }
+
+    async fn start_workers(&self, tasks: &Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
+        for partition in self.stores.deployment.partitions.all() {
+            let consumer = self.worker_context.consumer(partition, self.stores.reader().await?);
+            tasks.spawn("consumer", consumer.run(stop.clone()));
+            if self.config.dead_letter_release == Automation::Auto {
+                let releaser = Releaser::new(self.worker_context.clone(), partition);
+                tasks.spawn("releaser", releaser.run(stop.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reports what this process saw of its epochs, so that a later count of what was lost is exact (R10).
+async fn leave(recovery: &Recovery) {
+    let error = match tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.leave()).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => anyhow::Error::from(error),
+        Err(late) => late.into(),
+    };
+    tracing::warn!(
+        error = error.as_ref() as &dyn std::error::Error,
+        "the last marks of this process are not recorded: if Redis loses orders, their count is a minimum"
+    );
+}
+
+fn limits(config: &Config) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        concurrency_max_calls: config.concurrency_max_calls.try_into()?,
+        address_calls_per_second: config.address_calls_per_second,
+        user_calls_per_second: config.user_calls_per_second,
+        call_timeout: Duration::from_millis(config.call_timeout_ms),
+        request_max_bytes: config.request_max_bytes,
+        trusted_proxies: config.trusted_proxies.clone(),
+        require_request_id: config.require_request_id,
+    })
+}

@@ -1,0 +1,32 @@
+//! What the settings and the state of Redis and Postgres allow the service to promise. Some of them refuse the start,
+//! or stop the sale; others lower the promise, and are logged.
+
+mod append_only_file;
+mod postgres;
+mod redis_state;
+
+pub(crate) use append_only_file::CompleteFile;
+pub(crate) use postgres::judge_postgres;
+pub(crate) use redis_state::{RedisState, advice};
+
+/// What a store promises, and what speaks against selling with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Judgement {
+    /// How durable its writes are: a label of `yoink_durability`.
+    pub(crate) mode: &'static str,
+    /// The mode by its settings alone: `mode`, as soon as its append-only file is complete.
+    pub(crate) configured_mode: &'static str,
+    /// Settings that are not safe to sell with.
+    pub(crate) refusals: Vec<String>,
+    /// Why this server can never be used, such as a replica.
+    pub(crate) unusable: Vec<String>,
+    /// Why nothing can be sold for now.
+    pub(crate) outages: Vec<String>,
+    /// Why it promises less than it could.
+    pub(crate) warnings: Vec<&'static str>,
+}
+
+/// Every mode of Redis; the last one where Redis does not report its settings.
+pub(crate) const REDIS_MODES: [&str; 4] = ["always", "everysec", "memory", "unknown"];
+/// Every mode of Postgres.
+pub(crate) const POSTGRES_MODES: [&str; 2] = ["synchronous", "asynchronous"];
