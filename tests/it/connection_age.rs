@@ -54,7 +54,7 @@ fn was_not_processed(status: &Status) -> bool {
 async fn clients_buy_on_without_an_error_while_their_connections_end_at_their_age() {
     const CLIENTS: usize = 4;
     let env = TestEnv::new().await;
-    let service = env.serve(Role::All, &[("connection_max_age_ms", "200")]).await;
+    let service = env.serve(Role::All, &[("connection_max_age_ms", "1000")]).await;
     service.create(product("shoe", 1_000_000)).await;
     let connections = Arc::default();
     let channels = join_all((0..CLIENTS).map(|_| counted(&service, &connections))).await;
@@ -63,7 +63,7 @@ async fn clients_buy_on_without_an_error_while_their_connections_end_at_their_ag
         let connections = &connections;
         async move {
             let mut number = 0;
-            while connections.load(Ordering::SeqCst) < 5 * CLIENTS {
+            while connections.load(Ordering::SeqCst) < 3 * CLIENTS {
                 match client.reserve_unit(request(user, number)).await {
                     Ok(answer) => {
                         assert!(!answer.into_inner().duplicate, "it was processed before");
@@ -83,7 +83,7 @@ async fn clients_buy_on_without_an_error_while_their_connections_end_at_their_ag
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_under_way_is_answered_after_the_age_of_its_connection() {
     let env = TestEnv::with_durable_postgres().await;
-    let api = env.serve(Role::Api, &[("connection_max_age_ms", "200")]).await;
+    let api = env.serve(Role::Api, &[("connection_max_age_ms", "1000")]).await;
     api.create(product("shoe", 1)).await;
     let connections = Arc::default();
     let buyers = InventoryServiceClient::new(counted(&api, &connections).await);

@@ -79,7 +79,7 @@ async fn a_go_client_with_the_service_config_gets_no_error_across_a_kill_and_a_r
     let env = TestEnv::new().await;
     let listen = format!("127.0.0.1:{}", free_port());
     // Connections also end at their age all the time.
-    let settings = [("grpc_listen", listen.as_str()), ("connection_max_age_ms", "300")];
+    let settings = [("grpc_listen", listen.as_str()), ("connection_max_age_ms", "1000")];
     let operators = env.serve(Role::All, &[]).await;
     operators.create(product("shoe", 1_000_000)).await;
     operators.stop().await;
