@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint doc openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
 
 help:
 	@echo "make demo    a flash sale against a throw-away service"
@@ -17,7 +17,8 @@ help:
 	@echo "make dev     the service with its own Redis and Postgres under .yoink/"
 	@echo "make edge    Envoy beside it: REST on port 8080"
 	@echo "make watch   Prometheus beside it, on port 9090"
-	@echo "make lint    formatting, clippy, the contract's style, Dockerfile and compose file"
+	@echo "make lint    formatting, clippy, unused dependencies, shell scripts, the contract's style, Dockerfile and compose file"
+	@echo "make doc     the documentation of the code, without warnings"
 	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
 	@echo "make bench-import  how the time of an import grows, an emergency stop beside it, and bench-listing"
@@ -81,11 +82,17 @@ lint: install tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --test tools -- -D warnings
+	.tools/venv/bin/cargo-shear --locked --deny-warnings
+	.tools/venv/bin/shellcheck .ci/run scripts/*.sh deploy/compose/*.sh
 	.tools/venv/bin/hadolint Dockerfile
 	.tools/bin/compose-config docker-compose.yml > /dev/null
 	.tools/venv/bin/buf lint
 	.tools/venv/bin/buf generate -o target/openapi
 	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
+
+doc: export RUSTDOCFLAGS ?= -D warnings
+doc:
+	$(CARGO) doc --locked --no-deps
 
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
