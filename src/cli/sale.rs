@@ -105,7 +105,8 @@ pub(super) async fn run(
                 };
                 let asked = Instant::now();
                 let answer = client.reserve_unit(request).await;
-                let answer = answer.map(|answer| answer.into_inner().reservation_id);
+                let reservation = answer.map(|answer| answer.into_inner().reservation);
+                let answer = reservation.map(|taken| taken.unwrap_or_default().reservation_id);
                 mine.push((asked.elapsed(), answer));
                 done.fetch_add(1, Ordering::Relaxed);
             }

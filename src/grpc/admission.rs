@@ -22,6 +22,15 @@ pub(super) struct Admission {
     pub(super) call_timeout: Duration,
 }
 
+/// A unit that was taken, now or by an earlier call of the same request.
+pub(super) struct Taken {
+    pub(super) receipt: Receipt,
+    /// An earlier call took it.
+    pub(super) duplicate: bool,
+    /// What the call has waited for.
+    pub(super) ack: Ack,
+}
+
 impl Admission {
     pub(super) fn new(services: Arc<Services>, limits: &Limits) -> Self {
         Self {
@@ -39,18 +48,14 @@ impl Admission {
         permit.inspect_err(|error| self.count_refusal(error))
     }
 
-    /// Asks for one unit, and waits until it may be answered; whether it is a duplicate comes with the receipt.
-    pub(super) async fn take(
-        &self,
-        request: Reserve,
-        ack: Option<Ack>,
-    ) -> Result<(Receipt, bool), ApiError> {
+    /// Takes one unit, and waits for what `ack`, or else the setting, requires.
+    pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
         let decided = self.decide(request, ack).await;
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
-        let taken = ApiError::refusal(outcome)?;
-        telemetry::record_reservation(taken.0.reservation_id);
-        self.services.acks.wait(ack, taken.0.reservation_id).await?;
-        Ok(taken)
+        let (receipt, duplicate) = ApiError::refusal(outcome)?;
+        telemetry::record_reservation(receipt.reservation_id);
+        self.services.acks.wait(ack, receipt.reservation_id).await?;
+        Ok(Taken { receipt, duplicate, ack })
     }
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {

@@ -7,13 +7,13 @@ use yoink::{
     app::Role,
     grpc::pb::{
         CreateProductsRequest, ListProductsRequest, ListProductsResponse, NewProduct,
-        PlaceOrderRequest, ReserveUnitRequest, ReserveUnitResponse, RestockRequest,
+        PlaceOrderRequest, ReserveUnitRequest, RestockRequest,
     },
 };
 
 use crate::{
     bad_input::fields,
-    harness::{Service, TestEnv, product, reason},
+    harness::{Bought, Service, TestEnv, product, reason},
 };
 
 /// A request with the header, once for each value.
@@ -25,18 +25,14 @@ fn keyed<T>(message: T, keys: &[&[u8]]) -> Request<T> {
     request
 }
 
-async fn buy(
-    service: &Service,
-    request_id: &str,
-    keys: &[&[u8]],
-) -> Result<ReserveUnitResponse, Status> {
+async fn buy(service: &Service, request_id: &str, keys: &[&[u8]]) -> Result<Bought, Status> {
     let message = ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
         request_id: request_id.to_owned(),
         ..Default::default()
     };
-    Ok(service.buyers().reserve_unit(keyed(message, keys)).await?.into_inner())
+    Ok(service.buyers().reserve_unit(keyed(message, keys)).await?.into_inner().into())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use yoink::{
 
 use crate::{
     envoy::{Answer, Envoy},
-    harness::{TestEnv, eventually, product},
+    harness::{Bought, TestEnv, eventually, product},
 };
 
 fn shoe() -> ReserveUnitRequest {
@@ -60,23 +60,23 @@ async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
     let order = json!({ "productId": "shoe", "userId": "ann" }).to_string();
     let first = post(&envoy, "/v1/reservations", &order, &[b"order-1"]).await;
     assert_eq!((first.status.as_u16(), &first.body["duplicate"]), (202, &json!(false)));
-    let id = first.body["reservationId"].as_str().unwrap();
-    for (path, key) in [
-        ("/v1/reservations", "order-1"),
-        ("/v1/reservations", "\"order-1\""),
-        ("/orders", "order-1"),
-    ] {
-        let again = post(&envoy, path, &order, &[key.as_bytes()]).await;
-        assert_eq!((again.status.as_u16(), &again.body["reservationId"]), (202, &json!(id)));
+    let id = first.body["reservation"]["reservationId"].as_str().unwrap();
+    for key in ["order-1", "\"order-1\""] {
+        let again = post(&envoy, "/v1/reservations", &order, &[key.as_bytes()]).await;
+        let reservation = &again.body["reservation"];
+        assert_eq!((again.status.as_u16(), &reservation["reservationId"]), (200, &json!(id)));
+        assert_eq!(reservation["requestId"], json!("order-1"));
     }
+    let again = post(&envoy, "/orders", &order, &[b"order-1"]).await;
+    assert_eq!((again.status.as_u16(), &again.body["reservationId"]), (202, &json!(id)));
     let both = json!({ "productId": "shoe", "userId": "ann", "requestId": "order-1" });
     let again = post(&envoy, "/v1/reservations", &both.to_string(), &[b"order-1"]).await;
-    assert_eq!(again.body["reservationId"], json!(id), "both, and equal");
+    assert_eq!(again.body["reservation"]["reservationId"], json!(id), "both, and equal");
 
     let mut native = tonic::Request::new(shoe());
     native.metadata_mut().insert("idempotency-key", "order-1".parse().unwrap());
     let mut buyers = InventoryServiceClient::new(channel(&envoy).await);
-    let again = buyers.reserve_unit(native).await.unwrap().into_inner();
+    let again = Bought::from(buyers.reserve_unit(native).await.unwrap().into_inner());
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
 
     let message = shoe().encode_to_vec();
@@ -92,7 +92,7 @@ async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
         .unwrap();
     let (_, body) = envoy.send(web).await;
     let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().unwrap())).unwrap();
-    let again = ReserveUnitResponse::decode(&body[5..5 + length]).unwrap();
+    let again = Bought::from(ReserveUnitResponse::decode(&body[5..5 + length]).unwrap());
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));

@@ -2,10 +2,14 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tonic::transport::Channel;
 use yoink::{
     app::Role,
     domain::{Epoch, ReservationId, Sale},
-    grpc::pb::{ProductStatus, UpdateProductRequest},
+    grpc::pb::{
+        Ack, ProductStatus, ReservationState, ReserveUnitRequest, UpdateProductRequest,
+        inventory_service_client::InventoryServiceClient,
+    },
 };
 
 use crate::{
@@ -50,7 +54,7 @@ async fn every_outcome_has_its_status_and_its_reason() {
         (&json!("0"), &json!(false))
     );
     let again = envoy.buy("last", "ann", "r").await;
-    assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (202, &json!(true)));
+    assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (200, &json!(true)));
     assert_eq!(told(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
     assert_eq!(envoy.buy("limited", "ann", "1").await.status.as_u16(), 202);
     let limited = envoy.buy("limited", "ann", "2").await;
@@ -64,7 +68,7 @@ async fn every_outcome_has_its_status_and_its_reason() {
     assert_eq!(told(&bad), (400, "BAD_FIELD"));
     assert_eq!(bad.detail("BadRequest")["fieldViolations"][0]["field"], "product_id");
 
-    let id = bought.body["reservationId"].as_str().unwrap();
+    let id = bought.body["reservation"]["reservationId"].as_str().unwrap();
     let found = envoy.get(&format!("/v1/reservations/{id}")).await;
     assert_eq!((found.status.as_u16(), &found.body["reservation"]["userId"]), (200, &json!("ann")));
     let unknown = |epoch| ReservationId::new(0, Epoch(epoch), 77, 1).unwrap();
@@ -76,6 +80,38 @@ async fn every_outcome_has_its_status_and_its_reason() {
     let page = envoy.get("/v1/products?pageSize=2").await;
     assert_eq!(page.body["products"].as_array().unwrap().len(), 2);
     assert_eq!(told(&envoy.get("/v1/products?pageSize=-1").await), (400, "BAD_FIELD"));
+    env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_reservation_is_201_an_accepted_one_202_and_a_duplicate_200() {
+    let env = TestEnv::new().await;
+    let (service, envoy) = edge(&env, &[]).await;
+    service.create(product("shoe", 9)).await;
+    for (request, ack, status, state) in [
+        ("1", "ACK_LEDGER", 201, "RESERVATION_STATE_CONFIRMED"),
+        ("2", "ACK_MEMORY", 202, "RESERVATION_STATE_ACCEPTED"),
+    ] {
+        let order =
+            json!({ "productId": "shoe", "userId": "ann", "requestId": request, "ack": ack });
+        for status in [status, 200] {
+            let bought = envoy.post("/v1/reservations", &order).await;
+            let reservation = &bought.body["reservation"];
+            assert_eq!((bought.status.as_u16(), &reservation["state"]), (status, &json!(state)));
+            assert_eq!(reservation["requestId"], json!(request));
+            let shown = ["reservationId", "productId", "userId", "reservedAt"];
+            assert!(shown.iter().all(|field| reservation[field].is_string()), "{reservation}");
+            assert!(bought.headers.get("x-yoink-http-status").is_none());
+        }
+    }
+    // A native call through the same Envoy keeps its own status.
+    let channel = Channel::from_shared(format!("http://{}", envoy.address)).unwrap();
+    let mut buyers = InventoryServiceClient::new(channel.connect().await.unwrap());
+    let (product_id, user_id) = ("shoe".to_owned(), "bob".to_owned());
+    let request =
+        ReserveUnitRequest { product_id, user_id, ack: Ack::Ledger.into(), ..Default::default() };
+    let answer = buyers.reserve_unit(request).await.unwrap().into_inner();
+    assert_eq!(answer.reservation.unwrap().state(), ReservationState::Confirmed);
     env.assert_audit_holds().await;
 }
 
@@ -162,7 +198,7 @@ async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path()
         }
         let bought = envoy.buy(id, "gid://shop/Customer/1", "auth0|1/%2F").await;
         assert_eq!(
-            (bought.status.as_u16(), &bought.body["userId"]),
+            (bought.status.as_u16(), &bought.body["reservation"]["userId"]),
             (202, &json!("gid://shop/Customer/1"))
         );
     }

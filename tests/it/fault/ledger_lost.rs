@@ -10,7 +10,7 @@ use yoink::{
 };
 
 use super::crash::REBUILD_POINTS;
-use crate::harness::{Binary, Service, TestEnv, eventually, product, reason, run_yoink};
+use crate::harness::{Binary, Bought, Service, TestEnv, eventually, product, reason, run_yoink};
 
 async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
@@ -47,7 +47,7 @@ async fn partition_of(env: &TestEnv, id: &str) -> u16 {
     env.stores().await.deployment.partitions.of(&id.parse().unwrap()).number()
 }
 
-async fn sells_again(service: &Service, user: &str) -> yoink::grpc::pb::ReserveUnitResponse {
+async fn sells_again(service: &Service, user: &str) -> Bought {
     eventually("it sells again", async || service.buy("shoe", user, "r").await.ok()).await
 }
 

@@ -30,7 +30,7 @@ pub use proxy::Proxy;
 pub use redis_cli::{redis_cli, redis_command, try_redis_cli};
 pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
-pub use service::{Service, get, reason};
+pub use service::{Bought, Service, get, reason};
 pub use standby::{promote, standby};
 pub use test_env::{TestEnv, product};
 
