@@ -40,7 +40,7 @@ pub fn fields(status: &Status) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_field_is_named_and_takes_nothing() {
+async fn invalid_field_is_named_and_no_unit_is_taken() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -75,7 +75,7 @@ async fn a_bad_field_is_named_and_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reservations_are_listed_by_product_or_user_only() {
+async fn listing_reservations_requires_exactly_one_of_product_and_user() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let status = service.admin().list_reservations(ListReservationsRequest::default()).await;
@@ -83,7 +83,7 @@ async fn reservations_are_listed_by_product_or_user_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_exist_is_not_found() {
+async fn unknown_ids_are_answered_not_found() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let status = service.buy("ghost", "ann", "").await.unwrap_err();
@@ -117,7 +117,7 @@ async fn what_does_not_exist_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_is_taken_whole_or_not_at_all() {
+async fn catalogue_with_an_invalid_product_is_refused_as_a_whole() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let good = NewProduct {
@@ -178,7 +178,7 @@ async fn a_catalogue_is_taken_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_calls_are_checked_too() {
+async fn operator_calls_with_invalid_fields_are_refused() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -234,7 +234,7 @@ async fn operators_calls_are_checked_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_and_notes_of_dead_entries_are_checked() {
+async fn dead_letter_filters_and_notes_are_validated() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let all = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
@@ -285,7 +285,7 @@ async fn filters_and_notes_of_dead_entries_are_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status() {
+async fn oversized_unknown_and_badly_compressed_calls_get_their_status() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

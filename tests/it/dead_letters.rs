@@ -46,7 +46,7 @@ async fn dead(service: &Service, id: &str) -> Vec<yoink::grpc::pb::DeadEntry> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_order_is_accepted_still_and_says_why_it_is_dead() {
+async fn dead_order_stays_accepted_and_shows_why_it_is_dead() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
     let found = dead(&service, &ids[0]).await;
@@ -61,7 +61,7 @@ async fn a_dead_order_is_accepted_still_and_says_why_it_is_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_gives_each_unit_back_once_however_many_release() {
+async fn concurrent_releases_give_each_unit_back_once() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
     let release = |ids: Vec<String>, all| ReleaseDeadEntriesRequest {
@@ -87,7 +87,7 @@ async fn a_release_gives_each_unit_back_once_however_many_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_stores_what_can_be_stored_and_keeps_the_rest() {
+async fn retry_stores_the_storable_entries_and_keeps_the_rest() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
     let sql = env.sql().await;

@@ -57,7 +57,7 @@ async fn grow_old(env: &TestEnv, id: ReservationId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_let_through_what_is_all_of_them() {
+async fn filters_select_entries_that_match_all_of_them() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     for id in ["shoe", "hat"] {
@@ -166,7 +166,7 @@ async fn stock(service: &Service, product: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
+async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     of_each_kind(&env, &service).await;
@@ -218,7 +218,7 @@ async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there() {
+async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
     const MANY: usize = yoink::dead_letters::PAGE + 20;
     const STUCK_AT: usize = yoink::dead_letters::PAGE + 10;
     let env = TestEnv::new().await;
@@ -274,7 +274,7 @@ async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_ends_where_it_began_while_orders_go_on_dying() {
+async fn work_ends_at_its_starting_bound_while_new_entries_arrive() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 2000)).await;

@@ -63,7 +63,7 @@ async fn void(env: &TestEnv, id: ReservationId) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_out_of_the_dead_is_recorded_once() {
+async fn each_dead_letter_action_is_recorded_once() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     let [released, retried, stood] = ids[..] else { panic!("three") };
@@ -94,7 +94,7 @@ async fn each_way_out_of_the_dead_is_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
+async fn action_records_the_operator_that_finished_it_and_no_other() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     for id in &ids {
@@ -119,7 +119,7 @@ async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
+async fn retry_of_a_voided_entry_gives_the_unit_back_and_reports_it() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     void(&env, ids[0]).await;
@@ -138,7 +138,7 @@ async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_finished_while_nobody_could_record_it() {
+async fn no_action_finishes_while_it_cannot_be_recorded() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     void(&env, ids[0]).await;
@@ -159,7 +159,7 @@ async fn nothing_is_finished_while_nobody_could_record_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_finishes_what_a_killed_worker_began() {
+async fn operator_finishes_a_release_that_a_killed_worker_began() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
@@ -184,7 +184,7 @@ async fn an_operator_finishes_what_a_killed_worker_began() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_and_operators_race_and_each_order_ends_once() {
+async fn racing_workers_and_operators_finish_each_order_once() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 200)).await;

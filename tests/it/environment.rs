@@ -56,7 +56,7 @@ const KUBERNETES: [(&str, &str); 8] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_warning() {
+async fn kubernetes_variables_are_ignored_and_unknown_variables_cause_a_warning() {
     let env = TestEnv::new().await;
     let unknown = [("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"), ("YOINK_NEW", "1")];
     let environment = [&KUBERNETES[..], &unknown].concat();
@@ -81,7 +81,7 @@ async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_wa
 }
 
 #[test]
-fn unknown_names_in_the_file_and_in_flags_are_refused_with_the_setting_that_is_near() {
+fn unknown_settings_in_file_and_flags_are_refused_with_a_suggestion() {
     let dir = scratch_dir("environment");
     let flag = refused(&dir, &[], &["--set", "postgre_url=x"]);
     assert!(flag.contains("did you mean postgres_url?"), "{flag}");
@@ -91,7 +91,7 @@ fn unknown_names_in_the_file_and_in_flags_are_refused_with_the_setting_that_is_n
 }
 
 #[test]
-fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
+fn text_settings_accept_numbers_and_values_are_kept_as_written() {
     let dir = scratch_dir("environment");
     let prefix = |environment: &[(&str, &str)], args: &[&str]| {
         let (printed, warned) = checked(&dir, environment, args);
@@ -135,7 +135,7 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
 }
 
 #[test]
-fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
+fn config_check_refuses_what_a_start_refuses_without_connecting() {
     let dir = scratch_dir("environment");
     for (settings, why) in [
         (&["grpc_listen=:7", "http_listen=127.0.0.1:7"][..], "must differ"),
@@ -180,7 +180,7 @@ fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
+async fn config_check_connect_reports_both_stores_and_changes_nothing() {
     tokio::task::spawn_blocking(shared).await.unwrap();
     let env = TestEnv::with_own_redis().await;
     let check = |more: &[(&'static str, &str)]| {
@@ -231,7 +231,7 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check_connect() {
+async fn config_check_connect_reports_a_different_number_of_partitions() {
     let env = TestEnv::new().await;
     env.app(&[]).await;
     let args = ["config", "check", "--connect"];
@@ -243,7 +243,7 @@ async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_does_not_end_a_service_in_any_role_and_is_logged() {
+async fn sighup_is_logged_and_ends_no_role() {
     let env = TestEnv::new().await;
     for role in ["all", "api", "worker"] {
         let mut service = Binary::serve_as(role, &env, &[], None);
@@ -288,7 +288,7 @@ async fn reflected(channel: Channel) -> Option<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_beyond_loopback_is_on_where_it_is_set_and_off_by_itself() {
+async fn reflection_beyond_loopback_is_off_unless_set() {
     let env = TestEnv::new().await;
     // A port alone is every address; localhost is loopback.
     for (listen, reflection, lists) in

@@ -7,7 +7,7 @@ use yoink::{app::Role, grpc::pb::Ack};
 use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_id_from_64_callers_takes_one_unit() {
+async fn request_id_used_by_64_callers_takes_one_unit() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -21,7 +21,7 @@ async fn one_request_id_from_64_callers_takes_one_unit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
+async fn retry_of_the_last_sold_unit_is_a_duplicate_and_not_sold_out() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
@@ -39,7 +39,7 @@ async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_belongs_to_its_user_and_product() {
+async fn request_id_is_scoped_to_its_user_and_product() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -60,7 +60,7 @@ async fn a_request_id_belongs_to_its_user_and_product() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_after_a_void_is_a_new_request() {
+async fn retry_after_a_void_is_a_new_request() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 3)).await;
@@ -85,7 +85,7 @@ async fn a_retry_after_a_void_is_a_new_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer() {
+async fn request_id_in_a_key_of_the_old_layout_is_found_and_extended() {
     const BUCKET_MS: i64 = 43_200_000;
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
@@ -123,7 +123,7 @@ async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_long_a_call_waits_is_no_part_of_its_request() {
+async fn ack_level_is_not_part_of_the_request_identity() {
     let env = TestEnv::with_durable_postgres().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -28,7 +28,7 @@ fn order(partition: Partition, seq: u64, random: u64, user: &str) -> Order {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn storing_the_same_orders_again_or_at_once_changes_nothing() {
+async fn storing_the_same_orders_again_or_concurrently_changes_nothing() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 100).await;
     let orders: Vec<Order> = (1..=50).map(|n| order(partition, n, n, "ann")).collect();
@@ -40,7 +40,7 @@ async fn storing_the_same_orders_again_or_at_once_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gate_keeps_another_epoch_out() {
+async fn gate_refuses_orders_of_another_epoch() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 100).await;
     let order = order(partition, 1, 1, "ann");
@@ -50,7 +50,7 @@ async fn the_gate_keeps_another_epoch_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_than_the_supply_can_be_stored_whatever_redis_says() {
+async fn ledger_never_stores_more_than_the_supply() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 2).await;
     let orders: Vec<Order> = (1..=3).map(|n| order(partition, n, n, "ann")).collect();
@@ -61,7 +61,7 @@ async fn no_more_than_the_supply_can_be_stored_whatever_redis_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_seq_is_one_order() {
+async fn seq_is_used_by_one_order() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 10).await;
     let (first, second) = (order(partition, 1, 1, "ann"), order(partition, 1, 2, "bob"));
@@ -71,7 +71,7 @@ async fn one_seq_is_one_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_id_with_two_contents_is_never_passed_over() {
+async fn same_id_with_different_content_is_always_reported() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 10).await;
     stores.ledger.store(partition, Epoch(1), &[&order(partition, 1, 1, "ann")]).await.unwrap();
@@ -82,7 +82,7 @@ async fn one_id_with_two_contents_is_never_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_stored_or_voided_and_never_both() {
+async fn order_is_stored_or_voided_and_never_both() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 100).await;
     let action = DeadAction { actor: "test".to_owned(), reason: String::new() };
@@ -110,7 +110,7 @@ async fn an_order_is_stored_or_voided_and_never_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_number_of_partitions_is_refused() {
+async fn different_number_of_partitions_is_refused() {
     let env = TestEnv::new().await;
     drop(env.app(&[]).await);
     let config = env.config(&[("partitions", "3")]);

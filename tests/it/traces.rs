@@ -88,7 +88,7 @@ fn order(user: &str, traceparent: Option<&str>) -> Request<ReserveUnitRequest> {
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
+async fn reservation_is_one_trace_from_the_call_to_the_commit() {
     let env = TestEnv::new().await;
     let (collector, endpoint) = Collector::start().await;
     let settings = [("otlp_endpoint", endpoint.as_str()), ("log_format", "json")];
@@ -151,7 +151,7 @@ async fn one_reservation_is_one_trace_from_the_call_to_the_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is() {
+async fn zero_sampling_traces_nothing_and_keeps_the_callers_decision() {
     let env = TestEnv::new().await;
     let (collector, endpoint) = Collector::start().await;
     let settings = [("otlp_endpoint", endpoint.as_str()), ("trace_sample_ratio", "0")];
@@ -188,7 +188,7 @@ async fn a_share_of_nothing_traces_nobody_and_a_callers_trace_goes_on_as_it_is()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_keeps_nobody_from_buying_and_logs_name_the_trace() {
+async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id() {
     let env = TestEnv::new().await;
     let settings =
         [("otlp_endpoint", "http://127.0.0.1:9"), ("log_format", "json"), ("max_deliveries", "1")];

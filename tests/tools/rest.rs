@@ -29,7 +29,7 @@ fn told(answer: &Answer) -> (u16, &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_outcome_has_its_status_and_its_reason() {
+async fn every_outcome_has_its_status_and_reason() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     let now = jiff::Timestamp::now().as_millisecond();
@@ -116,7 +116,7 @@ async fn a_stored_reservation_is_201_an_accepted_one_202_and_a_duplicate_200() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_backlog_is_429_and_says_when_to_come_back() {
+async fn full_backlog_is_429_with_a_retry_delay() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -128,7 +128,7 @@ async fn a_full_backlog_is_429_and_says_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
+async fn unavailable_store_is_503_and_states_whether_the_call_was_applied() {
     let mut env = TestEnv::with_own_redis().await;
     let (service, envoy) = edge(&env, &[("recovery", "manual")]).await;
     service.create(product("shoe", 9)).await;
@@ -148,7 +148,7 @@ async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_original_are_served_unchanged() {
+async fn storefront_contract_is_served_over_rest() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     let empty = envoy.get("/products").await;
@@ -169,7 +169,7 @@ async fn clients_of_the_original_are_served_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
+async fn thousand_buyers_over_rest_get_exactly_100_units() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     service.create(product("shoe", 100)).await;
@@ -182,7 +182,7 @@ async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path() {
+async fn product_ids_with_colon_plus_or_at_sign_are_found_by_path() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     for id in ["shoe:red", "shoe+blue", "shoe@42", "a:b+c@d"] {

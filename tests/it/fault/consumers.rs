@@ -31,7 +31,7 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
+async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let env = TestEnv::new().await;
     // Idle entries are of no interest here: nothing becomes idle.
     let settings = [("takeover_idle_ms", "600000")];
@@ -85,7 +85,7 @@ async fn what_a_deleted_consumer_held_is_taken_over_and_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_finds_orphans_behind_more_pending_entries_than_it_looks_at() {
+async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     let env = TestEnv::new().await;
     let settings = [("takeover_idle_ms", "600000")];
     let app = env.app(&settings).await;
@@ -122,7 +122,7 @@ async fn a_consumer_finds_orphans_behind_more_pending_entries_than_it_looks_at()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_process_whose_consumer_is_deleted_delays_its_orders_and_loses_none() {
+async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     let env = TestEnv::with_own_postgres().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000)).await;

@@ -19,7 +19,7 @@ async fn pending(env: &TestEnv) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_process_that_comes_back_changes_nothing() {
+async fn stalled_process_changes_nothing_when_it_resumes() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
@@ -57,7 +57,7 @@ async fn a_stalled_process_that_comes_back_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_commit_after_void_and_release_stores_nothing() {
+async fn late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
     // Two consumers that are stepped by hand: the first reads and then stalls.
     let settings =
@@ -103,7 +103,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() {
+async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let env = TestEnv::new().await;
     let app = env.app(&[("dead_letter_release", "manual")]).await;
     let api = env.serve(Role::Api, &[]).await;
@@ -128,7 +128,7 @@ async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
+async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 50)).await;
@@ -157,7 +157,7 @@ async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
+async fn late_commit_after_a_rebuild_stores_nothing() {
     let env = TestEnv::with_own_redis().await;
     let app = env.app(&[]).await;
     let api = env.serve(Role::Api, &[]).await;

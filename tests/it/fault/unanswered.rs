@@ -49,7 +49,7 @@ async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_action_whose_answer_is_lost_is_recorded_as_unknown() {
+async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let service = env.serve(Role::Api, &[("redis_url", &proxy.redis_url())]).await;
