@@ -119,4 +119,6 @@ deny: tools
 
 test-tools: tools
 	@scripts/install.sh servers prometheus
+	@scripts/tools.sh examples
+	$(CARGO) build --locked --example buy
 	$(CARGO) test --locked --test tools
