@@ -7,7 +7,7 @@
 # ones, and prints what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
 
-# As in the service: src/app/connect.rs and src/app/safety.rs.
+# As the service demands: src/app/connect.rs and src/app/safety.rs.
 redis_needed=6.2
 postgres_needed=13
 
