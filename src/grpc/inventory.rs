@@ -1,4 +1,4 @@
-//! `InventoryService`: the buyers' side.
+//! `InventoryService`: calls of buyers.
 
 use std::sync::Arc;
 
@@ -8,15 +8,16 @@ use super::{
     Services,
     admission::{Admission, Taken},
     convert,
-    error::{ApiError, HTTP_STATUS},
+    error::ApiError,
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
+    status::HTTP_STATUS,
 };
 use crate::{
     domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
-    fence::{Applied, FenceError},
     ledger::LookedUp,
+    redis::{Applied, FenceError},
     stream::{Entry, Found},
 };
 
@@ -30,19 +31,19 @@ impl Inventory {
     }
 }
 
-/// A response that the sidecar gives this HTTP status; gRPC clients get OK.
+/// A response to which Envoy gives this HTTP status; gRPC clients get OK.
 pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> Response<T> {
     let mut response = Response::new(message);
     response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static(status));
     response
 }
 
-/// What became of a reservation. The streams are read first, through the fence, and then the ledger: an
-/// order only ever moves from there to here.
+/// A reservation in its current state. The streams are read first, through the fence, and then the ledger, because an order
+/// only moves from a stream to the ledger.
 async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = services.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
-    // Before Redis is asked: look-ups share its connection with those who buy.
+    // Before Redis is asked: look-ups share its connection with reservations.
     let lookup = services.lookups.begin().ok_or(ApiError::Overloaded)?;
     let found = services.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
@@ -54,8 +55,8 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
         LookedUp::Nothing => false,
     };
     match found {
-        // The fence held while the streams were read, so they held every order of this epoch that the ledger did not
-        // hold by then. Up to `stored` the ledger held them all: what it holds nothing of, it has lost.
+        // The fence held while the streams were read, so the streams had every order of this epoch that the ledger did not have
+        // yet. The ledger had all orders up to `stored`: one of these that it does not have was lost.
         Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
             // The first order of an epoch has seq 1.
             if another || id.seq() == 0 || id.seq() > stored {
@@ -64,13 +65,13 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
                 Err(ApiError::LostOrUnknown)
             }
         }
-        // Of an epoch that has ended, or in one that may just be lost: nobody can say that it never was.
+        // The epoch has ended or may be lost: the reservation may have existed.
         Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
         Err(error) => Err(unchanged(error)),
     }
 }
 
-/// A look-up changes nothing, however it ends.
+/// A look-up changes nothing, so its error is never open.
 fn unchanged(error: impl Into<ApiError>) -> ApiError {
     let mut error = error.into();
     if let ApiError::RedisUnavailable(applied)

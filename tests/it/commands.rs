@@ -168,7 +168,7 @@ async fn dead_letters_can_be_listed_shown_and_released() {
     let refused = yoink(&env, &["dead", "retry", &bought.reservation_id]).await;
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
     let released = yoink(&env, &["dead", "release", "--all"]).await;
-    assert!(text(&released.stdout).contains("its unit went back"));
+    assert!(text(&released.stdout).contains("unit given back"));
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 5);
 }
@@ -210,7 +210,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     let (code, told, _) = dead(&["release", "--all", "--older-than", "0s", "--dry-run"]).await;
     assert_eq!(code, 0);
     assert_eq!(rows(&told), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{told}");
-    assert!(told.contains("Nothing was done") && told.contains("3 units back"), "{told}");
+    assert!(told.contains("nothing was done") && told.contains("3 units given back"), "{told}");
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
@@ -223,14 +223,14 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
 
     let (code, told, _) = dead(&retry).await;
     assert_eq!(code, 1);
-    assert!(told.contains(&format!("{} refused again, it stays", ids[1])), "{told}");
-    assert!(told.contains("All in all: 0 units back, 1 orders stored, 1 refused"), "{told}");
+    assert!(told.contains(&format!("{} refused again, the entry stays", ids[1])), "{told}");
+    assert!(told.contains("Done: 0 units given back, 1 orders stored, 1 refused"), "{told}");
     let (code, _, said) = dead(&["release", &ids[0].to_string(), &ids[1].to_string()]).await;
     assert_eq!(code, 2);
     assert!(said.contains("nothing was done"), "{said}");
     let (code, told, _) = dead(&["release", "--all", "--reason", "over"]).await;
     assert_eq!(code, 0);
-    assert!(told.contains("2 units back"), "{told}");
+    assert!(told.contains("2 units given back"), "{told}");
 
     // What is no longer dead can still be shown, with who did what.
     let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;

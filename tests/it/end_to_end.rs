@@ -179,7 +179,7 @@ async fn dev_keeps_state_refuses_a_second_run_and_stops_its_servers() {
     assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
     let second = Dev::start(&here).ended().await;
     assert_eq!(second.0.code(), Some(2));
-    assert!(second.1.contains("runs here already"), "{}", second.1);
+    assert!(second.1.contains("already runs in"), "{}", second.1);
     first.interrupt();
     assert!(first.ended().await.0.success());
     assert_eq!(processes_under(&here), Vec::<String>::new());

@@ -4,10 +4,10 @@ use futures_util::future::join_all;
 use yoink::{
     app::Stores,
     domain::{Epoch, Order, Partition, ReservationId},
-    ledger::{DeadAction, LedgerError, Void, VoidOutcome},
+    ledger::{ActionBy, LedgerError, Void, VoidOutcome},
 };
 
-use crate::harness::{TestEnv, product};
+use crate::harness::{TestEnv, eventually, product};
 
 async fn with_product(env: &TestEnv, units: i64) -> (Stores, Partition) {
     let stores = env.app(&[]).await.stores().clone();
@@ -85,14 +85,14 @@ async fn same_id_with_different_content_is_always_reported() {
 async fn order_is_stored_or_voided_and_never_both() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 100).await;
-    let action = DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let by = ActionBy { actor: "test".to_owned(), reason: String::new() };
     for seq in 1..=20 {
         let order = order(partition, seq, seq, "ann");
         let void = Void { id: order.id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         let orders = [&order];
         let (stored, voided) = tokio::join!(
             stores.ledger.store(partition, Epoch(1), &orders),
-            stores.ledger.void(partition, Epoch(1), &void, &action),
+            stores.ledger.void(partition, Epoch(1), &void, &by),
         );
         let (stored, voided) = (stored.unwrap(), voided.unwrap());
         match voided {
@@ -117,4 +117,77 @@ async fn different_number_of_partitions_is_refused() {
     let tasks = tokio_util::task::TaskTracker::new();
     let Err(error) = Stores::connect(&config, &tasks).await else { panic!("it was accepted") };
     assert!(error.to_string().contains("set partitions = 2"), "{error}");
+}
+
+/// Many products and orders in tables that are empty by the statistics of Postgres: what an import leaves that
+/// was rolled back and analyzed meanwhile.
+async fn fill_unnoticed(env: &TestEnv, partition: Partition) {
+    let number = partition.number();
+    let insert = format!(
+        "INSERT INTO products (product_id, partition, name, price, currency, status, version,
+                               supply, sold, per_user_limit)
+         SELECT 'p-' || n, {number}, 'Product', 1, 'EUR', 'on_sale', 1, 10, 1, 5
+           FROM generate_series(1, 5000) n;
+         INSERT INTO reservations (reservation_id, state, product_id, user_id, units, partition,
+                                   epoch, seq, reserved_at)
+         SELECT gen_random_uuid(), 'confirmed', 'p-' || n, 'ann', 1, {number}, 1, 1000 + n, now()
+           FROM generate_series(1, 5000) n;"
+    );
+    let sql = env.sql().await;
+    sql.batch_execute(&format!("BEGIN; {insert} ROLLBACK")).await.unwrap();
+    sql.batch_execute("ANALYZE products, reservations").await.unwrap();
+    sql.batch_execute(&insert).await.unwrap();
+    drop(sql);
+}
+
+/// How many rows of both tables some work reads.
+async fn rows_read(env: &TestEnv, work: impl AsyncFnOnce(&Stores)) -> i64 {
+    let read = async || {
+        // A session has reported what it read when it has ended.
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND pid <> pg_backend_pid()
+                           AND backend_type = 'client backend'";
+        eventually("every session has ended", async || {
+            (env.count(sessions).await == 0).then_some(())
+        })
+        .await;
+        let sql = "SELECT sum(seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables
+                    WHERE relname IN ('products', 'reservations')";
+        env.count(sql).await
+    };
+    let before = read().await;
+    let stores = env.stores().await;
+    work(&stores).await;
+    drop(stores);
+    read().await - before
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_read_only_their_rows_if_statistics_show_empty_tables() {
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 10).await;
+    drop(stores);
+    fill_unnoticed(&env, partition).await;
+    let orders: Vec<Order> = (1..=50)
+        .map(|n| Order {
+            product: format!("p-{n}").parse().unwrap(),
+            ..order(partition, n, n, "bob")
+        })
+        .collect();
+    let read = rows_read(&env, async |stores| {
+        let refs: Vec<&Order> = orders.iter().collect();
+        let stored = stores.ledger.store(partition, Epoch(1), &refs).await.unwrap();
+        assert_eq!(stored.inserted, 50);
+    });
+    let read = read.await;
+    assert!(read < 500, "storing 50 orders read {read} rows");
+    assert_eq!(env.count("SELECT sum(sold)::bigint FROM products").await, 5_050);
+
+    let read = rows_read(&env, async |stores| {
+        let asked = [(partition, Epoch(1), 50), (partition, Epoch(1), 51)];
+        let missing = stores.ledger.without_order(&asked).await.unwrap();
+        assert!(missing.contains(&partition));
+    });
+    let read = read.await;
+    assert!(read < 500, "looking for 2 orders read {read} rows");
 }

@@ -2,7 +2,7 @@
 
 use yoink::{app::Role, grpc::pb::ReleaseDeadEntriesRequest};
 
-use crate::harness::{Service, TestEnv, eventually, get, product};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, get, product};
 
 /// Every sample of a scrape whose name and labels contain all of `parts`, summed.
 fn sum(scrape: &str, parts: &[&str]) -> f64 {
@@ -113,7 +113,7 @@ async fn metrics_show_waiting_and_dead_entries() {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
     }
-    let release = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     service.admin().release_dead_entries(release).await.unwrap();
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));

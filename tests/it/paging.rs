@@ -3,7 +3,7 @@
 use yoink::{
     app::Role,
     grpc::pb::{
-        CreateProductsRequest, ListDeadEntriesRequest, ListProductsRequest,
+        CreateProductsRequest, DeadEntryFilter, ListDeadEntriesRequest, ListProductsRequest,
         ListReservationsRequest, NewProduct, google::r#type::Money,
     },
 };
@@ -138,21 +138,19 @@ async fn dead_letter_page_token_is_valid_only_with_its_filters() {
     let list = async |request: ListDeadEntriesRequest| {
         service.admin().list_dead_entries(request).await.map(|answer| answer.into_inner())
     };
+    let filter = DeadEntryFilter { sqlstate: "23514".to_owned(), ..Default::default() };
     let asked =
-        ListDeadEntriesRequest { page_size: 1, sqlstate: "23514".to_owned(), ..Default::default() };
+        ListDeadEntriesRequest { page_size: 1, filter: Some(filter.clone()), ..Default::default() };
     let page_token = list(asked.clone()).await.unwrap().next_page_token;
     let next = ListDeadEntriesRequest { page_token, ..asked };
     assert_eq!(list(next.clone()).await.unwrap().entries.len(), 1);
     let older_than = Some(prost_types::Duration { seconds: 0, nanos: 1 });
+    let with = |filter| ListDeadEntriesRequest { filter: Some(filter), ..next.clone() };
     for other in [
-        ListDeadEntriesRequest { sqlstate: String::new(), ..next.clone() },
-        ListDeadEntriesRequest { product_id: "shoe".to_owned(), ..next.clone() },
-        ListDeadEntriesRequest { older_than, ..next.clone() },
-        ListDeadEntriesRequest {
-            sqlstate: String::new(),
-            reservation_id: ids[0].to_string(),
-            ..next.clone()
-        },
+        ListDeadEntriesRequest { filter: None, ..next.clone() },
+        with(DeadEntryFilter { product_id: "shoe".to_owned(), ..filter.clone() }),
+        with(DeadEntryFilter { older_than, ..filter.clone() }),
+        ListDeadEntriesRequest { filter: None, reservation_id: ids[0].to_string(), ..next.clone() },
     ] {
         assert_eq!(fields(&list(other).await.unwrap_err()), ["page_token"]);
     }

@@ -113,7 +113,7 @@ async fn redis_and_postgres_contain_the_documented_data() {
     keys.sort();
     let names: Vec<&str> = keys.iter().map(|key| key.split("}:").nth(1).unwrap()).collect();
     assert_eq!(names[0], "catalogue");
-    assert!(names[1].starts_with("claims:"));
+    assert!(names[1].starts_with("idempotency:"));
     assert_eq!(names[2..], ["meta", "orders", "stock", "supply"]);
     let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let groups: redis::streams::StreamInfoGroupsReply =

@@ -20,7 +20,7 @@ async fn calls_before_a_refused_entry_succeed_and_none_after_it_are_applied() {
         concat!(include_str!("../../lua/fence.lua"), "\n", include_str!("../../lua/reserve.lua"));
     let mut call = redis::cmd("EVAL");
     call.arg(script).arg(7);
-    for name in ["meta", "stock", "catalogue", "claims", "bought", "orders", "lost"] {
+    for name in ["meta", "stock", "catalogue", "idempotency", "bought", "orders", "lost"] {
         call.arg(key(name));
     }
     call.arg(format!("1 {}", stores.deployment.id)).arg(43_200_000).arg(1000);

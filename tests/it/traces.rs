@@ -212,11 +212,11 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     let status = all.ended().await;
     assert!(status.success(), "{}", all.said());
     let said = all.said();
-    let buried = said.lines().find(|line| line.contains("was buried")).unwrap();
+    let moved = said.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
     assert!(
-        buried.contains(&bought.reservation.unwrap().reservation_id)
-            && buried.contains(&CALLER[3..35]),
-        "{buried}"
+        moved.contains(&bought.reservation.unwrap().reservation_id)
+            && moved.contains(&CALLER[3..35]),
+        "{moved}"
     );
     assert!(!said.contains("secret"), "{said}");
 }

@@ -84,8 +84,8 @@ async fn every_outcome_has_its_status_and_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_reservation_is_201_an_accepted_one_202_and_a_duplicate_200() {
-    let env = TestEnv::new().await;
+async fn stored_reservation_is_201_accepted_one_202_duplicate_200() {
+    let env = TestEnv::with_durable_postgres().await;
     let (service, envoy) = edge(&env, &[]).await;
     service.create(product("shoe", 9)).await;
     for (request, ack, status, state) in [

@@ -85,7 +85,7 @@ async fn audit_names_a_missing_idempotency_claim() {
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
     let mut command = redis::cmd("KEYS");
-    let pattern = format!("{}:*", key(&env, "claims").await);
+    let pattern = format!("{}:*", key(&env, "idempotency").await);
     let windows: Vec<String> =
         command.arg(pattern).query_async(&mut env.cli().await).await.unwrap();
     let mut delete = redis::cmd("HDEL");

@@ -167,11 +167,11 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     let held = stores.streams.read_new(&mut reader, partition, "lives", (500, 0)).await.unwrap();
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
-    let idle = (1_800_000, 500);
-    let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
+    let idle_ms = 1_800_000;
+    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
     assert!(taken.is_empty(), "its consumer lives");
     clock.jump(&env, 2).await;
-    let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
+    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 

@@ -4,7 +4,7 @@ use tokio::task::block_in_place;
 use yoink::app::Role;
 
 use super::lost::{back_up, restore};
-use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, product, reason, run_yoink};
 
 /// The state of a reservation, or why there is none.
 async fn state(service: &Service, id: &str) -> String {
@@ -68,7 +68,10 @@ async fn lookup_finds_a_dead_order_and_not_an_id_that_was_never_issued() {
     let guessed =
         yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
     assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
-    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest {
+        selector: dead_entries::all(),
+        ..Default::default()
+    };
     service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
     env.assert_audit_holds().await;
@@ -121,7 +124,10 @@ async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&dead));
     // The entry is still in the stream in this copy.
     let copy = block_in_place(|| back_up(&env));
-    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest {
+        selector: dead_entries::all(),
+        ..Default::default()
+    };
     service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
 

@@ -32,7 +32,7 @@ async fn malformed_script_reply_is_an_internal_error() {
     let mut cli = env.cli().await;
 
     // A remembered request id that is none: the script returns it as it is.
-    let pattern = format!("{}:*", key(&env, "claims").await);
+    let pattern = format!("{}:*", key(&env, "idempotency").await);
     let windows: Vec<String> = cli.keys(pattern).await.unwrap();
     let claim: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
     let () = cli.hset(&windows[0], "ann/shoe/r", "nonsense").await.unwrap();

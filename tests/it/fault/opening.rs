@@ -7,8 +7,9 @@ use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
 use yoink::{
     app::Role,
+    domain::PartitionEpoch,
     grpc::pb::{AuditRequest, AuditVerdict},
-    stock::Opening,
+    lifecycle::Opening,
 };
 
 use crate::harness::{Binary, TestEnv, eventually, product, run_yoink};
@@ -69,16 +70,17 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let seen = rows.into_iter().find(|row| row.partition == partition).unwrap();
     // This one has its epoch, and stalls before it tells Redis.
     let late = stores.ledger.begin_opening(seen).await.unwrap().unwrap();
+    let at = PartitionEpoch { partition, epoch: late };
     assert_eq!(stores.ledger.begin_opening(seen).await.unwrap(), None, "an epoch of its own");
 
     let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 2)).await;
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     env.assert_audit_holds().await;
-    let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
+    let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Late, "another attempt is further");
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
-    let opened = stores.stock.open(partition, (stores.deployment.id, None), late).await.unwrap();
+    let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know better");
     assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");

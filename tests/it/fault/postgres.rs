@@ -69,7 +69,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     .await;
     sell(20..60).await;
     eventually("the worker has met it", async || {
-        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
     assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
@@ -241,7 +241,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker says so", async || {
-        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
     eventually("Postgres says so", async || {

@@ -1,7 +1,7 @@
 //! A consumer stalls longer than `takeover_idle_ms`; somebody else settles what it held; it comes back.
 
 use nix::sys::signal::Signal;
-use yoink::{app::Role, worker::Step};
+use yoink::app::Role;
 
 use crate::harness::{Binary, TestEnv, eventually, product};
 
@@ -78,7 +78,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let reader = fast.stores().reader().await.unwrap();
     let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
-        (consumer.run_once().await.unwrap() == Step::Worked(1)).then_some(())
+        (consumer.run_once().await.unwrap() == 1).then_some(())
     })
     .await;
     let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
@@ -117,12 +117,12 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
         reason: "by hand".to_owned(),
         entry: entry.to_bytes(),
     };
-    let action = yoink::ledger::DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let by = yoink::ledger::ActionBy { actor: "test".to_owned(), reason: String::new() };
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
-    app.stores().ledger.void(partition, epoch, &void, &action).await.unwrap();
+    app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
     let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
-    assert_eq!(consumer.run_once().await.unwrap(), Step::Worked(1));
+    assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
 }
@@ -151,7 +151,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
-    assert!(worker.said().contains("the consumer group was gone"), "{}", worker.said());
+    assert!(worker.said().contains("the consumer group was deleted"), "{}", worker.said());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }
