@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs what stands beside the service, on loopback, with the configuration that is deployed:
+# Runs a program beside the service, on loopback, with the configuration that is deployed:
 #   beside.sh edge    Envoy: REST, gRPC-Web and gRPC on port 8080
 #   beside.sh watch   Prometheus on port 9090
-# PORT, GRPC and HTTP (the service's own addresses; HTTP may be several, by commas), DIR (what is written goes there) and
-# ROUTE_TIMEOUT (how long Envoy lets an answer take; without it, as deployed) may be set.
+# These variables may be set: PORT; GRPC and HTTP (the service's addresses; HTTP may be several, separated by commas); DIR (for
+# the files that are written); ROUTE_TIMEOUT (Envoy's limit for an answer; without it, as deployed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,7 @@ case "${1:-}" in
     ;;
   watch)
     port=${PORT:-9090}
-    # One process at a known address in place of those that DNS names.
+    # Known addresses instead of those that DNS returns.
     sed -e "s|rules/|$PWD/deploy/prometheus/rules/|" -e '/dns_sd_configs:/,$d' \
       deploy/prometheus/prometheus.yml > "$dir/prometheus.yml"
     echo "    static_configs: [{ targets: [\"${http//,/\", \"}\"] }]" >> "$dir/prometheus.yml"

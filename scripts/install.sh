@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what `make test` and `make demo` need besides Rust: redis-server, postgresql, a C compiler and, for the tests,
-# strace, patch, openssl and pgbouncer. With words, only what they name: `servers` (these), `prometheus`, `venv` (Python's),
-# `tools` (curl, git and Python's venv).
-# Does nothing where they are there, and refuses versions that the service refuses. Starts no server, leaves running
-# ones alone, and says what it leaves behind. INSTALL_ROOT is for its tests.
+# strace, patch, openssl and pgbouncer.
+#   install.sh [part…]   only these parts: `servers` (the above), `prometheus`, `venv` (Python's), `tools` (curl, git and
+#                        Python's venv)
+# Installs nothing that is there, and refuses versions that the service refuses. It starts no server, does not touch running
+# ones, and prints what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
 
 # As the service demands: src/app/connect.rs and src/durability/postgres.rs.
@@ -27,7 +28,7 @@ postgres_version() {
 }
 redis_version() { if have redis-server; then redis-server --version | sed -n 's/.*v=\([0-9][0-9.]*\).*/\1/p'; fi; }
 
-# require NAME NEEDED FOUND WHERE: ends with what to do when what was found is too old.
+# require NAME NEEDED FOUND WHERE: exits with instructions if the found version is too old.
 require() {
   if [ -z "$3" ] || at_least "$3" "$2"; then return; fi
   cat >&2 <<TEXT
@@ -94,7 +95,7 @@ if wanted redis-server; then require redis-server "$redis_needed" "$(candidate r
 if wanted postgresql; then require postgresql "$postgres_needed" "$(candidate postgresql)" "this distribution's"; fi
 
 echo "Installing ${missing[*]}."
-# Debian's packages start a server as soon as they are installed; exit code 101 tells them not to.
+# Debian's packages start their server during the installation, unless this program exits with 101.
 policy=$root/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   echo "No server is started: $policy forbids it, and is removed when this ends."

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Imports a catalogue into a service of its own and lists it through Envoy; prints sizes and times.
-#   PRODUCTS  how many, 10000 if not set; their names have 200 characters of four bytes, the longest there are
-#   ROUNDS    how often each list is asked for, 20 if not set
-# Exits 1 if an answer was not whole.
+# Imports a catalogue into its own service and lists it through Envoy; prints sizes and times.
+#   PRODUCTS  number of products, 10000 by default; their names have 200 characters of four bytes, the longest possible
+#   ROUNDS    number of requests for each list, 20 by default
+# Exits 1 if an answer was incomplete.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +64,7 @@ until_true "$envoy" listed
 echo '| list | whole | bytes | median | slowest |'
 echo '|---|---|---|---|---|'
 failed=0
-# list NAME PATH EXPECTED: asks for it again and again; EXPECTED is how many ids a whole answer has.
+# list NAME PATH EXPECTED: requests the list ROUNDS times; EXPECTED is the number of ids in a complete answer.
 list() {
   local whole=0 answer bytes=0
   : > "$dir/times"

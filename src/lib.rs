@@ -13,6 +13,48 @@
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
 //! - [`app`]: connects, builds and runs the service; [`tasks`]: background tasks
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
+//!
+//! # Examples
+//!
+//! A product belongs to one partition, and a reservation id names the partition, the epoch and the entry of its order:
+//!
+//! ```
+//! use yoink::domain::{Epoch, PartitionCount, ProductId, ReservationId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let partitions = PartitionCount::try_from(8)?;
+//! let product: ProductId = "sneaker-42".parse()?;
+//! let partition = partitions.of(&product);
+//! assert_eq!(partition.number(), 2);
+//!
+//! let seq = 17;
+//! let id = ReservationId::new(partition.number(), Epoch(1), seq, ReservationId::draw_random())?;
+//! assert_eq!(id.to_string().parse::<ReservationId>()?, id);
+//! assert_eq!(id.entry_id(), "1-17");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A client buys one unit from a running service (`examples/` has whole programs in four languages):
+//!
+//! ```no_run
+//! use yoink::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut client = InventoryServiceClient::connect("http://127.0.0.1:50051").await?;
+//! let request = ReserveUnitRequest {
+//!     product_id: "sneaker-42".into(),
+//!     user_id: "ann".into(),
+//!     // The same request id again returns the same reservation and takes no second unit.
+//!     request_id: "order-1".into(),
+//!     ..Default::default()
+//! };
+//! let answer = client.reserve_unit(request).await?.into_inner();
+//! println!("{:?}, {} units are left", answer.reservation, answer.remaining);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod ack;
 pub mod app;

@@ -167,7 +167,10 @@ fn modules_use_only_the_modules_in_the_table() {
         let room = room_of(&path);
         let may =
             rooms.get(room.as_str()).unwrap_or_else(|| panic!("{} is in no room", path.display()));
+        // Examples in comments may use any module.
         let source = fs::read_to_string(&path).unwrap().replace("yoink::", "crate::");
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let source = code.collect::<Vec<_>>().join("\n");
         for used in used_rooms(&source) {
             let known = rooms.contains_key(used.as_str());
             let allowed = used == room || may.contains(&used.as_str());

@@ -13,6 +13,13 @@ pub enum AfterFailure {
 }
 
 /// Decides from the delivery count of the failed attempt (1 on the first).
+///
+/// ```
+/// use yoink::domain::{AfterFailure, after_failure};
+///
+/// assert_eq!(after_failure(1, 3), AfterFailure::Retry { deliveries: 2 });
+/// assert_eq!(after_failure(3, 3), AfterFailure::MoveToDead);
+/// ```
 pub fn after_failure(deliveries: u32, max_deliveries: u32) -> AfterFailure {
     if deliveries >= max_deliveries {
         AfterFailure::MoveToDead

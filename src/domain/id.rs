@@ -116,10 +116,26 @@ macro_rules! id {
 
 id!(
     /// A product's id, `[A-Za-z0-9._~:+@-]{1,128}`.
+    ///
+    /// ```
+    /// use yoink::domain::{IdError, ProductId};
+    ///
+    /// assert_eq!("sneaker-42".parse::<ProductId>()?.as_str(), "sneaker-42");
+    /// assert_eq!("".parse::<ProductId>(), Err(IdError::Empty));
+    /// assert!(matches!("a/b".parse::<ProductId>(), Err(IdError::BadCharacter { at: 1, .. })));
+    /// # Ok::<(), IdError>(())
+    /// ```
     ProductId, Alphabet::Product, colon_before: false
 );
 id!(
     /// A buyer's id: 1 to 128 printable ASCII characters other than space.
+    ///
+    /// ```
+    /// use yoink::domain::{IdError, UserId};
+    ///
+    /// assert!("auth0|5f7c8ec7c33c".parse::<UserId>().is_ok());
+    /// assert_eq!("x".repeat(129).parse::<UserId>(), Err(IdError::TooLong { len: 129 }));
+    /// ```
     UserId, Alphabet::Printable, colon_before: false
 );
 id!(

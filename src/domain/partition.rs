@@ -49,6 +49,19 @@ pub struct PartitionEpoch {
 }
 
 /// How many partitions there are: 1 to 4,096, fixed when the database is first initialised.
+///
+/// ```
+/// use yoink::domain::{IdError, PartitionCount};
+///
+/// let count = PartitionCount::try_from(8).unwrap();
+/// assert_eq!(count.of(&"sneaker-42".parse()?).number(), 2);
+/// assert_eq!(count.all().count(), 8);
+/// assert!(count.get_partition(8).is_none());
+///
+/// let error = PartitionCount::try_from(0).unwrap_err();
+/// assert_eq!(error.to_string(), "must be 1 to 4096, not 0");
+/// # Ok::<(), IdError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionCount(u16);
 

@@ -7,6 +7,22 @@ use iso_currency::Currency;
 const SCALE: i64 = 10_000;
 
 /// What one unit costs, exact to four decimals.
+///
+/// An amount is 0 to 922,337,203,685,477 of a currency of ISO 4217, with as many decimals as the currency has. It is
+/// kept as a whole number of ten-thousandths, so it is never rounded.
+///
+/// ```
+/// use yoink::domain::{Price, PriceError};
+///
+/// let price = Price::parse("199.99", "EUR")?;
+/// assert_eq!((price.units(), price.nanos(), price.currency()), (199, 990_000_000, "EUR"));
+/// assert_eq!(Price::from_money(199, 990_000_000, "EUR")?, price);
+/// assert_eq!(price.to_string(), "199.9900");
+///
+/// let too_fine = PriceError::TooFine { currency: "JPY", decimals: 0 };
+/// assert_eq!(Price::parse("0.5", "JPY"), Err(too_fine));
+/// # Ok::<(), PriceError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Price {
     ten_thousandths: i64,

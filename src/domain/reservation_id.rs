@@ -14,6 +14,22 @@ const LOW_BITS: u32 = 62;
 
 /// Partition (12 bits), epoch (20), seq (36) and random bits (54) in a UUIDv8 (RFC 9562), in this order,
 /// so that ids of one partition and epoch sort by seq. Identity is the whole id, never (epoch, seq) alone.
+///
+/// As text it is a hyphenated UUID of 36 characters, and no other form is accepted. Its random part cannot be guessed,
+/// so a caller who names an id has received it.
+///
+/// ```
+/// use yoink::domain::{Epoch, ReservationId, ReservationIdError};
+///
+/// let id = ReservationId::new(2, Epoch(1), 17, 0x2a)?;
+/// assert_eq!((id.partition(), id.epoch(), id.seq()), (2, Epoch(1), 17));
+/// assert_eq!(id.entry_id(), "1-17");
+///
+/// let text = id.to_string();
+/// assert_eq!(text.parse::<ReservationId>()?, id);
+/// assert_eq!("order-1".parse::<ReservationId>(), Err(ReservationIdError::NotAUuid));
+/// # Ok::<(), ReservationIdError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReservationId {
     partition: u16,

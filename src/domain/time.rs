@@ -22,6 +22,13 @@ pub enum TimeError {
 
 /// Milliseconds since 1970 of a time as RFC 3339 writes it. A leap second is refused: it has no place in the count.
 ///
+/// ```
+/// use yoink::domain::{TimeError, parse_rfc3339_ms};
+///
+/// assert_eq!(parse_rfc3339_ms("1970-01-01T01:00:00.25+01:00"), Ok(250));
+/// assert_eq!(parse_rfc3339_ms("1969-12-31T23:59:59Z"), Err(TimeError::OutOfRange));
+/// ```
+///
 /// # Errors
 ///
 /// See [`TimeError`].

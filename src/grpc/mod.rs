@@ -55,7 +55,7 @@ use crate::{
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));
 
-    pub use yoink::v1::*;
+    pub use self::yoink::v1::*;
 }
 
 /// The contract as a descriptor set, with its HTTP rules: for reflection and for Envoy.

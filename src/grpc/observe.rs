@@ -31,7 +31,7 @@ const OTHER: &str = "other";
 /// Operators' calls.
 const OPERATORS: &str = "/yoink.v1.AdminService/";
 
-/// Puts [`Observed`] around a service.
+/// Puts `Observed` around a service.
 #[derive(Clone)]
 pub struct Observe {
     metrics: Metrics,

@@ -12,6 +12,7 @@ mod compose;
 mod dashboards;
 mod edge;
 mod envoy;
+mod examples;
 mod headers;
 mod listening;
 mod listing;
