@@ -66,7 +66,8 @@ impl Stores {
     ///
     /// When one of them is away, or is not the one that the settings mean.
     pub async fn connect(config: &Config, tasks: &TaskTracker) -> anyhow::Result<Self> {
-        let pools = pools(config).await?;
+        let metrics = Metrics::of(config)?;
+        let pools = pools(config, &metrics).await?;
         let ledger = pools.operators.clone();
         retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
         let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
@@ -80,7 +81,7 @@ impl Stores {
                 found.partitions.get()
             ),
         };
-        let (client, metrics) = (client(config)?, Metrics::new()?);
+        let client = client(config)?;
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
@@ -160,7 +161,7 @@ impl Stores {
 }
 
 /// The pools of the settings; nothing is connected yet.
-pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
+pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
     let size = |connections: u32| usize::try_from(connections);
     let sizes = PoolSizes {
         workers: size(config.pool_workers)?,
@@ -168,7 +169,7 @@ pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    Pools::new(config.postgres.clone(), sizes)
+    Pools::new(config.postgres.clone(), sizes, metrics)
 }
 
 /// The ledger of the settings, found to answer.
@@ -176,8 +177,8 @@ pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
 /// # Errors
 ///
 /// When Postgres is away, or a pooler in between cannot be used.
-pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
-    let pools = unconnected_pools(config)?;
+pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
+    let pools = unconnected_pools(config, metrics)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
         Ok(check_pooler(&config.postgres).await?)

@@ -116,6 +116,7 @@ pub struct App {
     http2: Http2,
     connections_max: usize,
     metrics_products: Vec<ProductId>,
+    otlp_metrics_interval: Duration,
     sampling: Sampling,
     watch: Watch,
     audit_interval: Option<Duration>,
@@ -188,6 +189,7 @@ impl App {
                 config.ledger_connections(),
             )?,
             metrics_products: config.metrics_products.clone(),
+            otlp_metrics_interval: Duration::from_millis(config.otlp_metrics_interval_ms),
             sampling: Sampling::new(config),
             watch,
             audit_interval: (config.audit_interval_ms > 0)
@@ -257,11 +259,14 @@ impl App {
             pauses: self.worker_context.pauses.clone(),
             products: self.metrics_products.into(),
         };
+        let metrics = self.stores.stock.partitions().metrics().clone();
+        if metrics.are_sent() {
+            loops.spawn(scrape.clone().send(self.otlp_metrics_interval, stop_loops.clone()));
+        }
         let readiness = Readiness { watch: self.watch, scrape };
         let http = self.listeners.http.local_addr()?;
         loops.spawn(http::serve(self.listeners.http, readiness, stop_loops.clone()));
 
-        let metrics = self.stores.stock.partitions().metrics().clone();
         let routes = services.map(|services| grpc::routes(services, &self.limits));
         let mut routes = routes.unwrap_or_default().add_service(health);
         let role = self.role;

@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     domain::{MAX_UNITS, Note, ProductId, RequestId},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
+    telemetry::Metrics,
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
@@ -31,7 +32,7 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 
 /// The ledger of the settings, with the right schema.
 pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
-    let ledger = pools(config).await?.operators;
+    let ledger = pools(config, &Metrics::new()?).await?.operators;
     check_schema(&ledger).await?;
     Ok(ledger)
 }

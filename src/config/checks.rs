@@ -41,7 +41,7 @@ impl Raw {
         );
         require(
             self.otlp_endpoint.is_empty()
-                || (scheme(&self.otlp_endpoint, &["http://"])
+                || (scheme(&self.otlp_endpoint, &["http://", "https://"])
                     && self.otlp_endpoint.parse::<tonic::transport::Uri>().is_ok()),
             "otlp_endpoint must be an address such as http://127.0.0.1:4317",
         );

@@ -48,8 +48,10 @@ impl Admission {
         let decided = self.decide(request, ack).await;
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
         let taken = ApiError::refusal(outcome)?;
-        telemetry::record_reservation(taken.0.reservation_id);
-        self.services.acks.wait(ack, taken.0.reservation_id).await?;
+        let reservation_id = taken.0.reservation_id;
+        telemetry::record_reservation(reservation_id);
+        tracing::debug!(reservation.id = %reservation_id, duplicate = taken.1, "order accepted");
+        self.services.acks.wait(ack, reservation_id).await?;
         Ok(taken)
     }
 

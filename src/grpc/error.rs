@@ -42,12 +42,6 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Whether a status tells a failure of the service, and not an answer or a caller's mistake.
-pub(super) fn is_our_failure(status: Status) -> bool {
-    [Code::Unknown, Code::DeadlineExceeded, Code::Internal, Code::Unavailable, Code::DataLoss]
-        .contains(&status.code())
-}
-
 /// Whether a status tells a failure of any kind.
 pub(super) fn is_error(status: &Status) -> bool {
     status.code() != Code::Ok

@@ -98,7 +98,10 @@ impl Ledger {
         deed: Action,
         action: &DeadAction,
     ) -> Result<(), LedgerError> {
-        self.with(|client| async move { write(&**client, id, deed, action).await.map(drop) }).await
+        self.with("record_dead_action", |client| async move {
+            write(&**client, id, deed, action).await.map(drop)
+        })
+        .await
     }
 
     /// Records that something is done beside the ledger, before it is: that nobody knows its outcome. So
@@ -112,7 +115,7 @@ impl Ledger {
         id: ReservationId,
         action: &DeadAction,
     ) -> Result<OpenRecord, LedgerError> {
-        self.with(|client| async move {
+        self.with("begin_dead_action", |client| async move {
             let number = write(&**client, id, Action::Unknown, action).await?;
             Ok(OpenRecord { id, number })
         })
@@ -130,7 +133,7 @@ impl Ledger {
         done: Option<Action>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();
-        self.with(|client| async move {
+        self.with("end_dead_action", |client| async move {
             match done {
                 Some(deed) => {
                     let sql = "UPDATE dead_actions SET action = $3
@@ -156,7 +159,7 @@ impl Ledger {
         &self,
         id: ReservationId,
     ) -> Result<Vec<RecordedAction>, LedgerError> {
-        self.with(|client| async move {
+        self.with("list_dead_actions", |client| async move {
             let sql = "SELECT at, actor, action, reason FROM dead_actions
                         WHERE reservation_id = $1 ORDER BY at DESC LIMIT $2";
             let rows = client.query(sql, &[&id.to_uuid(), &MAX_READ]).await?;

@@ -1,6 +1,8 @@
-//! Gauges of what the stores hold, set by a scrape or by whoever finds out.
+//! Gauges of what the stores hold, set by a scrape or by the task that finds it out.
 
 use opentelemetry::metrics::{Gauge, Meter};
+
+use super::instruments::gauge;
 
 /// A partition's streams at the moment of a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -9,7 +11,7 @@ pub struct PartitionReading {
     pub orders: u64,
     /// Of these, delivered and not settled.
     pub pending: u64,
-    /// Entries not delivered yet, if Redis can tell.
+    /// Entries not delivered yet, if Redis knows.
     pub lag: Option<u64>,
     /// How long the oldest entry has waited, in seconds; 0 without one.
     pub oldest_seconds: f64,
@@ -17,19 +19,7 @@ pub struct PartitionReading {
     pub dead: u64,
 }
 
-/// Connections to Postgres at the moment of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolReading {
-    /// Open ones.
-    pub open: u64,
-    /// Of these, idle.
-    pub idle: u64,
-    /// Operations that wait for one.
-    pub waiting: u64,
-}
-
 pub(super) struct StoreGauges {
-    pub(super) pool: Gauge<u64>,
     pub(super) store_up: Gauge<u64>,
     pub(super) backlog_max: Gauge<u64>,
     pub(super) durability: Gauge<u64>,
@@ -49,43 +39,31 @@ pub(super) struct PartitionGauges {
     pub(super) paused: Gauge<u64>,
 }
 
-pub(super) fn gauge(meter: &Meter, name: &'static str, what: &'static str) -> Gauge<u64> {
-    meter.u64_gauge(name).with_description(what).build()
-}
-
 impl StoreGauges {
     pub(super) fn new(meter: &Meter) -> Self {
+        let gauge = |name, what| gauge(meter, name, what);
+        let stock = meter.i64_gauge("yoink.product.stock");
         Self {
-            pool: gauge(
-                meter,
-                "yoink_ledger_connections",
-                "Connections to Postgres, by pool and state.",
-            ),
-            store_up: gauge(meter, "yoink_store_up", "1 if the store answered this scrape."),
+            store_up: gauge("yoink.store.up", "1 if the store answered the last scrape in time."),
             backlog_max: gauge(
-                meter,
-                "yoink_backlog_max_entries",
-                "Entries in orders at which intake is refused.",
+                "yoink.backlog.max_entries",
+                "Entries in a partition's orders stream from which on requests are refused.",
             ),
             conservation: gauge(
-                meter,
-                "yoink_conservation_error_units",
-                "What the last audit found too much or too little; 0 if it holds.",
+                "yoink.conservation.error_units",
+                "How much the last audit found too much or too little; 0 if the ledger and Redis agree.",
             ),
             audit_unknown: gauge(
-                meter,
-                "yoink_audit_unknown",
-                "1 if the last audit could not see everything.",
+                "yoink.audit.unknown",
+                "1 if the last audit could not read everything.",
             ),
             lost: gauge(
-                meter,
-                "yoink_lost_reservations",
-                "Accepted reservations of ended epochs that are nowhere.",
+                "yoink.lost_reservations",
+                "Accepted reservations of ended epochs that neither store holds.",
             ),
-            durability: gauge(meter, "yoink_durability", "1 for what each store promises now."),
-            product_stock: meter
-                .i64_gauge("yoink_product_stock")
-                .with_description("Units for sale, of products that the settings name.")
+            durability: gauge("yoink.durability", "1 for the durability that each store gives."),
+            product_stock: stock
+                .with_description("Units for sale, of the products that the settings name.")
                 .build(),
         }
     }
@@ -93,15 +71,16 @@ impl StoreGauges {
 
 impl PartitionGauges {
     pub(super) fn new(meter: &Meter) -> Self {
-        let oldest = meter.f64_gauge("yoink_orders_oldest").with_unit("s");
+        let gauge = |name, what| gauge(meter, name, what);
+        let oldest = meter.f64_gauge("yoink.orders.oldest").with_unit("s");
         Self {
-            orders: gauge(meter, "yoink_orders_depth", "Entries in the orders stream."),
-            pending: gauge(meter, "yoink_orders_pending", "Entries delivered and not settled."),
-            lag: gauge(meter, "yoink_orders_lag", "Entries not delivered yet."),
+            orders: gauge("yoink.orders.depth", "Entries in the orders stream."),
+            pending: gauge("yoink.orders.pending", "Entries delivered and not settled."),
+            lag: gauge("yoink.orders.lag", "Entries not delivered yet."),
             oldest: oldest.with_description("How long the oldest order has waited.").build(),
-            dead: gauge(meter, "yoink_dead_depth", "Entries in the dead stream."),
-            fenced: gauge(meter, "yoink_partition_fenced", "1 while the partition is fenced."),
-            paused: gauge(meter, "yoink_consumption_paused", "1 while its orders are not stored."),
+            dead: gauge("yoink.dead.depth", "Entries in the dead stream."),
+            fenced: gauge("yoink.partition.fenced", "1 while the partition is fenced."),
+            paused: gauge("yoink.consumption.paused", "1 while its orders are not stored."),
         }
     }
 }

@@ -5,6 +5,8 @@ use opentelemetry::{
     metrics::{Counter, Gauge, Meter, UpDownCounter},
 };
 
+use super::instruments::{counter, gauge};
+
 /// Connections of clients to one listener; clones share them.
 #[derive(Clone)]
 pub struct ListenerMetrics {
@@ -17,23 +19,20 @@ pub struct ListenerMetrics {
 
 impl ListenerMetrics {
     pub(super) fn new(meter: &Meter, listener: &'static str) -> Self {
+        let open = meter.i64_up_down_counter("yoink.connections");
         let this = Self {
-            open: meter
-                .i64_up_down_counter("yoink_connections")
-                .with_description("Connections of clients.")
-                .build(),
-            max: meter
-                .u64_gauge("yoink_connections_max")
-                .with_description("Most connections of clients at the same time.")
-                .build(),
-            limited: meter
-                .u64_counter("yoink_connections_limited")
-                .with_description("Connections closed because there were too many.")
-                .build(),
-            accept_failures: meter
-                .u64_counter("yoink_accept_failures")
-                .with_description("Attempts at accepting a connection that failed.")
-                .build(),
+            open: open.with_description("Open connections of clients.").build(),
+            max: gauge(meter, "yoink.connections_max", "The most connections at the same time."),
+            limited: counter(
+                meter,
+                "yoink.connections_limited",
+                "Connections closed because the limit was reached.",
+            ),
+            accept_failures: counter(
+                meter,
+                "yoink.accept_failures",
+                "Connections that could not be accepted.",
+            ),
             label: [KeyValue::new("listener", listener)],
         };
         this.open.add(0, &this.label);
@@ -42,9 +41,9 @@ impl ListenerMetrics {
         this
     }
 
-    /// There may be so many connections at the same time.
+    /// The most connections that may be open at the same time.
     pub fn allows(&self, connections: usize) {
-        self.max.record(u64::try_from(connections).unwrap_or(u64::MAX), &self.label);
+        self.max.record(connections as u64, &self.label);
     }
 
     /// A connection was accepted.
@@ -57,7 +56,7 @@ impl ListenerMetrics {
         self.open.add(-1, &self.label);
     }
 
-    /// A connection was closed because there were too many.
+    /// A connection was closed because the limit was reached.
     pub fn limited(&self) {
         self.limited.add(1, &self.label);
     }

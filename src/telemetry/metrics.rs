@@ -1,27 +1,27 @@
-//! OpenTelemetry instruments, read by Prometheus at `/metrics`.
+//! OpenTelemetry instruments: read by Prometheus at `/metrics`, and sent to a collector if the settings name one.
 
 use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Histogram, Meter, MeterProvider as _},
+    metrics::{Counter, Histogram, MeterProvider as _},
 };
 use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
 use prometheus::{Registry, TextEncoder};
 
 use super::{
-    ListenerMetrics, PartitionReading, PoolReading,
-    gauges::{PartitionGauges, StoreGauges, gauge},
+    LedgerOperation, ListenerMetrics, PartitionReading, PoolReading,
+    collector::{Collector, MetricSender, resource},
+    database::Database,
+    gauges::{PartitionGauges, StoreGauges},
+    instruments::{SECONDS, counter, gauge, seconds, sizes},
     sqlstates::Sqlstates,
 };
+use crate::config::Config;
 
-/// Seconds, from 0.2 ms to 10 s.
-const SECONDS: [f64; 14] =
-    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 /// Orders may wait for minutes while Postgres is away.
 const LAG_SECONDS: [f64; 12] =
     [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0];
-const SIZES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 /// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +34,8 @@ pub enum MetricsError {
     Encode(#[from] prometheus::Error),
 }
 
-/// What stands in the contract and in the code: told as 0 before it happens, so that a rate over the
-/// first of them is one.
+/// Label values that the contract and the code fix. Their counters are exported as 0 from the start: a rate over
+/// the first event needs a value before it.
 const OUTCOMES: [&str; 11] = [
     "accepted",
     "duplicate",
@@ -53,6 +53,16 @@ const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
 const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "silent", "replica"];
 
+/// The status codes that OpenTelemetry counts as errors of a gRPC server; the others are answers, or a caller's
+/// mistake.
+const SERVER_ERRORS: [&str; 6] =
+    ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
+
+/// Whether a status code counts as an error of the server.
+pub(super) fn is_server_error(code: &str) -> bool {
+    SERVER_ERRORS.contains(&code)
+}
+
 /// Every instrument; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -61,17 +71,16 @@ pub struct Metrics {
 
 struct Instruments {
     registry: Registry,
-    /// Lives as long as the instruments.
+    /// Instruments record only while it exists.
     provider: SdkMeterProvider,
+    sender: Option<MetricSender>,
     call_duration: Histogram<f64>,
+    database: Database,
     outcomes: Counter<u64>,
     batch_size: Histogram<u64>,
-    script_duration: Histogram<f64>,
     redis_errors: Counter<u64>,
     redis_connections_dropped: Counter<u64>,
-    commands: Histogram<f64>,
     store_batch_size: Histogram<u64>,
-    store_duration: Histogram<f64>,
     write_lag: Histogram<f64>,
     dead_letters: Counter<u64>,
     unlisted: Sqlstates,
@@ -81,91 +90,78 @@ struct Instruments {
     stores: StoreGauges,
 }
 
-fn seconds(
-    meter: &Meter,
-    name: &'static str,
-    what: &'static str,
-    bounds: &[f64],
-) -> Histogram<f64> {
-    let histogram = meter.f64_histogram(name).with_description(what).with_unit("s");
-    histogram.with_boundaries(bounds.to_vec()).build()
-}
-
-fn sizes(meter: &Meter, name: &'static str, what: &'static str) -> Histogram<u64> {
-    let histogram = meter.u64_histogram(name).with_description(what);
-    histogram.with_boundaries(SIZES.to_vec()).build()
-}
-
 impl Metrics {
-    /// Instruments with a registry of their own.
+    /// Instruments with a registry of their own, for Prometheus only.
     ///
     /// # Errors
     ///
     /// When the exporter cannot be built.
     pub fn new() -> Result<Self, MetricsError> {
+        Self::build(None)
+    }
+
+    /// Instruments that [`Metrics::send`] sends to the collector of the settings, if they name one.
+    ///
+    /// # Errors
+    ///
+    /// When an exporter cannot be built.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        let collector = Collector::of(config)?.filter(|_| config.otlp_metrics_interval_ms > 0);
+        let sender = collector.map(|collector| collector.metrics()).transpose()?;
+        Ok(Self::build(sender)?)
+    }
+
+    fn build(sender: Option<MetricSender>) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
-        let provider = SdkMeterProvider::builder().with_reader(exporter.build()?).build();
+        let mut provider = SdkMeterProvider::builder().with_resource(resource());
+        provider = provider.with_reader(exporter.build()?);
+        if let Some(sender) = &sender {
+            provider = provider.with_reader(sender.reader());
+        }
+        let provider = provider.build();
         let meter = &provider.meter("yoink");
-        let build = gauge(meter, "yoink_build_info", "The version and commit that run.");
+        let build = gauge(meter, "yoink.build_info", "The version and commit that run.");
         let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
         build.record(1, &[version, KeyValue::new("commit", env!("YOINK_COMMIT"))]);
         let instruments = Instruments {
-            call_duration: seconds(meter, "rpc_server_call_duration", "gRPC calls.", &SECONDS),
-            outcomes: meter
-                .u64_counter("yoink_reserve_outcomes")
-                .with_description("What Redis decided.")
-                .build(),
-            batch_size: sizes(meter, "yoink_reserve_batch_size", "Requests a script call."),
-            script_duration: seconds(
+            call_duration: seconds(meter, "rpc.server.call.duration", "gRPC calls.", &SECONDS),
+            database: Database::new(meter),
+            outcomes: counter(meter, "yoink.reserve.outcomes", "Decisions of Redis, by outcome."),
+            batch_size: sizes(meter, "yoink.reserve.batch_size", "Requests in a script call."),
+            redis_errors: counter(
                 meter,
-                "yoink_script_duration",
-                "Scripts, with the way there and back.",
-                &SECONDS,
+                "yoink.redis.errors",
+                "Script calls that were refused by the fence, or failed.",
             ),
-            redis_errors: meter
-                .u64_counter("yoink_redis_errors")
-                .with_description("Scripts that did not run to their end.")
-                .build(),
-            redis_connections_dropped: meter
-                .u64_counter("yoink_redis_connections_dropped")
-                .with_description("Connections to Redis that were useless and were given up.")
-                .build(),
-            commands: seconds(
+            redis_connections_dropped: counter(
                 meter,
-                "db_client_operation_duration",
-                "Plain Redis commands, with the way there and back.",
-                &SECONDS,
+                "yoink.redis.connections_dropped",
+                "Connections to Redis that were replaced.",
             ),
-            store_batch_size: sizes(meter, "yoink_store_batch_size", "Orders a transaction."),
-            store_duration: seconds(meter, "yoink_store_duration", "Transactions.", &SECONDS),
-            write_lag: seconds(meter, "yoink_write_lag", "From accepted to stored.", &LAG_SECONDS),
-            dead_letters: meter
-                .u64_counter("yoink_dead_letters")
-                .with_description("Orders that could not be stored.")
-                .build(),
+            store_batch_size: sizes(meter, "yoink.store.batch_size", "Orders in a transaction."),
+            write_lag: seconds(meter, "yoink.write_lag", "From accepted to stored.", &LAG_SECONDS),
+            dead_letters: counter(meter, "yoink.dead_letters", "Orders moved to a dead stream."),
             unlisted: Sqlstates::new(meter),
-            refused: meter
-                .u64_counter("yoink_refused")
-                .with_description("Calls refused before anything was decided.")
-                .build(),
+            refused: counter(meter, "yoink.refused", "Calls refused before Redis was asked."),
             ack_wait: seconds(
                 meter,
-                "yoink_ack_wait_duration",
-                "From accepted to answered, where the answer waits.",
+                "yoink.ack.wait_duration",
+                "From accepted to answered, of calls that wait for replicas or the ledger.",
                 &SECONDS,
             ),
             partitions: PartitionGauges::new(meter),
             stores: StoreGauges::new(meter),
             registry,
             provider,
+            sender,
         };
         let this = Self { instruments: Arc::new(instruments) };
-        this.begin();
+        this.export_zeros();
         Ok(this)
     }
 
-    fn begin(&self) {
+    fn export_zeros(&self) {
         OUTCOMES.into_iter().for_each(|outcome| self.decided(outcome, 0));
         let Instruments { refused, redis_errors, dead_letters, .. } = &*self.instruments;
         REFUSALS.into_iter().for_each(|reason| refused.add(0, &[KeyValue::new("reason", reason)]));
@@ -179,72 +175,76 @@ impl Metrics {
         }
     }
 
-    /// A gRPC call was answered; `method` is one of the contract's.
+    /// A gRPC call ended; `method` is one of the contract's, or `_OTHER`.
     pub fn call(&self, method: &'static str, code: &'static str, took: Duration) {
-        let labels = [KeyValue::new("rpc_method", method), KeyValue::new("rpc_status", code)];
-        self.instruments.call_duration.record(took.as_secs_f64(), &labels);
+        let labels = [
+            KeyValue::new("rpc.system.name", "grpc"),
+            KeyValue::new("rpc.method", method),
+            KeyValue::new("rpc.response.status_code", code),
+            KeyValue::new("error.type", code),
+        ];
+        let labels = if is_server_error(code) { &labels[..] } else { &labels[..3] };
+        self.instruments.call_duration.record(took.as_secs_f64(), labels);
     }
 
-    /// Redis decided a request.
+    /// Redis decided so many requests.
     pub fn decided(&self, outcome: &'static str, count: u64) {
         self.instruments.outcomes.add(count, &[KeyValue::new("outcome", outcome)]);
     }
 
     /// A batch of requests was sent.
     pub fn batch(&self, size: usize) {
-        self.instruments.batch_size.record(u64::try_from(size).unwrap_or(u64::MAX), &[]);
+        self.instruments.batch_size.record(size as u64, &[]);
     }
 
-    /// A script ran, or did not (`error` names why).
+    /// A script call ended; `error` is the reason why it did nothing or failed.
     pub fn script(&self, name: &'static str, took: Duration, error: Option<&'static str>) {
-        let script = KeyValue::new("script", name);
-        self.instruments.script_duration.record(took.as_secs_f64(), std::slice::from_ref(&script));
+        self.instruments.database.script(name, took, error);
         if let Some(error) = error {
-            self.instruments.redis_errors.add(1, &[script, KeyValue::new("error", error)]);
+            let labels = [KeyValue::new("script", name), KeyValue::new("error", error)];
+            self.instruments.redis_errors.add(1, &labels);
         }
     }
 
-    /// A connection to Redis was given up.
+    /// A Redis command ended; `error` is the reason why it failed.
+    pub fn command(&self, name: String, took: Duration, error: Option<String>) {
+        self.instruments.database.command(name, took, error);
+    }
+
+    /// An operation on Postgres begins; it ends when the result is dropped.
+    pub fn ledger_operation(&self, name: &'static str) -> LedgerOperation {
+        self.instruments.database.ledger_operation(name)
+    }
+
+    /// A connection to Redis was replaced.
     pub fn redis_connection_dropped(&self, reason: &'static str) {
         self.instruments.redis_connections_dropped.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    /// A plain Redis command was answered, or was not (`error` names why).
-    pub fn command(&self, name: String, took: Duration, error: Option<String>) {
-        let mut labels = vec![
-            KeyValue::new("db_system_name", "redis"),
-            KeyValue::new("db_operation_name", name),
-        ];
-        labels.extend(error.map(|error| KeyValue::new("error_type", error)));
-        self.instruments.commands.record(took.as_secs_f64(), &labels);
-    }
-
     /// A transaction stored orders; `lags` are the times from accepted to stored.
-    pub fn stored(&self, took: Duration, lags: impl ExactSizeIterator<Item = Duration>) {
-        let instruments = &self.instruments;
-        instruments.store_batch_size.record(u64::try_from(lags.len()).unwrap_or(u64::MAX), &[]);
-        instruments.store_duration.record(took.as_secs_f64(), &[]);
+    pub fn stored(&self, lags: impl ExactSizeIterator<Item = Duration>) {
+        self.instruments.store_batch_size.record(lags.len() as u64, &[]);
         for lag in lags {
-            instruments.write_lag.record(lag.as_secs_f64(), &[]);
+            self.instruments.write_lag.record(lag.as_secs_f64(), &[]);
         }
     }
 
-    /// An order was buried.
+    /// An order was moved to the dead stream.
     pub fn dead_lettered(&self) {
         self.instruments.dead_letters.add(1, &[]);
     }
 
-    /// A transaction failed with this SQLSTATE, which is in no list; or it gave none.
+    /// A transaction failed with this SQLSTATE, which is in no list; `none` if Postgres gave no code.
     pub fn unlisted(&self, sqlstate: String) {
         self.instruments.unlisted.add(sqlstate);
     }
 
-    /// A call was refused before anything was decided; `reason` is one of the contract's.
+    /// A call was refused before Redis was asked; `reason` is one of the contract's.
     pub fn refused(&self, reason: &'static str) {
         self.instruments.refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    /// An answer has waited for what it was asked to wait for.
+    /// An answer has waited for its acknowledgement.
     pub fn acknowledged(&self, ack: &'static str, took: Duration) {
         self.instruments.ack_wait.record(took.as_secs_f64(), &[KeyValue::new("ack", ack)]);
     }
@@ -254,7 +254,7 @@ impl Metrics {
         ListenerMetrics::new(&self.instruments.provider.meter("yoink"), name)
     }
 
-    /// A partition was read.
+    /// A partition's streams were read.
     pub fn partition(&self, partition: u16, reading: &PartitionReading) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
         let gauges = &self.instruments.partitions;
@@ -267,40 +267,40 @@ impl Metrics {
         gauges.dead.record(reading.dead, &labels);
     }
 
-    /// Whether a partition was last seen to be fenced, and whether its orders are not stored here.
-    pub fn standing(&self, partition: u16, fenced: bool, paused: bool) {
+    /// Whether a partition was last seen to be fenced, and whether this process has paused its consumption.
+    pub fn partition_state(&self, partition: u16, fenced: bool, paused: bool) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
         self.instruments.partitions.fenced.record(u64::from(fenced), &labels);
         self.instruments.partitions.paused.record(u64::from(paused), &labels);
     }
 
-    /// A store was asked whether it answers.
+    /// Whether a store answered.
     pub fn store_up(&self, store: &'static str, up: bool) {
         self.instruments.stores.store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
     }
 
-    /// What a store promises, by its own settings.
+    /// Whether this is the durability that a store's settings give.
     pub fn durability(&self, store: &'static str, mode: &'static str, is: bool) {
         let labels = [KeyValue::new("store", store), KeyValue::new("mode", mode)];
         self.instruments.stores.durability.record(u64::from(is), &labels);
     }
 
-    /// An audit could see everything, or could not.
+    /// An audit ended; `whole` if it could read everything.
     pub fn audited(&self, whole: bool) {
         self.instruments.stores.audit_unknown.record(u64::from(!whole), &[]);
     }
 
-    /// An audit found so much too much or too little.
+    /// An audit found so many units too many or too few.
     pub fn off_by(&self, error_units: u64) {
         self.instruments.stores.conservation.record(error_units, &[]);
     }
 
-    /// So many accepted reservations are nowhere; `certainty` is `exactly` or `at least`.
+    /// So many accepted reservations were lost; `certainty` is `exactly` or `at least`.
     pub fn lost(&self, certainty: &'static str, count: u64) {
         self.instruments.stores.lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }
 
-    /// A partition takes so many waiting orders.
+    /// The limit of entries in a partition's orders stream.
     pub fn backlog_max_entries(&self, entries: u64) {
         self.instruments.stores.backlog_max.record(entries, &[]);
     }
@@ -311,21 +311,29 @@ impl Metrics {
         self.instruments.stores.product_stock.record(units, &[product]);
     }
 
-    /// The connections to Postgres were read.
-    pub fn pool(&self, pool: &'static str, reading: PoolReading) {
-        let states = [("open", reading.open), ("idle", reading.idle), ("waiting", reading.waiting)];
-        for (state, count) in states {
-            let labels = [KeyValue::new("pool", pool), KeyValue::new("state", state)];
-            self.instruments.stores.pool.record(count, &labels);
-        }
+    /// A pool of connections to Postgres was read.
+    pub fn pool(&self, name: &'static str, reading: PoolReading) {
+        self.instruments.database.pool(name, reading);
     }
 
-    /// Everything, in Prometheus's text format.
+    /// Every metric, in Prometheus's text format.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
     pub fn encode(&self) -> Result<String, MetricsError> {
         Ok(TextEncoder::new().encode_to_string(&self.instruments.registry.gather())?)
+    }
+
+    /// Whether [`Metrics::send`] has a collector to send to.
+    pub fn are_sent(&self) -> bool {
+        self.instruments.sender.is_some()
+    }
+
+    /// Sends every metric to the collector. A failure is logged, once.
+    pub async fn send(&self) {
+        if let Some(sender) = &self.instruments.sender {
+            sender.send().await;
+        }
     }
 }

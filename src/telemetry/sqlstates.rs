@@ -1,4 +1,4 @@
-//! Failures of Postgres that are in no list, counted by their SQLSTATE.
+//! Failures of Postgres whose SQLSTATE is in no list, counted by it.
 
 use std::{
     collections::BTreeSet,
@@ -10,8 +10,10 @@ use opentelemetry::{
     metrics::{Counter, Meter},
 };
 
-/// Most codes that are labels; the rest is `other`. A trigger may raise any code.
-const MAX_LABELS: usize = 20;
+use super::instruments::counter;
+
+/// The most codes that become a label value; all others are counted as `other`, because a trigger may raise any code.
+const LABELS_MAX: usize = 20;
 
 pub(super) struct Sqlstates {
     counter: Counter<u64>,
@@ -20,10 +22,9 @@ pub(super) struct Sqlstates {
 
 impl Sqlstates {
     pub(super) fn new(meter: &Meter) -> Self {
-        let counter = meter.u64_counter("yoink_ledger_unlisted_errors");
         let what = "Transactions that failed with a SQLSTATE that is in no list.";
-        let counter = counter.with_description(what).build();
-        // It is there before anything happens.
+        let counter = counter(meter, "yoink.ledger.unlisted_errors", what);
+        // Exported as 0 before the first failure.
         counter.add(0, &[KeyValue::new("sqlstate", "none")]);
         Self { counter, labels: Mutex::default() }
     }
@@ -34,7 +35,7 @@ impl Sqlstates {
 
     fn label(&self, sqlstate: String) -> String {
         let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
-        if labels.len() < MAX_LABELS {
+        if labels.len() < LABELS_MAX {
             labels.insert(sqlstate.clone());
         }
         if labels.contains(&sqlstate) { sqlstate } else { "other".to_owned() }
@@ -48,10 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_limited() {
+    fn code_beyond_the_limit_is_counted_as_other() {
         let meter = opentelemetry_sdk::metrics::SdkMeterProvider::default().meter("test");
         let sqlstates = Sqlstates::new(&meter);
-        for code in 0..MAX_LABELS {
+        for code in 0..LABELS_MAX {
             let code = format!("P{code:04}");
             assert_eq!(sqlstates.label(code.clone()), code);
         }
