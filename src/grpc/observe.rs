@@ -39,7 +39,7 @@ pub struct Observe {
 }
 
 impl Observe {
-    /// Records into these metrics. A call takes at most `call_timeout`; an operator's call has no limit of ours.
+    /// Records into these metrics. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
     pub fn new(metrics: Metrics, call_timeout: Duration, sampling: Sampling) -> Self {
         Self { metrics, methods: Arc::new(methods()), call_timeout, sampling }
     }

@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 
-/// What every span and metric says of this process.
+/// The attributes of this process, sent with every span and metric.
 pub(super) fn resource() -> Resource {
     static INSTANCE: std::sync::LazyLock<String> =
         std::sync::LazyLock::new(|| Uuid::new_v4().to_string());

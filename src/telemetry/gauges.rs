@@ -1,8 +1,8 @@
 //! Gauges of what the stores hold, set by a scrape or by the task that finds it out.
 
-use opentelemetry::metrics::{Gauge, Meter};
+use opentelemetry::KeyValue;
 
-use super::instruments::gauge;
+use super::Metrics;
 
 /// A partition's streams at the moment of a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -19,68 +19,61 @@ pub struct PartitionReading {
     pub dead: u64,
 }
 
-pub(super) struct StoreGauges {
-    pub(super) store_up: Gauge<u64>,
-    pub(super) backlog_max: Gauge<u64>,
-    pub(super) durability: Gauge<u64>,
-    pub(super) conservation: Gauge<u64>,
-    pub(super) audit_unknown: Gauge<u64>,
-    pub(super) lost: Gauge<u64>,
-    pub(super) product_stock: Gauge<i64>,
-}
-
-pub(super) struct PartitionGauges {
-    pub(super) orders: Gauge<u64>,
-    pub(super) pending: Gauge<u64>,
-    pub(super) lag: Gauge<u64>,
-    pub(super) oldest: Gauge<f64>,
-    pub(super) dead: Gauge<u64>,
-    pub(super) fenced: Gauge<u64>,
-    pub(super) paused: Gauge<u64>,
-}
-
-impl StoreGauges {
-    pub(super) fn new(meter: &Meter) -> Self {
-        let gauge = |name, what| gauge(meter, name, what);
-        let stock = meter.i64_gauge("yoink.product.stock");
-        Self {
-            store_up: gauge("yoink.store.up", "1 if the store answered the last scrape in time."),
-            backlog_max: gauge(
-                "yoink.backlog.max_entries",
-                "Entries in a partition's orders stream from which on requests are refused.",
-            ),
-            conservation: gauge(
-                "yoink.conservation.error_units",
-                "How much the last audit found too much or too little; 0 if the ledger and Redis agree.",
-            ),
-            audit_unknown: gauge(
-                "yoink.audit.unknown",
-                "1 if the last audit could not read everything.",
-            ),
-            lost: gauge(
-                "yoink.lost_reservations",
-                "Accepted reservations of ended epochs that neither store holds.",
-            ),
-            durability: gauge("yoink.durability", "1 for the durability that each store gives."),
-            product_stock: stock
-                .with_description("Units for sale, of the products that the settings name.")
-                .build(),
+impl Metrics {
+    /// A partition's streams were read.
+    pub fn partition(&self, partition: u16, reading: &PartitionReading) {
+        let labels = [KeyValue::new("partition", i64::from(partition))];
+        let instruments = self.instruments();
+        instruments.orders.record(reading.orders, &labels);
+        instruments.pending.record(reading.pending, &labels);
+        if let Some(lag) = reading.lag {
+            instruments.lag.record(lag, &labels);
         }
+        instruments.oldest.record(reading.oldest_seconds, &labels);
+        instruments.dead.record(reading.dead, &labels);
     }
-}
 
-impl PartitionGauges {
-    pub(super) fn new(meter: &Meter) -> Self {
-        let gauge = |name, what| gauge(meter, name, what);
-        let oldest = meter.f64_gauge("yoink.orders.oldest").with_unit("s");
-        Self {
-            orders: gauge("yoink.orders.depth", "Entries in the orders stream."),
-            pending: gauge("yoink.orders.pending", "Entries delivered and not settled."),
-            lag: gauge("yoink.orders.lag", "Entries not delivered yet."),
-            oldest: oldest.with_description("How long the oldest order has waited.").build(),
-            dead: gauge("yoink.dead.depth", "Entries in the dead stream."),
-            fenced: gauge("yoink.partition.fenced", "1 while the partition is fenced."),
-            paused: gauge("yoink.consumption.paused", "1 while its orders are not stored."),
-        }
+    /// Whether a partition was last seen to be fenced, and whether this process has paused its consumption.
+    pub fn partition_state(&self, partition: u16, fenced: bool, paused: bool) {
+        let labels = [KeyValue::new("partition", i64::from(partition))];
+        self.instruments().fenced.record(u64::from(fenced), &labels);
+        self.instruments().paused.record(u64::from(paused), &labels);
+    }
+
+    /// Whether a store answered.
+    pub fn store_up(&self, store: &'static str, up: bool) {
+        self.instruments().store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
+    }
+
+    /// Whether this is the durability that a store's settings give.
+    pub fn durability(&self, store: &'static str, mode: &'static str, is: bool) {
+        let labels = [KeyValue::new("store", store), KeyValue::new("mode", mode)];
+        self.instruments().durability.record(u64::from(is), &labels);
+    }
+
+    /// An audit ended; `whole` if it could read everything.
+    pub fn audited(&self, whole: bool) {
+        self.instruments().audit_unknown.record(u64::from(!whole), &[]);
+    }
+
+    /// An audit found so many units too many or too few.
+    pub fn off_by(&self, error_units: u64) {
+        self.instruments().conservation.record(error_units, &[]);
+    }
+
+    /// So many accepted reservations were lost; `certainty` is `exactly` or `at least`.
+    pub fn lost(&self, certainty: &'static str, count: u64) {
+        self.instruments().lost.record(count, &[KeyValue::new("certainty", certainty)]);
+    }
+
+    /// The limit of entries in a partition's orders stream.
+    pub fn backlog_max_entries(&self, entries: u64) {
+        self.instruments().backlog_max.record(entries, &[]);
+    }
+
+    /// The stock of a product that the settings name was read.
+    pub fn product_stock(&self, product: &str, units: i64) {
+        let labels = [KeyValue::new("product", product.to_owned())];
+        self.instruments().product_stock.record(units, &labels);
     }
 }

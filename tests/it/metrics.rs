@@ -137,6 +137,8 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
     .await;
     let text = scrape(&worker).await;
     assert!(sum(&text, &["db_client_connection_count", "\"workers\""]) >= 1.0, "{text}");
+    let rejected = ["db_operation_name=\"store_orders\"", "error_type=\"rejected\""];
+    assert!(sum(&text, &rejected) >= 1.0, "{text}");
     for command in ["\"XRANGE\"", "\"XLEN\"", "\"XINFO\""] {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
