@@ -117,7 +117,7 @@ impl Bench {
     async fn rebuild(&self) -> anyhow::Result<f64> {
         let row = self.row().await?;
         self.stores.stock.partitions().set_epoch(row.partition, Some(row.epoch));
-        self.stores.stock.close(row.partition).await?;
+        self.stores.lifecycle.close(row.partition).await?;
         let recovery = self.stores.recovery(None);
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;

@@ -1,12 +1,12 @@
--- Takes entries that were delivered and are in nobody's hands: XGROUP DELCONSUMER drops what its consumer
--- had pending. Looks at one page of the stream, up to the last delivered entry; never takes one that
--- somebody has pending, nor one that was not delivered yet.
+-- Takes entries that were delivered and that no consumer has pending: XGROUP DELCONSUMER drops what its consumer
+-- had pending. Checks one page of the stream, up to the last delivered entry; never takes an entry that a consumer
+-- has pending, nor one that was not delivered yet.
 --
 -- KEYS  1 meta  2 orders
--- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer  4 the last entry looked at before ('' for the start)
---       5 most entries to look at
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer  4 the last entry checked before ('' for the start)
+--       5 most entries to check
 --
--- Returns {'fenced', reason} | {'ok', last entry looked at ('' when it was the last delivered), taken id, ...}
+-- Returns {'fenced', reason} | {'ok', last entry checked ('' when it was the last delivered), taken id, ...}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -30,7 +30,7 @@ end
 local orphans = {}
 for _, entry in ipairs(page) do
   local id = entry[1]
-  -- Pending entries that are no longer in the stream may have filled the answer above: asked again, one by one.
+  -- Pending entries that are no longer in the stream may have filled the reply above: checked again, one by one.
   if not pending[id] and #redis.call('XPENDING', KEYS[2], ARGV[2], id, id, '1') == 0 then
     orphans[#orphans + 1] = id
   end

@@ -3,7 +3,7 @@
 -- KEYS  1 meta  2 dead  3 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 dead id  3 reservation id
 --
--- Returns {'fenced', reason} | {'discarded'} | {'gone'} (somebody else did it)
+-- Returns {'fenced', reason} | {'discarded'} | {'gone'} (another call removed it)
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -1,12 +1,12 @@
--- The fence (R1). It stands in front of every script that takes, moves or returns a unit, and makes
--- one effect impossible: touching a partition whose past may have changed unseen.
+-- The fence (R1). Every script that takes, moves or returns a unit begins with it, so that no script changes a
+-- partition whose data may have changed without notice.
 --
--- caller is '<epoch> <deployment>', as the caller believes. fence(meta_key, caller) returns
+-- caller is '<epoch> <deployment>', as the caller knows them. fence(meta_key, caller) returns
 --   reason            the script must return {'fenced', reason} and do nothing:
 --                     'replica' this Redis follows another one (also where a replica may be written),
---                     'missing' no meta (an emptied Redis), 'deployment' somebody else's Redis, 'replid'
---                     a restart, promotion or restored backup, 'epoch' the caller or Redis is of another
---                     life, 'closed' under repair
+--                     'missing' no meta (an emptied Redis), 'deployment' another deployment's Redis, 'replid'
+--                     a restart, promotion or restored backup, 'epoch' the caller or Redis is in another
+--                     epoch, 'closed' closed for a rebuild
 --   nil, seq, epoch   the partition is open; seq is the number of accepts in this epoch, as text
 --
 -- instance() returns the replid of this Redis; nil if it is a replica.
@@ -29,8 +29,8 @@ local function fence(meta_key, caller)
   return nil, meta[4], epoch
 end
 
--- As fence, for a rebuild: the partition must be closed, and this rebuild's.
-local function under_repair(meta_key, caller)
+-- As fence, for a rebuild: the partition must be closed under this rebuild's epoch.
+local function rebuild_fence(meta_key, caller)
   local replid = instance()
   if not replid then return 'replica' end
   local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'deployment')
@@ -48,8 +48,9 @@ local function text(number) return string.format('%.0f', number) end
 -- never give the same field. src/domain/field.rs does the same.
 local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', ['/'] = '%2F' })) end
 
--- Remembered request ids lie in hashes <base>:<bucket>, by the time when they were taken. A bucket is as wide as the
--- window and at most 12 hours, so that another window finds what is there (src/domain/id_window.rs does the same).
+-- Request ids are remembered in hashes <base>:<bucket>, by the time of the accept. A bucket is as wide as the
+-- window and at most 12 hours, so that buckets written under another window are found (src/domain/id_window.rs
+-- does the same).
 -- Returns the width in ms, how many earlier buckets the window reaches back, and the bucket of now.
 local function buckets_of(window_ms, now_ms)
   local width_ms = math.min(window_ms, 43200000)

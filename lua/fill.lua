@@ -1,14 +1,15 @@
 -- Fills one hash of a closed partition from the ledger (R9).
 --
--- KEYS  1 meta  2 the hash  3 (for claims) the old claims of the same bucket, which lose these fields
+-- KEYS  1 meta  2 (given) the hash  3 (given, for request ids) the old bucket of that time, which
+--       loses these fields
 -- ARGV  1 '<epoch> <deployment>'  2 when the hash expires, ms since 1970 (0: never)  3... field, value
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'ok'}
 
-local why = under_repair(KEYS[1], ARGV[1])
+local why = rebuild_fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 -- First a command that takes no memory (nothing has this field): a full Redis refuses any other first write. What a
--- rebuild writes was there before.
+-- rebuild writes replaces what Redis held before.
 redis.call('HDEL', KEYS[2], '')
 if KEYS[3] then
   local fields = {}

@@ -11,7 +11,7 @@ local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local function entry(stream, id)
   local found = redis.call('XRANGE', stream, id, id)
-  -- The random part tells this reservation from whatever else may stand under that id.
+  -- The random part distinguishes this reservation from another one that may have that id.
   if found[1] and fields_of(found[1]).r == ARGV[4] then return found[1] end
 end
 local found = entry(KEYS[2], ARGV[2])
@@ -20,6 +20,6 @@ if not found then
   found = dead_id and entry(KEYS[3], dead_id)
 end
 if found then return { 'found', unpack(found[2]) } end
--- '<epoch>-<seq>'; of another epoch it says nothing.
+-- '<epoch>-<seq>'; that of another epoch does not count.
 local of, stored = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
 return { 'none', of == epoch and stored or '0' }

@@ -1,5 +1,5 @@
--- Reads whose data Redis holds for a partition, and how far it is: before an epoch is spent on it, which only a
--- Redis that can be written is worth.
+-- Reads which deployment's data Redis holds for a partition, and its epoch and seq. Called before an epoch is spent on
+-- the partition, and so refused where Redis cannot be written.
 --
 -- KEYS  1 meta
 -- ARGV  none

@@ -4,7 +4,7 @@
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 reservation id  5 reason  6 SQLSTATE ('' for none)
 --
 -- Returns {'fenced', reason} | {'moved', dead id} | {'gone'} (no longer in orders)
---       | {'not_applied', what Redis said}
+--       | {'not_applied', the refusal of Redis}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -1,4 +1,4 @@
--- Asks whether a partition is open to the caller, and does nothing.
+-- Checks whether a partition is open to the caller, and changes nothing.
 --
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'
@@ -9,7 +9,7 @@
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local meta = redis.call('HMGET', KEYS[1], 'stored', 'timeline')
--- Each says of which epoch it is: an older program leaves them as they are when it rebuilds a partition.
+-- Each begins with its epoch: an older program does not reset them when it rebuilds a partition.
 local function of_epoch(value, pattern)
   local of, rest = string.match(value or '', pattern)
   return of == epoch and rest or nil

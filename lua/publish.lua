@@ -1,4 +1,4 @@
--- Tells Redis how products are offered; a change applies only over a lower version.
+-- Writes how products are offered; a change applies only over a lower version.
 --
 -- KEYS  1 meta  2 catalogue
 -- ARGV  1 '<epoch> <deployment>', then for each product: product, version, status, per-user limit (0 for none),

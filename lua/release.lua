@@ -1,12 +1,12 @@
--- Gives the unit of one voided order back: once, however often and by however many it is called (R5).
+-- Gives the unit of one voided order back: once, however often it is called (R5).
 -- The entry itself is the token: only the call that removes it adds the unit.
 --
--- KEYS  1 meta  2 stock  3 claims (base)  4 bought  5 orders  6 dead  7 dead_index
+-- KEYS  1 meta  2 stock  3 idempotency (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
 --       5 in 'dead': the name it was moved to dead under, since another entry may have that id by now
 --
--- Returns {'fenced', reason} | {'released', stock} | {'gone'} (somebody else did it)
---       | {'unreleasable'} (nothing done: no order of ours, or no stock to add to)
+-- Returns {'fenced', reason} | {'released', stock} | {'gone'} (another call gave it back)
+--       | {'unreleasable'} (nothing done: not an order that this program wrote, or no stock to add to)
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -21,12 +21,12 @@ if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
 if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
 
 -- Read, and so type-checked, before the first write.
-local claims_key, claim_field, claim
+local bucket_key, request_field, record
 local buyer = field_part(order.u) .. '/' .. field_part(order.p)
 if order.q and order.w then
-  claims_key = KEYS[3] .. ':' .. order.w
-  claim_field = buyer .. '/' .. field_part(order.q)
-  claim = redis.call('HGET', claims_key, claim_field)
+  bucket_key = KEYS[3] .. ':' .. order.w
+  request_field = buyer .. '/' .. field_part(order.q)
+  record = redis.call('HGET', bucket_key, request_field)
 end
 local bought = order.l and tonumber(redis.call('HGET', KEYS[4], buyer) or '0') or 0
 redis.call('XLEN', KEYS[5])
@@ -44,7 +44,7 @@ if bought > 1 then
 elseif bought == 1 then
   redis.call('HDEL', KEYS[4], buyer)
 end
--- Only if it still names this reservation: a retry after the void may have claimed it anew.
+-- Only if it still names this reservation: a retry after the void may have bought again with it.
 local mine = original .. ' ' .. order.r .. ' '
-if claim and string.sub(claim, 1, #mine) == mine then redis.call('HDEL', claims_key, claim_field) end
+if record and string.sub(record, 1, #mine) == mine then redis.call('HDEL', bucket_key, request_field) end
 return { 'released', text(stock) }

@@ -5,7 +5,7 @@
 --
 -- Returns {'fenced', reason} (this rebuild is over) | {'not_empty'} (drain again) | {'opened'}
 
-local why, epoch = under_repair(KEYS[1], ARGV[1])
+local why, epoch = rebuild_fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 for i = 2, 3 do
   if redis.call('EXISTS', KEYS[i]) == 1 and redis.call('XLEN', KEYS[i]) > 0 then return { 'not_empty' } end

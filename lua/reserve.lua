@@ -1,20 +1,20 @@
 -- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
 --
--- KEYS  1 meta  2 stock  3 catalogue  4 claims (base: buckets are <base>:<bucket>)  5 bought  6 orders
+-- KEYS  1 meta  2 stock  3 catalogue  4 idempotency (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
 --       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
 --
--- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request, in words:
+-- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request:
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
 --   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
 --   unknown_product | backlog_full <entries that left the stream in this epoch>
---   not_applied <what Redis said>      this one and all after it; nothing was done for them
+--   not_applied <refusal of Redis>     this one and all after it; nothing was done for them
 --
--- A claim holds '<epoch>-<seq> <random> <reserved_at_ms>'.
+-- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
 -- Why it cannot stop halfway: every key is read, and so its type checked, before the first write; the
 -- first write is an XADD, which alone may be refused (out of memory, id too small) and is caught; what
 -- follows it can no longer fail.
@@ -26,10 +26,10 @@ local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local backlog_max = tonumber(ARGV[3])
 local width_ms, back, bucket = buckets_of(tonumber(ARGV[2]), now_ms)
-local claims_key = KEYS[4] .. ':' .. text(bucket)
+local bucket_key = KEYS[4] .. ':' .. text(bucket)
 
--- 1. What was asked.
-local requests, products, seen, claim_fields = {}, {}, {}, {}
+-- 1. The requests.
+local requests, products, seen, request_fields = {}, {}, {}, {}
 for i = 4, #ARGV, 6 do
   local r = {
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
@@ -39,8 +39,8 @@ for i = 4, #ARGV, 6 do
   local is_plain = r.format == '1'
   r.holder = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
-    r.claim = r.holder .. '/' .. (is_plain and r.request or field_part(r.request))
-    claim_fields[#claim_fields + 1] = r.claim
+    r.request_field = r.holder .. '/' .. (is_plain and r.request or field_part(r.request))
+    request_fields[#request_fields + 1] = r.request_field
   end
   if not seen[r.product] then
     seen[r.product] = true
@@ -63,25 +63,25 @@ for i, product in ipairs(products) do
     }
   end
 end
-local claims, lost, kept_until = {}, {}, {}
-if #claim_fields > 0 then
+local records, lost, kept_until = {}, {}, {}
+if #request_fields > 0 then
   -- The next bucket, too: the clock may have been set back since.
   for b = bucket - back, bucket + 1 do
     local key, until_ms = KEYS[4] .. ':' .. text(b), (b + back + 1) * width_ms
     local ttl_ms = redis.call('PTTL', key)
     local exists = ttl_ms ~= -2
     if exists then
-      local found = redis.call('HMGET', key, unpack(claim_fields))
-      for i = 1, #claim_fields do
-        if found[i] then claims[claim_fields[i]] = found[i] end
+      local found = redis.call('HMGET', key, unpack(request_fields))
+      for i = 1, #request_fields do
+        if found[i] then records[request_fields[i]] = found[i] end
       end
     end
     -- The bucket is new, or was written under a shorter window. (The clock moves on between two commands.)
     if (exists or b == bucket) and until_ms - now_ms - ttl_ms > 1000 then kept_until[key] = until_ms end
   end
   if redis.call('EXISTS', KEYS[7]) == 1 then
-    local found = redis.call('HMGET', KEYS[7], unpack(claim_fields))
-    for i, field in ipairs(claim_fields) do lost[field] = found[i] end
+    local found = redis.call('HMGET', KEYS[7], unpack(request_fields))
+    for i, field in ipairs(request_fields) do lost[field] = found[i] end
   end
 end
 local bought, bought_fields = {}, {}
@@ -116,7 +116,7 @@ end
 local function add_order(r, id)
   local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
   local function put(name, value) entry[#entry + 1] = name; entry[#entry + 1] = value end
-  if r.claim then
+  if r.request_field then
     put('q', r.request)
     put('w', text(bucket))
   end
@@ -125,16 +125,16 @@ local function add_order(r, id)
   return redis.pcall('XADD', KEYS[6], id, unpack(entry))
 end
 
-local answers, taken, new_claims, now_bought, failed = { 'ok' }, {}, {}, {}, nil
+local answers, taken, new_records, now_bought, failed = { 'ok' }, {}, {}, {}, nil
 for _, r in ipairs(requests) do
   local answer
-  local claim = r.claim and claims[r.claim]
+  local record = r.request_field and records[r.request_field]
   if failed then
     answer = 'not_applied ' .. failed
-  elseif claim then
-    answer = 'duplicate ' .. claim .. ' ' .. text(stock[r.product])
-  elseif r.claim and lost[r.claim] then
-    answer = 'lost ' .. lost[r.claim]
+  elseif record then
+    answer = 'duplicate ' .. record .. ' ' .. text(stock[r.product])
+  elseif r.request_field and lost[r.request_field] then
+    answer = 'lost ' .. lost[r.request_field]
   else
     answer = refusal(r)
   end
@@ -151,10 +151,10 @@ for _, r in ipairs(requests) do
         bought[r.buyer] = bought[r.buyer] + 1
         now_bought[r.buyer] = bought[r.buyer]
       end
-      if r.claim then
-        claims[r.claim] = epoch .. '-' .. text(seq) .. ' ' .. r.random .. ' ' .. text(now_ms)
-        new_claims[#new_claims + 1] = r.claim
-        new_claims[#new_claims + 1] = claims[r.claim]
+      if r.request_field then
+        records[r.request_field] = epoch .. '-' .. text(seq) .. ' ' .. r.random .. ' ' .. text(now_ms)
+        new_records[#new_records + 1] = r.request_field
+        new_records[#new_records + 1] = records[r.request_field]
       end
       answer = 'accepted ' .. text(seq) .. ' ' .. text(stock[r.product]) .. ' ' .. text(now_ms)
     end
@@ -167,7 +167,7 @@ if next(taken) then
   redis.call('HSET', KEYS[1], 'seq', text(seq))
   for product, units in pairs(taken) do redis.call('HINCRBY', KEYS[2], product, -units) end
   for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
-  if #new_claims > 0 then redis.call('HSET', claims_key, unpack(new_claims)) end
+  if #new_records > 0 then redis.call('HSET', bucket_key, unpack(new_records)) end
 end
 -- Refused where nothing may be written: then the next call does it.
 for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end

@@ -1,4 +1,4 @@
--- Brings the supply that Redis knows up to what the ledger granted (R3): absolute, so that anybody may
+-- Brings the supply that Redis knows up to what the ledger granted (R3): absolute, so that any process may
 -- repeat it at any time and a grant is added once.
 --
 -- KEYS  1 meta  2 stock  3 supply

@@ -1,5 +1,5 @@
 -- Removes orders that the ledger holds: acknowledged and deleted, or the stream would keep them. The highest seq
--- among them is kept as 'stored': a ledger that no longer has it has gone back.
+-- among them is kept as 'stored': a ledger that no longer holds it has lost commits.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3... entry ids
@@ -9,7 +9,7 @@
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local ids = { unpack(ARGV, 3) }
--- '<epoch>-<seq>'; of another epoch it says nothing.
+-- '<epoch>-<seq>'; that of another epoch does not count.
 local of, before = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
 before = of == epoch and tonumber(before) or 0
 local stored = before
@@ -19,6 +19,6 @@ for _, id in ipairs(ids) do
 end
 redis.pcall('XACK', KEYS[2], ARGV[2], unpack(ids))
 local removed = redis.call('XDEL', KEYS[2], unpack(ids))
--- Behind what frees memory, so that a full Redis does not refuse it.
+-- After what frees memory, so that a full Redis does not refuse it.
 if stored > before then redis.call('HSET', KEYS[1], 'stored', epoch .. '-' .. text(stored)) end
 return { 'ok', text(removed) }

@@ -1,5 +1,5 @@
--- Leaves a mark in what Redis tells its replicas, behind everything that was accepted before: who waits for
--- replicas to have the mark waits for all of that. It writes nothing, so a full Redis does not refuse it.
+-- Adds a mark to the replication stream of Redis, behind everything that was accepted before: a WAIT for the mark
+-- waits for all of that. It writes nothing, so a full Redis does not refuse it.
 --
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'

@@ -11,9 +11,9 @@ use tokio::sync::Mutex;
 
 use crate::{
     domain::{IdWindow, Lost, Partition, ProductId},
-    fence::FenceError,
     ledger::{AuditRows, IdBuckets, InStreams, Ledger, LedgerError, LedgerUnits},
-    stream::{ClaimsCut, Cut, CutError, ProductCut, Streams},
+    redis::FenceError,
+    stream::{Cut, CutError, IdempotencyCut, ProductCut, Streams},
 };
 
 /// What an audit found.
@@ -124,12 +124,12 @@ impl Auditor {
         let at = (cut.epoch, cut.seq);
         let streams = InStreams { ids: &in_streams, seqs: &waiting };
         let buckets = IdBuckets {
-            since_ms: cut.claims.first().map_or(0, |bucket| bucket.since_ms),
+            since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
             width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
         };
         let rows = self.ledger.audit_rows(partition, at, streams, buckets);
         let rows = rows.await.map_err(|error: LedgerError| told(&error))?;
-        check_claims(partition, &cut.claims, &rows, report);
+        check_claims(partition, &cut.idempotency, &rows, report);
         if !check_log(partition, &cut, &rows, report) {
             let missing = self.ledger.missing_seqs(partition, at, &waiting);
             for seq in missing.await.map_err(|error| told(&error))? {
@@ -196,7 +196,12 @@ fn check_log(partition: Partition, cut: &Cut, rows: &AuditRows, report: &mut Rep
 }
 
 /// Each order's request id is remembered: whoever asks again gets the same answer and not another unit.
-fn check_claims(partition: Partition, claims: &[ClaimsCut], rows: &AuditRows, report: &mut Report) {
+fn check_claims(
+    partition: Partition,
+    claims: &[IdempotencyCut],
+    rows: &AuditRows,
+    report: &mut Report,
+) {
     let (mut orders, mut remembered, mut off, mut forgotten) = (0, 0, 0, 0);
     for bucket in claims {
         let of_ledger = rows.claims_at_cut.get(&bucket.since_ms).copied().unwrap_or(0);
@@ -318,14 +323,14 @@ mod tests {
     fn a_forgotten_request_id_is_named_and_an_absent_earlier_bucket_is_a_note() {
         let partition =
             crate::domain::PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        let bucket = |since_ms, is_kept, remembered, waiting| ClaimsCut {
+        let bucket = |since_ms, is_kept, remembered, waiting| IdempotencyCut {
             since_ms,
             is_kept,
             remembered,
             waiting,
         };
         let rows = AuditRows { claims_at_cut: [(0, 5), (10, 2)].into(), ..AuditRows::default() };
-        let check = |claims: &[ClaimsCut]| {
+        let check = |claims: &[IdempotencyCut]| {
             let mut report = Report::default();
             check_claims(partition, claims, &rows, &mut report);
             (report.error_units, report.notes.len())

@@ -15,16 +15,16 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
-    ("keys", &["domain"]),
-    ("fence", &["domain", "keys", "telemetry"]),
-    ("stock", &["domain", "keys", "fence", "telemetry"]),
-    ("stream", &["domain", "keys", "fence", "telemetry"]),
+    ("redis", &["domain", "telemetry"]),
+    ("stock", &["domain", "redis", "telemetry"]),
+    ("lifecycle", &["domain", "redis"]),
+    ("stream", &["domain", "redis", "telemetry"]),
     ("ledger", &["domain", "telemetry"]),
-    ("ack", &["domain", "fence", "ledger", "telemetry"]),
-    ("catalogue", &["stock", "ledger", "fence", "domain"]),
-    ("recovery", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("dead_letters", &["stock", "stream", "ledger", "fence", "domain", "crash_point"]),
-    ("audit", &["stock", "stream", "ledger", "fence", "domain"]),
+    ("ack", &["domain", "redis", "ledger", "telemetry"]),
+    ("catalogue", &["stock", "ledger", "redis", "domain"]),
+    ("recovery", &["lifecycle", "stream", "ledger", "redis", "domain", "crash_point", "telemetry"]),
+    ("dead_letters", &["stock", "stream", "ledger", "redis", "domain", "crash_point"]),
+    ("audit", &["stock", "stream", "ledger", "redis", "domain"]),
     (
         "worker",
         &[
@@ -33,7 +33,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "ledger",
             "dead_letters",
             "recovery",
-            "fence",
+            "lifecycle",
+            "redis",
             "domain",
             "crash_point",
             "telemetry",
@@ -47,7 +48,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "stock",
             "stream",
             "ledger",
-            "fence",
+            "redis",
             "catalogue",
             "dead_letters",
             "audit",
@@ -62,9 +63,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "domain",
             "config",
             "telemetry",
-            "keys",
-            "fence",
+            "redis",
             "stock",
+            "lifecycle",
             "stream",
             "ledger",
             "catalogue",
@@ -153,7 +154,7 @@ fn used_rooms(source: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn each_room_uses_only_the_rooms_it_may() {
+fn modules_use_only_the_modules_in_the_table() {
     let rooms: BTreeMap<&str, &[&str]> = ROOMS.into_iter().collect();
     for path in files("src", "rs") {
         let room = room_of(&path);
@@ -170,14 +171,14 @@ fn each_room_uses_only_the_rooms_it_may() {
 }
 
 #[test]
-fn the_scan_sees_every_form_of_path() {
-    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::keys::E";
+fn module_scan_finds_every_form_of_path() {
+    let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::telemetry::E";
     let found: Vec<String> = used_rooms(source).into_iter().collect();
-    assert_eq!(found, ["audit", "domain", "keys", "stock"]);
+    assert_eq!(found, ["audit", "domain", "stock", "telemetry"]);
 }
 
 #[test]
-fn only_one_room_knows_status_codes() {
+fn only_grpc_error_uses_status_codes() {
     for path in files("src", "rs") {
         let source = fs::read_to_string(&path).unwrap();
         let word = |at: usize| !source[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
@@ -188,7 +189,7 @@ fn only_one_room_knows_status_codes() {
 }
 
 #[test]
-fn no_file_is_two() {
+fn no_file_exceeds_the_line_limit() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
@@ -196,7 +197,7 @@ fn no_file_is_two() {
 }
 
 #[test]
-fn no_room_is_called_after_nothing() {
+fn no_module_has_a_vague_name() {
     for path in files("src", "rs") {
         let name = path.file_stem().unwrap().to_str().unwrap();
         for vague in ["utils", "util", "common", "helpers", "types", "models", "misc"] {
@@ -206,7 +207,7 @@ fn no_room_is_called_after_nothing() {
 }
 
 #[test]
-fn every_module_opens_with_what_it_owns() {
+fn every_file_starts_with_a_module_comment() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let source = fs::read_to_string(&path).unwrap();
         assert!(source.starts_with("//! "), "{} does not say what it is", path.display());
@@ -235,7 +236,7 @@ fn tests() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_reliability_page_names_tests_that_exist_and_every_fault_and_bug() {
+fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
     let tests = tests();
@@ -266,7 +267,7 @@ fn the_reliability_page_names_tests_that_exist_and_every_fault_and_bug() {
 }
 
 #[test]
-fn every_script_names_its_keys_arguments_and_answers() {
+fn every_script_documents_its_keys_arguments_and_replies() {
     for path in files("lua", "lua") {
         if path.ends_with("fence.lua") {
             continue;
@@ -285,14 +286,60 @@ fn every_script_names_its_keys_arguments_and_answers() {
         }
         // And stands behind the fence, or says why not.
         let fenced = source.contains("fence(KEYS[1], ARGV[1])")
-            || source.contains("under_repair(KEYS[1], ARGV[1])");
-        let opens = ["open.lua", "held.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
+            || source.contains("rebuild_fence(KEYS[1], ARGV[1])");
+        let opens =
+            ["open.lua", "held.lua", "begin_rebuild.lua"].iter().any(|name| path.ends_with(name));
         assert!(fenced != opens, "{}", path.display());
     }
 }
 
+/// The name of a key in a header: `DeadIndex` is `dead_index`.
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// The keys of a script's header: the word after each number; `given` where only a call knows the key.
+fn header_keys(source: &str) -> Vec<String> {
+    let header = source.split("-- KEYS").nth(1).unwrap().split("-- ARGV").next().unwrap();
+    let words: Vec<&str> = header.split_whitespace().collect();
+    let numbered = words.windows(2).filter(|pair| pair[0].parse::<u32>().is_ok());
+    numbered.map(|pair| pair[1].trim_matches(['(', ')', ',']).to_owned()).collect()
+}
+
 #[test]
-fn every_bug_still_applies() {
+fn each_script_is_declared_once_with_the_keys_of_its_header() {
+    let mut declared = BTreeSet::new();
+    for path in files("src", "rs").into_iter().filter(|path| !path.ends_with("redis/script.rs")) {
+        let source = fs::read_to_string(&path).unwrap();
+        for declaration in source.split("script!(").skip(1) {
+            let name = declaration.split('"').nth(1).unwrap();
+            let (file, keys) = declaration.split_once("/lua/").unwrap().1.split_once('"').unwrap();
+            assert_eq!(file, format!("{name}.lua"));
+            assert!(declared.insert(file.to_owned()), "{file} is declared twice");
+            let lua = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file);
+            let header = header_keys(&fs::read_to_string(lua).unwrap());
+            let keys = keys.split(['[', ']']).nth(1).unwrap().split(',').map(str::trim);
+            let mut keys: Vec<String> = keys.map(snake_case).collect();
+            // Keys that only a call knows follow those of the declaration.
+            keys.resize(header.len().max(keys.len()), "given".to_owned());
+            assert_eq!(header, keys, "{file}");
+        }
+    }
+    let scripts = files("lua", "lua");
+    let scripts = scripts.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    let scripts: BTreeSet<String> = scripts.filter(|name| name != "fence.lua").collect();
+    assert_eq!(declared, scripts);
+}
+
+#[test]
+fn every_bug_patch_applies() {
     let patches = fs::read_dir("tests/bugs").unwrap().map(|entry| entry.unwrap().path());
     let patches: Vec<_> =
         patches.filter(|path| path.extension() == Some("patch".as_ref())).collect();

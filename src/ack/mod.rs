@@ -1,46 +1,39 @@
 //! When an accepted reservation is answered: at once, or as soon as it is on Redis's disk, on replicas, or in
-//! the ledger. The unit is taken by then, and stays taken whatever becomes of the answer.
+//! the ledger. The unit is taken by then, and stays taken whether or not the answer arrives.
 //!
-//! Must never: answer sooner than was asked, or take a unit for an answer that it knows it cannot give.
+//! Must never: answer sooner than was asked, or take a unit for an answer that the stores cannot give.
 
 mod replicated;
 mod stored;
+mod waiters;
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::{
-    sync::{
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::{replicated::Replicated, stored::Stored};
 use crate::{
     domain::{Ack, ReservationId},
-    fence::{Connection, Partitions},
     ledger::Ledger,
+    redis::{Connection, Partitions},
+    telemetry::Metrics,
 };
-
-/// Most reservations that wait for one and the same thing: far more than calls under way may be.
-const MAX_WAITING: usize = 65_536;
 
 /// Settings of the answers.
 #[derive(Debug, Clone, Copy)]
 pub struct AckSettings {
-    /// For a call that asks for nothing else.
+    /// For a call that does not choose one.
     pub default: Ack,
     /// How many replicas `Ack::Replica` means.
     pub replicas: u32,
 }
 
 impl AckSettings {
-    /// What the default needs and the stores do not offer; none if they do.
+    /// What the default needs and the stores do not offer, in words; `None` if they offer all of it.
     pub fn unmet(&self, Offer { disk, replicas, ledger }: Offer) -> Option<String> {
         match self.default {
             Ack::Disk if !disk => Some(
@@ -60,7 +53,7 @@ impl AckSettings {
     }
 }
 
-/// What the stores can give now, by their own settings.
+/// What the stores offer now, by their own settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     /// Redis answers after its log is on the disk.
@@ -71,13 +64,13 @@ pub struct Offer {
     pub ledger: bool,
 }
 
-/// Why a reservation is not answered as it was asked.
+/// Why a call does not get the acknowledgement that it asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
-    /// The stores cannot give this now; nothing was done.
+    /// The stores do not offer this now; nothing was done.
     #[error("the stores cannot give ack = {} now", .0.as_str())]
     Unavailable(Ack),
-    /// Too many wait already; the unit is taken, and nobody knows yet how it ends.
+    /// Too many calls wait already; the unit is taken, and the outcome is open.
     #[error("too many reservations wait for their answer")]
     Overloaded,
     /// The order could not be stored: its unit goes back.
@@ -86,31 +79,27 @@ pub enum AckError {
     /// A store lost it.
     #[error("the reservation was lost")]
     Lost,
-    /// The service breaks off; nobody knows yet how it ends.
+    /// The service is shutting down; the outcome is open.
     #[error("the service is shutting down")]
     Stopping,
 }
 
-/// Whoever waits for a reservation.
-struct Waiting<A> {
-    id: ReservationId,
-    answer: oneshot::Sender<A>,
+/// What waits need.
+pub struct AckStores {
+    /// The partitions.
+    pub partitions: Partitions,
+    /// A connection that only waits use: they block it.
+    pub blocking: Connection,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// Where the length of each wait is recorded.
+    pub metrics: Metrics,
 }
 
-/// Joins those who wait in a queue, until there is an answer.
-async fn join<A>(queue: &mpsc::Sender<Waiting<A>>, id: ReservationId) -> Result<A, AckError> {
-    let (answer, answered) = oneshot::channel();
-    queue.try_send(Waiting { id, answer }).map_err(|refused| match refused {
-        TrySendError::Full(_) => AckError::Overloaded,
-        TrySendError::Closed(_) => AckError::Stopping,
-    })?;
-    answered.await.map_err(|_| AckError::Stopping)
-}
-
-/// A handle on all who wait; clones share it.
+/// A handle on the calls that wait; clones share it.
 #[derive(Clone)]
 pub struct Acks {
-    partitions: Partitions,
+    metrics: Metrics,
     settings: AckSettings,
     offered: Arc<[AtomicBool; 4]>,
     replicated: Replicated,
@@ -118,23 +107,18 @@ pub struct Acks {
 }
 
 impl Acks {
-    /// Starts what waits on `tasks`; it ends when the last handle is dropped. `connection` is for waits alone.
-    pub fn start(
-        (partitions, ledger): (Partitions, Ledger),
-        connection: Connection,
-        settings: AckSettings,
-        tasks: &TaskTracker,
-    ) -> Self {
+    /// Starts what waits on `tasks`; it ends when the last handle is dropped.
+    pub fn start(stores: AckStores, settings: AckSettings, tasks: &TaskTracker) -> Self {
+        let AckStores { partitions, blocking, ledger, metrics } = stores;
         let offered = Arc::new([(); 4].map(|()| AtomicBool::new(false)));
-        let blocked = partitions.on(connection);
-        let replicated = Replicated::start(blocked, settings.replicas, tasks);
-        let stored = Stored::start(partitions.clone(), ledger, tasks);
-        let this = Self { partitions, settings, offered, replicated, stored };
+        let replicated = Replicated::start(partitions.on(blocking), settings.replicas, tasks);
+        let stored = Stored::start(partitions, ledger, tasks);
+        let this = Self { metrics, settings, offered, replicated, stored };
         this.offered[index(Ack::Memory)].store(true, Ordering::Release);
         this
     }
 
-    /// What can be given from now on; returns why the default cannot.
+    /// Sets what the stores offer from now on; returns what the default lacks.
     pub fn offer(&self, offer: Offer) -> Option<String> {
         let Offer { disk, replicas, ledger } = offer;
         for (ack, given) in [
@@ -151,11 +135,11 @@ impl Acks {
         self.offered[index(ack)].load(Ordering::Acquire)
     }
 
-    /// What a call waits for, before anything is taken for it.
+    /// What a call waits for; chosen before a unit is taken for it.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the stores cannot give that now.
+    /// `Unavailable` when the stores do not offer that now.
     pub fn choose(&self, asked: Option<Ack>) -> Result<Ack, AckError> {
         let ack = asked.unwrap_or(self.settings.default);
         if self.is_offered(ack) { Ok(ack) } else { Err(AckError::Unavailable(ack)) }
@@ -165,21 +149,21 @@ impl Acks {
     ///
     /// # Errors
     ///
-    /// Never `Unavailable`. `Overloaded` and `Stopping` leave open how it ends.
+    /// Never `Unavailable`. `Overloaded` and `Stopping` leave the outcome open.
     pub async fn wait(&self, ack: Ack, id: ReservationId) -> Result<(), AckError> {
         let started = Instant::now();
         match ack {
             // Redis answers after it has written: with these settings, to the disk.
             Ack::Memory | Ack::Disk => return Ok(()),
             Ack::Ledger => self.stored.wait(id).await?,
-            // Of another life by now: the ledger knows what became of it.
+            // Its partition is in a later epoch by now: the ledger has the outcome.
             Ack::Replica => {
                 if !self.replicated.wait(id).await? {
                     self.stored.wait(id).await?;
                 }
             }
         }
-        self.partitions.metrics().acknowledged(ack.as_str(), started.elapsed());
+        self.metrics.acknowledged(ack.as_str(), started.elapsed());
         Ok(())
     }
 }

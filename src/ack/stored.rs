@@ -1,24 +1,24 @@
-//! Waits for the ledger: one read tells of all who wait, whichever process stores their orders. So as many
-//! are answered as the pipeline stores, and no call has a commit of its own.
+//! Waits for the ledger: one read answers all calls that wait, whichever process stores their orders. So calls are
+//! answered as fast as orders are stored, and no call has a commit of its own.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::{AckError, MAX_WAITING, Waiting, join};
+use super::{
+    AckError,
+    waiters::{Queue, Waiters, queue},
+};
 use crate::{
     domain::ReservationId,
-    fence::Partitions,
     ledger::{Ledger, LedgerError},
+    redis::Partitions,
 };
 
 /// Most reservations a read.
-const BATCH: usize = 5000;
+const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Reads take at most one part in so many of the time.
@@ -27,93 +27,73 @@ const SHARE: u32 = 3;
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
-type Waiters = BTreeMap<ReservationId, Vec<oneshot::Sender<Answer>>>;
 
-/// The waiting end.
+/// Where calls wait.
 #[derive(Clone)]
 pub(super) struct Stored {
-    queue: mpsc::Sender<Waiting<Answer>>,
+    queue: Queue<ReservationId, Answer>,
 }
 
 impl Stored {
     pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &TaskTracker) -> Self {
-        let (queue, asked) = mpsc::channel(MAX_WAITING);
-        tasks.spawn(run(partitions, ledger, asked));
+        let (queue, waiters) = queue();
+        tasks.spawn(run(partitions, ledger, waiters));
         Self { queue }
     }
 
-    /// Until the order is committed, voided, or certain to be lost.
+    /// Waits until the order is committed, voided, or certain to be lost.
     pub(super) async fn wait(&self, id: ReservationId) -> Answer {
-        join(&self.queue, id).await?
+        self.queue.join(id).await?
     }
 }
 
-async fn run(partitions: Partitions, ledger: Ledger, mut asked: mpsc::Receiver<Waiting<Answer>>) {
-    let (mut waiters, mut arrived, mut well) = (Waiters::new(), Vec::new(), true);
-    loop {
-        if waiters.is_empty() && asked.recv_many(&mut arrived, BATCH).await == 0 {
-            return;
-        }
-        while let Ok(waiting) = asked.try_recv() {
-            arrived.push(waiting);
-        }
-        for Waiting { id, answer } in arrived.drain(..) {
-            waiters.entry(id).or_default().push(answer);
-        }
-        // Who went away, went away.
-        waiters.retain(|_, answers| {
-            answers.retain(|answer| !answer.is_closed());
-            !answers.is_empty()
-        });
+async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<ReservationId, Answer>) {
+    let mut healthy = true;
+    while waiters.update().await {
         let started = Instant::now();
         let read = read(&partitions, &ledger, &mut waiters).await;
-        if let (Err(error), true) = (&read, well) {
+        if let (Err(error), true) = (&read, healthy) {
             tracing::warn!(
                 error = error as &dyn std::error::Error,
                 "reservations wait for the ledger, which cannot be read"
             );
         }
-        well = read.is_ok();
-        let pause =
-            if well { POLL_INTERVAL.max(started.elapsed() * (SHARE - 1)) } else { RETRY_INTERVAL };
+        healthy = read.is_ok();
+        let pause = if healthy {
+            POLL_INTERVAL.max(started.elapsed() * (SHARE - 1))
+        } else {
+            RETRY_INTERVAL
+        };
         if !waiters.is_empty() {
             tokio::time::sleep(pause).await;
         }
     }
 }
 
-/// Asks for all who wait, and answers those who need not wait any longer.
+/// Reads the state of all reservations for which calls wait, and answers those that are decided.
 async fn read(
     partitions: &Partitions,
     ledger: &Ledger,
-    waiters: &mut Waiters,
+    waiters: &mut Waiters<ReservationId, Answer>,
 ) -> Result<(), LedgerError> {
-    let ids: Vec<ReservationId> = waiters.keys().copied().collect();
-    for batch in ids.chunks(BATCH) {
-        // Believed before the ledger is read: an epoch opens after whatever is left of those before it was
-        // stored or voided (R8), so what is not there then is nowhere.
-        let ended = |id: &&ReservationId| {
+    for batch in waiters.keys().chunks(BATCH_MAX) {
+        // The epochs are read before the ledger: an epoch opens after what is left of earlier ones was stored or
+        // voided (R8), so an order that the ledger does not hold then is lost.
+        let has_ended = |id: &&ReservationId| {
             let partition = partitions.count().get_partition(id.partition());
             partition
                 .is_none_or(|partition| partitions.epoch(partition).is_ok_and(|e| e > id.epoch()))
         };
-        let ended: Vec<ReservationId> = batch.iter().filter(ended).copied().collect();
+        let ended: Vec<ReservationId> = batch.iter().filter(has_ended).copied().collect();
         let uuids: Vec<Uuid> = batch.iter().map(ReservationId::to_uuid).collect();
         for (uuid, voided) in ledger.settled(&uuids).await? {
             if let Ok(id) = ReservationId::from_uuid(uuid) {
-                answer(waiters, id, voided.map_or(Ok(()), |_| Err(AckError::Voided)));
+                waiters.answer(id, &voided.map_or(Ok(()), |_| Err(AckError::Voided)));
             }
         }
         for id in ended {
-            answer(waiters, id, Err(AckError::Lost));
+            waiters.answer(id, &Err(AckError::Lost));
         }
     }
     Ok(())
-}
-
-fn answer(waiters: &mut Waiters, id: ReservationId, with: Answer) {
-    for waiter in waiters.remove(&id).into_iter().flatten() {
-        // Who went away meanwhile asks again.
-        drop(waiter.send(with.clone()));
-    }
 }

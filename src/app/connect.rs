@@ -10,17 +10,17 @@ use redis::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    ack::{AckSettings, Acks},
+    ack::{AckSettings, AckStores, Acks},
     audit::Auditor,
     config::Config,
     dead_letters::DeadLetters,
-    fence::{Connection, Partitions, retry_at_start},
-    keys::Keys,
     ledger::{
         Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
         check_pooler, check_schema,
     },
+    lifecycle::Lifecycle,
     recovery::Recovery,
+    redis::{Connection, Keys, Partitions, retry_at_start},
     stock::{Stock, StockSettings},
     stream::Streams,
     telemetry::Metrics,
@@ -49,12 +49,16 @@ pub struct Stores {
     pub pools: Pools,
     /// The stock.
     pub stock: Stock,
+    /// The life cycle of the partitions.
+    pub lifecycle: Lifecycle,
     /// The streams.
     pub streams: Streams,
-    /// The dead_letters.
+    /// The dead letters, for operators.
     pub dead_letters: DeadLetters,
     /// The deployment.
     pub deployment: Deployment,
+    /// The instruments.
+    pub metrics: Metrics,
     client: Client,
     auditor: Auditor,
 }
@@ -86,27 +90,34 @@ impl Stores {
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
         let keys = Keys::new(&config.key_prefix);
-        let partitions =
-            Partitions::new(connection, keys, (deployment.id, deployment.partitions), metrics);
+        let (id, count) = (deployment.id, deployment.partitions);
+        let partitions = Partitions::new(connection, keys, id, count, metrics.clone());
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
         };
-        let stock = Stock::start(partitions.clone(), settings, tasks);
+        let stock = Stock::start(partitions.clone(), settings, metrics.clone(), tasks);
+        let lifecycle = Lifecycle::new(partitions.clone(), config.idempotency_window_ms);
         let streams = Streams::new(partitions);
         let dead_letters = DeadLetters::new(streams.clone(), stock.clone(), ledger.clone());
         let auditor = Auditor::new(streams.clone(), ledger.clone(), config.idempotency_window_ms);
-        Ok(Self { ledger, pools, stock, streams, dead_letters, deployment, client, auditor })
+        Ok(Self {
+            ledger,
+            pools,
+            stock,
+            lifecycle,
+            streams,
+            dead_letters,
+            deployment,
+            metrics,
+            client,
+            auditor,
+        })
     }
 
     /// The audit of both: one at a time, whoever asks for it.
     pub fn auditor(&self) -> Auditor {
         self.auditor.clone()
-    }
-
-    /// The dead letters of the workers.
-    pub fn worker_dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(self.streams.clone(), self.stock.clone(), self.pools.workers.clone())
     }
 
     /// When accepted reservations are answered, for a process that takes them.
@@ -116,19 +127,19 @@ impl Stores {
     /// When Redis is away.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        let services = (self.stock.partitions().clone(), self.pools.workers.clone());
-        Ok(Acks::start(
-            services,
-            self.blocking("waits for replicas").await?,
-            settings,
-            &TaskTracker::new(),
-        ))
+        let stores = AckStores {
+            partitions: self.stock.partitions().clone(),
+            blocking: self.blocking("waits for replicas").await?,
+            ledger: self.pools.workers.clone(),
+            metrics: self.metrics.clone(),
+        };
+        Ok(Acks::start(stores, settings, &TaskTracker::new()))
     }
 
     /// What keeps the partitions' life, for a process that takes orders under this name, or takes none.
     pub fn recovery(&self, gateway: Option<String>) -> Recovery {
-        let services = (self.ledger.clone(), self.stock.clone(), self.streams.clone());
-        Recovery::new(services, self.deployment, gateway)
+        let services = (self.ledger.clone(), self.lifecycle.clone(), self.streams.clone());
+        Recovery::new(services, self.deployment, gateway, self.metrics.clone())
     }
 
     /// A connection for one blocking reader, its own.
@@ -141,7 +152,7 @@ impl Stores {
     }
 
     async fn blocking(&self, name: &'static str) -> anyhow::Result<Connection> {
-        let metrics = self.stock.partitions().metrics().clone();
+        let metrics = &self.metrics;
         let open = || Connection::open(&self.client, name, BLOCKING_TIMEOUT, metrics.clone());
         retry_at_start(open).await.context("cannot connect to Redis")
     }

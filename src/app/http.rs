@@ -47,8 +47,8 @@ impl Readiness {
         });
         let unopened = failures.iter().filter(|(partition, _)| !seen_fenced.contains(partition));
         let unopened = unopened.map(|(partition, why)| format!("partition {partition}: {why}"));
-        let pauses = pauses.iter().map(|pause| format!("consumption stands still: {pause}"));
-        let kept = self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
+        let pauses = pauses.iter().map(|pause| format!("consumption paused: {pause}"));
+        let kept = self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
                 "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
                  SQLSTATE {}, which is in no list",
@@ -69,7 +69,7 @@ impl Readiness {
 
 /// Serves until stopped.
 pub(super) async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
-    let metrics = readiness.scrape.stores.stock.partitions().metrics().clone();
+    let metrics = readiness.scrape.stores.metrics.clone();
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -92,7 +92,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 async fn scraped(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
     let scrape = &readiness.scrape;
     scrape.read().await;
-    scrape.stores.stock.partitions().metrics().encode().map_err(|error| {
+    scrape.stores.metrics.encode().map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "no metrics");
         StatusCode::INTERNAL_SERVER_ERROR
     })

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     ack::{AckSettings, Offer},
     config::Config,
-    fence::{Commands, Connection},
     ledger::{PoolerError, check_pooler, schema_versions},
+    redis::{Commands, Connection},
     telemetry::Metrics,
 };
 

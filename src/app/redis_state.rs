@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use redis::{FromRedisValue, InfoDict, RedisError};
 
 use super::safety::Judgement;
-use crate::fence::Commands;
+use crate::redis::Commands;
 
 /// What matters of it; none where Redis does not tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -34,7 +34,7 @@ pub(super) struct Scrape {
 impl Scrape {
     /// Sends metrics to the collector after each interval, and once more when the process ends.
     pub(super) async fn send(self, interval: Duration, stop: CancellationToken) {
-        let metrics = self.stores.stock.partitions().metrics();
+        let metrics = &self.stores.metrics;
         while tokio::time::timeout(interval, stop.cancelled()).await.is_err() {
             let read_and_send = async {
                 self.read().await;
@@ -52,7 +52,7 @@ impl Scrape {
     }
 
     async fn postgres(&self) {
-        let (metrics, ledger) = (self.stores.stock.partitions().metrics(), &self.stores.ledger);
+        let (metrics, ledger) = (&self.stores.metrics, &self.stores.ledger);
         for (pool, reading) in self.stores.pools.connections() {
             metrics.pool(pool, reading);
         }
@@ -62,7 +62,7 @@ impl Scrape {
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (partitions.metrics(), self.recovery.seen_fenced());
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.seen_fenced());
         for partition in partitions.count().all() {
             let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
             metrics.partition_state(partition.number(), fenced, paused);
@@ -86,7 +86,7 @@ impl Scrape {
 
     async fn partition(&self, partition: Partition) {
         if let Ok(depth) = self.stores.streams.depth(partition).await {
-            let metrics = self.stores.stock.partitions().metrics();
+            let metrics = &self.stores.metrics;
             metrics.partition(partition.number(), &reading(&depth));
         }
     }
@@ -95,7 +95,7 @@ impl Scrape {
         if let Ok(Some(listed)) = self.catalogue.get(&product).await
             && let Some(stock) = listed.stock
         {
-            let metrics = self.stores.stock.partitions().metrics();
+            let metrics = &self.stores.metrics;
             metrics.product_stock(product.as_str(), stock);
         }
     }

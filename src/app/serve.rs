@@ -83,7 +83,13 @@ impl Listeners {
 
 impl Http2 {
     fn server(&self) -> Server {
-        Server::builder()
+        // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls under way. Without it the
+        // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
+        let server = match self.max_age {
+            Some(age) => Server::builder().max_connection_age(age),
+            None => Server::builder(),
+        };
+        server
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .max_concurrent_streams(self.max_streams)
             // A client may give all its calls up at once, and no more; 20 is HTTP/2's own limit.
@@ -126,6 +132,8 @@ pub struct App {
 struct Http2 {
     max_streams: u32,
     header_max_bytes: u32,
+    /// None: no limit.
+    max_age: Option<Duration>,
 }
 
 impl App {
@@ -141,7 +149,7 @@ impl App {
             Role::Worker => None,
         };
         let watch = Watch::begin(stores.clone(), role, acks.clone()).await?;
-        stores.stock.partitions().metrics().backlog_max_entries(config.backlog_max_entries);
+        stores.metrics.backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let recovery = stores.recovery((role != Role::Worker).then(|| name.clone()));
         let look = async || recovery.look().await.context("cannot read the partitions");
@@ -152,8 +160,9 @@ impl App {
         let worker_context = WorkerContext {
             streams: stores.streams.clone(),
             stock: stores.stock.clone(),
+            lifecycle: stores.lifecycle.clone(),
+            metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: stores.worker_dead_letters(),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),
@@ -162,7 +171,7 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: name,
         };
-        let reflection = config.reflection;
+        let reflection = config.reflection.is_on();
         let automation = Automations {
             dead_letter_release: config.dead_letter_release,
             recovery: config.recovery,
@@ -170,6 +179,8 @@ impl App {
         let http2 = Http2 {
             max_streams: config.connection_max_streams,
             header_max_bytes: config.header_max_bytes,
+            max_age: (config.connection_max_age_ms > 0)
+                .then(|| Duration::from_millis(config.connection_max_age_ms)),
         };
         Ok(Self {
             stores,
@@ -259,7 +270,7 @@ impl App {
             pauses: self.worker_context.pauses.clone(),
             products: self.metrics_products.into(),
         };
-        let metrics = self.stores.stock.partitions().metrics().clone();
+        let metrics = self.stores.metrics.clone();
         if metrics.are_sent() {
             loops.spawn(scrape.clone().send(self.otlp_metrics_interval, stop_loops.clone()));
         }
@@ -320,6 +331,7 @@ impl App {
             lookups: stores.pools.lookups.clone(),
             catalogue: self.catalogue.clone(),
             dead_letters: stores.dead_letters.clone(),
+            metrics: stores.metrics.clone(),
         })
     }
 
@@ -331,7 +343,7 @@ impl App {
         loops.spawn(self.recovery.clone().run(stop.clone()));
         loops.spawn(self.recovery.clone().mend(rebuild, stop.clone()));
         if let (Some(interval), true) = (self.audit_interval, works) {
-            let metrics = self.stores.stock.partitions().metrics().clone();
+            let metrics = self.stores.metrics.clone();
             loops.spawn(auditing::run(self.stores.auditor(), metrics, interval, stop.clone()));
         }
     }
@@ -401,5 +413,6 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         call_timeout: Duration::from_millis(config.call_timeout_ms),
         request_max_bytes: config.request_max_bytes,
         trusted_proxies: config.trusted_proxies.clone(),
+        require_request_id: config.require_request_id,
     })
 }

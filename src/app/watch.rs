@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     ack::{Acks, Offer},
-    fence::{FenceError, retry_at_start},
     grpc,
+    redis::{FenceError, retry_at_start},
 };
 
 /// How often Redis is asked whether it answers, and what it is set to.
@@ -115,7 +115,7 @@ impl Watch {
         for warning in &judged.warnings {
             tracing::warn!(store, mode = judged.mode, "{warning}");
         }
-        let metrics = self.stores.stock.partitions().metrics();
+        let metrics = &self.stores.metrics;
         for mode in modes {
             metrics.durability(store, mode, judged.mode == *mode);
         }
@@ -196,7 +196,7 @@ impl Watch {
     async fn sells_nothing(&self) -> Option<String> {
         let mut why = "no partition is open for sale".to_owned();
         for partition in self.stores.deployment.partitions.all() {
-            match self.stores.stock.probe(partition).await {
+            match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
                 Err(FenceError::Fenced(_)) => {}
                 Err(FenceError::Unavailable { source, .. }) => match answered(&source) {

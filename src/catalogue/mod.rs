@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use self::snapshot::Snapshot;
 use crate::{
     domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
-    fence::FenceError,
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
-    stock::{Grant, Offer, Stock, StockError},
+    redis::FenceError,
+    stock::{Stock, StockError},
 };
 
 /// How often changes that others made are looked for.
@@ -179,10 +179,8 @@ impl Catalogue {
         if products.is_empty() {
             return Ok(());
         }
-        let grants: Vec<Grant> = products.iter().map(|product| Grant::from(&**product)).collect();
-        self.stock.restock(partition, &grants).await?;
-        let offers: Vec<Offer> = products.iter().map(|product| Offer::from(&**product)).collect();
-        self.stock.publish(partition, &offers).await
+        self.stock.restock(partition, products).await?;
+        self.stock.publish(partition, products).await
     }
 
     /// Refreshes until stopped.

@@ -7,6 +7,7 @@ mod delivery;
 mod field;
 mod id;
 mod id_window;
+mod idempotency;
 mod lost;
 mod name;
 mod note;
@@ -23,13 +24,16 @@ pub use delivery::{AfterFailure, after_failure};
 pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
 pub use id_window::IdWindow;
+pub use idempotency::IdempotencyRecord;
 pub use lost::{Lost, LostOrder};
 pub use name::NameError;
 pub use note::{Note, NoteError};
 pub use order::{Order, Reservation, ReservationState};
-pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};
+pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError, PartitionEpoch};
 pub use price::{Price, PriceError};
-pub use product::{MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Sale};
+pub use product::{
+    Bought, MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Remaining, Sale,
+};
 pub use reservation_id::{ReservationId, ReservationIdError};
 pub use reserve::{Outcome, Receipt, Reserve};
 pub use time::{TimeError, ms_from_unix, parse_rfc3339_ms};

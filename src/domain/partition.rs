@@ -24,7 +24,7 @@ impl std::fmt::Display for Partition {
     }
 }
 
-/// A life of a partition: raised by each rebuild, never reused; at least 1.
+/// A period in which a partition is open: each opening and rebuild begins the next one. Never used again; at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
@@ -37,6 +37,15 @@ impl std::fmt::Display for Epoch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A partition in one of its epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionEpoch {
+    /// The partition.
+    pub partition: Partition,
+    /// Its epoch.
+    pub epoch: Epoch,
 }
 
 /// How many partitions there are: 1 to 4,096, fixed when the database is first initialised.

@@ -1,7 +1,7 @@
 //! What is on sale.
 
 use super::{
-    Price, ProductId,
+    Price, ProductId, UserId,
     name::{NameError, check_name},
 };
 
@@ -132,6 +132,42 @@ pub struct Product {
     pub version: i64,
     /// Units ever granted.
     pub supply: i64,
+}
+
+impl Product {
+    /// Version, status, per-user limit, opening and closing time, as Redis holds them; 0 is no limit and no time.
+    pub fn terms(&self) -> [String; 5] {
+        let sale = &self.sale;
+        // A time before 1970 has passed, and so has 1 ms after 1970; 0 would mean none.
+        let time = |at_ms: Option<i64>| at_ms.map_or(0, |at_ms| at_ms.max(1)).to_string();
+        [
+            self.version.to_string(),
+            sale.status.as_str().to_owned(),
+            sale.per_user_limit.unwrap_or(0).to_string(),
+            time(sale.opens_at_ms),
+            time(sale.closes_at_ms),
+        ]
+    }
+}
+
+/// A product of a partition in which no order is in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remaining {
+    /// The product.
+    pub product: Product,
+    /// Units sold of its supply.
+    pub sold: i64,
+}
+
+/// Units that a user holds of a product with a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bought {
+    /// The user.
+    pub user: UserId,
+    /// The product.
+    pub product: ProductId,
+    /// The units.
+    pub units: i64,
 }
 
 #[cfg(test)]

@@ -60,6 +60,15 @@ impl ReservationId {
         }
     }
 
+    /// The id of the order that has this id in the orders stream (`<epoch>-<seq>`) and this random part (hexadecimal);
+    /// `None` if no order can have them.
+    pub fn from_entry(partition: Partition, entry_id: &str, random: &str) -> Option<Self> {
+        let (epoch, seq) = entry_id.split_once('-')?;
+        let (epoch, seq) = (Epoch(epoch.parse().ok()?), seq.parse().ok()?);
+        let random = u64::from_str_radix(random, 16).ok()?;
+        Self::new(partition.number(), epoch, seq, random).ok()
+    }
+
     /// Fresh random bits for a new id, from the operating system's generator by way of a CSPRNG.
     pub fn draw_random() -> u64 {
         let bits = Uuid::new_v4().as_u128() & ((1 << RANDOM_BITS) - 1);

@@ -154,14 +154,19 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ReleaseDeadEntriesRequest>,
     ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::replay(&self.services, request.into_inner()).await?))
+        let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
+            request.into_inner();
+        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::release(&self.services, asked).await?))
     }
 
     async fn retry_dead_entries(
         &self,
         request: Request<pb::RetryDeadEntriesRequest>,
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::retry(&self.services, request.into_inner()).await?))
+        let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
+        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::retry(&self.services, asked).await?))
     }
 
     async fn audit(

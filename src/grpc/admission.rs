@@ -20,6 +20,16 @@ pub(super) struct Admission {
     permits: Arc<Semaphore>,
     users: RateLimit<UserId>,
     pub(super) call_timeout: Duration,
+    require_request_id: bool,
+}
+
+/// A unit that was taken, now or by an earlier call of the same request.
+pub(super) struct Taken {
+    pub(super) receipt: Receipt,
+    /// An earlier call took it.
+    pub(super) duplicate: bool,
+    /// What the call has waited for.
+    pub(super) ack: Ack,
 }
 
 impl Admission {
@@ -29,6 +39,7 @@ impl Admission {
             permits: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
             users: RateLimit::per_second(limits.user_calls_per_second),
             call_timeout: limits.call_timeout,
+            require_request_id: limits.require_request_id,
         }
     }
 
@@ -39,20 +50,21 @@ impl Admission {
         permit.inspect_err(|error| self.count_refusal(error))
     }
 
-    /// Asks for one unit, and waits until it may be answered; whether it is a duplicate comes with the receipt.
-    pub(super) async fn take(
-        &self,
-        request: Reserve,
-        ack: Option<Ack>,
-    ) -> Result<(Receipt, bool), ApiError> {
+    /// Takes one unit, and waits for what `ack`, or else the setting, requires.
+    pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
+        if self.require_request_id && request.request.is_none() {
+            return Err(ApiError::bad_field(
+                "request_id",
+                "must not be empty: this service requires it",
+            ));
+        }
         let decided = self.decide(request, ack).await;
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
-        let taken = ApiError::refusal(outcome)?;
-        let reservation_id = taken.0.reservation_id;
-        telemetry::record_reservation(reservation_id);
-        tracing::debug!(reservation.id = %reservation_id, duplicate = taken.1, "order accepted");
-        self.services.acks.wait(ack, reservation_id).await?;
-        Ok(taken)
+        let (receipt, duplicate) = ApiError::refusal(outcome)?;
+        telemetry::record_reservation(receipt.reservation_id);
+        tracing::debug!(reservation.id = %receipt.reservation_id, duplicate, "order accepted");
+        self.services.acks.wait(ack, receipt.reservation_id).await?;
+        Ok(Taken { receipt, duplicate, ack })
     }
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
@@ -65,7 +77,7 @@ impl Admission {
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.stock.partitions().metrics().refused(error.reason());
+            self.services.metrics.refused(error.reason().as_str());
         }
     }
 }

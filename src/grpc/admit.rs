@@ -80,7 +80,7 @@ where
         match self.admission.admit(&request) {
             Ok(()) => Either::Right(self.inner.call(request)),
             Err(error) => {
-                self.admission.metrics.refused(error.reason());
+                self.admission.metrics.refused(error.reason().as_str());
                 Either::Left(ready(Ok(Status::from(error).into_http())))
             }
         }

@@ -5,8 +5,8 @@ use crate::{
     ack::AckError,
     catalogue::RefreshError,
     dead_letters::DeadLetterError,
-    fence::{Applied, FenceError},
     ledger::{Cause, LedgerError},
+    redis::{Applied, FenceError},
     stock::StockError,
 };
 
@@ -118,7 +118,7 @@ mod tests {
     fn a_message_that_cannot_be_decoded_names_the_field_where_the_decoder_does() {
         let unreadable = |text: &str| {
             let error = ApiError::unreadable(text);
-            let reason = error.reason().to_owned();
+            let reason = error.reason().as_str().to_owned();
             if let ApiError::BadFields(fields) = error { fields[0].0.clone() } else { reason }
         };
         let decoder = "failed to decode Protobuf message: ";

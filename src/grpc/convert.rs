@@ -254,6 +254,7 @@ pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
         state: state.into(),
         product_id,
         user_id,
+        request_id: reservation.request.map(|id| id.to_string()).unwrap_or_default(),
         reserved_at: Some(timestamp(reservation.reserved_at_ms)),
         recorded_at: recorded_at_ms.map(timestamp),
         void_reason,

@@ -1,64 +1,17 @@
-//! Every way a call can fail, and its status, in one place.
+//! Every way a call can fail.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use tonic::{
-    Code, Status,
-    metadata::{Ascii, MetadataMap, MetadataValue},
-};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic::Code;
 
+use super::reason::{Effect, Reason, Repeat};
 use crate::{
-    domain::{Ack, Outcome, ReservationId},
-    fence::Applied,
+    domain::{Ack, MAX_UNITS, Outcome, ReservationId},
+    redis::Applied,
 };
 
-/// Tells the sidecar an HTTP status that no gRPC status maps to; it allows 202 and 409.
-pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
-
-/// The domain of every reason.
-const DOMAIN: &str = "yoink";
-
-/// A status as the field spells it.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
-/// Whether a status tells a failure of any kind.
-pub(super) fn is_error(status: &Status) -> bool {
-    status.code() != Code::Ok
-}
-
-/// The error behind a status that tonic gives by itself, without details: ours have a reason.
-pub(super) fn said_by_tonic(status: &Status) -> Option<ApiError> {
-    if !status.details().is_empty() {
-        return None;
-    }
-    // A message over the limit, and one that is over it once it is decompressed.
-    let too_large = [Code::OutOfRange, Code::ResourceExhausted].contains(&status.code());
-    // A message that is missing, not framed, not gzip or not of its type.
-    let unreadable = status.code() == Code::Internal;
-    let unreadable = unreadable.then(|| ApiError::unreadable(status.message()));
-    too_large.then_some(ApiError::MessageTooLarge).or(unreadable)
-}
+/// The delay of `RetryInfo` where the time until a call can succeed is not known.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a call fails.
 #[derive(Debug)]
@@ -151,71 +104,98 @@ impl ApiError {
         Self::BadFields(vec![(field.to_owned(), error.to_string())])
     }
 
-    /// What programs go by.
-    pub(super) fn reason(&self) -> &'static str {
-        self.code().1
+    /// The reason, for programs.
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::BadFields(_) => Reason::BadField,
+            Self::SoldOut => Reason::SoldOut,
+            Self::LimitReached { .. } => Reason::LimitReached,
+            Self::SaleNotOpen { .. } => Reason::SaleNotOpen,
+            Self::SaleClosed => Reason::SaleClosed,
+            Self::SaleStopped => Reason::SaleStopped,
+            Self::ProductNotFound => Reason::ProductNotFound,
+            Self::ReservationNotFound => Reason::ReservationNotFound,
+            Self::LostOrUnknown | Self::RequestLost(_) => Reason::LostOrUnknown,
+            Self::OtherUnits { .. } => Reason::OtherUnits,
+            Self::RequestReused => Reason::RequestIdReused,
+            Self::TooManyUnits => Reason::TooManyUnits,
+            Self::BacklogFull { .. } => Reason::BacklogFull,
+            Self::Overloaded => Reason::Overloaded,
+            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::MessageTooLarge => Reason::MessageTooLarge,
+            Self::UnreadableMessage => Reason::UnreadableMessage,
+            Self::Stopping => Reason::Stopping,
+            Self::DeadlineExceeded => Reason::DeadlineExceeded,
+            Self::RedisUnavailable(_) => Reason::RedisUnavailable,
+            Self::Internal(_) => Reason::Internal,
+            Self::Recovering => Reason::Recovering,
+            Self::LedgerUnavailable(_) => Reason::LedgerUnavailable,
+            Self::AckUnavailable(_) => Reason::AckUnavailable,
+            Self::ReservationVoided => Reason::ReservationVoided,
+            Self::NotInForce => Reason::NotInForce,
+            Self::Halfway { error, .. } => error.reason(),
+        }
     }
 
-    /// Whether a call was refused before anything was decided, for lack of room or of what it asks for.
+    /// Whether a limit or the requested `ack` refused the call before anything was decided.
     pub(super) fn is_shed(&self) -> bool {
         matches!(self, Self::RateLimited { .. } | Self::Overloaded | Self::AckUnavailable(_))
     }
 
-    /// The status code, and the reason.
-    fn code(&self) -> (Code, &'static str) {
-        match self {
-            Self::BadFields(_) => (Code::InvalidArgument, "BAD_FIELD"),
-            Self::SoldOut => (Code::FailedPrecondition, "SOLD_OUT"),
-            Self::LimitReached { .. } => (Code::FailedPrecondition, "LIMIT_REACHED"),
-            Self::SaleNotOpen { .. } => (Code::FailedPrecondition, "SALE_NOT_OPEN"),
-            Self::SaleClosed => (Code::FailedPrecondition, "SALE_CLOSED"),
-            Self::SaleStopped => (Code::FailedPrecondition, "SALE_STOPPED"),
-            Self::ProductNotFound => (Code::NotFound, "PRODUCT_NOT_FOUND"),
-            Self::ReservationNotFound => (Code::NotFound, "RESERVATION_NOT_FOUND"),
-            Self::LostOrUnknown | Self::RequestLost(_) => (Code::NotFound, "LOST_OR_UNKNOWN"),
-            Self::OtherUnits { .. } => (Code::AlreadyExists, "OTHER_UNITS"),
-            Self::RequestReused => (Code::AlreadyExists, "REQUEST_ID_REUSED"),
-            Self::TooManyUnits => (Code::FailedPrecondition, "TOO_MANY_UNITS"),
-            Self::BacklogFull { .. } => (Code::ResourceExhausted, "BACKLOG_FULL"),
-            Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
-            Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
-            Self::MessageTooLarge => (Code::OutOfRange, "MESSAGE_TOO_LARGE"),
-            Self::UnreadableMessage => (Code::InvalidArgument, "UNREADABLE_MESSAGE"),
-            Self::Stopping => (Code::Unavailable, "STOPPING"),
-            Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-            Self::RedisUnavailable(_) => (Code::Unavailable, "REDIS_UNAVAILABLE"),
-            Self::Internal(_) => (Code::Internal, "INTERNAL"),
-            Self::Recovering => (Code::Unavailable, "RECOVERING"),
-            Self::LedgerUnavailable(_) => (Code::Unavailable, "LEDGER_UNAVAILABLE"),
-            Self::AckUnavailable(_) => (Code::Unavailable, "ACK_UNAVAILABLE"),
-            Self::ReservationVoided => (Code::FailedPrecondition, "RESERVATION_VOIDED"),
-            Self::NotInForce => (Code::Unavailable, "NOT_IN_FORCE"),
-            Self::Halfway { error, .. } => error.code(),
-        }
-    }
-
-    /// For people.
-    fn message(&self) -> String {
+    /// The message for people, and each value that it mentions by its name in the metadata.
+    pub(super) fn message(&self) -> (String, Vec<(&'static str, String)>) {
         let text = match self {
             Self::BadFields(fields) => {
-                let told = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
-                return told.collect::<Vec<_>>().join("; ");
+                let problems = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
+                return (problems.collect::<Vec<_>>().join("; "), Vec::new());
             }
             Self::LimitReached { limit } => {
-                return format!("a user may buy {limit} of this product");
+                let text = format!("a user may buy {limit} of this product");
+                return (text, vec![("limit", limit.to_string())]);
+            }
+            Self::SaleNotOpen { opens_at_ms } => {
+                let opens_at = jiff::Timestamp::from_millisecond(*opens_at_ms);
+                let opens_at =
+                    opens_at.map_or_else(|_| opens_at_ms.to_string(), |at| at.to_string());
+                return (format!("the sale begins at {opens_at}"), vec![("opens_at", opens_at)]);
             }
             Self::OtherUnits { at, units } => {
-                return format!(
-                    "products[{at}] was created with {units} units: use Restock for more"
+                let field = format!("products[{at}]");
+                let text = format!("{field} was created with {units} units: use Restock for more");
+                return (text, vec![("field", field), ("units", units.to_string())]);
+            }
+            Self::TooManyUnits => {
+                let text = format!("the supply would exceed {MAX_UNITS} units");
+                return (text, vec![("limit", MAX_UNITS.to_string())]);
+            }
+            Self::RequestLost(id) => {
+                let text = format!(
+                    "this request id had reservation {id}, which was lost: use a new request id to buy again"
                 );
+                return (text, vec![("reservation_id", id.to_string())]);
+            }
+            Self::RateLimited { whose, wait } => {
+                let text = format!("this {whose} calls too often: retry in {}", seconds(*wait));
+                return (text, vec![("limited", (*whose).to_owned())]);
+            }
+            Self::BacklogFull { wait } => {
+                let wait = seconds(*wait);
+                let text = format!("too many accepted orders wait to be stored: retry in {wait}");
+                return (text, Vec::new());
+            }
+            Self::AckUnavailable(ack) => {
+                let ack = ack.as_str();
+                let text = format!("the stores cannot give ack = {ack} now");
+                return (text, vec![("ack", ack.to_owned())]);
             }
             Self::Halfway { error, done } => {
+                let (text, mut metadata) = error.message();
+                metadata.extend(done.iter().map(|(what, count)| (*what, count.to_string())));
                 let done = done.iter().map(|(what, count)| format!("{count} {what}"));
                 let done = done.collect::<Vec<_>>().join(", ");
-                return format!("{}; before that: {done}", error.message());
+                return (format!("{text}; before that: {done}"), metadata);
             }
-            Self::SoldOut => "sold out",
-            Self::SaleNotOpen { .. } => "the sale has not begun",
+            Self::SoldOut => "the product is sold out",
             Self::SaleClosed => "the sale has ended",
             Self::SaleStopped => "the sale is stopped",
             Self::ProductNotFound => "no such product",
@@ -223,124 +203,55 @@ impl ApiError {
             Self::LostOrUnknown => {
                 "no such reservation; it may have been accepted before a store lost data"
             }
-            Self::RequestLost(id) => {
-                return format!(
-                    "this request id had reservation {id}, which was lost: use a new request id to buy again"
-                );
-            }
             Self::RequestReused => "this request id was used for another product or other units",
-            Self::TooManyUnits => "the supply would pass 2^53 units",
-            Self::BacklogFull { .. } => "too many accepted orders wait to be stored",
-            Self::Overloaded => "too many requests wait",
-            Self::RateLimited { whose, .. } => return format!("this {whose} calls too often"),
+            Self::Overloaded => "too many calls are under way",
             Self::MessageTooLarge => "the message is too large",
             Self::UnreadableMessage => "the message cannot be read as a message of this call",
             Self::Stopping => "the service is shutting down",
-            Self::DeadlineExceeded => "the deadline passed; ask again with the same request id",
+            Self::DeadlineExceeded => {
+                "the deadline passed before the outcome was known: repeat the call with the same request id"
+            }
             Self::RedisUnavailable(_) => "Redis is unavailable",
             Self::Internal(_) => "internal error: a store gave an unexpected answer; see the log",
-            Self::Recovering => "this product's partition recovers",
+            Self::Recovering => "the product's partition is being rebuilt",
             Self::LedgerUnavailable(_) => "Postgres is unavailable",
-            Self::AckUnavailable(ack) => {
-                return format!("ack = {} cannot be given now", ack.as_str());
-            }
             Self::ReservationVoided => "the order could not be stored; its unit goes back",
-            Self::NotInForce => "recorded; it comes into force as soon as Redis can be told",
+            Self::NotInForce => "recorded; it takes effect as soon as Redis can be reached",
         };
-        text.to_owned()
+        (text.to_owned(), Vec::new())
     }
 
-    /// When it is worth asking again; a decision stands.
-    fn retry_after(&self) -> Option<Duration> {
-        if let Self::RateLimited { wait, .. } | Self::BacklogFull { wait } = self {
-            return Some(*wait);
-        }
-        let waiting_helps = [Code::Unavailable, Code::ResourceExhausted].contains(&self.code().0);
-        waiting_helps.then(|| Duration::from_secs(1))
-    }
-
-    /// Whether something may have happened, where the caller must wonder.
-    fn applied(&self) -> Option<Applied> {
+    /// How long to wait before the call is repeated, if that may help.
+    pub(super) fn retry_delay(&self) -> Option<Duration> {
         match self {
-            Self::RedisUnavailable(applied)
-            | Self::LedgerUnavailable(applied)
-            | Self::Internal(applied) => Some(*applied),
-            Self::NotInForce | Self::DeadlineExceeded | Self::Halfway { .. } => {
-                Some(Applied::Maybe)
+            Self::RateLimited { wait, .. } | Self::BacklogFull { wait } => Some(*wait),
+            error => (error.reason().rule().repeat == Repeat::AfterDelay).then_some(RETRY_DELAY),
+        }
+    }
+
+    /// Whether the call may have taken effect, where that is not plain from the reason.
+    pub(super) fn applied(&self) -> Option<Applied> {
+        let rule = self.reason().rule();
+        match (self, rule.effect) {
+            (
+                Self::RedisUnavailable(applied)
+                | Self::LedgerUnavailable(applied)
+                | Self::Internal(applied),
+                _,
+            ) => Some(*applied),
+            (Self::Halfway { .. }, _) | (_, Effect::Maybe) => Some(Applied::Maybe),
+            (Self::RequestLost(_), _) => Some(Applied::No),
+            (_, Effect::No | Effect::Stated) => {
+                (rule.code == Code::Unavailable).then_some(Applied::No)
             }
-            Self::Recovering | Self::Stopping | Self::AckUnavailable(_) | Self::RequestLost(_) => {
-                Some(Applied::No)
-            }
-            Self::BadFields(_)
-            | Self::SoldOut
-            | Self::LimitReached { .. }
-            | Self::SaleNotOpen { .. }
-            | Self::SaleClosed
-            | Self::SaleStopped
-            | Self::ProductNotFound
-            | Self::ReservationNotFound
-            | Self::LostOrUnknown
-            | Self::OtherUnits { .. }
-            | Self::RequestReused
-            | Self::TooManyUnits
-            | Self::BacklogFull { .. }
-            | Self::RateLimited { .. }
-            | Self::MessageTooLarge
-            | Self::UnreadableMessage
-            | Self::ReservationVoided
-            | Self::Overloaded => None,
         }
     }
 }
 
-/// A number as the value of a header.
-fn number(number: u128) -> MetadataValue<Ascii> {
-    u64::try_from(number).unwrap_or(u64::MAX).into()
-}
-
-impl From<ApiError> for Status {
-    fn from(error: ApiError) -> Self {
-        let ((code, reason), message) = (error.code(), error.message());
-        let mut metadata = HashMap::new();
-        if let Some(applied) = error.applied() {
-            metadata.insert("applied".to_owned(), applied.as_str().to_owned());
-        }
-        if let ApiError::RateLimited { whose, .. } = &error {
-            metadata.insert("limited".to_owned(), (*whose).to_owned());
-        }
-        if let ApiError::Halfway { done, .. } = &error {
-            metadata.extend(done.iter().map(|(what, count)| ((*what).into(), count.to_string())));
-        }
-        if let ApiError::LimitReached { limit } = &error {
-            metadata.insert("limit".to_owned(), limit.to_string());
-        }
-        if let ApiError::SaleNotOpen { opens_at_ms } = &error
-            && let Ok(opens_at) = jiff::Timestamp::from_millisecond(*opens_at_ms)
-        {
-            metadata.insert("opens_at".to_owned(), opens_at.to_string());
-        }
-        let mut headers = MetadataMap::new();
-        if code == Code::FailedPrecondition {
-            headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
-        }
-        if let Some(applied) = error.applied() {
-            headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
-        }
-        let mut details = ErrorDetails::new();
-        details.set_error_info(reason, DOMAIN, metadata);
-        if let Some(retry) = error.retry_after() {
-            details.set_retry_info(Some(retry));
-            let seconds = retry.as_nanos().div_ceil(1_000_000_000);
-            headers.insert("retry-after", number(seconds));
-            headers.insert("grpc-retry-pushback-ms", number(retry.as_nanos().div_ceil(1_000_000)));
-        }
-        if let ApiError::BadFields(fields) = error {
-            for (field, problem) in fields {
-                details.add_bad_request_violation(field, problem);
-            }
-        }
-        Status::with_error_details_and_metadata(code, message, details, headers)
-    }
+/// A duration as protobuf's JSON has it.
+pub(super) fn seconds(duration: Duration) -> String {
+    let digits = format!("{}.{:09}", duration.as_secs(), duration.subsec_nanos());
+    format!("{}s", digits.trim_end_matches('0').trim_end_matches('.'))
 }
 
 impl ApiError {
@@ -358,29 +269,5 @@ impl ApiError {
             Outcome::UnknownProduct => Err(Self::ProductNotFound),
             Outcome::BacklogFull { retry_after } => Err(Self::BacklogFull { wait: retry_after }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_tells_its_reason_its_fields_and_when_to_come_back() {
-        let status = Status::from(ApiError::LimitReached { limit: 2 });
-        assert_eq!(status.code(), Code::FailedPrecondition);
-        let info = status.get_details_error_info().unwrap();
-        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", "LIMIT_REACHED"));
-        assert_eq!(info.metadata["limit"], "2");
-
-        let status = Status::from(ApiError::bad_field("user_id", "must not be empty"));
-        assert_eq!(status.code(), Code::InvalidArgument);
-        let violations = status.get_details_bad_request().unwrap().field_violations;
-        assert_eq!(violations[0].field, "user_id");
-
-        let status = Status::from(ApiError::RedisUnavailable(Applied::Maybe));
-        assert_eq!(status.code(), Code::Unavailable);
-        assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
-        assert!(status.get_details_retry_info().is_some());
     }
 }

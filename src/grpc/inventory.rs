@@ -6,17 +6,18 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     Services,
-    admission::Admission,
+    admission::{Admission, Taken},
     convert,
-    error::{ApiError, HTTP_STATUS},
+    error::ApiError,
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
+    status::HTTP_STATUS,
 };
 use crate::{
-    domain::{Partition, Reservation, ReservationId, ReservationState},
-    fence::{Applied, FenceError},
+    domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
     ledger::LookedUp,
+    redis::{Applied, FenceError},
     stream::{Entry, Found},
 };
 
@@ -30,10 +31,10 @@ impl Inventory {
     }
 }
 
-/// OK, and 202 through the sidecar: the order is accepted, not stored yet.
-pub(super) fn accepted_response<T>(message: T) -> Response<T> {
+/// A response that the sidecar gives this HTTP status; gRPC clients get OK.
+pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> Response<T> {
     let mut response = Response::new(message);
-    response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static("202"));
+    response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static(status));
     response
 }
 
@@ -85,8 +86,9 @@ fn unchanged(error: impl Into<ApiError>) -> ApiError {
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
     let order = entry.order(partition, &id.entry_id());
     let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
-    let buyer = order.ok().map(|order| (order.product, order.user));
-    Reservation { id, state: ReservationState::Accepted, buyer, reserved_at_ms }
+    let (buyer, request) =
+        order.map_or((None, None), |order| (Some((order.product, order.user)), order.request));
+    Reservation { id, state: ReservationState::Accepted, buyer, request, reserved_at_ms }
 }
 
 #[tonic::async_trait]
@@ -104,15 +106,28 @@ impl InventoryService for Inventory {
             &asked.request_id,
         )?;
         let ack = convert::ack(asked.ack)?;
-        let (receipt, duplicate) = self.admission.take(reserve, ack).await?;
-        Ok(accepted_response(pb::ReserveUnitResponse {
+        let request_id = reserve.request.as_ref().map(ToString::to_string).unwrap_or_default();
+        let Taken { receipt, duplicate, ack } = self.admission.take(reserve, ack).await?;
+        let (state, http_status) = match ack {
+            Ack::Ledger => (pb::ReservationState::Confirmed, "201"),
+            Ack::Memory | Ack::Disk | Ack::Replica => (pb::ReservationState::Accepted, "202"),
+        };
+        let reservation = pb::Reservation {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
             user_id: asked.user_id,
-            remaining: receipt.remaining,
+            request_id,
+            state: state.into(),
             reserved_at: Some(convert::timestamp(receipt.reserved_at_ms)),
+            ..Default::default()
+        };
+        let response = pb::ReserveUnitResponse {
+            reservation: Some(reservation),
+            remaining: receipt.remaining,
             duplicate,
-        }))
+        };
+        let http_status = if duplicate { "200" } else { http_status };
+        Ok(response_with_http_status(response, http_status))
     }
 
     async fn list_products(

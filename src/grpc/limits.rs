@@ -38,6 +38,8 @@ pub struct Limits {
     pub request_max_bytes: usize,
     /// Peers whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Refuses a reservation without a request id.
+    pub require_request_id: bool,
 }
 
 /// So many calls a second and key, and as many at once after a rest. Clones share the count.

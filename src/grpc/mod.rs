@@ -16,6 +16,8 @@ mod inventory;
 mod limits;
 mod observe;
 mod page_token;
+mod reason;
+mod status;
 mod storefront;
 mod transcoded;
 
@@ -40,6 +42,7 @@ use crate::{
     ledger::{Ledger, Lookups},
     stock::Stock,
     stream::Streams,
+    telemetry::Metrics,
 };
 
 /// The generated contract.
@@ -84,6 +87,8 @@ pub struct Services {
     pub dead_letters: DeadLetters,
     /// The verdict.
     pub auditor: Auditor,
+    /// The instruments.
+    pub metrics: Metrics,
 }
 
 impl Services {
@@ -107,7 +112,7 @@ pub fn routes(services: Services, limits: &Limits) -> Routes {
     let storefront = StorefrontServiceServer::new(Storefront::new(admission))
         .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
-    let admission = AdmitLayer::new(limits, services.stock.partitions().metrics().clone());
+    let admission = AdmitLayer::new(limits, services.metrics.clone());
     let admin = AdminServiceServer::new(Admin::new(services))
         .accept_compressed(Gzip)
         .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES);

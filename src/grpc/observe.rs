@@ -21,7 +21,8 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     DESCRIPTOR_SET, deadline,
-    error::{ApiError, code_name, said_by_tonic},
+    error::ApiError,
+    status::{code_name, error_of_tonic},
 };
 use crate::telemetry::{self, Metrics, Sampling};
 
@@ -99,7 +100,7 @@ where
             };
             // An error has its status in the headers. A response without one is OK, or a stream that has begun.
             let mut status = Status::from_header_map(response.headers());
-            if let Some(error) = status.as_ref().and_then(said_by_tonic) {
+            if let Some(error) = status.as_ref().and_then(error_of_tonic) {
                 let named = Status::from(error);
                 response = named.clone().into_http();
                 status = Some(named);

@@ -10,7 +10,7 @@ use super::{
     admission::Admission,
     error::ApiError,
     idempotency_key,
-    inventory::accepted_response,
+    inventory::response_with_http_status,
     pb::{self, storefront_service_server::StorefrontService},
 };
 use crate::{catalogue::Listed, domain::ProductId};
@@ -58,11 +58,13 @@ impl StorefrontService for Storefront {
             &asked.user_id,
             &asked.request_id,
         )?;
-        let (receipt, _) = self.admission.take(reserve, None).await?;
-        Ok(accepted_response(pb::PlaceOrderResponse {
+        let taken = self.admission.take(reserve, None).await?;
+        let response = pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
-            reservation_id: receipt.reservation_id.to_string(),
-        }))
+            reservation_id: taken.receipt.reservation_id.to_string(),
+        };
+        // The original answers 202 to every order that it accepts.
+        Ok(response_with_http_status(response, "202"))
     }
 
     async fn list_storefront(

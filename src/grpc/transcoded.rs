@@ -18,7 +18,7 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::error::is_error;
+use super::status::is_error;
 
 /// Set by the transcoder on the calls that it makes.
 const TRANSCODED: &str = "x-envoy-original-path";

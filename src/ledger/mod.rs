@@ -20,7 +20,7 @@ mod settings;
 mod store;
 mod void;
 
-pub use actions::{Action, DeadAction, OpenRecord, RecordedAction};
+pub use actions::{ActionBy, ActionRecord, OpenRecord, RecordedAction};
 pub use audit::{AuditRows, IdBuckets, InStreams, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
@@ -32,7 +32,7 @@ pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
 pub use pools::{Lookup, Lookups, PoolSizes, Pools};
-pub use rebuild::{Bought, Claim, Closed, Remaining, Turn};
+pub use rebuild::{Closed, Turn};
 pub use reservations::{ExportRow, LookedUp, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};

@@ -8,7 +8,7 @@ use super::{
     Ledger, LedgerError, PartitionRow, PartitionStatus, catalogue,
     pool::{milliseconds, timestamp},
 };
-use crate::domain::{Epoch, Partition, Product, ProductId, ReservationId, UserId};
+use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, Remaining, ReservationId};
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -49,35 +49,6 @@ pub struct Closed {
     pub epoch: Epoch,
     /// The last one in which it was open.
     pub last_open: Epoch,
-}
-
-/// A product and what is left of it, once nothing is in flight.
-#[derive(Debug, Clone)]
-pub struct Remaining {
-    /// The product.
-    pub product: Product,
-    /// Units sold.
-    pub sold: i64,
-}
-
-/// A confirmed order's idempotency key.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the columns of `reservations`")]
-pub struct Claim {
-    pub id: ReservationId,
-    pub user: String,
-    pub product: String,
-    pub request: String,
-    pub reserved_at_ms: i64,
-}
-
-/// Units that a user holds of a product with a limit.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the terms of the design")]
-pub struct Bought {
-    pub user: UserId,
-    pub product: ProductId,
-    pub units: i64,
 }
 
 impl Ledger {
@@ -187,16 +158,16 @@ impl Ledger {
         .await
     }
 
-    /// The claims of confirmed orders made since `since_ms`, as they come.
+    /// The request ids of confirmed orders made since `since_ms`, as they come.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer, at the start or on the way.
-    pub async fn claims(
+    pub async fn idempotency_records(
         &self,
         partition: Partition,
         since_ms: i64,
-    ) -> Result<impl Stream<Item = Result<Claim, LedgerError>>, LedgerError> {
+    ) -> Result<impl Stream<Item = Result<IdempotencyRecord, LedgerError>>, LedgerError> {
         let sql = "SELECT reservation_id, user_id, product_id, request_id, reserved_at
                      FROM reservations
                     WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
@@ -208,7 +179,7 @@ impl Ledger {
         Ok(rows.map(|row| {
             let row = row?;
             let id = ReservationId::from_uuid(row.try_get(0)?);
-            Ok(Claim {
+            Ok(IdempotencyRecord {
                 id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
                 user: row.try_get(1)?,
                 product: row.try_get(2)?,
@@ -227,9 +198,13 @@ impl Ledger {
         &self,
         partition: Partition,
     ) -> Result<impl Stream<Item = Result<Bought, LedgerError>>, LedgerError> {
+        // A subquery, because a join may be planned as a nested loop over both tables if the statistics say
+        // that they are empty.
         let sql = "SELECT user_id, product_id, sum(units)::bigint
-                     FROM reservations r JOIN products p USING (product_id)
-                    WHERE r.partition = $1 AND state = 'confirmed' AND per_user_limit IS NOT NULL
+                     FROM reservations r
+                    WHERE r.partition = $1 AND state = 'confirmed' AND (
+                          SELECT per_user_limit FROM products p
+                           WHERE p.product_id = r.product_id) IS NOT NULL
                     GROUP BY user_id, product_id";
         let bad = |_| LedgerError::unreadable("reservations.user_id");
         let rows = self.rows("units_bought", sql, &[&i32::from(partition.number())]).await?;

@@ -9,9 +9,9 @@ use std::{
 use super::Recovery;
 use crate::{
     domain::{Epoch, Partition},
-    fence::{FenceError, FenceReason},
     ledger::{LedgerError, PartitionRow, Timeline},
-    stock::SinceOpened,
+    lifecycle::SinceOpened,
+    redis::{FenceError, FenceReason},
 };
 
 /// The last stored seqs that were read from Redis, by partition. A ledger that comes back without them may have stored
@@ -57,7 +57,7 @@ impl Recovery {
 
     /// The last epoch that this process believed in, by partition.
     pub(super) fn believed(&self) -> HashMap<Partition, Epoch> {
-        let of = |partition| Some((partition, self.stock.partitions().seen(partition)?.0));
+        let of = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
         self.deployment.partitions.all().filter_map(of).collect()
     }
 
@@ -117,12 +117,12 @@ impl Recovery {
     /// Closes the partitions for which the ledger went back: nothing more is taken until they are rebuilt.
     pub(super) async fn close_gone_back(&self, fenced: &[(PartitionRow, FenceReason)]) {
         for (row, reason) in fenced {
-            let epoch = match (reason, self.stock.partitions().seen(row.partition)) {
+            let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
                 (FenceReason::LedgerBehind, Some((believed, _))) => believed,
                 _ => continue,
             };
-            match self.stock.close_in(row.partition, epoch).await {
+            match self.lifecycle.close_in(row.partition, epoch).await {
                 // Fenced: another process was first.
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(

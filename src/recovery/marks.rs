@@ -36,7 +36,7 @@ impl Recovery {
         if told.left {
             return Ok(());
         }
-        let partitions = self.stock.partitions();
+        let partitions = self.lifecycle.partitions();
         let (mut begun, mut marks) = (Vec::new(), Vec::new());
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
@@ -86,7 +86,7 @@ impl Recovery {
     pub async fn leave(&self) -> Result<(), LedgerError> {
         let mut told = self.told.lock().await;
         told.left = true;
-        let partitions = self.stock.partitions();
+        let partitions = self.lifecycle.partitions();
         let quiet = |partition: &Partition| !partitions.is_taking(*partition);
         let mark = |partition| {
             let (epoch, seq) = partitions.seen(partition)?;

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{CONCURRENCY_MAX, RebuildError, Rebuilt, watched::Watched};
-use crate::{domain::Partition, fence::FenceReason, ledger::PartitionRow};
+use crate::{domain::Partition, ledger::PartitionRow, redis::FenceReason};
 
 /// After the first attempt at rebuilding a partition; doubled after each one that fails.
 const RETRY_DELAY: Duration = Duration::from_secs(1);

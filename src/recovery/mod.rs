@@ -31,10 +31,11 @@ pub use self::{
 };
 use crate::{
     domain::Partition,
-    fence::{FenceError, FenceReason},
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
-    stock::Stock,
+    lifecycle::Lifecycle,
+    redis::{FenceError, FenceReason},
     stream::Streams,
+    telemetry::Metrics,
 };
 
 /// How often the ledger is asked.
@@ -46,7 +47,7 @@ const CONCURRENCY_MAX: usize = 4;
 #[derive(Clone)]
 pub struct Recovery {
     ledger: Ledger,
-    stock: Stock,
+    lifecycle: Lifecycle,
     streams: Streams,
     deployment: Deployment,
     watched: Watched,
@@ -58,20 +59,22 @@ pub struct Recovery {
     /// Postgres does not tell its timeline.
     timeline_refused: Arc<AtomicBool>,
     stored_seen: StoredSeen,
+    metrics: Metrics,
 }
 
 impl Recovery {
     /// Of this deployment; a process that takes orders has a name of its own.
     pub fn new(
-        (ledger, stock, streams): (Ledger, Stock, Streams),
+        (ledger, lifecycle, streams): (Ledger, Lifecycle, Streams),
         deployment: Deployment,
         gateway: Option<String>,
+        metrics: Metrics,
     ) -> Self {
         let (watched, progress, told) = (Watched::default(), Progress::default(), Arc::default());
         let (timeline_refused, stored_seen) = Default::default();
         Self {
             ledger,
-            stock,
+            lifecycle,
             streams,
             deployment,
             watched,
@@ -80,6 +83,7 @@ impl Recovery {
             told,
             timeline_refused,
             stored_seen,
+            metrics,
         }
     }
 
@@ -116,7 +120,7 @@ impl Recovery {
                 PartitionStatus::New => {}
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
-                    match self.stock.probe_in(row.partition, row.epoch).await {
+                    match self.lifecycle.probe_in(row.partition, row.epoch).await {
                         Ok(since) => open.push((row, since)),
                         Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
                         // A Redis that is away tells nothing.
@@ -201,7 +205,7 @@ impl Recovery {
             Ok(Some(_)) => self.watched.see_open(row.partition),
             Err(RebuildError::Ledger(error)) => {
                 if let Some(sqlstate) = error.unlisted() {
-                    self.stock.partitions().metrics().unlisted(sqlstate);
+                    self.metrics.unlisted(sqlstate);
                 }
             }
             Ok(None) | Err(_) => {}
@@ -239,8 +243,8 @@ impl Recovery {
     async fn refused(&self) -> Vec<Partition> {
         let mut refused = Vec::new();
         for partition in self.deployment.partitions.all() {
-            let Some((epoch, _)) = self.stock.partitions().seen(partition) else { continue };
-            match self.stock.probe_in(partition, epoch).await {
+            let Some((epoch, _)) = self.lifecycle.partitions().seen(partition) else { continue };
+            match self.lifecycle.probe_in(partition, epoch).await {
                 Ok(since) => self.stored_seen.see(partition, epoch, since.stored),
                 Err(FenceError::Fenced(_)) => refused.push(partition),
                 Err(_) => {}

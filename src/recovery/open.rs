@@ -3,9 +3,9 @@
 use super::{RebuildError, Recovery};
 use crate::{
     crash_point,
-    domain::Epoch,
+    domain::{Epoch, PartitionEpoch},
     ledger::{LedgerError, PartitionRow, PartitionStatus},
-    stock::Opening,
+    lifecycle::Opening,
 };
 
 impl Recovery {
@@ -37,15 +37,17 @@ impl Recovery {
             return Ok(());
         }
         // An epoch is spent only where nothing stands in the way.
-        let opening = match self.stock.unrecognized(partition, deployment).await {
+        let opening = match self.lifecycle.unrecognized(partition, deployment).await {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
                 let Some(epoch) = self.ledger.begin_opening(row).await? else { return Ok(()) };
                 crash_point::reach("opening_begun");
-                let opening =
-                    self.stock.open(partition, (deployment, timeline.as_deref()), epoch).await;
+                let opening = self
+                    .lifecycle
+                    .open(PartitionEpoch { partition, epoch }, timeline.as_deref())
+                    .await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
                     && self.ledger.opened(partition, epoch).await?

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::{RebuildError, Recovery, rebuild::orders};
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    fence::FenceReason,
     ledger::{PartitionRow, PartitionStatus},
+    redis::FenceReason,
 };
 
 /// Most products that are shown.
@@ -69,7 +69,7 @@ impl Recovery {
         let partition = row.partition;
         let refused =
             self.check_ready(row).await.err().map(|error| super::mending::error_chain(&error));
-        let held = self.stock.held(partition).await?;
+        let held = self.lifecycle.held(partition).await?;
         let (held_epoch, seq) = held.map_or((row.epoch, 0), |held| (held.epoch, held.seq));
         let waiting = self.waiting(partition, held_epoch).await?;
         let settled = self.ledger.settled_seqs(partition, held_epoch).await?;
@@ -81,7 +81,7 @@ impl Recovery {
         let remaining = self.ledger.remaining(partition).await?;
         for remaining in remaining {
             let product = remaining.product.id;
-            let now = self.stock.held_stock(partition, &product).await?;
+            let now = self.lifecycle.held_stock(partition, &product).await?;
             let waits = waiting.by_product.get(&product).copied().unwrap_or(0);
             let afterwards = remaining.product.supply - remaining.sold - waits;
             stock.push(PlannedStock { product, now, afterwards });

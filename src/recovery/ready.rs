@@ -19,17 +19,17 @@ impl Recovery {
     /// epoch left. Returns the highest epoch that is known of the partition beside the ledger's.
     pub(super) async fn check_ready(&self, seen: PartitionRow) -> Result<Epoch, RebuildError> {
         let partition = seen.partition;
-        let held = self.stock.held(partition).await;
+        let held = self.lifecycle.held(partition).await;
         let held = held.map_err(|error| not_ready("Redis cannot be read", error))?;
         if held.is_some_and(|held| held.owner != self.deployment.id) {
             return Err(RebuildError::Foreign);
         }
-        let believed = self.stock.partitions().seen(partition).map(|(epoch, _)| epoch);
+        let believed = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
         let above = held.map(|held| held.epoch).max(believed).unwrap_or(seen.epoch);
         if seen.epoch.max(above) >= Epoch::LAST {
             return Err(RebuildError::EpochsUsedUp(partition));
         }
-        let writable = self.stock.check_writable(partition).await;
+        let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis takes no writes", error))?;
         self.survey(partition, async |_| Ok(())).await?;
         Ok(above)
@@ -47,7 +47,7 @@ impl Recovery {
             let mut left = self.streams.length(partition, source).await.map_err(away)?;
             let mut after = String::new();
             while left > 0 {
-                let page = self.streams.surviving(partition, source, (&after, PAGE)).await;
+                let page = self.streams.surviving(partition, source, &after, PAGE).await;
                 let page = page.map_err(away)?;
                 let Some(last) = page.last() else { break };
                 orders(partition, &page)?;

@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use super::{Recovery, progress::Underway};
 use crate::{
     crash_point,
-    domain::{Epoch, LostOrder, Order, Partition},
-    fence::FenceError,
-    ledger::{Closed, DeadAction, LedgerError, Mark, PartitionRow, Void},
-    stock::{ClaimParts, Filling, Held, Offer, OldClaim, Reopened, Seized},
+    domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
+    ledger::{ActionBy, Closed, LedgerError, Mark, PartitionRow, Void},
+    lifecycle::{Held, RebuildStart, Reopened, UnconfirmedRequest},
+    redis::FenceError,
     stream::{EntryError, Source, Surviving},
 };
 
@@ -110,13 +110,13 @@ impl Recovery {
             return Ok(None);
         };
         let Closed { epoch, last_open } = closed;
-        self.stock.partitions().set_epoch(partition, None);
+        self.lifecycle.partitions().set_epoch(partition, None);
         crash_point::reach("rebuild_closed");
         self.mark_from_redis(partition, epoch).await?;
-        match self.stock.seize(partition, epoch).await? {
-            Seized::Ours => {}
-            Seized::Late => return Ok(None),
-            Seized::Foreign => return Err(RebuildError::Foreign),
+        match self.lifecycle.begin_rebuild(PartitionEpoch { partition, epoch }).await? {
+            RebuildStart::Begun => {}
+            RebuildStart::Late => return Ok(None),
+            RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_seized");
         let (underway, rebuilt) = (self.progress.of(partition), Rebuilt::default());
@@ -150,18 +150,18 @@ impl Recovery {
         partition: Partition,
         below: Epoch,
     ) -> Result<(), RebuildError> {
-        let Some(Held { epoch, owner, .. }) = self.stock.held(partition).await? else {
+        let Some(Held { epoch, owner, .. }) = self.lifecycle.held(partition).await? else {
             return Ok(());
         };
-        // Another rebuild is further, or it is not ours: seize.lua says so.
+        // Another rebuild is further, or it is not ours: begin_rebuild.lua reports it.
         if epoch >= below || owner != self.deployment.id {
             return Ok(());
         }
-        match self.stock.close_in(partition, epoch).await {
+        match self.lifecycle.close_in(partition, epoch).await {
             Ok(()) | Err(FenceError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let Some(held) = self.stock.held(partition).await? else { return Ok(()) };
+        let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };
         let ours = held.owner == self.deployment.id;
         if ours && held.epoch == epoch && epoch < below && held.seq > 0 {
             let mark = Mark { partition, epoch, seq: Some(held.seq) };
@@ -185,6 +185,10 @@ struct Rebuild<'a> {
 }
 
 impl Rebuild<'_> {
+    fn at(&self) -> PartitionEpoch {
+        PartitionEpoch { partition: self.partition, epoch: self.epoch }
+    }
+
     /// Until it is open in Redis.
     async fn run(&mut self) -> Result<(), RebuildError> {
         loop {
@@ -198,10 +202,10 @@ impl Rebuild<'_> {
             crash_point::reach("rebuild_drained");
             self.fill().await?;
             crash_point::reach("rebuild_filled");
-            self.conclude_claims().await?;
+            self.resolve_unconfirmed().await?;
             crash_point::reach("rebuild_concluded");
             let timeline = self.timeline.as_deref();
-            match self.rooms.stock.reopen(self.partition, self.epoch, timeline).await? {
+            match self.rooms.lifecycle.reopen(self.at(), timeline).await? {
                 Reopened::Opened => return Ok(()),
                 Reopened::NotEmpty => {}
             }
@@ -212,7 +216,7 @@ impl Rebuild<'_> {
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.partition;
         loop {
-            let entries = self.rooms.streams.surviving(partition, source, ("", BATCH)).await?;
+            let entries = self.rooms.streams.surviving(partition, source, "", BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -227,7 +231,7 @@ impl Rebuild<'_> {
                 }
             }
             let ids: Vec<&str> = entries.iter().map(|entry| entry.entry.id.as_str()).collect();
-            self.rooms.streams.drained((partition, source), self.epoch, &ids).await?;
+            self.rooms.streams.drain(self.at(), source, &ids).await?;
             self.underway.add(ids.len());
         }
     }
@@ -255,8 +259,8 @@ impl Rebuild<'_> {
             reason: reason.to_owned(),
             entry: entry.entry.to_bytes(),
         };
-        let action = DeadAction { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.rooms.ledger.void(partition, self.epoch, &void, &action).await?;
+        let by = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
+        self.rooms.ledger.void(partition, self.epoch, &void, &by).await?;
         self.rebuilt.voided += 1;
         Ok(())
     }
@@ -276,45 +280,27 @@ impl Rebuild<'_> {
         }
     }
 
-    /// R9: stock = supply − sold; claims and limits from confirmed rows only.
+    /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
     async fn fill(&self) -> Result<(), RebuildError> {
-        let (stock, ledger) = (&self.rooms.stock, &self.rooms.ledger);
-        let (partition, epoch, underway) = (self.partition, self.epoch, &self.underway);
-        let remaining = ledger.remaining(partition).await?;
-        let products: Vec<Filling> = remaining
-            .iter()
-            .map(|remaining| Filling {
-                offer: Offer::from(&remaining.product),
-                supply: remaining.product.supply,
-                available: remaining.product.supply - remaining.sold,
-            })
-            .collect();
+        let (lifecycle, ledger) = (&self.rooms.lifecycle, &self.rooms.ledger);
+        let (partition, at, underway) = (self.partition, self.at(), &self.underway);
+        let products = ledger.remaining(partition).await?;
         underway.begin("products filled", u64::try_from(products.len()).ok());
-        stock.fill_products(partition, epoch, &products).await?;
+        lifecycle.fill_products(at, &products).await?;
         underway.begin("buyers' counts restored", None);
         let mut bought = pin!(ledger.bought(partition).await?.try_chunks(ROWS));
         while let Some(rows) = bought.next().await {
             let rows = rows.map_err(|broken| broken.1)?;
             underway.add(rows.len());
-            let held = rows.into_iter().map(|held| (held.user, held.product, held.units));
-            stock.fill_bought(partition, epoch, held).await?;
+            lifecycle.fill_bought(at, &rows).await?;
         }
         underway.begin("request ids restored", None);
-        let since = stock.remembered_since_ms(Timestamp::now().as_millisecond());
-        let mut claims = pin!(ledger.claims(partition, since).await?.try_chunks(ROWS));
-        while let Some(rows) = claims.next().await {
+        let since = lifecycle.remembered_since_ms(Timestamp::now().as_millisecond());
+        let records = ledger.idempotency_records(partition, since).await?;
+        let mut records = pin!(records.try_chunks(ROWS));
+        while let Some(rows) = records.next().await {
             let rows = rows.map_err(|broken| broken.1)?;
-            let parts: Vec<ClaimParts<'_>> = rows
-                .iter()
-                .map(|claim| ClaimParts {
-                    user: &claim.user,
-                    product: &claim.product,
-                    request: &claim.request,
-                    id: claim.id,
-                    reserved_at_ms: claim.reserved_at_ms,
-                })
-                .collect();
-            stock.fill_claims(partition, epoch, &parts).await?;
+            lifecycle.fill_idempotency(at, &rows).await?;
             underway.add(rows.len());
         }
         Ok(())
@@ -325,31 +311,25 @@ impl Rebuild<'_> {
     /// Looks up every request id that was remembered and that the ledger did not confirm: one whose order is in
     /// neither store stays remembered as lost, so that a repeated request does not buy again unawares. (An order
     /// and its request id are written in one step, so Redis alone loses both; the ledger may lose the order alone.)
-    async fn conclude_claims(&mut self) -> Result<(), RebuildError> {
-        let (stock, partition) = (&self.rooms.stock, self.partition);
+    async fn resolve_unconfirmed(&mut self) -> Result<(), RebuildError> {
+        let (lifecycle, partition) = (&self.rooms.lifecycle, self.partition);
         self.underway.begin("unconfirmed request ids looked up", None);
-        for bucket in stock.old_buckets().await? {
+        for bucket in lifecycle.old_buckets().await? {
             let mut cursor = 0;
             loop {
-                let (next, page) = stock.old_claims(partition, bucket, cursor).await?;
-                let ids: Vec<_> = page.iter().filter_map(|claim| claim.id).collect();
+                let (next, page) = lifecycle.unconfirmed(partition, bucket, cursor).await?;
+                let ids: Vec<_> = page.iter().filter_map(|request| request.id).collect();
                 let uuids: Vec<_> = ids.iter().map(|id| id.to_uuid()).collect();
                 let settled = self.rooms.ledger.settled(&uuids).await?;
                 let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
-                let is_lost =
-                    |claim: &OldClaim| claim.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
-                let claims: Vec<(OldClaim, bool)> = page
-                    .into_iter()
-                    .map(|claim| {
-                        let lost = is_lost(&claim);
-                        (claim, lost)
-                    })
-                    .collect();
-                if !claims.is_empty() {
-                    stock.conclude_claims((partition, bucket), self.epoch, &claims).await?;
-                }
-                self.underway.add(claims.len());
-                self.name_lost(&claims);
+                let page = page.into_iter().map(|request| {
+                    let lost = request.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
+                    (request, lost)
+                });
+                let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();
+                lifecycle.resolve(self.at(), bucket, &requests).await?;
+                self.underway.add(requests.len());
+                self.name_lost(&requests);
                 cursor = next;
                 if cursor == 0 {
                     break;
@@ -359,12 +339,12 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn name_lost(&mut self, claims: &[(OldClaim, bool)]) {
-        let lost = claims.iter().filter(|(_, is_lost)| *is_lost);
-        for (claim, id) in lost.filter_map(|(claim, _)| Some((claim, claim.id?))) {
+    fn name_lost(&mut self, requests: &[(UnconfirmedRequest, bool)]) {
+        let lost = requests.iter().filter(|(_, is_lost)| *is_lost);
+        for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < MAX_NAMED {
-                let (user, product) = claim.buyer();
+                let (user, product) = request.buyer();
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }

@@ -1,6 +1,6 @@
-//! Collects questions while the answer to the ones before is under way.
+//! Collects questions while the batch before them is under way.
 //!
-//! No timer: an idle batcher asks at once, a busy one asks for everything that came meanwhile.
+//! No timer: an idle batcher sends a question at once, a busy one sends all that arrived meanwhile together.
 
 use std::future::Future;
 
@@ -14,7 +14,7 @@ struct Ask<Q, A> {
     answer: oneshot::Sender<A>,
 }
 
-/// How much a batcher takes on.
+/// The limits of a batcher.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Most questions a batch.
@@ -26,10 +26,10 @@ pub(super) struct Limits {
 /// Why a question got no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BatcherClosed {
-    /// The queue is full.
+    /// The queue is full; the question was not sent.
     #[error("the queue is full")]
     Full,
-    /// The batcher has ended; the question was not asked.
+    /// The batcher has ended; the question was not sent.
     #[error("the batcher has ended")]
     Ended,
     /// The batcher ended while the question may have been under way.
@@ -63,7 +63,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         tasks.spawn(async move {
             let mut waiting = Vec::with_capacity(limits.batch);
             while asked.recv_many(&mut waiting, limits.batch).await > 0 {
-                // Who went away before being sent is not sent: nothing happens for them.
+                // The question of a caller that was dropped is not sent.
                 let (questions, answers): (Vec<_>, Vec<_>) = waiting
                     .drain(..)
                     .filter(|ask| !ask.answer.is_closed())
@@ -73,7 +73,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                     continue;
                 }
                 for (caller, answer) in answers.into_iter().zip(answer(questions).await) {
-                    // A caller that went away meanwhile learns by its request id how it ended.
+                    // A caller that was dropped meanwhile learns the outcome by its request id.
                     drop(caller.send(answer));
                 }
             }
@@ -81,7 +81,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         Self { queue }
     }
 
-    /// Asks, and waits for the answer.
+    /// Queues a question and waits for its answer.
     pub(super) async fn ask(&self, question: Q) -> Result<A, BatcherClosed> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Ask { question, answer }).map_err(|refused| match refused {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_comes_while_one_is_under_way_goes_together() {
+    async fn questions_that_arrive_during_a_batch_are_sent_together() {
         let tasks = TaskTracker::new();
         let (gate, sizes) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (gate_in, sizes_in) = (gate.clone(), sizes.clone());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
+    async fn full_queue_refuses_at_once() {
         let tasks = TaskTracker::new();
         let batcher = Batcher::start(&tasks, Limits { batch: 1, queue: 1 }, |_: Vec<()>| {
             std::future::pending::<Vec<()>>()
@@ -143,6 +143,6 @@ mod tests {
                 () = tokio::task::yield_now() => {}
             }
         }
-        assert!(refused >= 1, "a queue of one holds no three");
+        assert!(refused >= 1, "a queue of one cannot hold three");
     }
 }

@@ -1,5 +1,5 @@
 //! Live stock. A reader joins a read that has not been sent yet, never one under way: a buyer must see
-//! the stock after its own purchase. However many ask, Redis answers one read at a time a partition.
+//! the stock after its own purchase. However many readers wait, Redis answers one read at a time a partition.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,16 +14,24 @@ use super::{
 };
 use crate::{
     domain::{Partition, ProductId},
-    fence::{FenceError, Partitions, Script},
+    redis::{FenceError, Partitions, script},
 };
 
 /// Available units by product; a product that Redis does not know is absent.
 pub type Levels = Arc<HashMap<ProductId, i64>>;
 
 /// Most products a script call.
-const MAX_PRODUCTS: usize = 1000;
+const BATCH_MAX: usize = 1000;
 
 type Question = Vec<ProductId>;
+
+script!(LEVELS: Vec<Option<i64>> = "levels", include_str!("../../lua/levels.lua"), [Meta, Stock] {
+    ["ok", ref levels @ ..] => levels.iter().map(|level| parse_level(level)).collect::<Option<_>>()?,
+});
+
+fn parse_level(level: &str) -> Option<Option<i64>> {
+    if level.is_empty() { Some(None) } else { level.parse().ok().map(Some) }
+}
 
 /// Reads the stock of one partition.
 pub(super) struct LevelsReader {
@@ -32,15 +40,14 @@ pub(super) struct LevelsReader {
 
 impl LevelsReader {
     pub(super) fn start(partitions: Partitions, partition: Partition, tasks: &TaskTracker) -> Self {
-        let script = Arc::new(Script::new("levels", include_str!("../../lua/levels.lua")));
         let limits = Limits { batch: 1024, queue: 8192 };
         let batcher = Batcher::start(tasks, limits, move |batch: Vec<Question>| {
-            let (partitions, script) = (partitions.clone(), script.clone());
+            let partitions = partitions.clone();
             async move {
-                let askers = batch.len();
+                let readers = batch.len();
                 let products: BTreeSet<ProductId> = batch.into_iter().flatten().collect();
-                let levels = read(&partitions, partition, &script, products).await;
-                vec![levels; askers]
+                let levels = read(&partitions, partition, products).await;
+                vec![levels; readers]
             }
         });
         Self { batcher }
@@ -50,27 +57,18 @@ impl LevelsReader {
 async fn read(
     partitions: &Partitions,
     partition: Partition,
-    script: &Script,
     products: BTreeSet<ProductId>,
 ) -> Result<Levels, FenceError> {
-    let keys = [partitions.keys().meta(partition), partitions.keys().stock(partition)];
     let products: Vec<ProductId> = products.into_iter().collect();
-    let mut levels = HashMap::with_capacity(products.len());
-    for chunk in products.chunks(MAX_PRODUCTS) {
+    let mut found = HashMap::with_capacity(products.len());
+    for chunk in products.chunks(BATCH_MAX) {
         let args: Vec<&str> = chunk.iter().map(ProductId::as_str).collect();
-        let answer = partitions.run(partition, script, &keys, &args).await?;
-        if answer.len() != chunk.len() + 1 {
-            return Err(FenceError::Malformed(answer));
-        }
-        for (product, level) in chunk.iter().zip(&answer[1..]) {
-            if level.is_empty() {
-                continue;
-            }
-            let units = level.parse().map_err(|_| FenceError::Malformed(vec![level.clone()]))?;
-            levels.insert(product.clone(), units);
-        }
+        let levels = partitions.run(partition, &LEVELS, &args).await?;
+        debug_assert_eq!(levels.len(), chunk.len(), "one level a product");
+        let levels = chunk.iter().zip(levels);
+        found.extend(levels.filter_map(|(product, level)| Some((product.clone(), level?))));
     }
-    Ok(Arc::new(levels))
+    Ok(Arc::new(found))
 }
 
 impl Stock {
@@ -78,7 +76,7 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// As [`Partitions::run`], or when too many ask.
+    /// As [`Partitions::run`], or when too many requests wait.
     pub async fn levels(
         &self,
         partition: Partition,

@@ -1,38 +1,27 @@
-//! The typed face of `lua/`: takes units, gives them back, grants them, reads them.
+//! Takes units, gives them back, grants them, reads them: each by a script.
 //!
-//! Must never: touch a unit other than by a script, or ask a script a second time when the outcome of
-//! the first is unknown.
+//! Must never: change a unit other than by a script, or call a script a second time while the outcome of
+//! the first call is unknown.
 
 mod batcher;
-mod drain;
-mod grant;
+mod drain_rate;
 mod levels;
-mod lost;
-mod meta;
-mod open;
-mod rebuild;
+mod products;
 mod release;
 mod reserve;
 
 use std::sync::Arc;
 
-pub use batcher::BatcherClosed;
-pub use grant::{Grant, Offer};
 pub use levels::Levels;
-pub use lost::{OldBucket, OldClaim};
-pub use meta::{Held, SinceOpened};
-pub use open::Opening;
-pub use rebuild::{ClaimParts, Filling, Reopened, Seized};
 pub use release::{ReleaseFrom, Released};
-pub use reserve::MAX_BATCH;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
 use crate::{
-    domain::{Epoch, IdWindow, Outcome, Partition, Reserve},
-    fence::{FenceError, Partitions, Script, expect},
-    telemetry,
+    domain::{Outcome, Reserve},
+    redis::{FenceError, Partitions},
+    telemetry::{self, Metrics},
 };
 
 /// Settings of the stock.
@@ -44,12 +33,6 @@ pub struct StockSettings {
     pub backlog_max_entries: u64,
 }
 
-impl StockSettings {
-    fn id_window(&self) -> IdWindow {
-        IdWindow::new(self.idempotency_window_ms)
-    }
-}
-
 /// Why a request got no decision.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StockError {
@@ -59,7 +42,7 @@ pub enum StockError {
     /// The service is shutting down; nothing was done.
     #[error("the service is shutting down")]
     Stopping,
-    /// The service broke off while the request may have been under way; the outcome is open.
+    /// The service stopped while the request may have been under way; the outcome is open.
     #[error("the outcome is unknown")]
     Abandoned,
     /// Redis refused to write the order; nothing was done.
@@ -76,52 +59,23 @@ type Decision = Result<Outcome, StockError>;
 #[derive(Clone)]
 pub struct Stock {
     partitions: Partitions,
-    settings: StockSettings,
-    scripts: Arc<Scripts>,
     reservers: Arc<[Batcher<Reserve, Decision>]>,
     levels: Arc<[LevelsReader]>,
 }
 
-struct Scripts {
-    release: Script,
-    restock: Script,
-    publish: Script,
-    open: Script,
-    close: Script,
-    probe: Script,
-    held: Script,
-    seize: Script,
-    fill: Script,
-    lost: Script,
-    reopen: Script,
-}
-
 impl Stock {
     /// Starts a batcher for each partition on `tasks`; they end when the last handle is dropped.
-    pub fn start(partitions: Partitions, settings: StockSettings, tasks: &TaskTracker) -> Self {
-        let reserver = Reserver::new(partitions.clone(), settings);
+    pub fn start(
+        partitions: Partitions,
+        settings: StockSettings,
+        metrics: Metrics,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let reserver = Reserver::new(partitions.clone(), settings, metrics);
         let count = partitions.count();
         let reservers = count.all().map(|partition| reserver.clone().start(partition, tasks));
         let levels = count.all().map(|p| LevelsReader::start(partitions.clone(), p, tasks));
-        Self {
-            reservers: reservers.collect(),
-            levels: levels.collect(),
-            scripts: Arc::new(Scripts {
-                release: Script::new("release", include_str!("../../lua/release.lua")),
-                restock: Script::new("restock", include_str!("../../lua/restock.lua")),
-                publish: Script::new("publish", include_str!("../../lua/publish.lua")),
-                open: Script::new("open", include_str!("../../lua/open.lua")),
-                close: Script::new("close", include_str!("../../lua/close.lua")),
-                probe: Script::new("probe", include_str!("../../lua/probe.lua")),
-                held: Script::new("held", include_str!("../../lua/held.lua")),
-                seize: Script::new("seize", include_str!("../../lua/seize.lua")),
-                fill: Script::new("fill", include_str!("../../lua/fill.lua")),
-                lost: Script::new("lost", include_str!("../../lua/lost.lua")),
-                reopen: Script::new("reopen", include_str!("../../lua/reopen.lua")),
-            }),
-            partitions,
-            settings,
-        }
+        Self { reservers: reservers.collect(), levels: levels.collect(), partitions }
     }
 
     /// The partitions behind this stock.
@@ -129,8 +83,8 @@ impl Stock {
         &self.partitions
     }
 
-    /// Asks Redis to decide a request, together with whatever else waits for the same partition. Once
-    /// queued it is decided even if the caller goes away while it is under way.
+    /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
+    /// queued it is decided even if the caller is dropped while it is under way.
     ///
     /// # Errors
     ///
@@ -141,25 +95,5 @@ impl Stock {
         let span = telemetry::reserve_span(partition.number());
         request.traceparent = telemetry::traceparent(&span);
         self.reservers[partition.index()].ask(request).instrument(span).await?
-    }
-
-    /// Closes a partition: nothing is taken from it until it is rebuilt.
-    ///
-    /// # Errors
-    ///
-    /// When it is fenced already, or Redis is away.
-    pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
-        self.close_in(partition, self.partitions.epoch(partition)?).await
-    }
-
-    /// Closes a partition that is open in this epoch.
-    ///
-    /// # Errors
-    ///
-    /// When it is not, or Redis is away.
-    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
-        let keys = [self.partitions.keys().meta(partition)];
-        let answer = self.partitions.run_in(epoch, &self.scripts.close, &keys, &[]).await?;
-        expect(answer, &["closed"])
     }
 }

@@ -1,16 +1,19 @@
-//! `lua/release.lua`: a voided order's unit comes back, once (R5, R6).
+//! `lua/release.lua`: gives the unit of a voided order back, once (R5, R6).
 
 use super::Stock;
-use crate::{domain::Partition, fence::FenceError, keys::GROUP};
+use crate::{
+    domain::Partition,
+    redis::{FenceError, GROUP, script},
+};
 
-/// Where the order's entry lies.
+/// Which stream holds the order's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseFrom<'a> {
-    /// Still in `orders` (R6).
+    /// Still `orders` (R6).
     Orders,
-    /// In `dead` (R5).
+    /// `dead` (R5).
     Dead {
-        /// The name it was buried under.
+        /// The name under which it was moved there.
         named: &'a str,
     },
 }
@@ -18,48 +21,39 @@ pub enum ReleaseFrom<'a> {
 /// What a release did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Released {
-    /// The unit went back.
+    /// It gave the unit back.
     Now,
-    /// Somebody else gave it back before.
+    /// Nothing: the entry is no longer there, because another call gave its unit back.
     Before,
-    /// The entry is no order of ours, or its product has no stock: it was left alone.
+    /// Nothing: the entry is not an order that this program wrote, or its product has no stock.
     Never,
 }
 
+script!(RELEASE: Released = "release", include_str!("../../lua/release.lua"),
+    [Meta, Stock, Idempotency, Bought, Orders, Dead, DeadIndex] {
+    ["released", _] => Released::Now,
+    ["gone"] => Released::Before,
+    ["unreleasable"] => Released::Never,
+});
+
 impl Stock {
-    /// Removes the entry `entry_id` and gives its unit, the user's limit and the claim back, once. The
+    /// Removes the entry `entry_id` and gives its unit, the user's limit and the request id back, once. The
     /// caller has committed the reservation's void before.
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn release(
         &self,
         partition: Partition,
         from: ReleaseFrom<'_>,
         entry_id: &str,
     ) -> Result<Released, FenceError> {
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.stock(partition),
-            keys.claims(partition),
-            keys.bought(partition),
-            keys.orders(partition),
-            keys.dead(partition),
-            keys.dead_index(partition),
-        ];
-        let (source, named) = match from {
+        let (stream, named) = match from {
             ReleaseFrom::Orders => ("orders", ""),
             ReleaseFrom::Dead { named } => ("dead", named),
         };
-        let args = [GROUP, source, entry_id, named];
-        let answer = self.partitions.run(partition, &self.scripts.release, &keys, &args).await?;
-        match answer[0].as_str() {
-            "released" => Ok(Released::Now),
-            "gone" => Ok(Released::Before),
-            "unreleasable" => Ok(Released::Never),
-            _ => Err(FenceError::Malformed(answer)),
-        }
+        let args = [GROUP, stream, entry_id, named];
+        self.partitions.run(partition, &RELEASE, &args).await
     }
 }

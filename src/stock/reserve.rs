@@ -7,32 +7,37 @@ use tokio_util::task::TaskTracker;
 use super::{
     Decision, StockError, StockSettings,
     batcher::{Batcher, Limits},
-    drain::Drain,
+    drain_rate::DrainRate,
 };
 use crate::{
-    domain::{Epoch, Outcome, Partition, Receipt, ReservationId, Reserve},
-    fence::{FenceError, Partitions, Script},
+    domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
+    redis::{FenceError, Partitions, script},
+    telemetry::Metrics,
 };
 
 /// Most requests a script call: about 1.3 ms of Redis at 10 µs each.
-pub const MAX_BATCH: usize = 128;
+const BATCH_MAX: usize = 128;
 /// Most requests that wait for a partition.
-const MAX_QUEUE: usize = 4096;
+const QUEUE_MAX: usize = 4096;
 
-/// Asks `lua/reserve.lua`.
+script!(RESERVE: Vec<String> = "reserve", include_str!("../../lua/reserve.lua"),
+    [Meta, Stock, Catalogue, Idempotency, Bought, Orders, Lost] {
+    ["ok", ref answers @ ..] => answers.iter().map(|&answer| answer.to_owned()).collect(),
+});
+
+/// Calls `lua/reserve.lua`.
 #[derive(Clone)]
 pub(super) struct Reserver {
     partitions: Partitions,
-    script: Arc<Script>,
     settings: StockSettings,
-    drains: Arc<[Drain]>,
+    metrics: Metrics,
+    drain_rates: Arc<[DrainRate]>,
 }
 
 impl Reserver {
-    pub(super) fn new(partitions: Partitions, settings: StockSettings) -> Self {
-        let script = Arc::new(Script::new("reserve", include_str!("../../lua/reserve.lua")));
-        let drains = partitions.count().all().map(|_| Drain::default()).collect();
-        Self { partitions, script, settings, drains }
+    pub(super) fn new(partitions: Partitions, settings: StockSettings, metrics: Metrics) -> Self {
+        let drain_rates = partitions.count().all().map(|_| DrainRate::default()).collect();
+        Self { partitions, settings, metrics, drain_rates }
     }
 
     /// Starts the batcher of one partition.
@@ -41,7 +46,7 @@ impl Reserver {
         partition: Partition,
         tasks: &TaskTracker,
     ) -> Batcher<Reserve, Decision> {
-        let limits = Limits { batch: MAX_BATCH, queue: MAX_QUEUE };
+        let limits = Limits { batch: BATCH_MAX, queue: QUEUE_MAX };
         let this = Arc::new(self);
         Batcher::start(tasks, limits, move |batch: Vec<Reserve>| {
             let this = this.clone();
@@ -51,49 +56,50 @@ impl Reserver {
 
     /// One decision a request, in order.
     async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
-        let decisions = self.ask(partition, batch).await;
+        self.metrics.batch(batch.len());
+        let decisions = match self.decide_open(partition, batch).await {
+            Ok(decisions) => decisions,
+            Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
+        };
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         for decision in &decisions {
             *counts.entry(label(decision)).or_default() += 1;
         }
         for (outcome, count) in counts {
-            self.partitions.metrics().decided(outcome, count);
+            self.metrics.decided(outcome, count);
         }
         decisions
     }
 
-    async fn ask(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
-        self.partitions.metrics().batch(batch.len());
-        // Nobody is under way where nobody may be.
-        if let Err(error) = self.partitions.selling_epoch(partition) {
-            return batch.iter().map(|_| Err(error.clone().into())).collect();
-        }
+    async fn decide_open(
+        &self,
+        partition: Partition,
+        batch: &[Reserve],
+    ) -> Result<Vec<Decision>, FenceError> {
+        // Before the mark below: a partition that is not open for selling is not marked as selling.
+        self.partitions.selling_epoch(partition)?;
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
-        // Until every accept of this call was seen (R10).
+        // Held until every accept of this call was seen (R10).
         let _taking = self.partitions.take(partition);
-        match self.call(partition, batch, &randoms).await {
-            Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
-            Ok((epoch, answers)) => {
-                let (drain, backlog_max_entries) =
-                    (&self.drains[partition.index()], self.settings.backlog_max_entries);
-                let decode = |(random, answer): (u64, &String)| {
-                    decode(answer, Asked { partition, epoch, random, drain, backlog_max_entries })
-                        .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
-                };
-                let decisions: Vec<Decision> =
-                    randoms.into_iter().zip(&answers).map(decode).collect();
-                // A duplicate may be the first that anybody hears of its accept.
-                let told = decisions.iter().filter_map(|decision| match decision {
-                    Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
-                        Some(receipt.reservation_id)
-                    }
-                    _ => None,
-                });
-                let told = told.filter(|id| id.epoch() == epoch).map(|id| id.seq());
-                self.partitions.saw(partition, epoch, told.max().unwrap_or(0));
-                decisions
+        let (epoch, answers) = self.call(partition, batch, &randoms).await?;
+        let (drain_rate, backlog_max_entries) =
+            (&self.drain_rates[partition.index()], self.settings.backlog_max_entries);
+        let decode = |(random, answer): (u64, &String)| {
+            let asked = Asked { partition, epoch, random, drain_rate, backlog_max_entries };
+            decode(answer, asked)
+                .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
+        };
+        let decisions: Vec<Decision> = randoms.into_iter().zip(&answers).map(decode).collect();
+        // A duplicate may be the first report of its accept that any process gets.
+        let reported = decisions.iter().filter_map(|decision| match decision {
+            Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
+                Some(receipt.reservation_id)
             }
-        }
+            _ => None,
+        });
+        let seqs = reported.filter(|id| id.epoch() == epoch).map(|id| id.seq());
+        self.partitions.saw(partition, epoch, seqs.max().unwrap_or(0));
+        Ok(decisions)
     }
 
     async fn call(
@@ -102,36 +108,28 @@ impl Reserver {
         batch: &[Reserve],
         randoms: &[u64],
     ) -> Result<(Epoch, Vec<String>), FenceError> {
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.stock(partition),
-            keys.catalogue(partition),
-            keys.claims(partition),
-            keys.bought(partition),
-            keys.orders(partition),
-            keys.lost(partition),
-        ];
+        // Read again: the partition may have been closed before it was marked as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
-        let words = [
+        let settings = [
             self.settings.idempotency_window_ms.to_string(),
             self.settings.backlog_max_entries.to_string(),
         ];
         let randoms: Vec<String> = randoms.iter().map(|random| format!("{random:x}")).collect();
-        let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut args: Vec<&str> = settings.iter().map(String::as_str).collect();
         for (request, random) in batch.iter().zip(&randoms) {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
             let (product, user) = (request.product.as_str(), request.user.as_str());
-            // An earlier program leaves an entry of format 2 alone: it would take it for an unrecognized one.
+            // A program of an earlier version leaves entries of format 2 to newer ones; without the format it would
+            // take them for entries that this service did not write.
             let format = if request.is_plain() { "1" } else { "2" };
             args.extend([product, user, request_id, random, traceparent, format]);
         }
-        let mut answers = self.partitions.run_in(epoch, &self.script, &keys, &args).await?;
-        if answers.len() != batch.len() + 1 || answers[0] != "ok" {
+        let at = PartitionEpoch { partition, epoch };
+        let answers = self.partitions.run_in(at, &RESERVE, &args).await?;
+        if answers.len() != batch.len() {
             return Err(FenceError::Malformed(answers));
         }
-        answers.remove(0);
         Ok((epoch, answers))
     }
 }
@@ -153,41 +151,33 @@ fn label(decision: &Decision) -> &'static str {
     }
 }
 
-/// What the answer to a request needs beside its words.
+/// What the decision on a request needs beside the answer of the script.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     partition: Partition,
     epoch: Epoch,
     random: u64,
-    drain: &'a Drain,
+    drain_rate: &'a DrainRate,
     backlog_max_entries: u64,
 }
 
-/// The script's words as a decision; `None` when they are none of the script's.
+/// The decision in an answer; `None` for an answer that the script never gives.
 fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
     let words: Vec<&str> = rest.split(' ').collect();
-    let id =
-        |epoch, seq, random| ReservationId::new(asked.partition.number(), epoch, seq, random).ok();
+    let partition = asked.partition;
     let outcome = match (status, words.as_slice()) {
-        ("accepted", [seq, remaining, at]) => Outcome::Accepted(Receipt {
-            reservation_id: id(asked.epoch, seq.parse().ok()?, asked.random)?,
-            reserved_at_ms: at.parse().ok()?,
-            remaining: remaining.parse().ok()?,
-        }),
-        ("duplicate", [entry, random, at, remaining]) => {
-            let (epoch, seq) = entry.split_once('-')?;
-            let random = u64::from_str_radix(random, 16).ok()?;
-            Outcome::Duplicate(Receipt {
-                reservation_id: id(Epoch(epoch.parse().ok()?), seq.parse().ok()?, random)?,
-                reserved_at_ms: at.parse().ok()?,
-                remaining: remaining.parse().ok()?,
-            })
+        ("accepted", [seq, remaining, at]) => {
+            let (epoch, seq) = (asked.epoch, seq.parse().ok()?);
+            let id = ReservationId::new(partition.number(), epoch, seq, asked.random).ok()?;
+            Outcome::Accepted(receipt(id, at, remaining)?)
         }
-        ("lost", [entry, random]) => {
-            let (epoch, seq) = entry.split_once('-')?;
-            let random = u64::from_str_radix(random, 16).ok()?;
-            Outcome::Lost(id(Epoch(epoch.parse().ok()?), seq.parse().ok()?, random)?)
+        ("duplicate", [entry_id, random, at, remaining]) => {
+            let id = ReservationId::from_entry(partition, entry_id, random)?;
+            Outcome::Duplicate(receipt(id, at, remaining)?)
+        }
+        ("lost", [entry_id, random]) => {
+            Outcome::Lost(ReservationId::from_entry(partition, entry_id, random)?)
         }
         ("sold_out", _) => Outcome::SoldOut,
         ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
@@ -197,7 +187,7 @@ fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
         ("unknown_product", _) => Outcome::UnknownProduct,
         ("backlog_full", [left]) => {
             let (left, full) = (left.parse().ok()?, asked.backlog_max_entries);
-            Outcome::BacklogFull { retry_after: asked.drain.wait(Instant::now(), left, full) }
+            Outcome::BacklogFull { retry_after: asked.drain_rate.wait(Instant::now(), left, full) }
         }
         ("not_applied", _) => return Some(Err(StockError::Refused(rest.to_owned()))),
         _ => return None,
@@ -205,18 +195,23 @@ fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
     Some(Ok(outcome))
 }
 
+fn receipt(reservation_id: ReservationId, at: &str, remaining: &str) -> Option<Receipt> {
+    let (reserved_at_ms, remaining) = (at.parse().ok()?, remaining.parse().ok()?);
+    Some(Receipt { reservation_id, reserved_at_ms, remaining })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::PartitionCount;
 
-    fn asked(drain: &Drain) -> Asked<'_> {
+    fn asked(drain_rate: &DrainRate) -> Asked<'_> {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        Asked { partition, epoch: Epoch(2), random: 0xabc, drain, backlog_max_entries: 9 }
+        Asked { partition, epoch: Epoch(2), random: 0xabc, drain_rate, backlog_max_entries: 9 }
     }
 
     #[test]
-    fn every_status_that_the_script_names_is_understood() {
+    fn every_status_of_the_script_is_decoded() {
         let script = include_str!("../../lua/reserve.lua");
         for (named, answer) in [
             ("accepted", "accepted 7 12 1700000000000"),
@@ -236,14 +231,14 @@ mod tests {
                 header.into_iter().any(|line| line.contains(named)),
                 "{named} is not in the header"
             );
-            assert!(decode(answer, asked(&Drain::default())).is_some(), "{answer}");
+            assert!(decode(answer, asked(&DrainRate::default())).is_some(), "{answer}");
         }
     }
 
     #[test]
-    fn a_duplicate_names_the_reservation_of_its_own_epoch() {
+    fn duplicate_has_the_reservation_id_of_its_own_epoch() {
         let Some(Ok(Outcome::Duplicate(receipt))) =
-            decode("duplicate 1-5 ff 1000 9", asked(&Drain::default()))
+            decode("duplicate 1-5 ff 1000 9", asked(&DrainRate::default()))
         else {
             panic!("not a duplicate");
         };
@@ -252,10 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_not_the_scripts_are_no_decision() {
+    fn answer_that_the_script_never_gives_is_not_decoded() {
         for bad in ["", "accepted", "accepted x 1 1", "accepted 1 1", "duplicate 1 a 1 1", "maybe"]
         {
-            assert!(decode(bad, asked(&Drain::default())).is_none(), "{bad}");
+            assert!(decode(bad, asked(&DrainRate::default())).is_none(), "{bad}");
         }
     }
 }

@@ -1,16 +1,25 @@
-//! `lua/adopt.lua`: entries that were delivered and are in nobody's hands.
+//! `lua/adopt.lua`: takes entries that were delivered and are pending with no consumer.
 
 use super::{Delivery, Streams};
-use crate::{domain::Partition, fence::FenceError, keys::GROUP};
+use crate::{
+    domain::Partition,
+    redis::{FenceError, GROUP, script},
+};
+
+// The last entry checked, and the ids of the entries taken.
+script!(ADOPT: (String, Vec<String>) = "adopt", include_str!("../../lua/adopt.lua"),
+    [Meta, Orders] {
+    ["ok", last, ref ids @ ..] => (last.to_owned(), ids.iter().map(|&id| id.to_owned()).collect()),
+});
 
 impl Streams {
-    /// Takes what nobody has pending among the next `count` delivered entries. `after` is the last entry
-    /// that was looked at; when all were, the next look begins at the start.
+    /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
+    /// checked; when all were, the next call begins at the start of the stream.
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; whatever was taken all the same comes back when it was idle
-    /// for long enough.
+    /// As [`crate::redis::Partitions::run`]; what was taken all the same is taken over when it was idle for long
+    /// enough.
     pub async fn adopt(
         &self,
         partition: Partition,
@@ -18,21 +27,12 @@ impl Streams {
         after: &mut String,
         count: usize,
     ) -> Result<Vec<Delivery>, FenceError> {
-        let keys =
-            [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
-        let count = count.to_string();
-        let args = [GROUP, consumer, after, &count];
-        let answer = self.partitions.run(partition, &self.scripts.adopt, &keys, &args).await?;
-        let [status, last, ids @ ..] = answer.as_slice() else {
-            return Err(FenceError::Malformed(answer));
-        };
-        if status != "ok" {
-            return Err(FenceError::Malformed(answer));
-        }
-        after.clone_from(last);
+        let args = [GROUP, consumer, after, &count.to_string()];
+        let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
+        *after = last;
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
-            if let Some(entry) = self.entry(partition, id).await? {
+            if let Some(entry) = self.entry(partition, &id).await? {
                 taken.push(Delivery { entry, deliveries: 1 });
             }
         }

@@ -1,15 +1,15 @@
-//! `lua/cut.lua`: everything that Redis knows of a partition, at one moment.
+//! `lua/cut.lua`: reads everything that Redis knows of a partition, at one moment.
 
 use std::collections::HashMap;
 
 use super::{Entry, Streams};
 use crate::{
-    domain::{Epoch, Partition, ProductId, ReservationId},
-    fence::FenceError,
+    domain::{Epoch, Partition, PartitionEpoch, ProductId, ReservationId},
+    redis::{FenceError, script},
 };
 
 /// Most entries that one script may read: about 50 ms of Redis.
-const MAX_ENTRIES: u32 = 20_000;
+const ENTRIES_MAX: u32 = 20_000;
 
 /// One product's units at the cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,11 +23,11 @@ pub struct ProductCut {
 
 /// A bucket of request ids at the cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ClaimsCut {
+pub struct IdempotencyCut {
     /// When the bucket begins, in milliseconds since 1970.
     pub since_ms: i64,
-    /// Whether every request id of its orders must be in it. Not so for an earlier bucket that is not there: it may have
-    /// been written under a shorter window.
+    /// Whether every request id of its orders must be in it. Not so for an earlier bucket that does not exist: it may
+    /// have been written under a shorter window.
     pub is_kept: bool,
     /// How many it holds.
     pub remembered: i64,
@@ -44,18 +44,18 @@ pub struct Cut {
     pub seq: i64,
     /// By product.
     pub products: HashMap<ProductId, ProductCut>,
-    /// What is in the streams.
+    /// The orders in the streams.
     pub in_streams: Vec<ReservationId>,
     /// Request ids that are remembered, oldest bucket first.
-    pub claims: Vec<ClaimsCut>,
-    /// Entries in the streams that no program of ours wrote.
+    pub idempotency: Vec<IdempotencyCut>,
+    /// Entries in the streams that this program did not write.
     pub unrecognized: Vec<String>,
 }
 
 /// Why there is no cut.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// More is in the streams than one script may read.
+    /// The streams hold more than one script may read.
     #[error("{0} entries wait in its streams, more than can be read at one moment")]
     TooMany(String),
     /// The script did not run to its end.
@@ -63,80 +63,92 @@ pub enum CutError {
     Fence(#[from] FenceError),
 }
 
+/// A record of the reply.
+enum Record {
+    Product { product: ProductId, available: i64, supply: i64 },
+    Entry { in_dead: bool, accepted_as: String, product: String, random: String },
+    Bucket(IdempotencyCut),
+}
+
+// The number of entries, where that is too large; or the seq, and the records.
+script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua/cut.lua"),
+    [Meta, Stock, Supply, Orders, Dead, Idempotency] {
+    ["too_many", entries] => Err(entries.to_owned()),
+    ["ok", seq, ref words @ ..] => {
+        Ok((seq.parse().ok()?, words.chunks(4).map(record).collect::<Option<_>>()?))
+    },
+});
+
+fn record(words: &[&str]) -> Option<Record> {
+    let &[kind, a, b, c] = words else { return None };
+    Some(match kind {
+        "p" => Record::Product {
+            product: a.parse().ok()?,
+            available: b.parse().ok()?,
+            supply: c.parse().ok()?,
+        },
+        "o" | "d" => Record::Entry {
+            in_dead: kind == "d",
+            accepted_as: a.to_owned(),
+            product: b.to_owned(),
+            random: c.to_owned(),
+        },
+        "c" | "u" => Record::Bucket(IdempotencyCut {
+            since_ms: a.parse().ok()?,
+            is_kept: kind == "c",
+            remembered: b.parse().ok()?,
+            waiting: c.parse().ok()?,
+        }),
+        _ => return None,
+    })
+}
+
 impl Streams {
-    /// Cuts the log of a partition whose request ids are remembered for `window_ms`.
+    /// Reads a cut of a partition whose request ids are remembered for `window_ms`.
     ///
     /// # Errors
     ///
     /// See [`CutError`].
     pub async fn cut(&self, partition: Partition, window_ms: u64) -> Result<Cut, CutError> {
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.stock(partition),
-            keys.supply(partition),
-            keys.orders(partition),
-            keys.dead(partition),
-            keys.claims(partition),
-        ];
         let epoch = self.partitions.epoch(partition)?;
-        let args = [MAX_ENTRIES.to_string(), window_ms.to_string()];
-        let args = args.each_ref().map(String::as_str);
-        let answer = self.partitions.run_in(epoch, &self.scripts.cut, &keys, &args).await?;
-        match answer.as_slice() {
-            [status, entries] if status == "too_many" => Err(CutError::TooMany(entries.clone())),
-            [status, seq, records @ ..] if status == "ok" && records.len() % 4 == 0 => {
-                let seq = seq.parse().map_err(|_| FenceError::Malformed(vec![seq.clone()]))?;
-                let mut cut = Cut {
-                    epoch,
-                    seq,
-                    products: HashMap::new(),
-                    in_streams: Vec::new(),
-                    claims: Vec::new(),
-                    unrecognized: Vec::new(),
-                };
-                for record in records.chunks(4) {
-                    let record = [&*record[0], &*record[1], &*record[2], &*record[3]];
-                    cut.add(partition, record)
-                        .ok_or_else(|| FenceError::Malformed(record.map(str::to_owned).to_vec()))?;
-                }
-                Ok(cut)
-            }
-            _ => Err(FenceError::Malformed(answer).into()),
+        let args = [&*ENTRIES_MAX.to_string(), &*window_ms.to_string()];
+        let at = PartitionEpoch { partition, epoch };
+        let cut = self.partitions.run_in(at, &CUT, &args).await?;
+        let (seq, records) = cut.map_err(CutError::TooMany)?;
+        let mut cut = Cut {
+            epoch,
+            seq,
+            products: HashMap::new(),
+            in_streams: Vec::new(),
+            idempotency: Vec::new(),
+            unrecognized: Vec::new(),
+        };
+        for record in records {
+            cut.add(partition, record);
         }
+        Ok(cut)
     }
 }
 
 impl Cut {
-    fn add(&mut self, partition: Partition, [kind, a, b, c]: [&str; 4]) -> Option<()> {
-        if kind == "c" || kind == "u" {
-            self.claims.push(ClaimsCut {
-                since_ms: a.parse().ok()?,
-                is_kept: kind == "c",
-                remembered: b.parse().ok()?,
-                waiting: c.parse().ok()?,
-            });
-            return Some(());
+    fn add(&mut self, partition: Partition, record: Record) {
+        match record {
+            Record::Bucket(bucket) => self.idempotency.push(bucket),
+            Record::Product { product, available, supply } => {
+                let units = self.products.entry(product).or_default();
+                (units.available, units.supply) = (available, supply);
+            }
+            Record::Entry { in_dead, accepted_as, product, random } => {
+                let entry = Entry { id: accepted_as, fields: vec![("r".to_owned(), random)] };
+                let id = entry.reservation_id(partition, &entry.id);
+                let (Ok(id), Ok(product)) = (id, product.parse::<ProductId>()) else {
+                    self.unrecognized.push(entry.id);
+                    return;
+                };
+                self.in_streams.push(id);
+                let units = self.products.entry(product).or_default();
+                *if in_dead { &mut units.in_dead } else { &mut units.in_orders } += 1;
+            }
         }
-        if kind == "p" {
-            let units = self.products.entry(a.parse().ok()?).or_default();
-            units.available = b.parse().ok()?;
-            units.supply = c.parse().ok()?;
-            return Some(());
-        }
-        let entry = Entry { id: a.to_owned(), fields: vec![("r".to_owned(), c.to_owned())] };
-        let (Ok(id), Ok(product)) = (entry.reservation_id(partition, a), b.parse::<ProductId>())
-        else {
-            self.unrecognized.push(a.to_owned());
-            return Some(());
-        };
-        self.in_streams.push(id);
-        let units = self.products.entry(product).or_default();
-        match kind {
-            "o" => units.in_orders += 1,
-            "d" => units.in_dead += 1,
-            _ => return None,
-        }
-        Some(())
     }
 }

@@ -1,14 +1,14 @@
-//! The dead stream: entries given up on, each the token for its own unit.
+//! The dead stream: entries that could not be stored. Each entry is the token for its own unit.
 
 use redis::RedisError;
 
 use super::{
     Streams,
-    entry::{Entry, EntryError},
+    entry::{Entry, EntryError, fields},
 };
 use crate::{
     domain::{Order, Partition, ReservationId},
-    fence::FenceError,
+    redis::{FenceError, script},
 };
 
 /// An entry of `dead`.
@@ -21,7 +21,7 @@ pub struct DeadEntry {
 }
 
 /// Some of a partition's dead entries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadPage {
     /// The entries, the oldest first.
     pub entries: Vec<DeadEntry>,
@@ -29,14 +29,29 @@ pub struct DeadPage {
     pub newest: Option<String>,
 }
 
-/// Entries as `lua/dead.lua` returns them; `None` if the words do not add up.
-fn dead_entries(partition: Partition, mut words: &[String]) -> Option<Vec<DeadEntry>> {
+/// The newest id of the stream, and entries.
+type Page = (Option<String>, Vec<Entry>);
+
+// `None` where no entry has the name that was asked for.
+script!(DEAD: Option<Page> = "dead", include_str!("../../lua/dead.lua"), [Meta, Dead, DeadIndex] {
+    ["none"] => None,
+    ["read", newest, ref words @ ..] => {
+        Some(((!newest.is_empty()).then(|| newest.to_owned()), entries(words)?))
+    },
+});
+
+// Whether the entry was still in `dead`.
+script!(DISCARD: bool = "discard", include_str!("../../lua/discard.lua"), [Meta, Dead, DeadIndex] {
+    ["discarded"] => true,
+    ["gone"] => false,
+});
+
+/// Entries, each as its id, the number of words of its fields, and these words.
+fn entries(mut words: &[&str]) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     while let [id, count, rest @ ..] = words {
-        let (fields, others) = rest.split_at_checked(count.parse().ok()?)?;
-        let fields = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-        let entry = Entry { id: id.clone(), fields: fields.collect() };
-        entries.push(DeadEntry { partition, entry });
+        let (of_entry, others) = rest.split_at_checked(count.parse().ok()?)?;
+        entries.push(Entry { id: (*id).to_owned(), fields: fields(of_entry)? });
         words = others;
     }
     words.is_empty().then_some(entries)
@@ -57,22 +72,22 @@ impl DeadEntry {
         self.field("id")
     }
 
-    /// The name it was buried under: the reservation id, or `accepted_as` if it has none.
+    /// The name under which it was moved to `dead`: the reservation id, or `accepted_as` if it has none.
     pub fn named(&self) -> &str {
         self.field("rid")
     }
 
-    /// Why it was buried.
+    /// Why it was moved to `dead`.
     pub fn reason(&self) -> &str {
         self.field("reason")
     }
 
-    /// What Postgres called it; empty if it was not Postgres.
+    /// The SQLSTATE of Postgres; empty if Postgres gave none.
     pub fn sqlstate(&self) -> &str {
         self.field("sqlstate")
     }
 
-    /// When it was buried, in milliseconds since 1970.
+    /// When it was moved to `dead`, in milliseconds since 1970.
     pub fn moved_at_ms(&self) -> i64 {
         self.field("at").parse().unwrap_or(0)
     }
@@ -81,7 +96,7 @@ impl DeadEntry {
     ///
     /// # Errors
     ///
-    /// `Malformed` when no program of ours wrote it.
+    /// `Malformed` when this program did not write it.
     pub fn reservation_id(&self) -> Result<ReservationId, EntryError> {
         self.entry.reservation_id(self.partition, self.accepted_as())
     }
@@ -102,7 +117,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn dead(
         &self,
         partition: Partition,
@@ -111,33 +126,24 @@ impl Streams {
     ) -> Result<DeadPage, FenceError> {
         let first = after.map_or("-".to_owned(), |id| format!("({id}"));
         let args = ["", &first, last.unwrap_or("+"), &count.to_string()];
-        let page = self.read_dead(partition, &args).await?;
-        page.ok_or_else(|| FenceError::Malformed(vec!["none".to_owned()]))
+        self.read_dead(partition, &args).await.map(Option::unwrap_or_default)
     }
 
-    /// Reads dead entries behind the fence, since an older Redis holds entries that are settled; `None` if there is
-    /// none of the name that was asked for.
+    /// Reads dead entries behind the fence, since an older Redis holds entries that are settled; `None` where no entry
+    /// has the name that was asked for.
     async fn read_dead(
         &self,
         partition: Partition,
         args: &[&str],
     ) -> Result<Option<DeadPage>, FenceError> {
-        let keys = self.partitions.keys();
-        let keys = [keys.meta(partition), keys.dead(partition), keys.dead_index(partition)];
-        let answer = self.partitions.run(partition, &self.scripts.dead, &keys, args).await?;
-        match answer.as_slice() {
-            [status] if status == "none" => Ok(None),
-            [status, newest, words @ ..] if status == "read" => {
-                let entries = dead_entries(partition, words);
-                let newest = (!newest.is_empty()).then(|| newest.clone());
-                let entries = entries.ok_or(FenceError::Malformed(answer))?;
-                Ok(Some(DeadPage { entries, newest }))
-            }
-            _ => Err(FenceError::Malformed(answer)),
-        }
+        let page = self.partitions.run(partition, &DEAD, args).await?;
+        Ok(page.map(|(newest, entries)| {
+            let entries = entries.into_iter().map(|entry| DeadEntry { partition, entry });
+            DeadPage { entries: entries.collect(), newest }
+        }))
     }
 
-    /// The time by the clock of Redis, which says when an entry was buried; in milliseconds since 1970.
+    /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
     ///
     /// # Errors
     ///
@@ -149,11 +155,11 @@ impl Streams {
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// The dead entry that was buried under this name.
+    /// The dead entry of this name.
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn dead_of(
         &self,
         partition: Partition,
@@ -167,39 +173,25 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
-        let keys = self.partitions.keys();
-        let partition = dead.partition;
-        let keys = [keys.meta(partition), keys.dead(partition), keys.dead_index(partition)];
-        let args = [dead.dead_id(), dead.named()];
-        let answer = self.partitions.run(partition, &self.scripts.discard, &keys, &args).await?;
-        match answer[0].as_str() {
-            "discarded" => Ok(true),
-            "gone" => Ok(false),
-            _ => Err(FenceError::Malformed(answer)),
-        }
+        self.partitions.run(dead.partition, &DISCARD, &[dead.dead_id(), dead.named()]).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::PartitionCount;
 
     #[test]
-    fn words_that_do_not_add_up_are_no_entries() {
-        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        let read = |words: &str| {
-            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-            dead_entries(partition, &words)
-        };
+    fn reply_with_a_wrong_number_of_words_has_no_entries() {
+        let read = |words: &str| entries(&words.split_whitespace().collect::<Vec<_>>());
         let entries = read("1-1 2 p shoe 1-2 0 1-3 4 p hat u ann").unwrap();
-        let fields: Vec<usize> = entries.iter().map(|dead| dead.entry.fields.len()).collect();
-        assert_eq!(fields, [1, 0, 2]);
-        assert_eq!((entries[2].dead_id(), entries[2].field("u")), ("1-3", "ann"));
+        let counts: Vec<usize> = entries.iter().map(|entry| entry.fields.len()).collect();
+        assert_eq!(counts, [1, 0, 2]);
+        assert_eq!((entries[2].id.as_str(), entries[2].field("u")), ("1-3", Some("ann")));
         assert_eq!(read("").unwrap(), []);
-        for broken in ["1-1", "1-1 two p shoe", "1-1 3 p shoe", "1-1 2 p shoe 1-2"] {
+        for broken in ["1-1", "1-1 two p shoe", "1-1 1 p", "1-1 3 p shoe", "1-1 2 p shoe 1-2"] {
             assert_eq!(read(broken), None, "{broken}");
         }
     }

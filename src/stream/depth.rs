@@ -1,4 +1,4 @@
-//! How full a partition's streams are, read for a scrape.
+//! The lengths of a partition's streams, read for a scrape of the metrics.
 
 use redis::{AsyncCommands as _, RedisError, streams::StreamInfoGroupsReply};
 
@@ -6,7 +6,10 @@ use super::{
     Streams,
     entry::{Entry, RawEntry},
 };
-use crate::{domain::Partition, keys::GROUP};
+use crate::{
+    domain::Partition,
+    redis::{GROUP, Key},
+};
 
 /// A partition's streams.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub struct Depth {
     pub orders: u64,
     /// Of these, delivered and not settled.
     pub pending: u64,
-    /// Entries not delivered yet; Redis cannot always tell.
+    /// Entries not delivered yet; Redis does not always know.
     pub lag: Option<u64>,
     /// When the oldest entry was accepted, in milliseconds since 1970.
     pub oldest_ms: Option<i64>,
@@ -24,18 +27,18 @@ pub struct Depth {
 }
 
 impl Streams {
-    /// How full a partition's streams are.
+    /// The lengths of a partition's streams.
     ///
     /// # Errors
     ///
     /// When Redis is away.
     pub async fn depth(&self, partition: Partition) -> Result<Depth, RedisError> {
         let mut connection = self.partitions.connection();
-        let keys = self.partitions.keys();
-        let (orders, dead) = (keys.orders(partition), keys.dead(partition));
+        let [orders, dead] =
+            [Key::Orders, Key::Dead].map(|key| self.partitions.key(partition, key));
         let oldest: Vec<RawEntry> = connection.xrange_count(&orders, "-", "+", 1).await?;
         let oldest = oldest.into_iter().find_map(Entry::from_raw);
-        // Without the stream there is no group, and that is no error of a scrape.
+        // A stream that does not exist has no group; a scrape does not fail for that.
         let groups: Result<StreamInfoGroupsReply, _> = connection.xinfo_groups(&orders).await;
         let groups = groups.map(|reply| reply.groups).unwrap_or_default();
         let group = groups.into_iter().find(|group| group.name == GROUP);

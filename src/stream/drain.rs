@@ -1,4 +1,4 @@
-//! What a rebuild takes out of the streams of a closed partition (R8).
+//! The entries that a rebuild stores or voids, and removes from the streams of a closed partition (R8).
 
 use redis::{AsyncCommands as _, RedisError};
 
@@ -7,8 +7,8 @@ use super::{
     entry::{Entry, RawEntry},
 };
 use crate::{
-    domain::{Epoch, Partition},
-    fence::{FenceError, expect},
+    domain::{Partition, PartitionEpoch},
+    redis::{FenceError, Key, script},
 };
 
 /// One of a partition's streams.
@@ -16,7 +16,7 @@ use crate::{
 pub enum Source {
     /// Accepted orders.
     Orders,
-    /// Orders given up on.
+    /// Orders that could not be stored.
     Dead,
 }
 
@@ -29,15 +29,21 @@ pub struct Surviving {
     pub accepted_as: String,
 }
 
-impl Streams {
-    fn source(&self, partition: Partition, source: Source) -> String {
-        match source {
-            Source::Orders => self.partitions.keys().orders(partition),
-            Source::Dead => self.partitions.keys().dead(partition),
+script!(DRAIN: () = "drain", include_str!("../../lua/drain.lua"), [Meta] {
+    ["ok", _] => (),
+});
+
+impl Source {
+    fn key(self) -> Key {
+        match self {
+            Self::Orders => Key::Orders,
+            Self::Dead => Key::Dead,
         }
     }
+}
 
-    /// The first entries of a stream behind `after` (its start, if that is empty), at most `count`.
+impl Streams {
+    /// The first entries of a stream after `after` (its start, if that is empty), at most `count`.
     ///
     /// # Errors
     ///
@@ -46,9 +52,10 @@ impl Streams {
         &self,
         partition: Partition,
         source: Source,
-        (after, count): (&str, usize),
+        after: &str,
+        count: usize,
     ) -> Result<Vec<Surviving>, RedisError> {
-        let key = self.source(partition, source);
+        let key = self.partitions.key(partition, source.key());
         let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
             self.partitions.connection().xrange_count(key, from, "+", count).await?;
@@ -68,22 +75,20 @@ impl Streams {
     ///
     /// When Redis is away.
     pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, RedisError> {
-        self.partitions.connection().xlen(self.source(partition, source)).await
+        self.partitions.connection().xlen(self.partitions.key(partition, source.key())).await
     }
 
-    /// Removes entries that the rebuild of `epoch` has stored or voided.
+    /// Removes entries that a rebuild has stored or voided.
     ///
     /// # Errors
     ///
     /// `Fenced` when that rebuild is over.
-    pub async fn drained(
+    pub async fn drain(
         &self,
-        (partition, source): (Partition, Source),
-        epoch: Epoch,
+        at: PartitionEpoch,
+        source: Source,
         ids: &[&str],
     ) -> Result<(), FenceError> {
-        let keys = [self.partitions.keys().meta(partition), self.source(partition, source)];
-        let answer = self.partitions.run_in(epoch, &self.scripts.drained, &keys, ids).await?;
-        expect(answer, &["ok"])
+        self.partitions.run_on(at, &DRAIN, &[source.key()], ids).await
     }
 }

@@ -1,12 +1,24 @@
 //! An element of a stream, and the order in it.
 
-use crate::domain::{Epoch, Order, Partition, ReservationId};
+use crate::domain::{Order, Partition, ReservationId};
 
 /// The newest format that this program reads and writes: that of orders whose ids are of the wider alphabet. Others are
 /// of format 1, which earlier programs read, too.
 pub const FORMAT: u32 = 2;
 
-/// An entry as it lies in a stream.
+/// The names and values of an entry; what is not UTF-8 was replaced.
+pub(super) type Fields = Vec<(String, String)>;
+
+/// Words of a script's reply as names and values.
+pub(super) fn fields(words: &[&str]) -> Option<Fields> {
+    let pair = |pair: &[&str]| match *pair {
+        [name, value] => Some((name.to_owned(), value.to_owned())),
+        _ => None,
+    };
+    words.chunks(2).map(pair).collect()
+}
+
+/// An entry of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its id in that stream.
@@ -18,15 +30,15 @@ pub struct Entry {
 /// Why there is no order in an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// Written by a newer program: not ours to judge.
+    /// A newer version of this program wrote it, and must handle it.
     #[error("entry of format {0}, this program reads up to {FORMAT}")]
     NewerFormat(u32),
-    /// No program of ours wrote this.
+    /// This program did not write it.
     #[error("entry with a bad {0}")]
     Malformed(&'static str),
 }
 
-/// An entry as the client library hands it over; a deleted one has no fields.
+/// An entry as the client library returns it; a deleted one has no fields.
 pub(super) type RawEntry = (String, Option<Vec<Vec<u8>>>);
 
 impl Entry {
@@ -48,19 +60,14 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// `Malformed` when it is no id of ours.
+    /// `Malformed` when this program did not write it.
     pub fn reservation_id(
         &self,
         partition: Partition,
         accepted_as: &str,
     ) -> Result<ReservationId, EntryError> {
-        let (epoch, seq) = accepted_as.split_once('-').ok_or(EntryError::Malformed("id"))?;
-        let epoch = Epoch(epoch.parse().map_err(|_| EntryError::Malformed("id"))?);
-        let seq = seq.parse().map_err(|_| EntryError::Malformed("id"))?;
-        let random = u64::from_str_radix(self.field("r").unwrap_or_default(), 16)
-            .map_err(|_| EntryError::Malformed("random part"))?;
-        ReservationId::new(partition.number(), epoch, seq, random)
-            .map_err(|_| EntryError::Malformed("id"))
+        ReservationId::from_entry(partition, accepted_as, self.field("r").unwrap_or_default())
+            .ok_or(EntryError::Malformed("id or random part"))
     }
 
     /// The order in it; `accepted_as` is its id in `orders`.
@@ -93,7 +100,7 @@ impl Entry {
         self.field("t").and_then(|t| t.parse().ok())
     }
 
-    /// The entry as it was, one `name=value` a line, for whoever looks later.
+    /// The entry as it was, one `name=value` a line, for a later analysis.
     pub fn to_bytes(&self) -> Vec<u8> {
         let lines = self.fields.iter().map(|(name, value)| format!("{name}={value}\n"));
         lines.collect::<String>().into_bytes()
@@ -103,7 +110,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::PartitionCount;
+    use crate::domain::{Epoch, PartitionCount};
 
     fn partition() -> Partition {
         PartitionCount::try_from(8).unwrap().get_partition(3).unwrap()
@@ -125,7 +132,7 @@ mod tests {
     ];
 
     #[test]
-    fn an_order_comes_out_as_it_went_in() {
+    fn entry_gives_the_order_that_was_written() {
         let order = entry(&COMPLETE_ENTRY).order(partition(), "2-7").unwrap();
         assert_eq!(order.id, ReservationId::new(3, Epoch(2), 7, 0xff).unwrap());
         assert_eq!((order.product.as_str(), order.user.as_str()), ("shoe", "ann"));
@@ -134,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_wider_alphabet_come_out_as_they_went_in() {
+    fn entry_of_format_2_gives_ids_of_the_wider_alphabet() {
         let mut wider = COMPLETE_ENTRY;
         (wider[0].1, wider[1].1, wider[2].1, wider[5].1) =
             ("2", "shoe:a+b", "gid://shop/1", "a/%|b");
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_did_not_write_is_no_order() {
+    fn entry_of_another_program_has_no_order() {
         for missing in ["p", "u", "r", "t", "v"] {
             let fields: Vec<_> =
                 COMPLETE_ENTRY.into_iter().filter(|(name, _)| *name != missing).collect();
@@ -160,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_entry_is_none_and_odd_bytes_are_replaced() {
+    fn deleted_entry_is_skipped_and_bytes_that_are_not_utf8_are_replaced() {
         assert_eq!(Entry::from_raw(("1-1".into(), None)), None);
         let raw = ("1-1".into(), Some(vec![b"p".to_vec(), vec![0xff]]));
         assert_eq!(Entry::from_raw(raw).unwrap().field("p"), Some("\u{fffd}"));

@@ -1,9 +1,12 @@
-//! `lua/find.lua`: the entry of a reservation that is not settled yet.
+//! `lua/find.lua`: finds the entry of a reservation that is not settled yet.
 
-use super::{Streams, entry::Entry};
+use super::{
+    Streams,
+    entry::{Entry, Fields, fields},
+};
 use crate::{
-    domain::{Epoch, Partition, ReservationId},
-    fence::FenceError,
+    domain::{Epoch, Partition, PartitionEpoch, ReservationId},
+    redis::{FenceError, script},
 };
 
 /// What the streams of a partition hold of a reservation.
@@ -20,37 +23,29 @@ pub enum Found {
     },
 }
 
+// The fields of the entry, or the highest seq that was settled as stored.
+script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["found", ref words @ ..] => Ok(fields(words)?),
+    ["none", stored] => Err(stored.parse().ok()?),
+});
+
 impl Streams {
-    /// Looks for the entry of a reservation in `orders` and in `dead`, at one moment. An order only ever
-    /// moves from there to the ledger: whoever then asks the ledger misses nothing that was accepted in
-    /// the epoch that this returns. Behind the fence, since an older Redis holds entries that are settled.
+    /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
+    /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
+    /// this returns. Behind the fence, since an older Redis holds entries that are settled.
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
         let epoch = self.partitions.epoch(partition)?;
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.orders(partition),
-            keys.dead(partition),
-            keys.dead_index(partition),
-        ];
-        let (entry_id, named, random) =
-            (id.entry_id(), id.to_string(), format!("{:x}", id.random()));
-        let args = [entry_id.as_str(), &named, &random];
-        let answer = self.partitions.run_in(epoch, &self.scripts.find, &keys, &args).await?;
-        match answer.as_slice() {
-            [status, fields @ ..] if status == "found" && fields.len() % 2 == 0 => {
-                let pairs = fields.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-                Ok(Found::Entry(Entry { id: entry_id, fields: pairs.collect() }))
-            }
-            [status, stored] if status == "none" => match stored.parse() {
-                Ok(stored) => Ok(Found::Nothing { epoch, stored }),
-                Err(_) => Err(FenceError::Malformed(answer)),
-            },
-            _ => Err(FenceError::Malformed(answer)),
-        }
+        let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
+        let args = [entry_id.as_str(), &id.to_string(), &random];
+        let at = PartitionEpoch { partition, epoch };
+        Ok(match self.partitions.run_in(at, &FIND, &args).await? {
+            Ok(fields) => Found::Entry(Entry { id: entry_id, fields }),
+            Err(stored) => Found::Nothing { epoch, stored },
+        })
     }
 }

@@ -8,20 +8,33 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    fence::{Connection, FenceError, expect},
-    keys::GROUP,
+    redis::{Connection, FenceError, GROUP, Key, script},
 };
 
-/// An entry in somebody's hands.
+/// An entry that is pending with a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// The entry.
     pub entry: Entry,
-    /// Its delivery count: one, and its own failures (R4).
+    /// Its delivery count: one, plus its own failures (R4).
     pub deliveries: u32,
 }
 
 type Pending = (String, String, u64, u32);
+
+script!(SETTLE: () = "settle", include_str!("../../lua/settle.lua"), [Meta, Orders] {
+    ["ok", _] => (),
+});
+
+script!(RETIRE: () = "retire", include_str!("../../lua/retire.lua"), [Meta, Orders] {
+    ["retired" | "busy"] => (),
+});
+
+/// Which entries are claimed: those idle for so long, and at most so many.
+struct Limit {
+    idle_ms: u64,
+    count: usize,
+}
 
 impl Streams {
     /// Reads new entries, waiting up to `block_ms` for the first, on a connection of its own.
@@ -41,14 +54,14 @@ impl Streams {
         if block_ms > 0 {
             command.arg("BLOCK").arg(block_ms);
         }
-        command.arg("STREAMS").arg(self.partitions.keys().orders(partition)).arg(">");
+        command.arg("STREAMS").arg(self.partitions.key(partition, Key::Orders)).arg(">");
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = command.query_async(connection).await?;
         let raw = streams.unwrap_or_default().into_iter().flat_map(|(_, entries)| entries);
         let entries = raw.filter_map(Entry::from_raw);
         Ok(entries.map(|entry| Delivery { entry, deliveries: 1 }).collect())
     }
 
-    /// Takes over at most `count` entries that nobody touched for `idle_ms`, without spending a delivery.
+    /// Takes over at most `count` entries that no consumer touched for `idle_ms`, without spending a delivery.
     ///
     /// # Errors
     ///
@@ -57,9 +70,10 @@ impl Streams {
         &self,
         partition: Partition,
         consumer: &str,
-        (idle_ms, count): (u64, usize),
+        idle_ms: u64,
+        count: usize,
     ) -> Result<Vec<Delivery>, RedisError> {
-        self.claim(partition, (None, consumer), (idle_ms, count)).await
+        self.claim(partition, None, consumer, Limit { idle_ms, count }).await
     }
 
     /// Takes back at most `count` entries that are pending with this consumer, without spending a delivery: for what
@@ -74,17 +88,18 @@ impl Streams {
         consumer: &str,
         count: usize,
     ) -> Result<Vec<Delivery>, RedisError> {
-        self.claim(partition, (Some(consumer), consumer), (0, count)).await
+        self.claim(partition, Some(consumer), consumer, Limit { idle_ms: 0, count }).await
     }
 
     async fn claim(
         &self,
         partition: Partition,
-        (from, consumer): (Option<&str>, &str),
-        (idle_ms, count): (u64, usize),
+        from: Option<&str>,
+        consumer: &str,
+        Limit { idle_ms, count }: Limit,
     ) -> Result<Vec<Delivery>, RedisError> {
         let mut connection = self.partitions.connection();
-        let key = self.partitions.keys().orders(partition);
+        let key = self.partitions.key(partition, Key::Orders);
         let mut pending = redis::cmd("XPENDING");
         pending.arg(&key).arg(GROUP).arg("IDLE").arg(idle_ms).arg("-").arg("+").arg(count);
         let pending: Vec<Pending> = pending.arg(from).query_async(&mut connection).await?;
@@ -99,7 +114,7 @@ impl Streams {
         for (id, _, _, deliveries) in pending.into_iter().filter(|(id, ..)| claimed.contains(id)) {
             match self.entry(partition, &id).await? {
                 Some(entry) => taken.push(Delivery { entry, deliveries }),
-                // Deleted without an acknowledgement: nothing is left to do but that.
+                // Deleted without an acknowledgement, which follows here.
                 None => connection.xack::<_, _, _, ()>(&key, GROUP, &[id]).await?,
             }
         }
@@ -112,12 +127,12 @@ impl Streams {
     ///
     /// When Redis is away.
     pub async fn entry(&self, partition: Partition, id: &str) -> Result<Option<Entry>, RedisError> {
-        let key = self.partitions.keys().orders(partition);
+        let key = self.partitions.key(partition, Key::Orders);
         let found: Vec<RawEntry> = self.partitions.connection().xrange(key, id, id).await?;
         Ok(found.into_iter().find_map(Entry::from_raw))
     }
 
-    /// Notes an order's own failure in its delivery count.
+    /// Writes an order's own failure to its delivery count.
     ///
     /// # Errors
     ///
@@ -126,10 +141,16 @@ impl Streams {
         &self,
         partition: Partition,
         consumer: &str,
-        (id, deliveries): (&str, u32),
+        id: &str,
+        deliveries: u32,
     ) -> Result<(), RedisError> {
         let mut claim = redis::cmd("XCLAIM");
-        claim.arg(self.partitions.keys().orders(partition)).arg(GROUP).arg(consumer).arg(0).arg(id);
+        claim
+            .arg(self.partitions.key(partition, Key::Orders))
+            .arg(GROUP)
+            .arg(consumer)
+            .arg(0)
+            .arg(id);
         claim.arg("JUSTID").arg("RETRYCOUNT").arg(deliveries);
         let _ids: Vec<String> = claim.query_async(&mut self.partitions.connection()).await?;
         Ok(())
@@ -139,24 +160,21 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
-        let keys =
-            [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
-        let answer = self.partitions.run(partition, &self.scripts.settle, &keys, &args).await?;
-        expect(answer, &["ok"])
+        self.partitions.run(partition, &SETTLE, &args).await
     }
 
-    /// Creates the group anew where somebody deleted it: at 0, so that everything in the stream is
-    /// delivered again. A stream that is gone stays gone: that is for a rebuild.
+    /// Creates the group again where it was deleted: at 0, so that everything in the stream is delivered again.
+    /// A stream that is gone is not created: only a rebuild may do that.
     ///
     /// # Errors
     ///
     /// When Redis is away, or the stream is gone.
     pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
-        let key = self.partitions.keys().orders(partition);
+        let key = self.partitions.key(partition, Key::Orders);
         self.partitions.connection().xgroup_create(key, GROUP, "0").await
     }
 
@@ -164,13 +182,9 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`].
+    /// As [`crate::redis::Partitions::run`].
     pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
-        let keys =
-            [self.partitions.keys().meta(partition), self.partitions.keys().orders(partition)];
-        let args = [GROUP, consumer];
-        let answer = self.partitions.run(partition, &self.scripts.retire, &keys, &args).await?;
-        expect(answer, &["retired", "busy"])
+        self.partitions.run(partition, &RETIRE, &[GROUP, consumer]).await
     }
 
     /// Consumers that have nothing pending and read nothing for `idle_ms`.
@@ -183,7 +197,7 @@ impl Streams {
         partition: Partition,
         idle_ms: usize,
     ) -> Result<Vec<String>, RedisError> {
-        let key = self.partitions.keys().orders(partition);
+        let key = self.partitions.key(partition, Key::Orders);
         let info: redis::streams::StreamInfoConsumersReply =
             self.partitions.connection().xinfo_consumers(key, GROUP).await?;
         let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);

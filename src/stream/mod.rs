@@ -13,9 +13,7 @@ mod find;
 mod group;
 mod move_to_dead;
 
-use std::sync::Arc;
-
-pub use cut::{ClaimsCut, Cut, CutError, ProductCut};
+pub use cut::{Cut, CutError, IdempotencyCut, ProductCut};
 pub use dead::{DeadEntry, DeadPage};
 pub use depth::Depth;
 pub use drain::{Source, Surviving};
@@ -24,42 +22,18 @@ pub use find::Found;
 pub use group::Delivery;
 pub use move_to_dead::Rejection;
 
-use crate::fence::{Partitions, Script};
+use crate::redis::Partitions;
 
 /// A handle on the streams of every partition.
 #[derive(Clone)]
 pub struct Streams {
     partitions: Partitions,
-    scripts: Arc<Scripts>,
-}
-
-struct Scripts {
-    adopt: Script,
-    settle: Script,
-    move_to_dead: Script,
-    discard: Script,
-    retire: Script,
-    cut: Script,
-    drained: Script,
-    find: Script,
-    dead: Script,
 }
 
 impl Streams {
     /// The streams of these partitions.
     pub fn new(partitions: Partitions) -> Self {
-        let scripts = Scripts {
-            adopt: Script::new("adopt", include_str!("../../lua/adopt.lua")),
-            settle: Script::new("settle", include_str!("../../lua/settle.lua")),
-            move_to_dead: Script::new("move_to_dead", include_str!("../../lua/move_to_dead.lua")),
-            discard: Script::new("discard", include_str!("../../lua/discard.lua")),
-            retire: Script::new("retire", include_str!("../../lua/retire.lua")),
-            cut: Script::new("cut", include_str!("../../lua/cut.lua")),
-            drained: Script::new("drained", include_str!("../../lua/drained.lua")),
-            find: Script::new("find", include_str!("../../lua/find.lua")),
-            dead: Script::new("dead", include_str!("../../lua/dead.lua")),
-        };
-        Self { partitions, scripts: Arc::new(scripts) }
+        Self { partitions }
     }
 
     /// The partitions behind these streams.

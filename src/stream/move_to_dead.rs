@@ -1,13 +1,12 @@
-//! `lua/move_to_dead.lua`: an order that had all its deliveries moves to `dead`.
+//! `lua/move_to_dead.lua`: moves an order that cannot be stored to `dead`.
 
 use super::Streams;
 use crate::{
     domain::{Partition, ReservationId},
-    fence::{Applied, FenceError},
-    keys::GROUP,
+    redis::{Applied, FenceError, GROUP, script},
 };
 
-/// Why an order is given up on.
+/// Why an order is moved to `dead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Its id in `orders`.
@@ -16,43 +15,37 @@ pub struct Rejection {
     pub reservation_id: Option<ReservationId>,
     /// In words.
     pub reason: String,
-    /// What Postgres calls it.
+    /// The SQLSTATE of Postgres.
     pub sqlstate: Option<String>,
 }
 
+// Whether the order was still in `orders`; an error is the refusal of Redis.
+script!(MOVE_TO_DEAD: Result<bool, String> = "move_to_dead", include_str!("../../lua/move_to_dead.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["moved", _] => Ok(true),
+    ["gone"] => Ok(false),
+    ["not_applied", refusal] => Err(refusal.to_owned()),
+});
+
 impl Streams {
-    /// Buries an order if it is still in `orders`; returns whether it was.
+    /// Moves an order to `dead` if it is still in `orders`; returns whether it was.
     ///
     /// # Errors
     ///
-    /// As [`crate::fence::Partitions::run`]; repeat it.
+    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn move_to_dead(
         &self,
         partition: Partition,
         rejection: &Rejection,
     ) -> Result<bool, FenceError> {
-        let keys = self.partitions.keys();
-        let keys = [
-            keys.meta(partition),
-            keys.orders(partition),
-            keys.dead(partition),
-            keys.dead_index(partition),
-        ];
-        let named =
-            rejection.reservation_id.map_or(rejection.entry_id.clone(), |id| id.to_string());
-        let sqlstate = rejection.sqlstate.as_deref().unwrap_or_default();
-        let args = [GROUP, &rejection.entry_id, &named, &rejection.reason, sqlstate];
-        let answer =
-            self.partitions.run(partition, &self.scripts.move_to_dead, &keys, &args).await?;
-        match answer.as_slice() {
-            [status, _] if status == "moved" => Ok(true),
-            [status] if status == "gone" => Ok(false),
-            [status, said] if status == "not_applied" => {
-                let code =
-                    (redis::ErrorKind::Extension, "Redis refused the rejection", said.clone());
-                Err(FenceError::Unavailable { applied: Applied::No, source: code.into() })
-            }
-            _ => Err(FenceError::Malformed(answer)),
-        }
+        let Rejection { entry_id, reservation_id, reason, sqlstate } = rejection;
+        let named = reservation_id.map_or_else(|| entry_id.clone(), |id| id.to_string());
+        let args = [GROUP, entry_id, &named, reason, sqlstate.as_deref().unwrap_or_default()];
+        let moved = self.partitions.run(partition, &MOVE_TO_DEAD, &args).await?;
+        moved.map_err(|refusal| {
+            let source =
+                (redis::ErrorKind::Extension, "Redis refused to write the dead entry", refusal);
+            FenceError::Unavailable { applied: Applied::No, source: source.into() }
+        })
     }
 }

@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use proptest::{prelude::*, test_runner::TestRunner};
 use yoink::{
     app::Stores,
-    domain::{Outcome, ProductId, ProductStatus, ReservationId, Reserve, Sale},
-    stock::{Grant, Offer, ReleaseFrom, Released},
+    domain::{Outcome, Product, ProductId, ProductStatus, ReservationId, Reserve, Sale},
+    stock::{ReleaseFrom, Released},
 };
 
 use crate::harness::{TestEnv, product};
@@ -45,7 +45,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Default)]
 struct Model {
     products: BTreeMap<usize, ModelProduct>,
-    claims: HashMap<(usize, usize, usize), ReservationId>,
+    requests: HashMap<(usize, usize, usize), ReservationId>,
     bought: HashMap<(usize, usize), u32>,
 }
 
@@ -59,8 +59,8 @@ struct ModelProduct {
 impl Model {
     /// Checks one answer and takes over what it changed.
     fn check(&mut self, (p, user, request): (usize, usize, Option<usize>), answer: Outcome) {
-        let claim = request.map(|request| (p, user, request));
-        if let Some(id) = claim.and_then(|claim| self.claims.get(&claim)) {
+        let key = request.map(|request| (p, user, request));
+        if let Some(id) = key.and_then(|key| self.requests.get(&key)) {
             let Outcome::Duplicate(receipt) = answer else { panic!("no duplicate: {answer:?}") };
             assert_eq!(receipt.reservation_id, *id);
             assert_eq!(receipt.remaining, self.products[&p].stock);
@@ -90,8 +90,8 @@ impl Model {
         if product.limit.is_some() {
             *self.bought.entry((user, p)).or_default() += 1;
         }
-        if let Some(claim) = claim {
-            self.claims.insert(claim, receipt.reservation_id);
+        if let Some(key) = key {
+            self.requests.insert(key, receipt.reservation_id);
         }
     }
 }
@@ -116,6 +116,10 @@ struct Play {
 impl Play {
     fn id(p: usize) -> ProductId {
         PRODUCTS[p].parse().unwrap()
+    }
+
+    fn product(p: usize) -> Product {
+        Product { id: Self::id(p), sale: product("x", 1).sale, version: 0, supply: 0 }
     }
 
     async fn step(&mut self, step: Step) {
@@ -178,8 +182,8 @@ impl Play {
         }
         self.model.products.get_mut(&p).unwrap().stock += 1;
         if let Some(request) = request {
-            let claim = (p, user, request);
-            assert_eq!(self.model.claims.remove(&claim), Some(id));
+            let key = (p, user, request);
+            assert_eq!(self.model.requests.remove(&key), Some(id));
         }
         if limited {
             *self.model.bought.get_mut(&(user, p)).unwrap() -= 1;
@@ -188,15 +192,15 @@ impl Play {
 
     async fn grant(&self, p: usize, supply: i64) {
         let partition = self.stores.deployment.partitions.of(&Self::id(p));
-        let grant = Grant { product: Self::id(p), supply };
-        self.stores.stock.restock(partition, &[grant]).await.unwrap();
+        let product = Product { supply, ..Self::product(p) };
+        self.stores.stock.restock(partition, &[product]).await.unwrap();
     }
 
     async fn offer(&self, p: usize, limit: Option<u32>, status: ProductStatus, version: i64) {
         let partition = self.stores.deployment.partitions.of(&Self::id(p));
-        let sale = Sale { per_user_limit: limit, status, ..product("x", 1).sale };
-        let offer = Offer { product: Self::id(p), version, sale };
-        self.stores.stock.publish(partition, &[offer]).await.unwrap();
+        let sale = Sale { per_user_limit: limit, status, ..Self::product(p).sale };
+        let product = Product { version, sale, ..Self::product(p) };
+        self.stores.stock.publish(partition, &[product]).await.unwrap();
     }
 
     /// Redis holds what the model holds.
@@ -257,7 +261,7 @@ async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
 }
 
 #[test]
-fn any_sequence_of_calls_gives_the_models_answers() {
+fn random_call_sequences_match_the_model() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let ids = |kind: &str| (0..3).map(|n| format!("{kind}{n}")).collect::<Vec<_>>();
@@ -269,7 +273,7 @@ fn any_sequence_of_calls_gives_the_models_answers() {
 }
 
 #[test]
-fn ids_that_hold_separators_are_never_confused() {
+fn ids_with_separators_never_collide() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let strategy = (confusable_ids(), steps());

@@ -6,7 +6,7 @@ use yoink::app::Role;
 use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_taken() {
+async fn calls_before_a_refused_entry_succeed_and_none_after_it_are_applied() {
     let env = TestEnv::new().await;
     let app = env.app(&[]).await;
     let stores = app.stores();
@@ -20,7 +20,7 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
         concat!(include_str!("../../lua/fence.lua"), "\n", include_str!("../../lua/reserve.lua"));
     let mut call = redis::cmd("EVAL");
     call.arg(script).arg(7);
-    for name in ["meta", "stock", "catalogue", "claims", "bought", "orders", "lost"] {
+    for name in ["meta", "stock", "catalogue", "idempotency", "bought", "orders", "lost"] {
         call.arg(key(name));
     }
     call.arg(format!("1 {}", stores.deployment.id)).arg(43_200_000).arg(1000);
@@ -40,7 +40,7 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_reader_that_blocks_has_a_connection_of_its_own() {
+async fn each_blocking_reader_has_its_own_connection() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("partitions", "8")]).await;
     let blocked = eventually("every partition is read", async || {

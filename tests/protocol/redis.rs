@@ -39,8 +39,8 @@ impl Redis {
         meta.map(|meta| meta.epoch)
     }
 
-    /// `fence.lua`, `under_repair`: whether it is closed, and this rebuild's.
-    fn is_under_repair(&self, rules: &Rules, epoch: u8) -> bool {
+    /// `fence.lua`, `rebuild_fence`: whether it is closed, and this rebuild's.
+    fn is_rebuild_fence(&self, rules: &Rules, epoch: u8) -> bool {
         let ours = |meta: Meta| meta.epoch == epoch && !meta.open && (meta.current || !rules.fence);
         self.meta.is_some_and(ours)
     }
@@ -99,7 +99,7 @@ impl Redis {
 
     /// `drained.lua`: returns whether this rebuild goes on.
     pub fn drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
-        let ours = self.is_under_repair(rules, epoch);
+        let ours = self.is_rebuild_fence(rules, epoch);
         if ours {
             self.orders.remove(reservation);
             self.dead.remove(reservation);
@@ -109,7 +109,7 @@ impl Redis {
 
     /// `fill.lua`: returns whether this rebuild goes on.
     pub fn fill(&mut self, rules: &Rules, epoch: u8, (supply, stock): (u8, i8)) -> bool {
-        let ours = self.is_under_repair(rules, epoch);
+        let ours = self.is_rebuild_fence(rules, epoch);
         if ours {
             self.supply = supply;
             self.stock = stock;
@@ -120,7 +120,7 @@ impl Redis {
     /// `reopen.lua` (R9): whether it opened; none when this rebuild is over.
     pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> Option<bool> {
         if rules.checked_opening {
-            if !self.is_under_repair(rules, epoch) {
+            if !self.is_rebuild_fence(rules, epoch) {
                 return None;
             }
             // Where nothing is drained, something may be in flight.

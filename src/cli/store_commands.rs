@@ -1,0 +1,157 @@
+//! Commands that work on the stores directly, whether a service runs or not: migrate, restock, export, audit.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::{output, tables::audit_table};
+use crate::{
+    app::{Stores, pools},
+    audit::Verdict,
+    config::Config,
+    domain::{MAX_UNITS, Note, ProductId, RequestId},
+    ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
+    telemetry::Metrics,
+};
+
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
+    let migrated = crate::ledger::migrate(&config.postgres).await?;
+    output::line(match migrated {
+        Migrated::UpToDate(version) => format!("The schema is at version {version}."),
+        Migrated::Newer { found, program } => format!(
+            "The schema is at version {found}, newer than this program's {program}: nothing was changed."
+        ),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Connects to the ledger, which must have the schema of this program.
+pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
+    let ledger = pools(config, &Metrics::new()?).await?.operators;
+    check_schema(&ledger).await?;
+    Ok(ledger)
+}
+
+/// Units to add to a product.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestockArgs {
+    /// The product.
+    product: ProductId,
+    /// How many, at least 1.
+    units: i64,
+    /// The same id adds units once: with one, the command can be repeated.
+    #[arg(long)]
+    request_id: Option<RequestId>,
+    /// Why, for the audit trail.
+    #[arg(long, default_value = "")]
+    reason: Note,
+}
+
+pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Result<ExitCode> {
+    if args.units < 1 || args.units > MAX_UNITS {
+        bail!("units must be 1 to {MAX_UNITS}");
+    }
+    let ledger = checked_ledger(config).await?;
+    let request = match args.request_id {
+        Some(request) => request,
+        None => Uuid::new_v4().to_string().parse()?,
+    };
+    let product = args.product.clone();
+    let actor = "command line".to_owned();
+    let reason = args.reason.to_string();
+    let restock = Restock { product, units: args.units, request, actor, reason };
+    match ledger.restock(&restock).await? {
+        Restocked::Added(supply) => output::line(format!(
+            "{} units added (request id {}), {supply} in all. \
+             A running service sells them within a second.",
+            args.units, restock.request
+        ))?,
+        Restocked::Before(supply) => {
+            output::line(format!("This request id has already added them; {supply} in all."))?;
+        }
+        Restocked::UnknownProduct => bail!("there is no product {}", args.product),
+        Restocked::RequestReused => {
+            bail!("this request id was used for another product or another number of units")
+        }
+        Restocked::TooMany => bail!("the supply would exceed {MAX_UNITS} units"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
+    let ledger = checked_ledger(config).await?;
+    let mut rows = ledger.export().await?;
+    let mut csv = csv::Writer::from_writer(std::io::stdout().lock());
+    csv.write_record([
+        "reservation_id",
+        "state",
+        "product_id",
+        "user_id",
+        "units",
+        "request_id",
+        "reserved_at",
+        "recorded_at",
+        "void_reason",
+    ])?;
+    while let Some(row) = rows.try_next().await? {
+        csv.write_record([
+            row.reservation_id.to_string(),
+            row.state,
+            output::csv_text(row.product_id.unwrap_or_default()),
+            output::csv_text(row.user_id.unwrap_or_default()),
+            row.units.map(|units| units.to_string()).unwrap_or_default(),
+            output::csv_text(row.request_id.unwrap_or_default()),
+            Timestamp::from_millisecond(row.reserved_at_ms)?.to_string(),
+            Timestamp::from_millisecond(row.recorded_at_ms)?.to_string(),
+            output::csv_text(row.void_reason.unwrap_or_default()),
+        ])?;
+    }
+    csv.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let stores = Stores::connect(config, &TaskTracker::new()).await?;
+    stores.believe_ledger().await?;
+    let report = stores.auditor().audit().await;
+    let (word, code) = match report.verdict() {
+        Verdict::Holds => ("holds", 0),
+        Verdict::Violated => ("violated", 1),
+        Verdict::Unknown => ("unknown", 2),
+    };
+    if as_json {
+        let products: Vec<_> = report
+            .products
+            .iter()
+            .map(|units| {
+                json!({
+                    "product_id": units.product.as_str(), "supply": units.supply,
+                    "available": units.available, "in_orders": units.in_orders,
+                    "in_dead": units.in_dead, "confirmed": units.confirmed,
+                })
+            })
+            .collect();
+        let lost = report.lost.iter().map(|lost| {
+            json!({
+                "partition": lost.partition.number(), "epoch": lost.epoch.0,
+                "count": lost.count, "exact": lost.exact,
+            })
+        });
+        let lost: Vec<_> = lost.collect();
+        let report = json!({
+            "verdict": word, "products": products,
+            "violations": report.violations, "unknown": report.unknown,
+            "notes": report.notes, "lost": lost,
+        });
+        output::line(serde_json::to_string_pretty(&report)?)?;
+    } else {
+        output::line(audit_table(&report))?;
+        output::line(format!("Verdict of the audit: {word}."))?;
+    }
+    Ok(ExitCode::from(code))
+}

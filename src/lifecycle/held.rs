@@ -1,0 +1,67 @@
+//! What Redis holds of a partition and whether it takes writes: read without the fence, and changing nothing.
+
+use redis::AsyncCommands as _;
+use uuid::Uuid;
+
+use super::Lifecycle;
+use crate::{
+    domain::{Epoch, Partition, ProductId},
+    redis::{FenceError, Key, script},
+};
+
+/// A partition's meta as Redis holds it, unchecked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The deployment that wrote it; nil where that is not an id.
+    pub owner: Uuid,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Accepts in this epoch.
+    pub seq: u64,
+}
+
+script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] {
+    ["none"] => None,
+    ["held", owner, epoch, seq] => Some(Held {
+        owner: owner.parse().unwrap_or(Uuid::nil()),
+        epoch: Epoch(epoch.parse().ok()?),
+        seq: seq.parse().ok()?,
+    }),
+});
+
+impl Lifecycle {
+    /// What Redis holds of a partition, if anything; read before an epoch is spent on it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away; `Fenced` when it is a replica.
+    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
+        self.partitions.call_script(partition, &HELD, &[]).await
+    }
+
+    /// A product's stock as Redis holds it, unchecked.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away.
+    pub async fn held_stock(
+        &self,
+        partition: Partition,
+        product: &ProductId,
+    ) -> Result<Option<i64>, FenceError> {
+        let key = self.partitions.key(partition, Key::Stock);
+        Ok(self.partitions.connection().hget(key, product.as_str()).await?)
+    }
+
+    /// Checks that Redis takes the writes of a rebuild now. Each of its scripts begins with a command that takes no
+    /// memory, and so does this check: a full Redis can be rebuilt.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right.
+    pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
+        let scratch = self.partitions.key(partition, Key::Scratch);
+        let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! What happens to a partition as a whole in Redis: it is opened, probed, closed, and filled anew by a rebuild. Each
+//! step is a script or a read; `recovery` decides which one comes next.
+//!
+//! Must never: open a partition that has anything in flight, or change one that is not this rebuild's.
+
+mod fill;
+mod held;
+mod open;
+mod rebuild;
+mod unconfirmed;
+
+pub use held::Held;
+pub use open::Opening;
+pub use rebuild::{RebuildStart, Reopened};
+pub use unconfirmed::{OldBucket, UnconfirmedRequest};
+
+use crate::{
+    domain::{Epoch, IdWindow, Partition, PartitionEpoch},
+    redis::{FenceError, Partitions, script},
+};
+
+/// What Redis remembers of the ledger since the partition was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinceOpened {
+    /// The highest seq of this epoch that was settled as stored; 0 for none.
+    pub stored: u64,
+    /// The timeline of the ledger before the partition was opened, if that is known.
+    pub timeline: Option<String>,
+}
+
+script!(PROBE: SinceOpened = "probe", include_str!("../../lua/probe.lua"), [Meta] {
+    ["ok", stored, timeline] => SinceOpened {
+        stored: stored.parse().ok()?,
+        timeline: (!timeline.is_empty()).then(|| timeline.to_owned()),
+    },
+});
+
+script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
+    ["closed"] => (),
+});
+
+/// A handle on the life cycle of every partition; clones share what is known.
+#[derive(Clone)]
+pub struct Lifecycle {
+    partitions: Partitions,
+    idempotency_window_ms: u64,
+}
+
+impl Lifecycle {
+    /// The life cycle of these partitions, whose request ids are remembered for so long at least.
+    pub fn new(partitions: Partitions, idempotency_window_ms: u64) -> Self {
+        Self { partitions, idempotency_window_ms }
+    }
+
+    /// The partitions.
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
+    }
+
+    fn id_window(&self) -> IdWindow {
+        IdWindow::new(self.idempotency_window_ms)
+    }
+
+    /// Asks whether a partition is open in the epoch in which it is known to be open.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when it is not.
+    pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
+        self.partitions.run(partition, &PROBE, &[]).await.map(drop)
+    }
+
+    /// Asks whether a partition is open in this epoch.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when it is not.
+    pub async fn probe_in(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+    ) -> Result<SinceOpened, FenceError> {
+        self.partitions.run_in(PartitionEpoch { partition, epoch }, &PROBE, &[]).await
+    }
+
+    /// Closes a partition: nothing is taken from it until it is rebuilt.
+    ///
+    /// # Errors
+    ///
+    /// When it is fenced already, or Redis is away.
+    pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
+        self.partitions.run(partition, &CLOSE, &[]).await
+    }
+
+    /// Closes a partition that is open in this epoch.
+    ///
+    /// # Errors
+    ///
+    /// When it is not, or Redis is away.
+    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
+        self.partitions.run_in(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
+    }
+}

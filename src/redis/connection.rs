@@ -1,0 +1,255 @@
+//! One connection to Redis at a time, replaced as soon as it cannot be used: it was closed, Redis does not answer on it,
+//! or it leads to a replica. The address is resolved again for each. Requests that are under way on a connection that
+//! is replaced still get their answers from it.
+//!
+//! Must never: send a request twice.
+
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
+    ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use arc_swap::ArcSwap;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+
+use super::drop_reason::{DropReason, in_answer, in_error};
+use crate::telemetry::Metrics;
+
+/// How long connecting may take, with resolving the name and Redis's first answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The least time from one connection to the next, also where a connection fails at once.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
+/// A connection that is dropped this soon, for the same reason as the one before, is logged at debug level.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a start retries at a Redis that is slow to answer, or fails over.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// Retries, for some seconds, while Redis does not answer in time, cannot be reached, or loads its data: a process that
+/// starts must not end because the disk of Redis is slow for a moment, or because Redis fails over after the process
+/// has connected. Only for reads.
+///
+/// # Errors
+///
+/// When Redis refuses, or does not answer in this time.
+pub async fn retry_at_start<T, F: Future<Output = RedisResult<T>>>(
+    read: impl Fn() -> F,
+) -> RedisResult<T> {
+    retry(read, is_transient).await
+}
+
+/// Whether another attempt may succeed at a Redis that has answered before.
+fn is_transient(error: &RedisError) -> bool {
+    let starting =
+        [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown].map(ErrorKind::Server);
+    error.is_timeout() || error.is_io_error() || starting.contains(&error.kind())
+}
+
+async fn retry<T, F: Future<Output = RedisResult<T>>>(
+    call: impl Fn() -> F,
+    is_transient: impl Fn(&RedisError) -> bool,
+) -> RedisResult<T> {
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        match call().await {
+            Err(error) if is_transient(&error) && Instant::now() < end => {
+                tracing::warn!(%error, "Redis does not answer at the start: retrying");
+                tokio::time::sleep(RECONNECT_INTERVAL).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A handle on one connection; clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Settings>,
+    link: Arc<ArcSwap<Link>>,
+}
+
+struct Settings {
+    client: Client,
+    config: AsyncConnectionConfig,
+    response_timeout: Duration,
+    /// Its purpose, for log lines.
+    name: &'static str,
+    metrics: Metrics,
+}
+
+type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
+
+/// One connection, from the moment when connecting begins.
+struct Link {
+    connecting: Connecting,
+    made: Instant,
+    /// How many requests Redis has answered on it.
+    answered: AtomicU64,
+    /// Set by the first request that finds that it cannot be used; the next request replaces it.
+    drop_reason: OnceLock<DropReason>,
+    /// Why the one before was dropped.
+    previous: Option<DropReason>,
+}
+
+impl Link {
+    fn new(settings: &Arc<Settings>, previous: Option<DropReason>) -> Self {
+        let settings = settings.clone();
+        let connecting = async move {
+            settings.client.get_multiplexed_async_connection_with_config(&settings.config).await
+        };
+        Self {
+            connecting: connecting.boxed().shared(),
+            made: Instant::now(),
+            answered: AtomicU64::new(0),
+            drop_reason: OnceLock::new(),
+            previous,
+        }
+    }
+}
+
+impl Connection {
+    /// Connects. `name` is its purpose, for log lines; a request that is not answered within `response_timeout`
+    /// fails.
+    ///
+    /// # Errors
+    ///
+    /// When Redis cannot be reached, or has not answered for some seconds.
+    pub async fn open(
+        client: &Client,
+        name: &'static str,
+        response_timeout: Duration,
+        metrics: Metrics,
+    ) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(response_timeout));
+        let client = client.clone();
+        let shared = Arc::new(Settings { client, config, response_timeout, name, metrics });
+        let connect = || {
+            let link = Link::new(&shared, None);
+            async move { link.connecting.clone().await.map(|_connection| link) }
+        };
+        // A refused connection is not retried here; a caller that has reached Redis before uses `retry_at_start`.
+        let connected = retry(connect, RedisError::is_timeout);
+        let link = Arc::new(ArcSwap::from_pointee(connected.await?));
+        Ok(Self { shared, link })
+    }
+
+    /// The connection to use now.
+    fn current(&self) -> Arc<Link> {
+        let link = self.link.load_full();
+        match link.drop_reason.get() {
+            Some(reason) if link.made.elapsed() >= RECONNECT_INTERVAL => {
+                let new = Arc::new(Link::new(&self.shared, Some(*reason)));
+                let found = self.link.compare_and_swap(&link, new.clone());
+                // Another request may have replaced it meanwhile.
+                if Arc::ptr_eq(&found, &link) { new } else { Arc::clone(&found) }
+            }
+            _ => link,
+        }
+    }
+
+    async fn connected(&self) -> RedisResult<(Arc<Link>, MultiplexedConnection)> {
+        let link = self.current();
+        match link.connecting.clone().await {
+            Ok(connection) => Ok((link, connection)),
+            Err(error) => {
+                self.drop_link(&link, DropReason::Unreachable, &error);
+                Err(not_sent(error))
+            }
+        }
+    }
+
+    /// Drops a connection if the result of a request shows that it cannot be used. `answered` is how many requests had
+    /// been answered when this one was sent.
+    fn check<T>(
+        &self,
+        (link, answered): (&Arc<Link>, u64),
+        answer: &RedisResult<T>,
+        in_answer: impl FnOnce(&T) -> Option<DropReason>,
+    ) {
+        let reason = match answer {
+            Ok(answer) => in_answer(answer),
+            Err(error) => in_error(error, link.answered.load(Ordering::Relaxed) == answered),
+        };
+        // A refusal by Redis is an answer, too.
+        if answer.as_ref().err().is_none_or(|error| error.code().is_some()) {
+            link.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(reason) = reason {
+            match answer {
+                Ok(_) => self.drop_link(link, reason, &"a script was refused by a replica"),
+                Err(error) => self.drop_link(link, reason, error),
+            }
+        }
+    }
+
+    /// No request uses it from now on. Counted and logged once.
+    fn drop_link(&self, link: &Link, reason: DropReason, error: &dyn std::fmt::Display) {
+        if link.drop_reason.set(reason).is_err() {
+            return;
+        }
+        let Settings { name, metrics, response_timeout, .. } = &*self.shared;
+        metrics.redis_connection_dropped(reason.label());
+        let timeout_ms = response_timeout.as_millis();
+        if link.previous == Some(reason) && link.made.elapsed() < LOG_INTERVAL {
+            tracing::debug!(connection = name, %error, timeout_ms, "{reason}: connecting again");
+        } else {
+            tracing::warn!(connection = name, %error, timeout_ms, "{reason}: connecting again");
+        }
+    }
+}
+
+/// Without a connection nothing was sent, which the library calls a refused connection.
+fn not_sent(error: RedisError) -> RedisError {
+    if error.is_io_error() {
+        io::Error::new(io::ErrorKind::ConnectionRefused, error).into()
+    } else {
+        error
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let (link, mut connection) = self.connected().await?;
+            let answered = link.answered.load(Ordering::Relaxed);
+            let answer = connection.send_packed_command(command).await;
+            self.check((&link, answered), &answer, in_answer);
+            answer
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let (link, mut connection) = self.connected().await?;
+            let answered = link.answered.load(Ordering::Relaxed);
+            let answers = connection.send_packed_commands(pipeline, offset, count).await;
+            self.check((&link, answered), &answers, |answers| answers.iter().find_map(in_answer));
+            answers
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.shared.client.get_connection_info().redis_settings().db()
+    }
+}

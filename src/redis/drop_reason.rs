@@ -1,0 +1,134 @@
+//! Why a connection is replaced, decided by the result of one request. Pure.
+
+use std::fmt;
+
+use ::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+/// Why a connection is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DropReason {
+    /// It could not be made.
+    Unreachable,
+    /// Redis or the network closed it.
+    Closed,
+    /// A request timed out, and no other request was answered meanwhile.
+    Silent,
+    /// It leads to a replica: after a failover, to what was the primary.
+    Replica,
+}
+
+impl DropReason {
+    /// The label of a metric.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "cannot connect to Redis",
+            Self::Closed => "the connection to Redis was closed",
+            Self::Silent => "Redis does not answer on this connection",
+            Self::Replica => "the connection leads to a replica of Redis, which cannot be written",
+        })
+    }
+}
+
+/// What the error of a request shows; `silent` if no request was answered while it waited.
+pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
+    if let ErrorKind::Server(kind) = error.kind() {
+        of_replica(kind).then_some(DropReason::Replica)
+    } else if error.is_timeout() {
+        silent.then_some(DropReason::Silent)
+    } else {
+        error.is_unrecoverable_error().then_some(DropReason::Closed)
+    }
+}
+
+/// What an answer shows: an error, or a script that reports a replica.
+pub(super) fn in_answer(answer: &Value) -> Option<DropReason> {
+    let replica = if let Value::ServerError(error) = answer {
+        error.kind().is_some_and(of_replica)
+    } else if let Value::Array(words) = answer {
+        match words.as_slice() {
+            [status, reason] if is(status, b"fenced") => is(reason, b"replica"),
+            // Once an order of a batch is refused, so is the last one.
+            [.., Value::BulkString(last)] => last.starts_with(b"not_applied READONLY"),
+            [] | [..] => false,
+        }
+    } else {
+        false
+    };
+    replica.then_some(DropReason::Replica)
+}
+
+/// Whether only a replica gives this error.
+fn of_replica(kind: ServerErrorKind) -> bool {
+    matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+}
+
+fn is(value: &Value, word: &[u8]) -> bool {
+    matches!(value, Value::BulkString(bytes) if bytes == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn answer(words: &[&str]) -> Value {
+        Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn answer_of_a_replica_drops_its_connection_and_no_other_answer_does() {
+        for replica in [
+            answer(&["fenced", "replica"]),
+            answer(&["ok", "accepted 1 9 1000", "not_applied READONLY You can't write"]),
+        ] {
+            assert_eq!(in_answer(&replica), Some(DropReason::Replica), "{replica:?}");
+        }
+        for other in [
+            answer(&[]),
+            answer(&["ok"]),
+            answer(&["fenced", "replid"]),
+            answer(&["ok", "replica"]),
+            answer(&["ok", "not_applied OOM command not allowed"]),
+            Value::Nil,
+            Value::Okay,
+        ] {
+            assert_eq!(in_answer(&other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn timeout_drops_a_connection_only_if_nothing_else_was_answered() {
+        let late = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(in_error(&late, true), Some(DropReason::Silent));
+        assert_eq!(in_error(&late, false), None);
+    }
+
+    #[test]
+    fn errors_of_replicas_and_closed_connections_drop_a_connection_and_refusals_do_not() {
+        let server = |kind| RedisError::from((ErrorKind::Server(kind), "refused"));
+        for kind in [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown] {
+            assert_eq!(in_error(&server(kind), false), Some(DropReason::Replica));
+        }
+        for kind in
+            [ServerErrorKind::BusyLoading, ServerErrorKind::NoScript, ServerErrorKind::NoPerm]
+        {
+            assert_eq!(in_error(&server(kind), true), None, "{kind:?}");
+        }
+        for kind in [io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof] {
+            let error = RedisError::from(io::Error::from(kind));
+            assert_eq!(in_error(&error, true), Some(DropReason::Closed), "{kind:?}");
+        }
+    }
+}

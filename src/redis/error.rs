@@ -1,0 +1,179 @@
+//! Why a script did not run to its end, and whether it may have taken effect.
+
+use std::fmt;
+
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Whether a failed call may have taken effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Certainly not.
+    No,
+    /// Possibly: a repeated call with the same request id gets the outcome.
+    Maybe,
+}
+
+impl Applied {
+    /// The word in error metadata.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Maybe => "maybe",
+        }
+    }
+}
+
+/// Why a partition is fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceReason {
+    /// Redis is a replica, or the connection leads to one: it cannot be written.
+    Replica,
+    /// Redis has no meta: it was emptied, or the partition was never opened there.
+    Missing,
+    /// Redis holds another deployment's data.
+    Deployment,
+    /// Redis restarted, was promoted, or was restored from a backup.
+    Replid,
+    /// This process or Redis is in another epoch.
+    Epoch,
+    /// It is closed for a rebuild.
+    Closed,
+    /// The settings of Redis are not safe to sell with.
+    Settings,
+    /// Postgres failed over or was restored since the partition was opened.
+    Timeline,
+    /// Postgres lost an order that it had stored.
+    StoredLost,
+    /// The ledger holds an earlier epoch than Redis: it lost commits.
+    LedgerBehind,
+    /// This process does not know yet that the partition is open.
+    Unknown,
+}
+
+impl FenceReason {
+    pub(crate) fn from_word(word: &str) -> Self {
+        match word {
+            "replica" => Self::Replica,
+            "missing" => Self::Missing,
+            "deployment" => Self::Deployment,
+            "replid" => Self::Replid,
+            "epoch" => Self::Epoch,
+            "closed" => Self::Closed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for FenceReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Replica => "Redis is a replica, which cannot be written",
+            Self::Missing => "Redis holds no data of the partition",
+            Self::Deployment => "Redis holds another deployment's data",
+            Self::Replid => "Redis restarted, or is not the instance on which the partition was opened",
+            Self::Epoch => "Redis or this process is in another epoch",
+            Self::Closed => "it is closed for a rebuild",
+            Self::Settings => "the settings of Redis are not safe to sell with",
+            Self::Timeline => {
+                "Postgres is on another timeline than at the opening of the partition: it failed over or was restored"
+            }
+            Self::StoredLost => "Postgres no longer holds an order that it had stored",
+            Self::LedgerBehind => {
+                "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
+            }
+            Self::Unknown => "this process does not know yet whether it is open",
+        })
+    }
+}
+
+/// A script did not run to its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FenceError {
+    /// The partition must be rebuilt first; nothing was done.
+    #[error("the partition is fenced: {0}")]
+    Fenced(FenceReason),
+    /// Redis could not be reached, or did not answer.
+    #[error("Redis is unavailable")]
+    Unavailable {
+        /// Whether the script may have taken effect.
+        applied: Applied,
+        /// The error of the client library.
+        #[source]
+        source: RedisError,
+    },
+    /// The script never gives this reply, or it failed: a bug, or another program's data under the keys of this one. It
+    /// may have taken effect.
+    #[error("Redis gave an answer that this program does not understand: {0:?}")]
+    Malformed(Vec<String>),
+}
+
+impl FenceError {
+    /// The label of a metric.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Fenced(_) => "fenced",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
+impl From<RedisError> for FenceError {
+    fn from(source: RedisError) -> Self {
+        if is_malformed(&source) {
+            return Self::Malformed(vec![source.to_string()]);
+        }
+        Self::Unavailable { applied: applied(&source), source }
+    }
+}
+
+/// Whether Redis answered with a reply of another type, or because the script failed or found a key of another type.
+fn is_malformed(error: &RedisError) -> bool {
+    let failed = || error.detail().is_some_and(|detail| detail.contains("user_script"));
+    [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
+        || error.code() == Some("WRONGTYPE")
+        || error.code() == Some("ERR") && failed()
+}
+
+/// Only a refusal before the first command of a script certainly had no effect.
+fn applied(error: &RedisError) -> Applied {
+    if error.is_connection_refusal() {
+        return Applied::No;
+    }
+    let refused_kinds = [
+        ErrorKind::Server(ServerErrorKind::BusyLoading),
+        ErrorKind::Server(ServerErrorKind::NoScript),
+        ErrorKind::Server(ServerErrorKind::MasterDown),
+        ErrorKind::Server(ServerErrorKind::ReadOnly),
+        ErrorKind::AuthenticationFailed,
+        ErrorKind::InvalidClientConfig,
+    ];
+    let before_any_effect = refused_kinds.contains(&error.kind());
+    // For memory or a failing disk, Redis refuses a whole script, before its first command.
+    let code = error.code().unwrap_or_default();
+    if before_any_effect || ["OOM", "MISCONF", "BUSY", "NOREPLICAS", "NOAUTH"].contains(&code) {
+        Applied::No
+    } else {
+        Applied::Maybe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::Value;
+
+    use super::*;
+
+    #[test]
+    fn reply_of_another_type_is_malformed_and_broken_connection_is_unavailable() {
+        let wrong = ::redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
+        let wrong = FenceError::from(RedisError::from(wrong));
+        assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");
+        let closed = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let closed = FenceError::from(closed);
+        assert!(
+            matches!(closed, FenceError::Unavailable { applied: Applied::Maybe, .. }),
+            "{closed:?}"
+        );
+    }
+}

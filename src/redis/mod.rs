@@ -1,0 +1,23 @@
+//! Access to Redis: connections, keys, the epoch that this process holds each partition to be open in, and scripts
+//! that begin with the fence (R1). A script runs on a partition only under that epoch, and Redis refuses it where
+//! its own state differs.
+//!
+//! A Redis that is a replica is fenced whatever it holds, and its connection is dropped.
+//!
+//! Must never: retry a script whose outcome is unknown; create stock or meta by itself.
+
+mod commands;
+mod connection;
+mod drop_reason;
+mod error;
+mod keys;
+mod partitions;
+mod script;
+
+pub use commands::Commands;
+pub use connection::{Connection, retry_at_start};
+pub use error::{Applied, FenceError, FenceReason};
+pub use keys::{GROUP, Key, Keys};
+pub use partitions::{Partitions, Taking, WaitLimit};
+pub use script::Script;
+pub(crate) use script::script;

@@ -1,0 +1,288 @@
+//! What this process knows of each partition, and the one way to run a script on it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use ::redis::{RedisError, Value};
+use uuid::Uuid;
+
+use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Keys, Script};
+use crate::{
+    domain::{Epoch, Partition, PartitionCount, PartitionEpoch},
+    telemetry::Metrics,
+};
+
+/// A handle on every partition; clones share what is known.
+#[derive(Clone)]
+pub struct Partitions {
+    connection: Connection,
+    keys: Keys,
+    count: PartitionCount,
+    deployment: Uuid,
+    metrics: Metrics,
+    /// 0: not known to be open.
+    epochs: Arc<[AtomicU32]>,
+    /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
+    seen: Arc<[AtomicU64]>,
+    /// Whether selling is forbidden, whatever is open.
+    forbidden: Arc<AtomicBool>,
+    /// Whether this process is taking units now.
+    taking: Arc<[AtomicBool]>,
+}
+
+const SEQ_BITS: u32 = 36;
+
+/// Held while units are taken from a partition.
+pub struct Taking<'a> {
+    flag: &'a AtomicBool,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.flag.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What a WAIT waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitLimit {
+    /// So many replicas,
+    pub replicas: u32,
+    /// or the end of this time.
+    pub timeout_ms: u64,
+}
+
+impl Partitions {
+    /// Partitions behind one connection, none known to be open yet.
+    pub fn new(
+        connection: Connection,
+        keys: Keys,
+        deployment: Uuid,
+        count: PartitionCount,
+        metrics: Metrics,
+    ) -> Self {
+        let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
+        let seen = count.all().map(|_| AtomicU64::new(0)).collect();
+        let taking = count.all().map(|_| AtomicBool::new(false)).collect();
+        let forbidden = Arc::default();
+        Self { connection, keys, count, deployment, metrics, epochs, seen, forbidden, taking }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> PartitionCount {
+        self.count
+    }
+
+    /// The name of a key of a partition.
+    pub fn key(&self, partition: Partition, key: Key) -> String {
+        self.keys.name(partition, key)
+    }
+
+    /// A connection for plain commands that change no stock; never for a blocking one.
+    pub fn connection(&self) -> Commands {
+        Commands::new(self.connection.clone(), self.metrics.clone())
+    }
+
+    /// Holds a partition to be open in this epoch, or (`None`) not to be open.
+    pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
+        if let Some(epoch) = epoch {
+            self.saw(partition, epoch, 0);
+        }
+        self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
+    }
+
+    /// Forbids selling from any partition, or allows it again: for a Redis whose settings are not safe.
+    pub fn forbid(&self, forbidden: bool) {
+        self.forbidden.store(forbidden, Ordering::Release);
+    }
+
+    /// The epoch to sell in.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when the partition is not known to be open, or selling is forbidden.
+    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+        if self.forbidden.load(Ordering::Acquire) {
+            return Err(FenceError::Fenced(FenceReason::Settings));
+        }
+        self.epoch(partition)
+    }
+
+    /// Notes that Redis reported an accept with this seq to this process.
+    pub fn saw(&self, partition: Partition, epoch: Epoch, seq: u64) {
+        debug_assert!(seq < 1 << SEQ_BITS, "seq {seq} does not fit");
+        let mark = u64::from(epoch.0) << SEQ_BITS | seq;
+        self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
+    }
+
+    /// The last epoch that this process knew to be open, and the highest seq it saw of it.
+    pub fn seen(&self, partition: Partition) -> Option<(Epoch, u64)> {
+        let mark = self.seen[partition.index()].load(Ordering::SeqCst);
+        let epoch = u32::try_from(mark >> SEQ_BITS).ok().filter(|epoch| *epoch > 0)?;
+        Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
+    }
+
+    /// Marks the partition as one from which units are being taken, until the answer is dropped; by one task a
+    /// partition.
+    pub fn take(&self, partition: Partition) -> Taking<'_> {
+        let flag = &self.taking[partition.index()];
+        flag.store(true, Ordering::SeqCst);
+        Taking { flag }
+    }
+
+    /// Whether units are being taken. While no epoch is known to be open, no task begins to.
+    pub fn is_taking(&self, partition: Partition) -> bool {
+        self.taking[partition.index()].load(Ordering::SeqCst)
+    }
+
+    /// The epoch in which the partition is known to be open.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when it is not known to be open.
+    pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+        match self.epochs[partition.index()].load(Ordering::SeqCst) {
+            0 => Err(FenceError::Fenced(FenceReason::Unknown)),
+            epoch => Ok(Epoch(epoch)),
+        }
+    }
+
+    /// Runs a script under the epoch in which the partition is known to be open.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` and `Unavailable { applied: No }` mean that nothing was done.
+    pub async fn run<T>(
+        &self,
+        partition: Partition,
+        script: &Script<T>,
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let epoch = self.epoch(partition)?;
+        self.run_in(PartitionEpoch { partition, epoch }, script, args).await
+    }
+
+    /// Runs a script under an epoch that the caller knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partitions::run`].
+    pub async fn run_in<T>(
+        &self,
+        at: PartitionEpoch,
+        script: &Script<T>,
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        self.run_on(at, script, &[], args).await
+    }
+
+    /// Runs a script under an epoch that the caller knows, on these keys beside its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partitions::run`].
+    pub async fn run_on<T>(
+        &self,
+        at: PartitionEpoch,
+        script: &Script<T>,
+        keys: &[Key],
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let caller = self.caller(at.epoch);
+        let mut all = Vec::with_capacity(args.len() + 1);
+        all.push(caller.as_str());
+        all.extend_from_slice(args);
+        let keys = script.keys().iter().chain(keys);
+        let keys: Vec<String> = keys.map(|key| self.key(at.partition, *key)).collect();
+        self.call(script, &keys, &all).await
+    }
+
+    /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partitions::run`].
+    pub async fn call_script<T>(
+        &self,
+        partition: Partition,
+        script: &Script<T>,
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let keys = script.keys().iter().map(|key| self.key(partition, *key));
+        self.call(script, &keys.collect::<Vec<_>>(), args).await
+    }
+
+    async fn call<T>(
+        &self,
+        script: &Script<T>,
+        keys: &[String],
+        args: &[&str],
+    ) -> Result<T, FenceError> {
+        let started = Instant::now();
+        let mut connection = self.connection.clone();
+        let call = script.call(keys, args);
+        let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
+        let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
+        let error = parsed.as_ref().err().map(FenceError::label);
+        self.metrics.script(script.name(), started.elapsed(), error);
+        parsed
+    }
+
+    /// Who calls, as every fenced script gets it.
+    fn caller(&self, epoch: Epoch) -> String {
+        format!("{epoch} {}", self.deployment)
+    }
+
+    /// These partitions behind another connection: for calls that may block it.
+    pub fn on(&self, connection: Connection) -> Self {
+        Self { connection, ..self.clone() }
+    }
+
+    /// Runs a script that takes no arguments once for each of these partitions, and then waits for replicas to have
+    /// everything up to there: all in one pipeline on one connection, which it blocks.
+    /// Returns the result of each call, and how many replicas have it.
+    ///
+    /// # Errors
+    ///
+    /// When Redis is away, or refuses one of the calls.
+    pub async fn run_and_wait<T>(
+        &self,
+        script: &Script<T>,
+        calls: &[PartitionEpoch],
+        limit: WaitLimit,
+    ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
+        let mut pipeline = ::redis::pipe();
+        for at in calls {
+            let keys = script.keys().iter().map(|key| self.key(at.partition, *key));
+            let call = script.eval(&keys.collect::<Vec<_>>(), &[&self.caller(at.epoch)]);
+            pipeline.add_command(call);
+        }
+        pipeline.cmd("WAIT").arg(limit.replicas).arg(limit.timeout_ms);
+        let started = Instant::now();
+        let replies: Result<Vec<Value>, _> =
+            pipeline.query_async(&mut self.connection.clone()).await;
+        let replies = replies.map_err(FenceError::from);
+        let error = replies.as_ref().err().map(FenceError::label);
+        self.metrics.script(script.name(), started.elapsed(), error);
+        let mut replies = replies?;
+        let reached = replies.pop().unwrap_or(Value::Nil);
+        let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;
+        Ok((replies.iter().map(|reply| script.parse(reply)).collect(), reached))
+    }
+
+    /// Whether Redis answers at all.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when it does not.
+    pub async fn ping(&self) -> Result<(), FenceError> {
+        let ping = ::redis::cmd("PING");
+        let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;
+        pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
+    }
+}

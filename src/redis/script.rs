@@ -1,0 +1,146 @@
+//! A Lua script, declared once: its name, its text, its keys in order, and what its reply means.
+
+use std::{borrow::Cow, sync::OnceLock};
+
+use ::redis::Value;
+
+use super::{FenceError, FenceReason, Key};
+
+const FENCE: &str = include_str!("../../lua/fence.lua");
+
+/// A script under `lua/` whose reply is a `T`. It is loaded by hash; Redis gets its text again when it does not know
+/// the hash.
+pub struct Script<T = ()> {
+    name: &'static str,
+    body: &'static str,
+    keys: &'static [Key],
+    parse: fn(&[&str]) -> Option<T>,
+    loaded: OnceLock<Loaded>,
+}
+
+struct Loaded {
+    text: String,
+    script: ::redis::Script,
+}
+
+impl<T> Script<T> {
+    /// A script that metrics call `name`. `keys` are its KEYS in order; a call may add keys that only it knows.
+    /// `parse` gets the words of the reply, and returns `None` for a reply that the script never gives.
+    pub const fn new(
+        name: &'static str,
+        body: &'static str,
+        keys: &'static [Key],
+        parse: fn(&[&str]) -> Option<T>,
+    ) -> Self {
+        Self { name, body, keys, parse, loaded: OnceLock::new() }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its KEYS in order.
+    pub fn keys(&self) -> &'static [Key] {
+        self.keys
+    }
+
+    /// The text with `lua/fence.lua` in front.
+    fn loaded(&self) -> &Loaded {
+        self.loaded.get_or_init(|| {
+            let text = format!("{FENCE}\n{}", self.body);
+            Loaded { script: ::redis::Script::new(&text), text }
+        })
+    }
+
+    /// A call that carries the text: it works whether or not Redis knows the script.
+    pub(super) fn eval(&self, keys: &[String], args: &[&str]) -> ::redis::Cmd {
+        let mut call = ::redis::cmd("EVAL");
+        call.arg(&self.loaded().text).arg(keys.len()).arg(keys).arg(args);
+        call
+    }
+
+    pub(super) fn call(&self, keys: &[String], args: &[&str]) -> ::redis::ScriptInvocation<'_> {
+        let mut call = self.loaded().script.prepare_invoke();
+        for key in keys {
+            call.key(key);
+        }
+        for arg in args {
+            call.arg(*arg);
+        }
+        call
+    }
+
+    /// What a reply means, whose first word is its status.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` when the script found its partition fenced, `Malformed` when this script gives no such reply.
+    pub(super) fn parse(&self, reply: &Value) -> Result<T, FenceError> {
+        let Value::Array(items) = reply else {
+            return Err(FenceError::Malformed(vec![format!("{reply:?}")]));
+        };
+        let words: Vec<Cow<'_, str>> = items.iter().map(word).collect();
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        if let ["fenced", reason] = words.as_slice() {
+            return Err(FenceError::Fenced(FenceReason::from_word(reason)));
+        }
+        let malformed = || FenceError::Malformed(words.iter().map(|&word| word.into()).collect());
+        (self.parse)(&words).ok_or_else(malformed)
+    }
+}
+
+/// A word of a reply. What is not UTF-8 in it is replaced, since entries may hold any bytes.
+fn word(value: &Value) -> Cow<'_, str> {
+    if let Value::BulkString(bytes) = value {
+        String::from_utf8_lossy(bytes)
+    } else {
+        format!("{value:?}").into()
+    }
+}
+
+/// Declares a script: the type of its reply, its name, its text, its keys in order, and the meaning of each reply that
+/// it gives. An arm leaves by `?` where a word cannot be parsed.
+macro_rules! script {
+    ($script:ident: $reply:ty = $name:literal, $body:expr, [$($key:ident),*] {
+        $($words:pat => $meaning:expr,)*
+    }) => {
+        static $script: $crate::redis::Script<$reply> = $crate::redis::Script::new(
+            $name,
+            $body,
+            &[$($crate::redis::Key::$key),*],
+            |words| Some(match *words {
+                $($words => $meaning,)*
+                _ => return None,
+            }),
+        );
+    };
+}
+pub(crate) use script;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    script!(SCRIPT: u32 = "test", "", [Meta] {
+        ["count", count] => count.parse().ok()?,
+    });
+
+    fn reply(words: &[&str]) -> Value {
+        Value::Array(words.iter().map(|word| Value::BulkString((*word).into())).collect())
+    }
+
+    #[test]
+    fn reply_is_parsed_unless_the_partition_is_fenced() {
+        assert_eq!(SCRIPT.parse(&reply(&["count", "7"])).unwrap(), 7);
+        let fenced = SCRIPT.parse(&reply(&["fenced", "closed"])).unwrap_err();
+        assert!(matches!(fenced, FenceError::Fenced(FenceReason::Closed)), "{fenced:?}");
+    }
+
+    #[test]
+    fn reply_that_the_script_never_gives_is_malformed() {
+        for bad in [reply(&[]), reply(&["count"]), reply(&["count", "x"]), Value::Int(7)] {
+            let error = SCRIPT.parse(&bad).unwrap_err();
+            assert!(matches!(error, FenceError::Malformed(_)), "{error:?}");
+        }
+    }
+}
