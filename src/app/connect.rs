@@ -72,7 +72,8 @@ impl Stores {
     ///
     /// When one of them does not answer, or is not the one that the settings mean.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let pools = pools(config).await?;
+        let metrics = Metrics::of(config)?;
+        let pools = pools(config, &metrics).await?;
         let ledger = pools.operators.clone();
         retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
         let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
@@ -82,7 +83,7 @@ impl Stores {
                 bail!(other_partitions(found.partitions, config.partitions))
             }
         };
-        let (client, metrics, tasks) = (client(config)?, Metrics::new()?, Tasks::default());
+        let (client, tasks) = (client(config)?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
@@ -170,7 +171,7 @@ impl Stores {
 }
 
 /// The pools of the settings, without any connection yet.
-pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
+pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
     let size = |connections: u32| usize::try_from(connections);
     let sizes = PoolSizes {
         workers: size(config.pool_workers)?,
@@ -178,12 +179,16 @@ pub(super) fn unconnected_pools(config: &Config) -> anyhow::Result<Pools> {
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    Pools::new(config.postgres.clone(), sizes)
+    Pools::new(config.postgres.clone(), sizes, metrics)
 }
 
 /// The pools of the settings, after Postgres has answered.
-pub(crate) async fn pools(config: &Config) -> anyhow::Result<Pools> {
-    let pools = unconnected_pools(config)?;
+///
+/// # Errors
+///
+/// When Postgres does not answer, or a pooler in between cannot be used.
+pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
+    let pools = unconnected_pools(config, metrics)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
         Ok(check_pooler(&config.postgres).await?)

@@ -64,7 +64,7 @@ async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result
 }
 
 async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Judgement> {
-    let ledger = unconnected_pools(config)?.operators;
+    let ledger = unconnected_pools(config, &Metrics::new()?)?.operators;
     let settings = ledger.settings().await?;
     let judged = judge_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);

@@ -56,6 +56,10 @@ impl App {
             pauses: self.worker_context.pauses.clone(),
             products: self.config.metrics_products.clone().into(),
         };
+        if self.stores.metrics.are_sent() {
+            let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
+            tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
+        }
         let readiness = Readiness { watch: self.watch, scrape };
         tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
         let metrics = self.stores.metrics;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::Stores;
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     domain::{Partition, ProductId},
     recovery::Recovery,
     stream::Depth,
+    tasks::tick,
     telemetry::PartitionReading,
     worker::Pauses,
 };
@@ -31,6 +33,20 @@ pub(super) struct Scrape {
 }
 
 impl Scrape {
+    /// Sends metrics to the collector after each interval, and once more when the process ends.
+    pub(super) async fn send(self, interval: Duration, stop: CancellationToken) {
+        let metrics = &self.stores.metrics;
+        while tick(interval, &stop).await {
+            let read_and_send = async {
+                self.read().await;
+                metrics.send().await;
+            };
+            stop.run_until_cancelled(read_and_send).await;
+        }
+        // A collector that is away does not delay the end.
+        drop(tokio::time::timeout(STORE_TIMEOUT, metrics.send()).await);
+    }
+
     /// Reads both stores at the same time.
     pub(super) async fn read(&self) {
         tokio::join!(self.redis(), self.postgres());
@@ -50,7 +66,7 @@ impl Scrape {
         let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().fenced());
         for partition in partitions.count().all() {
             let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
-            metrics.standing(partition.number(), fenced, paused);
+            metrics.partition_state(partition.number(), fenced, paused);
         }
         let answers = tokio::time::timeout(STORE_TIMEOUT, partitions.ping()).await;
         let up = matches!(answers, Ok(Ok(())));

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     domain::{MAX_UNITS, Note, ProductId, RequestId},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
+    telemetry::Metrics,
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
@@ -30,7 +31,7 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 
 /// Connects to the ledger, which must have the schema of this program.
 pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
-    let ledger = pools(config).await?.operators;
+    let ledger = pools(config, &Metrics::new()?).await?.operators;
     check_schema(&ledger).await?;
     Ok(ledger)
 }

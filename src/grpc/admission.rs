@@ -62,6 +62,7 @@ impl Admission {
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
         let (receipt, duplicate) = ApiError::refusal(outcome)?;
         telemetry::record_reservation(receipt.reservation_id);
+        tracing::debug!(reservation.id = %receipt.reservation_id, duplicate, "order accepted");
         self.services.acks.wait(ack, receipt.reservation_id).await?;
         Ok(Taken { receipt, duplicate, ack })
     }

@@ -1,6 +1,6 @@
-//! Around every call: its time by method and status, and the caller's deadline.
+//! Around every call: its duration by method and status, its span, and the caller's deadline.
 //!
-//! One layer and one allocation a call: this is on the way of every buyer.
+//! One layer and one allocation for each call: every buyer passes through here.
 
 use std::{
     collections::HashMap,
@@ -22,13 +22,11 @@ use tracing::{Instrument as _, Span};
 use super::{
     DESCRIPTOR_SET, deadline,
     error::ApiError,
-    status::{code_name, error_of_tonic, is_server_error},
+    status::{code_name, error_of_tonic},
 };
 use crate::telemetry::{self, Metrics, Sampling};
 
-/// Calls that are none of the contract's, together: a label must not grow with what clients make up.
-const OTHER: &str = "other";
-/// Operators' calls.
+/// Calls of operators.
 const OPERATORS: &str = "/yoink.v1.AdminService/";
 
 /// Puts `Observed` around a service.
@@ -42,7 +40,7 @@ pub struct Observe {
 }
 
 impl Observe {
-    /// Tells these metrics; a call takes at most `call_timeout`, an operator's as long as it needs.
+    /// Records into these metrics. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
     pub fn new(metrics: Metrics, call_timeout: Duration, sampling: Sampling) -> Self {
         Self { metrics, methods: Arc::new(methods()), call_timeout, sampling }
     }
@@ -78,14 +76,19 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        let method = self.observe.methods.get(request.uri().path()).copied().unwrap_or(OTHER);
+        let method = self
+            .observe
+            .methods
+            .get(request.uri().path())
+            .copied()
+            .unwrap_or(telemetry::OTHER_METHOD);
         let operators = request.uri().path().starts_with(OPERATORS);
-        let most = (!operators).then_some(self.observe.call_timeout);
-        let limit = deadline::of(&request).into_iter().chain(most).min();
+        let timeout = (!operators).then_some(self.observe.call_timeout);
+        let limit = deadline::of(&request).into_iter().chain(timeout).min();
         let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let span = self.observe.sampling.call_span(method, trace);
         let metrics = self.observe.metrics.clone();
-        let mut call = Call { method, started, metrics, span: span.clone(), code: GIVEN_UP };
+        let mut call = Call { method, started, metrics, span: span.clone(), code: CANCELLED };
         let answer = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let mut response = match limit {
@@ -95,25 +98,20 @@ where
                     Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
                 },
             };
-            // An error is told in the head; what has no status there goes well, or has begun to.
+            // An error has its status in the headers. A response without one is OK, or a stream that has begun.
             let mut status = Status::from_header_map(response.headers());
             if let Some(error) = status.as_ref().and_then(error_of_tonic) {
                 let named = Status::from(error);
                 response = named.clone().into_http();
                 status = Some(named);
             }
-            call.code = status.as_ref().map_or("OK", |status| code_name(status.code()));
-            telemetry::record_status(
-                &call.span,
-                call.code,
-                status.as_ref().is_some_and(is_server_error),
-            );
+            call.answered(status.as_ref().map_or("OK", |status| code_name(status.code())));
             Ok(response)
         })
     }
 }
 
-/// A call under way; it is told of however it ends, also when its client gives it up.
+/// A call under way. It is recorded when it is dropped: also when its client cancels it.
 struct Call {
     method: &'static str,
     started: Instant,
@@ -122,16 +120,24 @@ struct Call {
     code: &'static str,
 }
 
-/// Nobody waits for the answer any more.
-const GIVEN_UP: &str = "CANCELLED";
+/// The status of a call whose client no longer waits for the answer.
+const CANCELLED: &str = "CANCELLED";
+
+impl Call {
+    // A method, so that the future owns the whole call and drops it when it ends.
+    fn answered(&mut self, code: &'static str) {
+        self.code = code;
+    }
+}
 
 impl Drop for Call {
     fn drop(&mut self) {
+        telemetry::record_status(&self.span, self.code);
         self.metrics.call(self.method, self.code, self.started.elapsed());
     }
 }
 
-/// Every method of the contract as a path, and as its label.
+/// Every method of the contract, by its path.
 fn methods() -> HashMap<String, &'static str> {
     static NAMES: OnceLock<Vec<String>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {

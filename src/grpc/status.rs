@@ -39,12 +39,6 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Whether a status is a failure of the service, and not a refusal or the caller's mistake.
-pub(super) fn is_server_error(status: &Status) -> bool {
-    [Code::Unknown, Code::DeadlineExceeded, Code::Internal, Code::Unavailable, Code::DataLoss]
-        .contains(&status.code())
-}
-
 /// Whether a status is an error of any kind.
 pub(super) fn is_error(status: &Status) -> bool {
     status.code() != Code::Ok

@@ -97,7 +97,10 @@ impl Ledger {
         action: RecordedAction,
         by: &ActionBy,
     ) -> Result<(), LedgerError> {
-        self.with(|client| async move { write(&**client, id, action, by).await.map(drop) }).await
+        self.with("record_dead_action", |client| async move {
+            write(&**client, id, action, by).await.map(drop)
+        })
+        .await
     }
 
     /// Records an action in Redis as `unknown` before it is done. If the answer of Redis, the caller or this
@@ -111,7 +114,7 @@ impl Ledger {
         id: ReservationId,
         by: &ActionBy,
     ) -> Result<OpenRecord, LedgerError> {
-        self.with(|client| async move {
+        self.with("begin_dead_action", |client| async move {
             let number = write(&**client, id, RecordedAction::Unknown, by).await?;
             Ok(OpenRecord { id, number })
         })
@@ -129,7 +132,7 @@ impl Ledger {
         done: Option<RecordedAction>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();
-        self.with(|client| async move {
+        self.with("end_dead_action", |client| async move {
             match done {
                 Some(action) => {
                     let sql = "UPDATE dead_actions SET action = $3
@@ -152,7 +155,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn dead_actions(&self, id: ReservationId) -> Result<Vec<ActionRecord>, LedgerError> {
-        self.with(|client| async move {
+        self.with("list_dead_actions", |client| async move {
             let sql = "SELECT at, actor, action, reason FROM dead_actions
                         WHERE reservation_id = $1 ORDER BY at DESC LIMIT $2";
             let rows = client.query(sql, &[&id.to_uuid(), &RECORDS_MAX]).await?;

@@ -153,7 +153,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn products_since(&self, version: i64, highest: i64) -> Result<Changes, LedgerError> {
-        self.with(|client| async move {
+        self.with("products_since", |client| async move {
             let sql = format!(
                 "SELECT {COLUMNS} FROM products
                   WHERE version > $1 OR (SELECT max(version) FROM products) < $2 ORDER BY version"
@@ -178,7 +178,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn products(&self, ids: &[&str]) -> Result<Vec<Product>, LedgerError> {
-        self.with(|client| async move {
+        self.with("products", |client| async move {
             let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = ANY($1)");
             let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
             rows.iter().map(product).collect()
@@ -196,7 +196,7 @@ impl Ledger {
         id: &ProductId,
         change: &SaleChange,
     ) -> Result<Product, UpdateError> {
-        let updated = self.with(|mut client| async move {
+        let updated = self.with("update_product", |mut client| async move {
             let tx = client.transaction().await?;
             lock(&tx).await?;
             let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1 FOR NO KEY UPDATE");
@@ -243,7 +243,7 @@ impl Ledger {
     ///
     /// When Postgres does not do it; repeat it with the same request id.
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, LedgerError> {
-        self.with(|mut client| async move {
+        self.with("restock", |mut client| async move {
             let tx = client.transaction().await?;
             lock(&tx).await?;
             let id = restock.product.as_str();

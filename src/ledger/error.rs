@@ -175,6 +175,18 @@ impl From<PoolError> for LedgerError {
 }
 
 impl LedgerError {
+    /// What metrics and spans call it.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unlisted { .. } => "unlisted",
+            Self::Misconfigured { .. } => "misconfigured",
+            Self::Inconsistent { .. } => "inconsistent",
+            Self::Rejected { .. } => "rejected",
+            Self::GateClosed => "gate_closed",
+        }
+    }
+
     /// The SQLSTATE as metrics have it, where it is in no list.
     pub fn unlisted(&self) -> Option<String> {
         match self {

@@ -26,7 +26,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn timeline(&self) -> Result<Timeline, LedgerError> {
-        self.with(|client| async move {
+        self.with("timeline", |client| async move {
             let sql = "SELECT CASE WHEN NOT pg_is_in_recovery()
                               THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
             let refused = [
@@ -53,7 +53,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn is_standby(&self) -> Result<bool, LedgerError> {
-        self.with(|client| async move {
+        self.with("is_standby", |client| async move {
             let row = client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?;
             Ok(row.try_get(0)?)
         })
@@ -77,7 +77,7 @@ impl Ledger {
         let epochs: Vec<i64> = orders.iter().map(|(_, epoch, _)| i64::from(epoch.0)).collect();
         let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let seqs: Vec<i64> = orders.iter().map(|(.., of)| seq(*of)).collect();
-        let missing = self.with(|client| async move {
+        let missing = self.with("missing_orders", |client| async move {
             // The index reservations_seq_once answers it. A subquery, because a join may be planned over the
             // whole table if the statistics say that it is empty.
             let sql = "SELECT o.partition
@@ -109,7 +109,7 @@ impl Ledger {
         partition: Partition,
         epoch: Epoch,
     ) -> Result<u64, LedgerError> {
-        self.with(|client| async move {
+        self.with("settled_seqs", |client| async move {
             let sql = "SELECT count(DISTINCT seq) FROM (
                            SELECT seq FROM reservations
                             WHERE state = 'confirmed' AND partition = $1 AND epoch = $2

@@ -28,7 +28,7 @@ impl Ledger {
         let epochs: Vec<i64> = marks.iter().map(|m| i64::from(m.epoch.0)).collect();
         let seq = |mark: &Mark| mark.seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
         let seqs: Vec<i64> = marks.iter().map(seq).collect();
-        self.with(|client| async move {
+        self.with("report_marks", |client| async move {
             let sql = "INSERT INTO reported_marks (gateway, partition, epoch, seq)
                        SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::bigint[])
                            ON CONFLICT (gateway, partition, epoch) DO UPDATE
@@ -51,7 +51,7 @@ impl Ledger {
         partition: Partition,
         before: Epoch,
     ) -> Result<Option<(Epoch, i64)>, LedgerError> {
-        self.with(|client| async move {
+        self.with("unreported_marks", |client| async move {
             let sql = "SELECT epoch, count(*) FILTER (WHERE seq < 0) FROM reported_marks
                         WHERE partition = $1 AND epoch < $2
                         GROUP BY epoch ORDER BY epoch DESC LIMIT 1";
@@ -69,7 +69,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn lost_of_ended(&self, partition: Partition) -> Result<Vec<Lost>, LedgerError> {
-        let opened = self.with(|client| async move {
+        let opened = self.with("lost_of_ended_epochs", |client| async move {
             let sql = "SELECT opened FROM partitions WHERE partition = $1";
             let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
             epoch_of(row.try_get(0)?)
@@ -107,7 +107,7 @@ impl Ledger {
                   FROM marks FULL JOIN rows USING (epoch))
             SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
         let number = i32::from(partition.number());
-        self.with_long(|client| async move {
+        self.with_long("lost_reservations", |client| async move {
             let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
             let lost = rows.iter().map(|row| {
                 let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);

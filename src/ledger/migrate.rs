@@ -240,7 +240,7 @@ impl SchemaVersions {
 /// When it cannot be read.
 pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerError> {
     ledger
-        .with(|client| async move {
+        .with("schema_versions", |client| async move {
             let (mut found, mut oldest, program) = (0, None, newest());
             if client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
                 found = client.query_one(VERSION, &[]).await?.try_get(0)?;

@@ -70,7 +70,7 @@ impl Ledger {
         actor: &str,
     ) -> Result<Created, LedgerError> {
         let rows = Rows::new(products, partitions);
-        let stored = self.with(|mut client| async move {
+        let stored = self.with("create_products", |mut client| async move {
             store(&mut client, &rows, actor, &AtomicU64::default()).await
         });
         let stored = stored.await?;
@@ -92,7 +92,7 @@ impl Ledger {
         done: &AtomicU64,
     ) -> Result<Imported, LedgerError> {
         let rows = Rows::new(products, partitions);
-        self.with_long(|mut client| async move {
+        self.with_long("import_products", |mut client| async move {
             client.batch_execute(IMPORT_LOCK_TIMEOUT).await?;
             store(&mut client, &rows, actor, done).await
         })
@@ -111,7 +111,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         for page in products.chunks(ROWS_PER_LOCK) {
             let ids: Vec<&str> = page.iter().map(ProductId::as_str).collect();
-            self.with(|mut client| async move {
+            self.with("assign_versions", |mut client| async move {
                 let tx = client.transaction().await?;
                 lock(&tx).await?;
                 tx.execute_typed(ASSIGN, &[(&ids, Type::TEXT_ARRAY)]).await?;
@@ -130,7 +130,7 @@ impl Ledger {
     ///
     /// When Postgres does not do it.
     pub async fn assign_missing_versions(&self) -> Result<(), LedgerError> {
-        self.with(|mut client| async move {
+        self.with("assign_missing_versions", |mut client| async move {
             let tx = client.transaction().await?;
             let sql = "SELECT pg_try_advisory_xact_lock($1)";
             let locked = tx.query_typed(sql, &[(&LOCK, Type::INT8)]).await?;

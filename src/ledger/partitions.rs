@@ -53,7 +53,10 @@ impl Ledger {
     ///
     /// When Postgres does not answer, or has no such table.
     pub async fn deployment(&self) -> Result<Option<Deployment>, LedgerError> {
-        self.with(|mut client| async move { deployment(&client.transaction().await?).await }).await
+        self.with("deployment", |mut client| async move {
+            deployment(&client.transaction().await?).await
+        })
+        .await
     }
 
     /// The deployment; the first caller ever fixes its number of partitions.
@@ -62,7 +65,7 @@ impl Ledger {
     ///
     /// When Postgres does not do it.
     pub async fn establish(&self, wanted: PartitionCount) -> Result<Establish, LedgerError> {
-        self.with(|mut client| async move {
+        self.with("establish", |mut client| async move {
             let tx = client.transaction().await?;
             let mut found = deployment(&tx).await?;
             if found.is_none() {
@@ -98,7 +101,7 @@ impl Ledger {
         &self,
         count: PartitionCount,
     ) -> Result<Vec<PartitionRow>, LedgerError> {
-        self.with(|client| async move {
+        self.with("list_partitions", |client| async move {
             let sql = "SELECT partition, epoch, status FROM partitions ORDER BY partition";
             let rows = client.query(sql, &[]).await?;
             rows.iter()
@@ -134,7 +137,7 @@ impl Ledger {
     ///
     /// When Postgres does not do it.
     pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
-        self.with(|client| async move {
+        self.with("begin_opening", |client| async move {
             let sql = "UPDATE partitions SET epoch = epoch + 1
                         WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
                     RETURNING epoch";
@@ -163,7 +166,7 @@ impl Ledger {
         epoch: Epoch,
         status: &'static str,
     ) -> Result<bool, LedgerError> {
-        self.with(|client| async move {
+        self.with("open_partition", |client| async move {
             let sql = "UPDATE partitions SET status = 'open', opened = epoch
                         WHERE partition = $1 AND epoch = $2 AND status = $3";
             let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));

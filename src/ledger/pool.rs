@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 
 use super::{LedgerError, error::Cause};
-use crate::telemetry::PoolReading;
+use crate::telemetry::{Metrics, PoolReading};
 
 /// No operation on the ledger lasts longer, whatever the network does; a read that takes long aside.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
@@ -151,38 +151,55 @@ pub struct Ledger {
     long: Pool,
     /// For a connection beside the pools.
     beside: Config,
+    metrics: Metrics,
 }
 
 impl Ledger {
     /// Operations on `pool`, long reads on `long`.
-    pub(super) fn new(pool: Pool, long: Pool, beside: Config) -> Self {
-        Self { pool, long, beside }
+    pub(super) fn new(pool: Pool, long: Pool, beside: Config, metrics: Metrics) -> Self {
+        Self { pool, long, beside, metrics }
     }
 
-    /// Runs one operation on a connection of its own, within the operation limit.
+    /// Measures an operation, with its wait for a connection.
+    async fn measured<T>(
+        &self,
+        name: &'static str,
+        run: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        let mut measured = self.metrics.ledger_operation(name);
+        let done = run.await;
+        measured.finish(done.as_ref().err().map(LedgerError::label));
+        done
+    }
+
+    /// Runs one operation on a connection of its own, within the operation limit. Metrics record it under
+    /// `name`, as every operation.
     pub(super) async fn with<T, F>(
         &self,
+        name: &'static str,
         operation: impl FnOnce(Object) -> F,
     ) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        within(OPERATION_LIMIT, async { operation(self.pool.get().await?).await }).await
+        let run = async { operation(self.pool.get().await?).await };
+        self.measured(name, within(OPERATION_LIMIT, run)).await
     }
 
     /// Runs an operation and, if Postgres no longer accepts a statement that was prepared before (a column has another
     /// type, somebody discarded it), once more with statements prepared anew. Nothing was done the first time.
     pub(super) async fn with_prepared<T, F>(
         &self,
+        name: &'static str,
         operation: impl Fn(Object) -> F,
     ) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        let done = self.with(&operation).await;
+        let done = self.with(name, &operation).await;
         if done.as_ref().err().is_some_and(is_stale) {
             self.pool.manager().statement_caches.clear();
-            return self.with(&operation).await;
+            return self.with(name, &operation).await;
         }
         done
     }
@@ -191,12 +208,14 @@ impl Ledger {
     /// as well.
     pub(super) async fn with_long<T, F>(
         &self,
+        name: &'static str,
         reads: impl FnOnce(LongRead) -> F,
     ) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        within(LONG_LIMIT, async { reads(self.long_read().await?).await }).await
+        let run = async { reads(self.long_read().await?).await };
+        self.measured(name, within(LONG_LIMIT, run)).await
     }
 
     async fn long_read(&self) -> Result<LongRead, LedgerError> {
@@ -207,32 +226,47 @@ impl Ledger {
     /// Runs one operation on a connection that its result may keep, and that no pool counts.
     pub(super) async fn with_kept<T, F>(
         &self,
+        name: &'static str,
         operation: impl FnOnce(ClientWrapper) -> F,
     ) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
         let run = async { operation(Object::take(self.long.get().await?)).await };
-        within(OPERATION_LIMIT, run).await
+        self.measured(name, within(OPERATION_LIMIT, run)).await
     }
 
     /// Rows as they come, for reads that grow. Dropping them ends the read in Postgres as well.
     pub(super) async fn rows(
         &self,
+        name: &'static str,
         sql: &str,
         args: &[&(dyn ToSql + Sync)],
     ) -> Result<impl Stream<Item = Result<Row, LedgerError>> + use<>, LedgerError> {
         let end = Instant::now() + LONG_LIMIT;
+        let mut measured = self.metrics.ledger_operation(name);
         let begin = async {
             let client = self.long_read().await?;
             let rows = client.query_raw(sql, args.iter().copied()).await?;
             Ok((Box::pin(rows), client))
         };
-        let begun = within(ROW_LIMIT, begin).await?;
-        let rows = stream::try_unfold(begun, move |(mut rows, client)| async move {
+        let begun = within(ROW_LIMIT, begin).await;
+        let (rows, client) = begun.inspect_err(|error| measured.finish(Some(error.label())))?;
+        let state = (rows, client, measured);
+        let rows = stream::try_unfold(state, move |(mut rows, client, mut measured)| async move {
             let limit = ROW_LIMIT.min(end.saturating_duration_since(Instant::now()));
-            let row = within(limit, async { Ok(rows.try_next().await?) }).await?;
-            Ok(row.map(|row| (row, (rows, client))))
+            let row = within(limit, async { Ok(rows.try_next().await?) }).await;
+            match row {
+                Ok(Some(row)) => Ok(Some((row, (rows, client, measured)))),
+                Ok(None) => {
+                    measured.finish(None);
+                    Ok(None)
+                }
+                Err(error) => {
+                    measured.finish(Some(error.label()));
+                    Err(error)
+                }
+            }
         });
         Ok(Box::pin(rows))
     }
@@ -267,7 +301,7 @@ impl Ledger {
     ///
     /// When it does not.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        self.with(|client| async move {
+        self.with("ping", |client| async move {
             client.simple_query("SELECT 1").await?;
             Ok(())
         })
@@ -277,11 +311,11 @@ impl Ledger {
 
 fn reading(pool: &Pool) -> PoolReading {
     let status = pool.status();
-    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     PoolReading {
-        open: count(status.size),
-        idle: count(status.available),
-        waiting: count(status.waiting),
+        max: status.max_size,
+        used: status.size.saturating_sub(status.available),
+        idle: status.available,
+        pending_requests: status.waiting,
     }
 }
 

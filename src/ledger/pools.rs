@@ -9,7 +9,10 @@ use super::{
     Ledger, LedgerError, LookedUp,
     pool::{long_reads, operations, prepare},
 };
-use crate::{domain::ReservationId, telemetry::PoolReading};
+use crate::{
+    domain::ReservationId,
+    telemetry::{Metrics, PoolReading},
+};
 
 /// Look-ups under way for each of their connections: most of them wait, for some 32 times as long as one takes.
 const LOOKUPS_PER_CONNECTION: usize = 32;
@@ -44,12 +47,12 @@ impl Pools {
     /// # Errors
     ///
     /// When the settings make no pool.
-    pub fn new(config: Config, sizes: PoolSizes) -> anyhow::Result<Self> {
+    pub fn new(config: Config, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
         let config = prepare(config);
         let long = long_reads(&config, sizes.maintenance)?;
         let ledger = |connections| {
             let pool = operations(&config, connections)?;
-            anyhow::Ok(Ledger::new(pool, long.clone(), config.clone()))
+            anyhow::Ok(Ledger::new(pool, long.clone(), config.clone(), metrics.clone()))
         };
         let places = Arc::new(Semaphore::new(sizes.lookups * LOOKUPS_PER_CONNECTION));
         Ok(Self {

@@ -58,7 +58,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn rebuild_turn(&self, partition: Partition) -> Result<Option<Turn>, LedgerError> {
-        self.with_kept(|connection| async move {
+        self.with_kept("rebuild_turn", |connection| async move {
             let key = i32::from(partition.number());
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_try_advisory_xact_lock($1, $2)";
@@ -75,7 +75,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn opening_turn(&self) -> Result<Option<Turn>, LedgerError> {
-        self.with_kept(|connection| async move {
+        self.with_kept("opening_turn", |connection| async move {
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_advisory_xact_lock($1, 0)";
             match connection.execute(sql, &[&OPENING]).await {
@@ -100,7 +100,7 @@ impl Ledger {
         seen: PartitionRow,
         above: Epoch,
     ) -> Result<Option<Closed>, LedgerError> {
-        self.with(|client| async move {
+        self.with("close_partition", |client| async move {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
             // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
             let status = match seen.status {
@@ -144,7 +144,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn remaining(&self, partition: Partition) -> Result<Vec<Remaining>, LedgerError> {
-        self.with(|client| async move {
+        self.with("remaining_units", |client| async move {
             let columns = catalogue::COLUMNS;
             let sql = format!("SELECT {columns}, sold FROM products WHERE partition = $1");
             let rows = client.query(&sql, &[&i32::from(partition.number())]).await?;
@@ -175,7 +175,7 @@ impl Ledger {
         // The partition's own stretch of the primary key, and nothing beside it.
         let (first, last) = ReservationId::range_of(partition);
         let (number, since) = (i32::from(partition.number()), timestamp(since_ms));
-        let rows = self.rows(sql, &[&number, &since, &first, &last]).await?;
+        let rows = self.rows("idempotency_records", sql, &[&number, &since, &first, &last]).await?;
         Ok(rows.map(|row| {
             let row = row?;
             let id = ReservationId::from_uuid(row.try_get(0)?);
@@ -207,7 +207,7 @@ impl Ledger {
                            WHERE p.product_id = r.product_id) IS NOT NULL
                     GROUP BY user_id, product_id";
         let bad = |_| LedgerError::unreadable("reservations.user_id");
-        let rows = self.rows(sql, &[&i32::from(partition.number())]).await?;
+        let rows = self.rows("units_bought", sql, &[&i32::from(partition.number())]).await?;
         Ok(rows.map(move |row| {
             let row = row?;
             Ok(Bought {

@@ -82,7 +82,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn find(&self, id: ReservationId) -> Result<Option<Reservation>, LedgerError> {
-        self.with(|client| async move {
+        self.with("find_reservation", |client| async move {
             let sql = format!("SELECT {COLUMNS} FROM reservations WHERE reservation_id = $1");
             let row = client.query_typed_opt(&sql, &[(&id.to_uuid(), Type::UUID)]).await?;
             row.as_ref().map(reservation).transpose()
@@ -97,7 +97,7 @@ impl Ledger {
     /// When Postgres does not answer.
     pub(super) async fn look_up(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
         let (first, last) = id.range_of_seq();
-        self.with(|client| async move {
+        self.with("look_up_reservation", |client| async move {
             let sql = format!(
                 "SELECT {COLUMNS} FROM reservations WHERE reservation_id BETWEEN $1 AND $2"
             );
@@ -123,7 +123,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn settled(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
-        self.with(|client| async move {
+        self.with("settled_reservations", |client| async move {
             let sql = "SELECT reservation_id, CASE state WHEN 'confirmed' THEN NULL
                                               ELSE coalesce(void_reason, '') END
                          FROM reservations WHERE reservation_id = ANY($1)";
@@ -149,7 +149,7 @@ impl Ledger {
             ReservationFilter::User(user) => (None, Some(user.as_str())),
             ReservationFilter::Both(product, user) => (Some(product.as_str()), Some(user.as_str())),
         };
-        self.with(|client| async move {
+        self.with("list_reservations", |client| async move {
             let mut conditions = vec!["reservation_id > $1".to_owned()];
             let after = after.unwrap_or(Uuid::nil());
             let mut args: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&after, Type::UUID)];
@@ -184,7 +184,7 @@ impl Ledger {
         let sql =
             "SELECT reservation_id, state, product_id, user_id, units, request_id, reserved_at,
                           recorded_at, void_reason FROM reservations ORDER BY reservation_id";
-        let rows = self.rows(sql, &[]).await?;
+        let rows = self.rows("export_reservations", sql, &[]).await?;
         Ok(rows.map(|row| {
             let row = row?;
             Ok(ExportRow {

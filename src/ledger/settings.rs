@@ -22,7 +22,7 @@ impl Ledger {
     ///
     /// When Postgres does not answer.
     pub async fn settings(&self) -> Result<LedgerSettings, LedgerError> {
-        self.with(|client| async move {
+        self.with("server_settings", |client| async move {
             let sql = "SELECT current_setting('server_version_num')::int,
                               pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool,
                               current_setting('synchronous_commit'),

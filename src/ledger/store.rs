@@ -106,8 +106,8 @@ impl Ledger {
         let spans: Vec<Span> =
             traced.map(|(trace, id)| telemetry::store_span(trace, id, orders.len())).collect();
         let stored = self.store_batch(partition, epoch, orders, end).await;
-        if stored.is_err() {
-            telemetry::record_failure(&spans);
+        if let Err(error) = &stored {
+            telemetry::record_failure(&spans, error.label());
         }
         stored
     }
@@ -119,7 +119,7 @@ impl Ledger {
         orders: &[&Order],
         end: End<'_>,
     ) -> Result<Stored, LedgerError> {
-        self.with_prepared(|mut client| async move {
+        self.with_prepared("store_orders", |mut client| async move {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let inserted = insert(&tx, partition, orders).await?;

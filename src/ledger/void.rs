@@ -45,7 +45,7 @@ impl Ledger {
         void: &Void,
         by: &ActionBy,
     ) -> Result<VoidOutcome, LedgerError> {
-        self.with(|mut client| async move {
+        self.with("void_order", |mut client| async move {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();

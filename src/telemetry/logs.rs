@@ -1,4 +1,4 @@
-//! Logs: one line an event that matters.
+//! Logs: one line for each event that matters.
 
 use std::io::IsTerminal as _;
 
@@ -13,27 +13,27 @@ use tracing_subscriber::{
 use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
-/// Libraries whose finer levels would print what buyers send, whatever the settings say.
+/// Libraries whose lower levels would print what buyers send; the settings cannot raise them.
 const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
 
-/// Sends log lines to standard error and spans to a collector, as the settings say.
+/// Writes log lines to standard error and sends spans to the collector, as the settings say.
 ///
 /// # Errors
 ///
-/// When the filter or the collector's address is wrong, or a subscriber is set already.
+/// When the filter, the collector's address or its headers are wrong, or a subscriber is set already.
 pub fn init(config: &Config) -> anyhow::Result<Traces> {
     let traces = Traces::new(config)?;
     let tracer = traces.tracer();
     let mut filter =
-        EnvFilter::try_new(&config.log).context("`log` is no filter such as `info`")?;
-    for quiet in MUTED_TARGETS {
-        filter = filter.add_directive(quiet.parse()?);
+        EnvFilter::try_new(&config.log).context("`log` must be a filter such as `info`")?;
+    for muted in MUTED_TARGETS {
+        filter = filter.add_directive(muted.parse()?);
     }
-    // A line of a call that is traced names its trace; without traces there are no spans at all.
+    // The log line of a traced call names its trace. Without a collector no span is made.
     let calls = if tracer.is_some() { "info" } else { "off" };
     filter = filter.add_directive(format!("{TARGET}={calls}").parse()?);
     let spans = tracer.map(|tracer| {
-        let ours = Targets::new().with_target(TARGET, LevelFilter::INFO);
+        let traced = Targets::new().with_target(TARGET, LevelFilter::INFO);
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
             .with_location(false)
@@ -41,7 +41,7 @@ pub fn init(config: &Config) -> anyhow::Result<Traces> {
             .with_target(false)
             .with_level(false)
             .with_tracked_inactivity(false)
-            .with_filter(ours)
+            .with_filter(traced)
     });
     let colours = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);

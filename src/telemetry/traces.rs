@@ -1,32 +1,35 @@
-//! Spans for an OpenTelemetry collector: a call, its decision in Redis, and the commit of its order, which
-//! may come from another process, are one trace.
+//! Spans for an OpenTelemetry collector. A call, its decision in Redis, and the commit of its order, which another
+//! process may make, are one trace.
 //!
-//! Must never: carry who buys; cost anything worth naming while no collector is set.
+//! Must never: carry the id of a buyer; cost a measurable time while no collector is set.
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::Context as _;
 use opentelemetry::{
-    Context, KeyValue,
+    Context,
     propagation::TextMapPropagator as _,
     trace::{TraceContextExt as _, TracerProvider as _},
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
-    Resource,
     propagation::TraceContextPropagator,
     trace::{Sampler, SdkTracer, SdkTracerProvider},
 };
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::{
+    collector::{Collector, resource},
+    metrics::is_server_error,
+};
 use crate::config::Config;
 
-/// What our spans are filtered by.
+/// The target of every span that is exported.
 pub(super) const TARGET: &str = "yoink_trace";
-/// How long spans may take to be sent at the end.
+/// How long sending the last spans may take when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
-/// The header, and what an entry carries.
+/// A method that is not of the contract: a label must not grow with the names that clients invent.
+pub const OTHER_METHOD: &str = "_OTHER";
+/// The header of a call that carries its caller's trace.
 const TRACEPARENT: &str = "traceparent";
 
 /// Sends spans until it is finished.
@@ -38,15 +41,12 @@ pub struct Traces {
 impl Traces {
     /// Sends spans to `otlp_endpoint`, if there is one.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
-        let Some(endpoint) = &config.otlp_endpoint else { return Ok(Self { provider: None }) };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build();
-        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-        let resource = Resource::builder().with_service_name("yoink").with_attribute(version);
-        // Spans are made only for calls that were drawn.
+        let Some(collector) = Collector::of(config)? else { return Ok(Self { provider: None }) };
+        // `Sampling` decides: a span is made only for a call that is sampled.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
-            .with_resource(resource.build())
-            .with_batch_exporter(exporter.context("otlp_endpoint cannot be used")?);
+            .with_resource(resource())
+            .with_batch_exporter(collector.spans()?);
         Ok(Self { provider: Some(provider.build()) })
     }
 
@@ -54,12 +54,15 @@ impl Traces {
         self.provider.as_ref().map(|provider| provider.tracer("yoink"))
     }
 
-    /// Sends what is left, or gives up after a while.
+    /// Sends the spans that are left, within a limit.
     pub async fn finish(self) {
         let Some(provider) = self.provider else { return };
         let sent = move || provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(sent).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "some spans were not sent");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "some spans were not sent to otlp_endpoint before the process ended"
+            );
         }
     }
 }
@@ -70,14 +73,14 @@ fn read(traceparent: &str) -> Context {
 }
 
 fn continue_trace(span: &Span, caller: Context) {
-    // It cannot fail: the span was made just now, and whoever has no collector makes none.
+    // It cannot fail: the span was made just now, by a process that has a collector.
     drop(span.set_parent(caller));
 }
 
-/// Which calls are traced: decided first, because a span costs more than a draw.
+/// Which calls are traced. Decided before a span is made, because a span costs more than a random number.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampling {
-    /// None: there is no collector.
+    /// `None` without a collector.
     ratio: Option<f64>,
 }
 
@@ -87,23 +90,25 @@ impl Sampling {
         Self { ratio: config.otlp_endpoint.as_ref().map(|_| config.trace_sample_ratio) }
     }
 
-    /// The span of a call of the contract: in its caller's trace, if that is recorded; a new one, if the
-    /// caller has none and the draw says so; else none.
+    /// The span of a call: in its caller's trace, if the caller records it; in a new trace, if the caller has none
+    /// and the call is sampled; otherwise a disabled span.
     pub fn call_span(&self, method: &'static str, traceparent: Option<&str>) -> Span {
         let Some(ratio) = self.ratio else { return Span::none() };
         let caller = traceparent.map(read).unwrap_or_default();
         let context = caller.span().span_context().clone();
-        let drawn =
+        let sampled =
             if context.is_valid() { context.is_sampled() } else { rand::random::<f64>() < ratio };
-        if drawn { call_span(method, caller) } else { Span::none() }
+        if sampled { call_span(method, caller) } else { Span::none() }
     }
 }
 
 fn call_span(method: &'static str, caller: Context) -> Span {
+    let name = if method == OTHER_METHOD { "grpc" } else { method };
     let span = tracing::info_span!(
         target: TARGET, parent: None, "call",
-        otel.name = method, otel.kind = "server", otel.status_code = field::Empty,
+        otel.name = name, otel.kind = "server", otel.status_code = field::Empty,
         rpc.system.name = "grpc", rpc.method = method, rpc.response.status_code = field::Empty,
+        error.type = field::Empty,
         reservation.id = field::Empty, trace_id = field::Empty,
     );
     continue_trace(&span, caller);
@@ -112,30 +117,31 @@ fn call_span(method: &'static str, caller: Context) -> Span {
     span
 }
 
-/// A call was answered.
-pub fn record_status(span: &Span, code: &'static str, failed: bool) {
+/// A call ended with this status.
+pub fn record_status(span: &Span, code: &'static str) {
     span.record("rpc.response.status_code", code);
-    if failed {
-        span.record("otel.status_code", "ERROR");
+    if is_server_error(code) {
+        record_failure(std::slice::from_ref(span), code);
     }
 }
 
-/// The call that is under way concerns this reservation.
+/// The current call is about this reservation.
 pub fn record_reservation(id: impl std::fmt::Display) {
     Span::current().record("reservation.id", field::display(id));
 }
 
-/// The span of a request's way through the batcher and Redis, if its call has one.
+/// The span of a request from the batcher to Redis's decision; disabled if its call has none.
 pub fn reserve_span(partition: u16) -> Span {
     if Span::current().is_disabled() {
         return Span::none();
     }
     tracing::info_span!(
-        target: TARGET, "reserve", otel.kind = "client", db.system.name = "redis", partition,
+        target: TARGET, "reserve", otel.kind = "client", db.system.name = "redis",
+        db.operation.name = "EVALSHA", db.stored_procedure.name = "reserve", partition,
     )
 }
 
-/// What an entry carries, so that its commit belongs to this span's trace; none if that is not recorded.
+/// The traceparent that an entry carries, so that its commit joins this span's trace; `None` if the span is disabled.
 pub fn traceparent(span: &Span) -> Option<String> {
     if span.is_disabled() {
         return None;
@@ -150,21 +156,24 @@ pub fn traceparent(span: &Span) -> Option<String> {
 pub fn store_span(traceparent: &str, reservation_id: impl std::fmt::Display, batch: usize) -> Span {
     let span = tracing::info_span!(
         target: TARGET, parent: None, "store",
-        otel.kind = "consumer", otel.status_code = field::Empty, db.system.name = "postgresql",
-        reservation.id = field::display(reservation_id), batch,
+        otel.kind = "consumer", otel.status_code = field::Empty, error.type = field::Empty,
+        db.system.name = "postgresql", db.operation.name = "store_orders",
+        db.operation.batch.size = (batch > 1).then_some(batch),
+        reservation.id = field::display(reservation_id),
     );
     continue_trace(&span, read(traceparent));
     span
 }
 
-/// The commit of these spans' orders failed.
-pub fn record_failure(spans: &[Span]) {
+/// The work of these spans failed.
+pub fn record_failure(spans: &[Span], error: &'static str) {
     for span in spans {
         span.record("otel.status_code", "ERROR");
+        span.record("error.type", error);
     }
 }
 
-/// The trace in what an entry carries, for a log line.
+/// The trace id of a traceparent, for a log line.
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     traceparent.split('-').nth(1)
 }

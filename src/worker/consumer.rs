@@ -244,7 +244,9 @@ impl Consumer {
     async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
         let (context, id) = (&self.context, &delivery.entry.id);
         match context.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
-            Released::Now | Released::Before => {}
+            Released::Now | Released::Before => {
+                tracing::debug!(partition = %self.partition, entry = id, "voided order released");
+            }
             Released::Never => {
                 tracing::error!(partition = %self.partition, entry = id, "a voided entry has no product of this deployment: its unit cannot be given back");
             }

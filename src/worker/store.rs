@@ -3,7 +3,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::FutureExt as _;
@@ -115,11 +115,10 @@ pub(super) async fn store(
             continue;
         }
         let orders: Vec<&Order> = batch.iter().map(|(_, order)| order).collect();
-        let started = Instant::now();
         let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
         let fault = match stored {
             Ok(Ok(stored)) => {
-                metrics.stored(started.elapsed(), orders.iter().map(|order| age(order)));
+                metrics.stored(orders.iter().map(|order| age(order)));
                 stored_any = true;
                 add_stored(batch, stored, &mut attempt);
                 continue;
@@ -199,6 +198,7 @@ fn add_stored(batch: Batch, stored: Stored, attempt: &mut Attempt) {
         if stored.voided.contains(&order.id) {
             attempt.voided.push(delivery);
         } else if !stored.mismatched.iter().any(|mismatch| mismatch.id == order.id) {
+            tracing::debug!(reservation.id = %order.id, "order stored");
             attempt.stored.push(delivery);
         }
     }

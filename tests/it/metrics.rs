@@ -1,4 +1,6 @@
-//! What `/metrics` tells is what happened.
+//! `/metrics` shows what happened.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use yoink::{app::Role, grpc::pb::ReleaseDeadEntriesRequest};
 
@@ -9,6 +11,15 @@ fn sum(scrape: &str, parts: &[&str]) -> f64 {
     let samples = scrape.lines().filter(|line| !line.starts_with('#'));
     let samples = samples.filter(|line| parts.iter().all(|part| line.contains(part)));
     samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+async fn call_unknown_method(service: &Service) {
+    let mut client = tonic::client::Grpc::new(service.channel());
+    client.ready().await.unwrap();
+    let path = "/yoink.v1.InventoryService/Invented".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let status = client.unary(tonic::Request::new(()), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
 }
 
 async fn scrape(service: &Service) -> String {
@@ -27,6 +38,7 @@ async fn metrics_count_calls_outcomes_batches_and_orders() {
     }
     drop(service.buy("shoe", "user-0", "r").await);
     drop(service.buy("{", "user-0", "r").await);
+    call_unknown_method(&service).await;
     env.assert_audit_holds().await;
     let text = scrape(&service).await;
     let outcome = |name: &str| sum(&text, &["yoink_reserve_outcomes_total", name]);
@@ -38,15 +50,31 @@ async fn metrics_count_calls_outcomes_batches_and_orders() {
     };
     assert_eq!((calls("\"OK\""), calls("\"FAILED_PRECONDITION\"")), (4.0, 2.0));
     assert_eq!(calls("\"INVALID_ARGUMENT\""), 1.0);
+    let unknown =
+        ["rpc_method=\"_OTHER\"", "rpc_system_name=\"grpc\"", "error_type=\"UNIMPLEMENTED\""];
+    assert_eq!(
+        sum(&text, &[&["rpc_server_call_duration_seconds_count"][..], &unknown].concat()),
+        1.0
+    );
+    assert_eq!(sum(&text, &["rpc_server_call_duration_seconds_count", "error_type"]), 1.0);
     assert_eq!(sum(&text, &["yoink_reserve_batch_size_sum"]), 6.0);
     assert_eq!(sum(&text, &["yoink_store_batch_size_sum"]), 3.0);
     assert_eq!(sum(&text, &["yoink_write_lag_seconds_count"]), 3.0);
-    assert!(sum(&text, &["yoink_script_duration_seconds_count", "\"reserve\""]) >= 1.0);
+    let operations = "db_client_operation_duration_seconds_count";
+    for operation in [
+        ["\"redis\"", "db_operation_name=\"EVALSHA\"", "db_stored_procedure_name=\"reserve\""],
+        ["\"postgresql\"", "db_operation_name=\"store_orders\"", ""],
+    ] {
+        assert!(
+            sum(&text, &[&[operations][..], &operation].concat()) >= 1.0,
+            "{operation:?}: {text}"
+        );
+    }
     assert!(text.contains("yoink_build_info"));
     for bound in ["le=\"0.0002\"", "le=\"10\""] {
         assert!(text.contains(bound), "buckets show both 0.2 ms and 10 s");
     }
-    for hidden in ["shoe", "user-"] {
+    for hidden in ["shoe", "user-", "Invented"] {
         assert!(!text.contains(hidden), "no label by product or user");
     }
 }
@@ -108,7 +136,9 @@ async fn metrics_show_waiting_and_dead_entries() {
     })
     .await;
     let text = scrape(&worker).await;
-    assert!(sum(&text, &["yoink_ledger_connections", "\"open\""]) >= 1.0, "{text}");
+    assert!(sum(&text, &["db_client_connection_count", "\"workers\""]) >= 1.0, "{text}");
+    let rejected = ["db_operation_name=\"store_orders\"", "error_type=\"rejected\""];
+    assert!(sum(&text, &rejected) >= 1.0, "{text}");
     for command in ["\"XRANGE\"", "\"XLEN\"", "\"XINFO\""] {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
@@ -134,22 +164,50 @@ async fn metrics_document_lists_exactly_the_existing_metrics() {
     service.buy("shoe", "bad", "").await.unwrap();
     env.assert_audit_holds().await;
     let text = scrape(&service).await;
-    let document = include_str!("../../docs/metrics.md");
-    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let told: Vec<&str> = told.filter_map(|line| line.split(' ').next()).collect();
-    let ours = told.iter().filter(|name| !["target_info", "otel_scope_info"].contains(name));
-    for name in ours {
-        // `_pending` and `_lag` stand behind `yoink_orders_depth`.
-        let short = name.strip_prefix("yoink_orders").unwrap_or(name);
-        assert!(
-            document.contains(&format!("`{name}`")) || document.contains(&format!("`{short}`")),
-            "{name}"
-        );
+    let mut documented = documented();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names = types.filter_map(|line| line.split(' ').next());
+    for name in names.filter(|name| !["target_info", "otel_scope_info"].contains(name)) {
+        let row = documented.remove(name).unwrap_or_else(|| panic!("{name} has no row"));
+        let dotted = row.opentelemetry.replace('.', "_");
+        assert!(name.starts_with(&dotted), "{name} is not {}", row.opentelemetry);
+        for label in labels(&text, name) {
+            assert!(row.labels.contains(&label), "{name} has the label {label}");
+        }
     }
-    let named = document.split('`').filter(|word| {
-        ["yoink_", "rpc_server", "db_client"].iter().any(|ours| word.starts_with(ours))
-    });
-    for name in named.filter(|name| !name.contains(' ')) {
-        assert!(told.contains(&name), "{name} is not there: {told:?}");
+    assert!(documented.is_empty(), "{:?} are not exported", documented.keys());
+}
+
+/// What the document says of a metric.
+struct Documented {
+    opentelemetry: &'static str,
+    labels: Vec<&'static str>,
+}
+
+/// The rows of the document, by the metric's name in Prometheus; each has one row.
+fn documented() -> BTreeMap<&'static str, Documented> {
+    let mut rows = BTreeMap::new();
+    for line in include_str!("../../docs/metrics.md").lines() {
+        let Some(cells) = line.strip_prefix("| `") else { continue };
+        let cells: Vec<&str> = cells.trim_end_matches('|').split('|').map(str::trim).collect();
+        let [name, opentelemetry, _unit, labels, _meaning] = cells[..] else { panic!("{line}") };
+        let row = Documented {
+            opentelemetry: opentelemetry.trim_matches('`'),
+            labels: labels.split('`').skip(1).step_by(2).collect(),
+        };
+        let before = rows.insert(name.trim_end_matches('`'), row);
+        assert!(before.is_none(), "{name} has two rows");
     }
+    rows
+}
+
+/// The labels of a metric's samples, except those of every metric and histogram.
+fn labels<'a>(scrape: &'a str, name: &str) -> BTreeSet<&'a str> {
+    let samples = scrape.lines().filter(|line| line.starts_with(name));
+    let inside = samples.filter_map(|line| line.split_once('{')?.1.rsplit_once('}'));
+    let labels = inside
+        .flat_map(|(labels, _)| labels.split("\","))
+        .filter_map(|label| label.split_once('='));
+    let of_all = |label: &&str| label.starts_with("otel_scope_") || *label == "le";
+    labels.map(|(label, _)| label).filter(|label| !of_all(label)).collect()
 }

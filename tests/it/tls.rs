@@ -17,7 +17,7 @@ fn openssl(dir: &Path, args: &str) {
 }
 
 /// An authority (`ca.pem`) and what it signed for 127.0.0.1 (`server.pem`, `server.key`).
-fn certificates() -> PathBuf {
+pub fn certificates() -> PathBuf {
     let dir = scratch_dir("tls");
     std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";

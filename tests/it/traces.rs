@@ -1,33 +1,55 @@
-//! One reservation is one trace, from its call to its commit, as a collector sees it.
+//! One reservation is one trace, from its call to its commit, as a collector sees it. The collector gets metrics, too.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::ResourceMetrics,
     trace::v1::Span,
 };
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tonic::{
     Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
+    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 use yoink::{
     app::Role,
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use crate::harness::{Binary, TestEnv, eventually, product};
+use crate::{
+    harness::{Binary, TestEnv, eventually, product},
+    tls::certificates,
+};
 
 /// A collector that keeps what it is sent.
 #[derive(Clone, Default)]
 struct Collector {
+    /// The token that every export must carry.
+    token: Option<&'static str>,
+    refused: Arc<AtomicUsize>,
     spans: Arc<Mutex<Vec<Span>>>,
+    metrics: Arc<Mutex<Vec<ResourceMetrics>>>,
 }
 
 #[tonic::async_trait]
@@ -36,23 +58,68 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.check(&request)?;
         let scopes = request.into_inner().resource_spans.into_iter().flat_map(|r| r.scope_spans);
         self.spans.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.check(&request)?;
+        self.metrics.lock().unwrap().extend(request.into_inner().resource_metrics);
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
 impl Collector {
     /// Listens; returns its address, too.
     async fn start() -> (Self, String) {
-        let collector = Self::default();
+        let (collector, address) = Self::default().serve(Server::builder()).await;
+        (collector, format!("http://{address}"))
+    }
+
+    /// Listens with TLS and refuses exports without this token.
+    async fn start_with_tls(certificates: &Path, token: &'static str) -> (Self, String) {
+        let read = |file| fs::read(certificates.join(file)).unwrap();
+        let identity = Identity::from_pem(read("server.pem"), read("server.key"));
+        let tls = ServerTlsConfig::new().identity(identity);
+        let collector = Self { token: Some(token), ..Self::default() };
+        let server = Server::builder().tls_config(tls).unwrap();
+        let (collector, address) = collector.serve(server).await;
+        (collector, format!("https://{address}"))
+    }
+
+    async fn serve(self, mut server: Server) -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let service = TraceServiceServer::new(collector.clone());
-        let serve = Server::builder().add_service(service);
+        let address = listener.local_addr().unwrap();
+        let server = server
+            .add_service(TraceServiceServer::new(self.clone()))
+            .add_service(MetricsServiceServer::new(self.clone()));
         // It ends with the test.
-        TaskTracker::new().spawn(serve.serve_with_incoming(TcpIncoming::from(listener)));
-        (collector, address)
+        TaskTracker::new().spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        (self, address)
+    }
+
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let sent = request.metadata().get("x-token").map(|token| token.to_str().unwrap());
+        if self.token.is_some_and(|token| sent != Some(token)) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Status::unauthenticated("no token"));
+        }
+        Ok(())
+    }
+
+    /// The names of the metrics received.
+    fn metric_names(&self) -> Vec<String> {
+        let metrics = self.metrics.lock().unwrap();
+        let scopes = metrics.iter().flat_map(|received| &received.scope_metrics);
+        scopes.flat_map(|scope| &scope.metrics).map(|metric| metric.name.clone()).collect()
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -61,10 +128,14 @@ impl Collector {
 }
 
 fn attribute<'a>(span: &'a Span, key: &str) -> &'a str {
-    let found = span.attributes.iter().find(|attribute| attribute.key == key);
+    text_of(&span.attributes, key)
+}
+
+fn text_of<'a>(attributes: &'a [KeyValue], key: &str) -> &'a str {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
     match found.and_then(|KeyValue { value, .. }| value.as_ref()?.value.as_ref()) {
         Some(Value::StringValue(text)) => text,
-        _ => panic!("{} has no text {key}: {:?}", span.name, span.attributes),
+        _ => panic!("no text {key} in {attributes:?}"),
     }
 }
 
@@ -147,6 +218,16 @@ async fn reservation_is_one_trace_from_the_call_to_the_commit() {
             bought.reservation.as_ref().unwrap().reservation_id
         );
     }
+    for (span, key, value) in [
+        (call, "rpc.system.name", "grpc"),
+        (call, "rpc.method", "yoink.v1.InventoryService/ReserveUnit"),
+        (&reserve, "db.system.name", "redis"),
+        (&reserve, "db.stored_procedure.name", "reserve"),
+        (store, "db.system.name", "postgresql"),
+        (store, "db.operation.name", "store_orders"),
+    ] {
+        assert_eq!(attribute(span, key), value, "{}", span.name);
+    }
     assert!(!format!("{spans:?}").contains("secret"), "no personal data");
 }
 
@@ -190,8 +271,12 @@ async fn zero_sampling_traces_nothing_and_keeps_the_callers_decision() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id() {
     let env = TestEnv::new().await;
-    let settings =
-        [("otlp_endpoint", "http://127.0.0.1:9"), ("log_format", "json"), ("max_deliveries", "1")];
+    let settings = [
+        ("otlp_endpoint", "http://127.0.0.1:9"),
+        ("log_format", "json"),
+        ("log", "debug"),
+        ("max_deliveries", "1"),
+    ];
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'secret-user')";
@@ -203,9 +288,10 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     })
     .await
     .into_inner();
+    let stored = buyers.reserve_unit(order("ann", None)).await.unwrap().into_inner();
     env.assert_audit_holds().await;
     eventually("it says that spans are not sent", async || {
-        all.said().contains("ExportError").then_some(())
+        all.said().contains("spans cannot be sent to otlp_endpoint").then_some(())
     })
     .await;
     all.signal(Signal::SIGTERM);
@@ -213,10 +299,66 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     assert!(status.success(), "{}", all.said());
     let said = all.said();
     let moved = said.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
-    assert!(
-        moved.contains(&bought.reservation.unwrap().reservation_id)
-            && moved.contains(&CALLER[3..35]),
-        "{moved}"
-    );
+    let [bought, stored] =
+        [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
+    assert!(moved.contains(&bought) && moved.contains(&CALLER[3..35]), "{moved}");
     assert!(!said.contains("secret"), "{said}");
+    // At debug, each step of one reservation has a line with its id.
+    for (id, step) in [
+        (&bought, "order accepted"),
+        (&bought, "voided and its unit given back"),
+        (&stored, "order accepted"),
+        (&stored, "order stored"),
+    ] {
+        let has_step = |line: &str| line.contains(id.as_str()) && line.contains(step);
+        assert!(said.lines().any(has_step), "{step}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_collector_receives_spans_and_metrics_only_with_its_header() {
+    let env = TestEnv::new().await;
+    let certificates = tokio::task::block_in_place(certificates);
+    let (collector, endpoint) = Collector::start_with_tls(&certificates, "secret-token").await;
+    let authority = certificates.join("ca.pem");
+    let environment = [("SSL_CERT_FILE", authority.to_str().unwrap())];
+    let without_header =
+        [("otlp_endpoint", endpoint.as_str()), ("otlp_metrics_interval_ms", "1000")];
+    let mut refused = Binary::serve_with("api", &env, &without_header, &environment);
+    let service = env.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    eventually("metrics are refused several times", async || {
+        (collector.refused.load(Ordering::Relaxed) >= 3).then_some(())
+    })
+    .await;
+    refused.signal(Signal::SIGTERM);
+    assert!(refused.ended().await.success(), "{}", refused.said());
+    assert_eq!(refused.said().matches("metrics cannot be sent").count(), 1, "{}", refused.said());
+    assert!(collector.metric_names().is_empty() && collector.spans().is_empty());
+
+    let header = ("otlp_headers", "x-token=secret-token");
+    let with_header = [without_header[0], without_header[1], header];
+    let mut api = Binary::serve_with("api", &env, &with_header, &environment);
+    let mut buyers = InventoryServiceClient::new(api.channel().await);
+    eventually("the product is known", async || {
+        buyers.reserve_unit(order("ann", Some(CALLER))).await.ok()
+    })
+    .await;
+    eventually("metrics are received", async || {
+        let names = collector.metric_names();
+        let expected =
+            ["rpc.server.call.duration", "db.client.operation.duration", "yoink.orders.depth"];
+        expected.iter().all(|name| names.iter().any(|n| n == name)).then_some(())
+    })
+    .await;
+    api.signal(Signal::SIGTERM);
+    assert!(api.ended().await.success(), "{}", api.said());
+    assert!(!api.said().contains("secret") && !api.said().contains("cannot be sent"));
+    assert!(collector.spans().iter().any(|span| span.name == "reserve"));
+    let resource = collector.metrics.lock().unwrap()[0].resource.clone().unwrap().attributes;
+    assert_eq!(text_of(&resource, "service.name"), "yoink");
+    assert!(!text_of(&resource, "service.instance.id").is_empty());
+    let worker = env.serve(Role::Worker, &[]).await;
+    env.assert_audit_holds().await;
+    worker.stop().await;
 }

@@ -1,6 +1,6 @@
-//! What is shown in Grafana is there: every query of every panel, asked of the real Prometheus.
+//! Every query of every panel in Grafana returns data from the real Prometheus, with the dashboard's variables set.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::Value as Json;
 use yoink::app::Role;
@@ -32,6 +32,22 @@ fn queries(dashboard: &Json) -> Vec<(String, String)> {
     targets.collect()
 }
 
+/// The variables of a dashboard, by name.
+fn variables(dashboard: &Json) -> BTreeMap<String, Json> {
+    let list = dashboard["templating"]["list"].as_array().unwrap().iter();
+    list.map(|one| (one["name"].as_str().unwrap().to_owned(), one.clone())).collect()
+}
+
+/// The values that Grafana offers for a variable: those of a label of a metric.
+async fn values(watch: &Prometheus, variable: &Json) -> Vec<String> {
+    let query = variable["query"]["query"].as_str().unwrap();
+    assert_eq!(variable["definition"], query);
+    let inside = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
+    let (metric, label) = inside.split_once(", ").unwrap();
+    let series = watch.query(metric).await;
+    series.iter().map(|one| one["metric"][label].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn dashboards_are_complete_and_query_the_provisioned_source() {
     let source = include_str!("../../deploy/grafana/provisioning/datasources/prometheus.yml");
@@ -41,10 +57,28 @@ fn dashboards_are_complete_and_query_the_provisioned_source() {
     assert_eq!(dashboards.len(), 3);
     for (name, dashboard) in &dashboards {
         assert!(seen.insert(dashboard["uid"].as_str().unwrap().to_owned()), "{name}: uid");
+        let variables = variables(dashboard);
+        assert_eq!(variables["datasource"]["type"], "datasource", "{name}");
+        assert_eq!(variables["datasource"]["current"]["value"], uid, "{name}");
+        let all = |variable: &Json| variable["includeAll"] == true && variable["allValue"] == ".*";
+        assert!(all(&variables["instance"]), "{name}");
+        let queries = queries(dashboard);
+        for (title, query) in &queries {
+            let of_instance = query.matches("instance=~\"$instance\"").count();
+            let metrics = query.matches(['{']).count();
+            assert!(of_instance > 0 && of_instance == metrics, "{name}: {title}: {query}");
+            let product = query.contains("yoink_product_stock");
+            assert_eq!(query.contains("product=~\"$product\""), product, "{name}: {title}");
+        }
+        // A variable that no query of the dashboard uses would do nothing.
+        for variable in variables.keys().filter(|variable| *variable != "datasource") {
+            let used = format!("=~\"${variable}\"");
+            assert!(queries.iter().any(|(_, query)| query.contains(&used)), "{name}: {variable}");
+        }
         let panels = dashboard["panels"].as_array().unwrap();
         for (n, panel) in panels.iter().enumerate() {
             let title = panel["title"].as_str().unwrap();
-            assert_eq!(panel["datasource"]["uid"], uid, "{name}: {title}");
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{name}: {title}");
             assert_eq!(panel["id"], n + 1, "{name}: {title}");
             assert!(!panel["targets"].as_array().unwrap().is_empty(), "{name}: {title}");
             let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
@@ -62,9 +96,16 @@ async fn every_query_of_every_panel_returns_data() {
     let load = RunningLoad::on(&service, "shoe");
     let mut asked = 0;
     for (name, dashboard) in dashboards() {
+        let variables = variables(&dashboard);
+        assert_eq!(values(&watch, &variables["instance"]).await, [service.http.to_string()]);
+        if let Some(product) = variables.get("product") {
+            assert_eq!(values(&watch, product).await, ["shoe"], "{name}");
+        }
         for (title, query) in queries(&dashboard) {
             // Grafana's own choice for a scrape every second would be shorter.
             let query = query.replace("$__rate_interval", "1m");
+            let query = query.replace("$instance", &service.http.to_string());
+            let query = query.replace("$product", "shoe");
             assert!(!query.contains('$'), "{name}: {title}: what is {query}?");
             watch
                 .until(&format!("{name}: {title} shows {query}"), async || {

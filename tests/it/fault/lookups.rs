@@ -104,22 +104,24 @@ async fn sell(env: &TestEnv, service: &Service, users: std::ops::Range<u32>) -> 
     begun.elapsed()
 }
 
-/// A gauge of the connections.
-async fn connections(service: &Service, pool: &str, state: &str) -> u64 {
-    let text = get(service.http, "/metrics").await;
-    let labels = [format!("pool=\"{pool}\""), format!("state=\"{state}\"")];
-    let ours = |line: &&str| {
-        let is_gauge = line.starts_with("yoink_ledger_connections{");
-        is_gauge && labels.iter().all(|label| line.contains(label))
-    };
-    text.lines().find(ours).unwrap().rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-/// A counter whose line contains all of these.
+/// The sum of the samples whose line contains all of these; there is at least one.
 async fn counted(service: &Service, parts: &[&str]) -> usize {
     let text = get(service.http, "/metrics").await;
-    let line = text.lines().find(|line| parts.iter().all(|part| line.contains(part)));
-    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    let lines = text.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
+    let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap());
+    values.reduce(|sum, value| sum + value).unwrap()
+}
+
+const LOOKUPS: &str = "db_client_connection_pool_name=\"lookups\"";
+
+/// The open connections of the look-ups' pool.
+async fn open(service: &Service) -> usize {
+    counted(service, &["db_client_connection_count{", LOOKUPS]).await
+}
+
+/// The look-ups that wait for a connection.
+async fn waiting(service: &Service) -> usize {
+    counted(service, &["db_client_connection_pending_requests{", LOOKUPS]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,8 +138,7 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
 
     let flood = Flood::begin(&service).await;
     eventually("look-ups wait for their own connection", async || {
-        let waiting = connections(&service, "lookups", "waiting").await > 0;
-        (waiting && connections(&service, "lookups", "open").await == 1).then_some(())
+        (waiting(&service).await > 0 && open(&service).await == 1).then_some(())
     })
     .await;
     let flooded = sell(&env, &service, 1_000..2_000).await;
@@ -146,10 +147,7 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
     let stopped = begun.elapsed();
     assert_eq!(service.refusal("shoe", "late", "r").await, "SALE_STOPPED");
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
-    eventually("look-ups still wait", async || {
-        (connections(&service, "lookups", "waiting").await > 0).then_some(())
-    })
-    .await;
+    eventually("look-ups still wait", async || (waiting(&service).await > 0).then_some(())).await;
     let answers = flood.end().await;
     println!("1,000 orders: {quiet:?}, in the flood {flooded:?}; a stop: {stopped:?}; {answers:?}");
 
@@ -158,7 +156,8 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
     }
     let shed = answers["OVERLOADED"];
     assert_eq!(counted(&service, &["yoink_refused_total{", "\"OVERLOADED\""]).await, shed);
-    let asked = counted(&service, &["yoink_script_duration_seconds_count{", "\"find\""]).await;
+    let find = ["db_client_operation_duration_seconds_count{", "procedure_name=\"find\""];
+    let asked = counted(&service, &find).await;
     assert_eq!(
         asked,
         answers.values().sum::<usize>() - shed,

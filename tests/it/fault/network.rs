@@ -187,12 +187,12 @@ async fn orders_voids_and_products_with_lost_commit_reply_are_stored_once() {
 /// How often a service has called `lua/reserve.lua`.
 async fn calls(service: &Service) -> usize {
     let metrics = get(service.http, "/metrics").await;
-    let counted = metrics.lines().find_map(|line| {
-        let ours = line.starts_with("yoink_script_duration_seconds_count{")
-            && line.contains("script=\"reserve\"");
-        ours.then(|| line.rsplit_once(' ')?.1.parse().ok())?
+    let counted = metrics.lines().filter_map(|line| {
+        let ours = line.starts_with("db_client_operation_duration_seconds_count{")
+            && line.contains("db_stored_procedure_name=\"reserve\"");
+        ours.then(|| line.rsplit_once(' ')?.1.parse::<usize>().ok())?
     });
-    counted.unwrap_or(0)
+    counted.sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,223 @@
+//! The OpenTelemetry collector that `otlp_endpoint` names: where spans and metrics are sent.
+//!
+//! Must never: slow a call down, or log every attempt that fails.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::{
+    MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig,
+    tonic_types::transport::ClientTlsConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    metrics::{
+        InstrumentKind, ManualReader, Pipeline, Temporality, data::ResourceMetrics,
+        exporter::PushMetricExporter as _, reader::MetricReader,
+    },
+    trace::SpanData,
+};
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use uuid::Uuid;
+
+use crate::config::Config;
+
+/// The attributes of this process, sent with every span and metric.
+pub(super) fn resource() -> Resource {
+    static INSTANCE: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| Uuid::new_v4().to_string());
+    let attributes = [
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", INSTANCE.as_str()),
+    ];
+    Resource::builder().with_service_name("yoink").with_attributes(attributes).build()
+}
+
+/// Where a collector is, and the metadata of each export.
+pub(super) struct Collector {
+    endpoint: String,
+    headers: MetadataMap,
+}
+
+impl Collector {
+    /// The collector of the settings, if they name one.
+    pub(super) fn of(config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(endpoint) = config.otlp_endpoint.clone() else { return Ok(None) };
+        Ok(Some(Self { endpoint, headers: headers(&config.otlp_headers)? }))
+    }
+
+    pub(super) fn spans(&self) -> anyhow::Result<LoggingSpanExporter> {
+        let exporter = self.reached(SpanExporter::builder().with_tonic()).build();
+        let inner = exporter.context("otlp_endpoint cannot be used")?;
+        Ok(LoggingSpanExporter { inner, log: ExportLog::new("spans") })
+    }
+
+    pub(super) fn metrics(&self) -> anyhow::Result<MetricSender> {
+        let exporter = self.reached(MetricExporter::builder().with_tonic()).build();
+        let exporter = exporter.context("otlp_endpoint cannot be used")?;
+        Ok(MetricSender { reader: Reader::default(), exporter, log: ExportLog::new("metrics") })
+    }
+
+    fn reached<B: WithExportConfig + WithTonicConfig>(&self, builder: B) -> B {
+        let builder = builder.with_endpoint(&self.endpoint).with_metadata(self.headers.clone());
+        if self.endpoint.starts_with("https://") {
+            builder.with_tls_config(ClientTlsConfig::new().with_native_roots())
+        } else {
+            builder
+        }
+    }
+}
+
+/// `name=value` pairs separated by commas, as metadata. An error does not repeat a value, which may be a secret.
+fn headers(text: &str) -> anyhow::Result<MetadataMap> {
+    let mut headers = MetadataMap::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair
+            .split_once('=')
+            .context("otlp_headers: a pair has no `=` between name and value")?;
+        let key: MetadataKey<Ascii> = name
+            .trim()
+            .parse()
+            .with_context(|| format!("otlp_headers: {name} cannot be the name of a header"))?;
+        let mut value: MetadataValue<Ascii> = value
+            .trim()
+            .parse()
+            .with_context(|| format!("otlp_headers: the value of {name} cannot be sent"))?;
+        value.set_sensitive(true);
+        headers.append(key, value);
+    }
+    Ok(headers)
+}
+
+/// Logs the first of several exports that fail, and the first that succeeds after them.
+#[derive(Debug)]
+struct ExportLog {
+    what: &'static str,
+    failing: AtomicBool,
+}
+
+impl ExportLog {
+    fn new(what: &'static str) -> Self {
+        Self { what, failing: AtomicBool::new(false) }
+    }
+
+    fn note(&self, result: &OTelSdkResult) {
+        let (what, failed) = (self.what, result.is_err());
+        let changed = self.failing.swap(failed, Ordering::Relaxed) != failed;
+        match result {
+            Ok(()) if changed => tracing::info!("{what} are sent to otlp_endpoint again"),
+            Err(error) if changed => tracing::warn!(
+                %error,
+                "{what} cannot be sent to otlp_endpoint; they are dropped until it accepts them"
+            ),
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// Sends spans. The batch processor would log each failure: it learns of none.
+#[derive(Debug)]
+pub(super) struct LoggingSpanExporter {
+    inner: SpanExporter,
+    log: ExportLog,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for LoggingSpanExporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let result = self.inner.export(batch).await;
+        self.log.note(&result);
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// Sends metrics when it is asked to.
+pub(super) struct MetricSender {
+    reader: Reader,
+    exporter: MetricExporter,
+    log: ExportLog,
+}
+
+impl MetricSender {
+    /// What collects the metrics to be sent.
+    pub(super) fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Sends every metric as it is now.
+    pub(super) async fn send(&self) {
+        let mut metrics = ResourceMetrics::default();
+        let result = match self.reader.collect(&mut metrics) {
+            Ok(()) => self.exporter.export(&metrics).await,
+            Err(error) => Err(error),
+        };
+        self.log.note(&result);
+    }
+}
+
+/// A reader that the meter provider and the sender share.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reader(Arc<ManualReader>);
+
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_pairs_separated_by_commas() {
+        let parsed = headers("authorization=Bearer a=b, x-tenant = shop ,").unwrap();
+        assert_eq!(parsed.get("authorization").unwrap(), "Bearer a=b");
+        assert_eq!(parsed.get("x-tenant").unwrap(), "shop");
+        assert_eq!(parsed.len(), 2);
+        assert!(headers("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn header_that_cannot_be_sent_is_refused_without_its_value() {
+        for wrong in ["secret", "a b=secret", "token=secret\u{7f}"] {
+            let error = format!("{:#}", headers(wrong).unwrap_err());
+            assert!(error.contains("otlp_headers") && !error.contains("secret"), "{error}");
+        }
+    }
+}
