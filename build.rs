@@ -1,4 +1,4 @@
-//! Builds the contract in `proto/` without protoc, and keeps its descriptor set for reflection and the sidecar.
+//! Builds the contract in `proto/` without protoc, and keeps its descriptor set for reflection and Envoy.
 
 use std::{env, fs, path::PathBuf, process::Command};
 
@@ -12,7 +12,7 @@ const PROTOS: [&str; 4] = [
     "yoink/v1/storefront.proto",
 ];
 
-/// The commit this is built from: given by whoever builds without a repository, else asked of git.
+/// The commit of this build: YOINK_COMMIT, for builds without a repository, or what git reports.
 fn commit() -> String {
     if let Ok(commit) = env::var("YOINK_COMMIT") {
         return commit;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut compiler = Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    // The sidecar's details: nothing imports them, but Envoy decodes error bodies with them.
+    // No file imports these, but Envoy needs them to decode error bodies.
     compiler.open_file("google/rpc/error_details.proto")?;
     compiler.open_file("google/rpc/status.proto")?;
     for proto in PROTOS {

@@ -1,4 +1,4 @@
-// Buys over gRPC; one connection a virtual user, opened by its first iteration.
+// Buys over gRPC, with one connection for each virtual user, which its first iteration opens.
 
 import grpc from 'k6/net/grpc';
 import { check } from 'k6';

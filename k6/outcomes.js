@@ -1,4 +1,4 @@
-// What a buyer may be told, counted: sold out is an answer, not a failure.
+// Counts the outcomes of reservations. Sold out is an expected outcome, not a failure.
 
 import { Counter } from 'k6/metrics';
 
@@ -10,14 +10,14 @@ const counters = {
   other: new Counter('outcome_other'),
 };
 
-// Counts an answer; returns whether it is one that a sale expects.
+// Counts an outcome; returns whether a sale expects it.
 export function count(outcome) {
   counters[outcome].add(1);
   return outcome === 'accepted' || outcome === 'sold_out';
 }
 
-// Every answer of a sale is accepted or sold out; nothing fails, nothing is shed, and it is fast enough
-// (P95_MS and P99_MS, one and two seconds unless told).
+// Every call of a sale is accepted or sold out, none fails or is refused by a limit, and the 95th and 99th percentile of the
+// duration are below P95_MS (1,000) and P99_MS (2,000).
 export function thresholds(duration) {
   const limits = {
     checks: ['rate==1'],

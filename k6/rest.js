@@ -1,4 +1,4 @@
-// Buys over REST, through Envoy, as clients of the original do: a look at the products, then an order.
+// Buys over REST, through Envoy, as clients of the original service do: they list the products, then place an order.
 //
 //   k6 run -e TARGET=http://127.0.0.1:8080 k6/rest.js
 
@@ -13,7 +13,7 @@ const RUN = __ENV.RUN || `${Date.now()}`;
 const RATE = Number(__ENV.RATE || 200);
 const SECONDS = Number(__ENV.SECONDS || 10);
 
-// Sold out is 409: expected, so not a failed request.
+// Sold out is 409. It is expected, so it does not count as a failed request.
 http.setResponseCallback(http.expectedStatuses(200, 202, 409));
 
 const limits = thresholds('http_req_duration');

@@ -1,4 +1,4 @@
-// The soak: a steady rate for as long as asked (an hour unless told), against a product with plenty.
+// The soak: a steady rate for MINUTES (60) on a product with many units.
 //
 //   k6 run -e PRODUCT=sticker-7 -e MINUTES=60 k6/soak.js
 

@@ -1,5 +1,4 @@
-// The spike: buyers arrive faster and faster, to RATE a second (1,000 unless told), whether or not those
-// before them were answered.
+// The spike: the rate of buyers grows to RATE per second (1,000), whether or not earlier calls have ended.
 //
 //   k6 run -e TARGET=127.0.0.1:50051 -e PRODUCT=sneaker-42 k6/spike.js
 

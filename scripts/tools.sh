@@ -36,6 +36,8 @@ go_tools() {
     program=${module%@*}
     if [ -n "$name" ]; then mv ".tools/bin/${program##*/}" ".tools/bin/$name"; fi
   done < scripts/tools-go.txt
+  # What the generated Go clients of the tests need.
+  (cd tests/tools/go && go mod download)
   cp scripts/tools-go.txt .tools/bin/installed.txt
 }
 

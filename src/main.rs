@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use yoink::cli::Cli;
 
 fn main() -> ExitCode {
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             use std::io::Write as _;
-            // Nothing is left to be done if standard error is gone, too.
+            // If standard error is closed, there is nowhere to report that.
             drop(writeln!(std::io::stderr(), "yoink: {error:#}"));
             ExitCode::from(2)
         }
@@ -25,12 +25,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let shutdown = CancellationToken::new();
-        if !cli.ends_in_order() {
+        if !cli.shuts_down_gracefully() {
             return yoink::cli::run(cli, shutdown).await;
         }
-        if cli.survives_hangup() {
-            ignore_hangup()?;
-        }
+        // Without a handler, SIGHUP ends the process at once.
+        let mut hangup = cli.ignores_hangup().then(|| signal(SignalKind::hangup())).transpose()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut signalled = async || {
@@ -42,25 +41,22 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         let waiter = async {
             signalled().await;
             shutdown.cancel();
-            // Whoever asks twice does not want to wait.
+            // A second signal ends the process at once.
             signalled().await;
             Ok(ExitCode::from(130))
+        };
+        let hangups = async {
+            while let Some(hangup) = &mut hangup
+                && hangup.recv().await.is_some()
+            {
+                tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");
+            }
+            std::future::pending().await
         };
         tokio::select! {
             code = yoink::cli::run(cli, shutdown.clone()) => code,
             code = waiter => code,
+            code = hangups => code,
         }
     })
-}
-
-/// Without a handler, SIGHUP ends the process at once. There is nothing to read again: settings apply from the start.
-fn ignore_hangup() -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    // It ends with the process, and holds nothing.
-    TaskTracker::new().spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::info!("SIGHUP: nothing to reload; settings apply from the next start");
-        }
-    });
-    Ok(())
 }

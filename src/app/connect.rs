@@ -20,7 +20,7 @@ use crate::{
     },
     lifecycle::Lifecycle,
     recovery::Recovery,
-    redis::{Connection, Keys, Partitions, retry_at_start},
+    redis::{Connection, Partitions, retry_at_start},
     stock::{Stock, StockSettings},
     stream::Streams,
     tasks::Tasks,
@@ -86,9 +86,9 @@ impl Stores {
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
-        let keys = Keys::new(&config.key_prefix);
         let (id, count) = (deployment.id, deployment.partitions);
-        let partitions = Partitions::new(connection, keys, id, count, metrics.clone());
+        let partitions =
+            Partitions::new(connection, &config.key_prefix, id, count, metrics.clone());
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,

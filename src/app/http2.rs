@@ -17,7 +17,13 @@ pub(super) fn server(config: &Config) -> Server {
     let max_streams = config.connection_max_streams;
     // A client may cancel all of its calls at once, and no more.
     let pending_resets = usize::try_from(max_streams.max(PENDING_RESETS_MIN));
-    Server::builder()
+    // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls under way. Without it the
+    // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
+    let server = match config.connection_max_age_ms {
+        0 => Server::builder(),
+        age => Server::builder().max_connection_age(Duration::from_millis(age)),
+    };
+    server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .max_concurrent_streams(max_streams)
         .http2_max_pending_accept_reset_streams(pending_resets.ok())

@@ -28,7 +28,6 @@ use crate::{
     ack::Acks,
     catalogue::{Catalogue, RefreshError},
     config::Config,
-    dead_letters::DeadLetters,
     domain::NewProduct,
     ledger::Created,
     recovery::Recovery,
@@ -101,11 +100,6 @@ impl App {
             lifecycle: stores.lifecycle.clone(),
             metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
-            dead_letters: DeadLetters::new(
-                stores.streams.clone(),
-                stores.stock.clone(),
-                stores.pools.workers.clone(),
-            ),
             settings: WorkerSettings {
                 max_deliveries: config.max_deliveries,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),

@@ -35,7 +35,7 @@ impl Readiness {
         let needs_operator = pauses.iter().any(|pause| needs_operator.contains(pause));
         reasons.extend(self.partitions());
         reasons.extend(pauses.iter().map(|pause| format!("consumption paused: {pause}")));
-        reasons.extend(self.scrape.pauses.kept().into_iter().map(|(partition, kept)| {
+        reasons.extend(self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
                 "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
                  SQLSTATE {}, which is in no list",

@@ -42,7 +42,7 @@ impl App {
         let routes = self.services().map(|services| grpc::routes(services, &limits));
         let health = health.accept_compressed(CompressionEncoding::Gzip);
         let mut routes = routes.unwrap_or_default().add_service(health);
-        if self.config.reflection && self.role.answers_calls() {
+        if self.config.reflection.is_on() && self.role.answers_calls() {
             routes = grpc::reflect(routes)?;
         }
         tracing::info!(
@@ -157,5 +157,6 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         call_timeout: Duration::from_millis(config.call_timeout_ms),
         request_max_bytes: config.request_max_bytes,
         trusted_proxies: config.trusted_proxies.clone(),
+        require_request_id: config.require_request_id,
     })
 }

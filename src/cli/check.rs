@@ -11,7 +11,7 @@ use crate::{
 /// How much is checked.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// Connects to both stores as well, and says what they are; changes nothing. Exits 0, 1 (a start would be refused)
+    /// Also connects to both stores and prints what they are; changes nothing. Exits 0, 1 (a start would be refused)
     /// or 2 (a store could not be reached).
     #[arg(long)]
     connect: bool,
@@ -31,7 +31,7 @@ pub(super) async fn run(config: &Config, args: CheckArgs) -> anyhow::Result<Exit
         (&found, ""),
         (&warnings, "warning: "),
         (&refusals, "a start is refused: "),
-        (&failures, "cannot tell: "),
+        (&failures, "cannot check: "),
     ] {
         for line in lines {
             output::line(format!("# {kind}{line}"))?;

@@ -1,8 +1,8 @@
-//! `yoink dead`: orders that could not be stored.
+//! `yoink dead`: lists, shows, retries and releases dead entries.
 
 use std::{env, io, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Subcommand;
 use comfy_table::Table;
 use jiff::{Span, SpanRelativeTo, Timestamp};
@@ -12,54 +12,55 @@ use crate::{
     app::Stores,
     config::Config,
     dead_letters::{
-        Chosen, DeadFilter, DeadLetterError, Effect, PAGE, Settled, SqlstateFilter, Tally, Work,
+        Action, DeadFilter, DeadLetterError, DryRun, EntryOutcome, Interrupted, PAGE, Selection,
+        SqlstateFilter, Tally,
     },
     domain::{Note, ProductId, Reservation, ReservationId, ReservationState},
-    ledger::DeadAction,
+    ledger::ActionBy,
     stream::DeadEntry,
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadCommand {
-    /// Every dead entry, or those of a product, a SQLSTATE, an age.
+    /// Lists dead entries: all, or by product, SQLSTATE and age.
     List(Filter),
-    /// One reservation, whole: its dead entry or what became of it, and what was done about it.
+    /// Shows one reservation: its dead entry or its state in the ledger, and every action on it.
     Show {
-        /// Which.
+        /// The reservation.
         reservation_id: ReservationId,
     },
-    /// Stores orders after all.
-    Retry(WorkArgs),
-    /// Voids orders and gives their units back.
-    Release(WorkArgs),
+    /// Stores the orders.
+    Retry(ActionArgs),
+    /// Voids the orders and gives their units back.
+    Release(ActionArgs),
 }
 
-/// What is all of this.
+/// Conditions; several together must all be met.
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
     /// Orders of this product.
     #[arg(long)]
     product: Option<ProductId>,
-    /// Refused with this SQLSTATE; `none`: not by Postgres.
+    /// Refused with this SQLSTATE; `none`: not refused by Postgres.
     #[arg(long)]
     sqlstate: Option<SqlstateFilter>,
-    /// Buried at least so long ago by the clock of Redis: 90s, 10m, 2h, 1d.
+    /// Moved to the dead stream at least so long ago by the clock of Redis: 90s, 10m, 2h, 1d.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
 }
 
-/// Which, by whom and why.
+/// Which entries, who acts on them, and why.
 #[derive(Debug, clap::Args)]
-pub(super) struct WorkArgs {
-    /// These.
+pub(super) struct ActionArgs {
+    /// The entries of these reservations.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     reservation_ids: Vec<ReservationId>,
-    /// Every one, or every one that passes the filters.
+    /// Every entry, or every entry that matches the filters.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// Does nothing, and prints what it would do.
+    /// Changes nothing, and prints what the command would do.
     #[arg(long)]
     dry_run: bool,
     /// Who, for the record; without it, the login name.
@@ -70,7 +71,7 @@ pub(super) struct WorkArgs {
     reason: Note,
 }
 
-/// A time that has passed; a day has 24 hours.
+/// Parses an age; a day has 24 hours.
 fn age(text: &str) -> Result<Duration, String> {
     let bad = || "is no age such as 90s, 10m, 2h or 1d".to_owned();
     let span: Span = text.parse().map_err(|_| bad())?;
@@ -78,10 +79,9 @@ fn age(text: &str) -> Result<Duration, String> {
     Duration::try_from(age).map_err(|_| bad())
 }
 
-impl Filter {
-    fn into_dead(self) -> DeadFilter {
-        let Self { product, sqlstate, older_than } = self;
-        DeadFilter { product, sqlstate, older_than }
+impl From<Filter> for DeadFilter {
+    fn from(Filter { product, sqlstate, older_than }: Filter) -> Self {
+        Self { product, sqlstate, older_than }
     }
 }
 
@@ -89,15 +89,15 @@ pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result
     let stores = Stores::connect(config).await?;
     stores.load_epochs().await?;
     match command {
-        DeadCommand::List(filter) => list(&stores, filter.into_dead()).await?,
+        DeadCommand::List(filter) => list(&stores, filter.into()).await?,
         DeadCommand::Show { reservation_id } => show(&stores, reservation_id).await?,
-        DeadCommand::Retry(args) => return work(&stores, Work::Retry, args).await,
-        DeadCommand::Release(args) => return work(&stores, Work::Release, args).await,
+        DeadCommand::Retry(args) => return apply(&stores, Action::Retry, args).await,
+        DeadCommand::Release(args) => return apply(&stores, Action::Release, args).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// A text that anybody may have written, without what a terminal would obey.
+/// Replaces the control characters of a text from outside, which a terminal would interpret.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }
@@ -112,16 +112,16 @@ fn list_table() -> Table {
     table
 }
 
-/// Page by page: a table has as many rows as are held at a time.
+/// Prints a table for each page, so that no more than a page of entries is held.
 async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
-    let chosen = Chosen::All(filter);
-    let mut walk = stores.dead_letters.walk(&chosen).await?;
+    let selection = Selection::All(filter);
+    let mut cursor = stores.dead_letters.cursor(&selection).await?;
     let (mut table, mut printed) = (list_table(), false);
-    let walked = loop {
-        let page = match walk.next().await {
+    let read = loop {
+        let page = match cursor.next_page().await {
             Ok(Some(page)) => page,
             Ok(None) => break Ok(()),
-            Err(error) => break Err(readable(error)),
+            Err(error) => break Err(with_advice(error)),
         };
         for dead in &page.entries {
             let moved_at = time(dead.moved_at_ms())?.to_string();
@@ -134,11 +134,11 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
             (table, printed) = (list_table(), true);
         }
     };
-    // Also what was read before a partition that cannot be read.
-    if !table.is_empty() || (walked.is_ok() && !printed) {
+    // If a partition cannot be read, what was read before it is still printed.
+    if !table.is_empty() || (read.is_ok() && !printed) {
         output::line(table)?;
     }
-    walked
+    read
 }
 
 fn print_entry(dead: &DeadEntry) -> io::Result<()> {
@@ -160,22 +160,21 @@ fn print_stored(stored: Reservation) -> anyhow::Result<()> {
     })?)
 }
 
-/// Says what to do where the dead entries cannot be read because their partition is fenced.
-fn readable(error: DeadLetterError) -> anyhow::Error {
+/// Adds what to do if the partition is fenced.
+fn with_advice(error: DeadLetterError) -> anyhow::Error {
     let fenced = error.is_fenced();
     let error = anyhow::Error::from(error);
-    if fenced {
-        error.context(
-            "dead entries cannot be read before their partition is rebuilt: run `yoink rebuild`, or wait for a worker",
-        )
-    } else {
-        error
+    if !fenced {
+        return error;
     }
+    error.context(
+        "dead entries of a fenced partition cannot be read: run `yoink rebuild`, or wait until a worker has rebuilt it",
+    )
 }
 
 async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
-    // An entry goes from the dead to the ledger, never back: asked in this order, it is not missed. What the
-    // ledger holds is also true while the partition is fenced.
+    // An order moves from the dead stream to the ledger, never back, so this sequence does not miss it. The
+    // ledger's state is also valid while the partition is fenced.
     let found = match stores.dead_letters.find(id).await {
         Err(error) if !error.is_fenced() => return Err(error.into()),
         found => found,
@@ -185,104 +184,100 @@ async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
     } else if let Some(stored) = stores.ledger.find(id).await? {
         print_stored(stored)?;
     } else {
-        found.map_err(readable)?;
-        bail!("{id} is neither dead nor in the ledger");
+        found.map_err(with_advice)?;
+        bail!("{id} has no dead entry and is not in the ledger");
     }
     let actions = stores.ledger.dead_actions(id).await?;
     if actions.is_empty() {
-        return Ok(output::line("Nothing was done about it so far.")?);
+        return Ok(output::line("No action on it is recorded.")?);
     }
     let mut table = Table::new();
     table.set_header(["at", "action", "actor", "reason"]);
-    for done in actions {
-        let row = [time(done.at_ms)?.to_string(), done.action, done.actor, done.reason];
+    for record in actions {
+        let row = [time(record.at_ms)?.to_string(), record.action, record.actor, record.reason];
         table.add_row(row.each_ref().map(|text| plain(text)));
     }
     Ok(output::line(table)?)
 }
 
-/// Who is at the terminal, as far as it is known.
+/// The login name, if the environment has it.
 fn login_name() -> String {
     let name = ["LOGNAME", "USER"].into_iter().find_map(|name| env::var(name).ok());
     name.and_then(|name| name.parse::<Note>().ok()).unwrap_or_default().or("command line")
 }
 
-async fn work(stores: &Stores, work: Work, args: WorkArgs) -> anyhow::Result<ExitCode> {
-    let filter = args.filter.into_dead();
-    ensure!(args.all || filter.is_empty(), "a filter goes with --all, not with reservations");
-    let chosen = if args.all {
-        Chosen::All(filter)
+async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Result<ExitCode> {
+    let filter = DeadFilter::from(args.filter);
+    ensure!(args.all || filter.is_empty(), "filters are allowed only with --all");
+    let selection = if args.all {
+        Selection::All(filter)
     } else {
         let mut ids = args.reservation_ids;
         ids.sort_unstable();
         ids.dedup();
         for id in &ids {
-            if stores.dead_letters.find(*id).await.map_err(readable)?.is_none() {
-                bail!("{id} is not among the dead; nothing was done");
+            if stores.dead_letters.find(*id).await.map_err(with_advice)?.is_none() {
+                bail!("{id} has no dead entry; nothing was done");
             }
         }
-        Chosen::These(ids)
+        Selection::Ids(ids)
     };
     let tally = if args.dry_run {
-        let effect = stores.dead_letters.effect(work, &chosen).await.map_err(readable)?;
-        output::line(effect_table(&effect))?;
-        output::line(format!("Nothing was done. It would come to this: {}.", told(&effect.tally)))?;
-        effect.tally
+        let dry_run = stores.dead_letters.dry_run(action, &selection).await.map_err(with_advice)?;
+        output::line(effect_table(&dry_run))?;
+        output::line(format!(
+            "Dry run, nothing was done. It would be: {}.",
+            counts(&dry_run.tally)
+        ))?;
+        dry_run.tally
     } else {
         let actor = args.actor.or(&login_name());
-        let action = DeadAction { actor, reason: args.reason.to_string() };
-        let mut tally = Tally::default();
-        let worked = work_through(stores, work, (&chosen, &action), &mut tally).await;
-        // Also when it failed on the way.
-        output::line(format!("All in all: {}.", told(&tally)))?;
-        worked.context("not all was done; the same command goes on where this one ended")?;
+        let by = ActionBy { actor, reason: args.reason.to_string() };
+        let mut printed = Ok(());
+        let applied = stores.dead_letters.apply(action, &selection, &by, |dead, outcome| {
+            if printed.is_ok() {
+                printed = output::line(entry_line(dead, outcome));
+            }
+        });
+        let (tally, error) = match applied.await {
+            Ok(tally) => (tally, None),
+            Err(Interrupted { done, error }) => (done, Some(error)),
+        };
+        printed?;
+        output::line(format!("Done: {}.", counts(&tally)))?;
+        if let Some(error) = error {
+            let context = "stopped before the last entry; run the same command again to continue";
+            return Err(with_advice(error).context(context));
+        }
         tally
     };
     Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized > 0)))
 }
 
-async fn work_through(
-    stores: &Stores,
-    work: Work,
-    (chosen, action): (&Chosen, &DeadAction),
-    tally: &mut Tally,
-) -> anyhow::Result<()> {
-    let mut walk = stores.dead_letters.walk(chosen).await?;
-    while let Some(page) = walk.next().await.map_err(readable)? {
-        tally.settled += page.gone;
-        for dead in &page.entries {
-            let settled = stores.dead_letters.settle(work, dead, action).await.map_err(readable)?;
-            tally.add(settled);
-            output::line(line(dead, settled))?;
-        }
-    }
-    Ok(())
-}
-
-fn line(dead: &DeadEntry, settled: Settled) -> String {
-    let told = match settled {
-        Settled::Released => "voided, its unit went back",
-        Settled::Stored => "stored",
-        Settled::Before => "had been settled before",
-        Settled::Refused => "refused again, it stays",
-        Settled::Unrecognized => "is none of ours, it stays",
+fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
+    let outcome = match outcome {
+        EntryOutcome::Released => "voided, unit given back",
+        EntryOutcome::Stored => "stored",
+        EntryOutcome::AlreadySettled => "already settled",
+        EntryOutcome::Refused => "refused again, the entry stays",
+        EntryOutcome::Unrecognized => "not written by yoink, the entry stays",
     };
-    format!("{} {told}", plain(dead.named()))
+    format!("{} {outcome}", plain(dead.named()))
 }
 
-fn told(tally: &Tally) -> String {
+fn counts(tally: &Tally) -> String {
     let Tally { released, stored, settled, refused, unrecognized } = tally;
     format!(
-        "{released} units back, {stored} orders stored, {refused} refused again, {settled} settled \
-         before, {unrecognized} none of ours"
+        "{released} units given back, {stored} orders stored, {refused} refused again, {settled} \
+         already settled, {unrecognized} unrecognized"
     )
 }
 
-fn effect_table(effect: &Effect) -> Table {
+fn effect_table(dry_run: &DryRun) -> Table {
     let mut table = Table::new();
     table.set_header(["product", "entries", "stock now", "stock after"]);
     let units = |units: Option<i64>| units.map_or("unknown".to_owned(), |units| units.to_string());
-    for (product, effect) in &effect.products {
+    for (product, effect) in &dry_run.products {
         table.add_row([
             product.to_string(),
             effect.entries().to_string(),
@@ -298,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_age_is_a_number_and_a_unit() {
+    fn age_is_a_number_and_a_unit() {
         let ages = [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h 30m", 5400)];
         for (text, seconds) in ages.into_iter().chain([("0s", 0), ("PT5M", 300)]) {
             assert_eq!(age(text).unwrap(), Duration::from_secs(seconds), "{text}");

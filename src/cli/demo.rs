@@ -1,4 +1,4 @@
-//! `yoink demo`: a flash sale against a throw-away service.
+//! `yoink demo`: a flash sale against a temporary service.
 
 use std::{
     collections::HashSet,
@@ -16,10 +16,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    dev::{PLENTIFUL_PRODUCT, SCARCE, Servers, create_catalogue},
+    buyers::{self, Answers, Client, SaleRun},
+    dev::{PLENTIFUL_PRODUCT, SCARCE_PRODUCT, Servers, create_catalogue},
     output, progress,
-    sale::{self, Client, Sale, Tally},
-    verdict::{Column, Stored, audit_table, sale_table},
+    tables::{Column, Stored, audit_table, sale_table},
 };
 use crate::{
     app::{App, Listeners, Role, Stores},
@@ -30,18 +30,18 @@ use crate::{
     telemetry,
 };
 
-/// How long the last orders may take to be stored.
-const STORE_LIMIT: Duration = Duration::from_secs(60);
-/// Connections that the buyers share.
+/// How long storing the last orders may take.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many connections the buyers share.
 const CONNECTIONS: usize = 8;
 
 /// How large the sale is.
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
-    /// Attempts at the scarce product.
+    /// Attempts at each product.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     attempts: u64,
-    /// Units of it.
+    /// Units of the scarce product.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(i64).range(1..=10_000_000))]
     units: i64,
     /// Buyers at the same time.
@@ -49,12 +49,12 @@ pub(super) struct DemoArgs {
     buyers: u64,
 }
 
-/// A directory that goes when this is dropped, last.
-struct Scratch(PathBuf);
+/// A directory that is removed when this is dropped; drop it after everything that uses it.
+struct TempDir(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
-        // What cannot be removed is left to the operating system's own cleaning of its temporary files.
+        // If this fails, the operating system removes its temporary files some day.
         drop(fs::remove_dir_all(&self.0));
     }
 }
@@ -67,12 +67,12 @@ pub(super) async fn run(
     let quiet = ("log", "warn".to_owned());
     let traces = telemetry::init(&settings(std::slice::from_ref(&quiet))?)?;
     let dir = std::env::temp_dir().join(format!("yoink-demo-{}", Uuid::new_v4().simple()));
-    // Nobody else may look in; a Postgres that runs as somebody else must pass.
+    // Other users may not list it, but a Postgres that runs as another user must pass through it.
     let made = fs::DirBuilder::new().mode(0o711).create(&dir);
-    made.with_context(|| format!("cannot make {}", dir.display()))?;
-    let scratch = Scratch(dir);
-    output::line("Starting a Redis and a Postgres of our own.")?;
-    let servers = Servers::start(&scratch.0).await?;
+    made.with_context(|| format!("cannot create {}", dir.display()))?;
+    let temp_dir = TempDir(dir);
+    output::line("Starting a temporary Redis and a temporary Postgres.")?;
+    let servers = Servers::start(&temp_dir.0).await?;
     let mut more = vec![quiet];
     more.extend(servers.settings());
     more.push(("grpc_listen", "127.0.0.1:0".to_owned()));
@@ -84,29 +84,28 @@ pub(super) async fn run(
 
     let (tasks, stop_app) = (TaskTracker::new(), CancellationToken::new());
     let serving = tasks.spawn(app.run(stop_app.clone()));
-    let finished = sell_and_judge(&args, address, &stores, &shutdown).await;
+    let holds = sell_and_audit(&args, address, &stores, &shutdown).await;
     stop_app.cancel();
     serving.await??;
     traces.finish().await;
     drop(stores);
-    tokio::task::spawn_blocking(move || drop((servers, scratch))).await?;
+    tokio::task::spawn_blocking(move || drop((servers, temp_dir))).await?;
     if shutdown.is_cancelled() {
         output::line("Interrupted.")?;
         return Ok(ExitCode::from(130));
     }
-    Ok(if finished? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if holds? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn sell_and_judge(
+async fn sell_and_audit(
     args: &DemoArgs,
     address: SocketAddr,
     stores: &Stores,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let clients = sale::connect(&format!("http://{address}"), CONNECTIONS).await?;
-    let (attempts, buyers) = (args.attempts, args.buyers);
-    let scarce = sell(SCARCE, (attempts, buyers), &clients, stop).await?;
-    let plenty = sell(PLENTIFUL_PRODUCT, (attempts, buyers), &clients, stop).await?;
+    let clients = buyers::connect(&format!("http://{address}"), CONNECTIONS).await?;
+    let scarce = sell(SCARCE_PRODUCT, args, &clients, stop).await?;
+    let plentiful = sell(PLENTIFUL_PRODUCT, args, &clients, stop).await?;
     if stop.is_cancelled() {
         return Ok(false);
     }
@@ -114,12 +113,12 @@ async fn sell_and_judge(
         return Ok(false);
     };
     let columns = [
-        column(SCARCE, scarce, &report, &stores.ledger).await?,
-        column(PLENTIFUL_PRODUCT, plenty, &report, &stores.ledger).await?,
+        column(SCARCE_PRODUCT, scarce, &report, &stores.ledger).await?,
+        column(PLENTIFUL_PRODUCT, plentiful, &report, &stores.ledger).await?,
     ];
     let exact = columns.iter().all(|column| {
         column.stored.is_some_and(|stored| {
-            let accepted = u64::try_from(column.tally.accepted.len()).unwrap_or(u64::MAX);
+            let accepted = column.answers.accepted.len() as u64;
             stored.oversold == 0 && stored.lost == 0 && stored.confirmed == accepted
         })
     });
@@ -129,26 +128,30 @@ async fn sell_and_judge(
     output::line(if holds {
         "The audit holds: nothing was sold twice, nothing was lost."
     } else {
-        "THE AUDIT DOES NOT HOLD."
+        "THE AUDIT DOES NOT HOLD: see the lines above."
     })?;
     Ok(holds)
 }
 
 async fn sell(
     product: &str,
-    (attempts, buyers): (u64, u64),
+    args: &DemoArgs,
     clients: &[Client],
     stop: &CancellationToken,
-) -> anyhow::Result<Tally> {
-    let product = product.to_owned();
-    let (product_id, run) = (product.clone(), "demo".to_owned());
-    let sale = Sale { product: product_id, attempts, buyers, run, ack: pb::Ack::Unspecified };
+) -> anyhow::Result<Answers> {
+    let sale = SaleRun {
+        product: product.to_owned(),
+        attempts: args.attempts,
+        buyers: args.buyers,
+        run_id: "demo".to_owned(),
+        ack: pb::Ack::Unspecified,
+    };
     let done = Arc::new(AtomicU64::new(0));
-    let work = sale::run(&sale, clients, done.clone(), stop);
-    progress::show(&product, attempts, done, work).await?
+    let work = buyers::run(&sale, clients, done.clone(), stop);
+    progress::show(product, args.attempts, done, work).await?
 }
 
-/// The audit once everything is stored.
+/// Audits until every order is stored, or until the audit is violated.
 async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
     let auditor = stores.auditor();
     let started = Instant::now();
@@ -158,17 +161,17 @@ async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
         if !waiting && report.unknown.is_empty() || report.verdict() == Verdict::Violated {
             return Ok(report);
         }
-        if started.elapsed() > STORE_LIMIT {
-            bail!("orders still wait after {STORE_LIMIT:?}: {:?}", report.unknown);
+        if started.elapsed() > STORE_TIMEOUT {
+            bail!("orders are still not stored after {STORE_TIMEOUT:?}: {:?}", report.unknown);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Compares what the buyers were told with what the ledger holds, one by one.
+/// Compares each accepted reservation with what the ledger holds.
 async fn column(
     product: &str,
-    tally: Tally,
+    answers: Answers,
     report: &Report,
     ledger: &Ledger,
 ) -> anyhow::Result<Column> {
@@ -182,12 +185,9 @@ async fn column(
     }
     let units = report.products.iter().find(|units| units.product.as_str() == product);
     let units = units.map_or(0, |units| units.supply);
-    let lost = tally.accepted.iter().filter(|id| !confirmed.contains(*id)).count();
-    let sold = u64::try_from(confirmed.len())?;
-    let stored = Stored {
-        confirmed: sold,
-        lost: u64::try_from(lost)?,
-        oversold: sold.saturating_sub(u64::try_from(units)?),
-    };
-    Ok(Column { product: product.to_owned(), units, tally, stored: Some(stored) })
+    let lost = answers.accepted.iter().filter(|id| !confirmed.contains(*id)).count();
+    let confirmed = confirmed.len() as u64;
+    let oversold = confirmed.saturating_sub(u64::try_from(units)?);
+    let stored = Some(Stored { confirmed, lost: lost as u64, oversold });
+    Ok(Column { product: product.to_owned(), units, answers, stored })
 }

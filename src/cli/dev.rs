@@ -1,4 +1,4 @@
-//! `yoink dev`: the service with a Redis and a Postgres of its own; and what `demo` shares with it.
+//! `yoink dev`: the service with a private Redis and a private Postgres; `demo` uses the same servers and catalogue.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -21,18 +21,18 @@ use crate::{
 };
 
 /// The scarce product of the demo catalogue.
-pub(super) const SCARCE: &str = "sneaker-42";
-/// The plentiful one.
+pub(super) const SCARCE_PRODUCT: &str = "sneaker-42";
+/// The plentiful product of the demo catalogue.
 pub(super) const PLENTIFUL_PRODUCT: &str = "sticker-7";
 
-/// Private servers under a directory; they end when this is dropped.
+/// Private servers whose data is in one directory; they end when this is dropped.
 pub(super) struct Servers {
     redis: RedisServer,
     postgres: PostgresServer,
 }
 
 impl Servers {
-    /// Starts both, on what `dir` holds, with an up-to-date schema.
+    /// Starts both with the data in `dir`, and brings the schema up to date.
     pub(super) async fn start(dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.to_owned();
         let servers = tokio::task::spawn_blocking(move || -> anyhow::Result<Self> {
@@ -46,16 +46,16 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The settings that lead to them.
+    /// The settings with their addresses.
     pub(super) fn settings(&self) -> [(&'static str, String); 2] {
         [("redis_url", self.redis.url()), ("postgres_url", self.postgres.url("yoink"))]
     }
 }
 
-/// What `dev` and the compose file offer; `yoink import` reads the same file.
+/// The catalogue of `dev`, `demo` and the compose file, where `yoink import` reads it.
 const CATALOGUE: &str = include_str!("../../deploy/catalogue.csv");
 
-/// The demo catalogue, with so many units of the scarce product.
+/// The demo catalogue, with `scarce_units` of the scarce product.
 fn demo_products(scarce_units: i64) -> anyhow::Result<Vec<NewProduct>> {
     let mut reader = csv::Reader::from_reader(CATALOGUE.as_bytes());
     let rows = reader.deserialize::<(String, String, String, String, i64)>();
@@ -69,17 +69,17 @@ fn demo_products(scarce_units: i64) -> anyhow::Result<Vec<NewProduct>> {
             per_user_limit: None,
             status: ProductStatus::OnSale,
         };
-        let units = if id == SCARCE { scarce_units } else { units };
+        let units = if id == SCARCE_PRODUCT { scarce_units } else { units };
         Ok(NewProduct { id: id.parse::<ProductId>()?, sale, units })
     });
     products.collect()
 }
 
-/// Creates the demo catalogue in a service's ledger.
+/// Creates the demo catalogue in the ledger of the service.
 pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
     match app.create_products(&demo_products(scarce_units)?).await {
         Ok(Created::Done { .. }) => Ok(()),
-        // A kept state: its own products stay, and its partitions are rebuilt before they sell.
+        // The data of an earlier run: its products stay, and its partitions are rebuilt before they sell.
         Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotInForce(_)) => Ok(()),
         Err(error @ RefreshError::Ledger(_)) => Err(error.into()),
     }
@@ -91,11 +91,11 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let dir =
         fs::canonicalize(".").map(|here| here.join(".yoink")).unwrap_or(PathBuf::from(".yoink"));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let lock = File::create(dir.join("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => bail!("`yoink dev` runs here already: {}", dir.display()),
+        Err(TryLockError::WouldBlock) => bail!("`yoink dev` already runs in {}", dir.display()),
         Err(TryLockError::Error(error)) => return Err(error).context("cannot lock .yoink/lock"),
     }
     let traces = telemetry::init(&settings(&[])?)?;
@@ -108,7 +108,7 @@ pub(super) async fn run(
     output::line(format!("Redis    {}", servers.redis.url()))?;
     output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
     output::line(format!(
-        "Products {SCARCE} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; .yoink/ keeps it."
+        "Products {SCARCE_PRODUCT} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; the data stays in .yoink/."
     ))?;
     app.run(shutdown).await?;
     traces.finish().await;

@@ -1,17 +1,17 @@
 //! The commands.
 
+mod buyers;
 mod check;
 mod dead;
 mod demo;
 mod dev;
 mod import;
 mod load;
-mod offline;
 mod output;
 mod progress;
 mod rebuild;
-mod sale;
-mod verdict;
+mod store_commands;
+mod tables;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Listeners, Role, raise_descriptor_limit},
-    config::{Config, NAMES, no_such_setting},
+    config::{self, Config, setting_name},
     grpc, telemetry,
 };
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("YOINK_COMMIT"), ")");
 
-/// Sells a limited number of units to far more buyers than there are units, exactly.
+/// Sells a limited number of units to many more buyers, and never one unit twice.
 #[derive(Debug, Parser)]
 #[command(name = "yoink", version = VERSION)]
 pub struct Cli {
@@ -38,21 +38,20 @@ pub struct Cli {
     command: Command,
 }
 
-/// Settings on the command line; `yoink config check` shows all of them as they would apply.
+/// Settings on the command line; `yoink config check` prints every setting as it would apply.
 #[derive(Debug, Args)]
 struct SettingsArgs {
     /// The settings file.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, over the file and the environment; may be repeated.
+    /// One setting; it overrides the file and the environment. May be repeated.
     #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = setting)]
     set: Vec<(&'static str, String)>,
 }
 
 fn setting(text: &str) -> Result<(&'static str, String), String> {
     let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
-    let known = NAMES.into_iter().find(|known| *known == name);
-    known.map(|name| (name, value.to_owned())).ok_or_else(|| no_such_setting(name))
+    Ok((setting_name(name)?, value.to_owned()))
 }
 
 impl SettingsArgs {
@@ -61,10 +60,8 @@ impl SettingsArgs {
         let flags = [self.set.as_slice(), more].concat();
         Ok(Config::load(&file, self.config.is_some(), &flags)?)
     }
-}
 
-impl SettingsArgs {
-    /// For a command that has no log: what the environment has and is no setting goes to standard error.
+    /// For a command that has no log: prints a warning about unknown variables of the environment to standard error.
     fn load_and_warn(&self) -> anyhow::Result<Config> {
         let config = self.load(&[])?;
         if let Some(warning) = config.ignored.warning() {
@@ -76,68 +73,71 @@ impl SettingsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The service.
+    /// Runs the service.
     Serve {
-        /// What this process does.
+        /// Which parts this process runs.
         #[arg(long, default_value = "all")]
         role: Role,
     },
-    /// The service with a Redis and a Postgres of its own under .yoink/, and the demo catalogue.
+    /// Runs the service with a private Redis and a private Postgres under .yoink/, and the demo catalogue.
     Dev,
-    /// A flash sale against a throw-away service; exits 0 only if the audit holds.
+    /// Runs a flash sale against a temporary service; exits 0 only if the audit holds.
     Demo(demo::DemoArgs),
-    /// Brings the database's schema up to date.
+    /// Brings the schema of the database up to date.
     Migrate,
-    /// Creates the products of a CSV or JSON file, all or none.
+    /// Creates the products of a CSV or JSON file: all of them or none.
     Import {
         /// The file; `-` for standard input as CSV.
         file: PathBuf,
     },
-    /// Adds units to a product's supply.
-    Restock(offline::RestockArgs),
+    /// Adds units to the supply of a product.
+    Restock(store_commands::RestockArgs),
     /// Prints every stored reservation as CSV.
     Export,
-    /// Proves that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 2 (could not tell).
+    /// Checks that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 2 (unknown).
     Audit {
-        /// As JSON.
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Rebuilds partitions from the ledger: the fenced ones, or those that are named.
+    /// Rebuilds partitions from the ledger: the fenced ones, or the given ones.
     Rebuild(rebuild::RebuildArgs),
-    /// Orders that could not be stored.
+    /// Works on orders that could not be stored.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Buys from a running service, as many at a time as asked.
+    /// Buys from a running service with many buyers at the same time.
     Load(load::LoadArgs),
-    /// Prints the contract as a descriptor set, for the sidecar.
+    /// Prints the contract as a descriptor set, for Envoy.
     Descriptor,
-    /// The settings.
+    /// Checks or prints settings.
     #[command(subcommand)]
     Config(ConfigCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Prints the settings as they would apply, or every problem at once: exits 0, or 2. Connects to nothing.
+    /// Prints the settings as they would apply (exits 0), or every problem at once (exits 2). Connects to nothing.
     Check(check::CheckArgs),
+    /// Prints a settings file that has every setting as a comment, at its default.
+    Sample {
+        /// Prints the table of docs/operations.md instead.
+        #[arg(long)]
+        table: bool,
+    },
 }
 
 impl Cli {
-    /// Whether the command ends in order when it is told to; the others are just ended.
-    pub fn ends_in_order(&self) -> bool {
+    /// Whether the command shuts down gracefully on SIGTERM and SIGINT; the others end at once.
+    pub fn shuts_down_gracefully(&self) -> bool {
         let command = &self.command;
         matches!(
             command,
             Command::Serve { .. } | Command::Dev | Command::Demo(_) | Command::Load(_)
         )
     }
-}
 
-impl Cli {
-    /// Whether the command goes on when its terminal or its supervisor sends SIGHUP; the others are ended by it,
-    /// unless `nohup` keeps it from them.
-    pub fn survives_hangup(&self) -> bool {
+    /// Whether the command continues on SIGHUP; the others end, unless `nohup` runs them.
+    pub fn ignores_hangup(&self) -> bool {
         matches!(self.command, Command::Serve { .. })
     }
 }
@@ -146,20 +146,20 @@ impl Cli {
 ///
 /// # Errors
 ///
-/// When the command could not do what it is for; its exit code then is 2.
+/// When the command failed; its exit code then is 2.
 pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    // As high as it is allowed to be; what that is, is judged where connections are counted.
-    let _refused = raise_descriptor_limit();
+    // If this fails, the limit stays as it was, and `check_descriptor_limit` judges it.
+    let _failed = raise_descriptor_limit();
     let settings = &cli.settings;
     match cli.command {
         Command::Serve { role } => serve(&settings.load(&[])?, role, shutdown).await,
         Command::Dev => dev::run(|more| settings.load(more), shutdown).await,
         Command::Demo(args) => demo::run(args, |more| settings.load(more), shutdown).await,
-        Command::Migrate => offline::migrate(&settings.load_and_warn()?).await,
+        Command::Migrate => store_commands::migrate(&settings.load_and_warn()?).await,
         Command::Import { file } => import::run(&settings.load_and_warn()?, &file).await,
-        Command::Restock(args) => offline::restock(&settings.load_and_warn()?, args).await,
-        Command::Export => offline::export(&settings.load_and_warn()?).await,
-        Command::Audit { json } => offline::audit(&settings.load_and_warn()?, json).await,
+        Command::Restock(args) => store_commands::restock(&settings.load_and_warn()?, args).await,
+        Command::Export => store_commands::export(&settings.load_and_warn()?).await,
+        Command::Audit { json } => store_commands::audit(&settings.load_and_warn()?, json).await,
         Command::Rebuild(args) => rebuild::run(&settings.load_and_warn()?, args).await,
         Command::Dead(command) => dead::run(&settings.load_and_warn()?, command).await,
         Command::Descriptor => {
@@ -169,6 +169,11 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Load(args) => load::run(args, shutdown).await,
         Command::Config(ConfigCommand::Check(args)) => {
             check::run(&settings.load_and_warn()?, args).await
+        }
+        Command::Config(ConfigCommand::Sample { table }) => {
+            let text = if table { config::table() } else { config::sample() };
+            output::bytes(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

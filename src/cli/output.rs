@@ -1,4 +1,4 @@
-//! Standard output. A reader that goes away (`| head`) ends a command quietly.
+//! Standard output. When its reader has closed it (`| head`), the command ends without an error.
 
 use std::{
     fmt::Display,
@@ -20,13 +20,13 @@ pub(super) fn line(text: impl Display) -> io::Result<()> {
 
 /// Prints a warning to standard error, for a command that has no log.
 pub(super) fn warning(text: impl Display) {
-    // Nothing is left to be done if standard error is gone.
+    // If standard error is closed, there is nowhere to report that.
     drop(writeln!(io::stderr().lock(), "yoink: warning: {text}"));
 }
 
-/// A cell of a CSV file that holds text of callers. Spreadsheets take one that begins with `=`, `+`, `-`, `@`, a tab or a
-/// carriage return for a formula: it gets a single quote in front, and so does one that begins with a single quote, so
-/// that whoever takes one away has the text as it was.
+/// A cell of a CSV file with text from callers. Spreadsheets read a cell that begins with `=`, `+`, `-`, `@`, a tab or a
+/// carriage return as a formula: a single quote goes in front of it, and in front of a cell that begins with a single
+/// quote, so that removing one quote always gives the original text.
 pub(super) fn csv_text(text: String) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\'']) { format!("'{text}") } else { text }
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::csv_text;
 
     #[test]
-    fn no_cell_is_taken_for_a_formula_and_each_can_be_read_back() {
+    fn cell_is_no_formula_and_can_be_read_back() {
         for text in ["=1+1", "+49151", "-1", "@ann", "\ta", "\ra", "'", "'=1"] {
             let cell = csv_text(text.to_owned());
             assert_eq!(cell.strip_prefix('\''), Some(text));

@@ -1,4 +1,4 @@
-//! `yoink rebuild`: makes Redis follow the ledger again, or says what that would do.
+//! `yoink rebuild`: rebuilds partitions in Redis from the ledger, or prints what that would do.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,8 +11,8 @@ use crate::{
     ledger::{PartitionRow, PartitionStatus},
 };
 
-/// Between two lines on how far rebuilds are.
-const PROGRESS: Duration = Duration::from_secs(1);
+/// Time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which partitions are rebuilt: the fenced ones, unless some are named.
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub(super) struct RebuildArgs {
     /// Rebuilds every partition, fenced or not.
     #[arg(long)]
     all: bool,
-    /// Prints what would be done, and changes nothing.
+    /// Prints what a rebuild would do, and changes nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -56,15 +56,15 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rows of partitions that an operator names.
+/// The rows of the partitions with these numbers.
 fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<PartitionRow>> {
     let mut chosen: Vec<PartitionRow> = Vec::new();
     for number in numbers {
         let Some(row) = rows.iter().find(|row| row.partition.number() == *number) else {
-            bail!("there is no partition {number}: this deployment has {} (from 0)", rows.len());
+            bail!("partition {number} does not exist: there are {}, numbered from 0", rows.len());
         };
         if row.status == PartitionStatus::New {
-            bail!("partition {number} was never opened: a service opens it at its start");
+            bail!("partition {number} was never opened: start a service, which opens it");
         }
         if !chosen.contains(row) {
             chosen.push(*row);
@@ -76,8 +76,8 @@ fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<Partition
 async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<ExitCode> {
     let recovery = stores.recovery();
     let (mut all_open, mut opened) = (true, Vec::new());
-    let (mut ticks, rebuilds) = (tokio::time::interval(PROGRESS), recovery.rebuild_all(rows));
-    let mut rebuilds = std::pin::pin!(rebuilds);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    let mut rebuilds = std::pin::pin!(recovery.rebuild_all(rows));
     let rebuilt = loop {
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
@@ -110,7 +110,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
                 }
             }
             Ok(None) => {
-                output::line(format!("partition {partition}: another process rebuilds it"))?
+                output::line(format!("partition {partition}: another process is rebuilding it"))?
             }
             Err(error) => {
                 output::line(format!("partition {partition}: {:#}", anyhow::Error::from(error)))?;

@@ -8,40 +8,15 @@ use tokio_postgres::{
     config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs},
 };
 
-use super::url_text::{Login, check_characters};
+use super::url_text::{check_characters, check_login, check_quotes};
 
-/// Options that libpq has and this program has not.
-const OF_LIBPQ: [&str; 28] = [
-    "passfile",
-    "require_auth",
-    "client_encoding",
-    "fallback_application_name",
-    "keepalives_count",
-    "gssencmode",
-    "sslcompression",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslcertmode",
-    "sslrootcert",
-    "sslcrl",
-    "sslcrldir",
-    "sslsni",
-    "requirepeer",
-    "ssl_min_protocol_version",
-    "ssl_max_protocol_version",
-    "krbsrvname",
-    "gsslib",
-    "gssdelegation",
-    "service",
-    "requiressl",
-    "replication",
-    "tty",
-    "min_protocol_version",
-    "max_protocol_version",
-    "oauth_issuer",
-];
-/// Options whose value can be wrong.
+/// Options of libpq that this program does not support.
+const LIBPQ_ONLY: &str = "passfile require_auth client_encoding fallback_application_name keepalives_count \
+    gssencmode sslcompression sslcert sslkey sslpassword sslcertmode sslrootcert sslcrl \
+    sslcrldir sslsni requirepeer ssl_min_protocol_version ssl_max_protocol_version \
+    krbsrvname gsslib gssdelegation service requiressl replication tty min_protocol_version \
+    max_protocol_version oauth_issuer";
+/// Options whose value can be wrong, and the values that they accept.
 const CHECKED: [(&str, &str); 12] = [
     ("sslmode", "disable or prefer"),
     ("sslnegotiation", "postgres"),
@@ -59,22 +34,22 @@ const CHECKED: [(&str, &str); 12] = [
 const NO_TLS: &str = "sslmode must be disable or prefer: Postgres is reached without TLS (for TLS, run a proxy such as \
                       PgBouncer beside this program)";
 
-/// Reads it.
+/// Reads the setting.
 ///
 /// # Errors
 ///
-/// What is wrong with it, in words that go on after its name.
+/// What is wrong with it; the text continues a sentence that begins with the setting's name.
 pub(super) fn parse(text: &str) -> Result<Config, String> {
-    if text.starts_with(['"', '\'']) {
-        return Err("begins with a quotation mark, which is part of the value here: leave it out"
-            .to_owned());
-    }
+    check_quotes(text)?;
     let prefixes = ["postgres://", "postgresql://"];
     let url = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
     match url {
-        Some(rest) => check_url(rest)?,
+        Some(rest) => {
+            check_characters(rest)?;
+            check_login(rest)?;
+        }
         None if text.contains("://") && !text.contains('=') => {
-            return Err("has another scheme than postgres:// or postgresql://".to_owned());
+            return Err("has a scheme other than postgres:// or postgresql://".to_owned());
         }
         None if !text.contains('=') => {
             return Err(
@@ -94,29 +69,12 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     Ok(config)
 }
 
-/// How many hosts are to be tried.
+/// How many hosts are tried.
 fn hosts(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
-/// Refuses the characters that have another meaning in a URL than in a password.
-fn check_url(rest: &str) -> Result<(), String> {
-    if rest.contains('#') {
-        return Err("has a raw #, which ends a URL: write %23 for a # in a password".to_owned());
-    }
-    check_characters(rest)?;
-    match Login::of(rest) {
-        Login::Several => Err("has more than one @: write %40 for an @ in a password".to_owned()),
-        Login::BehindPath => {
-            Err("has an @ after a / or ?: write %2F for a /, %3F for a ? and %40 \
-                                  for an @ in a user's name or password"
-                .to_owned())
-        }
-        Login::None | Login::One => Ok(()),
-    }
-}
-
-/// What the parser of the library found, without what it quotes.
+/// The library's error in other words: the library quotes parts of the text, which may be a password.
 fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
     let found = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let option = |before: &str| found.strip_prefix(before)?.strip_suffix('`').map(str::to_owned);
@@ -124,32 +82,32 @@ fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
         let known = CHECKED.iter().find(|(known, _)| *known == name);
         return match known {
             Some(("sslmode", _)) => NO_TLS.to_owned(),
-            Some((name, values)) => format!("has a {name} that is wrong: it must be {values}"),
-            None => "has a host that is wrong: an IPv6 address stands in brackets".to_owned(),
+            Some((name, values)) => format!("has a wrong {name}: it must be {values}"),
+            None => "has a wrong host: write an IPv6 address in brackets".to_owned(),
         };
     }
     if let Some(name) = option("unknown option `") {
-        let known = OF_LIBPQ.iter().find(|known| **known == name);
+        let known = LIBPQ_ONLY.split_whitespace().find(|known| *known == name);
         return match known {
             Some(name) => format!("has the option {name}, which is not supported here"),
-            None if is_url => "has an option that is not known: what stands after the ? are options, and & \
+            None if is_url => "has an unknown option: the options follow the ?, and & \
                                separates them (write %26 for an & in a value)"
                 .to_owned(),
-            None => "has a key that is not known: write a value that has spaces in single quotes, with a \\ before \
+            None => "has an unknown key: write a value that has spaces in single quotes, with a \\ before \
                      a ' or \\ in it"
                 .to_owned(),
         };
     }
     if is_url {
-        "is no URL such as postgres://user@host:5432/database".to_owned()
+        "is not a URL such as postgres://user@host:5432/database".to_owned()
     } else {
-        "is no list of key=value pairs such as host=/run/postgresql user=ann dbname=yoink (a value that has spaces \
-         or is empty stands in single quotes)"
+        "is not a list of key=value pairs such as host=/run/postgresql user=ann dbname=yoink (write a value that has spaces \
+         or is empty in single quotes)"
             .to_owned()
     }
 }
 
-/// What would be refused by every attempt to connect.
+/// Refuses what every attempt to connect would refuse.
 fn check(config: &Config) -> Result<(), String> {
     let (hosts, addresses, ports) =
         (config.get_hosts(), config.get_hostaddrs(), config.get_ports().len());
@@ -161,9 +119,9 @@ fn check(config: &Config) -> Result<(), String> {
     let wrong = if number == 0 || hosts.iter().any(is_empty) {
         "names no host (or, for a Unix socket, its directory: host=/run/postgresql)"
     } else if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
-        "has another number of hostaddr than of hosts"
+        "has a different number of hostaddr than of hosts"
     } else if ports > 1 && ports != number {
-        "has another number of ports than of hosts"
+        "has a different number of ports than of hosts"
     } else if config.get_ports().contains(&0) {
         "has the port 0"
     } else if config.get_ssl_mode() == SslMode::Require
@@ -180,7 +138,7 @@ fn check(config: &Config) -> Result<(), String> {
     Err(wrong.to_owned())
 }
 
-/// As it applies, in the form of a URL, without the password.
+/// The setting as it applies: a URL without the password.
 pub(super) fn show(config: &Config) -> String {
     let user = config.get_user().unwrap_or_default();
     let hidden = if config.get_password().is_some() { ":***" } else { "" };
@@ -210,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_key_value_pairs_sockets_and_several_hosts_are_understood() {
+    fn urls_key_value_pairs_sockets_and_several_hosts_are_read() {
         for (text, shown) in [
             ("postgres://ann@db/yoink", "postgres://ann@db:5432/yoink"),
             ("postgresql://ann:a%23b%25c%40@[::1]:7/y", "postgres://ann:***@[::1]:7/y"),
@@ -235,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_part_of_a_password_is_repeated() {
+    fn wrong_url_is_refused_with_the_reason_and_without_the_password() {
         for (text, why) in [
             ("postgres://ann:hun#ter2@db/y", "write %23 for a #"),
             ("postgres://ann:hun%ter2@db/y", "write %25 for a %"),
@@ -247,14 +205,14 @@ mod tests {
             ("postgres://ann:hun ter2@db/y", "write %20"),
             ("postgres://ann:hunter2@db/y\n", "line break"),
             ("postgres://ann@db/y?password=a&hunter2=b", "write %26"),
-            ("postgres://ann@db/y?password=a&hunter2", "is no URL"),
+            ("postgres://ann@db/y?password=a&hunter2", "is not a URL"),
             ("host=db password=hun ter2=x", "single quotes"),
             ("host=db password=hun ter2", "single quotes"),
             ("host=db password='hunter2", "single quotes"),
             ("host=db password=", "single quotes"),
             ("\"postgres://ann:hunter2@db/y\"", "quotation mark"),
-            ("postgres://ann@db:hunter2/y", "a port that is wrong"),
-            ("postgres://ann@db:65536/y", "a port that is wrong"),
+            ("postgres://ann@db:hunter2/y", "a wrong port"),
+            ("postgres://ann@db:65536/y", "a wrong port"),
             ("postgres://ann@db:0/y", "the port 0"),
             ("postgres://ann@[::1/y", "brackets"),
             ("postgres://ann:hunter2@/y", "names no host"),
@@ -262,7 +220,7 @@ mod tests {
             ("host=a,,b", "names no host"),
             ("host=a,b port=1,2,3", "number of ports"),
             ("host=a,b hostaddr=10.0.0.1", "number of hostaddr"),
-            ("mysql://ann:hunter2@db/y", "another scheme"),
+            ("mysql://ann:hunter2@db/y", "a scheme other than"),
             ("hunter2", "neither a URL"),
             ("", "neither a URL"),
             ("postgres://ann@db/y?sslmode=require", "without TLS"),
@@ -281,17 +239,17 @@ mod tests {
         let error = parse("host=db password=hun ter2=x").map(|config| show(&config)).unwrap_err();
         assert_eq!(
             error,
-            r"has a key that is not known: write a value that has spaces in single quotes, with a \ before a ' or \ in it"
+            r"has an unknown key: write a value that has spaces in single quotes, with a \ before a ' or \ in it"
         );
         let escaped = parse(r"host=db password='a\'b\\c'").unwrap();
         assert_eq!(escaped.get_password(), Some(br"a'b\c".as_slice()));
     }
 
     #[test]
-    fn every_checked_option_is_one_that_the_library_can_refuse() {
+    fn library_can_refuse_every_checked_option() {
         for (name, _) in CHECKED {
             let error = format!("host=db {name}=?").parse::<Config>().unwrap_err();
-            assert!(!explain(&error, false).contains("not known"), "{name}");
+            assert!(!explain(&error, false).contains("unknown"), "{name}");
         }
     }
 }

@@ -4,72 +4,54 @@
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
-use super::url_text::{Login, check_characters};
+use super::url_text::{check_characters, check_login, check_quotes};
 
 const EXAMPLE: &str = "write redis://host:6379, rediss://host:6379 or unix:///run/redis.sock";
 
-/// Reads it.
+/// Reads the setting.
 ///
 /// # Errors
 ///
-/// What is wrong with it, in words that go on after its name.
+/// What is wrong with it; the text continues a sentence that begins with the setting's name.
 pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
-    if text.starts_with(['"', '\'']) {
-        return Err("begins with a quotation mark, which is part of the value here: leave it out"
-            .to_owned());
-    }
+    check_quotes(text)?;
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(format!("is no URL: {EXAMPLE}"));
+        return Err(format!("is not a URL: {EXAMPLE}"));
     };
-    check_characters(rest)?;
     if rest.ends_with("#insecure") {
         return Err("ends in #insecure, which is not supported: the certificate of Redis is always verified \
                     (SSL_CERT_FILE names another authority)"
             .to_owned());
     }
-    if rest.contains('#') {
-        return Err("has a raw #, which ends a URL: write %23 for a # in a password".to_owned());
-    }
+    check_characters(rest)?;
     match scheme {
         "redis" | "rediss" => check_tcp(rest)?,
         "unix" | "redis+unix" => check_socket(rest)?,
-        _ => return Err(format!("has another scheme: {EXAMPLE}")),
+        _ => return Err(format!("has an unknown scheme: {EXAMPLE}")),
     }
     let info = text.into_connection_info().map_err(|error| {
         let found = error.to_string();
         if found.contains("database number") {
-            "has a database that is no number"
+            "has a database that is not a number"
         } else if found.contains("wildcard") {
-            "has the host 0.0.0.0 or ::, which is no address to connect to: name the host of Redis"
+            "has the host 0.0.0.0 or ::, which is not an address to connect to: name the host of Redis"
         } else if found.contains("UTF-8") {
-            "has a user's name or a password that is not UTF-8"
+            "has a user name or a password that is not UTF-8"
         } else if found.contains("protocol") {
             "has a protocol that is neither 2 nor 3"
         } else {
-            "is no address of a Redis"
+            "is not an address of a Redis server"
         }
         .to_owned()
     })?;
     if info.redis_settings().db() < 0 {
-        return Err("has a database that is no number".to_owned());
+        return Err("has a database that is not a number".to_owned());
     }
     Ok(info)
 }
 
 fn check_tcp(rest: &str) -> Result<(), String> {
-    match Login::of(rest) {
-        Login::Several => {
-            return Err("has more than one @: write %40 for an @ in a password".to_owned());
-        }
-        Login::BehindPath => {
-            return Err(
-                "has an @ after a / or ?: write %2F for a /, %3F for a ? and %40 for an @ in a \
-                        user's name or password"
-                    .to_owned(),
-            );
-        }
-        Login::None | Login::One => {}
-    }
+    check_login(rest)?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -95,14 +77,10 @@ fn check_tcp(rest: &str) -> Result<(), String> {
         port.chars().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
     };
     if port.is_some_and(|port| !is_port(port)) {
-        return Err("has a port that is no number from 1 to 65535".to_owned());
+        return Err("has a port that is not a number from 1 to 65535".to_owned());
     }
     let (_, query) = path.split_once('?').unwrap_or((path, ""));
-    only(
-        query,
-        &["protocol"],
-        "the number of a database stands after the /, as in redis://host:6379/3",
-    )
+    only(query, &["protocol"], "the number of a database follows the /, as in redis://host:6379/3")
 }
 
 fn check_socket(rest: &str) -> Result<(), String> {
@@ -117,18 +95,14 @@ fn check_socket(rest: &str) -> Result<(), String> {
     )
 }
 
-/// Refuses what the library would pass over in silence.
+/// Refuses options that the library would ignore.
 fn only(query: &str, known: &[&str], hint: &str) -> Result<(), String> {
     let mut keys = query.split('&').filter(|pair| !pair.is_empty());
     let unknown = keys.any(|pair| !known.contains(&pair.split('=').next().unwrap_or_default()));
-    if unknown {
-        Err(format!("has an option after the ? that is not known: {hint}"))
-    } else {
-        Ok(())
-    }
+    if unknown { Err(format!("has an unknown option after the ?: {hint}")) } else { Ok(()) }
 }
 
-/// As it applies, in the form of a URL, without the password.
+/// The setting as it applies: a URL without the password.
 pub(super) fn show(info: &ConnectionInfo) -> String {
     let settings = info.redis_settings();
     let (user, db) = (settings.username().unwrap_or_default(), settings.db());
@@ -170,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tcp_tls_and_sockets_are_understood() {
+    fn tcp_tls_and_socket_urls_are_read() {
         for (text, shown) in [
             ("redis://cache", "redis://cache:6379"),
             ("redis://:hun%23ter%252@cache:1/3", "redis://:***@cache:1/3"),
@@ -189,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_part_of_a_password_is_repeated() {
+    fn wrong_url_is_refused_with_the_reason_and_without_the_password() {
         for (text, why) in [
             ("redis://:hun#ter2@cache", "write %23 for a #"),
             ("unix:///run/redis.sock?pass=hun#ter2", "write %23 for a #"),
@@ -204,22 +178,22 @@ mod tests {
             ("redis://:6379", "names no host"),
             ("redis://:hunter2@a,b", "more than one host"),
             ("redis://::1:6379", "brackets"),
-            ("redis://cache:hunter2", "port that is no number"),
-            ("redis://cache:", "port that is no number"),
-            ("redis://cache:65536", "port that is no number"),
-            ("redis://cache:0", "port that is no number"),
-            ("redis://cache/hunter2", "database that is no number"),
-            ("redis://cache/-1", "database that is no number"),
+            ("redis://cache:hunter2", "port that is not a number"),
+            ("redis://cache:", "port that is not a number"),
+            ("redis://cache:65536", "port that is not a number"),
+            ("redis://cache:0", "port that is not a number"),
+            ("redis://cache/hunter2", "database that is not a number"),
+            ("redis://cache/-1", "database that is not a number"),
             ("redis://cache?db=3", "as in redis://host:6379/3"),
-            ("redis://0.0.0.0:6379", "no address to connect to"),
+            ("redis://0.0.0.0:6379", "not an address to connect to"),
             ("unix://run/redis.sock", "absolute path"),
             ("unix:///", "absolute path"),
             ("unix:///run/redis.sock?password=hunter2", "db, user, pass"),
-            ("unix:///run/redis.sock?db=x", "database that is no number"),
+            ("unix:///run/redis.sock?db=x", "database that is not a number"),
             ("'redis://cache'", "quotation mark"),
-            ("http://cache", "another scheme"),
-            ("cache:6379", "is no URL"),
-            ("", "is no URL"),
+            ("http://cache", "unknown scheme"),
+            ("cache:6379", "is not a URL"),
+            ("", "is not a URL"),
         ] {
             let error = parse(text).map(|info| show(&info)).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

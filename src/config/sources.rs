@@ -1,68 +1,47 @@
 //! Where settings are written: `yoink.toml`, the environment, flags. The last one that names a setting applies.
 //!
-//! A value of the environment or of a flag is text as it stands: whether it is a number depends on its setting
-//! alone, and quotation marks, brackets and leading zeros mean nothing.
+//! A value of the environment or of a flag is taken as it is written: only its setting decides whether it is a number,
+//! and quotation marks, brackets and leading zeros have no meaning.
 
 use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
 
 use toml::{Spanned, Value};
 
-use super::{ConfigError, NAMES};
+use super::{ConfigError, NAMES, format::Format};
 
 const PREFIX: &str = "YOINK_";
-/// Read elsewhere: the commit of a build, and what a test asks a development build for.
-const NOT_SETTINGS: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
+/// Variables that other code reads: the commit of a build, and what tests set for a development build.
+const OTHER_VARIABLES: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
 /// The most names that one line lists.
 const LISTED_MAX: usize = 20;
 
-/// Where a value was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    File,
-    Environment,
-    Flag,
-}
-
 /// A value as written.
 #[derive(Debug, Clone)]
-pub(super) struct Written {
-    /// For a setting that is text.
-    pub(super) text: String,
-    /// For a setting that is a number: without the underscores that TOML allows.
-    pub(super) number: String,
-    source: Source,
-}
-
-impl Written {
+struct Written {
+    text: String,
+    /// Whether TOML read it as a number, which may have underscores.
+    is_toml_number: bool,
     /// Where to correct it.
-    pub(super) fn source(&self, name: &str) -> String {
-        match self.source {
-            Source::File => "in the settings file".to_owned(),
-            Source::Environment => format!("in {PREFIX}{}", name.to_ascii_uppercase()),
-            Source::Flag => "in --set".to_owned(),
-        }
-    }
+    source: String,
 }
 
-/// Variables of the environment that begin with `YOINK_` and are no settings. Their values are not kept.
+/// Variables of the environment that begin with `YOINK_` and are not settings. Their values are not kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoredVariables {
-    /// No other program's either, as far as their names tell.
+    /// Probably meant as settings.
     unknown: Vec<String>,
     /// Set by Kubernetes for a Service whose name begins with `yoink`.
     kubernetes: Vec<String>,
 }
 
 impl IgnoredVariables {
-    /// What an operator should look at; none if nothing is unknown.
+    /// A warning for the operator, if there are unknown names.
     pub fn warning(&self) -> Option<String> {
         let names = list(&self.unknown)?;
-        Some(format!(
-            "the environment has names that are no settings, and they are ignored: {names}"
-        ))
+        Some(format!("ignored environment variables, which are not settings: {names}"))
     }
 
-    /// What Kubernetes has set; none if it has set nothing.
+    /// The variables that Kubernetes has set, if there are any.
     pub fn kubernetes(&self) -> Option<String> {
         let names = list(&self.kubernetes)?;
         Some(format!("ignored, set by Kubernetes for a Service: {names}"))
@@ -92,7 +71,7 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is no TOML.
+    /// When the file cannot be read or is not valid TOML.
     pub(super) fn gather(
         file: &Path,
         environment: impl Iterator<Item = (OsString, OsString)>,
@@ -112,29 +91,46 @@ impl Sources {
         this.ignored.unknown.sort();
         this.ignored.kubernetes.sort();
         for (name, value) in flags {
-            this.set(name, "--set", value.clone(), Source::Flag);
+            this.set(name, value.clone(), "in --set");
         }
         Ok(this)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Written> {
-        self.values.get(name)
-    }
-
-    pub(super) fn problems(&self) -> &[String] {
-        &self.problems
-    }
-
-    pub(super) fn ignored(self) -> IgnoredVariables {
-        self.ignored
-    }
-
-    fn set(&mut self, name: &str, place: &str, text: String, source: Source) {
-        match known(name) {
-            Some(name) => {
-                self.values.insert(name, Written { number: text.clone(), text, source });
+    /// The value of a setting, or its default where it is not written. If the value is wrong, this notes the problem
+    /// and returns the default, so that one run finds every problem.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        default: &str,
+        format: &Format<T>,
+    ) -> Option<T> {
+        if let Some(Written { text, is_toml_number, source }) = self.values.get(name) {
+            let digits = text.replace('_', "");
+            let text = if format.is_number && *is_toml_number { &digits } else { text };
+            match (format.parse)(text) {
+                Ok(value) => return Some(value),
+                Err(problem) => self.problems.push(format!("{name} {problem} ({source})")),
             }
-            None => self.problems.push(format!("{} ({place})", no_such_setting(name))),
+        }
+        let value = (format.parse)(default);
+        value.map_err(|problem| self.problems.push(format!("{name} {problem} (default)"))).ok()
+    }
+
+    pub(super) fn into_problems(self) -> Vec<String> {
+        self.problems
+    }
+
+    pub(super) fn take_ignored(&mut self) -> IgnoredVariables {
+        std::mem::take(&mut self.ignored)
+    }
+
+    fn set(&mut self, name: &str, text: String, source: &str) {
+        match setting_name(name) {
+            Ok(name) => {
+                let source = source.to_owned();
+                self.values.insert(name, Written { text, is_toml_number: false, source });
+            }
+            Err(problem) => self.problems.push(format!("{problem} ({source})")),
         }
     }
 
@@ -142,26 +138,31 @@ impl Sources {
         let table: BTreeMap<String, Spanned<Value>> = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-            format!("line {line}: {}", error.message().lines().next().unwrap_or("is no TOML"))
+            format!("line {line}: {}", error.message().lines().next().unwrap_or("not valid TOML"))
         })?;
+        let source = format!("in {}", file.display());
         for (name, value) in table {
             let written = text.get(value.span()).unwrap_or_default().to_owned();
-            let (text, number) = match value.into_inner() {
-                Value::String(text) => (text.clone(), text),
-                // As it is written: 8.0, 1e1 and 0x10 are no whole numbers in the environment either.
-                Value::Integer(_) | Value::Float(_) => (written.clone(), written.replace('_', "")),
-                Value::Boolean(_) | Value::Datetime(_) => (written.clone(), written),
-                Value::Array(_) | Value::Table(_) if known(&name).is_some() => {
-                    self.problems.push(format!(
-                        "{name} must be text, a number or a boolean (in the settings file)"
-                    ));
+            let value = value.into_inner();
+            let is_toml_number = matches!(value, Value::Integer(_) | Value::Float(_));
+            let text = match value {
+                Value::String(text) => text,
+                // As it is written: 8.0, 1e1 and 0x10 are not whole numbers in the environment either.
+                Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {
+                    written
+                }
+                Value::Array(_) | Value::Table(_) => {
+                    let problem = setting_name(&name).map_or_else(
+                        |problem| problem,
+                        |name| format!("{name} must be text, a number or a boolean"),
+                    );
+                    self.problems.push(format!("{problem} ({source})"));
                     continue;
                 }
-                Value::Array(_) | Value::Table(_) => (String::new(), String::new()),
             };
-            self.set(&name, &file.display().to_string(), text, Source::File);
-            if let Some(written) = known(&name).and_then(|name| self.values.get_mut(name)) {
-                written.number = number;
+            self.set(&name, text, &source);
+            if let Some(written) = self.values.get_mut(name.as_str()) {
+                written.is_toml_number = is_toml_number;
             }
         }
         Ok(())
@@ -174,19 +175,17 @@ impl Sources {
             return;
         }
         let rest = shown.strip_prefix(PREFIX).unwrap_or_default();
-        let setting = known(&rest.to_ascii_lowercase()).filter(|_| is_upper(rest));
-        if let Some(setting) = setting {
+        let is_upper = !rest.contains(|c: char| c.is_ascii_lowercase());
+        if let Ok(setting) = setting_name(&rest.to_ascii_lowercase())
+            && is_upper
+        {
             match value.into_string() {
-                Ok(text) => {
-                    let number = text.clone();
-                    let source = Source::Environment;
-                    self.values.insert(setting, Written { text, number, source });
-                }
+                Ok(text) => self.set(setting, text, &format!("in {shown}")),
                 Err(_) => self.problems.push(format!("{shown} is not UTF-8")),
             }
         } else if is_from_kubernetes(rest, &value.to_string_lossy()) {
             self.ignored.kubernetes.push(escaped(&shown));
-        } else if !NOT_SETTINGS.contains(&rest) {
+        } else if !OTHER_VARIABLES.contains(&rest) {
             let near = near(&shown[PREFIX.len()..].to_ascii_lowercase());
             let hint = near.map_or(String::new(), |near| {
                 format!(" (did you mean {PREFIX}{}?)", near.to_ascii_uppercase())
@@ -196,37 +195,35 @@ impl Sources {
     }
 }
 
-fn is_upper(name: &str) -> bool {
-    !name.contains(|c: char| c.is_ascii_lowercase())
-}
-
-fn known(name: &str) -> Option<&'static str> {
-    NAMES.into_iter().find(|known| *known == name)
-}
-
 /// The setting that was probably meant.
 fn near(name: &str) -> Option<&'static str> {
     if name.len() > 64 {
         return None;
     }
     let close = |known: &&str| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 6;
-    let candidates = NAMES.into_iter().filter(close);
+    let candidates = NAMES.iter().copied().filter(close);
     candidates.min_by_key(|known| strsim::damerau_levenshtein(known, name))
 }
 
-/// A name from outside, fit for a line of text.
+/// A name from outside, short and escaped for a message.
 fn escaped(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
 }
 
-/// Says that there is no such setting, and which one may be meant.
-pub(crate) fn no_such_setting(name: &str) -> String {
-    let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
-    format!("there is no setting \"{}\"{hint}", escaped(name))
+/// The setting with this name.
+///
+/// # Errors
+///
+/// There is no such setting; the message names a similar one.
+pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
+    NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| {
+        let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
+        format!("there is no setting \"{}\"{hint}", escaped(name))
+    })
 }
 
 /// Whether Kubernetes sets such a variable, with such a value, for a Service `yoink` or `yoink-…`: `rest` is what
-/// follows `YOINK_`. None of these is a setting's name, whatever the Service is called.
+/// follows `YOINK_`. No setting has such a name, whatever the name of the Service.
 fn is_from_kubernetes(rest: &str, value: &str) -> bool {
     let is_number = value.parse::<u16>().is_ok();
     let is_port = |word: &str| word.parse::<u16>().is_ok();
@@ -242,7 +239,7 @@ fn is_from_kubernetes(rest: &str, value: &str) -> bool {
             true
         }
         [.., "PORT"] => scheme.is_some_and(|scheme| is_protocol(&scheme)),
-        // The port of a Service may have a name: …_SERVICE_PORT_GRPC.
+        // A port of a Service may have a name: …_SERVICE_PORT_GRPC.
         words => is_number && words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
     }
 }
@@ -250,6 +247,7 @@ fn is_from_kubernetes(rest: &str, value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::format::whole;
 
     fn gathered(environment: &[(&str, &str)]) -> Sources {
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
@@ -277,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn no_form_that_kubernetes_injects_is_a_setting_whatever_the_service_is_called() {
-        // A Service can be called after a setting, or after the first words of one.
+    fn variables_of_kubernetes_are_ignored_whatever_the_name_of_the_service() {
+        // A Service may have the name of a setting, or of the first words of one.
         let mut services = vec!["yoink".to_owned(), "yoink-redis".to_owned()];
         for name in NAMES {
             let words: Vec<&str> = name.split('_').collect();
@@ -293,7 +291,7 @@ mod tests {
             assert!(found.problems.is_empty() && found.ignored.unknown.is_empty(), "{found:?}");
             assert_eq!(found.ignored.kubernetes.len(), injected.len(), "{service}");
         }
-        for name in NAMES.map(str::to_ascii_uppercase) {
+        for name in NAMES.iter().map(|name| name.to_ascii_uppercase()) {
             for value in ["10.96.0.7", "6379", "tcp://10.96.0.7:6379"] {
                 assert!(!is_from_kubernetes(&name, value), "{name}");
             }
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_listed_by_name_with_the_setting_that_is_near_and_no_value() {
+    fn unknown_variables_are_listed_with_a_similar_setting_and_without_values() {
         let found = gathered(&[
             ("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"),
             ("YOINK_HTTP_PORT", "9464"),
@@ -325,25 +323,26 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_environment_and_of_flags_are_kept_as_they_are_written() {
+    fn values_of_environment_and_flags_apply_as_written() {
         for value in ["1e3", "007", "123", "true", "[a]", "{a}", "\"a\"", "'a'", " a", "", "0x10"] {
             let found = gathered(&[("YOINK_KEY_PREFIX", value)]);
-            assert_eq!(found.get("key_prefix").unwrap().text, value);
+            assert_eq!(found.values["key_prefix"].text, value);
             let flags = [("key_prefix", value.to_owned())];
             let found = Sources::gather(Path::new("none"), std::iter::empty(), &flags).unwrap();
-            assert_eq!(found.get("key_prefix").unwrap().text, value);
+            assert_eq!(found.values["key_prefix"].text, value);
         }
     }
 
     #[test]
-    fn a_number_in_the_file_is_taken_as_it_is_written_where_text_is_expected() {
+    fn number_in_the_file_for_a_text_setting_applies_as_written() {
         let mut found = Sources::default();
         let text = "key_prefix = 1e3\nlog = true\npartitions = 1_0\nack = 'disk'\n                    redis_url = ['a']\nredis_ur = ''\n[grpc]\nlisten = 1";
         found.file(Path::new("yoink.toml"), text).unwrap();
-        assert_eq!(found.get("key_prefix").unwrap().text, "1e3");
-        assert_eq!(found.get("log").unwrap().text, "true");
-        assert_eq!(found.get("partitions").unwrap().number, "10");
-        assert_eq!(found.get("ack").unwrap().text, "disk");
+        assert_eq!(found.values["key_prefix"].text, "1e3");
+        assert_eq!(found.values["log"].text, "true");
+        let partitions = found.read("partitions", "8", &whole::<u32>("", 1..=100));
+        assert_eq!(partitions, Some(10));
+        assert_eq!(found.values["ack"].text, "disk");
         let problems = found.problems.join("\n");
         for problem in ["redis_url must be text", "\"grpc\"", "did you mean redis_url?"] {
             assert!(problems.contains(problem), "{problems}");
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_utf_8_is_a_problem_that_names_its_variable() {
+    fn variable_that_is_not_utf_8_is_reported_by_name() {
         use std::os::unix::ffi::OsStringExt as _;
         let value = OsString::from_vec(vec![0xff]);
         let environment = [("YOINK_LOG".into(), value)].into_iter();

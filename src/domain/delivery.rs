@@ -1,18 +1,18 @@
-//! What follows when an order itself cannot be stored (R4).
+//! What happens to an entry whose order cannot be stored (R4).
 
-/// What to do with an entry after its own failure.
+/// What to do with an entry after its order was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// Set the delivery count to this and try again later.
+    /// Set the delivery count to this value and try again later.
     Retry {
         /// The new delivery count.
         deliveries: u32,
     },
-    /// It has had all its deliveries.
+    /// All deliveries are used up: move the entry to the dead stream.
     MoveToDead,
 }
 
-/// Decides from the delivery count that the failed attempt had (1 on the first).
+/// Decides from the delivery count of the failed attempt (1 on the first).
 pub fn after_failure(deliveries: u32, max_deliveries: u32) -> AfterFailure {
     if deliveries >= max_deliveries {
         AfterFailure::MoveToDead
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_tried_exactly_max_deliveries_times() {
+    fn order_that_always_fails_is_tried_max_deliveries_times() {
         for max in 1..6 {
             let mut deliveries = 1;
             let mut attempts = 1;
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_beyond_the_maximum_buries() {
+    fn count_beyond_the_maximum_moves_to_dead() {
         assert_eq!(after_failure(u32::MAX, 3), AfterFailure::MoveToDead);
     }
 }

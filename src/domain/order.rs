@@ -47,6 +47,8 @@ pub struct Reservation {
     pub state: ReservationState,
     /// Product and buyer; a voided row keeps neither.
     pub buyer: Option<(ProductId, UserId)>,
+    /// The idempotency key it was made with; a voided row does not keep it.
+    pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
     pub reserved_at_ms: i64,
 }

@@ -161,12 +161,10 @@ pub struct Remaining {
 
 /// Units that a user holds of a product with a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the design")]
 pub struct Bought {
-    /// The user.
     pub user: UserId,
-    /// The product.
     pub product: ProductId,
-    /// The units.
     pub units: i64,
 }
 

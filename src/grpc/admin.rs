@@ -1,4 +1,4 @@
-//! `AdminService`: the operators' side.
+//! `AdminService`: calls of operators.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl AdminService for Admin {
         for product in &products {
             now.push(convert::product(self.listed(&product.id).await?));
         }
-        let created = i32::try_from(created).unwrap_or(i32::MAX);
+        let created = i32::try_from(created).map_err(ApiError::bug)?;
         Ok(Response::new(pb::CreateProductsResponse { products: now, created }))
     }
 
@@ -126,12 +126,12 @@ impl AdminService for Admin {
             (Some(product), None) => product.map(ReservationFilter::Product),
             (None, Some(user)) => user.map(ReservationFilter::User),
             (None, None) => {
-                fields.refuse("product_id", "name a product, a user or both");
+                fields.refuse("product_id", "must not be empty if user_id is empty");
                 None
             }
         };
         let filter = fields.finish(filter)?;
-        let limit = i64::try_from(size + 1).unwrap_or(i64::MAX);
+        let limit = i64::try_from(size + 1).map_err(ApiError::bug)?;
         let after = after.flatten().map(|id| id.to_uuid());
         let found = self.services.ledger.list(&filter, after, limit).await;
         let mut found = found.map_err(ApiError::from)?;
@@ -154,14 +154,19 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ReleaseDeadEntriesRequest>,
     ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::replay(&self.services, request.into_inner()).await?))
+        let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
+            request.into_inner();
+        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::release(&self.services, asked).await?))
     }
 
     async fn retry_dead_entries(
         &self,
         request: Request<pb::RetryDeadEntriesRequest>,
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
-        Ok(Response::new(dead::retry(&self.services, request.into_inner()).await?))
+        let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
+        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::retry(&self.services, asked).await?))
     }
 
     async fn audit(

@@ -1,4 +1,4 @@
-//! Where buyers are served: so many at once, and each user so often.
+//! The limits of buyers: calls under way at once, and calls of each user per second.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,12 +14,22 @@ use crate::{
     telemetry,
 };
 
-/// What the buyers' handlers work on.
+/// What the handlers of buyers' calls use.
 pub(super) struct Admission {
     pub(super) services: Arc<Services>,
     permits: Arc<Semaphore>,
     users: RateLimit<UserId>,
     pub(super) call_timeout: Duration,
+    require_request_id: bool,
+}
+
+/// A unit that was taken, now or by an earlier call of the same request.
+pub(super) struct Taken {
+    pub(super) receipt: Receipt,
+    /// An earlier call took it.
+    pub(super) duplicate: bool,
+    /// What the call has waited for.
+    pub(super) ack: Ack,
 }
 
 impl Admission {
@@ -29,28 +39,31 @@ impl Admission {
             permits: Arc::new(Semaphore::new(limits.concurrency_max_calls)),
             users: RateLimit::per_second(limits.user_calls_per_second),
             call_timeout: limits.call_timeout,
+            require_request_id: limits.require_request_id,
         }
     }
 
-    /// A permit, to be held until the whole answer is there. Taken once the message is: who only opens a
-    /// call and sends nothing holds nothing.
+    /// A permit, to be held until the response is complete. It is taken after the message has arrived, so that a client that
+    /// opens a call and sends nothing holds none.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
         permit.inspect_err(|error| self.count_refusal(error))
     }
 
-    /// Asks for one unit, and waits until it may be answered; whether it is a duplicate comes with the receipt.
-    pub(super) async fn take(
-        &self,
-        request: Reserve,
-        ack: Option<Ack>,
-    ) -> Result<(Receipt, bool), ApiError> {
+    /// Takes one unit, and waits for what `ack`, or else the setting, requires.
+    pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
+        if self.require_request_id && request.request.is_none() {
+            return Err(ApiError::bad_field(
+                "request_id",
+                "must not be empty: this service requires it",
+            ));
+        }
         let decided = self.decide(request, ack).await;
         let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
-        let taken = ApiError::refusal(outcome)?;
-        telemetry::record_reservation(taken.0.reservation_id);
-        self.services.acks.wait(ack, taken.0.reservation_id).await?;
-        Ok(taken)
+        let (receipt, duplicate) = ApiError::refusal(outcome)?;
+        telemetry::record_reservation(receipt.reservation_id);
+        self.services.acks.wait(ack, receipt.reservation_id).await?;
+        Ok(Taken { receipt, duplicate, ack })
     }
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
@@ -63,7 +76,7 @@ impl Admission {
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.metrics.refused(error.reason());
+            self.services.metrics.refused(error.reason().as_str());
         }
     }
 }

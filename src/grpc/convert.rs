@@ -1,4 +1,4 @@
-//! Proto ↔ domain. What comes out of here was parsed.
+//! Conversions between the messages of the contract and the types of the domain.
 
 use std::str::FromStr;
 
@@ -39,7 +39,7 @@ impl Fields {
         self.problems.push((name.to_owned(), problem.to_owned()));
     }
 
-    /// All is well if nothing was refused; `value` is then there.
+    /// The value, if no field was refused.
     pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, ApiError> {
         match value {
             Some(value) if self.problems.is_empty() => Ok(value),
@@ -48,19 +48,19 @@ impl Fields {
     }
 }
 
-/// Most entries of a page.
-const PAGE_MAX: usize = 500;
+const PAGE_SIZE_DEFAULT: usize = 50;
+const PAGE_SIZE_MAX: usize = 500;
 
-/// A page's size: 0 means 50, and more than the most is the most.
+/// The size of a page: 0 means the default, and more than the maximum means the maximum.
 pub(super) fn page_size(asked: i32) -> Result<usize, ApiError> {
     match usize::try_from(asked) {
-        Ok(0) => Ok(50),
-        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Ok(0) => Ok(PAGE_SIZE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_SIZE_MAX)),
         Err(_) => Err(ApiError::bad_field("page_size", "must not be negative")),
     }
 }
 
-/// Who and why, for the record.
+/// Actor and reason, for the record.
 pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(String, String)> {
     let actor = fields.parse::<Note>("actor", actor);
     let reason = fields.parse::<Note>("reason", reason);
@@ -68,7 +68,6 @@ pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(S
 }
 
 pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserve, ApiError> {
-    // The common way: nothing is wrong and nothing is collected.
     let mut fields = Fields::default();
     let product = fields.parse("product_id", product);
     let user = fields.parse("user_id", user);
@@ -85,7 +84,7 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
     }))
 }
 
-/// What a call asks to wait for, if it does.
+/// The `ack` of a request; `None` if it leaves the choice to the setting.
 pub(super) fn ack(value: i32) -> Result<Option<Ack>, ApiError> {
     match pb::Ack::try_from(value) {
         Ok(pb::Ack::Unspecified) => Ok(None),
@@ -93,7 +92,7 @@ pub(super) fn ack(value: i32) -> Result<Option<Ack>, ApiError> {
         Ok(pb::Ack::Disk) => Ok(Some(Ack::Disk)),
         Ok(pb::Ack::Replica) => Ok(Some(Ack::Replica)),
         Ok(pb::Ack::Ledger) => Ok(Some(Ack::Ledger)),
-        Err(_) => Err(ApiError::bad_field("ack", "is none")),
+        Err(_) => Err(ApiError::bad_field("ack", "is not a value of Ack")),
     }
 }
 
@@ -117,7 +116,7 @@ fn status(value: i32, unspecified: ProductStatus) -> Result<ProductStatus, &'sta
         Ok(pb::ProductStatus::OnSale) => Ok(ProductStatus::OnSale),
         Ok(pb::ProductStatus::Stopped) => Ok(ProductStatus::Stopped),
         Ok(pb::ProductStatus::Retired) => Ok(ProductStatus::Retired),
-        Err(_) => Err("is no status"),
+        Err(_) => Err("is not a value of ProductStatus"),
     }
 }
 
@@ -125,13 +124,13 @@ fn limit(value: i32) -> Result<Option<u32>, &'static str> {
     match u32::try_from(value) {
         Ok(0) => Ok(None),
         Ok(limit) => Ok(Some(limit)),
-        Err(_) => Err("must not be below 0"),
+        Err(_) => Err("must not be negative"),
     }
 }
 
 pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>, ApiError> {
     if asked.is_empty() || asked.len() > 1000 {
-        return Err(ApiError::bad_field("products", "must be 1 to 1000"));
+        return Err(ApiError::bad_field("products", "must have 1 to 1000 elements"));
     }
     let mut fields = Fields::default();
     let parsed =
@@ -140,7 +139,7 @@ pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>
     let mut ids: Vec<_> = products.iter().flatten().map(|product| &product.id).collect();
     ids.sort();
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-        fields.refuse("products", "names a product twice");
+        fields.refuse("products", "has a product twice");
     }
     fields.finish(products.into_iter().collect())
 }
@@ -165,7 +164,7 @@ fn new_product(fields: &mut Fields, at: usize, asked: pb::NewProduct) -> Option<
     fields.keep(&format!("products[{at}]"), product.check()).map(|()| product)
 }
 
-/// The fields to set: those of the mask, or without one every field that is set.
+/// The fields to set: those of the mask, or without a mask every field that has a value.
 pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange, ApiError> {
     let mut fields = Fields::default();
     let paths = match asked.update_mask {
@@ -184,7 +183,7 @@ pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange,
         .collect(),
     };
     if paths.is_empty() {
-        fields.refuse("update_mask", "nothing is to be changed");
+        fields.refuse("update_mask", "no field is to be changed");
     }
     let mut change = SaleChange::default();
     for path in &paths {
@@ -202,11 +201,11 @@ pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange,
             "per_user_limit" => {
                 change.per_user_limit = fields.keep("per_user_limit", limit(asked.per_user_limit));
             }
-            "status" if asked.status == 0 => fields.refuse("status", "must be given"),
+            "status" if asked.status == 0 => fields.refuse("status", "must not be unspecified"),
             "status" => {
                 change.status = fields.keep("status", status(asked.status, ProductStatus::OnSale));
             }
-            _ => fields.refuse("update_mask", "names a field that cannot be changed"),
+            _ => fields.refuse("update_mask", "has a field that cannot be changed"),
         }
     }
     fields.finish(Some(change))
@@ -230,7 +229,10 @@ pub(super) fn product(listed: Listed) -> pb::Product {
         stock: listed.stock,
         opens_at: sale.opens_at_ms.map(timestamp),
         closes_at: sale.closes_at_ms.map(timestamp),
-        per_user_limit: sale.per_user_limit.and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
+        per_user_limit: sale.per_user_limit.map_or(0, |limit| {
+            debug_assert!(i32::try_from(limit).is_ok(), "the ledger's column is an int4: {limit}");
+            i32::try_from(limit).unwrap_or(i32::MAX)
+        }),
         status: status.into(),
     }
 }
@@ -254,6 +256,7 @@ pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
         state: state.into(),
         product_id,
         user_id,
+        request_id: reservation.request.map(|id| id.to_string()).unwrap_or_default(),
         reserved_at: Some(timestamp(reservation.reserved_at_ms)),
         recorded_at: recorded_at_ms.map(timestamp),
         void_reason,
@@ -275,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bad_field_of_a_request_is_named() {
+    fn error_names_every_bad_field() {
         let Err(ApiError::BadFields(fields)) = reserve("", "a b", "x y") else {
             panic!("accepted");
         };
@@ -285,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn times_outside_the_calendar_are_refused() {
+    fn times_outside_1970_to_9999_are_refused() {
         for (seconds, nanos) in [(-1, 0), (253_402_300_800, 0), (0, -1), (0, 1_000_000_000)] {
             assert!(milliseconds(Timestamp { seconds, nanos }).is_err());
         }
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_size_above_500_is_500_and_a_negative_one_is_refused() {
+    fn page_size_is_capped_at_500_and_refused_below_zero() {
         assert_eq!(page_size(0).unwrap(), 50);
         assert_eq!(page_size(500).unwrap(), 500);
         assert!(page_size(-1).is_err());
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_without_a_mask_sets_what_is_set() {
+    fn update_without_a_mask_sets_the_fields_that_have_values() {
         let status = pb::ProductStatus::Stopped.into();
         let asked = pb::UpdateProductRequest { status, ..Default::default() };
         let change = sale_change(asked).unwrap();

@@ -1,6 +1,6 @@
-//! The dead part of `AdminService`: which entries, what to do with them, and what was done.
+//! Dead letters in `AdminService`: lists dead entries, and releases or retries them.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use super::{
     Services,
@@ -11,86 +11,73 @@ use super::{
 };
 use crate::{
     dead_letters::{
-        Chosen, DeadFilter, DeadLetterError, Effect, PAGE, Place, ProductEffect, Tally, Work,
+        Action, DeadFilter, DryRun, Interrupted, PAGE, Position, ProductEffect, Selection, Tally,
     },
     domain::{ProductId, ReservationId},
-    ledger::DeadAction,
+    ledger::ActionBy,
     stream::DeadEntry,
 };
 
-/// A filter as it stands in a request.
-struct Asked<'a> {
-    product_id: &'a str,
-    sqlstate: &'a str,
-    older_than: Option<prost_types::Duration>,
+/// The fields that a release and a retry have in common.
+pub(super) struct ActionRequest {
+    pub(super) selector: Option<pb::DeadEntrySelector>,
+    pub(super) actor: String,
+    pub(super) reason: String,
+    pub(super) dry_run: bool,
 }
 
-fn age(asked: prost_types::Duration) -> Result<Duration, &'static str> {
-    Duration::try_from(asked).map_err(|_| "must not be negative")
-}
-
-/// What is empty or absent is not asked for.
-fn filter(fields: &mut Fields, asked: &Asked<'_>) -> Option<DeadFilter> {
-    let given = |text: &'_ str| (!text.is_empty()).then(|| text.to_owned());
-    let product = given(asked.product_id).map(|text| fields.parse("product_id", &text));
-    let sqlstate = given(asked.sqlstate).map(|text| fields.parse("sqlstate", &text));
-    let older_than = asked.older_than.map(|asked| fields.keep("older_than", age(asked)));
-    // What was given and is wrong was refused.
-    Some(DeadFilter {
-        product: product.flatten(),
-        sqlstate: sqlstate.flatten(),
-        older_than: older_than.flatten(),
-    })
-}
-
-/// What is given beside names must be nothing.
-fn refuse_filter(fields: &mut Fields, asked: &Asked<'_>, problem: &str) {
-    let given = [
-        ("product_id", !asked.product_id.is_empty()),
-        ("sqlstate", !asked.sqlstate.is_empty()),
-        ("older_than", asked.older_than.is_some()),
-    ];
-    for (name, _) in given.into_iter().filter(|(_, given)| *given) {
-        fields.refuse(name, problem);
+/// Parses the filter at `path`. A field that is empty or absent sets no condition.
+fn filter(fields: &mut Fields, path: &str, asked: &pb::DeadEntryFilter) -> DeadFilter {
+    fn optional<T>(fields: &mut Fields, name: &str, text: &str) -> Option<T>
+    where
+        T: FromStr<Err: ToString>,
+    {
+        if text.is_empty() { None } else { fields.parse(name, text) }
+    }
+    let age = |age| Duration::try_from(age).map_err(|_| "must not be negative");
+    DeadFilter {
+        product: optional(fields, &format!("{path}.product_id"), &asked.product_id),
+        sqlstate: optional(fields, &format!("{path}.sqlstate"), &asked.sqlstate),
+        older_than: asked
+            .older_than
+            .and_then(|asked| fields.keep(&format!("{path}.older_than"), age(asked))),
     }
 }
 
-fn chosen(fields: &mut Fields, ids: &[String], all: bool, asked: &Asked<'_>) -> Option<Chosen> {
-    if all != ids.is_empty() || ids.len() > PAGE {
-        fields.refuse("reservation_ids", "name 1 to 500 reservations, or set `all`");
+fn selection(fields: &mut Fields, asked: pb::DeadEntrySelector) -> Option<Selection> {
+    let pb::DeadEntrySelector { reservation_ids, all, filter: narrowed } = asked;
+    if all != reservation_ids.is_empty() || reservation_ids.len() > PAGE {
+        let problem = "must name 1 to 500 reservations, unless `all` is set";
+        fields.refuse("selector.reservation_ids", problem);
     }
+    let narrowed = narrowed.unwrap_or_default();
     if all {
-        return filter(fields, asked).map(Chosen::All);
+        return Some(Selection::All(filter(fields, "selector.filter", &narrowed)));
     }
-    refuse_filter(fields, asked, "goes with `all` only");
-    let ids = ids.iter().enumerate();
-    let ids = ids.map(|(at, id)| fields.parse(&format!("reservation_ids[{at}]"), id));
+    if narrowed != pb::DeadEntryFilter::default() {
+        fields.refuse("selector.filter", "is allowed only with `all`");
+    }
+    let ids = reservation_ids.iter().enumerate();
+    let ids = ids.map(|(at, id)| fields.parse(&format!("selector.reservation_ids[{at}]"), id));
     let mut ids: Vec<ReservationId> = ids.collect::<Option<_>>()?;
-    // One that is named twice is one.
     ids.sort_unstable();
     ids.dedup();
-    Some(Chosen::These(ids))
+    Some(Selection::Ids(ids))
 }
 
-fn action(fields: &mut Fields, actor: &str, reason: &str) -> Option<DeadAction> {
-    let (actor, reason) = convert::notes(fields, actor, reason)?;
-    Some(DeadAction { actor, reason })
-}
-
-/// `<partition>/<id in dead>` of the entry that was seen last.
-fn place(services: &Services, position: &str) -> Option<Place> {
-    let (partition, dead_id) = position.split_once('/')?;
+/// Parses a position of a page token, `<partition>/<id in dead>`.
+fn position(services: &Services, text: &str) -> Option<Position> {
+    let (partition, dead_id) = text.split_once('/')?;
     let partition = services.partitions().get_partition(partition.parse().ok()?)?;
     let (ms, n) = dead_id.split_once('-')?;
     let digits = |text: &str| text.parse::<u64>().is_ok();
-    (digits(ms) && digits(n)).then(|| (partition, Some(dead_id.to_owned())))
+    (digits(ms) && digits(n)).then(|| Position { partition, dead_id: dead_id.to_owned() })
 }
 
-/// The list that these filters choose.
-fn paged_list(asked: &Asked<'_>) -> PagedList {
-    let older_than = asked.older_than.map(|age| format!("{} {}", age.seconds, age.nanos));
+fn paged_list(filter: &pb::DeadEntryFilter) -> PagedList {
+    let older_than = filter.older_than.map(|age| format!("{} {}", age.seconds, age.nanos));
     let older_than = older_than.unwrap_or_default();
-    PagedList::new("dead entries", &[asked.product_id, asked.sqlstate, &older_than])
+    PagedList::new("dead entries", &[&filter.product_id, &filter.sqlstate, &older_than])
 }
 
 pub(super) async fn list(
@@ -99,145 +86,108 @@ pub(super) async fn list(
 ) -> Result<pb::ListDeadEntriesResponse, ApiError> {
     let size = convert::page_size(asked.page_size)?;
     let mut fields = Fields::default();
-    let narrow = Asked {
-        product_id: &asked.product_id,
-        sqlstate: &asked.sqlstate,
-        older_than: asked.older_than,
-    };
+    let narrowed = asked.filter.unwrap_or_default();
     if !asked.reservation_id.is_empty() {
-        refuse_filter(&mut fields, &narrow, "does not go with reservation_id");
+        if narrowed != pb::DeadEntryFilter::default() {
+            fields.refuse("filter", "is not allowed with reservation_id");
+        }
         if !asked.page_token.is_empty() {
-            fields.refuse("page_token", "does not go with reservation_id");
+            fields.refuse("page_token", "is not allowed with reservation_id");
         }
         let id = fields.parse("reservation_id", &asked.reservation_id);
         let dead = services.dead_letters.find(fields.finish(id)?).await?;
         let entries = dead.iter().map(entry).collect();
         return Ok(pb::ListDeadEntriesResponse { entries, next_page_token: String::new() });
     }
-    let list = paged_list(&narrow);
-    let from = list.position(&asked.page_token, |position| place(services, position));
+    let list = paged_list(&narrowed);
+    let from = list.position(&asked.page_token, |text| position(services, text));
     let from = fields.keep("page_token", from);
-    let filter = filter(&mut fields, &narrow);
-    let (filter, from) = fields.finish(filter.zip(from))?;
-    let (found, next) = services.dead_letters.page(&filter, from, size).await?;
-    let token = next.map(|(partition, after)| {
-        list.token(&format!("{partition}/{}", after.unwrap_or_default()))
-    });
+    let filter = filter(&mut fields, "filter", &narrowed);
+    let from = fields.finish(from)?;
+    let (found, next) = services.dead_letters.list(&filter, from, size).await?;
+    let token = next.map(|next| list.token(&format!("{}/{}", next.partition, next.dead_id)));
     Ok(pb::ListDeadEntriesResponse {
         entries: found.iter().map(entry).collect(),
         next_page_token: token.unwrap_or_default(),
     })
 }
 
-pub(super) async fn replay(
+/// Applies an action to the selected entries, or reports what a dry run found; a dry run alone reports
+/// products.
+async fn apply(
     services: &Services,
-    asked: pb::ReleaseDeadEntriesRequest,
-) -> Result<pb::ReleaseDeadEntriesResponse, ApiError> {
+    action: Action,
+    asked: ActionRequest,
+) -> Result<(Tally, Vec<pb::ProductEffect>), ApiError> {
     let mut fields = Fields::default();
-    let narrow = Asked {
-        product_id: &asked.product_id,
-        sqlstate: &asked.sqlstate,
-        older_than: asked.older_than,
-    };
-    let action = action(&mut fields, &asked.actor, &asked.reason);
-    let chosen = chosen(&mut fields, &asked.reservation_ids, asked.all, &narrow);
-    let (action, chosen) = fields.finish(action.zip(chosen))?;
-    let Effect { tally, products } =
-        work(services, Work::Release, (&chosen, asked.dry_run), &action).await?;
+    let notes = convert::notes(&mut fields, &asked.actor, &asked.reason);
+    let selection = selection(&mut fields, asked.selector.unwrap_or_default());
+    let ((actor, reason), selection) = fields.finish(notes.zip(selection))?;
+    if asked.dry_run {
+        let DryRun { tally, products } = services.dead_letters.dry_run(action, &selection).await?;
+        return Ok((tally, products.iter().map(effect).collect()));
+    }
+    let by = ActionBy { actor, reason };
+    let tally = services.dead_letters.apply(action, &selection, &by, |_, _| {}).await?;
+    Ok((tally, Vec::new()))
+}
+
+pub(super) async fn release(
+    services: &Services,
+    asked: ActionRequest,
+) -> Result<pb::ReleaseDeadEntriesResponse, ApiError> {
+    let (tally, effects) = apply(services, Action::Release, asked).await?;
     Ok(pb::ReleaseDeadEntriesResponse {
         released: count(tally.released),
         settled: count(tally.settled),
         unrecognized: count(tally.unrecognized),
-        effects: products.iter().map(effect).collect(),
+        effects,
     })
 }
 
 pub(super) async fn retry(
     services: &Services,
-    asked: pb::RetryDeadEntriesRequest,
+    asked: ActionRequest,
 ) -> Result<pb::RetryDeadEntriesResponse, ApiError> {
-    let mut fields = Fields::default();
-    let narrow = Asked {
-        product_id: &asked.product_id,
-        sqlstate: &asked.sqlstate,
-        older_than: asked.older_than,
-    };
-    let action = action(&mut fields, &asked.actor, &asked.reason);
-    let chosen = chosen(&mut fields, &asked.reservation_ids, asked.all, &narrow);
-    let (action, chosen) = fields.finish(action.zip(chosen))?;
-    let Effect { tally, products } =
-        work(services, Work::Retry, (&chosen, asked.dry_run), &action).await?;
+    let (tally, effects) = apply(services, Action::Retry, asked).await?;
     Ok(pb::RetryDeadEntriesResponse {
         stored: count(tally.stored),
         refused: count(tally.refused),
         settled: count(tally.settled),
         released: count(tally.released),
         unrecognized: count(tally.unrecognized),
-        effects: products.iter().map(effect).collect(),
+        effects,
     })
 }
 
-/// Works on the chosen entries, or (a dry run) tells what that would do. An error tells what was done
-/// before it.
-async fn work(
-    services: &Services,
-    work: Work,
-    (chosen, dry_run): (&Chosen, bool),
-    action: &DeadAction,
-) -> Result<Effect, ApiError> {
-    if dry_run {
-        return Ok(services.dead_letters.effect(work, chosen).await?);
+impl From<Interrupted> for ApiError {
+    fn from(Interrupted { done, error }: Interrupted) -> Self {
+        let Tally { released, stored, settled, refused, unrecognized } = done;
+        let counts = [
+            ("released", released),
+            ("stored", stored),
+            ("settled", settled),
+            ("refused", refused),
+            ("unrecognized", unrecognized),
+        ];
+        let done: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+        let error = Self::from(error);
+        if done.is_empty() { error } else { Self::Halfway { error: Box::new(error), done } }
     }
-    let mut done = Effect::default();
-    match work_through(services, work, (chosen, action), &mut done.tally).await {
-        Ok(()) => Ok(done),
-        Err(error) if done.tally == Tally::default() => Err(error.into()),
-        Err(error) => {
-            Err(ApiError::Halfway { error: Box::new(error.into()), done: told(&done.tally) })
-        }
-    }
-}
-
-async fn work_through(
-    services: &Services,
-    work: Work,
-    (chosen, action): (&Chosen, &DeadAction),
-    tally: &mut Tally,
-) -> Result<(), DeadLetterError> {
-    let mut walk = services.dead_letters.walk(chosen).await?;
-    while let Some(page) = walk.next().await? {
-        tally.settled += page.gone;
-        for dead in &page.entries {
-            tally.add(services.dead_letters.settle(work, dead, action).await?);
-        }
-    }
-    Ok(())
-}
-
-fn told(tally: &Tally) -> Vec<(&'static str, u64)> {
-    let Tally { released, stored, settled, refused, unrecognized } = *tally;
-    let all = [
-        ("released", released),
-        ("stored", stored),
-        ("settled", settled),
-        ("refused", refused),
-        ("unrecognized", unrecognized),
-    ];
-    all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 fn count(count: u64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
-fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::DeadEffect {
+fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect {
     let units = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    pb::DeadEffect {
+    pb::ProductEffect {
         product_id: product.to_string(),
         entries: units(effect.entries()),
-        released: units(effect.released),
-        stored: units(effect.stored),
-        refused: units(effect.refused),
+        released: units(effect.tally.released),
+        stored: units(effect.tally.stored),
+        refused: units(effect.tally.refused),
         stock_now: effect.stock_now,
         stock_after: effect.stock_after(),
     }

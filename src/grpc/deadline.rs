@@ -1,17 +1,17 @@
-//! The caller's deadline. What was sent to Redis by then is finished behind it; the answer says that
-//! nobody knows yet.
+//! The client's deadline. Commands that were sent to Redis before it are completed after it; the response reports that the
+//! outcome is not known.
 
 use std::time::Duration;
 
 use tonic::codegen::http::Request;
 
-/// How long before the deadline we answer: tonic answers at it, and calls it cancelled.
-const AHEAD: Duration = Duration::from_millis(10);
+/// How long before the deadline the service responds. At the deadline itself tonic responds, with CANCELLED.
+const MARGIN: Duration = Duration::from_millis(10);
 
-/// How long a call may take, if its caller says.
+/// How long a call may take, if its client has set a deadline.
 pub(super) fn of<B>(request: &Request<B>) -> Option<Duration> {
     let limit = request.headers().get("grpc-timeout")?.to_str().ok().and_then(parse)?;
-    Some(limit.saturating_sub(AHEAD).max(limit / 2))
+    Some(limit.saturating_sub(MARGIN).max(limit / 2))
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.

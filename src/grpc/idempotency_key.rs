@@ -1,5 +1,5 @@
-//! The `Idempotency-Key` header (gRPC metadata `idempotency-key`): a request id that proxies and HTTP clients
-//! can set without knowing the message.
+//! The header `Idempotency-Key` (gRPC metadata `idempotency-key`): a request id that proxies and HTTP clients can set
+//! without changing the message.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ pub(super) type Problem = (&'static str, String);
 ///
 /// # Errors
 ///
-/// When the header is no request id, or says something else than the field or than itself.
+/// When the header is not a request id, or differs from the field or between its values.
 pub(super) fn request_id<'a>(
     metadata: &MetadataMap,
     field: &'a str,
@@ -41,7 +41,7 @@ pub(super) fn request_id<'a>(
     }
 }
 
-/// A reservation as it is asked for; every field that is wrong is named.
+/// Parses the fields of a reservation; the error names every wrong field.
 ///
 /// # Errors
 ///
@@ -64,16 +64,17 @@ pub(super) fn reserve(
     Err(ApiError::BadFields(problems))
 }
 
-/// The key in one value of the header. The draft of the IETF has it as a quoted string, most clients send
-/// it bare: both are the same key.
+/// The key in one value of the header. The draft of the IETF defines it as a quoted string, and most clients send it without
+/// quotation marks: both forms are the same key.
 fn key(value: &MetadataValue<Ascii>) -> Result<String, Problem> {
     let refuse = |problem: String| (HEADER, problem);
     let text = value.to_str().map_err(|_| refuse("must be printable ASCII".to_owned()))?;
     let text = text.trim_matches([' ', '\t']);
     let key = match text.strip_prefix('"') {
         None => text.to_owned(),
-        Some(rest) => unquoted(rest)
-            .ok_or_else(|| refuse("begins with a quotation mark but is no quoted string".into()))?,
+        Some(rest) => unquoted(rest).ok_or_else(|| {
+            refuse("begins with a quotation mark but is not a quoted string".into())
+        })?,
     };
     match key.parse::<RequestId>() {
         Ok(_) => Ok(key),
@@ -81,7 +82,7 @@ fn key(value: &MetadataValue<Ascii>) -> Result<String, Problem> {
     }
 }
 
-/// A string of RFC 8941 after its first quotation mark: a backslash stands before `"` and `\` only.
+/// A string of RFC 8941 after its first quotation mark: a backslash escapes `"` and `\` only.
 fn unquoted(rest: &str) -> Option<String> {
     let mut key = String::with_capacity(rest.len());
     let mut characters = rest.chars();

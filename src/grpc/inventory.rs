@@ -1,4 +1,4 @@
-//! `InventoryService`: the buyers' side.
+//! `InventoryService`: calls of buyers.
 
 use std::sync::Arc;
 
@@ -6,15 +6,16 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     Services,
-    admission::Admission,
+    admission::{Admission, Taken},
     convert,
-    error::{ApiError, HTTP_STATUS},
+    error::ApiError,
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
+    status::HTTP_STATUS,
 };
 use crate::{
-    domain::{Partition, Reservation, ReservationId, ReservationState},
+    domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
     ledger::LookedUp,
     redis::{Applied, FenceError},
     stream::{Entry, Found},
@@ -30,19 +31,19 @@ impl Inventory {
     }
 }
 
-/// OK, and 202 through the sidecar: the order is accepted, not stored yet.
-pub(super) fn accepted_response<T>(message: T) -> Response<T> {
+/// A response to which Envoy gives this HTTP status; gRPC clients get OK.
+pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> Response<T> {
     let mut response = Response::new(message);
-    response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static("202"));
+    response.metadata_mut().insert(HTTP_STATUS, MetadataValue::from_static(status));
     response
 }
 
-/// What became of a reservation. The streams are read first, through the fence, and then the ledger: an
-/// order only ever moves from there to here.
+/// A reservation in its current state. The streams are read first, through the fence, and then the ledger, because an order
+/// only moves from a stream to the ledger.
 async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = services.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
-    // Before Redis is asked: look-ups share its connection with those who buy.
+    // Before Redis is asked: look-ups share its connection with reservations.
     let lookup = services.lookups.begin().ok_or(ApiError::Overloaded)?;
     let found = services.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
@@ -54,8 +55,8 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
         LookedUp::Nothing => false,
     };
     match found {
-        // The fence held while the streams were read, so they held every order of this epoch that the ledger did not
-        // hold by then. Up to `stored` the ledger held them all: what it holds nothing of, it has lost.
+        // The fence held while the streams were read, so the streams had every order of this epoch that the ledger did not have
+        // yet. The ledger had all orders up to `stored`: one of these that it does not have was lost.
         Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
             // The first order of an epoch has seq 1.
             if another || id.seq() == 0 || id.seq() > stored {
@@ -64,13 +65,13 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
                 Err(ApiError::LostOrUnknown)
             }
         }
-        // Of an epoch that has ended, or in one that may just be lost: nobody can say that it never was.
+        // The epoch has ended or may be lost: the reservation may have existed.
         Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
         Err(error) => Err(unchanged(error)),
     }
 }
 
-/// A look-up changes nothing, however it ends.
+/// A look-up changes nothing, so its error is never open.
 fn unchanged(error: impl Into<ApiError>) -> ApiError {
     let mut error = error.into();
     if let ApiError::RedisUnavailable(applied)
@@ -85,8 +86,9 @@ fn unchanged(error: impl Into<ApiError>) -> ApiError {
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
     let order = entry.order(partition, &id.entry_id());
     let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
-    let buyer = order.ok().map(|order| (order.product, order.user));
-    Reservation { id, state: ReservationState::Accepted, buyer, reserved_at_ms }
+    let (buyer, request) =
+        order.map_or((None, None), |order| (Some((order.product, order.user)), order.request));
+    Reservation { id, state: ReservationState::Accepted, buyer, request, reserved_at_ms }
 }
 
 #[tonic::async_trait]
@@ -104,15 +106,28 @@ impl InventoryService for Inventory {
             &asked.request_id,
         )?;
         let ack = convert::ack(asked.ack)?;
-        let (receipt, duplicate) = self.admission.take(reserve, ack).await?;
-        Ok(accepted_response(pb::ReserveUnitResponse {
+        let request_id = reserve.request.as_ref().map(ToString::to_string).unwrap_or_default();
+        let Taken { receipt, duplicate, ack } = self.admission.take(reserve, ack).await?;
+        let (state, http_status) = match ack {
+            Ack::Ledger => (pb::ReservationState::Confirmed, "201"),
+            Ack::Memory | Ack::Disk | Ack::Replica => (pb::ReservationState::Accepted, "202"),
+        };
+        let reservation = pb::Reservation {
             reservation_id: receipt.reservation_id.to_string(),
             product_id: asked.product_id,
             user_id: asked.user_id,
-            remaining: receipt.remaining,
+            request_id,
+            state: state.into(),
             reserved_at: Some(convert::timestamp(receipt.reserved_at_ms)),
+            ..Default::default()
+        };
+        let response = pb::ReserveUnitResponse {
+            reservation: Some(reservation),
+            remaining: receipt.remaining,
             duplicate,
-        }))
+        };
+        let http_status = if duplicate { "200" } else { http_status };
+        Ok(response_with_http_status(response, http_status))
     }
 
     async fn list_products(

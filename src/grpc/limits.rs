@@ -1,7 +1,6 @@
-//! How much of its callers' demand a process takes on.
+//! The limits of a process on the calls of buyers.
 //!
-//! Must never: keep an operator or a health check waiting for buyers, or remember who called for longer
-//! than the limit needs.
+//! Must never: make an operator or a health check wait for buyers, or remember a caller for longer than the limit needs.
 
 use std::{
     hash::Hash,
@@ -20,50 +19,52 @@ use governor::{
 };
 use ipnet::IpNet;
 
-/// Checks between two looks for keys that need not be remembered any more.
-const CHECKS_A_SWEEP: u32 = 16_384;
+/// Checks between two removals of keys whose limit is as good as unused.
+const CHECKS_PER_SWEEP: u32 = 16_384;
 
-/// What a process takes on; from the settings of the same names.
+/// The limits, from the settings of the same names.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most calls of buyers under way at once.
+    /// How many calls of buyers may be under way at once.
     pub concurrency_max_calls: usize,
-    /// Calls an address may make in a second; 0: as many as it likes.
+    /// How many calls an address may make per second; 0 means no limit.
     pub address_calls_per_second: u32,
-    /// Reservations a user may ask for in a second; 0: as many as they like.
+    /// How many reservations a user may request per second; 0 means no limit.
     pub user_calls_per_second: u32,
     /// How long a call may take.
     pub call_timeout: Duration,
-    /// Largest message of a buyer, in bytes.
+    /// The largest message of a buyer, in bytes.
     pub request_max_bytes: usize,
-    /// Peers whose `x-forwarded-for` is believed.
+    /// Peers whose `x-forwarded-for` is used.
     pub trusted_proxies: Vec<IpNet>,
+    /// Refuses a reservation without a request id.
+    pub require_request_id: bool,
 }
 
-/// So many calls a second and key, and as many at once after a rest. Clones share the count.
+/// A number of calls per second for each key, and as many at once after a pause. Clones share the count.
 #[derive(Clone)]
 pub(super) struct RateLimit<K: Hash + Eq + Clone> {
-    /// None: no limit.
+    /// `None`: no limit.
     limiter: Option<Arc<DefaultKeyedRateLimiter<K>>>,
     checks: Arc<AtomicU32>,
 }
 
 impl<K: Hash + Eq + Clone> RateLimit<K> {
-    /// 0: no limit.
+    /// 0 means no limit.
     pub(super) fn per_second(calls: u32) -> Self {
         let limiter = NonZeroU32::new(calls)
             .map(|calls| Arc::new(RateLimiter::keyed(Quota::per_second(calls))));
         Self { limiter, checks: Arc::new(AtomicU32::new(0)) }
     }
 
-    /// Counts a call; refused, it is not counted.
+    /// Counts a call. A refused call is not counted.
     ///
     /// # Errors
     ///
     /// How long to wait.
     pub(super) fn check(&self, key: &K) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        if self.checks.fetch_add(1, Ordering::Relaxed) % CHECKS_A_SWEEP == CHECKS_A_SWEEP - 1 {
+        if self.checks.fetch_add(1, Ordering::Relaxed) % CHECKS_PER_SWEEP == CHECKS_PER_SWEEP - 1 {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
@@ -91,7 +92,7 @@ pub(super) fn client_address<'a>(
     let mut hops = forwarded.flat_map(|header| header.split(',')).rev();
     while is_trusted(&client) {
         let Some(hop) = hops.next() else { break };
-        // A proxy that is trusted wrote something unreadable: count it, not whoever stands before.
+        // A trusted proxy wrote an unreadable address: count the proxy, not the hop before it.
         let Some(address) = hop_address(hop.trim()) else { break };
         client = address.to_canonical();
     }
@@ -101,7 +102,7 @@ pub(super) fn client_address<'a>(
     }
 }
 
-/// An address, also with a port or in brackets, as some proxies write it.
+/// An address, with or without a port and brackets.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
     let with_port = || hop.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -118,9 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn only_proxies_that_are_trusted_are_believed() {
+    fn forwarded_address_counts_only_from_trusted_proxies() {
         let edge = ["10.0.0.0/8"];
-        assert_eq!(address("192.0.2.7", &["1.1.1.1"], &edge), "192.0.2.7", "a stranger's word");
+        assert_eq!(address("192.0.2.7", &["1.1.1.1"], &edge), "192.0.2.7", "not a trusted proxy");
         assert_eq!(address("10.0.0.1", &["1.1.1.1"], &edge), "1.1.1.1");
         assert_eq!(
             address("10.0.0.1", &["6.6.6.6, 1.1.1.1"], &edge),
@@ -128,7 +129,11 @@ mod tests {
             "forged before it"
         );
         assert_eq!(address("10.0.0.1", &["6.6.6.6", "1.1.1.1,10.0.0.2"], &edge), "1.1.1.1");
-        assert_eq!(address("10.0.0.1", &["10.0.0.3"], &edge), "10.0.0.3", "nobody else is named");
+        assert_eq!(
+            address("10.0.0.1", &["10.0.0.3"], &edge),
+            "10.0.0.3",
+            "no other address is named"
+        );
         assert_eq!(address("10.0.0.1", &["1.1.1.1, unknown"], &edge), "10.0.0.1");
         assert_eq!(address("10.0.0.1", &[], &edge), "10.0.0.1");
         assert_eq!(address("10.0.0.1", &["1.1.1.1:51234"], &edge), "1.1.1.1");
@@ -138,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network_and_a_mapped_one_is_ipv4() {
+    fn ipv6_client_is_counted_by_its_network_and_mapped_address_as_ipv4() {
         assert_eq!(address("2001:db8:1:2:3:4:5:6", &[], &[]), "2001:db8:1:2::");
         assert_eq!(address("::ffff:10.0.0.1", &["1.1.1.1"], &["10.0.0.0/8"]), "1.1.1.1");
     }
 
     #[test]
-    fn a_key_has_its_own_calls_and_learns_how_long_to_wait() {
+    fn each_key_has_its_own_limit_and_a_refusal_has_the_delay() {
         let limit = RateLimit::per_second(2);
         assert!(limit.check(&"ann").is_ok() && limit.check(&"ann").is_ok());
         let wait = limit.check(&"ann").unwrap_err();
@@ -155,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_need_no_memory_are_forgotten() {
-        // At this rate a key is as good as new after a millisecond.
+    fn unused_keys_are_removed() {
+        // At this rate a key may be removed after a millisecond.
         let limit = RateLimit::per_second(1000);
-        for key in 0..4 * CHECKS_A_SWEEP {
+        for key in 0..4 * CHECKS_PER_SWEEP {
             assert!(limit.check(&key).is_ok());
         }
-        assert!(limit.remembered() < 2 * usize::try_from(CHECKS_A_SWEEP).unwrap());
+        assert!(limit.remembered() < 2 * usize::try_from(CHECKS_PER_SWEEP).unwrap());
     }
 }

@@ -1,23 +1,25 @@
-//! The contract of `proto/yoink/v1`: parses requests, asks the services below, answers. The only place that
+//! The contract of `proto/yoink/v1`: parses requests, calls the modules below, and builds responses. The only module that
 //! knows status codes.
 //!
-//! Must never: check again what was parsed, decide anything about a unit, or answer with an internal text.
+//! Must never: validate again what was parsed, decide anything about a unit, or show an internal text to a client.
 
+mod address_limit;
 mod admin;
 mod admission;
-mod admit;
-mod cause;
 mod convert;
 mod dead;
 mod deadline;
 mod error;
+mod error_from;
 mod idempotency_key;
 mod inventory;
 mod limits;
 mod observe;
 mod page_token;
+mod reason;
+mod reset_on_error;
+mod status;
 mod storefront;
-mod transcoded;
 
 use std::sync::Arc;
 
@@ -27,8 +29,8 @@ use tonic::{
 };
 
 use self::{
-    admin::Admin, admission::Admission, admit::AdmitLayer, inventory::Inventory,
-    storefront::Storefront, transcoded::ResetTranscoded,
+    address_limit::AddressLimitLayer, admin::Admin, admission::Admission, inventory::Inventory,
+    reset_on_error::ResetOnErrorLayer, storefront::Storefront,
 };
 pub use self::{error::ApiError, limits::Limits, observe::Observe};
 use crate::{
@@ -56,22 +58,22 @@ pub mod pb {
     pub use yoink::v1::*;
 }
 
-/// The contract as a descriptor set, with its HTTP rules: for reflection and for the sidecar.
+/// The contract as a descriptor set, with its HTTP rules: for reflection and for Envoy.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/yoink.binpb"));
 
-/// Largest request of an operator, in bytes: 1,000 products fit.
-pub const MAX_ADMIN_REQUEST_BYTES: usize = 1024 * 1024;
+/// The largest request of an operator: 1,000 products fit.
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// The services that health answers for, and how the contract names them.
+/// The services of the contract, as the health service names them.
 pub const SERVICES: [&str; 3] =
     ["yoink.v1.InventoryService", "yoink.v1.AdminService", "yoink.v1.StorefrontService"];
 
-/// What the handlers work on.
+/// What the handlers use.
 #[derive(Clone)]
 pub struct Services {
     /// Takes units.
     pub stock: Stock,
-    /// Waits with the answer.
+    /// Delays a response until the reservation is as safe as requested.
     pub acks: Acks,
     /// Looks reservations up.
     pub streams: Streams,
@@ -83,7 +85,7 @@ pub struct Services {
     pub catalogue: Catalogue,
     /// Dead entries.
     pub dead_letters: DeadLetters,
-    /// The verdict.
+    /// Audits.
     pub auditor: Auditor,
     /// The instruments.
     pub metrics: Metrics,
@@ -95,8 +97,8 @@ impl Services {
     }
 }
 
-/// The services of the contract as routes; buyers have limits, operators have none. All of them read
-/// gzip; a message's limit is of what it decompresses to. Answers are not compressed.
+/// The services of the contract as routes. Buyers have limits, operators have none. Requests may be compressed with gzip; the
+/// limit of a message applies to its decompressed size. Responses are not compressed.
 pub fn routes(services: Services, limits: &Limits) -> Routes {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
@@ -110,16 +112,16 @@ pub fn routes(services: Services, limits: &Limits) -> Routes {
     let storefront = StorefrontServiceServer::new(Storefront::new(admission))
         .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
-    let admission = AdmitLayer::new(limits, services.metrics.clone());
+    let address_limit = AddressLimitLayer::new(limits, services.metrics.clone());
     let admin = AdminServiceServer::new(Admin::new(services))
         .accept_compressed(Gzip)
-        .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES);
-    Routes::new(admission.named_layer(inventory))
-        .add_service(admission.named_layer(ResetTranscoded.named_layer(storefront)))
+        .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    Routes::new(address_limit.named_layer(inventory))
+        .add_service(address_limit.named_layer(ResetOnErrorLayer.named_layer(storefront)))
         .add_service(admin)
 }
 
-/// Adds reflection, in both of its versions: clients may ask for the contract.
+/// Adds reflection in both of its versions, through which clients read the contract.
 ///
 /// # Errors
 ///

@@ -21,7 +21,8 @@ use tracing::{Instrument as _, Span};
 
 use super::{
     DESCRIPTOR_SET, deadline,
-    error::{ApiError, code_name, is_our_failure, said_by_tonic},
+    error::ApiError,
+    status::{code_name, error_of_tonic, is_server_error},
 };
 use crate::telemetry::{self, Metrics, Sampling};
 
@@ -96,13 +97,17 @@ where
             };
             // An error is told in the head; what has no status there goes well, or has begun to.
             let mut status = Status::from_header_map(response.headers());
-            if let Some(error) = status.as_ref().and_then(said_by_tonic) {
+            if let Some(error) = status.as_ref().and_then(error_of_tonic) {
                 let named = Status::from(error);
                 response = named.clone().into_http();
                 status = Some(named);
             }
             call.code = status.as_ref().map_or("OK", |status| code_name(status.code()));
-            telemetry::record_status(&call.span, call.code, status.is_some_and(is_our_failure));
+            telemetry::record_status(
+                &call.span,
+                call.code,
+                status.as_ref().is_some_and(is_server_error),
+            );
             Ok(response)
         })
     }

@@ -1,31 +1,32 @@
 //! Page tokens: the position where a list continues, bound to the list and to its filters.
 //!
-//! A token is opaque to clients and is checked when it comes back, so that a wrong one is refused and not
-//! answered with an empty page. Must never: be taken for a security boundary. A checksum is no signature:
-//! whoever forges a token reads nothing that the list itself does not show.
+//! A token is opaque to clients. It is checked when a client sends it, so that a wrong one is refused and not answered with
+//! an empty page. Must never: be used as a security boundary. The checksum is not a signature; a forged token shows nothing
+//! that the list itself does not show.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-/// The first byte of a token; another layout gets another number.
+/// The first byte of a token: the number of its layout.
 const VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Why a token is refused.
-const REFUSED: &str = "is not a token of this list with these filters: start again without a token";
+/// The problem of a token that is refused.
+const REFUSED: &str =
+    "is not a token of this list with these filters: request the first page without a token";
 
-/// One list with one set of filters: it accepts only the tokens that it gave itself.
+/// One list with one set of filters. It accepts only its own tokens.
 pub(super) struct PagedList {
-    /// Has read the version, the name and the filters.
+    /// The checksum of the version, the name and the filters.
     checksum: crc32fast::Hasher,
 }
 
 impl PagedList {
-    /// The list's name, and its filters as they stand in the request, in a fixed order.
+    /// The list's name, and its filters as they are in the request, in a fixed order.
     pub(super) fn new(name: &str, filters: &[&str]) -> Self {
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(&[VERSION]);
         for part in [name].iter().chain(filters) {
-            // With its length, so that no two sets of filters read the same.
+            // With its length, so that two different sets of filters never give the same bytes.
             checksum.update(&part.len().to_be_bytes());
             checksum.update(part.as_bytes());
         }
@@ -40,7 +41,7 @@ impl PagedList {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The position of a token, which `parse` understands; `None` for the first page.
+    /// The position of a token, as `parse` reads it; `None` for the first page.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! `StorefrontService`: the contract of the service that Yoink comes from.
+//! `StorefrontService`: the contract of the service that Yoink replaces.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -10,12 +10,12 @@ use super::{
     admission::Admission,
     error::ApiError,
     idempotency_key,
-    inventory::accepted_response,
+    inventory::response_with_http_status,
     pb::{self, storefront_service_server::StorefrontService},
 };
 use crate::{catalogue::Listed, domain::ProductId};
 
-/// Products that are read at a time while a list is streamed.
+/// Products that are read at once while a list is streamed.
 const PAGE: usize = 500;
 
 pub(super) struct Storefront {
@@ -58,11 +58,13 @@ impl StorefrontService for Storefront {
             &asked.user_id,
             &asked.request_id,
         )?;
-        let (receipt, _) = self.admission.take(reserve, None).await?;
-        Ok(accepted_response(pb::PlaceOrderResponse {
+        let taken = self.admission.take(reserve, None).await?;
+        let response = pb::PlaceOrderResponse {
             message: "Order accepted for processing".to_owned(),
-            reservation_id: receipt.reservation_id.to_string(),
-        }))
+            reservation_id: taken.receipt.reservation_id.to_string(),
+        };
+        // The original answers 202 to every order that it accepts.
+        Ok(response_with_http_status(response, "202"))
     }
 
     async fn list_storefront(
@@ -71,11 +73,11 @@ impl StorefrontService for Storefront {
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
         let (admission, until) =
             (self.admission.clone(), Instant::now() + self.admission.call_timeout);
-        // The first page before the answer begins: an error of it is the status of the call.
+        // The first page is read before the response begins, so that its error is the status of the call.
         let (first, more) = page(&admission, None, until).await?;
         let after = next_after(&first, more);
-        // Then page by page, as the client reads: nothing grows with the catalogue, and a client that does
-        // not read holds no permit.
+        // The others are read as the client reads: memory does not grow with the catalogue, and a client that does not read
+        // holds no permit.
         let rest = stream::unfold(after, move |after| {
             let admission = admission.clone();
             async move {
@@ -94,12 +96,12 @@ fn items(listed: &[Listed]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
     listed.iter().map(|listed| Ok(item(listed))).collect()
 }
 
-/// The last product of a page that another one follows.
+/// The last product of a page, if another page follows.
 fn next_after(listed: &[Listed], more: bool) -> Option<ProductId> {
     listed.last().filter(|_| more).map(|last| last.product.id.clone())
 }
 
-/// A page, if the call has time left and there is a place.
+/// A page, if the call has time left and a permit is free.
 async fn page(
     admission: &Admission,
     after: Option<&ProductId>,

@@ -1,43 +1,43 @@
-//! The record of what was done to dead entries: who, what and why.
+//! The table `dead_actions`: who did what to a dead entry, and why.
 //!
-//! Must never: say of something that it was done which was not, or miss something that was.
+//! Must never: record an action that was not done, or miss one that was.
 
 use tokio_postgres::GenericClient;
 
 use super::{Ledger, LedgerError, pool::milliseconds};
 use crate::domain::ReservationId;
 
-/// Most records of one reservation that are read: the newest.
-const MAX_READ: i64 = 1000;
+/// The most records of one reservation that are read; older ones are left out.
+const RECORDS_MAX: i64 = 1000;
 
-/// Who does something to a dead entry, and why.
+/// Who acts on a dead entry, and why.
 #[derive(Debug, Clone)]
-pub struct DeadAction {
+pub struct ActionBy {
     /// Who.
     pub actor: String,
     /// Why.
     pub reason: String,
 }
 
-/// What was done to a dead entry.
+/// An action on a dead entry, as it is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Voided it; its unit is to go back.
+pub enum RecordedAction {
+    /// Voided the order; its unit goes back next.
     Release,
-    /// Gave back the unit of an order that was voided before.
+    /// Gave back the unit of an order that had been voided before.
     Finish,
-    /// Stored it.
+    /// Stored the order.
     Retry,
-    /// Tried to store it, and the ledger refused it again.
+    /// Tried to store the order, and the ledger refused it again.
     Refused,
-    /// Removed it, since its order is stored.
+    /// Removed the dead entry of an order that is stored.
     Discard,
-    /// Began to finish or to discard it, and never learned whether that was done.
+    /// Began to finish or to discard, and did not learn whether Redis did it.
     Unknown,
 }
 
-impl Action {
-    /// The word in the record.
+impl RecordedAction {
+    /// The value of the column `action`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Release => "release",
@@ -50,44 +50,43 @@ impl Action {
     }
 }
 
-/// A line of the record whose outcome is not known yet.
+/// A record whose action is not finished yet.
 #[derive(Debug)]
 pub struct OpenRecord {
     id: ReservationId,
     number: i64,
 }
 
-/// One line of the record.
+/// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedAction {
+pub struct ActionRecord {
     /// When, in milliseconds since 1970, by the clock of Postgres.
     pub at_ms: i64,
     /// Who.
     pub actor: String,
-    /// What: a word of [`Action`].
+    /// What: see [`RecordedAction::as_str`].
     pub action: String,
     /// Why.
     pub reason: String,
 }
 
-/// Writes one line, inside whatever transaction the caller is in; returns its number.
+/// Inserts a record in the caller's transaction; returns its number.
 pub(super) async fn write(
     client: &impl GenericClient,
     id: ReservationId,
-    deed: Action,
-    action: &DeadAction,
+    action: RecordedAction,
+    by: &ActionBy,
 ) -> Result<i64, LedgerError> {
-    // A dead entry's own reason may be anything, and Postgres takes no NUL.
-    let reason = action.reason.replace('\0', " ");
+    // The reason of a dead entry may be any text; Postgres accepts no NUL.
+    let reason = by.reason.replace('\0', " ");
     let sql = "INSERT INTO dead_actions (actor, action, reservation_id, reason)
                VALUES ($1, $2, $3, $4) RETURNING id";
-    let row =
-        client.query_one(sql, &[&action.actor, &deed.as_str(), &id.to_uuid(), &reason]).await?;
+    let row = client.query_one(sql, &[&by.actor, &action.as_str(), &id.to_uuid(), &reason]).await?;
     Ok(row.try_get(0)?)
 }
 
 impl Ledger {
-    /// Records what was tried and changed nothing.
+    /// Records an attempt that changed nothing.
     ///
     /// # Errors
     ///
@@ -95,47 +94,47 @@ impl Ledger {
     pub async fn record(
         &self,
         id: ReservationId,
-        deed: Action,
-        action: &DeadAction,
+        action: RecordedAction,
+        by: &ActionBy,
     ) -> Result<(), LedgerError> {
-        self.with(|client| async move { write(&**client, id, deed, action).await.map(drop) }).await
+        self.with(|client| async move { write(&**client, id, action, by).await.map(drop) }).await
     }
 
-    /// Records that something is done beside the ledger, before it is: that nobody knows its outcome. So
-    /// whatever becomes of the answer, of the caller or of this process, nothing is done without a record.
+    /// Records an action in Redis as `unknown` before it is done. If the answer of Redis, the caller or this
+    /// process is lost, the record remains: nothing is done without one.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; then nothing may be done.
+    /// When Postgres does not do it; then the action must not be done.
     pub async fn begin_record(
         &self,
         id: ReservationId,
-        action: &DeadAction,
+        by: &ActionBy,
     ) -> Result<OpenRecord, LedgerError> {
         self.with(|client| async move {
-            let number = write(&**client, id, Action::Unknown, action).await?;
+            let number = write(&**client, id, RecordedAction::Unknown, by).await?;
             Ok(OpenRecord { id, number })
         })
         .await
     }
 
-    /// Ends a record: with what was done, or (`None`) without a trace, since nothing was.
+    /// Completes a record with the action that was done, or deletes it if nothing was done (`None`).
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; then it stays open.
+    /// When Postgres does not do it; then the record stays `unknown`.
     pub async fn end_record(
         &self,
         record: OpenRecord,
-        done: Option<Action>,
+        done: Option<RecordedAction>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();
         self.with(|client| async move {
             match done {
-                Some(deed) => {
+                Some(action) => {
                     let sql = "UPDATE dead_actions SET action = $3
                                 WHERE reservation_id = $1 AND id = $2";
-                    client.execute(sql, &[&id, &record.number, &deed.as_str()]).await?
+                    client.execute(sql, &[&id, &record.number, &action.as_str()]).await?
                 }
                 None => {
                     let sql = "DELETE FROM dead_actions WHERE reservation_id = $1 AND id = $2";
@@ -147,21 +146,18 @@ impl Ledger {
         .await
     }
 
-    /// What was done to a dead entry, oldest first.
+    /// The records of a reservation, oldest first.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn dead_actions(
-        &self,
-        id: ReservationId,
-    ) -> Result<Vec<RecordedAction>, LedgerError> {
+    pub async fn dead_actions(&self, id: ReservationId) -> Result<Vec<ActionRecord>, LedgerError> {
         self.with(|client| async move {
             let sql = "SELECT at, actor, action, reason FROM dead_actions
                         WHERE reservation_id = $1 ORDER BY at DESC LIMIT $2";
-            let rows = client.query(sql, &[&id.to_uuid(), &MAX_READ]).await?;
+            let rows = client.query(sql, &[&id.to_uuid(), &RECORDS_MAX]).await?;
             let recorded = rows.iter().rev().map(|row| {
-                Ok(RecordedAction {
+                Ok(ActionRecord {
                     at_ms: milliseconds(row.try_get(0)?),
                     actor: row.try_get(1)?,
                     action: row.try_get(2)?,

@@ -78,13 +78,14 @@ impl Ledger {
         let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let seqs: Vec<i64> = orders.iter().map(|(.., of)| seq(*of)).collect();
         let missing = self.with(|client| async move {
-            // The index reservations_seq_once answers it.
+            // The index reservations_seq_once answers it. A subquery, because a join may be planned over the
+            // whole table if the statistics say that it is empty.
             let sql = "SELECT o.partition
                          FROM unnest($1::int[], $2::bigint[], $3::bigint[]) o (partition, epoch, seq)
-                        WHERE NOT pg_is_in_recovery() AND NOT EXISTS (
-                              SELECT FROM reservations r
+                        WHERE NOT pg_is_in_recovery() AND (
+                              SELECT r.seq FROM reservations r
                                WHERE r.state = 'confirmed' AND r.partition = o.partition
-                                 AND r.epoch = o.epoch AND r.seq = o.seq)";
+                                 AND r.epoch = o.epoch AND r.seq = o.seq LIMIT 1) IS NULL";
             let args: [(&(dyn ToSql + Sync), Type); 3] = [
                 (&partitions, Type::INT4_ARRAY),
                 (&epochs, Type::INT8_ARRAY),

@@ -20,7 +20,7 @@ mod settings;
 mod store;
 mod void;
 
-pub use actions::{Action, DeadAction, OpenRecord, RecordedAction};
+pub use actions::{ActionBy, ActionRecord, OpenRecord, RecordedAction};
 pub use audit::{AuditRows, IdBuckets, InStreams, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};

@@ -198,9 +198,13 @@ impl Ledger {
         &self,
         partition: Partition,
     ) -> Result<impl Stream<Item = Result<Bought, LedgerError>>, LedgerError> {
+        // A subquery, because a join may be planned as a nested loop over both tables if the statistics say
+        // that they are empty.
         let sql = "SELECT user_id, product_id, sum(units)::bigint
-                     FROM reservations r JOIN products p USING (product_id)
-                    WHERE r.partition = $1 AND state = 'confirmed' AND per_user_limit IS NOT NULL
+                     FROM reservations r
+                    WHERE r.partition = $1 AND state = 'confirmed' AND (
+                          SELECT per_user_limit FROM products p
+                           WHERE p.product_id = r.product_id) IS NOT NULL
                     GROUP BY user_id, product_id";
         let bad = |_| LedgerError::unreadable("reservations.user_id");
         let rows = self.rows(sql, &[&i32::from(partition.number())]).await?;

@@ -48,7 +48,7 @@ pub struct ExportRow {
 }
 
 const COLUMNS: &str =
-    "reservation_id, state, product_id, user_id, reserved_at, recorded_at, void_reason";
+    "reservation_id, state, product_id, user_id, reserved_at, recorded_at, void_reason, request_id";
 
 fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
     let id = ReservationId::from_uuid(row.try_get(0)?)
@@ -69,8 +69,10 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
         )),
         (Some(_) | None, Some(_) | None) => None,
     };
+    let request = text(7)?.map(str::parse).transpose();
+    let request = request.map_err(|_| LedgerError::unreadable("reservations.request_id"))?;
     let reserved_at_ms = milliseconds(row.try_get(4)?);
-    Ok(Reservation { id, state, buyer, reserved_at_ms })
+    Ok(Reservation { id, state, buyer, request, reserved_at_ms })
 }
 
 impl Ledger {

@@ -1,8 +1,8 @@
-//! A void comes before the unit goes back (R5), and shares the order's primary key: an order is stored
-//! or voided, never both.
+//! Voids an order, before its unit goes back (R5). A void has the primary key of the order: an order is
+//! stored or voided, never both.
 
 use super::{
-    Action, DeadAction, Ledger, LedgerError, actions,
+    ActionBy, Ledger, LedgerError, RecordedAction, actions,
     pool::timestamp,
     store::{pass_gate, seq},
 };
@@ -17,11 +17,11 @@ pub struct Void {
     pub reserved_at_ms: i64,
     /// Why it is voided.
     pub reason: String,
-    /// The stream entry as it was, for whoever looks later.
+    /// The stream entry as it was, for a later investigation.
     pub entry: Vec<u8>,
 }
 
-/// What stands in the ledger afterwards.
+/// What the ledger holds afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VoidOutcome {
     /// The reservation is voided, by this call.
@@ -37,19 +37,19 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// As its variant says; nothing was voided, or running it again finds out.
+    /// See [`LedgerError`]. The order may be voided all the same: a repeated call reports what holds.
     pub async fn void(
         &self,
         partition: Partition,
         epoch: Epoch,
         void: &Void,
-        action: &DeadAction,
+        by: &ActionBy,
     ) -> Result<VoidOutcome, LedgerError> {
         self.with(|mut client| async move {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();
-            // Whatever stands in an entry must not stop its void: Postgres takes no NUL.
+            // No text of an entry may prevent its void: Postgres accepts no NUL.
             let void_reason = void.reason.replace('\0', " ");
             let inserted = tx
                 .execute(
@@ -77,7 +77,7 @@ impl Ledger {
                 _ => VoidOutcome::Confirmed,
             };
             if outcome == VoidOutcome::Voided {
-                actions::write(&*tx, void.id, Action::Release, action).await?;
+                actions::write(&*tx, void.id, RecordedAction::Release, by).await?;
             }
             tx.commit().await?;
             Ok(outcome)

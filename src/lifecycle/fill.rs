@@ -19,10 +19,6 @@ script!(FILL: () = "fill", include_str!("../../lua/fill.lua"), [Meta] {
 
 impl Lifecycle {
     /// Writes products' stock, supply and terms.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when this rebuild is over.
     pub async fn fill_products(
         &self,
         at: PartitionEpoch,
@@ -41,10 +37,6 @@ impl Lifecycle {
     }
 
     /// Writes how many units users hold of products with a limit.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when this rebuild is over.
     pub async fn fill_bought(
         &self,
         at: PartitionEpoch,
@@ -64,10 +56,6 @@ impl Lifecycle {
     }
 
     /// Writes the request ids of confirmed orders, each into the bucket of its accept.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when this rebuild is over.
     pub async fn fill_idempotency(
         &self,
         at: PartitionEpoch,

@@ -40,10 +40,6 @@ impl Lifecycle {
     }
 
     /// A product's stock as Redis holds it, unchecked.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn held_stock(
         &self,
         partition: Partition,

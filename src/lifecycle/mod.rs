@@ -39,7 +39,8 @@ script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
     ["closed"] => (),
 });
 
-/// A handle on the life cycle of every partition; clones share what is known.
+/// A handle on the life cycle of every partition; clones share what is known. Calls fail when Redis is away, and those
+/// of a rebuild are `Fenced` when it is over; a failed call may be repeated.
 #[derive(Clone)]
 pub struct Lifecycle {
     partitions: Partitions,

@@ -33,16 +33,12 @@ script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
 
 impl Lifecycle {
     /// A key of this partition that does not belong to this deployment, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn unrecognized(
         &self,
         partition: Partition,
         deployment: Uuid,
     ) -> Result<Option<String>, FenceError> {
-        let mut keys = OPEN.keys().iter().map(|key| self.partitions.key(partition, *key));
+        let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
         if let Some(held) = self.held(partition).await? {
             return Ok(keys.next().filter(|_meta| held.owner != deployment));
         }
@@ -57,10 +53,6 @@ impl Lifecycle {
 
     /// Writes the meta of a partition that is still new in the ledger, under an epoch that only this attempt has;
     /// the timeline is that of the ledger before it gave that epoch.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away; repeat it.
     pub async fn open(
         &self,
         at: PartitionEpoch,

@@ -42,20 +42,12 @@ script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
 
 impl Lifecycle {
     /// Closes a partition under the epoch that the ledger has given this rebuild.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
         let window_ms = self.idempotency_window_ms.to_string();
         self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
     }
 
     /// Opens a partition that is filled and has nothing in flight.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when this rebuild is over.
     pub async fn reopen(
         &self,
         at: PartitionEpoch,

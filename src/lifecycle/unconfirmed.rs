@@ -47,10 +47,6 @@ pub struct OldBucket(i64);
 
 impl Lifecycle {
     /// The buckets whose request ids a rebuild has set aside, by the clock of Redis.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, FenceError> {
         let (seconds, _): (i64, i64) =
             redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
@@ -61,10 +57,6 @@ impl Lifecycle {
     }
 
     /// A page of the request ids that are left of a bucket, and where the next page begins (0: no more pages).
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn unconfirmed(
         &self,
         partition: Partition,
@@ -82,10 +74,6 @@ impl Lifecycle {
 
     /// Removes request ids from their bucket; those of lost orders (`true`) are remembered as lost for as long as they
     /// would have been remembered.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when this rebuild is over.
     pub async fn resolve(
         &self,
         at: PartitionEpoch,

@@ -60,21 +60,10 @@ impl fmt::Display for Key {
     }
 }
 
-/// Names the keys under a prefix (`yoink` by default).
-#[derive(Debug, Clone)]
-pub struct Keys {
-    prefix: String,
-}
-
-impl Keys {
-    /// Keys under `prefix`.
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
-    }
-
-    /// The whole name of a key.
-    pub fn name(&self, partition: Partition, key: Key) -> String {
-        format!("{}:{{{partition}}}:{key}", self.prefix)
+impl Key {
+    /// The whole name of this key of a partition, under a prefix (`yoink` by default).
+    pub(super) fn name(self, prefix: &str, partition: Partition) -> String {
+        format!("{prefix}:{{{partition}}}:{self}")
     }
 }
 
@@ -86,7 +75,6 @@ mod tests {
     #[test]
     fn keys_have_the_names_of_the_design() {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        let keys = Keys::new("yoink");
         for (key, name) in [
             (Key::Meta, "meta"),
             (Key::Scratch, "scratch"),
@@ -102,7 +90,7 @@ mod tests {
             (Key::Dead, "dead"),
             (Key::DeadIndex, "dead_index"),
         ] {
-            assert_eq!(keys.name(partition, key), format!("yoink:{{3}}:{name}"));
+            assert_eq!(key.name("yoink", partition), format!("yoink:{{3}}:{name}"));
         }
     }
 }

@@ -17,7 +17,7 @@ mod script;
 pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceError, FenceReason};
-pub use keys::{GROUP, Key, Keys};
+pub use keys::{GROUP, Key};
 pub use partitions::{Partitions, Taking, WaitLimit};
 pub use script::Script;
 pub(crate) use script::script;

@@ -11,7 +11,7 @@ use std::{
 use ::redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Keys, Script};
+use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Script};
 use crate::{
     domain::{Epoch, Partition, PartitionCount, PartitionEpoch},
     telemetry::Metrics,
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Partitions {
     connection: Connection,
-    keys: Keys,
+    key_prefix: Arc<str>,
     count: PartitionCount,
     deployment: Uuid,
     metrics: Metrics,
@@ -61,7 +61,7 @@ impl Partitions {
     /// Partitions behind one connection, none known to be open yet.
     pub fn new(
         connection: Connection,
-        keys: Keys,
+        key_prefix: &str,
         deployment: Uuid,
         count: PartitionCount,
         metrics: Metrics,
@@ -70,7 +70,8 @@ impl Partitions {
         let seen = count.all().map(|_| AtomicU64::new(0)).collect();
         let taking = count.all().map(|_| AtomicBool::new(false)).collect();
         let forbidden = Arc::default();
-        Self { connection, keys, count, deployment, metrics, epochs, seen, forbidden, taking }
+        let key_prefix = key_prefix.into();
+        Self { connection, key_prefix, count, deployment, metrics, epochs, seen, forbidden, taking }
     }
 
     /// How many there are.
@@ -80,7 +81,7 @@ impl Partitions {
 
     /// The name of a key of a partition.
     pub fn key(&self, partition: Partition, key: Key) -> String {
-        self.keys.name(partition, key)
+        key.name(&self.key_prefix, partition)
     }
 
     /// A connection for plain commands that change no stock; never for a blocking one.
@@ -197,7 +198,7 @@ impl Partitions {
         let mut all = Vec::with_capacity(args.len() + 1);
         all.push(caller.as_str());
         all.extend_from_slice(args);
-        let keys = script.keys().iter().chain(keys);
+        let keys = script.keys.iter().chain(keys);
         let keys: Vec<String> = keys.map(|key| self.key(at.partition, *key)).collect();
         self.call(script, &keys, &all).await
     }
@@ -213,7 +214,7 @@ impl Partitions {
         script: &Script<T>,
         args: &[&str],
     ) -> Result<T, FenceError> {
-        let keys = script.keys().iter().map(|key| self.key(partition, *key));
+        let keys = script.keys.iter().map(|key| self.key(partition, *key));
         self.call(script, &keys.collect::<Vec<_>>(), args).await
     }
 
@@ -229,7 +230,7 @@ impl Partitions {
         let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
         let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
         let error = parsed.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name(), started.elapsed(), error);
+        self.metrics.script(script.name, started.elapsed(), error);
         parsed
     }
 
@@ -258,7 +259,7 @@ impl Partitions {
     ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
         let mut pipeline = ::redis::pipe();
         for at in calls {
-            let keys = script.keys().iter().map(|key| self.key(at.partition, *key));
+            let keys = script.keys.iter().map(|key| self.key(at.partition, *key));
             let call = script.eval(&keys.collect::<Vec<_>>(), &[&self.caller(at.epoch)]);
             pipeline.add_command(call);
         }
@@ -268,7 +269,7 @@ impl Partitions {
             pipeline.query_async(&mut self.connection.clone()).await;
         let replies = replies.map_err(FenceError::from);
         let error = replies.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name(), started.elapsed(), error);
+        self.metrics.script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
         let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;

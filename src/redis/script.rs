@@ -11,9 +11,10 @@ const FENCE: &str = include_str!("../../lua/fence.lua");
 /// A script under `lua/` whose reply is a `T`. It is loaded by hash; Redis gets its text again when it does not know
 /// the hash.
 pub struct Script<T = ()> {
-    name: &'static str,
+    pub(super) name: &'static str,
     body: &'static str,
-    keys: &'static [Key],
+    /// Its KEYS in order.
+    pub(crate) keys: &'static [Key],
     parse: fn(&[&str]) -> Option<T>,
     loaded: OnceLock<Loaded>,
 }
@@ -33,15 +34,6 @@ impl<T> Script<T> {
         parse: fn(&[&str]) -> Option<T>,
     ) -> Self {
         Self { name, body, keys, parse, loaded: OnceLock::new() }
-    }
-
-    pub(super) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Its KEYS in order.
-    pub fn keys(&self) -> &'static [Key] {
-        self.keys
     }
 
     /// The text with `lua/fence.lua` in front.

@@ -55,7 +55,8 @@ pub enum StockError {
 
 type Decision = Result<Outcome, StockError>;
 
-/// A handle on the stock of every partition; clones share the batchers.
+/// A handle on the stock of every partition; clones share the batchers. Calls fail as [`Partitions::run`]; all but
+/// [`Stock::reserve`] may be repeated then.
 #[derive(Clone)]
 pub struct Stock {
     partitions: Partitions,

@@ -22,10 +22,6 @@ script!(PUBLISH: () = "publish", include_str!("../../lua/publish.lua"), [Meta, C
 
 impl Stock {
     /// Raises the stock of products of one partition by what was granted and Redis did not know.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn restock(
         &self,
         partition: Partition,
@@ -36,10 +32,6 @@ impl Stock {
     }
 
     /// Publishes how products of one partition are offered.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn publish(
         &self,
         partition: Partition,

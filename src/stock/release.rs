@@ -39,10 +39,6 @@ script!(RELEASE: Released = "release", include_str!("../../lua/release.lua"),
 impl Stock {
     /// Removes the entry `entry_id` and gives its unit, the user's limit and the request id back, once. The
     /// caller has committed the reservation's void before.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn release(
         &self,
         partition: Partition,

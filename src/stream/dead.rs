@@ -114,10 +114,6 @@ impl DeadEntry {
 impl Streams {
     /// At most `count` dead entries of a partition, the oldest first, after `after` (an id in `dead`) and up to `last`
     /// (without it, to the newest).
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`].
     pub async fn dead(
         &self,
         partition: Partition,
@@ -144,10 +140,6 @@ impl Streams {
     }
 
     /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn now_ms(&self) -> Result<i64, RedisError> {
         let time = redis::cmd("TIME");
         let (seconds, micros): (i64, i64) =
@@ -156,10 +148,6 @@ impl Streams {
     }
 
     /// The dead entry of this name.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`].
     pub async fn dead_of(
         &self,
         partition: Partition,
@@ -170,10 +158,6 @@ impl Streams {
     }
 
     /// Removes a dead entry whose order is in the ledger; returns whether it was still there.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
         self.partitions.run(dead.partition, &DISCARD, &[dead.dead_id(), dead.named()]).await
     }

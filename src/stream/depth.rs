@@ -28,10 +28,6 @@ pub struct Depth {
 
 impl Streams {
     /// The lengths of a partition's streams.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn depth(&self, partition: Partition) -> Result<Depth, RedisError> {
         let mut connection = self.partitions.connection();
         let [orders, dead] =

@@ -44,10 +44,6 @@ impl Source {
 
 impl Streams {
     /// The first entries of a stream after `after` (its start, if that is empty), at most `count`.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn surviving(
         &self,
         partition: Partition,
@@ -70,19 +66,11 @@ impl Streams {
     }
 
     /// How many entries a stream holds.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, RedisError> {
         self.partitions.connection().xlen(self.partitions.key(partition, source.key())).await
     }
 
     /// Removes entries that a rebuild has stored or voided.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when that rebuild is over.
     pub async fn drain(
         &self,
         at: PartitionEpoch,

@@ -34,10 +34,6 @@ impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
     /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
     /// this returns. Behind the fence, since an older Redis holds entries that are settled.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`].
     pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
         let epoch = self.partitions.epoch(partition)?;
         let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));

@@ -122,10 +122,6 @@ impl Streams {
     }
 
     /// One entry of `orders`, if it is still there.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is away.
     pub async fn entry(&self, partition: Partition, id: &str) -> Result<Option<Entry>, RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
         let found: Vec<RawEntry> = self.partitions.connection().xrange(key, id, id).await?;
@@ -157,10 +153,6 @@ impl Streams {
     }
 
     /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`].
     pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
@@ -179,10 +171,6 @@ impl Streams {
     }
 
     /// Removes a consumer that has nothing pending.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`].
     pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
         self.partitions.run(partition, &RETIRE, &[GROUP, consumer]).await
     }

@@ -29,10 +29,6 @@ script!(MOVE_TO_DEAD: Result<bool, String> = "move_to_dead", include_str!("../..
 
 impl Streams {
     /// Moves an order to `dead` if it is still in `orders`; returns whether it was.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::redis::Partitions::run`]; repeat it.
     pub async fn move_to_dead(
         &self,
         partition: Partition,

@@ -1,43 +1,44 @@
-//! The loops behind the API: orders go to the ledger, what cannot is buried, what is buried is voided and
-//! released.
+//! The background loops: consumers store accepted orders, releasers void dead ones.
 //!
 //! ```text
-//! orders ──read──> held ──store──> settled           (acknowledged and deleted)
-//!            ▲       │ this order itself fails
+//! orders ──read──> held ──store──> settled               (acknowledged and deleted)
+//!            ▲       │ the order itself is refused
 //!            │       ▼
-//!            └── suspect ──past max_deliveries──> dead ──replay──> voided, released
+//!            └── waiting ──past max_deliveries──> dead ──release──> voided, unit given back
 //! ```
 //!
-//! Must never: spend a delivery on an outage, drop what it holds, or bury what it has not just seen fail.
+//! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead
+//! stream that the ledger has not just refused.
 
 mod consumer;
 mod pause;
 mod releaser;
+mod retry_queue;
 mod store;
-mod suspects;
+mod takeover;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    consumer::{Consumer, Step},
-    pause::{Kept, Pause, PauseReason, Pauses},
+    consumer::Consumer,
+    pause::{Pause, PauseReason, Pauses, UnlistedOrders},
     releaser::Releaser,
 };
 use crate::{
-    dead_letters::DeadLetters, ledger::Ledger, lifecycle::Lifecycle, redis::Connection,
-    stock::Stock, stream::Streams, telemetry::Metrics,
+    domain::Partition, ledger::Ledger, lifecycle::Lifecycle, redis::Connection, stock::Stock,
+    stream::Streams, telemetry::Metrics,
 };
 
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {
-    /// Attempts at storing an order before it is buried.
+    /// After so many refusals an order is moved to the dead stream.
     pub max_deliveries: u32,
-    /// An entry that nobody touched for so long is taken over.
+    /// An entry is taken over after it was idle for so long.
     pub takeover_idle: Duration,
-    /// Between an order's own failure and its next attempt; doubled each time.
+    /// The delay between an order's refusal and its next attempt; it doubles each time.
     pub retry_delay: Duration,
 }
 
@@ -50,23 +51,21 @@ pub struct WorkerContext {
     pub stock: Stock,
     /// The life cycle of the partitions.
     pub lifecycle: Lifecycle,
-    /// The instruments.
-    pub metrics: Metrics,
-    /// The ledger.
+    /// The ledger, through the connections of workers.
     pub ledger: Ledger,
-    /// The dead_letters.
-    pub dead_letters: DeadLetters,
+    /// The metrics.
+    pub metrics: Metrics,
     /// The settings.
     pub settings: WorkerSettings,
-    /// Where consumption stands still, and why.
+    /// Why each partition's consumption is paused.
     pub pauses: Arc<Pauses>,
-    /// The name of this process in the consumer group; never reused.
+    /// The name of this process in the consumer group; it is never used again.
     pub consumer: String,
 }
 
 impl WorkerContext {
-    /// The consumer of one partition, reading on a connection of its own.
-    pub fn consumer(&self, partition: crate::domain::Partition, reader: Connection) -> Consumer {
+    /// The consumer of one partition; `reader` is a connection for its blocking reads alone.
+    pub fn consumer(&self, partition: Partition, reader: Connection) -> Consumer {
         Consumer::new(self.clone(), partition, reader)
     }
 }

@@ -1,4 +1,5 @@
-//! Why consumption of a partition stands still. No order's fault, and none pays for it (R4).
+//! Why consumption of a partition is paused. A pause is no failure of an order, and costs no order a
+//! delivery (R4).
 
 use std::{
     fmt,
@@ -8,30 +9,32 @@ use std::{
 use redis::RedisError;
 
 use crate::{
+    dead_letters::DeadLetterError,
     domain::Partition,
     ledger::{LedgerError, Sqlstate, code_of},
     redis::FenceError,
+    stock::StockError,
     stream::EntryError,
 };
 
-/// What stands in the way, by who can remove it.
+/// The cause of a pause, by who can remove it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PauseReason {
-    /// Postgres is away.
+    /// Postgres is unavailable.
     LedgerUnavailable,
-    /// Postgres fails in a way that this program does not know.
+    /// Postgres fails with a SQLSTATE that is in no list, or without one.
     LedgerUnlisted(Option<Sqlstate>),
-    /// The schema, the role or the database is wrong: an operator must mend it.
+    /// The schema, the role or the database is wrong: an operator must repair it.
     LedgerMisconfigured,
     /// Redis and the ledger disagree, and the partition was closed.
     Inconsistent,
     /// The partition is fenced, or of another epoch.
     Fenced,
-    /// Redis is away.
+    /// Redis is unavailable.
     RedisUnavailable,
-    /// Redis gave an answer that this program does not understand.
+    /// A script returned an answer that this program does not understand: a bug.
     Malformed,
-    /// An entry of a newer program: this one must be updated.
+    /// A newer program wrote an entry: this one must be updated.
     NewerFormat,
 }
 
@@ -55,17 +58,17 @@ impl fmt::Display for PauseReason {
     }
 }
 
-/// A step that could not be done now.
+/// A batch that cannot be processed now.
 #[derive(Debug)]
 pub struct Pause {
-    /// What stands in the way.
+    /// The cause.
     pub reason: PauseReason,
-    /// What happened.
+    /// The error.
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl Pause {
-    /// Whether Postgres refuses for a reason that is in no list.
+    /// Whether Postgres refuses with a SQLSTATE that is in no list.
     pub(super) fn is_unlisted(&self) -> bool {
         matches!(self.reason, PauseReason::LedgerUnlisted(Some(_)))
     }
@@ -74,7 +77,7 @@ impl Pause {
 impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
-            // A rejection is handled before it gets here; what is left of it is nothing we know.
+            // Rejections of orders are handled before an error becomes a pause.
             LedgerError::Unavailable { .. } | LedgerError::Rejected { .. } => {
                 PauseReason::LedgerUnavailable
             }
@@ -110,58 +113,72 @@ impl From<EntryError> for Pause {
     }
 }
 
+impl From<DeadLetterError> for Pause {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::Ledger(error) => error.into(),
+            DeadLetterError::Fence(error) | DeadLetterError::Stock(StockError::Fence(error)) => {
+                error.into()
+            }
+            DeadLetterError::Stock(error) => {
+                Self { reason: PauseReason::RedisUnavailable, source: error.into() }
+            }
+        }
+    }
+}
+
 /// Orders of a partition that are kept and tried again, because Postgres refuses them with a SQLSTATE that
 /// is in no list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
+pub struct UnlistedOrders {
     /// How many.
     pub orders: usize,
-    /// What Postgres called the last refusal.
+    /// The SQLSTATE of the last refusal.
     pub sqlstate: Sqlstate,
 }
 
-/// What a consumer says of its partition.
+/// What the consumer of a partition reports.
 #[derive(Debug, Clone, Copy, Default)]
-struct Standing {
+struct PartitionState {
     pause: Option<PauseReason>,
-    kept: Option<Kept>,
+    unlisted: Option<UnlistedOrders>,
 }
 
-/// Where consumption stands still, and where orders are kept.
+/// The pause and the kept orders of every partition.
 #[derive(Debug)]
 pub struct Pauses {
-    by_partition: Mutex<Vec<Standing>>,
+    by_partition: Mutex<Vec<PartitionState>>,
 }
 
 impl Pauses {
-    /// None, in `partitions` of them.
+    /// No pause, in this number of partitions.
     pub fn none(partitions: u16) -> Self {
-        Self { by_partition: Mutex::new(vec![Standing::default(); usize::from(partitions)]) }
+        Self { by_partition: Mutex::new(vec![PartitionState::default(); usize::from(partitions)]) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Standing>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<PartitionState>> {
         self.by_partition.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Notes a pause or (`None`) its end; returns what stood there before.
+    /// Sets a pause or (`None`) ends it; returns the previous one.
     pub fn set(&self, partition: Partition, reason: Option<PauseReason>) -> Option<PauseReason> {
         std::mem::replace(&mut self.lock()[partition.index()].pause, reason)
     }
 
-    /// Notes which orders of a partition are kept, if any.
-    pub fn keep(&self, partition: Partition, kept: Option<Kept>) {
-        self.lock()[partition.index()].kept = kept;
+    /// Sets which orders of a partition are kept, if any.
+    pub fn set_unlisted(&self, partition: Partition, orders: Option<UnlistedOrders>) {
+        self.lock()[partition.index()].unlisted = orders;
     }
 
-    /// Whether consumption of a partition stands still.
+    /// Whether consumption of a partition is paused.
     pub fn is_paused(&self, partition: Partition) -> bool {
         self.lock()[partition.index()].pause.is_some()
     }
 
-    /// Each reason that holds somewhere, once.
+    /// The reasons of all pauses, without duplicates.
     pub fn reasons(&self) -> Vec<PauseReason> {
         let mut reasons = Vec::new();
-        for reason in self.lock().iter().filter_map(|standing| standing.pause) {
+        for reason in self.lock().iter().filter_map(|state| state.pause) {
             if !reasons.contains(&reason) {
                 reasons.push(reason);
             }
@@ -169,10 +186,10 @@ impl Pauses {
         reasons
     }
 
-    /// Where orders are kept: the number of the partition, and what is kept.
-    pub fn kept(&self) -> Vec<(usize, Kept)> {
+    /// The kept orders, by partition number.
+    pub fn unlisted(&self) -> Vec<(usize, UnlistedOrders)> {
         let by_partition = self.lock();
-        let kept = by_partition.iter().enumerate();
-        kept.filter_map(|(number, standing)| Some((number, standing.kept?))).collect()
+        let states = by_partition.iter().enumerate();
+        states.filter_map(|(number, state)| Some((number, state.unlisted?))).collect()
     }
 }

@@ -1,42 +1,39 @@
-//! Voids and releases dead entries by itself.
+//! Releases the dead entries of one partition automatically.
 
 use std::{collections::HashSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    WorkerContext,
-    pause::{Pause, PauseReason},
-    sleep,
-};
+use super::{WorkerContext, pause::Pause, sleep};
 use crate::{
-    dead_letters::{DeadLetterError, Settled},
+    dead_letters::{DeadLetterError, DeadLetters, EntryOutcome},
     domain::Partition,
-    ledger::DeadAction,
-    redis::FenceError,
-    stock::StockError,
+    ledger::ActionBy,
+    stream::DeadEntry,
+    telemetry::Metrics,
 };
 
-/// How often a partition's dead stream is looked at.
+/// How often the dead stream is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// Most entries a step.
-const MAX_BATCH: usize = 100;
 
-/// Replays the dead entries of one partition. Several may race: each unit goes back once.
+/// Releases the dead entries of one partition. Releasers may race: each unit goes back once.
 pub struct Releaser {
-    context: WorkerContext,
+    dead_letters: DeadLetters,
+    metrics: Metrics,
     partition: Partition,
-    /// Entries that are none of ours, by their ids in `dead`: each is told of once.
+    /// The ids of unrecognized entries, so that each is logged once.
     unrecognized: HashSet<String>,
 }
 
 impl Releaser {
-    /// Of this partition.
+    /// The releaser of this partition.
     pub fn new(context: WorkerContext, partition: Partition) -> Self {
-        Self { context, partition, unrecognized: HashSet::new() }
+        let WorkerContext { streams, stock, ledger, metrics, .. } = context;
+        let dead_letters = DeadLetters::new(streams, stock, ledger);
+        Self { dead_letters, metrics, partition, unrecognized: HashSet::new() }
     }
 
-    /// Replays until stopped.
+    /// Releases entries until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut healthy = true;
         while !stop.is_cancelled() {
@@ -44,7 +41,7 @@ impl Releaser {
                 Ok(_) => healthy = true,
                 Err(pause) if healthy => {
                     healthy = false;
-                    tracing::warn!(partition = %self.partition, error = &*pause.source as &dyn std::error::Error, "dead entries wait: {}", pause.reason);
+                    tracing::warn!(partition = %self.partition, error = &*pause.source as &dyn std::error::Error, "release of dead entries paused: {}", pause.reason);
                 }
                 Err(_) => {}
             }
@@ -52,62 +49,56 @@ impl Releaser {
         }
     }
 
-    /// Replays what is there, each entry for itself; returns how many units went back.
+    /// Releases the entries that are there; returns how many units went back. An entry that fails does not
+    /// stop the others.
     ///
     /// # Errors
     ///
-    /// A pause: nothing was lost, the step is to be repeated.
+    /// The first failure: nothing was lost, and the call is to be repeated.
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
-        let (mut after, mut released, mut failed) = (None, 0, None);
+        let (mut released, mut failed) = (0, None);
+        let dead_letters = self.dead_letters.clone();
+        let mut cursor = dead_letters.cursor_of(self.partition);
         loop {
-            let range = (after.as_deref(), None);
-            let dead = match self.context.streams.dead(self.partition, range, MAX_BATCH).await {
-                // Its rebuild settles them.
-                Err(FenceError::Fenced(_)) => break,
-                read => read?.entries,
+            let page = match cursor.next_page().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                // The rebuild of the partition settles its dead entries.
+                Err(error) if error.is_fenced() => break,
+                Err(error) => return Err(error.into()),
             };
-            let Some(last) = dead.last() else { break };
-            after = Some(last.dead_id().to_owned());
-            for entry in &dead {
-                let action =
-                    DeadAction { actor: "yoink".into(), reason: entry.reason().to_owned() };
-                match self.context.dead_letters.replay(entry, &action).await {
-                    Ok(Settled::Released) => {
-                        released += 1;
-                        tracing::warn!(partition = %self.partition, reservation.id = entry.named(), "a dead order was voided and its unit released");
-                    }
-                    Ok(Settled::Unrecognized) => {
-                        if !self.unrecognized.insert(entry.dead_id().to_owned()) {
-                            continue;
-                        }
-                        tracing::error!(partition = %self.partition, dead.id = entry.dead_id(), "a dead entry is none of ours; it stays");
-                    }
-                    Ok(Settled::Stored | Settled::Before | Settled::Refused) => {}
-                    Err(error) => {
-                        if let DeadLetterError::Ledger(error) = &error
-                            && let Some(sqlstate) = error.unlisted()
-                        {
-                            self.context.metrics.unlisted(sqlstate);
-                        }
-                        failed = failed.or(Some(error));
-                    }
+            for dead in &page.entries {
+                match self.release(dead).await {
+                    Ok(EntryOutcome::Released) => released += 1,
+                    Ok(_) => {}
+                    Err(error) => failed = failed.or(Some(error)),
                 }
             }
         }
         failed.map_or(Ok(released), |error| Err(error.into()))
     }
-}
 
-impl From<DeadLetterError> for Pause {
-    fn from(error: DeadLetterError) -> Self {
-        match error {
-            DeadLetterError::Ledger(error) => error.into(),
-            DeadLetterError::Fence(error) | DeadLetterError::Stock(StockError::Fence(error)) => {
-                error.into()
+    async fn release(&mut self, dead: &DeadEntry) -> Result<EntryOutcome, DeadLetterError> {
+        let by = ActionBy { actor: "yoink".to_owned(), reason: dead.reason().to_owned() };
+        let released = self.dead_letters.release(dead, &by).await;
+        match &released {
+            Ok(EntryOutcome::Released) => {
+                tracing::warn!(partition = %self.partition, reservation.id = dead.named(), "a dead order was voided and its unit given back");
             }
-            DeadLetterError::Stock(error) => {
-                Self { reason: PauseReason::RedisUnavailable, source: error.into() }
+            Ok(EntryOutcome::Unrecognized) => {
+                if self.unrecognized.insert(dead.dead_id().to_owned()) {
+                    tracing::error!(partition = %self.partition, dead.id = dead.dead_id(), "a dead entry was not written by yoink: it stays in the dead stream");
+                }
+            }
+            Ok(EntryOutcome::Stored | EntryOutcome::AlreadySettled | EntryOutcome::Refused) => {}
+            Err(error) => {
+                if let DeadLetterError::Ledger(error) = error
+                    && let Some(sqlstate) = error.unlisted()
+                {
+                    self.metrics.unlisted(sqlstate);
+                }
             }
         }
+        released
     }
 }

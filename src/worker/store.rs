@@ -1,4 +1,5 @@
-//! Stores a batch; what cannot be stored is found by halving, and its neighbours are stored.
+//! Stores a batch. If an order of it is refused, halves the batch until the order is alone, and stores the
+//! others.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -10,12 +11,12 @@ use futures_util::FutureExt as _;
 use super::pause::Pause;
 use crate::{
     domain::{Epoch, Order, Partition},
-    ledger::{Cause, Ledger, LedgerError, Mismatch, Sqlstate, code_of},
+    ledger::{Ledger, LedgerError, Mismatch, Sqlstate, Stored, code_of},
     stream::{Delivery, EntryError},
     telemetry::Metrics,
 };
 
-/// An order that failed by itself.
+/// An order that cannot be stored.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) delivery: Delivery,
@@ -32,22 +33,30 @@ pub(super) struct Unlisted {
     pub(super) reason: String,
 }
 
-/// What became of a batch so far.
+/// What happened to each entry of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
     /// In the ledger: to be settled.
     pub(super) stored: Vec<Delivery>,
-    /// Voided before: to be released (R6).
+    /// Voided before: their units are to be given back (R6).
     pub(super) voided: Vec<Delivery>,
-    /// Something else stands under their ids.
+    /// The ledger holds another order under their ids.
     pub(super) mismatched: Vec<Mismatch>,
-    /// Failed by themselves.
+    /// Refused, each for a reason of its own.
     pub(super) failed: Vec<Failure>,
-    /// Refused alone, for a reason that is in no list: to be kept, and tried again later.
+    /// Refused with a SQLSTATE that is in no list: to be kept, and tried again later.
     pub(super) unlisted: Vec<Unlisted>,
-    /// Not tried to the end, and why.
-    pub(super) left: Vec<Delivery>,
+    /// Not stored because of `pause`.
+    pub(super) unfinished: Vec<Delivery>,
     pub(super) pause: Option<Pause>,
+}
+
+impl Attempt {
+    fn entries(&self) -> usize {
+        let Self { stored, voided, mismatched, failed, unlisted, unfinished, pause: _ } = self;
+        let refused = mismatched.len() + failed.len() + unlisted.len();
+        stored.len() + voided.len() + refused + unfinished.len()
+    }
 }
 
 type Batch = Vec<(Delivery, Order)>;
@@ -56,30 +65,25 @@ type Batch = Vec<(Delivery, Order)>;
 enum Fault {
     /// One of its orders cannot be stored.
     Order { reason: String, sqlstate: Option<String> },
-    /// Nobody knows whether it is the fault of one of its orders.
-    Unlisted { sqlstate: Sqlstate, source: Cause },
-    /// No order's fault.
+    /// It is unknown whether one of its orders is the cause.
+    Unlisted { sqlstate: Sqlstate, reason: String },
+    /// The cause is not an order.
     Pause(Pause),
 }
 
 impl Fault {
-    /// A failure that is in no list. Without a code it says nothing of an order.
-    fn unlisted(sqlstate: Option<Sqlstate>, source: Cause, give_up: bool) -> Self {
-        match sqlstate {
-            Some(sqlstate) if !give_up => Self::Unlisted { sqlstate, source },
-            sqlstate => Self::Pause(LedgerError::Unlisted { sqlstate, source }.into()),
-        }
-    }
-}
-
-impl From<LedgerError> for Fault {
-    fn from(error: LedgerError) -> Self {
+    /// Classifies a failure. An unlisted one without a SQLSTATE is no failure of an order; nor is one after
+    /// which the attempt gives up.
+    fn of(error: LedgerError, give_up: bool) -> Self {
         match error {
             LedgerError::Rejected { sqlstate, source } => {
                 Self::Order { reason: source.to_string(), sqlstate: Some(sqlstate) }
             }
-            LedgerError::Unlisted { sqlstate, source } => Self::unlisted(sqlstate, source, false),
+            LedgerError::Unlisted { sqlstate: Some(sqlstate), source } if !give_up => {
+                Self::Unlisted { sqlstate, reason: source.to_string() }
+            }
             LedgerError::Unavailable { .. }
+            | LedgerError::Unlisted { .. }
             | LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
             | LedgerError::GateClosed => Self::Pause(error.into()),
@@ -87,9 +91,9 @@ impl From<LedgerError> for Fault {
     }
 }
 
-/// Failures that are in no list after which an attempt that has stored nothing gives up: most likely it
-/// is no order's fault.
-const MAX_UNLISTED: usize = 32;
+/// After so many unlisted failures an attempt that has stored nothing gives up: most likely no order is
+/// the cause.
+const UNLISTED_MAX: usize = 32;
 
 /// Stores as much of a batch as can be stored now.
 pub(super) async fn store(
@@ -99,6 +103,7 @@ pub(super) async fn store(
     batch: Vec<Delivery>,
 ) -> Attempt {
     let mut attempt = Attempt::default();
+    let entries = batch.len();
     let (mut stored_any, mut unlisted) = (false, 0);
     let mut halves: Vec<Batch> = vec![decode(partition, batch, &mut attempt)];
     while let Some(batch) = halves.pop() {
@@ -106,7 +111,7 @@ pub(super) async fn store(
             continue;
         }
         if attempt.pause.is_some() {
-            attempt.left.extend(batch.into_iter().map(|(delivery, _)| delivery));
+            attempt.unfinished.extend(batch.into_iter().map(|(delivery, _)| delivery));
             continue;
         }
         let orders: Vec<&Order> = batch.iter().map(|(_, order)| order).collect();
@@ -116,49 +121,54 @@ pub(super) async fn store(
             Ok(Ok(stored)) => {
                 metrics.stored(started.elapsed(), orders.iter().map(|order| age(order)));
                 stored_any = true;
-                sort(batch, stored, &mut attempt);
+                add_stored(batch, stored, &mut attempt);
                 continue;
             }
-            Ok(Err(LedgerError::Unlisted { sqlstate, source })) => {
-                metrics.unlisted(code_of(sqlstate));
-                unlisted += 1;
-                Fault::unlisted(sqlstate, source, unlisted >= MAX_UNLISTED && !stored_any)
+            Ok(Err(error)) => {
+                if let LedgerError::Unlisted { sqlstate, .. } = &error {
+                    metrics.unlisted(code_of(*sqlstate));
+                    unlisted += 1;
+                }
+                Fault::of(error, unlisted >= UNLISTED_MAX && !stored_any)
             }
-            Ok(Err(error)) => error.into(),
             Err(_panic) => {
-                let reason = "the program panicked while storing it".to_owned();
+                let reason = "yoink panicked while it stored this order".to_owned();
                 Fault::Order { reason, sqlstate: None }
             }
         };
         halves.extend(split(batch, fault, &mut attempt));
     }
+    debug_assert_eq!(attempt.entries(), entries, "an attempt accounts for each entry once");
     attempt
 }
 
-/// The halves of a batch that was not stored; an order alone is put where its fault says.
+/// Sorts a batch that was not stored: a single order by its fault; more than one are returned in halves.
 fn split(mut batch: Batch, fault: Fault, attempt: &mut Attempt) -> Vec<Batch> {
-    if let Fault::Pause(pause) = fault {
-        attempt.pause = Some(pause);
-        attempt.left.extend(batch.into_iter().map(|(delivery, _)| delivery));
-        return Vec::new();
-    }
-    if batch.len() > 1 {
-        let second = batch.split_off(batch.len() / 2);
-        return vec![second, batch];
-    }
-    for (delivery, order) in batch {
-        match &fault {
-            Fault::Order { reason, sqlstate } => attempt.failed.push(Failure {
+    match fault {
+        Fault::Pause(pause) => {
+            attempt.pause = Some(pause);
+            attempt.unfinished.extend(batch.into_iter().map(|(delivery, _)| delivery));
+        }
+        Fault::Order { .. } | Fault::Unlisted { .. } if batch.len() > 1 => {
+            let second = batch.split_off(batch.len() / 2);
+            return vec![second, batch];
+        }
+        Fault::Order { reason, sqlstate } => {
+            let order = batch.pop();
+            attempt.failed.extend(order.map(|(delivery, order)| Failure {
                 delivery,
                 order: Some(order),
-                reason: reason.clone(),
-                sqlstate: sqlstate.clone(),
-            }),
-            Fault::Unlisted { sqlstate, source } => {
-                let (sqlstate, reason) = (*sqlstate, source.to_string());
-                attempt.unlisted.push(Unlisted { delivery, sqlstate, reason });
-            }
-            Fault::Pause(_) => attempt.left.push(delivery),
+                reason,
+                sqlstate,
+            }));
+        }
+        Fault::Unlisted { sqlstate, reason } => {
+            let order = batch.pop();
+            attempt.unlisted.extend(order.map(|(delivery, _)| Unlisted {
+                delivery,
+                sqlstate,
+                reason,
+            }));
         }
     }
     Vec::new()
@@ -171,7 +181,7 @@ fn decode(partition: Partition, batch: Vec<Delivery>, attempt: &mut Attempt) -> 
             Ok(order) => decoded.push((delivery, order)),
             Err(error @ EntryError::NewerFormat(_)) => {
                 attempt.pause = Some(error.into());
-                attempt.left.push(delivery);
+                attempt.unfinished.push(delivery);
             }
             Err(error @ EntryError::Malformed(_)) => attempt.failed.push(Failure {
                 delivery,
@@ -184,7 +194,7 @@ fn decode(partition: Partition, batch: Vec<Delivery>, attempt: &mut Attempt) -> 
     decoded
 }
 
-fn sort(batch: Batch, stored: crate::ledger::Stored, attempt: &mut Attempt) {
+fn add_stored(batch: Batch, stored: Stored, attempt: &mut Attempt) {
     for (delivery, order) in batch {
         if stored.voided.contains(&order.id) {
             attempt.voided.push(delivery);
@@ -195,7 +205,7 @@ fn sort(batch: Batch, stored: crate::ledger::Stored, attempt: &mut Attempt) {
     attempt.mismatched.extend(stored.mismatched);
 }
 
-/// How long ago an order was accepted, by this machine's clock against that of Redis.
+/// How long ago an order was accepted: this machine's clock against that of Redis.
 fn age(order: &Order) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let accepted = u64::try_from(order.reserved_at_ms).unwrap_or(0);

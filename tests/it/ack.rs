@@ -21,7 +21,7 @@ async fn stored(env: &TestEnv, id: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_waits_for_the_ledger_comes_after_the_commit_also_of_another_process() {
+async fn ledger_ack_is_answered_after_the_commit_even_by_another_process() {
     let env = TestEnv::with_durable_postgres().await;
     let settings = [("ack", "ledger"), ("call_timeout_ms", "600000")];
     let api = env.serve(Role::Api, &settings).await;
@@ -56,7 +56,7 @@ async fn an_answer_that_waits_for_the_ledger_comes_after_the_commit_also_of_anot
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else() {
+async fn call_may_override_ack_and_its_deadline_ends_only_the_wait() {
     let env = TestEnv::with_durable_postgres().await;
     let api = env.serve(Role::Api, &[("call_timeout_ms", "1000")]).await;
     api.create(product("shoe", 10)).await;
@@ -86,7 +86,7 @@ async fn a_call_asks_for_itself_and_its_deadline_ends_the_wait_and_nothing_else(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_an_order_that_cannot_be_stored_is_told_that_it_is_void() {
+async fn ledger_ack_answers_void_if_the_order_cannot_be_stored() {
     let env = TestEnv::with_durable_postgres().await;
     let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 10)).await;
@@ -107,7 +107,7 @@ async fn who_waits_for_an_order_that_cannot_be_stored_is_told_that_it_is_void() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_an_order_that_redis_loses_is_told_so() {
+async fn ledger_ack_reports_an_order_that_redis_lost() {
     let (mut env, other) =
         (TestEnv::with_own_redis().await, TestEnv::with_durable_postgres().await);
     (env.postgres, env.database) = (other.postgres, other.database);
@@ -132,7 +132,7 @@ async fn who_waits_for_an_order_that_redis_loses_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ledger_is_promised_only_by_a_postgres_whose_commits_last() {
+async fn ledger_ack_is_refused_if_postgres_commits_are_not_durable() {
     // The tests' own has fsync = off.
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
@@ -156,7 +156,7 @@ async fn cannot_be_given(service: &Service, ack: Ack) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_disk_is_promised_only_by_a_redis_that_writes_before_it_answers() {
+async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("ack", "disk")]).await;
     service.create(product("shoe", 10)).await;
@@ -202,7 +202,7 @@ async fn replica(env: &TestEnv) -> RedisServer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_has_what_was_answered_for_it_and_without_one_nothing_is_taken() {
+async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     let env = TestEnv::with_own_redis().await;
     let replica = replica(&env).await;
     let service = env.serve(Role::Api, &[]).await;

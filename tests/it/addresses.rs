@@ -21,7 +21,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unix_sockets_of_both_stores_sell_through_a_kill_and_a_restart_of_redis() {
+async fn service_on_unix_sockets_sells_across_a_redis_kill_and_restart() {
     // The path of a socket has at most 107 bytes, and a checkout may be anywhere. Postgres may run as another user.
     let sockets_dir = tempfile::Builder::new().prefix("yoink-").tempdir().unwrap();
     fs::set_permissions(sockets_dir.path(), Permissions::from_mode(0o777)).unwrap();
@@ -97,7 +97,7 @@ const OF_LIBPQ: [(&str, &str); 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_and_serve_take_a_dsn_and_nothing_of_the_environment() {
+async fn migrate_and_serve_use_the_dsn_and_ignore_pg_variables() {
     let env = TestEnv::new().await;
     let fresh = format!("{}_fresh", env.database);
     env.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
@@ -113,7 +113,7 @@ async fn migrate_and_serve_take_a_dsn_and_nothing_of_the_environment() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
+async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_message() {
     let env = TestEnv::new().await;
     let url = env.postgres_url();
     for (postgres_url, why) in [
@@ -136,7 +136,7 @@ async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrations_that_run_at_the_same_time_are_applied_once() {
+async fn concurrent_migrations_are_applied_once() {
     let env = TestEnv::new().await;
     let fresh = format!("{}_fresh", env.database);
     env.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
@@ -158,7 +158,7 @@ async fn migrations_that_run_at_the_same_time_are_applied_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_hosts_the_one_that_takes_writes_is_used_also_after_a_failover() {
+async fn writable_host_of_several_is_used_before_and_after_a_failover() {
     let dir = scratch_dir("primary");
     let mut env = TestEnv::with_own_redis().await;
     let (primary, second) = spawn_blocking(move || {

@@ -5,13 +5,14 @@ use tonic_types::StatusExt as _;
 use yoink::{
     app::Role,
     grpc::pb::{
-        CreateProductsRequest, GetProductRequest, GetReservationRequest, ListDeadEntriesRequest,
-        ListProductsRequest, ListReservationsRequest, NewProduct, ReleaseDeadEntriesRequest,
-        RestockRequest, RetryDeadEntriesRequest, UpdateProductRequest, google::r#type::Money,
+        CreateProductsRequest, DeadEntryFilter, DeadEntrySelector, GetProductRequest,
+        GetReservationRequest, ListDeadEntriesRequest, ListProductsRequest,
+        ListReservationsRequest, NewProduct, ReleaseDeadEntriesRequest, RestockRequest,
+        RetryDeadEntriesRequest, UpdateProductRequest, google::r#type::Money,
     },
 };
 
-use crate::harness::{TestEnv, product, reason, run_yoink};
+use crate::harness::{TestEnv, dead_entries, product, reason, run_yoink};
 
 /// No id of anything.
 const BAD_IDS: [&str; 12] = [
@@ -40,7 +41,7 @@ pub fn fields(status: &Status) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_field_is_named_and_takes_nothing() {
+async fn invalid_field_is_named_and_no_unit_is_taken() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -75,7 +76,7 @@ async fn a_bad_field_is_named_and_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reservations_are_listed_by_product_or_user_only() {
+async fn listing_reservations_requires_exactly_one_of_product_and_user() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let status = service.admin().list_reservations(ListReservationsRequest::default()).await;
@@ -83,7 +84,7 @@ async fn reservations_are_listed_by_product_or_user_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_exist_is_not_found() {
+async fn unknown_ids_are_answered_not_found() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let status = service.buy("ghost", "ann", "").await.unwrap_err();
@@ -117,7 +118,7 @@ async fn what_does_not_exist_is_not_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_is_taken_whole_or_not_at_all() {
+async fn catalogue_with_an_invalid_product_is_refused_as_a_whole() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let good = NewProduct {
@@ -178,7 +179,7 @@ async fn a_catalogue_is_taken_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_calls_are_checked_too() {
+async fn operator_calls_with_invalid_fields_are_refused() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -226,66 +227,75 @@ async fn operators_calls_are_checked_too() {
     assert_eq!(fields(&update(status).await), ["status"]);
 
     for (ids, all) in [(vec![], false), (vec!["x".to_owned()], true)] {
-        let request = ReleaseDeadEntriesRequest { reservation_ids: ids, all, ..Default::default() };
+        let selector = Some(DeadEntrySelector { reservation_ids: ids, all, ..Default::default() });
+        let request = ReleaseDeadEntriesRequest { selector, ..Default::default() };
         let status = service.admin().release_dead_entries(request).await.unwrap_err();
-        assert!(fields(&status).iter().any(|field| field.starts_with("reservation_ids")));
+        assert!(fields(&status).iter().any(|field| field.starts_with("selector.reservation_ids")));
     }
     env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_and_notes_of_dead_entries_are_checked() {
+async fn dead_letter_filters_and_notes_are_validated() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
-    let all = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
-    let long = "x".repeat(201);
     let id = yoink::domain::ReservationId::new(0, yoink::domain::Epoch(1), 1, 1).unwrap();
-    let these =
-        ReleaseDeadEntriesRequest { reservation_ids: vec![id.to_string()], ..Default::default() };
+    let product = |id: &str| DeadEntryFilter { product_id: id.to_owned(), ..Default::default() };
+    let state = |state: &str| DeadEntryFilter { sqlstate: state.to_owned(), ..Default::default() };
+    let age = |age| DeadEntryFilter { older_than: seconds(age), ..Default::default() };
+    let these = |filter| {
+        let selector = dead_entries::of([id]).unwrap();
+        Some(DeadEntrySelector { filter: Some(filter), ..selector })
+    };
+    let all = dead_entries::matching;
     let bad = [
-        (ReleaseDeadEntriesRequest { product_id: "a b".to_owned(), ..all.clone() }, "product_id"),
-        (ReleaseDeadEntriesRequest { sqlstate: "2351".to_owned(), ..all.clone() }, "sqlstate"),
-        (ReleaseDeadEntriesRequest { sqlstate: "2351a".to_owned(), ..all.clone() }, "sqlstate"),
-        (ReleaseDeadEntriesRequest { older_than: seconds(-1), ..all.clone() }, "older_than"),
-        (ReleaseDeadEntriesRequest { actor: long.clone(), ..all.clone() }, "actor"),
-        (ReleaseDeadEntriesRequest { reason: "a\nb".to_owned(), ..all.clone() }, "reason"),
-        (ReleaseDeadEntriesRequest { product_id: "a".to_owned(), ..these.clone() }, "product_id"),
-        (ReleaseDeadEntriesRequest { sqlstate: "23514".to_owned(), ..these.clone() }, "sqlstate"),
-        (ReleaseDeadEntriesRequest { older_than: seconds(1), ..these.clone() }, "older_than"),
-        (ReleaseDeadEntriesRequest { dry_run: true, ..Default::default() }, "reservation_ids"),
+        (all(product("a b")), "", "", "selector.filter.product_id"),
+        (all(state("2351")), "", "", "selector.filter.sqlstate"),
+        (all(state("2351a")), "", "", "selector.filter.sqlstate"),
+        (all(age(-1)), "", "", "selector.filter.older_than"),
+        (dead_entries::all(), &"x".repeat(201), "", "actor"),
+        (dead_entries::all(), "", "a\nb", "reason"),
+        (these(product("a")), "", "", "selector.filter"),
+        (these(state("23514")), "", "", "selector.filter"),
+        (these(age(1)), "", "", "selector.filter"),
+        (None, "", "", "selector.reservation_ids"),
     ];
-    for (request, field) in bad {
-        let retry = RetryDeadEntriesRequest {
-            reservation_ids: request.reservation_ids.clone(),
-            all: request.all,
-            actor: request.actor.clone(),
-            reason: request.reason.clone(),
-            product_id: request.product_id.clone(),
-            sqlstate: request.sqlstate.clone(),
-            older_than: request.older_than,
-            dry_run: request.dry_run,
+    for (selector, actor, why, field) in bad {
+        let release = ReleaseDeadEntriesRequest {
+            selector: selector.clone(),
+            actor: actor.to_owned(),
+            reason: why.to_owned(),
+            dry_run: selector.is_none(),
         };
-        let status = service.admin().release_dead_entries(request).await.unwrap_err();
+        let retry = RetryDeadEntriesRequest {
+            selector,
+            actor: release.actor.clone(),
+            reason: release.reason.clone(),
+            dry_run: release.dry_run,
+        };
+        let status = service.admin().release_dead_entries(release).await.unwrap_err();
         assert_eq!(fields(&status), [field]);
         let status = service.admin().retry_dead_entries(retry).await.unwrap_err();
         assert_eq!(fields(&status), [field]);
     }
-    // A filter chooses nothing by itself; and all that is wrong is told at once.
-    let alone = ReleaseDeadEntriesRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    // A filter selects nothing by itself; and every bad field is reported at once.
+    let filter = Some(product("shoe"));
+    let selector = Some(DeadEntrySelector { filter, ..Default::default() });
+    let alone = ReleaseDeadEntriesRequest { selector, ..Default::default() };
     let status = service.admin().release_dead_entries(alone).await.unwrap_err();
-    assert_eq!(fields(&status), ["reservation_ids", "product_id"]);
-    let list = ListDeadEntriesRequest { sqlstate: "x".to_owned(), ..Default::default() };
+    assert_eq!(fields(&status), ["selector.reservation_ids", "selector.filter"]);
+    let list = ListDeadEntriesRequest { filter: Some(state("x")), ..Default::default() };
     let status = service.admin().list_dead_entries(list.clone()).await.unwrap_err();
-    assert_eq!(fields(&status), ["sqlstate"]);
+    assert_eq!(fields(&status), ["filter.sqlstate"]);
     let both = ListDeadEntriesRequest { reservation_id: id.to_string(), ..list };
     let status = service.admin().list_dead_entries(both).await.unwrap_err();
-    assert_eq!(fields(&status), ["sqlstate"]);
+    assert_eq!(fields(&status), ["filter"]);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_large_unknown_or_oddly_compressed_calls_are_refused_by_their_status() {
+async fn oversized_unknown_and_badly_compressed_calls_get_their_status() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

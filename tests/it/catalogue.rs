@@ -18,7 +18,7 @@ async fn stock_of(service: &Service, id: &str) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_product_is_listed_once_in_the_order_of_its_id() {
+async fn every_product_is_listed_once_ordered_by_id() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     for n in 0..25 {
@@ -41,7 +41,7 @@ async fn every_product_is_listed_once_in_the_order_of_its_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_buyer_sees_the_stock_after_its_own_purchase() {
+async fn buyer_sees_the_stock_after_its_own_purchase() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 200)).await;
@@ -61,7 +61,7 @@ async fn a_buyer_sees_the_stock_after_its_own_purchase() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stampede_of_readers_costs_redis_next_to_nothing() {
+async fn many_concurrent_readers_share_few_redis_calls() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -81,7 +81,7 @@ async fn a_stampede_of_readers_costs_redis_next_to_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn creating_again_changes_nothing_and_other_units_are_refused() {
+async fn creating_a_product_again_is_idempotent_and_other_units_are_refused() {
     let env = TestEnv::new().await;
     let app = env.app(&[]).await;
     let service = env.serve(Role::All, &[]).await;
@@ -108,7 +108,7 @@ async fn creating_again_changes_nothing_and_other_units_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restock_adds_once_however_often_it_is_repeated() {
+async fn repeated_restock_adds_once() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
@@ -135,7 +135,7 @@ async fn a_restock_adds_once_however_often_it_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_that_a_crash_left_over_is_told_to_redis_by_anyone() {
+async fn grant_left_by_a_crash_is_applied_to_redis_by_any_process() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
@@ -155,7 +155,7 @@ async fn a_grant_that_a_crash_left_over_is_told_to_redis_by_anyone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_original_find_their_contract() {
+async fn storefront_contract_is_served() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 500)).await;

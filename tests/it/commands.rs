@@ -15,7 +15,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_is_imported_once_and_sold() {
+async fn catalogue_is_imported_once_and_sold() {
     let env = TestEnv::new().await;
     let file = scratch_dir("import").join("catalogue.csv");
     fs::write(
@@ -61,7 +61,7 @@ async fn a_catalogue_is_imported_once_and_sold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_has_every_reservation() {
+async fn export_contains_every_reservation() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 5)).await;
@@ -80,7 +80,7 @@ async fn an_export_has_every_reservation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
+async fn audit_reports_the_fault_and_exits_with_its_code() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 5)).await;
@@ -132,7 +132,7 @@ async fn an_audit_tells_by_its_exit_code_and_names_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_are_checked_together_and_secrets_stay_secret() {
+async fn all_invalid_settings_are_reported_at_once_without_secrets() {
     let env = TestEnv::new().await;
     let shown = yoink(&env, &["config", "check"]).await;
     assert!(shown.status.success());
@@ -150,7 +150,7 @@ async fn settings_are_checked_together_and_secrets_stay_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_dead_can_be_listed_shown_and_released() {
+async fn dead_letters_can_be_listed_shown_and_released() {
     let env = TestEnv::new().await;
     let service =
         env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
@@ -168,7 +168,7 @@ async fn the_dead_can_be_listed_shown_and_released() {
     let refused = yoink(&env, &["dead", "retry", &bought.reservation_id]).await;
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
     let released = yoink(&env, &["dead", "release", "--all"]).await;
-    assert!(text(&released.stdout).contains("its unit went back"));
+    assert!(text(&released.stdout).contains("unit given back"));
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 5);
 }
@@ -187,7 +187,7 @@ async fn dead(env: &TestEnv, args: &[&str]) -> (i32, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
+async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     for id in ["shoe", "hat"] {
@@ -210,7 +210,7 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
     let (code, told, _) = dead(&["release", "--all", "--older-than", "0s", "--dry-run"]).await;
     assert_eq!(code, 0);
     assert_eq!(rows(&told), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{told}");
-    assert!(told.contains("Nothing was done") && told.contains("3 units back"), "{told}");
+    assert!(told.contains("nothing was done") && told.contains("3 units given back"), "{told}");
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
@@ -223,14 +223,14 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
 
     let (code, told, _) = dead(&retry).await;
     assert_eq!(code, 1);
-    assert!(told.contains(&format!("{} refused again, it stays", ids[1])), "{told}");
-    assert!(told.contains("All in all: 0 units back, 1 orders stored, 1 refused"), "{told}");
+    assert!(told.contains(&format!("{} refused again, the entry stays", ids[1])), "{told}");
+    assert!(told.contains("Done: 0 units given back, 1 orders stored, 1 refused"), "{told}");
     let (code, _, said) = dead(&["release", &ids[0].to_string(), &ids[1].to_string()]).await;
     assert_eq!(code, 2);
     assert!(said.contains("nothing was done"), "{said}");
     let (code, told, _) = dead(&["release", "--all", "--reason", "over"]).await;
     assert_eq!(code, 0);
-    assert!(told.contains("2 units back"), "{told}");
+    assert!(told.contains("2 units given back"), "{told}");
 
     // What is no longer dead can still be shown, with who did what.
     let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;
@@ -250,7 +250,7 @@ async fn dead_orders_are_chosen_by_filters_and_a_dry_run_only_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_of_the_dead_shows_what_was_read_before_a_partition_that_is_fenced() {
+async fn dead_letter_list_shows_entries_read_before_a_fenced_partition() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     let partitions = env.stores().await.deployment.partitions;
@@ -285,7 +285,7 @@ async fn list_of_the_dead_shows_what_was_read_before_a_partition_that_is_fenced(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_on_the_dead_that_is_not_well_asked_for_is_not_begun() {
+async fn invalid_dead_letter_commands_are_refused_before_any_change() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;

@@ -1,13 +1,13 @@
-//! The dead-letter dead_letters: inspect, retry, release, by operators.
+//! Operators inspect, retry and release dead entries.
 
 use yoink::{
     app::Role,
     grpc::pb::{ListDeadEntriesRequest, ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
 };
 
-use crate::harness::{Service, TestEnv, eventually, product};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, product};
 
-/// A service that buries at once and leaves the dead to operators, with three of them.
+/// A service that dead-letters at the first failure and leaves the release to operators, with three dead entries.
 async fn with_three_dead(env: &TestEnv) -> (Service, Vec<String>) {
     let service =
         env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
@@ -46,7 +46,7 @@ async fn dead(service: &Service, id: &str) -> Vec<yoink::grpc::pb::DeadEntry> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_order_is_accepted_still_and_says_why_it_is_dead() {
+async fn dead_order_stays_accepted_and_shows_why_it_is_dead() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
     let found = dead(&service, &ids[0]).await;
@@ -61,21 +61,20 @@ async fn a_dead_order_is_accepted_still_and_says_why_it_is_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_gives_each_unit_back_once_however_many_release() {
+async fn concurrent_releases_give_each_unit_back_once() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
-    let release = |ids: Vec<String>, all| ReleaseDeadEntriesRequest {
-        reservation_ids: ids,
-        all,
+    let release = |selector| ReleaseDeadEntriesRequest {
+        selector,
         actor: "ann".to_owned(),
         reason: "refunded".to_owned(),
         ..Default::default()
     };
-    let one = service.admin().release_dead_entries(release(vec![ids[1].clone()], false)).await;
+    let one = service.admin().release_dead_entries(release(dead_entries::of([&ids[1]]))).await;
     assert_eq!(one.unwrap().into_inner().released, 1);
     let races = futures_util::future::join_all((0..6).map(|_| {
         let mut admin = service.admin();
-        let request = release(vec![], true);
+        let request = release(dead_entries::all());
         async move { admin.release_dead_entries(request).await.unwrap().into_inner().released }
     }));
     assert_eq!(races.await.into_iter().sum::<i32>(), 2, "each unit goes back once");
@@ -87,7 +86,7 @@ async fn a_release_gives_each_unit_back_once_however_many_release() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_stores_what_can_be_stored_and_keeps_the_rest() {
+async fn retry_stores_the_storable_entries_and_keeps_the_rest() {
     let env = TestEnv::new().await;
     let (service, ids) = with_three_dead(&env).await;
     let sql = env.sql().await;
@@ -97,7 +96,7 @@ async fn a_retry_stores_what_can_be_stored_and_keeps_the_rest() {
     )
     .await
     .unwrap();
-    let request = RetryDeadEntriesRequest { all: true, ..Default::default() };
+    let request = RetryDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     let answer = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
     assert_eq!((answer.stored, answer.refused, answer.settled), (2, 1, 0));
     let left = dead(&service, "").await;

@@ -5,15 +5,16 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use yoink::{
     app::Role,
+    dead_letters::{DeadFilter, PAGE, Selection},
     domain::ReservationId,
     grpc::pb::{
-        ListDeadEntriesRequest, ReleaseDeadEntriesRequest, ReleaseDeadEntriesResponse,
-        RetryDeadEntriesRequest, RetryDeadEntriesResponse,
+        DeadEntryFilter, ListDeadEntriesRequest, ReleaseDeadEntriesRequest,
+        ReleaseDeadEntriesResponse, RetryDeadEntriesRequest, RetryDeadEntriesResponse,
     },
-    ledger::{DeadAction, Void},
+    ledger::{ActionBy, Void},
 };
 
-use crate::harness::{Service, TestEnv, eventually, move_to_dead, product, reason};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, move_to_dead, product, reason};
 
 fn users(name: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| format!("{name}-{n}"))
@@ -38,7 +39,7 @@ async fn listed(service: &Service, asked: ListDeadEntriesRequest) -> Vec<String>
     }
 }
 
-/// Makes a dead entry older than it is: it is buried anew, as if two hours ago.
+/// Makes a dead entry older than it is: it is moved to the dead stream anew, as if two hours ago.
 async fn grow_old(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
@@ -52,12 +53,12 @@ async fn grow_old(env: &TestEnv, id: ReservationId) {
     let mut cli = env.cli().await;
     let anew: String = add.query_async(&mut cli).await.unwrap();
     let mut pipe = redis::pipe();
-    pipe.hset(key("buried"), dead.named(), anew).xdel(key("dead"), &[dead.dead_id()]);
+    pipe.hset(key("dead_index"), dead.named(), anew).xdel(key("dead"), &[dead.dead_id()]);
     let _: (i64, i64) = pipe.query_async(&mut cli).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_let_through_what_is_all_of_them() {
+async fn filters_select_entries_that_match_all_of_them() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     for id in ["shoe", "hat"] {
@@ -69,11 +70,14 @@ async fn filters_let_through_what_is_all_of_them() {
     move_to_dead(&env, &service, ("hat", Some("23514")), users("hat-check", 2)).await;
     grow_old(&env, long[0]).await;
 
-    let filter = |product: &str, sqlstate: &str, older_than| ListDeadEntriesRequest {
-        page_size: 1,
+    let matching = |product: &str, sqlstate: &str, older_than| DeadEntryFilter {
         product_id: product.to_owned(),
         sqlstate: sqlstate.to_owned(),
         older_than,
+    };
+    let filter = |product: &str, sqlstate: &str, older_than| ListDeadEntriesRequest {
+        page_size: 1,
+        filter: Some(matching(product, sqlstate, older_than)),
         ..Default::default()
     };
     let hour = seconds(3600);
@@ -95,10 +99,7 @@ async fn filters_let_through_what_is_all_of_them() {
 
     // Work takes the same filters.
     let release = |product: &str, sqlstate: &str, older_than| ReleaseDeadEntriesRequest {
-        all: true,
-        product_id: product.to_owned(),
-        sqlstate: sqlstate.to_owned(),
-        older_than,
+        selector: dead_entries::matching(matching(product, sqlstate, older_than)),
         ..Default::default()
     };
     for (request, released) in [
@@ -148,9 +149,9 @@ async fn of_each_kind(env: &TestEnv, service: &Service) {
         (stores.deployment.partitions.of(&"shoe".parse().unwrap()), bad[0].epoch());
     let stored = stores.dead_letters.find(bad[0]).await.unwrap().unwrap().order().unwrap();
     stores.ledger.store(partition, epoch, &[&stored]).await.unwrap();
-    let action = DeadAction { actor: "a process".to_owned(), reason: String::new() };
+    let by = ActionBy { actor: "a process".to_owned(), reason: String::new() };
     let void = Void { id: bad[1], reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
-    stores.ledger.void(partition, epoch, &void, &action).await.unwrap();
+    stores.ledger.void(partition, epoch, &void, &by).await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad-2')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let mut add = redis::cmd("XADD");
@@ -166,17 +167,21 @@ async fn stock(service: &Service, product: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
+async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     of_each_kind(&env, &service).await;
+    let shoe = DeadEntryFilter { product_id: "shoe".to_owned(), ..Default::default() };
     let retry = |dry_run| RetryDeadEntriesRequest {
-        all: true,
-        product_id: "shoe".to_owned(),
+        selector: dead_entries::matching(shoe.clone()),
         dry_run,
         ..Default::default()
     };
-    let release = |dry_run| ReleaseDeadEntriesRequest { all: true, dry_run, ..Default::default() };
+    let release = |dry_run| ReleaseDeadEntriesRequest {
+        selector: dead_entries::all(),
+        dry_run,
+        ..Default::default()
+    };
 
     let before = everything(&env).await;
     let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
@@ -218,32 +223,32 @@ async fn a_dry_run_changes_nothing_and_tells_what_the_work_then_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there() {
-    const MANY: usize = yoink::dead_letters::PAGE + 20;
-    const STUCK_AT: usize = yoink::dead_letters::PAGE + 10;
+async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
+    const MANY: usize = PAGE + 20;
+    const STUCK_AT: usize = PAGE + 10;
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 1000)).await;
     move_to_dead(&env, &service, ("shoe", Some("23514")), users("user", MANY)).await;
     let stores = env.stores().await;
-    let all = yoink::dead_letters::Chosen::All(yoink::dead_letters::DeadFilter::default());
-    let (mut walk, mut pages) = (stores.dead_letters.walk(&all).await.unwrap(), Vec::new());
-    let mut walked = Vec::new();
-    while let Some(page) = walk.next().await.unwrap() {
+    let all = Selection::All(DeadFilter::default());
+    let (mut cursor, mut pages) = (stores.dead_letters.cursor(&all).await.unwrap(), Vec::new());
+    let mut read = Vec::new();
+    while let Some(page) = cursor.next_page().await.unwrap() {
         pages.push(page.entries.len());
-        walked.extend(page.entries.into_iter().map(|dead| dead.named().to_owned()));
+        read.extend(page.entries.into_iter().map(|dead| dead.named().to_owned()));
     }
-    assert_eq!(pages, [yoink::dead_letters::PAGE, 20]);
+    assert_eq!(pages, [PAGE, 20]);
 
     // The ledger cannot void one of the second page.
-    let stuck = &walked[STUCK_AT];
+    let stuck = &read[STUCK_AT];
     let add = format!(
         "ALTER TABLE reservations ADD CONSTRAINT stuck CHECK (reservation_id <> '{stuck}')"
     );
     let sql = env.sql().await;
     sql.batch_execute(&add).await.unwrap();
     let release = ReleaseDeadEntriesRequest {
-        all: true,
+        selector: dead_entries::all(),
         actor: "ann".to_owned(),
         reason: "sale over".to_owned(),
         ..Default::default()
@@ -274,23 +279,22 @@ async fn work_on_more_than_a_page_tells_how_far_it_came_and_goes_on_from_there()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_walk_ends_where_it_began_while_orders_go_on_dying() {
+async fn work_ends_at_its_starting_bound_while_new_entries_arrive() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 2000)).await;
-    move_to_dead(&env, &service, ("shoe", None), users("early", yoink::dead_letters::PAGE + 1))
-        .await;
+    move_to_dead(&env, &service, ("shoe", None), users("early", PAGE + 1)).await;
     let stores = env.stores().await;
-    let all = yoink::dead_letters::Chosen::All(yoink::dead_letters::DeadFilter::default());
-    let mut walk = stores.dead_letters.walk(&all).await.unwrap();
-    assert_eq!(walk.next().await.unwrap().unwrap().entries.len(), yoink::dead_letters::PAGE);
+    let all = Selection::All(DeadFilter::default());
+    let mut cursor = stores.dead_letters.cursor(&all).await.unwrap();
+    assert_eq!(cursor.next_page().await.unwrap().unwrap().entries.len(), PAGE);
     move_to_dead(&env, &service, ("shoe", None), users("late", 3)).await;
-    let page = walk.next().await.unwrap().unwrap();
+    let page = cursor.next_page().await.unwrap().unwrap();
     assert_eq!(page.entries.len(), 1, "those that died meanwhile are for the next walk");
-    assert!(walk.next().await.unwrap().is_none());
-    let all = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    assert!(cursor.next_page().await.unwrap().is_none());
+    let all = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     let answer = service.admin().release_dead_entries(all).await.unwrap().into_inner();
-    assert_eq!(usize::try_from(answer.released).unwrap(), yoink::dead_letters::PAGE + 4);
+    assert_eq!(usize::try_from(answer.released).unwrap(), PAGE + 4);
     eventually("nothing is dead", async || {
         listed(&service, ListDeadEntriesRequest::default()).await.is_empty().then_some(())
     })

@@ -7,14 +7,14 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::{ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
-    ledger::{DeadAction, Void},
+    ledger::{ActionBy, Void},
 };
 
-use crate::harness::{Binary, Service, TestEnv, eventually, move_to_dead, product};
+use crate::harness::{Binary, Service, TestEnv, dead_entries, eventually, move_to_dead, product};
 
 async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
     let request = ReleaseDeadEntriesRequest {
-        reservation_ids: vec![id.to_string()],
+        selector: dead_entries::of([id]),
         actor: actor.to_owned(),
         reason: format!("so says {actor}"),
         ..Default::default()
@@ -25,7 +25,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
 
 async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
     let request = RetryDeadEntriesRequest {
-        reservation_ids: vec![id.to_string()],
+        selector: dead_entries::of([id]),
         actor: actor.to_owned(),
         reason: format!("so says {actor}"),
         ..Default::default()
@@ -57,13 +57,13 @@ async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
 async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
-    let action = DeadAction { actor: "dave".to_owned(), reason: "so says dave".to_owned() };
+    let by = ActionBy { actor: "dave".to_owned(), reason: "so says dave".to_owned() };
     let void = Void { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
-    stores.ledger.void(dead.partition, id.epoch(), &void, &action).await.unwrap();
+    stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_out_of_the_dead_is_recorded_once() {
+async fn each_dead_letter_action_is_recorded_once() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     let [released, retried, stood] = ids[..] else { panic!("three") };
@@ -94,7 +94,7 @@ async fn each_way_out_of_the_dead_is_recorded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
+async fn action_records_the_operator_that_finished_it_and_no_other() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     for id in &ids {
@@ -119,12 +119,12 @@ async fn whoever_finishes_what_another_began_is_recorded_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
+async fn retry_of_a_voided_entry_gives_the_unit_back_and_reports_it() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     void(&env, ids[0]).await;
     let request = RetryDeadEntriesRequest {
-        all: true,
+        selector: dead_entries::all(),
         actor: "ann".to_owned(),
         reason: "so says ann".to_owned(),
         ..Default::default()
@@ -138,13 +138,13 @@ async fn a_retry_of_what_was_voided_gives_the_unit_back_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_finished_while_nobody_could_record_it() {
+async fn no_action_finishes_while_it_cannot_be_recorded() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
     void(&env, ids[0]).await;
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE dead_actions RENAME TO hidden").await.unwrap();
-    let request = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let request = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     let failed = service.admin().release_dead_entries(request).await;
     assert!(failed.is_err(), "{failed:?}");
     let report = env.audit().await;
@@ -159,7 +159,7 @@ async fn nothing_is_finished_while_nobody_could_record_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_finishes_what_a_killed_worker_began() {
+async fn operator_finishes_a_release_that_a_killed_worker_began() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
@@ -184,7 +184,7 @@ async fn an_operator_finishes_what_a_killed_worker_began() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_and_operators_race_and_each_order_ends_once() {
+async fn racing_workers_and_operators_finish_each_order_once() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 200)).await;
@@ -193,10 +193,16 @@ async fn workers_and_operators_race_and_each_order_ends_once() {
     let workers = [env.serve(Role::Worker, &[]).await, env.serve(Role::Worker, &[]).await];
     let race = ["ann", "bob"].map(|actor| {
         let (mut admin, mut other) = (service.admin(), service.admin());
-        let release =
-            ReleaseDeadEntriesRequest { all: true, actor: actor.to_owned(), ..Default::default() };
-        let retry =
-            RetryDeadEntriesRequest { all: true, actor: actor.to_owned(), ..Default::default() };
+        let release = ReleaseDeadEntriesRequest {
+            selector: dead_entries::all(),
+            actor: actor.to_owned(),
+            ..Default::default()
+        };
+        let retry = RetryDeadEntriesRequest {
+            selector: dead_entries::all(),
+            actor: actor.to_owned(),
+            ..Default::default()
+        };
         async move {
             let (released, retried) =
                 tokio::join!(admin.release_dead_entries(release), other.retry_dead_entries(retry));

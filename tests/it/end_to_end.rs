@@ -21,7 +21,7 @@ async fn create(env: &TestEnv, id: &str, units: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_under_load_loses_nothing_accepted() {
+async fn sigterm_under_load_loses_no_accepted_order() {
     let env = TestEnv::new().await;
     create(&env, "shoe", 1_000_000).await;
     let mut binary = Binary::serve(&env, &[], None);
@@ -44,7 +44,7 @@ async fn sigterm_under_load_loses_nothing_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_answers_the_call_that_is_under_way_and_does_not_wait_for_one_without_end() {
+async fn sigterm_answers_calls_in_flight_and_does_not_wait_for_endless_ones() {
     for answered in [true, false] {
         let env = TestEnv::with_own_redis().await;
         create(&env, "shoe", 10).await;
@@ -87,7 +87,7 @@ async fn sigterm_answers_the_call_that_is_under_way_and_does_not_wait_for_one_wi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_contract_can_be_asked_for_in_both_versions() {
+async fn reflection_serves_both_of_its_versions() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
@@ -125,7 +125,7 @@ async fn the_contract_can_be_asked_for_in_both_versions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_follows_redis_and_not_postgres() {
+async fn health_depends_on_redis_and_not_on_postgres() {
     let (mut env, other) = (TestEnv::with_own_redis().await, TestEnv::with_own_postgres().await);
     (env.postgres, env.database) = (other.postgres, other.database);
     let service = env.serve(Role::All, &[]).await;
@@ -169,7 +169,7 @@ async fn health_follows_redis_and_not_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
+async fn dev_keeps_state_refuses_a_second_run_and_stops_its_servers() {
     let here = scratch_dir("dev");
     let mut first = Dev::start(&here);
     first.ready().await;
@@ -179,7 +179,7 @@ async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
     assert!(processes_under(&here).len() >= 2, "Redis and Postgres are seen while they run");
     let second = Dev::start(&here).ended().await;
     assert_eq!(second.0.code(), Some(2));
-    assert!(second.1.contains("runs here already"), "{}", second.1);
+    assert!(second.1.contains("already runs in"), "{}", second.1);
     first.interrupt();
     assert!(first.ended().await.0.success());
     assert_eq!(processes_under(&here), Vec::<String>::new());
@@ -196,7 +196,7 @@ async fn dev_keeps_its_state_refuses_a_second_run_and_leaves_nothing_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_demo_ends_with_its_verdict_and_leaves_nothing_behind() {
+async fn demo_prints_its_verdict_and_leaves_no_files_or_processes() {
     let here = scratch_dir("demo");
     let mut demo = std::process::Command::new(env!("CARGO_BIN_EXE_yoink"));
     demo.args(["demo", "--attempts", "2000", "--units", "50", "--buyers", "200"]);

@@ -56,7 +56,7 @@ const KUBERNETES: [(&str, &str); 8] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_warning() {
+async fn kubernetes_variables_are_ignored_and_unknown_variables_cause_a_warning() {
     let env = TestEnv::new().await;
     let unknown = [("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"), ("YOINK_NEW", "1")];
     let environment = [&KUBERNETES[..], &unknown].concat();
@@ -64,7 +64,7 @@ async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_wa
     service.channel().await;
     let said = service.said();
     let warnings: Vec<&str> =
-        said.lines().filter(|line| line.contains("are no settings")).collect();
+        said.lines().filter(|line| line.contains("are not settings")).collect();
     let names = "YOINK_NEW, YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)";
     assert!(warnings.len() == 1 && warnings[0].contains(names), "{said}");
     assert!(warnings[0].contains("WARN") && !warnings[0].contains("YOINK_REDIS"), "{said}");
@@ -81,7 +81,7 @@ async fn variables_of_kubernetes_do_not_end_the_start_and_unknown_names_are_a_wa
 }
 
 #[test]
-fn unknown_names_in_the_file_and_in_flags_are_refused_with_the_setting_that_is_near() {
+fn unknown_settings_in_file_and_flags_are_refused_with_a_suggestion() {
     let dir = scratch_dir("environment");
     let flag = refused(&dir, &[], &["--set", "postgre_url=x"]);
     assert!(flag.contains("did you mean postgres_url?"), "{flag}");
@@ -91,7 +91,7 @@ fn unknown_names_in_the_file_and_in_flags_are_refused_with_the_setting_that_is_n
 }
 
 #[test]
-fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
+fn text_settings_accept_numbers_and_values_are_kept_as_written() {
     let dir = scratch_dir("environment");
     let prefix = |environment: &[(&str, &str)], args: &[&str]| {
         let (printed, warned) = checked(&dir, environment, args);
@@ -114,7 +114,7 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
     let span = [("YOINK_LOG", "[call]=debug"), ("YOINK_REFLECTION", "true")];
     let (printed, _) = checked(&dir, &span, &[]);
     assert!(printed.contains("log = \"[call]=debug\""), "{printed}");
-    assert!(printed.contains("reflection = true"), "{printed}");
+    assert!(printed.contains("reflection = \"on\""), "{printed}");
     // A whole number is written with digits, wherever it is written.
     for written in ["1e1", "8.0", "8e0", "0x10"] {
         let value = [("YOINK_PARTITIONS", written)];
@@ -123,7 +123,7 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
         assert!(wrong.contains(&why), "{wrong}");
         fs::write(dir.join("yoink.toml"), format!("partitions = {written}\n")).unwrap();
         let wrong = refused(&dir, &[], &[]);
-        assert!(wrong.contains(&why) && wrong.contains("in the settings file"), "{wrong}");
+        assert!(wrong.contains(&why) && wrong.contains("(in yoink.toml)"), "{wrong}");
     }
     fs::write(dir.join("yoink.toml"), "trace_sample_ratio = 1_0.5e-1_0\n").unwrap();
     checked(&dir, &[], &[]);
@@ -135,13 +135,29 @@ fn text_settings_take_numbers_and_every_value_applies_as_it_is_written() {
 }
 
 #[test]
-fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
+fn sample_file_is_accepted_and_changes_no_setting() {
+    let dir = scratch_dir("environment");
+    let (defaults, _) = checked(&dir, &[], &[]);
+    let sample = run(&dir, &[], &["config", "sample"]);
+    assert_eq!(sample.status.code(), Some(0), "{}", text(&sample.stderr));
+    // Lines that begin with # and no space are settings.
+    let lines = text(&sample.stdout);
+    let lines = lines.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') => setting,
+        _ => line,
+    });
+    fs::write(dir.join("yoink.toml"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(checked(&dir, &[], &[]).0, defaults);
+}
+
+#[test]
+fn config_check_refuses_what_a_start_refuses_without_connecting() {
     let dir = scratch_dir("environment");
     for (settings, why) in [
         (&["grpc_listen=:7", "http_listen=127.0.0.1:7"][..], "must differ"),
-        (&["grpc_listen=db:7"], "no IP address"),
-        (&["redis_url=redis://cache/three"], "database that is no number"),
-        (&["redis_url=redis://0.0.0.0"], "no address to connect to"),
+        (&["grpc_listen=db:7"], "not an IP address"),
+        (&["redis_url=redis://cache/three"], "database that is not a number"),
+        (&["redis_url=redis://0.0.0.0"], "not an address to connect to"),
         (&["postgres_url=postgres://ann@/yoink"], "names no host"),
         (&["postgres_url=host=a,b port=1,2,3"], "number of ports"),
         (&["postgres_url=postgres://ann@db/yoink?sslmode=require"], "without TLS"),
@@ -180,7 +196,7 @@ fn config_check_refuses_what_a_start_would_refuse_and_connects_to_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
+async fn config_check_connect_reports_both_stores_and_changes_nothing() {
     tokio::task::spawn_blocking(shared).await.unwrap();
     let env = TestEnv::with_own_redis().await;
     let check = |more: &[(&'static str, &str)]| {
@@ -223,15 +239,15 @@ async fn config_check_connect_says_what_both_stores_are_and_changes_nothing() {
     // Port 1 of loopback: no server listens there. The other store is looked at all the same.
     let (code, printed) = check(&[("redis_url", "redis://127.0.0.1:1")]);
     assert_eq!(code, 2, "{printed}");
-    assert!(printed.contains("cannot tell: Redis (redis_url)"), "{printed}");
+    assert!(printed.contains("cannot check: Redis (redis_url)"), "{printed}");
     assert!(printed.contains("# Postgres "), "{printed}");
     let (code, printed) = check(&[("postgres_url", "host=127.0.0.1 port=1 user=ann")]);
     assert_eq!(code, 2, "{printed}");
-    assert!(printed.contains("cannot tell: Postgres (postgres_url)"), "{printed}");
+    assert!(printed.contains("cannot check: Postgres (postgres_url)"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check_connect() {
+async fn config_check_connect_reports_a_different_number_of_partitions() {
     let env = TestEnv::new().await;
     env.app(&[]).await;
     let args = ["config", "check", "--connect"];
@@ -243,7 +259,7 @@ async fn a_deployment_with_another_number_of_partitions_is_named_by_config_check
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_does_not_end_a_service_in_any_role_and_is_logged() {
+async fn sighup_is_logged_and_ends_no_role() {
     let env = TestEnv::new().await;
     for role in ["all", "api", "worker"] {
         let mut service = Binary::serve_as(role, &env, &[], None);
@@ -288,7 +304,7 @@ async fn reflected(channel: Channel) -> Option<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reflection_beyond_loopback_is_on_where_it_is_set_and_off_by_itself() {
+async fn reflection_beyond_loopback_is_off_unless_set() {
     let env = TestEnv::new().await;
     // A port alone is every address; localhost is loopback.
     for (listen, reflection, lists) in

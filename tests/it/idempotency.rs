@@ -2,12 +2,18 @@
 
 use futures_util::future::join_all;
 use redis::AsyncCommands as _;
-use yoink::{app::Role, grpc::pb::Ack};
+use yoink::{
+    app::Role,
+    grpc::pb::{Ack, PlaceOrderRequest},
+};
 
-use crate::harness::{TestEnv, eventually, product};
+use crate::{
+    bad_input::fields,
+    harness::{TestEnv, eventually, product},
+};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_id_from_64_callers_takes_one_unit() {
+async fn request_id_used_by_64_callers_takes_one_unit() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -21,7 +27,7 @@ async fn one_request_id_from_64_callers_takes_one_unit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
+async fn retry_of_the_last_sold_unit_is_a_duplicate_and_not_sold_out() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1)).await;
@@ -39,7 +45,7 @@ async fn the_last_buyer_who_asks_again_is_not_told_that_it_is_sold_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_belongs_to_its_user_and_product() {
+async fn request_id_is_scoped_to_its_user_and_product() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -60,7 +66,29 @@ async fn a_request_id_belongs_to_its_user_and_product() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_after_a_void_is_a_new_request() {
+async fn require_request_id_refuses_reservations_without_one() {
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("require_request_id", "on")]).await;
+    service.create(product("shoe", 5)).await;
+    let status = service.buy("shoe", "ann", "").await.unwrap_err();
+    assert_eq!(fields(&status), ["request_id"]);
+    let order = || PlaceOrderRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "ann".to_owned(),
+        request_id: String::new(),
+    };
+    let status = service.storefront().place_order(order()).await.unwrap_err();
+    assert_eq!(fields(&status), ["request_id"]);
+    service.buy("shoe", "ann", "order-1").await.unwrap();
+    let mut keyed = tonic::Request::new(order());
+    keyed.metadata_mut().insert("idempotency-key", "order-2".parse().unwrap());
+    service.storefront().place_order(keyed).await.unwrap();
+    let report = env.assert_audit_holds().await;
+    assert_eq!((report.products[0].available, report.products[0].confirmed), (3, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_after_a_void_is_a_new_request() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 3)).await;
@@ -85,7 +113,7 @@ async fn a_retry_after_a_void_is_a_new_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer() {
+async fn request_id_in_a_key_of_the_old_layout_is_found_and_extended() {
     const BUCKET_MS: i64 = 43_200_000;
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
@@ -123,7 +151,7 @@ async fn a_request_id_in_a_key_of_the_layout_before_is_found_and_kept_for_longer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn how_long_a_call_waits_is_no_part_of_its_request() {
+async fn ack_level_is_not_part_of_the_request_identity() {
     let env = TestEnv::with_durable_postgres().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -44,7 +44,7 @@ async fn sells_again(service: &Service, (product, user, request): (&str, &str, &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_of_identity_providers_are_sold_to_stored_listed_and_rebuilt() {
+async fn user_ids_of_identity_providers_are_sold_stored_listed_and_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("metrics_products", PRODUCT)]).await;
     let mut limited = product(PRODUCT, 100);
@@ -95,7 +95,7 @@ async fn ids_of_identity_providers_are_sold_to_stored_listed_and_rebuilt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_quotes_cells_that_a_spreadsheet_would_compute() {
+async fn export_quotes_cells_that_a_spreadsheet_would_evaluate() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product(PRODUCT, 100)).await;
@@ -117,7 +117,7 @@ async fn an_export_quotes_cells_that_a_spreadsheet_would_compute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_give_the_same_text_when_joined_get_answers_of_their_own_also_after_a_loss() {
+async fn ids_with_equal_concatenation_get_separate_answers_even_after_a_loss() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;
@@ -159,7 +159,7 @@ async fn ids_that_give_the_same_text_when_joined_get_answers_of_their_own_also_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restock_is_added_once_whatever_its_request_id_looks_like_and_never_with_other_units() {
+async fn restock_is_added_once_for_any_request_id_and_refused_with_other_units() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 5)).await;
@@ -195,7 +195,7 @@ async fn a_restock_is_added_once_whatever_its_request_id_looks_like_and_never_wi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_with_wider_ids_is_of_a_format_that_earlier_programs_leave_alone() {
+async fn entry_with_wider_ids_has_a_format_that_earlier_programs_skip() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
@@ -216,7 +216,7 @@ async fn an_entry_with_wider_ids_is_of_a_format_that_earlier_programs_leave_alon
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_takes_and_refuses_the_ids_that_the_service_does() {
+async fn import_accepts_and_refuses_the_same_ids_as_the_service() {
     let env = TestEnv::new().await;
     let file = crate::harness::scratch_dir("ids").join("catalogue.csv");
     let row = |id: &str| format!("{id},Shoe,1,EUR,1\n");

@@ -81,7 +81,7 @@ async fn stop_sale(service: &Service, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn import_costs_round_trips_by_pages_and_not_by_rows_and_a_repeat_changes_nothing() {
+async fn import_round_trips_grow_by_page_and_a_repeat_changes_nothing() {
     let env = TestEnv::new().await;
     // The deployment and its partitions.
     drop(env.app(&[]).await);
@@ -115,7 +115,7 @@ fn port_of(url: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn emergency_stop_restock_and_creation_go_on_while_an_import_runs() {
+async fn emergency_stop_restock_and_creation_work_while_an_import_runs() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -148,7 +148,7 @@ async fn emergency_stop_restock_and_creation_go_on_while_an_import_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn import_that_is_killed_in_the_middle_leaves_nothing() {
+async fn killed_import_leaves_nothing() {
     let env = TestEnv::new().await;
     drop(env.app(&[]).await);
     let file = file_of(0..12_000);
@@ -177,7 +177,7 @@ async fn import_that_is_killed_in_the_middle_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn imports_of_the_same_and_of_overlapping_files_at_once_all_succeed() {
+async fn concurrent_imports_of_overlapping_files_all_succeed() {
     let env = TestEnv::new().await;
     drop(env.app(&[]).await);
     let holder = hold(&env, "p-00500").await;
@@ -202,7 +202,7 @@ async fn imports_of_the_same_and_of_overlapping_files_at_once_all_succeed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn products_of_another_transaction_are_known_and_other_units_refuse_the_whole_file() {
+async fn import_accepts_concurrently_created_products_and_refuses_other_units() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     for (id, units) in [("p-00001", 10), ("p-00003", 11)] {
@@ -224,7 +224,7 @@ async fn products_of_another_transaction_are_known_and_other_units_refuse_the_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn products_of_an_import_that_died_before_their_versions_are_sold() {
+async fn products_of_an_import_killed_before_versions_are_sold() {
     let env = TestEnv::new().await;
     let running = env.serve(Role::All, &[]).await;
     running.create(product("shoe", 10)).await;
@@ -248,7 +248,7 @@ async fn products_of_an_import_that_died_before_their_versions_are_sold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn import_that_cannot_assign_versions_says_so_and_is_completed_by_the_next_one() {
+async fn import_that_cannot_assign_versions_reports_it_and_the_next_completes_it() {
     let env = TestEnv::new().await;
     let sql = env.sql().await;
     let trigger = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -272,7 +272,7 @@ async fn import_that_cannot_assign_versions_says_so_and_is_completed_by_the_next
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn import_with_another_number_of_partitions_names_the_right_one() {
+async fn import_with_a_different_number_of_partitions_names_the_right_one() {
     let env = TestEnv::new().await;
     let file = file_of(0..1);
     import(&env, &[("partitions", "4")], &file).await;
@@ -285,7 +285,7 @@ async fn import_with_another_number_of_partitions_names_the_right_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn emergency_stop_does_not_wait_until_redis_knows_an_import() {
+async fn emergency_stop_does_not_wait_for_an_import_to_reach_redis() {
     let env = TestEnv::new().await;
     let proxy = Proxy::postgres(port_of(&env.postgres_url())).await;
     let url = proxy.postgres_url(&env.database);
@@ -315,7 +315,7 @@ async fn emergency_stop_does_not_wait_until_redis_knows_an_import() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn price_of_a_json_number_reaches_the_ledger_as_it_is_written() {
+async fn json_number_price_reaches_the_ledger_as_written() {
     let env = TestEnv::new().await;
     let path = scratch_dir("import").join("catalogue.json");
     let text =
@@ -327,7 +327,7 @@ async fn price_of_a_json_number_reaches_the_ledger_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn import_shows_its_progress_on_a_terminal_and_only_there() {
+async fn import_shows_progress_only_on_a_terminal() {
     let env = TestEnv::new().await;
     let file = file_of(0..1_500);
     let args = ["import", file.to_str().unwrap()];

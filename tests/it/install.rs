@@ -85,7 +85,7 @@ const POSTGRES_15: (&str, &str) = ("postgres", "echo 'postgres (PostgreSQL) 15.6
 const INITDB: (&str, &str) = ("initdb", "true");
 
 #[test]
-fn install_does_nothing_where_everything_is_there_and_new_enough() {
+fn install_does_nothing_if_every_program_is_new_enough() {
     let system = System::with(&[REDIS_7, POSTGRES_15, INITDB]);
     let output = system.run("scripts/install.sh", &[]);
     assert_eq!(shown(&output), (String::new(), String::new()));
@@ -93,7 +93,7 @@ fn install_does_nothing_where_everything_is_there_and_new_enough() {
 }
 
 #[test]
-fn install_refuses_servers_that_the_service_refuses_and_says_what_to_do() {
+fn install_refuses_unsupported_servers_and_states_what_to_do() {
     let old_redis = ("redis-server", "echo 'Redis server v=6.0.16 sha=00000000:0'");
     let old_postgres = ("postgres", "echo 'postgres (PostgreSQL) 12.22'");
     for (programs, found, needed) in [
@@ -110,7 +110,7 @@ fn install_refuses_servers_that_the_service_refuses_and_says_what_to_do() {
 }
 
 #[test]
-fn install_takes_nothing_from_a_distribution_that_is_too_old() {
+fn install_takes_no_packages_from_a_distribution_that_is_too_old() {
     // As Ubuntu 22.04 has it.
     let system = System::with(&[POSTGRES_15, INITDB]);
     system.with_apt("5:6.0.16-1ubuntu1");
@@ -123,7 +123,7 @@ fn install_takes_nothing_from_a_distribution_that_is_too_old() {
 }
 
 #[test]
-fn install_announces_what_it_leaves_behind_and_removes_the_rest() {
+fn install_reports_the_files_it_leaves_and_removes_the_rest() {
     let system = System::with(&[]);
     // No epoch, and a version that is no version of Postgres itself: Debian's is 15+248.
     system.with_apt("15+248+deb12u1");
@@ -178,7 +178,7 @@ fn versions_are_the_same_in_the_service_the_installer_and_the_documents() {
 }
 
 #[test]
-fn tools_name_the_go_that_they_need_when_there_is_none_or_an_old_one() {
+fn tools_report_the_required_go_version_if_go_is_missing_or_old() {
     let old = System::with(&[("go", "echo go1.22.1"), ("cmp", "false")]);
     let none = System::with(&[("cmp", "false")]);
     for (system, found) in [(&old, "found: go1.22.1."), (&none, "found: none.")] {
@@ -190,8 +190,7 @@ fn tools_name_the_go_that_they_need_when_there_is_none_or_an_old_one() {
 }
 
 #[test]
-fn programs_that_the_tools_need_are_installed_where_they_are_missing_and_by_every_command_that_needs_them()
- {
+fn missing_tool_dependencies_are_installed_by_every_command_that_needs_them() {
     let system = System::with(&[]);
     system.with_apt("1");
     let output = system.run("scripts/install.sh", &["tools"]);
@@ -209,7 +208,7 @@ fn programs_that_the_tools_need_are_installed_where_they_are_missing_and_by_ever
 }
 
 #[test]
-fn a_first_build_is_not_silent() {
+fn first_build_shows_progress() {
     for target in ["demo", "dev"] {
         let mut make = Command::new("make");
         let output = make.args(["-n", target]).current_dir(checkout("")).output().unwrap();

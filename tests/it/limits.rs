@@ -10,7 +10,7 @@ use yoink::{
 use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_more_than_the_limit_however_many_calls_at_once() {
+async fn concurrent_calls_never_exceed_the_limit_per_user() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let mut shoe = product("shoe", 100);
@@ -24,7 +24,7 @@ async fn nobody_gets_more_than_the_limit_however_many_calls_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_window_is_kept_by_the_clock_of_redis() {
+async fn sale_window_follows_the_clock_of_redis() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let now = jiff::Timestamp::now().as_millisecond();
@@ -44,7 +44,7 @@ async fn a_window_is_kept_by_the_clock_of_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
+async fn emergency_stop_is_one_call_and_can_be_reverted() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -67,7 +67,7 @@ async fn an_emergency_stop_is_one_call_and_can_be_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limit_that_is_set_later_counts_from_then_on_and_after_a_rebuild_all_that_is_confirmed() {
+async fn limit_set_later_counts_new_units_and_after_a_rebuild_all_confirmed_ones() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;

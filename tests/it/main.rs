@@ -9,6 +9,7 @@ mod addresses;
 mod bad_input;
 mod catalogue;
 mod commands;
+mod connection_age;
 mod dead_letters;
 mod dead_letters_bulk;
 mod dead_letters_record;

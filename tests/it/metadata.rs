@@ -7,13 +7,13 @@ use yoink::{
     app::Role,
     grpc::pb::{
         CreateProductsRequest, ListProductsRequest, ListProductsResponse, NewProduct,
-        PlaceOrderRequest, ReserveUnitRequest, ReserveUnitResponse, RestockRequest,
+        PlaceOrderRequest, ReserveUnitRequest, RestockRequest,
     },
 };
 
 use crate::{
     bad_input::fields,
-    harness::{Service, TestEnv, product, reason},
+    harness::{Bought, Service, TestEnv, product, reason},
 };
 
 /// A request with the header, once for each value.
@@ -25,22 +25,18 @@ fn keyed<T>(message: T, keys: &[&[u8]]) -> Request<T> {
     request
 }
 
-async fn buy(
-    service: &Service,
-    request_id: &str,
-    keys: &[&[u8]],
-) -> Result<ReserveUnitResponse, Status> {
+async fn buy(service: &Service, request_id: &str, keys: &[&[u8]]) -> Result<Bought, Status> {
     let message = ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
         request_id: request_id.to_owned(),
         ..Default::default()
     };
-    Ok(service.buyers().reserve_unit(keyed(message, keys)).await?.into_inner())
+    Ok(service.buyers().reserve_unit(keyed(message, keys)).await?.into_inner().into())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_in_the_metadata_is_the_request_id() {
+async fn idempotency_key_metadata_is_used_as_the_request_id() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -78,7 +74,7 @@ async fn an_idempotency_key_in_the_metadata_is_the_request_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_and_takes_nothing() {
+async fn invalid_or_conflicting_idempotency_key_is_refused_and_takes_nothing() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -115,7 +111,7 @@ async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_and_takes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_that_passes_says_how_long_to_wait_in_three_ways_that_agree() {
+async fn temporary_refusal_gives_the_same_retry_delay_in_three_ways() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
     service.create(product("shoe", 9)).await;
@@ -134,7 +130,7 @@ async fn a_refusal_that_passes_says_how_long_to_wait_in_three_ways_that_agree() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gzip_requests_are_understood_and_answers_are_not_compressed() {
+async fn gzip_requests_are_accepted_and_responses_are_not_compressed() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let mut operators = service.admin().send_compressed(Gzip);
@@ -170,7 +166,7 @@ async fn gzip_requests_are_understood_and_answers_are_not_compressed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_small_gzip_of_ten_megabytes_is_refused_by_the_size_it_unpacks_to() {
+async fn gzip_bomb_is_refused_by_its_decompressed_size() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -196,7 +192,7 @@ async fn a_small_gzip_of_ten_megabytes_is_refused_by_the_size_it_unpacks_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_encoding_is_unimplemented_and_told_what_is_known() {
+async fn unknown_encoding_is_unimplemented_and_lists_the_supported_ones() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     for encoding in ["deflate", "zstd", "br"] {
@@ -218,7 +214,7 @@ async fn mistyped<T: Message + 'static>(service: &Service, path: &str, message: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_cannot_be_decoded_is_the_callers_mistake_and_names_the_field() {
+async fn undecodable_message_is_invalid_argument_and_names_the_field() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let number = ListProductsRequest { page_size: 5, ..Default::default() };

@@ -2,7 +2,7 @@
 
 use yoink::{app::Role, grpc::pb::ReleaseDeadEntriesRequest};
 
-use crate::harness::{Service, TestEnv, eventually, get, product};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, get, product};
 
 /// Every sample of a scrape whose name and labels contain all of `parts`, summed.
 fn sum(scrape: &str, parts: &[&str]) -> f64 {
@@ -18,7 +18,7 @@ async fn scrape(service: &Service) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scrape_counts_calls_outcomes_batches_and_orders() {
+async fn metrics_count_calls_outcomes_batches_and_orders() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 3)).await;
@@ -52,7 +52,7 @@ async fn a_scrape_counts_calls_outcomes_batches_and_orders() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_products_that_the_settings_name_are_named() {
+async fn product_labels_are_limited_to_the_configured_products() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("metrics_products", "shoe,ghost")]).await;
     service.create(product("shoe", 3)).await;
@@ -65,7 +65,7 @@ async fn only_products_that_the_settings_name_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scrape_is_answered_while_redis_is_silent_and_postgres_is_away() {
+async fn metrics_are_answered_while_redis_is_silent_and_postgres_is_down() {
     let mut env = TestEnv::with_own_redis().await;
     let other = TestEnv::with_own_postgres().await;
     env.postgres = other.postgres;
@@ -84,7 +84,7 @@ async fn a_scrape_is_answered_while_redis_is_silent_and_postgres_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scrape_shows_what_waits_and_what_is_dead() {
+async fn metrics_show_waiting_and_dead_entries() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -113,7 +113,7 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
         let name = "db_client_operation_duration_seconds_count";
         assert!(sum(&text, &[name, command]) >= 1.0, "{command}: {text}");
     }
-    let release = ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     service.admin().release_dead_entries(release).await.unwrap();
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
@@ -121,7 +121,7 @@ async fn a_scrape_shows_what_waits_and_what_is_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_names_every_metric_and_no_other() {
+async fn metrics_document_lists_exactly_the_existing_metrics() {
     let env = TestEnv::with_durable_postgres().await;
     let audits = ("audit_interval_ms", "100");
     let settings = [("max_deliveries", "1"), ("metrics_products", "shoe"), audits];

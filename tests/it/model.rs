@@ -261,7 +261,7 @@ async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
 }
 
 #[test]
-fn any_sequence_of_calls_gives_the_models_answers() {
+fn random_call_sequences_match_the_model() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let ids = |kind: &str| (0..3).map(|n| format!("{kind}{n}")).collect::<Vec<_>>();
@@ -273,7 +273,7 @@ fn any_sequence_of_calls_gives_the_models_answers() {
 }
 
 #[test]
-fn ids_that_hold_separators_are_never_confused() {
+fn ids_with_separators_never_collide() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let strategy = (confusable_ids(), steps());

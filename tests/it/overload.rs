@@ -37,7 +37,7 @@ async fn is_healthy(service: &Service) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back() {
+async fn address_over_its_rate_is_refused_with_a_retry_delay() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("address_calls_per_second", "5")]).await;
     service.create(product("shoe", 1_000)).await;
@@ -65,7 +65,7 @@ async fn an_address_that_calls_too_often_is_refused_and_told_when_to_come_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_trusted_proxy_says_whose_call_it_is() {
+async fn forwarded_address_is_used_only_from_a_trusted_proxy() {
     let env = TestEnv::new().await;
     let shoe = |user: &str, client: &str| {
         let message = ReserveUnitRequest {
@@ -95,7 +95,7 @@ async fn only_a_trusted_proxy_says_whose_call_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_asks_too_often_is_refused_and_others_are_not() {
+async fn user_over_its_rate_is_refused_and_others_are_not() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("user_calls_per_second", "1")]).await;
     service.create(product("shoe", 1_000)).await;
@@ -120,7 +120,7 @@ async fn a_user_that_asks_too_often_is_refused_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_at_once_is_shed_and_operators_are_still_heard() {
+async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     let env = TestEnv::with_durable_postgres().await;
     let settings = [("concurrency_max_calls", "4"), ("call_timeout_ms", "600000")];
     let service = env.serve(Role::Api, &settings).await;
@@ -182,7 +182,7 @@ async fn set(service: &Service, status: ProductStatus) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rush_over_the_limit_sells_every_unit_once() {
+async fn overload_sells_every_unit_once() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("concurrency_max_calls", "8")]).await;
     service.create(product("shoe", 200)).await;
@@ -208,7 +208,7 @@ async fn a_rush_over_the_limit_sells_every_unit_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_without_a_deadline_gets_the_services_own() {
+async fn call_without_a_deadline_gets_the_default_deadline() {
     let env = TestEnv::with_own_redis().await;
     // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
     let service = env.serve(Role::All, &[("call_timeout_ms", "1500")]).await;
@@ -239,7 +239,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_calls_given_up_at_once_do_not_cost_the_connection() {
+async fn hundreds_of_calls_cancelled_at_once_keep_the_connection_open() {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
@@ -274,7 +274,7 @@ async fn hundreds_of_calls_given_up_at_once_do_not_cost_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_is_too_large_is_refused_and_the_connection_goes_on() {
+async fn oversized_request_head_is_refused_and_the_connection_stays_open() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("header_max_bytes", "4096")]).await;
     service.create(product("shoe", 10)).await;

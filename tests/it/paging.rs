@@ -3,7 +3,7 @@
 use yoink::{
     app::Role,
     grpc::pb::{
-        CreateProductsRequest, ListDeadEntriesRequest, ListProductsRequest,
+        CreateProductsRequest, DeadEntryFilter, ListDeadEntriesRequest, ListProductsRequest,
         ListReservationsRequest, NewProduct, google::r#type::Money,
     },
 };
@@ -34,7 +34,7 @@ async fn page_of(service: &Service, page_size: i32, page_token: &str) -> (usize,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_size_above_the_most_gives_the_most_and_a_negative_one_is_refused() {
+async fn page_size_above_the_maximum_is_capped_and_a_negative_one_is_refused() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     create_items(&service, 501).await;
@@ -78,7 +78,7 @@ async fn assert_refused_everywhere(service: &Service, token: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_token_that_no_list_gave_is_refused_by_every_list() {
+async fn invalid_page_token_is_refused_by_every_list() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     create_items(&service, 2).await;
@@ -94,7 +94,7 @@ async fn a_page_token_that_no_list_gave_is_refused_by_every_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_token_of_another_list_or_of_other_filters_is_refused() {
+async fn page_token_of_another_list_or_other_filters_is_refused() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 9)).await;
@@ -129,7 +129,7 @@ async fn a_page_token_of_another_list_or_of_other_filters_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_token_of_dead_entries_goes_with_its_filters_only() {
+async fn dead_letter_page_token_is_valid_only_with_its_filters() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
@@ -138,21 +138,19 @@ async fn a_page_token_of_dead_entries_goes_with_its_filters_only() {
     let list = async |request: ListDeadEntriesRequest| {
         service.admin().list_dead_entries(request).await.map(|answer| answer.into_inner())
     };
+    let filter = DeadEntryFilter { sqlstate: "23514".to_owned(), ..Default::default() };
     let asked =
-        ListDeadEntriesRequest { page_size: 1, sqlstate: "23514".to_owned(), ..Default::default() };
+        ListDeadEntriesRequest { page_size: 1, filter: Some(filter.clone()), ..Default::default() };
     let page_token = list(asked.clone()).await.unwrap().next_page_token;
     let next = ListDeadEntriesRequest { page_token, ..asked };
     assert_eq!(list(next.clone()).await.unwrap().entries.len(), 1);
     let older_than = Some(prost_types::Duration { seconds: 0, nanos: 1 });
+    let with = |filter| ListDeadEntriesRequest { filter: Some(filter), ..next.clone() };
     for other in [
-        ListDeadEntriesRequest { sqlstate: String::new(), ..next.clone() },
-        ListDeadEntriesRequest { product_id: "shoe".to_owned(), ..next.clone() },
-        ListDeadEntriesRequest { older_than, ..next.clone() },
-        ListDeadEntriesRequest {
-            sqlstate: String::new(),
-            reservation_id: ids[0].to_string(),
-            ..next.clone()
-        },
+        ListDeadEntriesRequest { filter: None, ..next.clone() },
+        with(DeadEntryFilter { product_id: "shoe".to_owned(), ..filter.clone() }),
+        with(DeadEntryFilter { older_than, ..filter.clone() }),
+        ListDeadEntriesRequest { filter: None, reservation_id: ids[0].to_string(), ..next.clone() },
     ] {
         assert_eq!(fields(&list(other).await.unwrap_err()), ["page_token"]);
     }

@@ -53,17 +53,17 @@ async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_user_is_voided_and_everybody_else_is_stored() {
+async fn order_with_poison_user_is_voided_and_the_others_are_stored() {
     poison_among_good_orders("user_id <> 'mallory'", ("shoe", "mallory")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_poison_product_is_voided_and_everybody_else_is_stored() {
+async fn order_with_poison_product_is_voided_and_the_others_are_stored() {
     poison_among_good_orders("product_id <> 'hat'", ("hat", "ann")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_nobody_of_ours_wrote_is_set_aside() {
+async fn entry_of_an_unknown_writer_is_kept_as_unrecognized() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;

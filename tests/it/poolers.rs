@@ -17,7 +17,7 @@ const ADVISORY: &str = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oi
                          WHERE locktype = 'advisory' AND d.datname = current_database()";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn session_pooling_sells_stores_and_rebuilds_and_leaves_no_lock_behind() {
+async fn session_pooling_sells_stores_rebuilds_and_leaves_no_lock() {
     tokio::task::spawn_blocking(shared).await.unwrap();
     let env = TestEnv::with_own_redis().await;
     let pooler = PgBouncer::start(shared().postgres.port(), "session").await;
@@ -39,7 +39,7 @@ async fn session_pooling_sells_stores_and_rebuilds_and_leaves_no_lock_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn session_pooling_keeps_the_limits_of_a_connection() {
+async fn session_pooling_keeps_the_connection_timeouts() {
     let dir = scratch_dir("postgres");
     let mut env = TestEnv::with_own_redis().await;
     let postgres = block_in_place(|| PostgresServer::start(&dir, &["fsync=off"]).unwrap());
@@ -80,7 +80,7 @@ async fn session_pooling_keeps_the_limits_of_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transaction_pooling_is_refused_by_every_command_with_the_setting() {
+async fn transaction_pooling_is_refused_by_every_command_and_named() {
     tokio::task::spawn_blocking(shared).await.unwrap();
     let env = TestEnv::new().await;
     for mode in ["transaction", "statement"] {

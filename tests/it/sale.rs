@@ -9,7 +9,7 @@ use yoink::app::Role;
 use crate::harness::{TestEnv, eventually, product, reason};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders() {
+async fn two_thousand_buyers_of_100_units_create_exactly_100_orders() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
@@ -32,7 +32,7 @@ async fn two_thousand_buyers_of_a_hundred_units_leave_exactly_a_hundred_orders()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_order_becomes_confirmed_and_can_be_looked_up_all_the_while() {
+async fn accepted_order_can_be_looked_up_until_and_after_it_is_confirmed() {
     let env = TestEnv::new().await;
     // No worker yet: the order stays in the stream.
     let api = env.serve(Role::Api, &[]).await;
@@ -77,7 +77,7 @@ async fn several_processes_share_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_backlog_refuses_before_a_unit_is_taken() {
+async fn full_backlog_refuses_before_a_unit_is_taken() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[("backlog_max_entries", "5")]).await;
     service.create(product("shoe", 100)).await;
@@ -100,7 +100,7 @@ async fn a_full_backlog_refuses_before_a_unit_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stores_show_what_the_design_says() {
+async fn redis_and_postgres_contain_the_documented_data() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;

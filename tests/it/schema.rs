@@ -13,7 +13,7 @@ fn run(env: &TestEnv, command: &str) -> (bool, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_starts_on_a_newer_schema_that_only_adds_and_refuses_another() {
+async fn program_starts_on_a_newer_additive_schema_and_refuses_any_other() {
     let env = TestEnv::new().await;
     let running = env.serve(Role::All, &[]).await;
     running.create(product("shoe", 10)).await;
@@ -34,7 +34,7 @@ async fn a_program_starts_on_a_newer_schema_that_only_adds_and_refuses_another()
     let (done, printed) = run(&env, "migrate");
     assert!(done, "{printed}");
     assert!(printed.contains("9001, newer than this program's"), "{printed}");
-    assert!(printed.contains("nothing was done"), "{printed}");
+    assert!(printed.contains("nothing was changed"), "{printed}");
 
     sql.batch_execute("UPDATE schema_compatibility SET oldest_program = 9000").await.unwrap();
     for command in ["serve", "audit"] {
@@ -51,7 +51,7 @@ async fn a_program_starts_on_a_newer_schema_that_only_adds_and_refuses_another()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_ends_and_says_why_if_another_session_holds_a_lock_that_it_needs() {
+async fn migrate_fails_with_the_reason_if_another_session_holds_its_lock() {
     let env = TestEnv::new().await;
     let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE _sqlx_migrations").await.unwrap();

@@ -6,7 +6,7 @@ use yoink::app::Role;
 use crate::harness::{TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_taken() {
+async fn calls_before_a_refused_entry_succeed_and_none_after_it_are_applied() {
     let env = TestEnv::new().await;
     let app = env.app(&[]).await;
     let stores = app.stores();
@@ -40,7 +40,7 @@ async fn who_was_taken_before_a_refused_entry_is_told_so_and_nobody_after_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_reader_that_blocks_has_a_connection_of_its_own() {
+async fn each_blocking_reader_has_its_own_connection() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("partitions", "8")]).await;
     let blocked = eventually("every partition is read", async || {

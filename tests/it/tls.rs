@@ -53,7 +53,7 @@ async fn speak_tls(env: &TestEnv, certificates: &Path) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rediss_sells_and_stores_over_tls_and_an_unknown_authority_is_refused() {
+async fn rediss_sells_over_tls_and_refuses_an_unknown_authority() {
     let env = TestEnv::with_own_redis().await;
     let certificates = tokio::task::block_in_place(certificates);
     let port = speak_tls(&env, &certificates).await;

@@ -50,7 +50,7 @@ async fn listed(service: &Service, id: &str) -> pb::Product {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_price_is_exact_to_its_last_digit() {
+async fn price_keeps_every_digit() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     let largest = || new("clf", "A", (1_234_567_890_123, 456_700_000, "CLF"));
@@ -69,7 +69,7 @@ async fn a_price_is_exact_to_its_last_digit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_well() {
+async fn import_and_create_refuse_the_same_prices_times_and_names() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     for (at, (amount, money)) in [
@@ -126,7 +126,7 @@ async fn what_an_import_refuses_of_prices_times_and_names_creating_refuses_as_we
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_second_of_9999_and_names_of_every_script_are_taken_by_both() {
+async fn import_and_create_accept_year_9999_and_names_in_every_script() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     let last = prost_types::Timestamp { seconds: 253_402_300_799, nanos: 0 };
@@ -159,7 +159,7 @@ async fn the_last_second_of_9999_and_names_of_every_script_are_taken_by_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_earlier_versions_are_listed_sold_and_can_be_stopped() {
+async fn rows_of_earlier_versions_can_be_listed_sold_and_stopped() {
     let env = TestEnv::new().await;
     let stores = env.stores().await;
     let partition = stores.deployment.partitions;

@@ -126,35 +126,35 @@ fn steps_without(rules: Rules, bounds: Bounds, broken: &'static str) -> usize {
 }
 
 #[test]
-fn with_all_rules_two_rewinds_lose_and_double_nothing() {
+fn all_rules_with_two_rewinds_lose_and_double_nothing() {
     let reached = [REBUILT, ZOMBIE, LOST, CAUGHT, OVERTAKEN];
     let states = finds_nothing(program(REWINDS), &reached);
     assert!(states > 1_500_000, "{states}");
 }
 
 #[test]
-fn with_all_rules_rebuilds_may_race_each_other_and_a_grant() {
+fn all_rules_allow_rebuilds_to_race_each_other_and_a_grant() {
     let reached = [REBUILT, GRANT_REBUILT, RIVALS, ZOMBIE, LOST, CAUGHT];
     let states = finds_nothing(program(RIVAL_REBUILDS), &reached);
     assert!(states > 1_000_000, "{states}");
 }
 
 #[test]
-fn with_all_rules_what_cannot_be_stored_gives_its_unit_back_once() {
+fn all_rules_give_the_unit_of_an_unstorable_order_back_once() {
     let reached = [REBUILT, GAVE_BACK, ZOMBIE, ZOMBIE_VOIDED, LOST, CAUGHT];
     let states = finds_nothing(program(POISON), &reached);
     assert!(states > 1_000_000, "{states}");
 }
 
 #[test]
-fn with_all_rules_replayers_may_race() {
+fn all_rules_allow_releasers_to_race() {
     let reached = [REBUILT, GAVE_BACK, ZOMBIE_VOIDED];
     let states = finds_nothing(program(RIVAL_RELEASERS), &reached);
     assert!(states > 100_000, "{states}");
 }
 
 #[test]
-fn without_r1_a_stream_id_is_used_twice_and_an_order_dropped() {
+fn without_r1_a_stream_id_is_reused_and_an_order_is_dropped() {
     let rules = Rules { fence: false, ..ALL };
     for broken in [OWN_ID, NOT_DROPPED, PROMISES] {
         assert!(steps_without(rules, REWINDS, broken) >= 4);
@@ -174,7 +174,7 @@ fn without_r3_a_grant_is_counted_by_a_rebuild_and_added_again() {
 }
 
 #[test]
-fn without_r5_a_unit_goes_back_beside_its_order_or_twice() {
+fn without_r5_a_unit_is_given_back_twice_or_despite_its_order() {
     let rules = Rules { void_first: false, ..ALL };
     assert!(steps_without(rules, POISON, RELEASED) > 4);
     let rules = Rules { entry_is_token: false, ..ALL };
@@ -200,13 +200,13 @@ fn without_r7_a_commit_lands_in_a_rebuild_or_two_rebuilds_share_an_epoch() {
 }
 
 #[test]
-fn without_r8_what_is_in_flight_is_counted_twice() {
+fn without_r8_entries_in_flight_are_counted_twice() {
     let rules = Rules { drain: false, ..ALL };
     assert!(steps_without(rules, SMALL, ONE_PLACE) > 4);
 }
 
 #[test]
-fn without_r9_a_redis_is_opened_that_was_not_filled() {
+fn without_r9_an_unfilled_redis_is_opened() {
     let rules = Rules { checked_opening: false, ..ALL };
     for broken in [ONE_PLACE, PROMISES] {
         assert!(steps_without(rules, SMALL, broken) > 4);
@@ -215,13 +215,13 @@ fn without_r9_a_redis_is_opened_that_was_not_filled() {
 
 /// When an older Redis comes back, with an order that was given up for lost, its buyer may have bought again.
 #[test]
-fn without_the_last_open_epoch_a_rebuild_stores_what_was_given_up_for_lost() {
+fn without_the_last_open_epoch_a_rebuild_stores_orders_declared_lost() {
     let rules = Rules { the_lost_stay_lost: false, ..ALL };
     assert!(steps_without(rules, SMALL, STAY_LOST) > 4);
 }
 
 #[test]
-fn a_first_opening_may_come_as_late_as_it_likes() {
+fn first_opening_at_any_later_time_is_safe() {
     let openings = Openings { epoch_of_its_own: true, rewinds: 2, epochs: 6 };
     let reached = [opening::SOLD, opening::CAME_LATE, opening::TRIED_AGAIN];
     let states = finds_nothing(openings.clone(), &reached);
@@ -231,7 +231,7 @@ fn a_first_opening_may_come_as_late_as_it_likes() {
 }
 
 #[test]
-fn with_r10_what_was_told_and_is_nowhere_is_counted() {
+fn r10_counts_answered_orders_that_are_in_no_store() {
     let marks = Marks {
         stands_first: true,
         waits_for_answers: true,

@@ -19,7 +19,7 @@ async fn selling(env: &TestEnv, role: Role, more: &[(&'static str, &str)]) -> Se
 }
 
 #[test]
-fn every_alert_is_tried_and_has_its_runbook() {
+fn every_alert_is_tested_and_has_a_runbook() {
     let document = include_str!("../../docs/operations.md");
     for alert in alerts() {
         assert!(include_str!("alerts.rs").contains(&format!("fires(\"{alert}\")")), "{alert}");
@@ -28,7 +28,7 @@ fn every_alert_is_tried_and_has_its_runbook() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_does_not_answer() {
+async fn service_that_does_not_answer_fires_its_alert() {
     let env = TestEnv::new().await;
     // The port stays the test's while no service answers there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -50,7 +50,7 @@ async fn a_service_that_does_not_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_ended_and_is_no_longer_found() {
+async fn service_missing_from_discovery_fires_its_alert() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -63,7 +63,7 @@ async fn a_service_that_ended_and_is_no_longer_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_away() {
+async fn redis_down_fires_its_alert() {
     let mut env = TestEnv::with_own_redis().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -75,7 +75,7 @@ async fn a_redis_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_is_away() {
+async fn postgres_down_fires_its_alert() {
     let mut env = TestEnv::with_own_postgres().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -87,7 +87,7 @@ async fn a_postgres_that_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_waits_for_its_rebuild() {
+async fn partition_awaiting_rebuild_fires_its_alert() {
     let mut env = TestEnv::with_own_redis().await;
     let service = selling(&env, Role::All, &[("recovery", "manual")]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -102,7 +102,7 @@ async fn a_partition_that_waits_for_its_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_unit_that_nobody_granted() {
+async fn unit_without_a_grant_fires_its_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::All, &[("audit_interval_ms", "200")]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -121,7 +121,7 @@ async fn a_unit_that_nobody_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_that_cannot_see_a_partition() {
+async fn audit_without_access_to_a_partition_fires_its_alert() {
     let env = TestEnv::new().await;
     let settings = [("audit_interval_ms", "200"), ("recovery", "manual")];
     let service = selling(&env, Role::All, &settings).await;
@@ -138,7 +138,7 @@ async fn an_audit_that_cannot_see_a_partition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reservations_that_are_gone() {
+async fn lost_reservations_fire_their_alert() {
     let env = TestEnv::with_own_redis().await;
     let api = selling(&env, Role::Api, &[]).await;
     let worker = env.serve(Role::Worker, &[("audit_interval_ms", "200")]).await;
@@ -162,7 +162,7 @@ async fn reservations_that_are_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_nobody_stores() {
+async fn orders_without_a_worker_fire_their_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -176,7 +176,7 @@ async fn orders_that_nobody_stores() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_refused_with_a_code_in_no_list() {
+async fn order_refused_with_an_unlisted_code_fires_its_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -194,7 +194,7 @@ async fn an_order_that_is_refused_with_a_code_in_no_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_wait() {
+async fn waiting_orders_fire_their_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::Api, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -207,7 +207,7 @@ async fn orders_that_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_that_fills() {
+async fn filling_backlog_fires_its_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::Api, &[("backlog_max_entries", "10")]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -222,7 +222,7 @@ async fn a_backlog_that_fills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_could_not_be_stored() {
+async fn unstorable_orders_fire_their_alert() {
     let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = selling(&env, Role::All, &settings).await;
@@ -243,7 +243,7 @@ async fn orders_that_could_not_be_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_fail() {
+async fn failing_calls_fire_their_alert() {
     let mut env = TestEnv::with_own_redis().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -257,7 +257,7 @@ async fn calls_that_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_slow() {
+async fn slow_calls_fire_their_alert() {
     let env = TestEnv::with_own_redis().await;
     let service = selling(&env, Role::All, &[]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -282,7 +282,7 @@ async fn calls_that_are_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_too_many() {
+async fn too_many_calls_fire_their_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::All, &[("address_calls_per_second", "1")]).await;
     let watch = Prometheus::watching(service.http).await;
@@ -294,7 +294,7 @@ async fn calls_that_are_too_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_too_many() {
+async fn too_many_connections_fire_their_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::All, &[("connections_max", "12")]).await;
     service.buy("shoe", "ann", "r").await.unwrap();
@@ -315,7 +315,7 @@ async fn connections_that_are_too_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_without_a_free_connection() {
+async fn postgres_without_free_connections_fires_its_alert() {
     let env = TestEnv::new().await;
     let service = selling(&env, Role::Api, &[]).await;
     let watch = Prometheus::watching(service.http).await;

@@ -24,7 +24,7 @@ fn compose(file: &Path) -> Result<Json, String> {
 }
 
 #[test]
-fn the_compose_file_follows_the_schema_and_another_would_not() {
+fn compose_file_matches_the_schema_and_a_broken_one_does_not() {
     let whole = compose(&root().join("docker-compose.yml")).unwrap();
     let services: Vec<&String> = whole["services"].as_object().unwrap().keys().collect();
     let all = [
@@ -48,7 +48,7 @@ fn the_compose_file_follows_the_schema_and_another_would_not() {
 }
 
 #[test]
-fn prefix_of_the_network_is_one_variable_that_everything_follows() {
+fn network_prefix_is_set_by_one_variable() {
     // The parser's program reads no environment: the variable is put in its place here.
     let file = include_str!("../../docker-compose.yml");
     let other = crate::harness::scratch_dir("prefix").join("docker-compose.yml");
@@ -64,7 +64,7 @@ fn prefix_of_the_network_is_one_variable_that_everything_follows() {
 }
 
 #[test]
-fn hadolint_accepts_the_dockerfile_and_would_not_accept_another() {
+fn hadolint_accepts_the_dockerfile_and_rejects_a_broken_one() {
     let lint = |file: &Path| {
         Command::new(root().join(".tools/venv/bin/hadolint")).arg(file).output().unwrap()
     };
@@ -76,7 +76,7 @@ fn hadolint_accepts_the_dockerfile_and_would_not_accept_another() {
 }
 
 #[test]
-fn grafana_reads_the_prometheus_and_the_dashboards_of_its_image() {
+fn grafana_image_provisions_prometheus_and_the_dashboards() {
     let whole = compose(&root().join("docker-compose.yml")).unwrap();
     let service = |name: &str| whole["services"][name].clone();
     let published = |name: &str| {
@@ -147,7 +147,7 @@ fn found(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn prometheus_finds_three_processes_of_a_scaled_service_and_the_one_of_operators() {
+fn prometheus_discovers_three_scaled_processes_and_the_operator_process() {
     if !private_network_is_allowed() {
         not_tried(
             "what Prometheus finds (unshare, or a mount over /etc/resolv.conf, is forbidden)",

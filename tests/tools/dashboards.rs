@@ -33,7 +33,7 @@ fn queries(dashboard: &Json) -> Vec<(String, String)> {
 }
 
 #[test]
-fn dashboards_are_whole_and_ask_the_source_that_is_provisioned() {
+fn dashboards_are_complete_and_query_the_provisioned_source() {
     let source = include_str!("../../deploy/grafana/provisioning/datasources/prometheus.yml");
     let source: serde_yaml_ng::Value = serde_yaml_ng::from_str(source).unwrap();
     let uid = source["datasources"][0]["uid"].as_str().unwrap();
@@ -82,7 +82,7 @@ async fn every_query_of_every_panel_returns_data() {
 }
 
 #[test]
-fn what_is_deployed_passes_the_tools_own_checks() {
+fn deployed_configuration_passes_promtool() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let check = |args: &[&str]| {
         let output = std::process::Command::new("promtool").args(args).current_dir(root).output();

@@ -33,7 +33,7 @@ fn shoe(user: &str) -> ReserveUnitRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn native_grpc_passes_unharmed_and_operators_calls_do_not() {
+async fn native_grpc_passes_unchanged_and_operator_calls_are_refused() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -55,7 +55,7 @@ async fn native_grpc_passes_unharmed_and_operators_calls_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_web_passes_too() {
+async fn grpc_web_calls_pass() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -82,7 +82,7 @@ async fn grpc_web_passes_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_contract_does_not_have_is_refused_in_the_same_form() {
+async fn unknown_routes_are_refused_in_the_error_format() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -110,7 +110,7 @@ async fn what_the_contract_does_not_have_is_refused_in_the_same_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_this_machine_may_call_and_others_may_not() {
+async fn cors_allows_pages_of_this_machine_and_no_others() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -127,7 +127,7 @@ async fn pages_of_this_machine_may_call_and_others_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_away_is_503_in_the_same_form() {
+async fn unavailable_service_is_503_in_the_error_format() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -137,7 +137,7 @@ async fn a_service_that_is_away_is_503_in_the_same_form() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_knows_whose_call_it_is_and_believes_only_the_edge() {
+async fn service_takes_the_client_address_only_from_envoy() {
     let env = TestEnv::new().await;
     let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
     let service = env.serve(Role::All, &settings).await;

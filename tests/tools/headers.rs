@@ -17,7 +17,7 @@ use yoink::{
 
 use crate::{
     envoy::{Answer, Envoy},
-    harness::{TestEnv, eventually, product},
+    harness::{Bought, TestEnv, eventually, product},
 };
 
 fn shoe() -> ReserveUnitRequest {
@@ -52,7 +52,7 @@ async fn channel(envoy: &Envoy) -> Channel {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
+async fn idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -60,23 +60,23 @@ async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
     let order = json!({ "productId": "shoe", "userId": "ann" }).to_string();
     let first = post(&envoy, "/v1/reservations", &order, &[b"order-1"]).await;
     assert_eq!((first.status.as_u16(), &first.body["duplicate"]), (202, &json!(false)));
-    let id = first.body["reservationId"].as_str().unwrap();
-    for (path, key) in [
-        ("/v1/reservations", "order-1"),
-        ("/v1/reservations", "\"order-1\""),
-        ("/orders", "order-1"),
-    ] {
-        let again = post(&envoy, path, &order, &[key.as_bytes()]).await;
-        assert_eq!((again.status.as_u16(), &again.body["reservationId"]), (202, &json!(id)));
+    let id = first.body["reservation"]["reservationId"].as_str().unwrap();
+    for key in ["order-1", "\"order-1\""] {
+        let again = post(&envoy, "/v1/reservations", &order, &[key.as_bytes()]).await;
+        let reservation = &again.body["reservation"];
+        assert_eq!((again.status.as_u16(), &reservation["reservationId"]), (200, &json!(id)));
+        assert_eq!(reservation["requestId"], json!("order-1"));
     }
+    let again = post(&envoy, "/orders", &order, &[b"order-1"]).await;
+    assert_eq!((again.status.as_u16(), &again.body["reservationId"]), (202, &json!(id)));
     let both = json!({ "productId": "shoe", "userId": "ann", "requestId": "order-1" });
     let again = post(&envoy, "/v1/reservations", &both.to_string(), &[b"order-1"]).await;
-    assert_eq!(again.body["reservationId"], json!(id), "both, and equal");
+    assert_eq!(again.body["reservation"]["reservationId"], json!(id), "both, and equal");
 
     let mut native = tonic::Request::new(shoe());
     native.metadata_mut().insert("idempotency-key", "order-1".parse().unwrap());
     let mut buyers = InventoryServiceClient::new(channel(&envoy).await);
-    let again = buyers.reserve_unit(native).await.unwrap().into_inner();
+    let again = Bought::from(buyers.reserve_unit(native).await.unwrap().into_inner());
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
 
     let message = shoe().encode_to_vec();
@@ -92,14 +92,14 @@ async fn one_idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
         .unwrap();
     let (_, body) = envoy.send(web).await;
     let length = usize::try_from(u32::from_be_bytes(body[1..5].try_into().unwrap())).unwrap();
-    let again = ReserveUnitResponse::decode(&body[5..5 + length]).unwrap();
+    let again = Bought::from(ReserveUnitResponse::decode(&body[5..5 + length]).unwrap());
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_by_its_field() {
+async fn invalid_or_conflicting_idempotency_key_is_refused_by_field() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -128,7 +128,7 @@ async fn an_idempotency_key_that_is_wrong_or_differs_is_refused_by_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_may_send_an_idempotency_key_and_read_how_long_to_wait() {
+async fn cors_allows_the_idempotency_key_and_exposes_retry_after() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -155,7 +155,7 @@ async fn pages_may_send_an_idempotency_key_and_read_how_long_to_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_much_is_429_with_retry_after_and_away_is_503_with_retry_after() {
+async fn overload_is_429_and_unavailable_is_503_with_retry_after() {
     let mut env = TestEnv::with_own_redis().await;
     let settings = [("backlog_max_entries", "1"), ("recovery", "manual")];
     let service = env.serve(Role::Api, &settings).await;
@@ -182,7 +182,7 @@ async fn too_much_is_429_with_retry_after_and_away_is_503_with_retry_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_away_is_answered_by_envoy_with_a_time_to_wait() {
+async fn envoy_answers_for_an_unavailable_service_with_retry_after() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -207,7 +207,7 @@ async fn head_and_body(envoy: &Envoy, method: Method, path: &str) -> (HeaderMap,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn head_answers_as_get_does_without_the_body() {
+async fn head_answers_like_get_without_the_body() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -239,7 +239,7 @@ async fn head_answers_as_get_does_without_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_answer_after_a_head_follows_on_the_same_connection() {
+async fn connection_is_reusable_after_a_head_request() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -260,7 +260,7 @@ async fn the_answer_after_a_head_follows_on_the_same_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_cannot_be_read_names_the_field_and_repeats_nothing() {
+async fn unparsable_request_names_the_field_without_echoing_input() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -309,7 +309,7 @@ async fn a_request_that_cannot_be_read_names_the_field_and_repeats_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_envoy_refuses_is_answered_in_the_same_form() {
+async fn head_request_refused_by_envoy_has_the_error_format() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;

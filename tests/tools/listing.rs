@@ -90,7 +90,7 @@ async fn list_slowly(envoy: &Envoy) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_products_are_listed_whole_twenty_times_out_of_twenty() {
+async fn list_of_10000_products_is_complete_20_times_out_of_20() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("call_timeout_ms", "60000")]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -109,7 +109,7 @@ async fn ten_thousand_products_are_listed_whole_twenty_times_out_of_twenty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_500_products_with_the_longest_names_is_whole() {
+async fn page_of_500_products_with_the_longest_names_is_complete() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -144,7 +144,7 @@ async fn spoil_stock(env: &TestEnv, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_fails_on_the_way_is_visibly_incomplete() {
+async fn list_that_fails_midway_is_visibly_incomplete() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -169,7 +169,7 @@ async fn a_list_that_fails_on_the_way_is_visibly_incomplete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_that_fails_at_once_is_an_error_with_its_status() {
+async fn list_that_fails_at_once_is_an_error_with_its_status() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;

@@ -59,7 +59,7 @@ fn counted(metrics: &Json, name: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_spike_holds_its_thresholds_on_a_sold_out_sale() {
+async fn k6_spike_meets_its_thresholds_on_a_sold_out_sale() {
     let env = TestEnv::new().await;
     let service = service(&env, 500).await;
     let target = service.grpc.to_string();
@@ -71,7 +71,7 @@ async fn the_spike_holds_its_thresholds_on_a_sold_out_sale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_soak_holds_its_thresholds() {
+async fn k6_soak_meets_its_thresholds() {
     let env = TestEnv::new().await;
     let service = service(&env, 1_000_000).await;
     let target = service.grpc.to_string();
@@ -83,7 +83,7 @@ async fn the_soak_holds_its_thresholds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rest_holds_its_thresholds_on_a_sold_out_sale() {
+async fn k6_rest_meets_its_thresholds_on_a_sold_out_sale() {
     let env = TestEnv::new().await;
     let service = service(&env, 100).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -96,7 +96,7 @@ async fn rest_holds_its_thresholds_on_a_sold_out_sale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_k6_script_fails_when_its_service_does() {
+async fn k6_script_fails_if_its_service_fails() {
     let env = TestEnv::new().await;
     let service = service(&env, 100).await;
     let target = service.grpc.to_string();
@@ -120,7 +120,7 @@ async fn ghz(config: &str, service: &Service) -> Json {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ghz_sells_out_closed_and_at_a_rate() {
+async fn ghz_sells_out_with_closed_and_open_load() {
     for config in ["ghz/closed.json", "ghz/async.json"] {
         let env = TestEnv::new().await;
         let service = service(&env, 150).await;

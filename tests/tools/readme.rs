@@ -114,7 +114,7 @@ async fn assert_lines_hold(grpc: SocketAddr, edge: SocketAddr, watch: &Prometheu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_the_readme_does_what_it_shows() {
+async fn readme_commands_print_what_the_readme_shows() {
     let mut dev = Dev::start(&scratch_dir("readme"));
     dev.ready().await;
     let (grpc, http) = dev.addresses().await;
@@ -124,7 +124,7 @@ async fn every_line_of_the_readme_does_what_it_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_the_readme_does_the_same_on_what_the_compose_file_starts() {
+async fn readme_commands_print_the_same_against_the_compose_deployment() {
     let deployment = Deployment::start().await;
     for service in ["migrate", "import"] {
         let output = deployment.run(service);

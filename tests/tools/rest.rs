@@ -2,10 +2,14 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tonic::transport::Channel;
 use yoink::{
     app::Role,
     domain::{Epoch, ReservationId, Sale},
-    grpc::pb::{ProductStatus, UpdateProductRequest},
+    grpc::pb::{
+        Ack, ProductStatus, ReservationState, ReserveUnitRequest, UpdateProductRequest,
+        inventory_service_client::InventoryServiceClient,
+    },
 };
 
 use crate::{
@@ -25,7 +29,7 @@ fn told(answer: &Answer) -> (u16, &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_outcome_has_its_status_and_its_reason() {
+async fn every_outcome_has_its_status_and_reason() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     let now = jiff::Timestamp::now().as_millisecond();
@@ -50,7 +54,7 @@ async fn every_outcome_has_its_status_and_its_reason() {
         (&json!("0"), &json!(false))
     );
     let again = envoy.buy("last", "ann", "r").await;
-    assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (202, &json!(true)));
+    assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (200, &json!(true)));
     assert_eq!(told(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
     assert_eq!(envoy.buy("limited", "ann", "1").await.status.as_u16(), 202);
     let limited = envoy.buy("limited", "ann", "2").await;
@@ -64,7 +68,7 @@ async fn every_outcome_has_its_status_and_its_reason() {
     assert_eq!(told(&bad), (400, "BAD_FIELD"));
     assert_eq!(bad.detail("BadRequest")["fieldViolations"][0]["field"], "product_id");
 
-    let id = bought.body["reservationId"].as_str().unwrap();
+    let id = bought.body["reservation"]["reservationId"].as_str().unwrap();
     let found = envoy.get(&format!("/v1/reservations/{id}")).await;
     assert_eq!((found.status.as_u16(), &found.body["reservation"]["userId"]), (200, &json!("ann")));
     let unknown = |epoch| ReservationId::new(0, Epoch(epoch), 77, 1).unwrap();
@@ -80,7 +84,39 @@ async fn every_outcome_has_its_status_and_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_backlog_is_429_and_says_when_to_come_back() {
+async fn stored_reservation_is_201_accepted_one_202_duplicate_200() {
+    let env = TestEnv::with_durable_postgres().await;
+    let (service, envoy) = edge(&env, &[]).await;
+    service.create(product("shoe", 9)).await;
+    for (request, ack, status, state) in [
+        ("1", "ACK_LEDGER", 201, "RESERVATION_STATE_CONFIRMED"),
+        ("2", "ACK_MEMORY", 202, "RESERVATION_STATE_ACCEPTED"),
+    ] {
+        let order =
+            json!({ "productId": "shoe", "userId": "ann", "requestId": request, "ack": ack });
+        for status in [status, 200] {
+            let bought = envoy.post("/v1/reservations", &order).await;
+            let reservation = &bought.body["reservation"];
+            assert_eq!((bought.status.as_u16(), &reservation["state"]), (status, &json!(state)));
+            assert_eq!(reservation["requestId"], json!(request));
+            let shown = ["reservationId", "productId", "userId", "reservedAt"];
+            assert!(shown.iter().all(|field| reservation[field].is_string()), "{reservation}");
+            assert!(bought.headers.get("x-yoink-http-status").is_none());
+        }
+    }
+    // A native call through the same Envoy keeps its own status.
+    let channel = Channel::from_shared(format!("http://{}", envoy.address)).unwrap();
+    let mut buyers = InventoryServiceClient::new(channel.connect().await.unwrap());
+    let (product_id, user_id) = ("shoe".to_owned(), "bob".to_owned());
+    let request =
+        ReserveUnitRequest { product_id, user_id, ack: Ack::Ledger.into(), ..Default::default() };
+    let answer = buyers.reserve_unit(request).await.unwrap().into_inner();
+    assert_eq!(answer.reservation.unwrap().state(), ReservationState::Confirmed);
+    env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_backlog_is_429_with_a_retry_delay() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[("backlog_max_entries", "1")]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
@@ -92,7 +128,7 @@ async fn a_full_backlog_is_429_and_says_when_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
+async fn unavailable_store_is_503_and_states_whether_the_call_was_applied() {
     let mut env = TestEnv::with_own_redis().await;
     let (service, envoy) = edge(&env, &[("recovery", "manual")]).await;
     service.create(product("shoe", 9)).await;
@@ -112,7 +148,7 @@ async fn a_store_that_is_away_is_503_and_says_whether_it_may_have_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_original_are_served_unchanged() {
+async fn storefront_contract_is_served_over_rest() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     let empty = envoy.get("/products").await;
@@ -133,7 +169,7 @@ async fn clients_of_the_original_are_served_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
+async fn thousand_buyers_over_rest_get_exactly_100_units() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     service.create(product("shoe", 100)).await;
@@ -146,7 +182,7 @@ async fn a_thousand_buyers_over_rest_get_exactly_a_hundred_units() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path() {
+async fn product_ids_with_colon_plus_or_at_sign_are_found_by_path() {
     let env = TestEnv::new().await;
     let (service, envoy) = edge(&env, &[]).await;
     for id in ["shoe:red", "shoe+blue", "shoe@42", "a:b+c@d"] {
@@ -162,7 +198,7 @@ async fn product_ids_with_a_colon_a_plus_or_an_at_sign_are_found_by_their_path()
         }
         let bought = envoy.buy(id, "gid://shop/Customer/1", "auth0|1/%2F").await;
         assert_eq!(
-            (bought.status.as_u16(), &bought.body["userId"]),
+            (bought.status.as_u16(), &bought.body["reservation"]["userId"]),
             (202, &json!("gid://shop/Customer/1"))
         );
     }

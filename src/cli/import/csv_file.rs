@@ -1,11 +1,11 @@
-//! A catalogue as CSV. Lines may end with LF, CRLF or CR; blank rows, and empty cells that no column names, are
+//! A catalogue as CSV. Lines may end with LF, CRLF or CR; blank rows, and empty cells in columns without a name, are
 //! ignored.
 
 use csv::{ByteRecord, ReaderBuilder, Trim};
 
 use super::{
     Problems, Row,
-    place::Cursor,
+    position::{Cursor, Position},
     row::{COLUMNS, Cell, REQUIRED, quoted},
 };
 
@@ -25,12 +25,12 @@ pub(super) fn rows(text: &str) -> Result<Vec<Result<Row, String>>, Problems> {
             Ok(false) => break,
             Err(error) => return Err(vec![error.to_string()]),
         }
-        let line = cursor.line_at(begin(text, &record));
+        let line = cursor.position_at(begin(text, &record)).line;
         let cells: Vec<&str> =
             record.iter().map(|cell| std::str::from_utf8(cell).unwrap_or_default()).collect();
         match &header {
             None => header = Some(Header::read(line, &cells)?),
-            // Nothing at all, as a spreadsheet leaves it below a table.
+            // Spreadsheets leave such rows below a table.
             Some(_) if cells.iter().all(|cell| cell.trim().is_empty()) => {}
             Some(header) => rows.push(header.row(line, &cells)),
         }
@@ -43,7 +43,7 @@ pub(super) fn rows(text: &str) -> Result<Vec<Result<Row, String>>, Problems> {
     }
 }
 
-/// Where a record begins: the reader counts the end of the line before it, and blank lines, as part of it.
+/// Where a record begins: for the reader, the end of the line before it and blank lines are part of it.
 fn begin(text: &str, record: &ByteRecord) -> usize {
     let position = record.position().map_or(0, csv::Position::byte);
     let start = usize::try_from(position).unwrap_or(0).min(text.len());
@@ -62,25 +62,27 @@ struct Header {
 impl Header {
     fn read(line: usize, cells: &[&str]) -> Result<Self, Problems> {
         let separated = |by: char| cells.iter().any(|cell| cell.contains(by));
-        for (separator, called) in [(';', "semicolons"), ('\t', "tabs")] {
+        for (separator, name) in [(';', "semicolons"), ('\t', "tabs")] {
             if separated(separator) {
                 return Err(vec![format!(
-                    "line {line}, column 1: {called} separate the columns: save the file with commas"
+                    "line {line}, column 1: {name} separate the columns: save the file with commas"
                 )]);
             }
         }
         let (mut columns, mut width, mut problems) = ([None; 8], 0, Problems::new());
         for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| !cell.trim().is_empty()) {
             width = at + 1;
-            let place = format!("line {line}, column {}", at + 1);
+            let position = Position { line, column: at + 1 };
             match COLUMNS.iter().position(|column| column == cell) {
                 None => {
                     let known = COLUMNS.join(", ");
                     let cell = quoted(cell);
-                    problems.push(format!("{place}: {cell} is not a column; those are {known}"));
+                    problems.push(format!(
+                        "{position}: {cell} is not a column; the columns are {known}"
+                    ));
                 }
                 Some(column) if columns[column].is_some() => {
-                    problems.push(format!("{place}: the column {cell} is there twice"));
+                    problems.push(format!("{position}: the column {cell} appears twice"));
                 }
                 Some(column) => columns[column] = Some(at),
             }
@@ -107,15 +109,13 @@ impl Header {
         if let Some(at) = extra.find(|at| !cells[*at].trim().is_empty()) {
             let (cell, column) = (quoted(cells[at]), at + 1);
             return Err(format!(
-                "line {line}, column {column}: {cell} stands in a column that the header does not name"
+                "line {line}, column {column}: {cell} is in a column that the header does not name"
             ));
         }
-        let cell = |at: Option<usize>| {
-            at.map_or_else(Cell::default, |at| Cell {
-                text: cells[at].to_owned(),
-                line,
-                column: at + 1,
-            })
+        let begin = self.columns[0].unwrap_or(0);
+        let cell = |at: Option<usize>| Cell {
+            text: at.map_or_else(String::new, |at| cells[at].to_owned()),
+            position: Position { line, column: at.unwrap_or(begin) + 1 },
         };
         Ok(Row { cells: self.columns.map(cell) })
     }

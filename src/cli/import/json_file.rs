@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Problems, Row,
-    place::Cursor,
+    position::{Cursor, Position},
     row::{COLUMNS, Cell, REQUIRED, quoted},
 };
 
@@ -19,24 +19,23 @@ pub(super) fn rows(text: &str) -> Result<Vec<Result<Row, String>>, Problems> {
         } else {
             message(&error)
         };
-        let (line, column) = place(text, &error);
-        vec![format!("line {line}, column {column}: {what}")]
+        vec![format!("{}: {what}", position(text, &error))]
     })?;
     let mut cursor = Cursor::new(text.as_bytes());
     Ok(elements.into_iter().map(|element| row(text, &mut cursor, element)).collect())
 }
 
-/// Where the parser stopped. It counts lines that end with LF, and columns in bytes.
-fn place(text: &str, error: &serde_json::Error) -> (usize, usize) {
+/// Where the parser stopped. The parser counts only lines that end with LF, and counts columns in bytes.
+fn position(text: &str, error: &serde_json::Error) -> Position {
     let before = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     let offset = before.map(str::len).sum::<usize>() + error.column().saturating_sub(1);
-    Cursor::new(text.as_bytes()).place_at(offset.min(text.len()))
+    Cursor::new(text.as_bytes()).position_at(offset.min(text.len()))
 }
 
-/// What serde says, without the place, which it counts from the beginning of what it was given.
+/// The message of the parser without its own position.
 fn message(error: &serde_json::Error) -> String {
-    let sentence = error.to_string();
-    sentence.split(" at line ").next().unwrap_or_default().to_owned()
+    let message = error.to_string();
+    message.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
 /// Where a value begins in the text that it was read from.
@@ -45,36 +44,35 @@ fn offset(text: &str, value: &RawValue) -> usize {
 }
 
 fn row(text: &str, cursor: &mut Cursor<'_>, element: &RawValue) -> Result<Row, String> {
-    let (line, column) = cursor.place_at(offset(text, element));
-    let begin = Cell { text: String::new(), line, column };
+    let begin = cursor.position_at(offset(text, element));
     let Ok(Entries(entries)) = serde_json::from_str::<Entries<'_>>(element.get()) else {
-        return Err(format!("line {line}, column {column}: this must be an object"));
+        return Err(format!("{begin}: this must be an object"));
     };
     let mut cells: [Option<Cell>; 8] = Default::default();
     for (key, value) in entries {
-        let (line, column) = cursor.place_at(offset(text, value));
-        let place = format!("line {line}, column {column}");
+        let position = cursor.position_at(offset(text, value));
         let Some(at) = COLUMNS.iter().position(|known| *known == key) else {
             let known = COLUMNS.join(", ");
-            return Err(format!("{place}: {} is not a key; those are {known}", quoted(&key)));
+            return Err(format!("{position}: {} is not a key; the keys are {known}", quoted(&key)));
         };
         let name = COLUMNS[at];
         if cells[at].is_some() {
-            return Err(format!("{place} ({name}): the key {name} is there twice"));
+            return Err(format!("{position} ({name}): the key {name} appears twice"));
         }
         let text = scalar(value)
-            .ok_or_else(|| format!("{place} ({name}): {name} must be text or a number"))?;
-        cells[at] = Some(Cell { text, line, column });
+            .ok_or_else(|| format!("{position} ({name}): {name} must be text or a number"))?;
+        cells[at] = Some(Cell { text, position });
     }
     for (cell, name) in cells.iter().zip(COLUMNS).take(REQUIRED) {
         if cell.is_none() {
-            return Err(format!("line {line}, column {column}: the key {name} is missing"));
+            return Err(format!("{begin}: the key {name} is missing"));
         }
     }
-    Ok(Row { cells: cells.map(|cell| cell.unwrap_or_else(|| begin.clone())) })
+    let missing = || Cell { text: String::new(), position: begin };
+    Ok(Row { cells: cells.map(|cell| cell.unwrap_or_else(missing)) })
 }
 
-/// Text, or a number as it is written; null is no text.
+/// Text, or a number as it is written; null is the empty text.
 fn scalar(value: &RawValue) -> Option<String> {
     match value.get().as_bytes().first()? {
         b'"' => serde_json::from_str(value.get()).ok(),
@@ -84,7 +82,7 @@ fn scalar(value: &RawValue) -> Option<String> {
     }
 }
 
-/// The keys of an object and their values as they are written, also a key that is there twice.
+/// The keys of an object and their values as they are written, also keys that appear twice.
 struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Entries<'de> {

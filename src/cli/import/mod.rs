@@ -1,8 +1,8 @@
-//! `yoink import`: a catalogue from a CSV or JSON file, taken whole or not at all.
+//! `yoink import`: a catalogue from a CSV or JSON file. Every product is created, or none.
 
 mod csv_file;
 mod json_file;
-mod place;
+mod position;
 mod row;
 mod text;
 
@@ -16,18 +16,18 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use self::{place::Place, row::Row};
-use super::{offline, output, progress};
+use self::{position::Position, row::Row};
+use super::{output, progress, store_commands};
 use crate::{
     config::Config,
     domain::{NewProduct, ProductId},
     ledger::{Created, Establish, Ledger},
 };
 
-/// Problems that are printed; of the others, the number.
-const MAX_PROBLEMS: usize = 50;
+/// How many problems are printed; the others are counted.
+const PROBLEMS_MAX: usize = 50;
 
-/// What is wrong with a file, a sentence each.
+/// What is wrong with a file, one sentence for each problem.
 type Problems = Vec<String>;
 
 pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
@@ -43,8 +43,8 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
         anyhow::anyhow!("nothing was imported, {name} is wrong:\n  {}", listed(problems))
     })?;
     drop(bytes);
-    let ledger = offline::checked_ledger(config).await?;
-    let (places, products): (Vec<Place>, Vec<NewProduct>) = products.into_iter().unzip();
+    let ledger = store_commands::checked_ledger(config).await?;
+    let (positions, products): (Vec<Position>, Vec<NewProduct>) = products.into_iter().unzip();
     match store(config, &ledger, &products).await? {
         Created::Done { new, kept } => {
             let known = products.len() - new.len();
@@ -57,9 +57,9 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
         Created::OtherUnits { at, units } => bail!(
-            "nothing was imported: {}: {} was created with {units} units, not {}; \
+            "nothing was imported: {} (product_id): {} was created with {units} units, not {}; \
              for more units use `yoink restock`",
-            places[at],
+            positions[at],
             products[at].id,
             products[at].units
         ),
@@ -83,53 +83,44 @@ async fn store(
     };
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.import_products(products, deployment.partitions, "import", &done);
-    let imported = progress::bar("storing", count(products.len()), done.clone(), work).await??;
+    let total = products.len() as u64;
+    let imported = progress::show_on_terminal("storing", total, done.clone(), work).await??;
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.assign_versions(&imported.unversioned, &done);
-    let total = count(imported.unversioned.len());
-    progress::bar("publishing", total, done.clone(), work).await?.context(
+    let total = imported.unversioned.len() as u64;
+    progress::show_on_terminal("publishing", total, done.clone(), work).await?.context(
         "the products are stored, but running services do not see all of them yet: \
          each gives versions to 1,000 products every half second; or import the file again",
     )?;
     Ok(imported.created)
 }
 
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-/// The first problems, one a line.
+/// The first problems, one per line.
 fn listed(mut problems: Problems) -> String {
-    let more = problems.len().saturating_sub(MAX_PROBLEMS);
-    problems.truncate(MAX_PROBLEMS);
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    problems.truncate(PROBLEMS_MAX);
     if more > 0 {
         problems.push(format!("and {more} more"));
     }
     problems.join("\n  ")
 }
 
-/// The products of a file and where each stands in it, or everything that is wrong with the file.
-fn parse(bytes: &[u8], is_json: bool) -> Result<Vec<(Place, NewProduct)>, Problems> {
+/// The products of a file with their positions, or everything that is wrong with the file.
+fn parse(bytes: &[u8], is_json: bool) -> Result<Vec<(Position, NewProduct)>, Problems> {
     let text = text::decode(bytes).map_err(|problem| vec![problem])?;
     let rows = if is_json { json_file::rows(text) } else { csv_file::rows(text) }?;
     let (mut products, mut problems) = (Vec::new(), Vec::new());
-    let mut seen: HashMap<ProductId, Place> = HashMap::new();
+    let mut seen: HashMap<ProductId, Position> = HashMap::new();
     for row in rows {
-        let (id_place, product) = match row.and_then(|row| {
-            let place = row.place_of("product_id");
-            row.product().map(|product| (place, product))
-        }) {
-            Ok(placed) => placed,
-            Err(problem) => {
-                problems.push(problem);
-                continue;
-            }
-        };
-        match seen.insert(product.id.clone(), id_place.clone()) {
-            Some(first) => {
-                problems.push(format!("{id_place}: {} is already in {first}", product.id))
-            }
-            None => products.push((id_place, product)),
+        match row.and_then(|row| Ok((row.position(), row.product()?))) {
+            Ok((position, product)) => match seen.insert(product.id.clone(), position) {
+                Some(first) => problems.push(format!(
+                    "{position} (product_id): {} is already in {first} (product_id)",
+                    product.id
+                )),
+                None => products.push((position, product)),
+            },
+            Err(problem) => problems.push(problem),
         }
     }
     if problems.is_empty() && products.is_empty() {

@@ -1,7 +1,7 @@
-//! A row as it is written, and the product that it names. Numbers stay text until the type that they become parses
-//! them: no number passes through a float.
+//! A row as it is written, and the product that it describes. Numbers stay text until their own type parses them: no
+//! number becomes a float in between.
 
-use super::place::Place;
+use super::position::Position;
 use crate::domain::{NewProduct, Price, PriceError, ProductStatus, Sale, parse_rfc3339_ms};
 
 /// The columns of a catalogue, and the keys of a JSON object. The first five are required.
@@ -11,15 +11,14 @@ pub(super) const COLUMNS: [&str; 8] =
 /// How many of [`COLUMNS`] are required.
 pub(super) const REQUIRED: usize = 5;
 
-/// Text of a cell, and where it begins: line and column.
-#[derive(Debug, Clone, Default)]
+/// The text of a cell, and where it begins.
+#[derive(Debug)]
 pub(super) struct Cell {
     pub(super) text: String,
-    pub(super) line: usize,
-    pub(super) column: usize,
+    pub(super) position: Position,
 }
 
-/// One cell for each of [`COLUMNS`], empty where the file has none.
+/// One cell for each of [`COLUMNS`]. A cell that the file does not have is empty and has the position of the row.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) cells: [Cell; 8],
@@ -31,15 +30,13 @@ impl Row {
         &self.cells[at]
     }
 
-    /// Where a column of this row stands; a column that the file does not have stands where the row begins.
-    pub(super) fn place_of(&self, name: &'static str) -> Place {
-        let cell = self.cell(name);
-        let cell = if cell.line == 0 { &self.cells[0] } else { cell };
-        Place { line: cell.line, column: cell.column, name: Some(name) }
+    /// The position of the product's id.
+    pub(super) fn position(&self) -> Position {
+        self.cells[0].position
     }
 
     fn problem(&self, name: &'static str, what: impl std::fmt::Display) -> String {
-        format!("{}: {what}", self.place_of(name))
+        format!("{} ({name}): {what}", self.cell(name).position)
     }
 
     /// The product, or the first thing that is wrong with it.
@@ -73,10 +70,10 @@ impl Row {
         let units = self.whole_number("units", text("units"))?;
         let product = NewProduct { id, sale, units };
         product.check().map_err(|error| {
-            // Its sentence begins with the field that is wrong.
-            let sentence = error.to_string();
-            let name = COLUMNS.into_iter().find(|name| sentence.starts_with(name));
-            self.problem(name.unwrap_or("product_id"), sentence)
+            // The message begins with the name of the field.
+            let message = error.to_string();
+            let name = COLUMNS.into_iter().find(|name| message.starts_with(name));
+            self.problem(name.unwrap_or("product_id"), message)
         })?;
         Ok(product)
     }
@@ -88,8 +85,8 @@ impl Row {
         text: &str,
     ) -> Result<N, String> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            let sentence = format!("{name} is not a whole number: write it with digits only");
-            return Err(self.problem(name, sentence));
+            let message = format!("{name} is not a whole number: write it with digits only");
+            return Err(self.problem(name, message));
         }
         text.parse().map_err(|_| self.problem(name, format!("{name} is too large")))
     }
@@ -104,7 +101,7 @@ impl Row {
     }
 }
 
-/// Text of a file as a message may repeat it: escaped and short.
+/// Text of a file, short and escaped for a message.
 pub(super) fn quoted(text: &str) -> String {
     const SHOWN_MAX: usize = 40;
     let short: String = text.chars().take(SHOWN_MAX).collect();

@@ -1,4 +1,4 @@
-//! What a file is taken for, and what is said of each thing that is wrong with it.
+//! Which products a file has, and which message each mistake in it gets.
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn csv_row(field: &str, value: &str) -> String {
 }
 
 #[test]
-fn the_last_three_columns_may_be_missing_or_empty() {
+fn last_three_columns_may_be_missing_or_empty() {
     let short = products("product_id,name,price,currency,units\nshoe,Shoe,199.99,EUR,500\n", false);
     let long = products(&format!("{HEADER}shoe,Shoe,199.99,EUR,500,,,\n"), false);
     assert_eq!(short, long);
@@ -60,7 +60,7 @@ fn the_last_three_columns_may_be_missing_or_empty() {
 }
 
 #[test]
-fn a_window_and_a_limit_are_read() {
+fn window_and_limit_are_read() {
     let text = format!("{HEADER}a,A,1,EUR,1,2,2026-11-27T18:00:00Z,2026-11-27T20:00:00+01:00\n");
     let sale = &products(&text, false)[0].sale;
     assert_eq!(sale.per_user_limit, Some(2));
@@ -68,9 +68,9 @@ fn a_window_and_a_limit_are_read() {
 }
 
 #[test]
-fn a_price_keeps_its_text_from_csv_and_json() {
+fn price_keeps_its_digits_from_csv_and_json() {
     let exact = "1234567890123.4567";
-    // Euros have fewer decimals.
+    // A euro has fewer decimals.
     let csv = csv_row("price", exact).replace("EUR", "CLF");
     assert_eq!(products(&csv, false)[0].sale.price.to_string(), exact);
     for value in [exact.to_owned(), format!("\"{exact}\"")] {
@@ -82,40 +82,40 @@ fn a_price_keeps_its_text_from_csv_and_json() {
 }
 
 #[test]
-fn numbers_are_digits_and_nothing_else_in_csv_and_json() {
+fn number_with_anything_but_digits_is_refused_in_csv_and_json() {
     for field in ["price", "units", "per_user_limit"] {
         for value in ["1e3", ".5", "5.", "+5", "-0", "-1", " 5", "0x5", "５"] {
-            let said = problem(csv_row(field, value));
-            assert!(said.starts_with("line 2, column ") && said.contains(field), "{said}");
-            let said = json_problem(&json_row(field, &format!("\"{value}\"")));
-            assert!(said.starts_with("line 1, column ") && said.contains(field), "{said}");
+            let message = problem(csv_row(field, value));
+            assert!(message.starts_with("line 2, column ") && message.contains(field), "{message}");
+            let message = json_problem(&json_row(field, &format!("\"{value}\"")));
+            assert!(message.starts_with("line 1, column ") && message.contains(field), "{message}");
         }
-        // Those that are numbers in JSON, and those that are not.
+        // Some of these are numbers in JSON, some are not.
         for value in ["1e3", "1E3", "1e+3", "-0", "-1", "true", "[1]", ".5", "5.", "+5"] {
-            let said = json_problem(&json_row(field, value));
-            assert!(said.starts_with("line 1, column "), "{field} {value}: {said}");
+            let message = json_problem(&json_row(field, value));
+            assert!(message.starts_with("line 1, column "), "{field} {value}: {message}");
         }
     }
     for field in ["units", "per_user_limit"] {
-        for said in [problem(csv_row(field, "1.0")), json_problem(&json_row(field, "1.0"))] {
-            assert!(said.contains("digits only"), "{said}");
+        for message in [problem(csv_row(field, "1.0")), json_problem(&json_row(field, "1.0"))] {
+            assert!(message.contains("digits only"), "{message}");
         }
-        let said = problem(csv_row(field, "99999999999999999999"));
-        assert!(said.contains(&format!("({field}): {field} is too large")), "{said}");
+        let message = problem(csv_row(field, "99999999999999999999"));
+        assert!(message.contains(&format!("({field}): {field} is too large")), "{message}");
     }
 }
 
 #[test]
-fn every_wrong_row_is_named_by_its_line_and_column() {
+fn every_wrong_row_is_reported_with_line_and_column() {
     let text = format!(
         "{HEADER}a b,A,1,EUR,1,,,\nok,OK,1,EUR,1,,,\nc,C,x,EUR,1,,,\nd,D,1,EUR,0,,,\n\
          e,E,1,EUR,1,,noon,\nok,OK,1,EUR,1,,,\nf,F,1,EUR\ng,G,1,EUR,9007199254740993,,,\n\
          h,H,1,eur,1,,,\n"
     );
     let problems = problems(text, false);
-    let places: Vec<&str> = problems.iter().map(|p| p.split(": ").next().unwrap()).collect();
+    let positions: Vec<&str> = problems.iter().map(|p| p.split(": ").next().unwrap()).collect();
     assert_eq!(
-        places,
+        positions,
         [
             "line 2, column 1 (product_id)",
             "line 4, column 3 (price)",
@@ -146,8 +146,8 @@ fn line_is_right_with_every_line_end_and_after_blank_lines() {
         for blank in 0..3 {
             let text = end.repeat(blank) + &rows.join(end) + end;
             let expected = format!("line {}, column 3 (price)", 4 + blank);
-            let said = problem(&text);
-            assert!(said.starts_with(&expected), "{text:?}: {said}");
+            let message = problem(&text);
+            assert!(message.starts_with(&expected), "{text:?}: {message}");
             let header = end.repeat(blank) + "id,name" + end;
             let expected = format!("line {}, column 1: \"id\" is not a column", 1 + blank);
             assert!(problems(&header, false)[0].starts_with(&expected), "{header:?}");
@@ -156,10 +156,10 @@ fn line_is_right_with_every_line_end_and_after_blank_lines() {
         let problems = problems(text, false);
         assert!(problems[1].starts_with("line 4, column 3"), "{problems:?}");
         let json = format!("{end}[{end}  {{\"product_id\": \"a\",{end}   \"price\": true}}]");
-        let said = json_problem(&json);
-        assert!(said.starts_with("line 4, column 13 (price): "), "{said}");
-        let said = json_problem(&format!("[{end}{{\"ü\" 1}}]"));
-        assert!(said.starts_with("line 2, column 6: expected `:`"), "{said}");
+        let message = json_problem(&json);
+        assert!(message.starts_with("line 4, column 13 (price): "), "{message}");
+        let message = json_problem(&format!("[{end}{{\"ü\" 1}}]"));
+        assert!(message.starts_with("line 2, column 6: expected `:`"), "{message}");
     }
 }
 
@@ -178,13 +178,13 @@ fn empty_rows_and_an_empty_last_column_are_ignored_and_half_filled_rows_refused(
     let half = problem("product_id,name,price,currency,units\na,A,1,EUR,1\nb,,1,EUR,1\n");
     assert_eq!(half, "line 3, column 2 (name): name is empty");
     let extra = problem("product_id,name,price,currency,units,\na,A,1,EUR,1,2\n");
-    assert!(extra.starts_with("line 2, column 6: \"2\" stands in a column"), "{extra}");
+    assert!(extra.starts_with("line 2, column 6: \"2\" is in a column"), "{extra}");
     let short = problem("product_id,name,price,currency,units\na,A,1,EUR\n");
     assert_eq!(short, "line 2, column 4: the row has 4 columns, the header has 5");
 }
 
 #[test]
-fn wrong_encoding_or_separator_is_named() {
+fn wrong_encoding_or_separator_is_reported() {
     let latin_1 = b"product_id,name,price,currency,units\r\na,Caf\xe9,1,EUR,1\r\n";
     let expected = "line 2, column 6: the byte 0xe9 is not UTF-8: save the file as UTF-8";
     assert_eq!(problem(latin_1), expected);
@@ -202,22 +202,22 @@ fn wrong_encoding_or_separator_is_named() {
     }
     let marked = [b"\xef\xbb\xbf".as_slice(), text.as_bytes()].concat();
     assert_eq!(parse(&marked, false).unwrap().len(), 1);
-    let said = problem(text.replace(',', ";"));
+    let message = problem(text.replace(',', ";"));
     assert_eq!(
-        said,
+        message,
         "line 1, column 1: semicolons separate the columns: save the file with commas"
     );
-    let said = problem(text.replace(',', "\t"));
-    assert_eq!(said, "line 1, column 1: tabs separate the columns: save the file with commas");
+    let message = problem(text.replace(',', "\t"));
+    assert_eq!(message, "line 1, column 1: tabs separate the columns: save the file with commas");
 }
 
 #[test]
-fn wrong_header_or_no_row_is_refused() {
-    let said = problems("id,name\n1,x\n", false);
-    assert!(said[0].starts_with("line 1, column 1: \"id\" is not a column"), "{said:?}");
-    assert!(said[1..].iter().all(|said| said.ends_with("is missing")), "{said:?}");
-    let said = problem(HEADER.replace("opens_at", "units"));
-    assert_eq!(said, "line 1, column 7: the column units is there twice");
+fn wrong_header_or_missing_rows_are_refused() {
+    let message = problems("id,name\n1,x\n", false);
+    assert!(message[0].starts_with("line 1, column 1: \"id\" is not a column"), "{message:?}");
+    assert!(message[1..].iter().all(|message| message.ends_with("is missing")), "{message:?}");
+    let message = problem(HEADER.replace("opens_at", "units"));
+    assert_eq!(message, "line 1, column 7: the column units appears twice");
     let none = "line 1, column 1: the file has no products";
     assert_eq!(problem(HEADER), none);
     assert!(problem("").contains("the file is empty"));
@@ -227,13 +227,13 @@ fn wrong_header_or_no_row_is_refused() {
 }
 
 #[test]
-fn wrong_json_is_named_by_line_and_column() {
+fn wrong_json_is_reported_with_line_and_column() {
     let object = |text: &str| json_problem(&format!("[\n{text}]"));
     assert_eq!(json_problem("{}"), "line 1, column 1: the file must be an array of objects");
     assert!(json_problem("[{").starts_with("line 1, column 2: EOF while parsing"));
     assert_eq!(object(" 7"), "line 2, column 2: this must be an object");
     let twice = r#"{"price": 1, "product_id": "a", "price": 2}"#;
-    assert_eq!(object(twice), "line 2, column 42 (price): the key price is there twice");
+    assert_eq!(object(twice), "line 2, column 42 (price): the key price appears twice");
     let unknown = r#"{"colour\u001b": "red"}"#;
     assert!(object(unknown).starts_with("line 2, column 18: \"colour\\u{1b}\" is not a key"));
     assert_eq!(object(r#"{"product_id":"a"}"#), "line 2, column 1: the key name is missing");

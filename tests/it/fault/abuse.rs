@@ -157,7 +157,7 @@ fn count(counter: &AtomicU64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_opened_and_reset_at_once_cost_little_and_buy_nothing() {
+async fn streams_reset_at_once_use_bounded_memory_and_buy_nothing() {
     let reset = |n: u32| {
         let call = |n| {
             let head = frame(HEADERS, END_HEADERS, odd(n), &call());
@@ -169,7 +169,7 @@ async fn calls_that_are_opened_and_reset_at_once_cost_little_and_buy_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_provokes_resets_is_sent_away() {
+async fn connection_that_provokes_resets_is_closed() {
     // A window that grows by nothing is an error of its stream.
     let provoke = |n: u32| {
         let call = |n| {
@@ -183,13 +183,13 @@ async fn who_provokes_resets_is_sent_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_pings_is_answered_or_not_read() {
+async fn ping_flood_uses_bounded_memory() {
     let ping = |_| Some(frame(PING, 0, 0, b"are-you?").repeat(500));
     attack(ping, |seen| count(&seen.pongs) > 10_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_without_an_end_ends_the_connection() {
+async fn endless_request_head_closes_the_connection() {
     let endless = |n: u32| {
         if n == 0 {
             return Some(frame(HEADERS, 0, 1, &call()));
@@ -203,7 +203,7 @@ async fn a_head_without_an_end_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_never_send_anything_are_refused_or_end_at_their_time() {
+async fn calls_that_send_nothing_are_refused_or_time_out() {
     // 1,000 may be open on a connection.
     let open = |n: u32| {
         let call = |n| frame(HEADERS, END_HEADERS, odd(n), &call());
@@ -217,7 +217,7 @@ async fn calls_that_never_send_anything_are_refused_or_end_at_their_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_connections_that_say_half_a_word_keep_nobody_from_buying() {
+async fn hundreds_of_half_open_handshakes_do_not_stop_buyers() {
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 100_000)).await;

@@ -44,7 +44,7 @@ async fn named(env: &TestEnv, worker: &Binary, what: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_unit_and_a_doubled_unit_are_named() {
+async fn audit_names_a_lost_unit_and_a_doubled_unit() {
     for (units, off) in [(-1, "(off by 1)"), (1, "(off by -1)")] {
         let env = TestEnv::new().await;
         let worker = sale(&env, "worker").await;
@@ -57,7 +57,7 @@ async fn a_lost_unit_and_a_doubled_unit_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leaked_entry_is_named() {
+async fn audit_names_a_leaked_entry() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
@@ -80,7 +80,7 @@ async fn a_leaked_entry_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vanished_claim_is_named() {
+async fn audit_names_a_missing_idempotency_claim() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
@@ -96,7 +96,7 @@ async fn a_vanished_claim_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn altered_removed_and_hidden_rows_are_named() {
+async fn audit_names_altered_removed_and_hidden_rows() {
     for (sql, named_as) in [
         (
             "UPDATE reservations SET product_id = 'hat' WHERE user_id = 'ann'",
@@ -117,7 +117,7 @@ async fn altered_removed_and_hidden_rows_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_doubled_order_that_hides_a_lost_one_is_named() {
+async fn audit_names_a_doubled_order_that_hides_a_lost_one() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
@@ -128,7 +128,7 @@ async fn a_doubled_order_that_hides_a_lost_one_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gauge_tells_by_how_much() {
+async fn gauge_shows_the_size_of_the_difference() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("audit_interval_ms", "100")]).await;
     service.create(product("shoe", 10)).await;

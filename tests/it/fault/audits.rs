@@ -43,7 +43,7 @@ async fn reads_none(env: &TestEnv) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_that_nobody_waits_for_ends_in_postgres() {
+async fn abandoned_audit_is_cancelled_in_postgres() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -66,7 +66,7 @@ async fn an_audit_that_nobody_waits_for_ends_in_postgres() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audits_of_a_process_take_turns() {
+async fn concurrent_audits_of_a_process_run_one_after_another() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -24,7 +24,7 @@ async fn told(service: &Service) -> [Option<i64>; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn products_are_listed_without_stock_while_redis_is_away_or_silent() {
+async fn products_are_listed_without_stock_while_redis_is_down_or_silent() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

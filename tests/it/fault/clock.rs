@@ -99,7 +99,7 @@ async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_jumps_under_load_changes_no_answer_and_stores_nobody_twice() {
+async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
     let (clock, env) = Clock::of_a_redis().await;
     let settings = [("takeover_idle_ms", "1000")];
     let service = env.serve(Role::All, &settings).await;
@@ -153,7 +153,7 @@ async fn a_clock_that_jumps_under_load_changes_no_answer_and_stores_nobody_twice
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_a_jump_makes_idle_are_taken_over_at_once_and_stored_once() {
+async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     let (clock, env) = Clock::of_a_redis().await;
     let app = env.app(&[]).await;
     let service = env.serve(Role::Api, &[]).await;
@@ -209,7 +209,7 @@ async fn is_remembered(service: &Service, id: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_of_71_hours_ago_is_a_duplicate_also_after_a_rebuild() {
+async fn request_id_from_71_hours_ago_is_a_duplicate_even_after_a_rebuild() {
     let (clock, env) = Clock::of_a_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -227,7 +227,7 @@ async fn a_request_id_of_71_hours_ago_is_a_duplicate_also_after_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_longer_window_forgets_nothing_of_what_a_shorter_one_wrote() {
+async fn lengthening_the_idempotency_window_keeps_existing_claims() {
     let (clock, env) = Clock::of_a_redis().await;
     // Twelve hours were the default of earlier versions, which wrote the same keys.
     let before = env.serve(Role::All, &[TWELVE_HOURS]).await;
@@ -254,7 +254,7 @@ async fn a_longer_window_forgets_nothing_of_what_a_shorter_one_wrote() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_audit_under_a_longer_window_notes_what_the_shorter_one_has_forgotten() {
+async fn audit_after_lengthening_the_window_notes_claims_that_had_expired() {
     let (clock, env) = Clock::of_a_redis().await;
     let service = env.serve(Role::All, &[TWELVE_HOURS]).await;
     service.create(product("shoe", 10)).await;

@@ -90,8 +90,7 @@ async fn works_again(env: &TestEnv, answers: &RunningLoad) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_planned_failover_that_leaves_old_connections_open_stops_sales_for_seconds_and_loses_nothing()
- {
+async fn planned_failover_with_open_old_connections_stops_sales_only_briefly() {
     let mut env = TestEnv::with_own_redis().await;
     let replica = replica(&env).await;
     let primary = env.redis.as_ref().unwrap();
@@ -136,7 +135,7 @@ async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may_be_written() {
+async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
     let mut env = TestEnv::with_own_redis().await;
     let replica = replica(&env).await;
     let primary = env.redis.as_ref().unwrap();
@@ -182,7 +181,7 @@ async fn a_replica_is_never_sold_from_and_no_epoch_is_spent_on_it_even_if_it_may
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn old_connections_that_fall_silent_stop_sales_for_seconds_where_new_ones_are_answered() {
+async fn silent_old_connections_are_replaced_and_sales_continue() {
     let env = TestEnv::with_own_redis().await;
     let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
     let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;
@@ -200,7 +199,7 @@ async fn old_connections_that_fall_silent_stop_sales_for_seconds_where_new_ones_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_of_connection_is_replaced_when_it_alone_falls_silent() {
+async fn each_kind_of_connection_is_replaced_when_only_it_is_silent() {
     let env = TestEnv::with_own_redis().await;
     let replica = replica(&env).await;
     let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
@@ -256,7 +255,7 @@ fn kept_alive(port: u16) -> (usize, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_kernel_watches_over_idle_connections_to_redis() {
+async fn tcp_keepalive_is_on_for_every_redis_connection() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -273,7 +272,7 @@ async fn the_kernel_watches_over_idle_connections_to_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_finds_no_connection_is_known_to_have_had_no_effect() {
+async fn call_without_a_connection_is_answered_not_applied() {
     let env = TestEnv::with_own_redis().await;
     let front = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
     let service = env.serve(Role::All, &[("redis_url", &front.redis_url())]).await;

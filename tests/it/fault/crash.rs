@@ -38,27 +38,27 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_read() {
+async fn worker_killed_after_the_read_has_one_outcome() {
     crash_at("after_read").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_commit_before_the_acknowledgement() {
+async fn worker_killed_between_commit_and_acknowledgement_has_one_outcome() {
     crash_at("after_commit").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_burial() {
+async fn worker_killed_after_the_move_to_dead_has_one_outcome() {
     crash_at("after_move_to_dead").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_void_before_the_release() {
+async fn worker_killed_between_void_and_release_has_one_outcome() {
     crash_at("after_void").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_service_keeps_every_accepted_answer() {
+async fn killed_service_keeps_every_accepted_order() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100_000)).await;
@@ -127,6 +127,6 @@ async fn crash_while_rebuilding(point: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn between_any_two_steps_of_a_rebuild() {
+async fn process_killed_between_any_two_rebuild_steps_has_one_outcome() {
     futures_util::future::join_all(REBUILD_POINTS.map(crash_while_rebuilding)).await;
 }

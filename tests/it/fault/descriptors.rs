@@ -84,7 +84,7 @@ async fn is_ready(http: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_connections_than_descriptors_leave_health_and_connected_buyers_alone() {
+async fn more_connections_than_descriptors_do_not_affect_health_or_connected_buyers() {
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 1000)).await;
@@ -145,7 +145,7 @@ async fn ask_again(http: &mut TcpStream, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_can_open_nothing_more_waits_says_why_once_and_recovers() {
+async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 1000)).await;

@@ -46,7 +46,7 @@ async fn each_keeps_the_answer(service: &Service, answers: &AnswerLog) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
+async fn full_redis_disk_refuses_whole_calls_and_recovers_by_itself() {
     let Some(disk) = SmallDisk::new(16) else { return };
     let env = redis_on(&disk, AppendFsync::Everysec).await;
     let service = env.serve(Role::All, &[]).await;
@@ -95,7 +95,7 @@ async fn a_redis_whose_disk_is_full_refuses_whole_and_goes_on_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_back() {
+async fn redis_that_exits_on_a_full_disk_has_lost_nothing_after_restart() {
     let Some(disk) = SmallDisk::new(16) else { return };
     let mut env = redis_on(&disk, AppendFsync::Always).await;
     let service = env.serve(Role::All, &[]).await;
@@ -137,7 +137,7 @@ async fn a_redis_that_ends_itself_on_a_full_disk_has_lost_nothing_when_it_is_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_whose_disk_is_full_holds_orders_back_and_loses_none() {
+async fn full_postgres_disk_delays_orders_and_loses_none() {
     let Some(disk) = SmallDisk::new(4) else { return };
     let dir = scratch_dir("postgres");
     let wrapper = disk.wrapper();

@@ -17,7 +17,7 @@ async fn stock_of(service: &Service, id: &str) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_redis_is_fenced_and_not_reseeded_until_somebody_rebuilds() {
+async fn redis_restart_fences_partition_until_rebuilt() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;
@@ -52,7 +52,7 @@ async fn a_restarted_redis_is_fenced_and_not_reseeded_until_somebody_rebuilds() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_killed_under_load_loses_nothing_that_was_accepted() {
+async fn redis_killed_under_load_loses_no_accepted_order() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100_000)).await;
@@ -82,7 +82,7 @@ async fn a_redis_killed_under_load_loses_nothing_that_was_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
+async fn emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     let mut limited = product("hat", 10);
@@ -113,7 +113,7 @@ async fn an_emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
+async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
     let mut env = TestEnv::with_own_redis().await;
     let settings =
         [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
@@ -147,7 +147,7 @@ async fn what_waits_in_the_streams_is_stored_or_voided_by_the_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_deployments_redis_is_never_touched() {
+async fn redis_of_another_deployment_is_never_changed() {
     let env = TestEnv::new().await;
     let ours = env.serve(Role::Api, &[]).await;
     ours.create(product("shoe", 10)).await;
@@ -169,7 +169,7 @@ async fn another_deployments_redis_is_never_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_another() {
+async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     let partitions = env.stores().await.deployment.partitions;
@@ -220,7 +220,7 @@ async fn one_fenced_partition_stops_neither_the_sale_nor_the_operators_of_anothe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_sells_more_than_there_is_is_closed_and_the_excess_is_voided() {
+async fn oversold_partition_is_fenced_and_the_excess_is_voided() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 2)).await;

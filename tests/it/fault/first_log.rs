@@ -59,7 +59,7 @@ async fn rewrites(env: &TestEnv) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
+async fn disk_ack_is_refused_until_the_first_append_only_file_is_complete() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 1000)).await;
@@ -111,7 +111,7 @@ async fn the_disk_is_not_promised_before_the_first_log_is_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ordinary_rewrite_keeps_the_promise_and_a_start_waits_for_its_end() {
+async fn aof_rewrite_keeps_disk_ack_and_a_start_waits_for_its_end() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("ack", "disk")]).await;
     service.create(product("shoe", 1000)).await;

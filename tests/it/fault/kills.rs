@@ -11,7 +11,7 @@ use yoink::app::Role;
 use crate::harness::{Binary, BuyerLoad, TestEnv, eventually, product};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_api_keeps_every_answer_that_a_buyer_got() {
+async fn killed_gateway_keeps_every_answer_that_a_buyer_received() {
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 100_000)).await;
@@ -35,7 +35,7 @@ async fn a_killed_api_keeps_every_answer_that_a_buyer_got() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_backend_of_postgres_costs_nobody_an_order() {
+async fn killed_postgres_backend_loses_no_order() {
     let env = TestEnv::with_own_postgres().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100_000)).await;

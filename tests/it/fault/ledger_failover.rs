@@ -95,7 +95,7 @@ async fn until_stored(env: &TestEnv, rows: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units_sold_again() {
+async fn commits_lost_in_a_failover_are_detected_counted_named_and_resold() {
     let pair = Pair::start().await;
     let url = pair.line.postgres_url(&pair.env.database);
     let service = pair.env.serve(Role::All, &[("postgres_url", &url)]).await;
@@ -148,7 +148,7 @@ async fn commits_that_a_failover_loses_are_noticed_counted_named_and_their_units
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_that_loses_nothing_costs_one_rebuild_and_nobody_an_order() {
+async fn failover_without_loss_causes_one_rebuild_and_loses_no_order() {
     let pair = Pair::start().await;
     let url = pair.line.postgres_url(&pair.env.database);
     let service = pair.env.serve(Role::All, &[("postgres_url", &url)]).await;

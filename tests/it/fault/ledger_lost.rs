@@ -10,7 +10,7 @@ use yoink::{
 };
 
 use super::crash::REBUILD_POINTS;
-use crate::harness::{Binary, Service, TestEnv, eventually, product, reason, run_yoink};
+use crate::harness::{Binary, Bought, Service, TestEnv, eventually, product, reason, run_yoink};
 
 async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
@@ -47,12 +47,12 @@ async fn partition_of(env: &TestEnv, id: &str) -> u16 {
     env.stores().await.deployment.partitions.of(&id.parse().unwrap()).number()
 }
 
-async fn sells_again(service: &Service, user: &str) -> yoink::grpc::pb::ReserveUnitResponse {
+async fn sells_again(service: &Service, user: &str) -> Bought {
     eventually("it sells again", async || service.buy("shoe", user, "r").await.ok()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_order_is_noticed_where_postgres_does_not_tell_its_timeline() {
+async fn missing_order_is_detected_if_postgres_hides_its_timeline() {
     let mut env = TestEnv::with_own_postgres().await;
     env.redis = TestEnv::with_own_redis().await.redis;
     let rights = "CREATE ROLE seller LOGIN;
@@ -83,7 +83,7 @@ async fn a_missing_order_is_noticed_where_postgres_does_not_tell_its_timeline() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_row_that_went_back_gets_an_epoch_above_that_of_redis() {
+async fn reverted_partition_row_gets_an_epoch_above_that_of_redis() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -108,7 +108,7 @@ async fn a_partition_row_that_went_back_gets_an_epoch_above_that_of_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rebuild_takes_partitions_by_number_or_all_and_says_beforehand_what_it_would_do() {
+async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps() {
     let env = TestEnv::with_own_redis().await;
     let settings = [("recovery", "manual")];
     let worker = env.serve(Role::Worker, &settings).await;
@@ -189,12 +189,12 @@ async fn crash_while_looking_up(point: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lost_request_ids_survive_a_crash_between_any_two_steps_of_a_rebuild() {
+async fn lost_request_ids_survive_a_crash_between_any_two_rebuild_steps() {
     futures_util::future::join_all(REBUILD_POINTS.map(crash_while_looking_up)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_takes_effect_after_the_ledger_lost_changes_of_the_catalogue() {
+async fn stop_takes_effect_after_the_ledger_lost_catalogue_changes() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -226,7 +226,7 @@ async fn a_stop_takes_effect_after_the_ledger_lost_changes_of_the_catalogue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_row_that_went_back_closes_its_partition_also_where_nothing_is_rebuilt() {
+async fn reverted_partition_row_fences_its_partition_even_with_manual_rebuild() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("recovery", "manual")]).await;
     service.create(product("shoe", 10)).await;

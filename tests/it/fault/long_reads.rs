@@ -11,7 +11,7 @@ const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
                           AND state = 'active' AND wait_event = 'PgSleep'";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_whose_caller_gives_up_ends_in_postgres_as_well() {
+async fn audit_is_cancelled_in_postgres_when_its_caller_disconnects() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -4,7 +4,7 @@ use tokio::task::block_in_place;
 use yoink::app::Role;
 
 use super::lost::{back_up, restore};
-use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink};
+use crate::harness::{Service, TestEnv, dead_entries, eventually, product, reason, run_yoink};
 
 /// The state of a reservation, or why there is none.
 async fn state(service: &Service, id: &str) -> String {
@@ -15,7 +15,7 @@ async fn state(service: &Service, id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_redis_is_not_believed_of_orders_that_were_stored_voided_or_lost() {
+async fn lookups_on_an_older_redis_use_only_the_ledger() {
     let mut env = TestEnv::with_own_redis().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
@@ -53,7 +53,7 @@ async fn an_older_redis_is_not_believed_of_orders_that_were_stored_voided_or_los
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_order_is_found_in_its_stream_and_an_id_that_was_never_given_is_not() {
+async fn lookup_finds_a_dead_order_and_not_an_id_that_was_never_issued() {
     let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;
@@ -68,14 +68,17 @@ async fn a_dead_order_is_found_in_its_stream_and_an_id_that_was_never_given_is_n
     let guessed =
         yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
     assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
-    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest {
+        selector: dead_entries::all(),
+        ..Default::default()
+    };
     service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
     env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is_fenced() {
+async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -106,7 +109,7 @@ async fn an_order_that_the_ledger_has_lost_is_lost_or_unknown_before_anything_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
+async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
     let mut env = TestEnv::with_own_redis().await;
     let settings =
         [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
@@ -121,7 +124,10 @@ async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&dead));
     // The entry is still in the stream in this copy.
     let copy = block_in_place(|| back_up(&env));
-    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest { all: true, ..Default::default() };
+    let release = yoink::grpc::pb::ReleaseDeadEntriesRequest {
+        selector: dead_entries::all(),
+        ..Default::default()
+    };
     service.admin().release_dead_entries(release).await.unwrap();
     assert_eq!(state(&service, &dead).await, "VOIDED");
 
@@ -159,7 +165,7 @@ async fn dead_entries_of_an_older_redis_are_not_shown_before_the_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_entry_with_bytes_that_are_no_text_is_listed() {
+async fn dead_letter_with_invalid_utf8_is_listed() {
     let env = TestEnv::new().await;
     let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;

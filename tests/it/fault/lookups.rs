@@ -123,7 +123,7 @@ async fn counted(service: &Service, parts: &[&str]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flood_of_lookups_is_shed_while_orders_are_stored_and_a_stop_is_in_force() {
+async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() {
     tokio::task::spawn_blocking(shared).await.unwrap();
     let env = TestEnv::with_own_redis().await;
     let proxy = Proxy::postgres(shared().postgres.port()).await;

@@ -54,7 +54,7 @@ async fn settle(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_with_always_is_killed() {
+async fn repeated_redis_kills_with_fsync_always_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
@@ -74,7 +74,7 @@ async fn redis_with_always_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_worker_is_killed() {
+async fn repeated_worker_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
@@ -100,7 +100,7 @@ async fn the_worker_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_is_killed() {
+async fn repeated_gateway_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
@@ -120,7 +120,7 @@ async fn the_gateway_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn postgres_is_killed() {
+async fn repeated_postgres_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(4));
     let mut env = TestEnv::with_durable_postgres().await;
     let service = env.serve(Role::All, &[("takeover_idle_ms", "500")]).await;
@@ -149,7 +149,7 @@ async fn started(env: &TestEnv, settings: &[(&'static str, &str)]) -> Binary {
 
 /// Whatever may happen, by chance, while a gateway and two workers go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_fault_after_the_other() {
+async fn random_sequence_of_faults_keeps_the_audit_clean() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(2));
     let (mut env, other) =
         (TestEnv::with_own_redis().await, TestEnv::with_durable_postgres().await);

@@ -75,7 +75,7 @@ fn rebuild(env: &TestEnv) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_every_gateway_lives_the_lost_are_counted_exactly() {
+async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     let mut env = TestEnv::with_own_redis().await;
     let first = env.serve(Role::Api, &[]).await;
     let second = env.serve(Role::Api, &[]).await;
@@ -108,7 +108,7 @@ async fn while_every_gateway_lives_the_lost_are_counted_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
+async fn lost_count_is_a_lower_bound_after_a_gateway_died() {
     let mut env = TestEnv::with_own_redis().await;
     let lives = env.serve(Role::Api, &[]).await;
     lives.create(product("shoe", 100)).await;
@@ -144,7 +144,7 @@ async fn what_a_dead_gateway_saw_makes_the_count_at_least() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounted_for() {
+async fn older_redis_copy_under_load_oversells_nothing_and_counts_every_answer() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[("audit_interval_ms", "200")]).await;
     service.create(product("shoe", 1_000_000)).await;
@@ -179,7 +179,7 @@ async fn an_older_copy_under_load_oversells_nothing_and_every_answer_is_accounte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_restarts_while_postgres_is_away_is_seen_to_be_fenced_and_stays_closed() {
+async fn redis_restart_while_postgres_is_down_fences_until_postgres_returns() {
     let mut env = TestEnv::with_own_redis().await;
     let other = TestEnv::with_own_postgres().await;
     (env.postgres, env.database) = (other.postgres, other.database);
@@ -203,7 +203,7 @@ async fn a_redis_that_restarts_while_postgres_is_away_is_seen_to_be_fenced_and_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_given_up_for_lost_is_not_stored_when_an_older_redis_comes_back() {
+async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
     let mut env = TestEnv::with_own_redis().await;
     let mut limited = product("shoe", 10);
     limited.sale.per_user_limit = Some(1);

@@ -24,7 +24,7 @@ fn internal(status: &Status) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_understood_is_an_internal_error() {
+async fn malformed_script_reply_is_an_internal_error() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -65,7 +65,7 @@ async fn an_answer_that_is_not_understood_is_an_internal_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_does_not_understand_redis_says_so_and_goes_on_when_it_does() {
+async fn worker_reports_malformed_redis_replies_and_recovers() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -50,7 +50,7 @@ fn hash(body: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reservation_whose_answer_is_lost_is_made_once_and_answered_to_who_asks_again() {
+async fn reservation_with_lost_reply_happens_once_and_a_retry_gets_its_answer() {
     let env = TestEnv::with_own_redis().await;
     let proxy = Proxy::redis(env.redis.as_ref().unwrap().port()).await;
     let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
@@ -72,7 +72,7 @@ async fn a_reservation_whose_answer_is_lost_is_made_once_and_answered_to_who_ask
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_settlement_whose_answer_is_lost_is_repeated_and_changes_nothing() {
+async fn settlement_with_lost_reply_is_repeated_without_effect() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
@@ -91,7 +91,7 @@ async fn a_settlement_whose_answer_is_lost_is_repeated_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burial_or_a_release_whose_answer_is_lost_happens_once() {
+async fn move_to_dead_or_release_with_lost_reply_happens_once() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let settings = [("redis_url", proxy.redis_url()), ("max_deliveries", "1".to_owned())];
@@ -104,7 +104,7 @@ async fn a_burial_or_a_release_whose_answer_is_lost_happens_once() {
     voided(&service, &first.reservation_id).await;
     env.assert_audit_holds().await;
     for (script, word) in [
-        (include_str!("../../../lua/move_to_dead.lua"), "buried"),
+        (include_str!("../../../lua/move_to_dead.lua"), "moved"),
         (include_str!("../../../lua/release.lua"), "released"),
     ] {
         let lost = proxy.lose_reply(&[&hash(script)]);
@@ -122,7 +122,7 @@ async fn a_burial_or_a_release_whose_answer_is_lost_happens_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grant_whose_answer_is_lost_in_redis_or_in_the_ledger_adds_once() {
+async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let ledger = postgres_proxy().await;
@@ -148,7 +148,7 @@ async fn a_grant_whose_answer_is_lost_in_redis_or_in_the_ledger_adds_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_voids_and_products_whose_commit_is_not_answered_are_stored_once() {
+async fn orders_voids_and_products_with_lost_commit_reply_are_stored_once() {
     let env = TestEnv::new().await;
     let ledger = postgres_proxy().await;
     let url = ledger.postgres_url(&env.database);
@@ -196,7 +196,7 @@ async fn calls(service: &Service) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
+async fn slow_redis_link_batches_buyers_and_answers_expired_deadlines() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let url = proxy.redis_url();
@@ -239,7 +239,7 @@ async fn over_a_slow_link_buyers_share_calls_and_who_cannot_wait_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_cut_off_or_silent_for_a_while_costs_nobody_an_accepted_order() {
+async fn redis_unreachable_or_silent_for_a_time_loses_no_accepted_order() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let service = env.serve(Role::All, &[("redis_url", &proxy.redis_url())]).await;
@@ -262,7 +262,7 @@ async fn a_redis_that_is_cut_off_or_silent_for_a_while_costs_nobody_an_accepted_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_is_cut_off_or_silent_for_a_while_stops_no_sale_and_gets_every_order() {
+async fn postgres_unreachable_or_silent_stops_no_sale_and_gets_every_order() {
     let env = TestEnv::new().await;
     let proxy = postgres_proxy().await;
     let url = proxy.postgres_url(&env.database);

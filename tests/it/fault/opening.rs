@@ -15,7 +15,7 @@ use yoink::{
 use crate::harness::{Binary, TestEnv, eventually, product, run_yoink};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_there() {
+async fn processes_started_at_once_each_sell_every_product_when_ready() {
     for _ in 0..3 {
         let env = TestEnv::new().await;
         let settings = [("partitions", "8")];
@@ -45,7 +45,7 @@ async fn of_processes_that_start_at_once_each_sells_everything_as_soon_as_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_process_left_that_died_while_opening_is_opened_by_the_next() {
+async fn partition_left_half_opened_by_a_crash_is_opened_by_the_next_process() {
     for point in ["opening_begun", "opening_opened"] {
         let env = TestEnv::new().await;
         let mut dies = Binary::serve(&env, &[], Some(point));
@@ -62,7 +62,7 @@ async fn what_a_process_left_that_died_while_opening_is_opened_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from() {
+async fn late_first_opening_does_not_open_a_partition_in_use() {
     let env = TestEnv::with_own_redis().await;
     let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
@@ -94,7 +94,7 @@ async fn a_first_opening_that_comes_late_opens_nothing_that_anybody_sells_from()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_epoch_is_spent_where_somebody_elses_keys_are_in_the_way() {
+async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let env = TestEnv::new().await;
     let stranger = format!("{}:{{0}}:stock", env.prefix);
     let mut set = redis::cmd("SET");

@@ -12,7 +12,7 @@ use yoink::{
 use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterwards() {
+async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards() {
     let mut env = TestEnv::with_own_postgres().await;
     let settings = [("takeover_idle_ms", "200"), ("max_deliveries", "2")];
     let first = env.serve(Role::All, &settings).await;
@@ -69,7 +69,7 @@ async fn an_outage_of_postgres_buries_nothing_and_everything_is_stored_afterward
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
+async fn wrong_schema_pauses_consumption_and_loses_no_order() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
     service.create(product("shoe", 10)).await;
@@ -93,7 +93,7 @@ async fn a_schema_that_is_wrong_stops_consumption_and_costs_nobody_an_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happened() {
+async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::Api, &[("concurrency_max_calls", "1")]).await;
     service.create(product("shoe", 10)).await;
@@ -135,7 +135,7 @@ async fn a_redis_that_is_away_is_unavailable_and_says_whether_it_may_have_happen
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
+async fn silent_redis_leaves_the_outcome_unknown_and_a_retry_resolves_it() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -153,7 +153,7 @@ async fn a_silent_redis_leaves_the_outcome_open_and_the_retry_finds_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
+async fn redis_out_of_memory_refuses_whole_calls() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
@@ -192,7 +192,7 @@ async fn a_redis_without_memory_refuses_cleanly_and_nothing_is_half_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
+async fn logs_never_contain_user_ids_even_from_postgres_error_details() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;
@@ -218,7 +218,7 @@ async fn a_log_never_names_a_buyer_also_when_postgres_repeats_the_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_passes_leaves_the_outcome_open_and_the_reservation_is_finished() {
+async fn expired_deadline_leaves_the_outcome_unknown_and_the_reservation_finishes() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -38,7 +38,7 @@ async fn nobody_paid(env: &TestEnv) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
+async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     let env = TestEnv::with_own_postgres().await;
     let settings = [("max_deliveries", "1"), ("takeover_idle_ms", "300")];
     let api = env.serve(Role::Api, &[]).await;
@@ -69,7 +69,7 @@ async fn a_ledger_that_becomes_read_only_holds_orders_back_and_buries_none() {
     .await;
     sell(20..60).await;
     eventually("the worker has met it", async || {
-        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
     assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
@@ -130,7 +130,7 @@ async fn all_are_refused(service: &Service, round: u32, times: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_outage_under_load_fills_the_backlog_and_then_no_more_memory() {
+async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     let mut env = own_servers().await;
     let settings = [("backlog_max_entries", "2000"), ("max_deliveries", "1")];
     let service = env.serve(Role::All, &settings).await;
@@ -205,7 +205,7 @@ async fn take_all(url: &str) -> Vec<Client> {
 const MAX_CONNECTIONS: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
+async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     let mut env = TestEnv::with_own_redis().await;
     let dir = scratch_dir("postgres");
     let most = format!("max_connections={MAX_CONNECTIONS}");
@@ -241,7 +241,7 @@ async fn a_ledger_without_a_free_connection_holds_orders_back_and_loses_none() {
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker says so", async || {
-        worker.said().contains("consumption pauses: Postgres is unavailable").then_some(())
+        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
     eventually("Postgres says so", async || {

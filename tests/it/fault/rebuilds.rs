@@ -63,7 +63,7 @@ async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expect
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_without_epochs_is_refused_and_the_others_go_on() {
+async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let (last, other) = (product_of(&env, 0).await, product_of(&env, 1).await);
@@ -105,7 +105,7 @@ async fn a_partition_without_epochs_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_partition_without_epochs_is_not_opened_and_the_others_are() {
+async fn new_partition_with_exhausted_epochs_stays_closed_and_the_others_open() {
     let env = TestEnv::new().await;
     let other = product_of(&env, 1).await;
     let sql = env.sql().await;
@@ -120,7 +120,7 @@ async fn a_new_partition_without_epochs_is_not_opened_and_the_others_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_takes_no_writes_costs_no_epoch_and_is_rebuilt_when_it_does() {
+async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
     // Fenced and read-only at once: a transaction, so that no rebuild comes between.
@@ -143,7 +143,7 @@ async fn a_redis_that_takes_no_writes_costs_no_epoch_and_is_rebuilt_when_it_does
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_of_a_newer_program_costs_no_epoch() {
+async fn entry_of_a_newer_program_uses_no_epoch() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let id = product_of(&env, 0).await;
@@ -177,7 +177,7 @@ async fn fill_up(env: &TestEnv, hash: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_redis_is_rebuilt() {
+async fn redis_full_of_its_own_data_is_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
     // What a rebuild frees is far more than what it writes.
@@ -191,7 +191,7 @@ async fn a_full_redis_is_rebuilt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_full_of_what_stays_is_rebuilt() {
+async fn redis_full_of_foreign_data_is_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
     // A rebuild frees none of this.

@@ -60,7 +60,7 @@ async fn sells_again(service: &Service, user: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_hides_config_and_may_evict_is_refused_at_the_start_and_later() {
+async fn redis_with_hidden_config_that_may_evict_is_refused_at_start_and_later() {
     let env = env_with_redis(r#"exec "$@" --rename-command CONFIG hidden"#).await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -76,7 +76,7 @@ async fn a_redis_that_hides_config_and_may_evict_is_refused_at_the_start_and_lat
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_becomes_a_replica_takes_readiness_away_and_refuses_a_start() {
+async fn redis_turned_replica_makes_the_service_unready_and_refuses_a_start() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -91,7 +91,7 @@ async fn a_redis_that_becomes_a_replica_takes_readiness_away_and_refuses_a_start
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sentinel_or_a_cluster_node_refuses_the_start() {
+async fn start_is_refused_by_a_sentinel_or_a_cluster_node() {
     let cluster = env_with_redis(r#"exec "$@" --cluster-enabled yes"#).await;
     assert!(refused(&cluster).await.contains("cluster-enabled no"));
     // setpriv, its two arguments, the server, --bind, its argument, --port, its argument.
@@ -103,7 +103,7 @@ async fn a_sentinel_or_a_cluster_node_refuses_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_whose_keys_are_others_takes_readiness_away() {
+async fn redis_user_without_our_keys_makes_the_service_unready() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -123,7 +123,7 @@ async fn a_user_whose_keys_are_others_takes_readiness_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_slows_redis_down_or_fences_without_need_is_said_at_the_start() {
+async fn harmful_redis_settings_are_logged_at_start() {
     let env = TestEnv::with_own_redis().await;
     let mut healthy = Binary::serve(&env, &[], None);
     healthy.channel().await;
@@ -147,7 +147,7 @@ async fn what_slows_redis_down_or_fences_without_need_is_said_at_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_without_memory_takes_readiness_away() {
+async fn redis_out_of_memory_makes_the_service_unready() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -58,7 +58,7 @@ async fn all_have_reported(env: &TestEnv) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
+async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
     let Some(mut env) = with_slow_disk(AppendFsync::Everysec, "5s").await else { return };
     // Nobody stores: whatever Redis loses is lost.
     let api = env.serve(Role::Api, &[]).await;
@@ -103,7 +103,7 @@ async fn a_crash_on_a_slow_disk_loses_what_is_told_to_be_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn always_loses_nothing_on_a_slow_disk_and_what_is_too_much_is_shed() {
+async fn fsync_always_on_a_slow_disk_loses_nothing_and_sheds_overload() {
     let Some(mut env) = with_slow_disk(AppendFsync::Always, "100ms").await else { return };
     let service = env.serve(Role::All, &[("concurrency_max_calls", "16")]).await;
     service.create(product("shoe", 1_000_000)).await;
@@ -267,13 +267,13 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_log_loses_a_whole_batch_or_nothing_and_it_is_counted() {
+async fn torn_log_loses_a_whole_batch_or_nothing_and_counts_it() {
     let head = "*1\r\n$5\r\nMULTI\r\n".len();
     tokio::join!(torn(move |_| head + 3), torn(|length| length / 2), torn(|length| length - 1),);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_whose_directory_was_deleted_is_rebuilt_and_every_answer_is_accounted_for() {
+async fn redis_with_deleted_directory_is_rebuilt_and_counts_every_answer() {
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 3_000)).await;
@@ -307,7 +307,7 @@ async fn a_redis_whose_directory_was_deleted_is_rebuilt_and_every_answer_is_acco
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scripts_that_are_flushed_again_and_again_lose_and_double_nothing() {
+async fn repeated_script_flush_loses_and_doubles_nothing() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 1_000_000)).await;

@@ -29,7 +29,7 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_to_a_stale_replica_oversells_nothing_and_the_lost_are_counted() {
+async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     let mut env = TestEnv::with_own_redis().await;
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Always).unwrap();

@@ -26,7 +26,7 @@ async fn stored(env: &TestEnv, orders: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn column_type_changed_under_a_process_stops_neither_an_emergency_stop_nor_orders() {
+async fn column_type_change_while_running_stops_no_emergency_stop_and_no_order() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100)).await;
@@ -57,7 +57,7 @@ async fn column_type_changed_under_a_process_stops_neither_an_emergency_stop_nor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prepared_statements_that_somebody_discards_are_prepared_again_and_orders_are_stored() {
+async fn discarded_prepared_statements_are_prepared_again_and_orders_are_stored() {
     let env = TestEnv::with_own_redis().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100)).await;
@@ -73,12 +73,12 @@ async fn prepared_statements_that_somebody_discards_are_prepared_again_and_order
         api.buy("shoe", &format!("user-{order}"), "r").await.unwrap();
         stored(&env, order).await;
     }
-    assert!(!worker.said().contains("consumption pauses"), "{}", worker.said());
+    assert!(!worker.said().contains("consumption paused"), "{}", worker.said());
     env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn catalogue_that_cannot_be_read_is_named_by_readiness() {
+async fn unreadable_catalogue_is_reported_by_readiness() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 100)).await;

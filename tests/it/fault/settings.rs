@@ -31,7 +31,7 @@ async fn refused(env: &TestEnv) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_may_evict_is_refused_at_the_start_and_later() {
+async fn redis_that_may_evict_is_refused_at_start_and_later() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
@@ -55,7 +55,7 @@ async fn a_redis_that_may_evict_is_refused_at_the_start_and_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_promises_is_what_its_settings_keep() {
+async fn reported_durability_follows_the_settings_of_redis() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
     let promised = async |mode: &str| {
@@ -73,7 +73,7 @@ async fn what_redis_promises_is_what_its_settings_keep() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_cannot_be_written_is_refused_and_a_forgetful_one_is_told() {
+async fn read_only_postgres_is_refused_and_asynchronous_commit_is_logged() {
     let env = TestEnv::new().await;
     let set = async |what: &str| {
         let sql = format!("ALTER DATABASE {} SET {what}", env.database);

@@ -1,7 +1,7 @@
 //! A consumer stalls longer than `takeover_idle_ms`; somebody else settles what it held; it comes back.
 
 use nix::sys::signal::Signal;
-use yoink::{app::Role, worker::Step};
+use yoink::app::Role;
 
 use crate::harness::{Binary, TestEnv, eventually, product};
 
@@ -19,7 +19,7 @@ async fn pending(env: &TestEnv) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stalled_process_that_comes_back_changes_nothing() {
+async fn stalled_process_changes_nothing_when_it_resumes() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
@@ -57,7 +57,7 @@ async fn a_stalled_process_that_comes_back_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_commit_after_void_and_release_stores_nothing() {
+async fn late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
     // Two consumers that are stepped by hand: the first reads and then stalls.
     let settings =
@@ -78,7 +78,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
     let reader = fast.stores().reader().await.unwrap();
     let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
-        (consumer.run_once().await.unwrap() == Step::Worked(1)).then_some(())
+        (consumer.run_once().await.unwrap() == 1).then_some(())
     })
     .await;
     let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
@@ -103,7 +103,7 @@ async fn a_late_commit_after_void_and_release_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() {
+async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let env = TestEnv::new().await;
     let app = env.app(&[("dead_letter_release", "manual")]).await;
     let api = env.serve(Role::Api, &[]).await;
@@ -117,18 +117,18 @@ async fn a_voided_entry_still_in_orders_is_released_and_not_just_acknowledged() 
         reason: "by hand".to_owned(),
         entry: entry.to_bytes(),
     };
-    let action = yoink::ledger::DeadAction { actor: "test".to_owned(), reason: String::new() };
+    let by = yoink::ledger::ActionBy { actor: "test".to_owned(), reason: String::new() };
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
-    app.stores().ledger.void(partition, epoch, &void, &action).await.unwrap();
+    app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
     let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
-    assert_eq!(consumer.run_once().await.unwrap(), Step::Worked(1));
+    assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
+async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 50)).await;
@@ -151,13 +151,13 @@ async fn a_group_that_somebody_deleted_is_created_anew_and_nothing_is_lost() {
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
-    assert!(worker.said().contains("the consumer group was gone"), "{}", worker.said());
+    assert!(worker.said().contains("the consumer group was deleted"), "{}", worker.said());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_comes_after_a_rebuild_stores_nothing() {
+async fn late_commit_after_a_rebuild_stores_nothing() {
     let env = TestEnv::with_own_redis().await;
     let app = env.app(&[]).await;
     let api = env.serve(Role::Api, &[]).await;

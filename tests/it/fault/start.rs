@@ -75,7 +75,7 @@ async fn start_waits_until_postgres_has_a_free_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn start_ends_with_the_reason_if_postgres_gets_no_free_connection() {
+async fn start_fails_with_the_reason_if_postgres_has_no_free_connection() {
     let env = TestEnv::new().await;
     let (_, url) = role_without_connections(&env).await;
     let settings = [("postgres_url", url.as_str())];
@@ -123,7 +123,7 @@ async fn start_waits_until_postgres_has_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn start_waits_while_redis_refuses_the_connection_of_a_reader() {
+async fn start_waits_while_redis_refuses_a_reader_connection() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let config = env.config(&[("redis_url", &proxy.redis_url())]);

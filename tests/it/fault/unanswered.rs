@@ -5,10 +5,12 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::ReleaseDeadEntriesRequest,
-    ledger::{DeadAction, Void},
+    ledger::{ActionBy, Void},
 };
 
-use crate::harness::{Proxy, Service, TestEnv, eventually, move_to_dead, product, reason, shared};
+use crate::harness::{
+    Proxy, Service, TestEnv, dead_entries, eventually, move_to_dead, product, reason, shared,
+};
 
 fn hash(body: &str) -> String {
     let fence = include_str!("../../../lua/fence.lua");
@@ -18,7 +20,7 @@ fn hash(body: &str) -> String {
 /// Released and settled entries.
 async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i32, i32), Status> {
     let request = ReleaseDeadEntriesRequest {
-        reservation_ids: vec![id.to_string()],
+        selector: dead_entries::of([id]),
         actor: actor.to_owned(),
         ..Default::default()
     };
@@ -35,11 +37,11 @@ async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
 /// Voids orders, or stores them, as somebody who then died before Redis was told.
 async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &[ReservationId]) {
     let stores = env.stores().await;
-    let action = DeadAction { actor: "dave".to_owned(), reason: String::new() };
+    let by = ActionBy { actor: "dave".to_owned(), reason: String::new() };
     for id in voided {
         let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
         let void = Void { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
-        stores.ledger.void(dead.partition, id.epoch(), &void, &action).await.unwrap();
+        stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
     }
     for id in stored {
         let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
@@ -49,7 +51,7 @@ async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_action_whose_answer_is_lost_is_recorded_as_unknown() {
+async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
     let service = env.serve(Role::Api, &[("redis_url", &proxy.redis_url())]).await;

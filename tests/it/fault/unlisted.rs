@@ -35,7 +35,7 @@ async fn failures(service: &Service) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_a_trigger_refuses_is_kept_and_its_neighbours_are_stored() {
+async fn order_refused_by_a_trigger_is_kept_and_its_neighbours_are_stored() {
     let env = TestEnv::new().await;
     // One failure of its own would be enough to give an order up.
     let settings = [("max_deliveries", "1")];
@@ -82,7 +82,7 @@ async fn an_order_that_a_trigger_refuses_is_kept_and_its_neighbours_are_stored()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_refuses_everything_pauses_consumption_and_the_work_is_bounded() {
+async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
@@ -119,7 +119,7 @@ async fn a_ledger_that_refuses_everything_pauses_consumption_and_the_work_is_bou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_refused_orders_in_front_do_not_hold_up_who_comes_behind_them() {
+async fn refused_orders_in_front_do_not_delay_the_orders_behind_them() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1000)).await;
@@ -139,7 +139,7 @@ async fn many_refused_orders_in_front_do_not_hold_up_who_comes_behind_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rebuild_that_meets_a_refused_order_waits_for_it_and_says_why() {
+async fn rebuild_waits_for_a_refused_order_and_reports_why() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;

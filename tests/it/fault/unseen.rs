@@ -15,7 +15,7 @@ fn rebuild(env: &TestEnv) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_loss_is_announced_while_its_partition_is_fenced_again() {
+async fn loss_is_reported_while_its_partition_is_fenced_again() {
     let env = TestEnv::with_own_redis().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10)).await;

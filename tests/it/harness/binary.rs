@@ -14,11 +14,11 @@ use nix::{
 };
 use tonic::transport::{Channel, Endpoint};
 use yoink::grpc::pb::{
-    AuditRequest, AuditVerdict, ListProductsRequest, ReserveUnitRequest, ReserveUnitResponse,
+    AuditRequest, AuditVerdict, ListProductsRequest, ReserveUnitRequest,
     admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
 };
 
-use super::{TestEnv, eventually, scratch_dir};
+use super::{Bought, TestEnv, eventually, scratch_dir};
 
 fn yoink(env: &TestEnv, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
     // The kernel ends it with this test, however that ends.
@@ -233,7 +233,7 @@ impl Dev {
     }
 
     /// Buys a unit of the demo catalogue, always by the same request.
-    pub async fn buy(&mut self) -> ReserveUnitResponse {
+    pub async fn buy(&mut self) -> Bought {
         let endpoint = self.endpoint().await;
         eventually("it sells", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended");
@@ -244,7 +244,7 @@ impl Dev {
                 ..Default::default()
             };
             let mut client = InventoryServiceClient::new(endpoint.connect().await.ok()?);
-            Some(client.reserve_unit(request).await.ok()?.into_inner())
+            Some(client.reserve_unit(request).await.ok()?.into_inner().into())
         })
         .await
     }

@@ -17,11 +17,9 @@ use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt as _;
-use yoink::grpc::pb::{
-    ReserveUnitRequest, ReserveUnitResponse, inventory_service_client::InventoryServiceClient,
-};
+use yoink::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
-use super::{Schedule, answers::Answers, reason};
+use super::{Bought, Schedule, answers::Answers, reason};
 
 /// How long a buyer waits for one answer, and before asking again.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -38,7 +36,7 @@ pub struct Ask {
 /// How one attempt ended, for who must decide whether to ask again.
 pub(super) enum Told {
     /// Here is the reservation.
-    Accepted(ReserveUnitResponse),
+    Accepted(Bought),
     /// Nothing was taken, and that is final.
     Refused(String),
     /// Nothing was taken: later perhaps.
@@ -251,7 +249,7 @@ pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
     request.set_timeout(CALL_LIMIT);
     match InventoryServiceClient::new(door).reserve_unit(request).await {
         Ok(answer) => {
-            let answer = answer.into_inner();
+            let answer = Bought::from(answer.into_inner());
             assert_eq!((&answer.product_id, &answer.user_id), (&ask.product, &ask.user));
             Told::Accepted(answer)
         }

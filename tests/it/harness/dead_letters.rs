@@ -1,10 +1,31 @@
-//! Dead entries without a worker: bought, and buried by hand.
+//! Dead entries without a worker: bought, and moved to the dead stream by hand.
 
 use yoink::{domain::ReservationId, stream::Rejection};
 
 use super::{Service, TestEnv};
 
-/// Buys a unit for each user and buries the orders, in this order; nothing stores or replays them.
+/// Selectors of dead entries, as requests carry them.
+pub mod dead_entries {
+    use yoink::grpc::pb::{DeadEntryFilter, DeadEntrySelector};
+
+    /// All.
+    pub fn all() -> Option<DeadEntrySelector> {
+        Some(DeadEntrySelector { all: true, ..Default::default() })
+    }
+
+    /// All that match.
+    pub fn matching(filter: DeadEntryFilter) -> Option<DeadEntrySelector> {
+        Some(DeadEntrySelector { all: true, filter: Some(filter), ..Default::default() })
+    }
+
+    /// Those of these reservations.
+    pub fn of(ids: impl IntoIterator<Item = impl ToString>) -> Option<DeadEntrySelector> {
+        let reservation_ids = ids.into_iter().map(|id| id.to_string()).collect();
+        Some(DeadEntrySelector { reservation_ids, ..Default::default() })
+    }
+}
+
+/// Buys a unit for each user and moves the orders to the dead stream, in this order; nothing stores or releases them.
 pub async fn move_to_dead(
     env: &TestEnv,
     service: &Service,
@@ -22,7 +43,7 @@ pub async fn move_to_dead(
         let rejection = Rejection {
             entry_id: id.entry_id(),
             reservation_id: Some(*id),
-            reason: "buried by hand".to_owned(),
+            reason: "moved by hand".to_owned(),
             sqlstate: sqlstate.map(str::to_owned),
         };
         assert!(stores.streams.move_to_dead(partition, &rejection).await.unwrap());

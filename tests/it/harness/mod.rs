@@ -24,13 +24,13 @@ pub use binary::{
 };
 pub use buyer_load::{BuyerLoad, RunningLoad};
 pub use compose::{Deployment, compose, mode, text};
-pub use dead_letters::move_to_dead;
+pub use dead_letters::{dead_entries, move_to_dead};
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;
 pub use redis_cli::{redis_cli, redis_command, try_redis_cli};
 pub use schedule::Schedule;
 pub use servers::{scratch_dir, shared};
-pub use service::{Service, get, reason};
+pub use service::{Bought, Service, get, reason};
 pub use standby::{promote, standby};
 pub use test_env::{TestEnv, product};
 

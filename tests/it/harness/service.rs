@@ -11,11 +11,41 @@ use yoink::{
     config::Config,
     domain::NewProduct,
     grpc::pb::{
-        GetReservationRequest, Reservation, ReserveUnitRequest, ReserveUnitResponse,
-        admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
+        GetReservationRequest, Reservation, ReservationState, ReserveUnitRequest,
+        ReserveUnitResponse, admin_service_client::AdminServiceClient,
+        inventory_service_client::InventoryServiceClient,
         storefront_service_client::StorefrontServiceClient,
     },
 };
+
+/// The answer to `ReserveUnit`, with the fields of its reservation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bought {
+    pub reservation_id: String,
+    pub product_id: String,
+    pub user_id: String,
+    pub request_id: String,
+    pub state: ReservationState,
+    pub reserved_at: Option<prost_types::Timestamp>,
+    pub remaining: i64,
+    pub duplicate: bool,
+}
+
+impl From<ReserveUnitResponse> for Bought {
+    fn from(answer: ReserveUnitResponse) -> Self {
+        let reservation = answer.reservation.unwrap();
+        Self {
+            state: reservation.state(),
+            reservation_id: reservation.reservation_id,
+            product_id: reservation.product_id,
+            user_id: reservation.user_id,
+            request_id: reservation.request_id,
+            reserved_at: reservation.reserved_at,
+            remaining: answer.remaining,
+            duplicate: answer.duplicate,
+        }
+    }
+}
 
 /// A running service; stops when told to, or with the test.
 pub struct Service {
@@ -93,19 +123,14 @@ impl Service {
     }
 
     /// Buys one unit.
-    pub async fn buy(
-        &self,
-        product: &str,
-        user: &str,
-        request: &str,
-    ) -> Result<ReserveUnitResponse, Status> {
+    pub async fn buy(&self, product: &str, user: &str, request: &str) -> Result<Bought, Status> {
         let request = ReserveUnitRequest {
             product_id: product.to_owned(),
             user_id: user.to_owned(),
             request_id: request.to_owned(),
             ..Default::default()
         };
-        Ok(self.buyers().reserve_unit(request).await?.into_inner())
+        Ok(self.buyers().reserve_unit(request).await?.into_inner().into())
     }
 
     /// Buys one unit, and is answered when so much is true of it.
@@ -113,14 +138,14 @@ impl Service {
         &self,
         (product, user, request): (&str, &str, &str),
         ack: yoink::grpc::pb::Ack,
-    ) -> Result<ReserveUnitResponse, Status> {
+    ) -> Result<Bought, Status> {
         let request = ReserveUnitRequest {
             product_id: product.to_owned(),
             user_id: user.to_owned(),
             request_id: request.to_owned(),
             ack: ack.into(),
         };
-        Ok(self.buyers().reserve_unit(request).await?.into_inner())
+        Ok(self.buyers().reserve_unit(request).await?.into_inner().into())
     }
 
     /// Buys one unit and tells why not.

@@ -111,7 +111,7 @@ fn message_length(bytes: &[u8], started: bool) -> Option<usize> {
 }
 
 #[test]
-fn requests_are_found_however_they_are_split() {
+fn requests_are_parsed_at_every_split() {
     let command = b"*2\r\n$7\r\nEVALSHA\r\n$4\r\nab\r\n\r\n";
     let mut requests = Requests::new(Wire::Redis);
     for byte in &command[..command.len() - 1] {
@@ -130,7 +130,7 @@ fn requests_are_found_however_they_are_split() {
 }
 
 #[test]
-fn a_commit_carries_what_its_transaction_carried_and_nothing_before() {
+fn commit_is_attributed_only_to_its_own_transaction() {
     let query = |sql: &str| {
         let length = u32::try_from(sql.len() + 5).unwrap().to_be_bytes();
         [b"Q".as_slice(), &length, sql.as_bytes(), b"\0"].concat()

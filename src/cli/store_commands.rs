@@ -1,4 +1,4 @@
-//! Commands that work on the stores themselves, beside a service or without one.
+//! Commands that work on the stores directly, whether a service runs or not: migrate, restock, export, audit.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{output, verdict};
+use super::{output, tables::audit_table};
 use crate::{
     app::{Stores, pools},
     audit::Verdict,
@@ -22,30 +22,30 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
     output::line(match migrated {
         Migrated::UpToDate(version) => format!("The schema is at version {version}."),
         Migrated::Newer { found, program } => format!(
-            "The schema is at version {found}, newer than this program's {program}: nothing was done."
+            "The schema is at version {found}, newer than this program's {program}: nothing was changed."
         ),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ledger of the settings, with the right schema.
+/// Connects to the ledger, which must have the schema of this program.
 pub(super) async fn checked_ledger(config: &Config) -> anyhow::Result<Ledger> {
     let ledger = pools(config).await?.operators;
     check_schema(&ledger).await?;
     Ok(ledger)
 }
 
-/// More units for a product.
+/// Units to add to a product.
 #[derive(Debug, clap::Args)]
 pub(super) struct RestockArgs {
     /// The product.
     product: ProductId,
     /// How many, at least 1.
     units: i64,
-    /// The same id adds once: name one, to be able to repeat the command.
+    /// The same id adds units once: with one, the command can be repeated.
     #[arg(long)]
     request_id: Option<RequestId>,
-    /// Why, for the record.
+    /// Why, for the audit trail.
     #[arg(long, default_value = "")]
     reason: Note,
 }
@@ -70,13 +70,13 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
             args.units, restock.request
         ))?,
         Restocked::Before(supply) => {
-            output::line(format!("This request id had added them before; {supply} in all."))?;
+            output::line(format!("This request id has already added them; {supply} in all."))?;
         }
         Restocked::UnknownProduct => bail!("there is no product {}", args.product),
         Restocked::RequestReused => {
-            bail!("this request id was used for another product or other units")
+            bail!("this request id was used for another product or another number of units")
         }
-        Restocked::TooMany => bail!("the supply would pass {MAX_UNITS} units"),
+        Restocked::TooMany => bail!("the supply would exceed {MAX_UNITS} units"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,8 +148,8 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
         });
         output::line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        output::line(verdict::audit_table(&report))?;
-        output::line(format!("The audit's verdict: {word}."))?;
+        output::line(audit_table(&report))?;
+        output::line(format!("Verdict of the audit: {word}."))?;
     }
     Ok(ExitCode::from(code))
 }

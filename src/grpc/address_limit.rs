@@ -1,4 +1,4 @@
-//! In front of the buyers' services: who calls too often is refused before the call is read.
+//! The limit of calls per address. It refuses a call of a buyer before the message is read.
 
 use std::{
     net::IpAddr,
@@ -22,15 +22,15 @@ use super::{
 };
 use crate::telemetry::Metrics;
 
-/// Puts [`Admitted`] around services; all of them share its limit.
+/// Puts [`AddressLimited`] around services, which share one limit.
 #[derive(Clone)]
-pub(super) struct AdmitLayer {
+pub(super) struct AddressLimitLayer {
     rate: RateLimit<IpAddr>,
     trusted: Arc<[IpNet]>,
     metrics: Metrics,
 }
 
-impl AdmitLayer {
+impl AddressLimitLayer {
     pub(super) fn new(limits: &Limits, metrics: Metrics) -> Self {
         Self {
             rate: RateLimit::per_second(limits.address_calls_per_second),
@@ -39,7 +39,7 @@ impl AdmitLayer {
         }
     }
 
-    fn admit(&self, request: &Request<Body>) -> Result<(), ApiError> {
+    fn check(&self, request: &Request<Body>) -> Result<(), ApiError> {
         let connection = request.extensions().get::<TcpConnectInfo>();
         let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) else { return Ok(()) };
         let headers = request.headers().get_all("x-forwarded-for").iter();
@@ -49,22 +49,22 @@ impl AdmitLayer {
     }
 }
 
-impl<S> Layer<S> for AdmitLayer {
-    type Service = Admitted<S>;
+impl<S> Layer<S> for AddressLimitLayer {
+    type Service = AddressLimited<S>;
 
-    fn layer(&self, inner: S) -> Admitted<S> {
-        Admitted { inner, admission: self.clone() }
+    fn layer(&self, inner: S) -> AddressLimited<S> {
+        AddressLimited { inner, limit: self.clone() }
     }
 }
 
-/// A service whose callers have so many calls a second.
+/// A service whose callers may make a limited number of calls per second.
 #[derive(Clone)]
-pub(super) struct Admitted<S> {
+pub(super) struct AddressLimited<S> {
     inner: S,
-    admission: AdmitLayer,
+    limit: AddressLimitLayer,
 }
 
-impl<S> Service<Request<Body>> for Admitted<S>
+impl<S> Service<Request<Body>> for AddressLimited<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
@@ -77,10 +77,10 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.admission.admit(&request) {
+        match self.limit.check(&request) {
             Ok(()) => Either::Right(self.inner.call(request)),
             Err(error) => {
-                self.admission.metrics.refused(error.reason());
+                self.limit.metrics.refused(error.reason().as_str());
                 Either::Left(ready(Ok(Status::from(error).into_http())))
             }
         }

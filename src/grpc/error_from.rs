@@ -1,4 +1,4 @@
-//! What the services below say, as the error of a call.
+//! Errors of the modules below as errors of a call.
 
 use super::error::ApiError;
 use crate::{
@@ -16,8 +16,8 @@ impl From<StockError> for ApiError {
             StockError::Overloaded => Self::Overloaded,
             StockError::Stopping => Self::Stopping,
             StockError::Abandoned => Self::RedisUnavailable(Applied::Maybe),
-            StockError::Refused(said) => {
-                tracing::warn!(said, "Redis refused an order");
+            StockError::Refused(message) => {
+                tracing::warn!(message, "Redis refused a reservation");
                 Self::RedisUnavailable(Applied::No)
             }
             StockError::Fence(error) => error.into(),
@@ -45,7 +45,7 @@ impl From<FenceError> for ApiError {
             FenceError::Malformed(answer) => {
                 tracing::error!(
                     ?answer,
-                    "Redis gave an answer that this program does not understand"
+                    "Redis sent a reply that this version does not understand"
                 );
                 Self::Internal(Applied::Maybe)
             }
@@ -57,7 +57,7 @@ impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
-            "the ledger did not answer a call"
+            "Postgres failed a call of a client"
         );
         match error {
             LedgerError::Unlisted { source: Cause::Unreadable(_), .. } => {
@@ -94,8 +94,8 @@ impl From<DeadLetterError> for ApiError {
 }
 
 impl ApiError {
-    /// A message that could not be decoded, from what the decoder says: it names the fields on the way to
-    /// the one at fault, each as `Message.field: `.
+    /// The error for a message that could not be decoded. The decoder's text names the path to the wrong field, each step as
+    /// `Message.field: `.
     pub(super) fn unreadable(decoder: &str) -> Self {
         let path = decoder.trim_start_matches("failed to decode Protobuf message: ").split(": ");
         let fields = path.map_while(|part| part.split_once('.').map(|(_, field)| field));
@@ -115,10 +115,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_that_cannot_be_decoded_names_the_field_where_the_decoder_does() {
+    fn undecodable_message_names_the_field_that_the_decoder_names() {
         let unreadable = |text: &str| {
             let error = ApiError::unreadable(text);
-            let reason = error.reason().to_owned();
+            let reason = error.reason().as_str().to_owned();
             if let ApiError::BadFields(fields) = error { fields[0].0.clone() } else { reason }
         };
         let decoder = "failed to decode Protobuf message: ";

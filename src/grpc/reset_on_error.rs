@@ -1,8 +1,7 @@
-//! Streams that the sidecar turns into a JSON array.
+//! Resets a stream that Envoy transcodes to a JSON array and that ends with an error.
 //!
-//! An error that ends a gRPC stream stands in its trailers, and the transcoder closes the array all the same:
-//! a part of a list would look like the whole. So such a stream is reset instead, and the body that the
-//! client gets is visibly incomplete.
+//! gRPC reports the error in the trailers, but the transcoder ignores it and closes the array: the client would take a part of
+//! the list for the whole. After a reset the body is visibly incomplete.
 
 use std::{
     pin::Pin,
@@ -18,16 +17,16 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::error::is_error;
+use super::status::is_error;
 
-/// Set by the transcoder on the calls that it makes.
+/// The header that the transcoder sets on its calls.
 const TRANSCODED: &str = "x-envoy-original-path";
 
 /// Puts [`ResetOnError`] around a service.
 #[derive(Clone)]
-pub(super) struct ResetTranscoded;
+pub(super) struct ResetOnErrorLayer;
 
-impl<S> Layer<S> for ResetTranscoded {
+impl<S> Layer<S> for ResetOnErrorLayer {
     type Service = ResetOnError<S>;
 
     fn layer(&self, inner: S) -> ResetOnError<S> {
@@ -35,7 +34,7 @@ impl<S> Layer<S> for ResetTranscoded {
     }
 }
 
-/// A service whose transcoded answers are reset where an error ends them.
+/// A service whose transcoded response streams are reset when an error ends them.
 #[derive(Clone)]
 pub(super) struct ResetOnError<S> {
     inner: S,
@@ -56,17 +55,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let transcoded = request.headers().contains_key(TRANSCODED);
-        let answer = self.inner.call(request);
+        let response = self.inner.call(request);
         Box::pin(async move {
-            let response = answer.await?;
-            // An error that is known before the first message stands in the head, which ends the stream.
+            let response = response.await?;
+            // An error before the first message is in the headers, and the transcoder reports it.
             let begun = !response.headers().contains_key(Status::GRPC_STATUS);
             Ok(if transcoded && begun { response.map(reset_on_error) } else { response })
         })
     }
 }
 
-/// The body, whose trailers are an error of the body where they say that the call failed.
+/// The same body, which fails where its trailers report an error.
 fn reset_on_error(body: Body) -> Body {
     let frames = BodyStream::new(body).map(|frame| {
         let frame = frame?;

@@ -2,16 +2,16 @@
 
 use comfy_table::{CellAlignment, Table};
 
-use super::sale::Tally;
+use super::buyers::Answers;
 use crate::audit::Report;
 
-/// What a sale came to, one column.
+/// The result of a sale: one column of the table.
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) product: String,
     pub(super) units: i64,
-    pub(super) tally: Tally,
-    /// Distinct accepted reservations that the ledger holds.
+    pub(super) answers: Answers,
+    /// What the ledger holds of it, where that was read.
     pub(super) stored: Option<Stored>,
 }
 
@@ -22,18 +22,18 @@ pub(super) struct Stored {
     pub(super) confirmed: u64,
     /// Accepted buyers whose reservation is not among them.
     pub(super) lost: u64,
-    /// Confirmed beyond the units there were.
+    /// Confirmed reservations beyond the supply.
     pub(super) oversold: u64,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+#[expect(clippy::cast_precision_loss, reason = "a rounded number for people")]
 fn milliseconds(micros: u64) -> String {
     format!("{:.1} ms", micros as f64 / 1000.0)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn rate(tally: &Tally) -> String {
-    format!("{:.0}/s", tally.attempts() as f64 / tally.took.as_secs_f64().max(0.001))
+#[expect(clippy::cast_precision_loss, reason = "a rounded number for people")]
+fn rate(answers: &Answers) -> String {
+    format!("{:.0}/s", answers.count() as f64 / answers.duration.as_secs_f64().max(0.001))
 }
 
 /// Attempts, outcomes, latency and rate of sales side by side.
@@ -45,13 +45,13 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
         table.add_row(std::iter::once(name.to_owned()).chain(columns.iter().map(cell)));
     };
     row("units", &|c| c.units.to_string());
-    row("attempts", &|c| c.tally.attempts().to_string());
-    row("accepted", &|c| c.tally.accepted.len().to_string());
-    row("sold out", &|c| c.tally.refused_as("SOLD_OUT").to_string());
+    row("attempts", &|c| c.answers.count().to_string());
+    row("accepted", &|c| c.answers.accepted.len().to_string());
+    row("sold out", &|c| c.answers.refused_with("SOLD_OUT").to_string());
     row("other answers", &|c| {
-        let others = c.tally.refused.iter().filter(|(reason, _)| *reason != "SOLD_OUT");
-        let told: Vec<String> = others.map(|(reason, n)| format!("{reason} {n}")).collect();
-        if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+        let others = c.answers.refused.iter().filter(|(reason, _)| *reason != "SOLD_OUT");
+        let counts: Vec<String> = others.map(|(reason, n)| format!("{reason} {n}")).collect();
+        if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
     });
     if columns.iter().all(|column| column.stored.is_some()) {
         let of = |c: &Column, part: fn(Stored) -> u64| {
@@ -62,16 +62,16 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
         row("lost", &|c| of(c, |stored| stored.lost));
     }
     for (name, quantile) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
-        row(name, &|c| milliseconds(c.tally.latency.value_at_quantile(quantile)));
+        row(name, &|c| milliseconds(c.answers.latency.value_at_quantile(quantile)));
     }
-    row("rate", &|c| rate(&c.tally));
+    row("rate", &|c| rate(&c.answers));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
-/// Each product's units, and what is wrong.
+/// The units of each product, then the findings of the audit.
 pub(super) fn audit_table(report: &Report) -> String {
     let mut table = Table::new();
     table.set_header(["product", "supply", "available", "in orders", "in dead", "confirmed"]);

@@ -1,4 +1,4 @@
-//! Many buyers at once, through the generated client: what `load` and `demo` measure.
+//! Many buyers at the same time, through the generated client: `load` and `demo` measure their calls.
 
 use std::{
     collections::BTreeMap,
@@ -20,25 +20,25 @@ use tonic_types::StatusExt as _;
 
 use crate::grpc::pb::{self, ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
-/// A client of the buyers' side.
+/// A client of the buyers' service.
 pub(super) type Client = InventoryServiceClient<Channel>;
 
-/// What is bought, and how hard.
+/// What the buyers buy, and with how many calls.
 #[derive(Debug, Clone)]
-pub(super) struct Sale {
+pub(super) struct SaleRun {
     pub(super) product: String,
     pub(super) attempts: u64,
     /// Buyers at the same time.
     pub(super) buyers: u64,
-    /// Distinguishes the users of one run from those of another.
-    pub(super) run: String,
+    /// Part of the user ids and request ids, so that two runs have none in common.
+    pub(super) run_id: String,
     /// What each answer waits for.
     pub(super) ack: pb::Ack,
 }
 
-/// What the buyers were told.
+/// The answers that the buyers got.
 #[derive(Debug, Clone)]
-pub(super) struct Tally {
+pub(super) struct Answers {
     /// Reservation ids of accepted buyers.
     pub(super) accepted: Vec<String>,
     /// Refusals by reason.
@@ -46,24 +46,25 @@ pub(super) struct Tally {
     /// Latency of every call, in microseconds.
     pub(super) latency: Histogram<u64>,
     /// From the first call to the last answer.
-    pub(super) took: Duration,
+    pub(super) duration: Duration,
 }
 
-impl Tally {
-    /// Calls that were answered, in any way.
-    pub(super) fn attempts(&self) -> u64 {
+impl Answers {
+    /// How many calls were answered, accepted or refused.
+    pub(super) fn count(&self) -> u64 {
         self.latency.len()
     }
 
-    /// Refusals for this reason.
-    pub(super) fn refused_as(&self, reason: &str) -> u64 {
+    /// How many calls were refused with this reason.
+    pub(super) fn refused_with(&self, reason: &str) -> u64 {
         self.refused.get(reason).copied().unwrap_or(0)
     }
 }
 
-/// Connections to one service, enough to load it.
+/// Opens connections to one service.
 pub(super) async fn connect(target: &str, connections: usize) -> anyhow::Result<Vec<Client>> {
-    let endpoint = Endpoint::from_shared(target.to_owned()).context("not an address")?;
+    let endpoint =
+        Endpoint::from_shared(target.to_owned()).context("--target is not an address")?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(5));
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -74,16 +75,16 @@ pub(super) async fn connect(target: &str, connections: usize) -> anyhow::Result<
     Ok(clients)
 }
 
-/// Runs a sale to its end, or until stopped; `done` counts answered calls meanwhile.
+/// Runs the sale to its end, or until `stop`; `done` counts the answered calls meanwhile.
 pub(super) async fn run(
-    sale: &Sale,
+    sale: &SaleRun,
     clients: &[Client],
     done: Arc<AtomicU64>,
     stop: &CancellationToken,
-) -> anyhow::Result<Tally> {
+) -> anyhow::Result<Answers> {
     let latency = Histogram::new_with_bounds(1, 120_000_000, 3)?;
     let (accepted, refused) = (Vec::new(), BTreeMap::new());
-    let total = Tally { accepted, refused, latency, took: Duration::ZERO };
+    let total = Answers { accepted, refused, latency, duration: Duration::ZERO };
     let (total, next) = (Arc::new(Mutex::new(total)), Arc::new(AtomicU64::new(0)));
     let started = Instant::now();
     let tasks = TaskTracker::new();
@@ -91,7 +92,7 @@ pub(super) async fn run(
         let (sale, mut client) = (sale.clone(), client.clone());
         let (total, next, done, stop) = (total.clone(), next.clone(), done.clone(), stop.clone());
         tasks.spawn(async move {
-            let mut mine = Vec::new();
+            let mut answers = Vec::new();
             while !stop.is_cancelled() {
                 let attempt = next.fetch_add(1, Ordering::Relaxed);
                 if attempt >= sale.attempts {
@@ -99,26 +100,27 @@ pub(super) async fn run(
                 }
                 let request = ReserveUnitRequest {
                     product_id: sale.product.clone(),
-                    user_id: format!("{}-buyer-{buyer}-{attempt}", sale.run),
-                    request_id: format!("{}-{attempt}", sale.run),
+                    user_id: format!("{}-buyer-{buyer}-{attempt}", sale.run_id),
+                    request_id: format!("{}-{attempt}", sale.run_id),
                     ack: sale.ack.into(),
                 };
-                let asked = Instant::now();
+                let started = Instant::now();
                 let answer = client.reserve_unit(request).await;
-                let answer = answer.map(|answer| answer.into_inner().reservation_id);
-                mine.push((asked.elapsed(), answer));
+                let reservation = answer.map(|answer| answer.into_inner().reservation);
+                let answer = reservation.map(|taken| taken.unwrap_or_default().reservation_id);
+                answers.push((started.elapsed(), answer));
                 done.fetch_add(1, Ordering::Relaxed);
             }
-            add(&total, mine);
+            add(&total, answers);
         });
     }
     tasks.close();
     tasks.wait().await;
     let total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    Ok(Tally { took: started.elapsed(), ..total.clone() })
+    Ok(Answers { duration: started.elapsed(), ..total.clone() })
 }
 
-fn add(total: &Mutex<Tally>, answers: Vec<(Duration, Result<String, Status>)>) {
+fn add(total: &Mutex<Answers>, answers: Vec<(Duration, Result<String, Status>)>) {
     let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for (latency, answer) in answers {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
@@ -130,7 +132,7 @@ fn add(total: &Mutex<Tally>, answers: Vec<(Duration, Result<String, Status>)>) {
     }
 }
 
-/// The service's own reason, or the status that took its place.
+/// The reason of the service, or the status code where there is none.
 fn reason(status: &Status) -> String {
     status
         .get_details_error_info()

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Compares the contract with that of the last tag, or of main where there is no tag: a change that breaks clients fails.
+# ALLOW_BREAKING=1 only reports it; before 0.2.0 such a change is allowed with a line in CHANGELOG.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+against=
+for ref in "$(git describe --tags --abbrev=0 2>/dev/null || true)" main origin/main; do
+  if [ -n "$ref" ] && git rev-parse --quiet --verify "$ref^{commit}" >/dev/null; then
+    against=$ref
+    break
+  fi
+done
+if [ -z "$against" ]; then
+  echo "buf breaking: SKIPPED: this clone has neither a tag nor a branch main to compare the contract with" >&2
+  exit 0
+fi
+
+before=$(mktemp -d)
+trap 'rm -rf "$before"' EXIT
+git archive "$against" proto | tar -x -C "$before"
+echo "buf breaking: comparing proto/ with $against"
+if .tools/venv/bin/buf breaking --against "$before" --against-config buf.yaml; then exit 0; fi
+if [ "${ALLOW_BREAKING:-}" = 1 ]; then
+  echo "buf breaking: these changes are allowed by ALLOW_BREAKING=1" >&2
+  exit 0
+fi
+echo "buf breaking: clients of $against break; ALLOW_BREAKING=1 allows it" >&2
+exit 1

@@ -1,0 +1,270 @@
+//! The table of settings: each is declared here, once.
+//!
+//! From a declaration come the field of [`Config`], the default, the name in the file, the environment and `--set`, the
+//! check, the line of `yoink config check` and of `yoink config sample`, and the row in `docs/operations.md`. A check
+//! of several settings together is in [`Config::load`].
+
+use std::{fmt, net::SocketAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    Automation, LogFormat, Reflection,
+    format::{self, DAY_MS, Format},
+    postgres_url, redis_url,
+    sources::{IgnoredVariables, Sources},
+};
+use crate::domain::{Ack, PartitionCount, ProductId};
+
+/// A setting as it is shown to operators.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) default: &'static str,
+    /// The values that it accepts.
+    pub(super) values: String,
+    /// Whether `yoink.toml` has the value without quotation marks.
+    pub(super) is_number: bool,
+    /// What it is for.
+    pub(super) doc: &'static str,
+    /// Its value in a configuration, secrets hidden.
+    pub(super) show: fn(&Config) -> String,
+}
+
+/// The name of a setting: the name of its field, unless another one is given.
+macro_rules! name {
+    ($field:ident) => {
+        stringify!($field)
+    };
+    ($field:ident $name:literal) => {
+        $name
+    };
+}
+
+/// `/// documentation` and `field: type = "default", format;` for each setting. A setting that is not called like its
+/// field has its name in parentheses.
+macro_rules! settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $field:ident $(($name:literal))?: $type:ty = $default:literal, $format:expr;
+    )+) => {
+        /// Every setting, checked.
+        #[derive(Clone)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $field: $type,)+
+            /// Variables of the environment that begin like a setting and are not settings.
+            pub ignored: IgnoredVariables,
+        }
+
+        /// The names of the settings.
+        pub const NAMES: &[&str] = &[$(name!($field $($name)?)),+];
+
+        impl Config {
+            /// Reads each setting by itself. One that is wrong adds to the problems and has its default.
+            pub(super) fn read(sources: &mut Sources) -> Option<Self> {
+                $(let $field = sources.read(name!($field $($name)?), $default, &$format);)+
+                Some(Self { $($field: $field?,)+ ignored: sources.take_ignored() })
+            }
+        }
+
+        /// Every setting, in order.
+        pub(super) fn declared() -> Vec<Setting> {
+            vec![$({
+                let format: Format<$type> = $format;
+                Setting {
+                    name: name!($field $($name)?),
+                    default: $default,
+                    values: format.values,
+                    is_number: format.is_number,
+                    doc: concat!($($doc),+).trim_start(),
+                    show: |config| {
+                        let format: Format<$type> = $format;
+                        (format.show)(&config.$field)
+                    },
+                }
+            }),+]
+        }
+    };
+}
+
+settings! {
+    /// Where gRPC listens: `address:port`, `localhost:port` (127.0.0.1) or `:port` (0.0.0.0, every IPv4 address;
+    /// `[::]:port` is every address of both families). Other names are not resolved.
+    grpc_listen: SocketAddr = "127.0.0.1:50051", format::address();
+    /// Where `/healthz`, `/readyz` and `/metrics` listen, written like `grpc_listen`.
+    http_listen: SocketAddr = "127.0.0.1:9464", format::address();
+    /// How to reach Redis: `redis://`, `rediss://` for TLS, or `unix:///run/redis.sock` for a Unix socket (below).
+    redis ("redis_url"): redis::ConnectionInfo = "redis://127.0.0.1:6379",
+        Format::text("URL", redis_url::parse, redis_url::show);
+    /// How to reach Postgres: a URL or `key=value` pairs (below).
+    postgres ("postgres_url"): tokio_postgres::Config = "postgres://postgres@127.0.0.1:5432/yoink",
+        Format::text("URL or `key=value` pairs", postgres_url::parse, postgres_url::show);
+    /// Number of partitions, fixed when the database is first initialised.
+    partitions: PartitionCount = "8", format::partition_count();
+    /// Every Redis key starts with it.
+    key_prefix: String = "yoink", format::key_prefix();
+    /// Whether gRPC reflection shows the contract to clients; `auto` is `on` for a loopback `grpc_listen`.
+    reflection: Reflection = "auto", format::word([
+        ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
+    ]);
+    /// Attempts to store an order that fails by itself, before it is moved to the dead stream.
+    max_deliveries: u32 = "3", format::whole("", 1..=100);
+    /// An entry that its worker has not touched for this long is taken over by another worker.
+    takeover_idle_ms: u64 = "30000", format::whole("ms", 100..=DAY_MS);
+    /// Most waiting orders of a partition; beyond that, reservations there are refused.
+    backlog_max_entries: u64 = "500000", format::whole("", 1..=u64::MAX);
+    /// How long a request id is remembered at least. The default is 72 hours, since payment providers deliver a webhook
+    /// again for three days. It must be the same for every process and for `yoink audit` (below).
+    idempotency_window_ms: u64 = "259200000", format::whole("ms", 1_000..=30 * DAY_MS);
+    /// When an accepted reservation is answered, unless its call chooses (below).
+    ack: Ack = "memory", format::ack();
+    /// How many replicas of Redis `ack = replica` waits for.
+    ack_replicas: u32 = "1", format::whole("", 1..=100);
+    /// Who voids and releases dead entries: `auto` the workers, `manual` operators.
+    dead_letter_release: Automation = "auto", format::word(AUTOMATION);
+    /// Who rebuilds fenced partitions: `auto` the workers, `manual` operators.
+    recovery: Automation = "auto", format::word(AUTOMATION);
+    /// Time between two audits by a worker (longer, if an audit takes longer). Every worker audits: with many workers,
+    /// switch it off in some.
+    audit_interval_ms: u64 = "30000", format::whole_or_off("ms", 100..=DAY_MS);
+    /// Most buyers' calls in progress in this process; one more is refused as OVERLOADED.
+    concurrency_max_calls: u32 = "10000", format::whole("", 1..=1_000_000);
+    /// Most buyers' calls from one address per second, and at once; one more is refused as RATE_LIMITED.
+    address_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
+    /// Most reservations that one user asks for per second, and at once; one more is refused as RATE_LIMITED.
+    user_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
+    /// Longest duration of a call, whatever deadline its client sets; operators' calls have no limit.
+    call_timeout_ms: u64 = "10000", format::whole("ms", 10..=600_000);
+    /// Largest message of a buyer; a larger one is refused as MESSAGE_TOO_LARGE.
+    request_max_bytes: usize = "16384", format::whole("bytes", 1_024..=1_048_576);
+    /// Largest header list of a call; HTTP/2 itself refuses a larger one.
+    header_max_bytes: u32 = "16384", format::whole("bytes", 4_096..=1_048_576);
+    /// Most calls in progress on one connection; further calls wait at the client. A call that is opened and sends
+    /// nothing holds memory for `call_timeout_ms`.
+    connection_max_streams: u32 = "1000", format::whole("", 1..=100_000);
+    /// Most gRPC connections at the same time; one more is closed at once. The descriptor limit may allow fewer (below).
+    connections_max: u32 = "10000", format::whole("", 1..=1_000_000);
+    /// How long a gRPC connection lasts before its client is asked to open a new one.
+    connection_max_age_ms: u64 = "300000", format::whole_or_off("ms", 1_000..=DAY_MS);
+    /// Whether a reservation without a request id is refused.
+    require_request_id: bool = "off", format::word([("on", true), ("off", false)]);
+    /// Proxies whose `x-forwarded-for` header is trusted.
+    trusted_proxies: Vec<IpNet> = "",
+        format::list("addresses or networks, by commas", format::network);
+    /// Most connections to Postgres for workers (storing, voiding) and for calls that wait with `ack = ledger`: about one
+    /// per partition.
+    pool_workers: u32 = "16", format::whole("", 1..=1_000);
+    /// Most connections to Postgres for operators' calls, the catalogue, and opening, watching and rebuilding partitions.
+    pool_operators: u32 = "8", format::whole("", 1..=1_000);
+    /// Most connections to Postgres for buyers' `GetReservation`. For each, 32 such calls may be in progress; one more is
+    /// refused as OVERLOADED.
+    pool_lookups: u32 = "8", format::whole("", 1..=1_000);
+    /// Most connections to Postgres for long reads: rebuilds (one each, 4 at a time), audits, `yoink export`.
+    pool_maintenance: u32 = "10", format::whole("", 6..=1_000);
+    /// Products whose stock is a metric; no other product is named in metrics.
+    metrics_products: Vec<ProductId> = "",
+        format::list("product ids, by commas", format::product);
+    /// A collector that receives OTLP over gRPC, such as http://127.0.0.1:4317.
+    otlp_endpoint: Option<String> = "", format::endpoint();
+    /// Metadata of each OTLP export, such as a token. A secret.
+    otlp_headers: String = "", format::metadata();
+    /// How often metrics are sent to `otlp_endpoint`.
+    otlp_metrics_interval_ms: u64 = "60000", format::whole_or_off("ms", 1_000..=3_600_000);
+    /// Share of the calls that are traced. A call that belongs to a trace already follows the decision of its client.
+    trace_sample_ratio: f64 = "0.01", format::ratio();
+    /// What is logged, such as `warn,yoink=debug`.
+    log: String = "info", format::log_filter();
+    /// The format of log lines: `text`, or `json` for one object per line.
+    log_format: LogFormat = "text", format::word([
+        ("text", LogFormat::Text), ("json", LogFormat::Json),
+    ]);
+}
+
+const AUTOMATION: [(&str, Automation); 2] =
+    [("auto", Automation::Auto), ("manual", Automation::Manual)];
+
+/// The settings as they apply, in the form of `yoink.toml`, secrets hidden.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = declared().into_iter();
+        let lines = settings.map(|it| toml_line(it.name, it.is_number, &(it.show)(self)));
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Hides secrets as well.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A setting as `yoink.toml` has it.
+fn toml_line(name: &str, is_number: bool, value: &str) -> String {
+    if is_number {
+        return format!("{name} = {value}");
+    }
+    format!("{name} = \"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A `yoink.toml` that has every setting as a comment, at its default.
+pub fn sample() -> String {
+    let mut text =
+        "# Settings of yoink, each at its default: remove the # before a name to change one.\n\
+                    # `(below)` refers to docs/operations.md.\n"
+            .to_owned();
+    for Setting { name, default, values, is_number, doc, .. } in declared() {
+        let line = toml_line(name, is_number, default);
+        text.push_str(&format!("\n# {doc}\n# Values: {values}.\n#{line}\n"));
+    }
+    text
+}
+
+/// The table of settings in `docs/operations.md`.
+pub fn table() -> String {
+    let mut text = "| setting | default | values | meaning |\n|---|---|---|---|\n".to_owned();
+    for Setting { name, default, values, doc, .. } in declared() {
+        let default = if default.is_empty() { "(none)" } else { default };
+        text.push_str(&format!("| `{name}` | {default} | {values} | {doc} |\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn sample_with_every_comment_removed_is_valid_and_has_the_defaults() {
+        let text = sample();
+        let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+        let settings: Vec<&str> = lines.filter(|line| !line.starts_with(' ')).collect();
+        assert_eq!(settings.len(), NAMES.len());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let load = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            let environment = std::iter::empty();
+            let sources = Sources::gather(file.path(), environment, &[]).unwrap();
+            Config::of(sources).unwrap().to_string()
+        };
+        let defaults = Config::defaults().unwrap().to_string();
+        assert_eq!(load(&text), defaults);
+        assert_eq!(load(&settings.join("\n")), defaults);
+    }
+
+    #[test]
+    fn settings_that_are_printed_can_be_read_again() {
+        let flags = [("log", r#"a[b{c="d\\e"}]=info"#.to_owned())];
+        let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
+        let table: toml::Table = config.to_string().parse().unwrap();
+        assert_eq!(table["log"].as_str(), Some(flags[0].1.as_str()));
+    }
+
+    #[test]
+    fn documentation_fits_a_table() {
+        for Setting { name, doc, values, .. } in declared() {
+            assert!(doc.ends_with('.') && !doc.contains('|') && !values.contains('|'), "{name}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What an action would do, without doing it.
+//!
+//! Must never: write anything that stays.
+
+use std::collections::{BTreeMap, HashSet};
+
+use uuid::Uuid;
+
+use super::{Action, DeadLetterError, DeadLetters, EntryOutcome, Selection, Tally};
+use crate::{
+    domain::{Epoch, ProductId},
+    ledger::LedgerError,
+    stock::Levels,
+    stream::DeadEntry,
+};
+
+/// What would happen to one product.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProductEffect {
+    /// The entries that would be released, stored or refused.
+    pub tally: Tally,
+    /// Units that are for sale now; `None` if Redis does not know the product.
+    pub stock_now: Option<i64>,
+}
+
+impl ProductEffect {
+    /// How many entries would be released, stored or refused.
+    pub fn entries(&self) -> u64 {
+        self.tally.released + self.tally.stored + self.tally.refused
+    }
+
+    /// Units that would be for sale afterwards if none were bought meanwhile.
+    pub fn stock_after(&self) -> Option<i64> {
+        self.stock_now?.checked_add_unsigned(self.tally.released)
+    }
+}
+
+/// What an action would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DryRun {
+    /// All entries.
+    pub tally: Tally,
+    /// By product. Entries that are already settled or unrecognized are only in `tally`.
+    pub products: BTreeMap<ProductId, ProductEffect>,
+}
+
+impl DryRun {
+    fn add(&mut self, dead: &DeadEntry, levels: &Levels, outcome: EntryOutcome) {
+        self.tally.add(outcome);
+        if matches!(outcome, EntryOutcome::AlreadySettled | EntryOutcome::Unrecognized) {
+            return;
+        }
+        if let Some(product) = product(dead) {
+            let stock_now = levels.get(&product).copied();
+            let effect = self.products.entry(product).or_default();
+            effect.tally.add(outcome);
+            effect.stock_now = stock_now;
+        }
+    }
+}
+
+impl DeadLetters {
+    /// What [`DeadLetters::apply`] would do if nothing else happened meanwhile. A retry is tried in
+    /// transactions that are rolled back.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeadLetters::apply`].
+    pub async fn dry_run(
+        &self,
+        action: Action,
+        selection: &Selection,
+    ) -> Result<DryRun, DeadLetterError> {
+        let mut dry_run = DryRun::default();
+        let mut cursor = self.cursor(selection).await?;
+        while let Some(page) = cursor.next_page().await? {
+            dry_run.tally.settled += page.missing;
+            for entries in page.entries.chunk_by(|a, b| a.partition == b.partition) {
+                self.try_out(action, entries, &mut dry_run).await?;
+            }
+        }
+        Ok(dry_run)
+    }
+
+    /// Adds what would happen to some entries of one partition.
+    async fn try_out(
+        &self,
+        action: Action,
+        entries: &[DeadEntry],
+        dry_run: &mut DryRun,
+    ) -> Result<(), DeadLetterError> {
+        let [first, ..] = entries else { return Ok(()) };
+        let epoch = self.streams.partitions().epoch(first.partition)?;
+        let products: Vec<ProductId> = entries.iter().filter_map(product).collect();
+        let levels = self.stock.levels(first.partition, products).await?;
+        let confirmed = match action {
+            Action::Release => self.confirmed(entries).await?,
+            Action::Retry => HashSet::new(),
+        };
+        for dead in entries {
+            let outcome = match (action, dead.reservation_id()) {
+                (_, Err(_)) => EntryOutcome::Unrecognized,
+                (_, Ok(id)) if id.epoch() != epoch || confirmed.contains(&id.to_uuid()) => {
+                    EntryOutcome::AlreadySettled
+                }
+                (Action::Release, Ok(_)) => would_release(dead, &levels),
+                (Action::Retry, Ok(_)) => self.would_store(dead, epoch, &levels).await?,
+            };
+            dry_run.add(dead, &levels, outcome);
+        }
+        Ok(())
+    }
+
+    /// The entries' reservations whose orders are stored.
+    async fn confirmed(&self, entries: &[DeadEntry]) -> Result<HashSet<Uuid>, LedgerError> {
+        let ids = entries.iter().filter_map(|dead| dead.reservation_id().ok());
+        let ids: Vec<Uuid> = ids.map(|id| id.to_uuid()).collect();
+        let settled = self.ledger.settled(&ids).await?;
+        Ok(settled.into_iter().filter(|(_, void)| void.is_none()).map(|(id, _)| id).collect())
+    }
+
+    async fn would_store(
+        &self,
+        dead: &DeadEntry,
+        epoch: Epoch,
+        levels: &Levels,
+    ) -> Result<EntryOutcome, DeadLetterError> {
+        let Ok(order) = dead.order() else { return Ok(EntryOutcome::Unrecognized) };
+        match self.ledger.try_store(dead.partition, epoch, &order).await {
+            Err(LedgerError::Rejected { .. }) => Ok(EntryOutcome::Refused),
+            Err(error) => Err(error.into()),
+            Ok(stored) if !stored.mismatched.is_empty() => Ok(EntryOutcome::Refused),
+            Ok(stored) if !stored.voided.is_empty() => Ok(would_release(dead, levels)),
+            Ok(stored) if stored.inserted == 0 => Ok(EntryOutcome::AlreadySettled),
+            Ok(_) => Ok(EntryOutcome::Stored),
+        }
+    }
+}
+
+fn product(dead: &DeadEntry) -> Option<ProductId> {
+    dead.entry.field("p")?.parse().ok()
+}
+
+/// Decides as `lua/release.lua` does.
+fn would_release(dead: &DeadEntry, levels: &Levels) -> EntryOutcome {
+    let complete = ["p", "u", "r", "rid"].into_iter().all(|name| dead.entry.field(name).is_some());
+    let known = product(dead).is_some_and(|product| levels.contains_key(&product));
+    if complete && known { EntryOutcome::Released } else { EntryOutcome::Unrecognized }
+}

@@ -1,0 +1,158 @@
+//! The reasons of errors, each declared in one line; `docs/errors.md` describes them to clients.
+
+use tonic::Code;
+
+/// Whether a call that failed for a reason has taken effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The call changed nothing.
+    No,
+    /// Nobody knows, or a part of the call was done.
+    Maybe,
+    /// It depends: `applied` in the metadata is `no` or `maybe`.
+    Stated,
+}
+
+/// Whether the client should repeat a call that failed for a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// The same call fails again.
+    No,
+    /// With the same request id, after the delay of `RetryInfo`.
+    AfterDelay,
+    /// With the same request id.
+    AtOnce,
+    /// With a new request id: this one belongs to something else.
+    WithNewId,
+}
+
+/// What a reason implies.
+pub(super) struct Rule {
+    pub(super) code: Code,
+    pub(super) http_status: u16,
+    pub(super) effect: Effect,
+    pub(super) repeat: Repeat,
+    /// The message; `{name}` stands for a value of the metadata.
+    pub(super) text: &'static str,
+}
+
+macro_rules! reasons {
+    ($($reason:ident $name:literal: $code:ident $http:literal $effect:ident $repeat:ident $text:literal;)*) => {
+        /// Why a call failed, for programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Reason {
+            $(#[doc = $name] $reason,)*
+        }
+
+        impl Reason {
+            #[cfg(test)]
+            pub(super) const ALL: &[Self] = &[$(Self::$reason),*];
+
+            /// As it is written in `ErrorInfo`.
+            pub(super) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)*
+                }
+            }
+
+            pub(super) fn rule(self) -> Rule {
+                match self {
+                    $(Self::$reason => Rule {
+                        code: Code::$code,
+                        http_status: $http,
+                        effect: Effect::$effect,
+                        repeat: Repeat::$repeat,
+                        text: $text,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    BadField "BAD_FIELD": InvalidArgument 400 No No
+        "a field is wrong";
+    UnreadableMessage "UNREADABLE_MESSAGE": InvalidArgument 400 No No
+        "the message cannot be read as a message of this call";
+    MessageTooLarge "MESSAGE_TOO_LARGE": OutOfRange 400 No No
+        "the message is too large";
+    SoldOut "SOLD_OUT": FailedPrecondition 409 No No
+        "the product is sold out";
+    LimitReached "LIMIT_REACHED": FailedPrecondition 409 No No
+        "a user may buy {limit} of this product";
+    SaleNotOpen "SALE_NOT_OPEN": FailedPrecondition 409 No No
+        "the sale begins at {opens_at}";
+    SaleClosed "SALE_CLOSED": FailedPrecondition 409 No No
+        "the sale has ended";
+    SaleStopped "SALE_STOPPED": FailedPrecondition 409 No No
+        "the sale is stopped";
+    ReservationVoided "RESERVATION_VOIDED": FailedPrecondition 409 No No
+        "the order could not be stored; its unit goes back";
+    TooManyUnits "TOO_MANY_UNITS": FailedPrecondition 409 No No
+        "the supply would exceed {limit} units";
+    OtherUnits "OTHER_UNITS": AlreadyExists 409 No No
+        "{field} was created with {units} units: use Restock for more";
+    RequestIdReused "REQUEST_ID_REUSED": AlreadyExists 409 No WithNewId
+        "this request id was used for another product or other units";
+    ProductNotFound "PRODUCT_NOT_FOUND": NotFound 404 No No
+        "no such product";
+    ReservationNotFound "RESERVATION_NOT_FOUND": NotFound 404 No No
+        "no such reservation";
+    LostOrUnknown "LOST_OR_UNKNOWN": NotFound 404 No WithNewId
+        "no such reservation; it may have been accepted before a store lost data";
+    RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay
+        "this {limited} calls too often: retry in {retry_delay}";
+    Overloaded "OVERLOADED": ResourceExhausted 429 No AfterDelay
+        "too many calls are under way";
+    BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
+        "too many accepted orders wait to be stored: retry in {retry_delay}";
+    AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay
+        "the stores cannot give ack = {ack} now";
+    Recovering "RECOVERING": Unavailable 503 No AfterDelay
+        "the product's partition is being rebuilt";
+    Stopping "STOPPING": Unavailable 503 No AfterDelay
+        "the service is shutting down";
+    RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+        "Redis is unavailable";
+    LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+        "Postgres is unavailable";
+    NotInForce "NOT_IN_FORCE": Unavailable 503 Maybe AfterDelay
+        "recorded; it takes effect as soon as Redis can be reached";
+    DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce
+        "the deadline passed before the outcome was known: repeat the call with the same request id";
+    Internal "INTERNAL": Internal 500 Stated No
+        "internal error: a store gave an unexpected answer; see the log";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::status::code_name;
+
+    #[test]
+    fn the_table_of_errors_md_holds_every_reason_as_it_is_declared() {
+        let table = include_str!("../../docs/errors.md").lines();
+        let rows = table.filter(|line| line.starts_with("| `"));
+        let rows: Vec<String> =
+            rows.map(|row| row.splitn(8, " | ").take(6).collect::<Vec<_>>().join(" | ")).collect();
+        let declared = Reason::ALL.iter().map(|reason| {
+            let rule = reason.rule();
+            let applied = match rule.effect {
+                Effect::No => "no",
+                Effect::Maybe => "maybe",
+                Effect::Stated => "`applied`",
+            };
+            let (retry, request_id) = match rule.repeat {
+                Repeat::No => ("no", "–"),
+                Repeat::AfterDelay => ("after the delay", "same"),
+                Repeat::AtOnce => ("at once", "same"),
+                Repeat::WithNewId => ("at once", "new"),
+            };
+            let (name, code) = (reason.as_str(), code_name(rule.code));
+            let http = rule.http_status;
+            format!("| `{name}` | {code} | {http} | {applied} | {retry} | {request_id}")
+        });
+        assert_eq!(rows, declared.collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,202 @@
+//! The status that a client gets for an error: code, details, and headers.
+
+use std::collections::HashMap;
+
+use tonic::{
+    Code, Status,
+    metadata::{Ascii, MetadataMap, MetadataValue},
+};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::error::ApiError;
+
+/// The header that names the HTTP status of a transcoded response, where the gRPC status does not determine it.
+pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
+
+/// The domain of every reason.
+const DOMAIN: &str = "yoink";
+
+/// The name of a status code, as gRPC spells it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Whether a status is a failure of the service, and not a refusal or the caller's mistake.
+pub(super) fn is_server_error(status: &Status) -> bool {
+    [Code::Unknown, Code::DeadlineExceeded, Code::Internal, Code::Unavailable, Code::DataLoss]
+        .contains(&status.code())
+}
+
+/// Whether a status is an error of any kind.
+pub(super) fn is_error(status: &Status) -> bool {
+    status.code() != Code::Ok
+}
+
+/// The error to answer in place of a status that tonic made, and that has no reason.
+pub(super) fn error_of_tonic(status: &Status) -> Option<ApiError> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    // The message is over the limit as it was sent, or once it is decompressed.
+    let too_large = [Code::OutOfRange, Code::ResourceExhausted].contains(&status.code());
+    // The message is missing, not framed, not gzip or not of its type.
+    let unreadable = status.code() == Code::Internal;
+    let unreadable = unreadable.then(|| ApiError::unreadable(status.message()));
+    too_large.then_some(ApiError::MessageTooLarge).or(unreadable)
+}
+
+/// A number as the value of a header.
+fn number(number: u128) -> MetadataValue<Ascii> {
+    u64::try_from(number).unwrap_or(u64::MAX).into()
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let (reason, metadata) = (error.reason(), error.metadata());
+        let message = error.message(&metadata);
+        let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let mut metadata: HashMap<String, String> = metadata.collect();
+        let mut headers = MetadataMap::new();
+        if let Some(applied) = error.applied() {
+            metadata.insert("applied".to_owned(), applied.as_str().to_owned());
+            headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
+        }
+        let rule = reason.rule();
+        if rule.http_status == 409 {
+            headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
+        }
+        let mut details = ErrorDetails::new();
+        if let Some(delay) = error.retry_delay() {
+            details.set_retry_info(Some(delay));
+            headers.insert("retry-after", number(delay.as_nanos().div_ceil(1_000_000_000)));
+            headers.insert("grpc-retry-pushback-ms", number(delay.as_nanos().div_ceil(1_000_000)));
+        }
+        details.set_error_info(reason.as_str(), DOMAIN, metadata);
+        if let ApiError::BadFields(fields) = error {
+            for (field, problem) in fields {
+                details.add_bad_request_violation(field, problem);
+            }
+        }
+        Status::with_error_details_and_metadata(rule.code, message, details, headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        domain::{Ack, Epoch, ReservationId},
+        grpc::reason::{Effect, Reason, Repeat},
+        redis::Applied,
+    };
+
+    /// One error of each reason, with the names of the metadata that its message mentions.
+    fn errors() -> Vec<(ApiError, &'static [&'static str])> {
+        let wait = Duration::from_millis(1500);
+        let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
+        let done = vec![("released", 3), ("settled", 4)];
+        let halfway = ApiError::Halfway { error: Box::new(ApiError::Recovering), done };
+        vec![
+            (ApiError::bad_field("user_id", "must not be empty"), &[]),
+            (ApiError::UnreadableMessage, &[]),
+            (ApiError::MessageTooLarge, &[]),
+            (ApiError::SoldOut, &[]),
+            (ApiError::LimitReached { limit: 2 }, &["limit"]),
+            (ApiError::SaleNotOpen { opens_at_ms: 1_800_000_000_000 }, &["opens_at"]),
+            (ApiError::SaleClosed, &[]),
+            (ApiError::SaleStopped, &[]),
+            (ApiError::ReservationVoided, &[]),
+            (ApiError::TooManyUnits, &["limit"]),
+            (ApiError::OtherUnits { at: 5, units: 9 }, &["field", "units"]),
+            (ApiError::RequestReused, &[]),
+            (ApiError::ProductNotFound, &[]),
+            (ApiError::ReservationNotFound, &[]),
+            (ApiError::LostOrUnknown, &[]),
+            (ApiError::RateLimited { whose: "user", wait }, &["limited", "retry_delay"]),
+            (ApiError::Overloaded, &[]),
+            (ApiError::BacklogFull { wait }, &["retry_delay"]),
+            (ApiError::AckUnavailable(Ack::Replica), &["ack"]),
+            (ApiError::Recovering, &[]),
+            (ApiError::Stopping, &[]),
+            (ApiError::RedisUnavailable(Applied::Maybe), &[]),
+            (ApiError::LedgerUnavailable(Applied::No), &[]),
+            (ApiError::NotInForce, &[]),
+            (ApiError::DeadlineExceeded, &[]),
+            (ApiError::Internal(Applied::No), &[]),
+            (ApiError::RequestLost(id), &["reservation_id"]),
+            (halfway, &["released", "settled"]),
+        ]
+    }
+
+    #[test]
+    fn every_value_of_a_message_is_in_the_metadata() {
+        let covered: Vec<_> = errors().iter().map(|(error, _)| error.reason()).collect();
+        for reason in Reason::ALL {
+            assert!(covered.contains(reason), "{reason:?} is not tested");
+        }
+        for (error, mentioned) in errors() {
+            let status = Status::from(error);
+            let info = status.get_details_error_info().unwrap();
+            let mut rest = status.message().to_owned();
+            for name in mentioned {
+                let value = &info.metadata[*name];
+                assert!(rest.contains(value), "{rest}: {name} = {value}");
+                rest = rest.replace(value, "");
+            }
+            let number = rest.chars().any(|character| character.is_ascii_digit());
+            assert!(!number, "a value without metadata: {}", status.message());
+            assert!(!status.message().contains(['{', '}']), "{}", status.message());
+        }
+    }
+
+    #[test]
+    fn a_status_is_what_its_reason_declares() {
+        for (error, _) in errors() {
+            let (reason, rule) = (error.reason(), error.reason().rule());
+            let halfway = matches!(error, ApiError::Halfway { .. });
+            let status = Status::from(error);
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", reason.as_str()));
+            assert_eq!(status.code(), rule.code, "{reason:?}");
+            let http_status = status.metadata().get(HTTP_STATUS).is_some();
+            assert_eq!(http_status, rule.http_status == 409, "{reason:?}");
+            let delayed = status.get_details_retry_info().is_some();
+            assert_eq!(delayed, rule.repeat == Repeat::AfterDelay, "{reason:?}");
+            assert_eq!(delayed, info.metadata.contains_key("retry_delay"), "{reason:?}");
+            let applied = info.metadata.get("applied").map(String::as_str);
+            match rule.effect {
+                Effect::Stated => assert!(applied.is_some(), "{reason:?}"),
+                Effect::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
+                Effect::No if halfway => assert_eq!(applied, Some("maybe")),
+                Effect::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn bad_fields_are_named_in_bad_request() {
+        let status = Status::from(ApiError::bad_field("user_id", "must not be empty"));
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "user_id");
+    }
+}
