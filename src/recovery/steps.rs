@@ -120,8 +120,8 @@ impl Rebuild<'_> {
             reason: reason.to_owned(),
             entry: entry.entry.to_bytes(),
         };
-        let action = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
-        self.recovery.ledger.void(partition, self.at.epoch, &void, &action).await?;
+        let by = ActionBy { actor: "rebuild".to_owned(), reason: reason.to_owned() };
+        self.recovery.ledger.void(partition, self.at.epoch, &void, &by).await?;
         self.rebuilt.voided += 1;
         Ok(())
     }
