@@ -17,7 +17,7 @@ use crate::{
     fence::{Connection, Partitions, retry_at_start},
     keys::Keys,
     ledger::{
-        Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
+        Deployment, Established, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
         check_pooler, check_schema,
     },
     recovery::Recovery,
@@ -71,8 +71,8 @@ impl Stores {
         retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
         let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
         let deployment = match established.await? {
-            Establish::Is(deployment) => deployment,
-            Establish::Other(found) => bail!(
+            Established::Matches(deployment) => deployment,
+            Established::Differs(found) => bail!(
                 "this database was initialised with {} partitions, the settings say {}: \
                  the number cannot be changed, set partitions = {}",
                 found.partitions.get(),
@@ -208,7 +208,7 @@ fn start_limit() -> Duration {
 pub(super) async fn retry_refused<T>(
     ask: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    retry_while(takes_no_connection, start_limit(), ask).await
+    retry_while(refuses_connections, start_limit(), ask).await
 }
 
 /// Asks again while the error is of this kind, and the limit has not passed.
@@ -229,9 +229,9 @@ async fn retry_while<T>(
     }
 }
 
-fn takes_no_connection(error: &anyhow::Error) -> bool {
+fn refuses_connections(error: &anyhow::Error) -> bool {
     let ledger = error.chain().find_map(|cause| cause.downcast_ref::<LedgerError>());
-    ledger.is_some_and(LedgerError::takes_no_connection)
+    ledger.is_some_and(LedgerError::refuses_connections)
 }
 
 /// A client of the Redis of the settings; it has not connected yet.

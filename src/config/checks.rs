@@ -99,7 +99,7 @@ impl Raw {
 
     /// When an accepted reservation is answered.
     pub(super) fn ack(&self) -> Result<Ack, String> {
-        let ack = Ack::from_word(&self.ack);
+        let ack = Ack::from_name(&self.ack);
         ack.ok_or_else(|| "ack must be memory, disk, replica or ledger".to_owned())
     }
 

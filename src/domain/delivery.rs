@@ -1,4 +1,4 @@
-//! What follows when an order itself cannot be stored (R4).
+//! What to do when an order itself cannot be stored (R4).
 
 /// What to do with an entry after its own failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum AfterFailure {
         /// The new delivery count.
         deliveries: u32,
     },
-    /// It has had all its deliveries.
+    /// It has had `max_deliveries` attempts.
     MoveToDead,
 }
 
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_tried_exactly_max_deliveries_times() {
+    fn order_is_attempted_exactly_max_deliveries_times() {
         for max in 1..6 {
             let mut deliveries = 1;
             let mut attempts = 1;
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_beyond_the_maximum_buries() {
+    fn count_beyond_the_maximum_moves_to_dead() {
         assert_eq!(after_failure(u32::MAX, 3), AfterFailure::MoveToDead);
     }
 }

@@ -1,6 +1,6 @@
-//! The nouns and decisions of a sale: pure, no async, no I/O.
+//! The types and decisions of a sale: pure, no async, no I/O.
 //!
-//! What is here was parsed once and is valid from then on; nothing later checks it again.
+//! Values are checked when they are parsed and are valid from then on; no later code checks them again.
 
 mod ack;
 mod delivery;
@@ -29,7 +29,7 @@ pub use note::{Note, NoteError};
 pub use order::{Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError};
 pub use price::{Price, PriceError};
-pub use product::{MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Sale};
+pub use product::{NewProduct, Product, ProductError, ProductStatus, Sale, UNITS_MAX};
 pub use reservation_id::{ReservationId, ReservationIdError};
 pub use reserve::{Outcome, Receipt, Reserve};
 pub use time::{TimeError, ms_from_unix, parse_rfc3339_ms};
