@@ -301,7 +301,7 @@ fn every_bug_patch_applies() {
         let mut apply = Command::new("patch");
         apply.args(["--dry-run", "--quiet", "-p1", "-i"]).arg(&patch);
         let applies = apply.output().unwrap();
-        let said = String::from_utf8_lossy(&applies.stdout);
-        assert!(applies.status.success(), "make it fit again: {}: {said}", patch.display());
+        let message = String::from_utf8_lossy(&applies.stdout);
+        assert!(applies.status.success(), "make it fit again: {}: {message}", patch.display());
     }
 }

@@ -206,9 +206,12 @@ async fn operator_calls_with_invalid_fields_are_refused() {
     for why in [hidden, "a\nb", &"x".repeat(201)] {
         let args = ["restock", "shoe", "1", "--reason", why];
         let refused = tokio::task::block_in_place(|| run_yoink(&env, &args));
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert_eq!(refused.status.code(), Some(2), "{said}");
-        assert!(said.contains("must have at most 200 characters, and none that is"), "{said}");
+        let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{printed}");
+        assert!(
+            printed.contains("must have at most 200 characters, and none that is"),
+            "{printed}"
+        );
     }
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 1, "the first grant");
     let ghost = RestockRequest { product_id: "ghost".to_owned(), ..restock(1, "r") };

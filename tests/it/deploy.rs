@@ -248,11 +248,11 @@ fn every_setting_is_documented_with_its_default() {
         let (name, value) = line.split_once(" = ").unwrap();
         let rows = document.lines().find(|row| row.starts_with(&format!("| `{name}` | ")));
         let row = rows.unwrap_or_else(|| panic!("{name} is not in docs/operations.md"));
-        let told = row.split(" | ").nth(1).unwrap();
+        let reported = row.split(" | ").nth(1).unwrap();
         let value = value.trim_matches('"');
         assert!(
-            told.split(' ').next() == Some(value) || value.is_empty() || told == "auto",
-            "{name} is {value}, not {told}"
+            reported.split(' ').next() == Some(value) || value.is_empty() || reported == "auto",
+            "{name} is {value}, not {reported}"
         );
     }
     assert_eq!(defaults.lines().count(), yoink::config::NAMES.len());

@@ -135,9 +135,9 @@ async fn metrics_document_lists_exactly_the_existing_metrics() {
     env.assert_audit_holds().await;
     let text = scrape(&service).await;
     let document = include_str!("../../docs/metrics.md");
-    let told = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let told: Vec<&str> = told.filter_map(|line| line.split(' ').next()).collect();
-    let ours = told.iter().filter(|name| !["target_info", "otel_scope_info"].contains(name));
+    let reported = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let reported: Vec<&str> = reported.filter_map(|line| line.split(' ').next()).collect();
+    let ours = reported.iter().filter(|name| !["target_info", "otel_scope_info"].contains(name));
     for name in ours {
         // `_pending` and `_lag` stand behind `yoink_orders_depth`.
         let short = name.strip_prefix("yoink_orders").unwrap_or(name);
@@ -150,6 +150,6 @@ async fn metrics_document_lists_exactly_the_existing_metrics() {
         ["yoink_", "rpc_server", "db_client"].iter().any(|ours| word.starts_with(ours))
     });
     for name in named.filter(|name| !name.contains(' ')) {
-        assert!(told.contains(&name), "{name} is not there: {told:?}");
+        assert!(reported.contains(&name), "{name} is not there: {reported:?}");
     }
 }

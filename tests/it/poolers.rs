@@ -89,10 +89,10 @@ async fn transaction_pooling_is_refused_by_every_command_and_named() {
         for command in ["migrate", "serve", "audit", "rebuild", "export"] {
             let refused =
                 block_in_place(|| run_yoink_with(&env, &[("postgres_url", &url)], &[command]));
-            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-            assert_eq!(refused.status.code(), Some(2), "{mode}, {command}: {said}");
+            let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(2), "{mode}, {command}: {message}");
             for name in ["postgres_url", "pool_mode = session"] {
-                assert!(said.contains(name), "{mode}, {command}: {said}");
+                assert!(message.contains(name), "{mode}, {command}: {message}");
             }
         }
         assert_eq!(env.count(ADVISORY).await, 0);

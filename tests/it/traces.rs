@@ -202,14 +202,14 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     .into_inner();
     env.assert_audit_holds().await;
     eventually("it says that spans are not sent", async || {
-        all.said().contains("ExportError").then_some(())
+        all.log().contains("ExportError").then_some(())
     })
     .await;
     all.signal(Signal::SIGTERM);
     let status = all.ended().await;
-    assert!(status.success(), "{}", all.said());
-    let said = all.said();
-    let buried = said.lines().find(|line| line.contains("was buried")).unwrap();
+    assert!(status.success(), "{}", all.log());
+    let message = all.log();
+    let buried = message.lines().find(|line| line.contains("was buried")).unwrap();
     assert!(buried.contains(&bought.reservation_id) && buried.contains(&CALLER[3..35]), "{buried}");
-    assert!(!said.contains("secret"), "{said}");
+    assert!(!message.contains("secret"), "{message}");
 }

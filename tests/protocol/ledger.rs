@@ -2,7 +2,7 @@
 
 use crate::{
     rules::Rules,
-    state::{EntryId, MOST, Reservation, Set},
+    state::{EntryId, RESERVATIONS_MAX, Reservation, Set},
 };
 
 /// Rows of one partition and one product.
@@ -37,13 +37,13 @@ impl Ledger {
 
     /// Whether somebody may believe that the partition is open in this epoch. Any number of gateways and
     /// workers may, each as late as it likes.
-    pub fn is_believed(&self, epoch: u8) -> bool {
+    pub fn was_ever_open(&self, epoch: u8) -> bool {
         self.was_open & (1 << epoch) != 0
     }
 
     /// The last epoch that was open: before the present one, while that is closed.
     pub fn last_open(&self) -> u8 {
-        (0..8).rev().find(|epoch| self.is_believed(*epoch)).unwrap_or(0)
+        (0..8).rev().find(|epoch| self.was_ever_open(*epoch)).unwrap_or(0)
     }
 
     /// R2: whether a transaction under this epoch passes.
@@ -55,7 +55,7 @@ impl Ledger {
     pub fn store(
         &mut self,
         reservation: Reservation,
-        accepted: &[Option<EntryId>; MOST],
+        accepted: &[Option<EntryId>; RESERVATIONS_MAX],
     ) -> Stored {
         if self.voided.has(reservation) {
             return Stored::Voided;

@@ -34,7 +34,7 @@ impl Redis {
     }
 
     /// `fence.lua`: the epoch whose believers are let in, if any (R1).
-    pub fn open_in(&self, rules: &Rules) -> Option<u8> {
+    pub fn open_epoch(&self, rules: &Rules) -> Option<u8> {
         let meta = self.meta.filter(|meta| meta.open && (meta.current || !rules.fence));
         meta.map(|meta| meta.epoch)
     }
@@ -87,8 +87,8 @@ impl Redis {
         self.meta = self.meta.map(|meta| Meta { open: false, ..meta });
     }
 
-    /// `seize.lua`: returns whether no other rebuild is further.
-    pub fn seize(&mut self, epoch: u8) -> bool {
+    /// `begin_rebuild.lua`: returns whether no other rebuild is further.
+    pub fn begin_rebuild(&mut self, epoch: u8) -> bool {
         if self.meta.is_some_and(|meta| meta.epoch > epoch) {
             return false;
         }
@@ -97,8 +97,8 @@ impl Redis {
         true
     }
 
-    /// `drained.lua`: returns whether this rebuild goes on.
-    pub fn drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
+    /// `remove_drained.lua`: returns whether this rebuild goes on.
+    pub fn remove_drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
         let ours = self.is_under_repair(rules, epoch);
         if ours {
             self.orders.remove(reservation);

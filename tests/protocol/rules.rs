@@ -25,7 +25,7 @@ pub struct Rules {
     pub drain: bool,
     /// Beside R8. Of what survived, only what the last open epoch accepted is stored; what an older one did
     /// was given up for lost, and is voided. Without: it is stored.
-    pub the_lost_stay_lost: bool,
+    pub lost_orders_are_voided: bool,
     /// R9. Redis is opened only where it is closed, this rebuild's, and empty. Without: unseen.
     pub checked_opening: bool,
 }
@@ -41,7 +41,7 @@ pub const ALL: Rules = Rules {
     epoch_comes_first: true,
     epoch_is_a_lock: true,
     drain: true,
-    the_lost_stay_lost: true,
+    lost_orders_are_voided: true,
     checked_opening: true,
 };
 
@@ -70,5 +70,5 @@ pub struct Bounds {
     /// Whether an order may fail by itself and be buried.
     pub poison: bool,
     /// Whether somebody voids orders by hand, in the ledger.
-    pub hands: bool,
+    pub manual_voids: bool,
 }

@@ -3,7 +3,7 @@
 use crate::{ledger::Ledger, redis::Redis, rules::Bounds};
 
 /// Most reservations of a world.
-pub const MOST: usize = 3;
+pub const RESERVATIONS_MAX: usize = 3;
 
 /// A reservation's identity: its number in the order of the accepts. It stands for the random part of
 /// the real id; the stream id is [`EntryId`].
@@ -104,7 +104,7 @@ pub enum Rebuilder {
     /// The ledger is closed: Redis is to be seized.
     Closed(u8),
     /// What survived is to be read.
-    Seized(u8),
+    Draining(u8),
     /// Read an entry: it is to be stored or voided.
     Found(u8, Reservation),
     /// Stored or voided it: it is to go.
@@ -121,7 +121,7 @@ pub enum Rebuilder {
 
 /// How much may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Left {
+pub struct Budget {
     pub rewinds: u8,
     pub copies: u8,
     pub grants: u8,
@@ -129,13 +129,13 @@ pub struct Left {
 
 /// What nobody in the world knows, and the properties ask.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Past {
+pub struct History {
     /// Taken out of the streams by a rewind.
     pub rewound: Set,
     /// Their units went back.
     pub released: Set,
     /// Stored after they had been given up for lost.
-    pub came_back: Set,
+    pub stored_after_lost: Set,
 }
 
 /// The world.
@@ -146,14 +146,14 @@ pub struct State {
     pub copy: Option<Redis>,
     pub ledger: Ledger,
     /// The stream ids of the reservations accepted so far.
-    pub accepted: [Option<EntryId>; MOST],
+    pub accepted: [Option<EntryId>; RESERVATIONS_MAX],
     pub consumers: [Consumer; 2],
     pub releasers: [Releaser; 2],
     pub rebuilders: [Rebuilder; 2],
     /// Additions that Redis was not told of; only without R3.
-    pub untold: u8,
-    pub left: Left,
-    pub past: Past,
+    pub unapplied_grants: u8,
+    pub budget: Budget,
+    pub history: History,
 }
 
 impl State {
@@ -163,13 +163,17 @@ impl State {
             redis: Redis::opened(bounds.supply),
             copy: None,
             ledger: Ledger::opened(bounds.supply),
-            accepted: [None; MOST],
+            accepted: [None; RESERVATIONS_MAX],
             consumers: Default::default(),
             releasers: Default::default(),
             rebuilders: Default::default(),
-            untold: 0,
-            left: Left { rewinds: bounds.rewinds, copies: bounds.copies, grants: bounds.grants },
-            past: Past::default(),
+            unapplied_grants: 0,
+            budget: Budget {
+                rewinds: bounds.rewinds,
+                copies: bounds.copies,
+                grants: bounds.grants,
+            },
+            history: History::default(),
         }
     }
 
@@ -179,7 +183,7 @@ impl State {
     }
 
     /// Whose entry has the same stream id as this one, among those. Without R1 it may be another's.
-    pub fn named_like(&self, reservation: Reservation, among: Set) -> Option<Reservation> {
+    pub fn with_same_entry_id(&self, reservation: Reservation, among: Set) -> Option<Reservation> {
         let id = self.entry_id(reservation);
         among.iter().find(|other| self.entry_id(*other) == id)
     }

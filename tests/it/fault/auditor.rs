@@ -32,14 +32,14 @@ async fn key(env: &TestEnv, name: &str) -> String {
 /// Waits until the audit of the running worker, and one made now, name what is wrong.
 async fn named(env: &TestEnv, worker: &Binary, what: &[&str]) {
     eventually("the worker says so", async || {
-        let said = worker.said();
-        what.iter().all(|what| said.contains(what)).then_some(())
+        let message = worker.log();
+        what.iter().all(|what| message.contains(what)).then_some(())
     })
     .await;
     let report = env.audit().await;
     assert_eq!(report.verdict(), Verdict::Violated);
-    let told = report.violations.join("\n");
-    assert!(what.iter().all(|what| told.contains(what)), "{told}");
+    let reported = report.violations.join("\n");
+    assert!(what.iter().all(|what| reported.contains(what)), "{reported}");
     assert!(report.error_units > 0);
 }
 

@@ -69,9 +69,12 @@ impl Clock {
         self.set(hours);
         let before = self.now_ms() + hours * HOUR_MS;
         let time: (i64, i64) = redis::cmd("TIME").query_async(&mut env.cli().await).await.unwrap();
-        let told = time.0 * 1000 + time.1 / 1000;
+        let reported = time.0 * 1000 + time.1 / 1000;
         let after = self.now_ms() + hours * HOUR_MS;
-        assert!((before - 1000..=after + 1000).contains(&told), "it is {told}, not {before}");
+        assert!(
+            (before - 1000..=after + 1000).contains(&reported),
+            "it is {reported}, not {before}"
+        );
     }
 }
 

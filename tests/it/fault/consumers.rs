@@ -35,7 +35,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let env = TestEnv::new().await;
     // Idle entries are of no interest here: nothing becomes idle.
     let settings = [("takeover_idle_ms", "600000")];
-    let (gone, heir) = (env.app(&settings).await, env.app(&settings).await);
+    let (gone, other) = (env.app(&settings).await, env.app(&settings).await);
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100)).await;
     sell(&api, 0..30).await;
@@ -49,16 +49,16 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     assert_eq!(pending(&env, &key).await.len(), 10, "nobody has what it held");
 
     let mut looked_at = String::new();
-    let heirs = &heir.stores().streams;
+    let streams = &other.stores().streams;
     // A page is seven entries: all ten of the first consumer, then some that are somebody's.
     let mut adopted = Vec::new();
     for (page, (taken, last)) in [(7, "1-7"), (3, "1-14"), (0, "")].into_iter().enumerate() {
-        let more = heirs.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
+        let more = streams.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
         assert_eq!((more.len(), looked_at.as_str()), (taken, last), "page {page}");
         adopted.extend(more);
     }
     assert_eq!(adopted, held, "each once, with one delivery, and none of the others");
-    assert!(heirs.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
+    assert!(streams.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
     let pending = pending(&env, &key).await;
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
@@ -153,7 +153,7 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     other.channel().await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 980));
-    assert!(other.said().contains("were in nobody's hands"), "the alarm: {}", other.said());
+    assert!(other.log().contains("were in nobody's hands"), "the alarm: {}", other.log());
     stalled.signal(Signal::SIGCONT);
     sell(&api, 20..40).await;
     let report = env.assert_audit_holds().await;

@@ -110,9 +110,9 @@ async fn more_connections_than_descriptors_do_not_affect_health_or_connected_buy
     })
     .await;
     assert_eq!(counted(http, "yoink_accept_failures_total", "grpc").await, 0);
-    let said = api.said();
-    assert_eq!(said.matches("too many connections").count(), 2, "{said}");
-    assert!(said.contains("instead of connections_max = 10000"), "{said}");
+    let message = api.log();
+    assert_eq!(message.matches("too many connections").count(), 2, "{message}");
+    assert!(message.contains("instead of connections_max = 10000"), "{message}");
 
     drop((held, slow));
     eventually("there is room again", async || {
@@ -162,7 +162,7 @@ async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
     let mut waiting = connect(grpc, 20, b"").await;
     waiting.extend(connect(http, 20, b"").await);
     eventually("it says so", async || {
-        (api.said().matches("cannot accept connections").count() == 2).then_some(())
+        (api.log().matches("cannot accept connections").count() == 2).then_some(())
     })
     .await;
     costs_little(&api, async |n| {
@@ -170,7 +170,7 @@ async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
         buy(&connected, &format!("user-{n}")).await;
     })
     .await;
-    assert_eq!(api.said().matches("cannot accept connections").count(), 2, "not at each attempt");
+    assert_eq!(api.log().matches("cannot accept connections").count(), 2, "not at each attempt");
 
     limit_descriptors(&api, "1024");
     is_ready(http).await;

@@ -132,8 +132,8 @@ async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
     env.redis.as_mut().unwrap().restart().unwrap();
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
-    let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
-    assert!(said.contains("1 orders are stored, 2 are voided"), "all that waited: {said}");
+    let message = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(message.contains("1 orders are stored, 2 are voided"), "all that waited: {message}");
     for (id, state) in [
         (&good, "RESERVATION_STATE_CONFIRMED"),
         (&bad, "RESERVATION_STATE_VOIDED"),

@@ -139,11 +139,11 @@ async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
         assert_eq!(refused.await, "RECOVERING", "{asked:?}");
     }
     let listed = block_in_place(|| run_yoink(&env, &["dead", "list"]));
-    let (printed, said) =
+    let (printed, message) =
         (String::from_utf8_lossy(&listed.stdout), String::from_utf8_lossy(&listed.stderr));
-    assert_eq!(listed.status.code(), Some(2), "{printed} {said}");
+    assert_eq!(listed.status.code(), Some(2), "{printed} {message}");
     assert!(!printed.contains(&dead), "{printed}");
-    assert!(said.contains("run `yoink rebuild`"), "{said}");
+    assert!(message.contains("run `yoink rebuild`"), "{message}");
     // What the ledger holds is shown.
     let shown = block_in_place(|| run_yoink(&env, &["dead", "show", &dead]));
     let printed = String::from_utf8_lossy(&shown.stdout);

@@ -85,7 +85,7 @@ async fn repeated_worker_kills_lose_no_accepted_order() {
         let mut worker = Binary::serve_as("worker", &env, &settings, None);
         let goal = stored().await + i64::try_from(1 + schedule.below(200)).unwrap();
         eventually("it stores", async || {
-            assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
+            assert!(!worker.has_ended(), "it ended by itself: {}", worker.log());
             (stored().await >= goal).then_some(())
         })
         .await;
@@ -196,7 +196,7 @@ async fn random_sequence_of_faults_keeps_the_audit_clean() {
                 .await;
             }
         }
-        assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
+        assert!(!worker.has_ended(), "it ended by itself: {}", worker.log());
     }
     load.sells(50).await;
     let answers = load.end().await;

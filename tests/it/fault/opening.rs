@@ -47,9 +47,9 @@ async fn processes_started_at_once_each_sell_every_product_when_ready() {
 async fn partition_left_half_opened_by_a_crash_is_opened_by_the_next_process() {
     for point in ["opening_begun", "opening_opened"] {
         let env = TestEnv::new().await;
-        let mut dies = Binary::serve(&env, &[], Some(point));
-        let status = dies.ended().await;
-        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", dies.said());
+        let mut crashing = Binary::serve(&env, &[], Some(point));
+        let status = crashing.ended().await;
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", crashing.log());
         assert_eq!(env.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
         let service = env.serve(Role::All, &[]).await;
         service.create(product("shoe", 10)).await;
@@ -100,8 +100,8 @@ async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
     eventually("it says so, again and again", async || {
-        let said = service.said();
-        (said.matches("Redis holds keys of another deployment").count() > 2).then_some(())
+        let message = service.log();
+        (message.matches("Redis holds keys of another deployment").count() > 2).then_some(())
     })
     .await;
     let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";

@@ -41,7 +41,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     // Longer than all retries of a poison order, and with takeovers: watch the entries change hands.
     let mut cli = env.cli().await;
     let partition = 2u16; // Found below, among the two.
-    let mut hands = std::collections::HashSet::new();
+    let mut consumers = std::collections::HashSet::new();
     eventually("entries have changed hands", async || {
         for partition in 0..partition {
             let key = format!("{}:{{{partition}}}:orders", env.prefix);
@@ -51,10 +51,10 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
                 pending.query_async(&mut cli).await.unwrap();
             for (id, consumer, _, deliveries) in pending {
                 assert_eq!(deliveries, 1, "{id}: an outage spends no delivery");
-                hands.insert(consumer);
+                consumers.insert(consumer);
             }
         }
-        (hands.len() >= 2).then_some(())
+        (consumers.len() >= 2).then_some(())
     })
     .await;
     let state = first.reservation(&ids[5]).await.unwrap().state();
@@ -203,13 +203,13 @@ async fn logs_never_contain_user_ids_even_from_postgres_error_details() {
     worker.channel().await;
     // It stops, and compensates nobody: this is the schema's fault.
     eventually("it says why", async || {
-        worker.said().contains("its schema, role or database is wrong").then_some(())
+        worker.log().contains("its schema, role or database is wrong").then_some(())
     })
     .await;
     worker.signal(nix::sys::signal::Signal::SIGTERM);
     worker.ended().await;
-    let said = worker.said();
-    assert!(!said.contains("secret"), "{said}");
+    let printed = worker.log();
+    assert!(!printed.contains("secret"), "{printed}");
     assert_eq!(env.audit().await.products[0].in_orders, 1);
     sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
     let next = env.serve(Role::Worker, &[("takeover_idle_ms", "300")]).await;

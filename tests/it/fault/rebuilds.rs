@@ -85,14 +85,14 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     .await;
 
     close(&env, 0).await;
-    let told = "partition 0 has used the last of its 1048575 epochs";
-    let ready = until_ready_says(&service, told).await;
+    let reported = "partition 0 has used the last of its 1048575 epochs";
+    let ready = until_ready_says(&service, reported).await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     assert!(ready.contains("move its products to a new deployment"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert_eq!(output.status.code(), Some(1));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.contains(told), "{printed}");
+    assert!(printed.contains(reported), "{printed}");
     // The other partition sells, stores, recovers and is rebuilt.
     service.buy(&other, "ann", "r").await.unwrap();
     close(&env, 1).await;

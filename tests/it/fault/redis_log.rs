@@ -171,7 +171,7 @@ fn last_transaction(log: &[u8]) -> usize {
 
 /// Cuts a log inside its last transaction, of whose length `keep` tells how much is kept; returns how many
 /// reservations that script took.
-fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
+fn truncate_in_last_batch(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
     let mut command = Command::new("sh");
     command
         .args(["-c", "ls -t *.incr.aof | head -1"])
@@ -189,7 +189,7 @@ fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
 
 /// Tears a log inside the script that took a whole batch; `keep` tells how much of the script's length
 /// is kept.
-async fn torn(keep: impl Fn(usize) -> usize) {
+async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     const BATCH: usize = 20;
     let mut env = TestEnv::with_own_redis().await;
     let most = (BATCH + 1).to_string();
@@ -224,7 +224,7 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 
     let redis = env.redis.as_mut().unwrap();
     block_in_place(|| redis.kill());
-    let batch = tear(redis, keep);
+    let batch = truncate_in_last_batch(redis, keep);
     block_in_place(|| redis.restart().unwrap());
 
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
@@ -269,7 +269,11 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn torn_log_loses_a_whole_batch_or_nothing_and_counts_it() {
     let head = "*1\r\n$5\r\nMULTI\r\n".len();
-    tokio::join!(torn(move |_| head + 3), torn(|length| length / 2), torn(|length| length - 1),);
+    tokio::join!(
+        sell_after_truncation(move |_| head + 3),
+        sell_after_truncation(|length| length / 2),
+        sell_after_truncation(|length| length - 1),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

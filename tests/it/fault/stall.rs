@@ -151,7 +151,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
-    assert!(worker.said().contains("the consumer group was gone"), "{}", worker.said());
+    assert!(worker.log().contains("the consumer group was gone"), "{}", worker.log());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }

@@ -8,7 +8,7 @@ use yoink::grpc::pb::Reservation;
 
 use super::{
     Schedule, Service, TestEnv,
-    buyer_load::{Ask, Record, Told, send},
+    buyer_load::{Ask, Attempt, Record, send},
     eventually, reason,
 };
 
@@ -61,15 +61,16 @@ impl Answers {
         let open: Vec<Ask> =
             records.iter().filter(|(_, r)| r.open).map(|(a, _)| a.clone()).collect();
         let decided = stream::iter(open.into_iter().map(|ask| async move {
-            let told = decided(service, &ask).await;
-            (ask, told)
+            let reported = decided(service, &ask).await;
+            (ask, reported)
         }));
-        for (ask, told) in decided.buffer_unordered(CONCURRENCY_MAX).collect::<Vec<_>>().await {
-            records.get_mut(&ask).unwrap().note(told);
+        for (ask, reported) in decided.buffer_unordered(CONCURRENCY_MAX).collect::<Vec<_>>().await {
+            records.get_mut(&ask).unwrap().note(reported);
         }
         env.assert_audit_holds().await;
-        let states =
-            stream::iter(records.iter().map(|(ask, record)| held_to(service, ask, record)));
+        let states = stream::iter(
+            records.iter().map(|(ask, record)| check_reservations(service, ask, record)),
+        );
         let states: Vec<Held> = states.buffer_unordered(CONCURRENCY_MAX).collect().await;
         let mut owners: HashMap<&str, &Ask> = HashMap::new();
         for (ask, record) in &records {
@@ -100,10 +101,10 @@ impl Answers {
 }
 
 /// Asks until it is decided.
-async fn decided(service: &Service, ask: &Ask) -> Told {
+async fn decided(service: &Service, ask: &Ask) -> Attempt {
     eventually("an open request is decided", async || {
-        let told = send(service.channel(), ask).await;
-        matches!(told, Told::Accepted(_) | Told::Refused(_)).then_some(told)
+        let reported = send(service.channel(), ask).await;
+        matches!(reported, Attempt::Accepted(_) | Attempt::Refused(_)).then_some(reported)
     })
     .await
 }
@@ -126,7 +127,7 @@ struct Held {
 }
 
 /// Looks up every reservation of a request, and asks once more for the one that is confirmed.
-async fn held_to(service: &Service, ask: &Ask, record: &Record) -> Held {
+async fn check_reservations(service: &Service, ask: &Ask, record: &Record) -> Held {
     let mut held = Held::default();
     for id in &record.ids {
         match looked_up(service, id).await {
@@ -146,7 +147,7 @@ async fn held_to(service: &Service, ask: &Ask, record: &Record) -> Held {
     }
     if let Some(id) = held.confirmed.last() {
         assert_eq!(record.refused, None, "{ask:?} has {id}, and was refused after that");
-        let Told::Accepted(again) = decided(service, ask).await else {
+        let Attempt::Accepted(again) = decided(service, ask).await else {
             panic!("{ask:?} has {id}, and is refused now");
         };
         assert_eq!((&again.reservation_id, again.duplicate), (id, true), "{ask:?}");

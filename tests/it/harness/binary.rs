@@ -138,7 +138,7 @@ impl Binary {
     pub async fn channel(&mut self) -> Channel {
         eventually("the program answers", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", self.said());
+                panic!("it ended with {status}: {}", self.log());
             }
             let address = self.address()?;
             let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
@@ -149,16 +149,16 @@ impl Binary {
 
     /// Where it serves gRPC, once it has said so.
     pub fn address(&self) -> Option<SocketAddr> {
-        let said = self.said();
+        let message = self.log();
         let (_, address) =
-            said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
+            message.split_once("serving grpc=").or_else(|| message.split_once("\"grpc\":\""))?;
         address.split([' ', '"']).next()?.parse().ok()
     }
 
     /// Where it serves HTTP, once it has said so.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        let said = self.said();
-        said.split_once(" http=")?.1.split(' ').next()?.parse().ok()
+        let message = self.log();
+        message.split_once(" http=")?.1.split(' ').next()?.parse().ok()
     }
 
     pub fn pid(&self) -> Pid {
@@ -180,7 +180,7 @@ impl Binary {
     }
 
     /// What it has said so far.
-    pub fn said(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 }
@@ -287,9 +287,9 @@ impl Dev {
     /// Waits for its end; returns how it ended and what it said.
     pub async fn ended(&mut self) -> (ExitStatus, String) {
         let status = eventually("it ends", async || self.child.try_wait().unwrap()).await;
-        let mut said = String::new();
-        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        (status, said)
+        let mut message = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut message).unwrap();
+        (status, message)
     }
 }
 

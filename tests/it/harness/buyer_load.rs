@@ -36,7 +36,7 @@ pub struct Ask {
 }
 
 /// How one attempt ended, for who must decide whether to ask again.
-pub(super) enum Told {
+pub(super) enum Attempt {
     /// Here is the reservation.
     Accepted(ReserveUnitResponse),
     /// Nothing was taken, and that is final.
@@ -87,8 +87,8 @@ impl BuyerLoad {
     }
 
     /// Begins to buy through these connections.
-    pub fn start(self, doors: Vec<Channel>) -> RunningLoad {
-        let (doors, seen) = watch::channel(doors);
+    pub fn start(self, channels: Vec<Channel>) -> RunningLoad {
+        let (channels, seen) = watch::channel(channels);
         let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let records: Arc<Mutex<HashMap<Ask, Record>>> = Arc::default();
         let tasks = TaskTracker::new();
@@ -97,7 +97,7 @@ impl BuyerLoad {
                 buyers: self.clone(),
                 number,
                 dice: Schedule::of(self.seed).branch(number),
-                doors: seen.clone(),
+                channels: seen.clone(),
                 records: records.clone(),
                 accepted: accepted.clone(),
                 stop: stop.clone(),
@@ -105,14 +105,14 @@ impl BuyerLoad {
             tasks.spawn(buyer.run())
         });
         let buyers = buyers.collect();
-        RunningLoad { seed: Schedule::of(self.seed), doors, stop, accepted, records, buyers }
+        RunningLoad { seed: Schedule::of(self.seed), channels, stop, accepted, records, buyers }
     }
 }
 
 /// A buyers that is buying.
 pub struct RunningLoad {
     seed: Schedule,
-    doors: watch::Sender<Vec<Channel>>,
+    channels: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
     accepted: Arc<AtomicUsize>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
@@ -121,8 +121,8 @@ pub struct RunningLoad {
 
 impl RunningLoad {
     /// Other connections from now on; with none, everybody waits.
-    pub fn go_to(&self, doors: Vec<Channel>) {
-        self.doors.send_replace(doors);
+    pub fn go_to(&self, channels: Vec<Channel>) {
+        self.channels.send_replace(channels);
     }
 
     /// How many requests were accepted so far.
@@ -163,7 +163,7 @@ struct Buyer {
     buyers: BuyerLoad,
     number: usize,
     dice: Schedule,
-    doors: watch::Receiver<Vec<Channel>>,
+    channels: watch::Receiver<Vec<Channel>>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
     accepted: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -185,20 +185,20 @@ impl Buyer {
                 asked.push(Ask { product: product.clone(), user, request });
                 asked[asked.len() - 1].clone()
             };
-            self.insist(&ask).await;
+            self.ask_until_decided(&ask).await;
             tokio::task::yield_now().await;
         }
     }
 
     /// Asks until it is decided, or until the end.
-    async fn insist(&mut self, ask: &Ask) {
+    async fn ask_until_decided(&mut self, ask: &Ask) {
         let mut again = tokio::time::interval(RETRY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(again.tick()).await.is_some() {
-            let Some(door) = self.door().await else { return };
-            let told = send(door, ask).await;
-            let done = matches!(told, Told::Accepted(_) | Told::Refused(_));
-            self.record(ask, |record| record.note(told));
+            let Some(channel) = self.channel().await else { return };
+            let reported = send(channel, ask).await;
+            let done = matches!(reported, Attempt::Accepted(_) | Attempt::Refused(_));
+            self.record(ask, |record| record.note(reported));
             if done {
                 return;
             }
@@ -206,10 +206,10 @@ impl Buyer {
     }
 
     /// Any of the connections, as soon as there is one.
-    async fn door(&mut self) -> Option<Channel> {
-        let some = self.doors.wait_for(|doors| !doors.is_empty());
-        let doors = self.stop.run_until_cancelled(some).await?.ok()?.clone();
-        Some(doors[self.dice.below(doors.len())].clone())
+    async fn channel(&mut self) -> Option<Channel> {
+        let some = self.channels.wait_for(|channels| !channels.is_empty());
+        let channels = self.stop.run_until_cancelled(some).await?.ok()?.clone();
+        Some(channels[self.dice.below(channels.len())].clone())
     }
 
     fn record(&self, ask: &Ask, change: impl FnOnce(&mut Record)) {
@@ -222,9 +222,9 @@ impl Buyer {
 }
 
 impl Record {
-    pub(super) fn note(&mut self, told: Told) {
-        match told {
-            Told::Accepted(answer) => {
+    pub(super) fn note(&mut self, reported: Attempt) {
+        match reported {
+            Attempt::Accepted(answer) => {
                 (self.open, self.refused) = (false, None);
                 if self.ids.contains(&answer.reservation_id) {
                     assert!(answer.duplicate, "told as new for the second time: {answer:?}");
@@ -232,16 +232,16 @@ impl Record {
                     self.ids.push(answer.reservation_id);
                 }
             }
-            Told::Refused(why) => (self.open, self.refused) = (false, Some(why)),
-            Told::Open => self.open = true,
+            Attempt::Refused(why) => (self.open, self.refused) = (false, Some(why)),
+            Attempt::Open => self.open = true,
             // An attempt before it may still have been taken.
-            Told::Later => {}
+            Attempt::Later => {}
         }
     }
 }
 
 /// One attempt.
-pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
+pub(super) async fn send(channel: Channel, ask: &Ask) -> Attempt {
     let mut request = Request::new(ReserveUnitRequest {
         product_id: ask.product.clone(),
         user_id: ask.user.clone(),
@@ -249,30 +249,30 @@ pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
         ..Default::default()
     });
     request.set_timeout(CALL_LIMIT);
-    match InventoryServiceClient::new(door).reserve_unit(request).await {
+    match InventoryServiceClient::new(channel).reserve_unit(request).await {
         Ok(answer) => {
             let answer = answer.into_inner();
             assert_eq!((&answer.product_id, &answer.user_id), (&ask.product, &ask.user));
-            Told::Accepted(answer)
+            Attempt::Accepted(answer)
         }
         Err(status) => judge(&status),
     }
 }
 
-fn judge(status: &Status) -> Told {
+fn judge(status: &Status) -> Attempt {
     let info = status.get_details_error_info();
     let applied = info.and_then(|info| info.metadata.get("applied").cloned());
     let broken = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
-    let no_words_of_ours = status.get_details_error_info().is_none();
+    let no_error_info = status.get_details_error_info().is_none();
     if status.code() == Code::FailedPrecondition {
-        Told::Refused(reason(status))
+        Attempt::Refused(reason(status))
     } else if status.code() == Code::ResourceExhausted || applied.as_deref() == Some("no") {
-        Told::Later
+        Attempt::Later
     } else {
         // A connection that broke says no more than that it broke.
-        let open = broken.contains(&status.code())
-            || (status.code() == Code::Internal && no_words_of_ours);
+        let open =
+            broken.contains(&status.code()) || (status.code() == Code::Internal && no_error_info);
         assert!(open, "an answer that no buyer may get: {status:?}");
-        Told::Open
+        Attempt::Open
     }
 }

@@ -28,8 +28,8 @@ use super::{
 
 /// What the network does with what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weather {
-    Fair,
+enum Flow {
+    Open,
     /// Connections are closed, also new ones as soon as they are made.
     Cut,
     /// Connections stay, and carry nothing.
@@ -38,7 +38,7 @@ enum Weather {
 
 #[derive(Debug, Clone)]
 struct State {
-    weather: Weather,
+    flow: Flow,
     /// Added to what goes to the server, and to what comes back.
     delays: [Duration; 2],
     server: SocketAddr,
@@ -108,7 +108,7 @@ impl Proxy {
         let own = listener.local_addr().unwrap().port();
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         let (state, seen) = watch::channel(State {
-            weather: Weather::Fair,
+            flow: Flow::Open,
             delays: [Duration::ZERO; 2],
             server,
             keeps_old: false,
@@ -148,7 +148,7 @@ impl Proxy {
     /// Everything goes through at once again.
     pub fn pass(&self) {
         self.state.send_modify(|state| {
-            state.weather = Weather::Fair;
+            state.flow = Flow::Open;
             state.delays = [Duration::ZERO; 2];
             state.held = None;
         });
@@ -171,12 +171,12 @@ impl Proxy {
 
     /// Closes every connection, and each new one as soon as it is made.
     pub fn cut(&self) {
-        self.state.send_modify(|state| state.weather = Weather::Cut);
+        self.state.send_modify(|state| state.flow = Flow::Cut);
     }
 
     /// Keeps the connections and carries nothing.
     pub fn freeze(&self) {
-        self.state.send_modify(|state| state.weather = Weather::Frozen);
+        self.state.send_modify(|state| state.flow = Flow::Frozen);
     }
 
     /// Stands in front of another server from now on; connections to the old one are closed.
@@ -240,8 +240,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connect(client: TcpStream, shared: Arc<Shared>) {
-    let State { weather, server, .. } = shared.state.borrow().clone();
-    if weather == Weather::Cut {
+    let State { flow, server, .. } = shared.state.borrow().clone();
+    if flow == Flow::Cut {
         shared.turned_away.fetch_add(1, Ordering::SeqCst);
         return;
     }
@@ -259,8 +259,8 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
         losing: Mutex::new(None),
     };
     let mut state = shared.state.clone();
-    let cut = state
-        .wait_for(|now| now.weather == Weather::Cut || (now.server != server && !now.keeps_old));
+    let cut =
+        state.wait_for(|now| now.flow == Flow::Cut || (now.server != server && !now.keeps_old));
     let carry = async {
         requests(&line, from_client, to_server).await;
         // The client has ended; the server hears of it and ends as well.
@@ -290,9 +290,9 @@ impl Line {
     }
 
     /// Waits while the line is frozen, or silent.
-    async fn thawed(&self) {
+    async fn until_it_carries(&self) {
         let mut state = self.shared.state.clone();
-        let carries = |now: &State| now.weather != Weather::Frozen && !self.is_silent(now);
+        let carries = |now: &State| now.flow != Flow::Frozen && !self.is_silent(now);
         // A proxy that is gone carries nothing either: the cut ends this connection.
         drop(state.wait_for(carries).await);
     }
@@ -350,7 +350,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut requests = Requests::new(line.shared.wire);
         while let Some((at, chunk)) = due.recv().await {
             sleep_until(at).await;
-            line.thawed().await;
+            line.until_it_carries().await;
             requests.push(&chunk);
             while let Some(request) = requests.next() {
                 line.released(&request).await;
@@ -376,7 +376,7 @@ async fn answers(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut dropped = Vec::new();
         while let Some((at, chunk)) = due.recv().await {
             sleep_until(at).await;
-            line.thawed().await;
+            line.until_it_carries().await;
             if line.losing.lock().unwrap().is_some() {
                 dropped.extend(chunk);
             } else if to.write_all(&chunk).await.is_err() {
