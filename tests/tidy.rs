@@ -1,6 +1,6 @@
-//! The house style that no lint knows: which room may use which, how large a file may be, and that each
-//! script says what it returns.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+//! Rules of the house style that no lint checks: which module may use which, the length of files, and that each
+//! script documents its replies.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,8 @@ use std::{
     process::Command,
 };
 
-/// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 21] = [
+/// Each module, and the modules it may use. `docs/STYLE.md` describes them.
+const MODULES: [(&str, &[&str]); 21] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -95,8 +95,8 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
 ];
 
-/// A file that grows past this is two.
-const MAX_LINES: usize = 420;
+/// The most lines of a file.
+const LINES_MAX: usize = 420;
 
 fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -115,14 +115,14 @@ fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-fn room_of(path: &Path) -> String {
+fn module_of(path: &Path) -> String {
     let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The rooms that a file's paths name: `crate::room` and every `room` in `crate::{room, …}`.
-fn used_rooms(source: &str) -> BTreeSet<String> {
+/// The modules that a file's paths name: `crate::module` and every `module` in `crate::{module, …}`.
+fn used_modules(source: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for (at, _) in source.match_indices("crate::") {
         let rest = &source[at + "crate::".len()..];
@@ -154,17 +154,18 @@ fn used_rooms(source: &str) -> BTreeSet<String> {
 
 #[test]
 fn modules_use_only_the_modules_in_the_table() {
-    let rooms: BTreeMap<&str, &[&str]> = ROOMS.into_iter().collect();
+    let modules: BTreeMap<&str, &[&str]> = MODULES.into_iter().collect();
     for path in files("src", "rs") {
-        let room = room_of(&path);
-        let may =
-            rooms.get(room.as_str()).unwrap_or_else(|| panic!("{} is in no room", path.display()));
+        let module = module_of(&path);
+        let may = modules
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{} is in no module of the table", path.display()));
         let source = fs::read_to_string(&path).unwrap().replace("yoink::", "crate::");
-        for used in used_rooms(&source) {
-            let known = rooms.contains_key(used.as_str());
-            let allowed = used == room || may.contains(&used.as_str());
-            assert!(!known || allowed, "{}: {room} may not use {used}", path.display());
-            assert!(known || room == "grpc", "{}: there is no room {used}", path.display());
+        for used in used_modules(&source) {
+            let known = modules.contains_key(used.as_str());
+            let allowed = used == module || may.contains(&used.as_str());
+            assert!(!known || allowed, "{}: {module} may not use {used}", path.display());
+            assert!(known || module == "grpc", "{}: there is no module {used}", path.display());
         }
     }
 }
@@ -172,7 +173,7 @@ fn modules_use_only_the_modules_in_the_table() {
 #[test]
 fn module_scan_finds_every_form_of_path() {
     let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::keys::E";
-    let found: Vec<String> = used_rooms(source).into_iter().collect();
+    let found: Vec<String> = used_modules(source).into_iter().collect();
     assert_eq!(found, ["audit", "domain", "keys", "stock"]);
 }
 
@@ -181,9 +182,9 @@ fn only_grpc_error_uses_status_codes() {
     for path in files("src", "rs") {
         let source = fs::read_to_string(&path).unwrap();
         let word = |at: usize| !source[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
-        let speaks = source.match_indices("Code::").any(|(at, _)| word(at));
+        let uses = source.match_indices("Code::").any(|(at, _)| word(at));
         let allowed = path.ends_with("grpc/error.rs");
-        assert!(!speaks || allowed, "{} speaks of status codes", path.display());
+        assert!(!uses || allowed, "{} uses status codes", path.display());
     }
 }
 
@@ -191,7 +192,7 @@ fn only_grpc_error_uses_status_codes() {
 fn no_file_exceeds_the_line_limit() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
     }
 }
 
@@ -209,7 +210,11 @@ fn no_module_has_a_vague_name() {
 fn every_file_starts_with_a_module_comment() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let source = fs::read_to_string(&path).unwrap();
-        assert!(source.starts_with("//! "), "{} does not say what it is", path.display());
+        assert!(
+            source.starts_with("//! "),
+            "{} does not start with a module comment",
+            path.display()
+        );
     }
 }
 
@@ -243,7 +248,7 @@ fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
     let words = page.split('`').skip(1).step_by(2);
     for word in words.clone().filter(|word| word.contains("::") && !word.contains(' ')) {
         let module = root.join("tests/it").join(word.replace("::", "/")).with_extension("rs");
-        assert!(tests.contains(word) || module.exists(), "{word} is no test");
+        assert!(tests.contains(word) || module.exists(), "{word} is not a test");
         named += 1;
     }
     assert!(named > 50, "{named}");
@@ -260,8 +265,8 @@ fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
         let text = fs::read_to_string(&patch).unwrap();
         let header = |word: &str| text.lines().find_map(|line| line.strip_prefix(word)).unwrap();
         let test = header("test: ");
-        assert!(tests.contains(test), "{name}: {test} is no test");
-        assert!(!header("fails: ").is_empty(), "{name} does not say what fails");
+        assert!(tests.contains(test), "{name}: {test} is not a test");
+        assert!(!header("fails: ").is_empty(), "{name} does not state what fails");
     }
 }
 
@@ -275,15 +280,15 @@ fn every_script_documents_its_keys_arguments_and_replies() {
         let header: Vec<&str> = source.lines().take_while(|line| line.starts_with("--")).collect();
         let header = header.join("\n");
         for part in ["KEYS", "ARGV", "Returns"] {
-            assert!(header.contains(part), "{} does not name its {part}", path.display());
+            assert!(header.contains(part), "{} does not document its {part}", path.display());
         }
-        // Every status that it returns stands in its header.
+        // Every status that it returns is in its header.
         for (at, _) in source.match_indices("return { '") {
             let status: String = source[at + 10..].chars().take_while(|c| *c != '\'').collect();
             let named = header.contains(&format!("{{'{status}'"));
-            assert!(named, "{} returns {status} and does not say so", path.display());
+            assert!(named, "{} returns {status} without documenting it", path.display());
         }
-        // And stands behind the fence, or says why not.
+        // It checks the fence, unless it opens or reads a partition.
         let fenced = source.contains("fence(KEYS[1], ARGV[1])")
             || source.contains("under_repair(KEYS[1], ARGV[1])");
         let opens = ["open.lua", "held.lua", "seize.lua"].iter().any(|name| path.ends_with(name));
@@ -302,6 +307,10 @@ fn every_bug_patch_applies() {
         apply.args(["--dry-run", "--quiet", "-p1", "-i"]).arg(&patch);
         let applies = apply.output().unwrap();
         let message = String::from_utf8_lossy(&applies.stdout);
-        assert!(applies.status.success(), "make it fit again: {}: {message}", patch.display());
+        assert!(
+            applies.status.success(),
+            "does not apply, update it: {}: {message}",
+            patch.display()
+        );
     }
 }

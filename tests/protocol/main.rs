@@ -1,18 +1,18 @@
-//! A model of the protocol, looked through in full: whatever the order of its steps, no unit is sold twice
-//! or lost; and each rule is needed, for without it a trace is found that says how.
+//! A model of the protocol, checked exhaustively: in every order of steps, no unit is sold twice or lost. Each
+//! rule is needed: without it, the checker finds a trace that breaks a property.
 //!
 //! ```text
-//! rules       what may be taken out, and how large a world is
-//! state       the world at one moment
-//! redis       a script each        ledger   a transaction each
-//! steps       gateways, consumers, releasers, rebuilders, fate
+//! rules       the rules that can be removed, and the bounds of a model
+//! state       the state of a model
+//! redis       one script per function      ledger   one transaction per function
+//! steps       gateways, consumers, releasers, rebuilders, faults
 //! properties  what must hold, and what must be reachable
-//! opening     the first opening, by itself
-//! marks       the count of what was lost (R10), by itself
+//! opening     a separate model of the first opening
+//! marks       a separate model of the count of lost orders (R10)
 //! ```
 //!
-//! A world has one product. A batch is as many entries, looked at one by one. Duplicates, limits and
-//! delivery counts (R4) are not here.
+//! A model has one product. A batch is modelled as single entries. Duplicates, limits and delivery counts (R4)
+//! are not modelled.
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod ledger;
@@ -42,7 +42,7 @@ use crate::{
 
 const THREADS: usize = 2;
 
-/// Redis goes back in time twice, under three orders and two consumers.
+/// Redis loses its recent writes twice, with three orders and two consumers.
 const REWINDS: Bounds = Bounds {
     reservations: 3,
     supply: 2,
@@ -57,24 +57,24 @@ const REWINDS: Bounds = Bounds {
     manual_voids: false,
 };
 
-/// Two rebuilders, and a grant that either store may know first.
+/// Two rebuilders and a grant, which a rebuild or `restock.lua` may apply to Redis.
 const TWO_REBUILDERS: Bounds =
     Bounds { reservations: 2, supply: 1, grants: 1, epochs: 3, rebuilders: 2, ..REWINDS };
 
-/// Orders that fail by themselves, are buried and released; and two rewinds.
+/// Orders that cannot be stored, are moved to dead and released; and two rewinds.
 const POISON: Bounds =
     Bounds { reservations: 2, supply: 1, epochs: 3, releasers: 1, poison: true, ..REWINDS };
 
 /// The same with two releasers, and one rewind.
 const TWO_RELEASERS: Bounds = Bounds { rewinds: 1, epochs: 2, releasers: 2, ..POISON };
 
-/// Redis goes back in time twice, and no more than that needs.
+/// The smallest bounds with two rewinds.
 const SMALL: Bounds = Bounds { reservations: 2, supply: 1, epochs: 3, ..REWINDS };
 
-/// Somebody voids orders in the ledger that are still in Redis.
+/// An operator voids orders in the ledger that are still in Redis.
 const MANUAL_VOIDS: Bounds = Bounds { rewinds: 1, manual_voids: true, poison: false, ..POISON };
 
-/// A model that several threads may look through.
+/// A model that several threads can check.
 trait CheckedModel:
     Model<
         State: Clone + Debug + PartialEq + Hash + Send + Sync,
@@ -89,11 +89,11 @@ impl CheckedModel for Protocol {}
 impl CheckedModel for Openings {}
 impl CheckedModel for Marks {}
 
-/// Looks through all of a world: nothing that must hold fails, and what must be reachable is reached. Returns
-/// how many states there are.
+/// Checks all states of a model: every property holds, and what must be reachable is reached. Returns the number
+/// of states.
 fn assert_no_violation(model: impl CheckedModel, reached: &[&str]) -> usize {
     let checker = model.checker().threads(THREADS).spawn_bfs().join();
-    // Without a limit it ends when nothing is left to look at.
+    // Without a limit it ends when all states are checked.
     assert!(checker.is_done());
     let found = checker.discoveries();
     for property in checker.model().properties() {
@@ -109,7 +109,7 @@ fn assert_no_violation(model: impl CheckedModel, reached: &[&str]) -> usize {
     checker.unique_state_count()
 }
 
-/// Looks until something breaks: the steps to it.
+/// Checks until a property is broken; returns the steps to it.
 fn find_violation<M: CheckedModel>(model: M, broken: &'static str) -> Vec<M::Action> {
     let first = HasDiscoveries::AnyOf([broken].into());
     let checker = model.checker().threads(THREADS).finish_when(first).spawn_bfs().join();
@@ -121,7 +121,7 @@ fn program(bounds: Bounds) -> Protocol {
     Protocol { rules: ALL, bounds }
 }
 
-/// How long the trace is that breaks something under these rules.
+/// The length of the trace that breaks a property under these rules.
 fn steps_without(rules: Rules, bounds: Bounds, broken: &'static str) -> usize {
     find_violation(Protocol { rules, bounds }, broken).len()
 }
@@ -182,8 +182,8 @@ fn without_r5_a_unit_is_given_back_twice_or_despite_its_order() {
     assert!(steps_without(rules, TWO_RELEASERS, ONE_PLACE) > 4);
 }
 
-/// No step of the program voids an order whose entry is still in `orders`. R6 guards against hands, and
-/// against programs to come.
+/// No step of the program voids an order whose entry is still in `orders`. R6 guards against manual changes and
+/// against later programs.
 #[test]
 fn without_r6_only_a_void_by_hand_loses_a_unit() {
     let rules = Rules { voided_is_released: false, ..ALL };
@@ -214,7 +214,7 @@ fn without_r9_an_unfilled_redis_is_opened() {
     }
 }
 
-/// When an older Redis comes back, with an order that was given up for lost, its buyer may have bought again.
+/// An older Redis may return with an order that was declared lost, after its buyer has bought again.
 #[test]
 fn without_the_last_open_epoch_a_rebuild_stores_orders_declared_lost() {
     let rules = Rules { lost_orders_are_voided: false, ..ALL };

@@ -1,31 +1,31 @@
-//! R10 as a model of its own: two gateways, their marks, and the count of what was lost. A whole rebuild
-//! is two steps here; its parts are in the other model.
+//! A separate model of R10: two gateways, their marks, and the count of lost orders. A rebuild is two steps here;
+//! the other model has all of its steps.
 
 use stateright::{Model, Property};
 
 use crate::state::{RESERVATIONS_MAX, Reservation, Set};
 
-pub const EXACT: &str = "where every gateway reported, all that was told and is nowhere is counted";
-pub const COMPLETE: &str = "where every answer arrived, the count is what is nowhere";
-pub const LOWER_BOUND: &str = "nothing is counted that is somewhere";
+pub const EXACT: &str = "if every gateway reported, every answered order in no store is counted";
+pub const COMPLETE: &str = "if every answer arrived, the count equals the orders in no store";
+pub const LOWER_BOUND: &str = "no order that is in a store is counted";
 pub const COUNTED: &str = "a loss is counted exactly";
-pub const INEXACT: &str = "a loss is at least so much, for a gateway has not reported";
-pub const UNANSWERED: &str = "an accept that nobody was told of is lost";
+pub const INEXACT: &str = "a count is a lower bound because a gateway has not reported";
+pub const UNANSWERED: &str = "an accepted order without an answer is lost";
 
 const GATEWAYS: usize = 2;
 const EPOCHS: usize = 4;
 
-/// The protocol of the marks, in a world of some size.
+/// The protocol of the marks, within bounds.
 #[derive(Clone, Debug)]
 pub struct Marks {
-    /// A gateway stands in the ledger before it takes its first order of an epoch.
+    /// A gateway has a row in the ledger before it takes its first order of an epoch.
     pub registers_first: bool,
-    /// A gateway reports only when the answer under way has come.
+    /// A gateway reports only when no call is in flight.
     pub waits_for_answers: bool,
     pub reservations: u8,
     pub rewinds: u8,
     pub epochs: u8,
-    /// Answers that get lost on their way.
+    /// Answers that are lost.
     pub lost_answers: u8,
     /// Gateways that are killed.
     pub kills: u8,
@@ -46,18 +46,18 @@ pub enum Mark {
 pub enum Call {
     #[default]
     None,
-    /// Under way to Redis, under this epoch.
+    /// On its way to Redis, with this epoch.
     Sent(u8),
-    /// Accepted; the answer is under way.
+    /// Accepted; the answer is on its way.
     Accepted(Reservation),
 }
 
-/// What a look at the ledger leads to.
+/// The progress of reading the ledger's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Read {
     #[default]
     None,
-    /// Saw this epoch, and whether it is open.
+    /// Has read this epoch, and whether it is open.
     Row(u8, bool),
     /// Reported; this epoch is to be begun.
     Reported(u8),
@@ -67,28 +67,28 @@ pub enum Read {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gateway {
     killed: bool,
-    /// The epoch it sells in; 0: none.
+    /// The epoch it sells in, or 0.
     selling_epoch: u8,
-    /// The last epoch it believed in, and its highest seq seen.
+    /// The last epoch it sold in, and the highest seq it saw.
     last: Option<(u8, u8)>,
     read: Read,
     call: Call,
     marks: [Mark; EPOCHS],
 }
 
-/// The world.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Counted {
     epoch: u8,
     open: bool,
     stored: Set,
     redis_epoch: u8,
-    /// Whether Redis has not lost its past, and is not closed.
+    /// Whether Redis is open and has not been rewound.
     redis_open: bool,
     seq: u8,
     orders: Set,
     accepted: [Option<(u8, u8)>; RESERVATIONS_MAX],
-    /// Whose buyers got an answer.
+    /// Reservations whose buyers got an answer.
     answered: Set,
     gateways: [Gateway; GATEWAYS],
     rewinds: u8,
@@ -101,9 +101,9 @@ pub struct Counted {
 pub enum MarkStep {
     /// A gateway reads the ledger's row.
     Read(usize),
-    /// It stops believing, and reports.
+    /// It stops selling, and reports.
     Report(usize),
-    /// It believes in what it saw.
+    /// It sells in the epoch it has read.
     Begin(usize),
     Send(usize),
     /// Redis runs its call.
@@ -115,14 +115,14 @@ pub enum MarkStep {
     Store(Reservation),
     /// A rebuild closes the ledger.
     Close,
-    /// It seizes, drains and opens.
+    /// It closes, drains and opens Redis.
     Rebuild,
     Empty,
     /// Redis loses the last it accepted.
     LoseLast,
 }
 
-/// What the ledger says of an ended epoch.
+/// The count of an ended epoch.
 struct Count {
     lost: u32,
     exact: bool,
@@ -285,7 +285,7 @@ impl Marks {
     /// `Recovery::read_row`, from what was read to the report.
     fn read_row(&self, gateway: &mut Gateway, epoch: u8, open: bool) -> Read {
         let last = gateway.last.map_or(0, |(epoch, _)| epoch);
-        // An epoch that was open once is never closed: only a later one is.
+        // An epoch that was open is never closed; only a later epoch is.
         if epoch < last || (epoch == last && !open) {
             return Read::None;
         }
@@ -325,7 +325,7 @@ impl Marks {
 }
 
 impl Gateway {
-    /// A lower mark than before changes nothing.
+    /// A lower mark changes nothing.
     fn report(&mut self, epoch: u8, mark: Mark) {
         let row = &mut self.marks[usize::from(epoch)];
         *row = mark.max(*row);

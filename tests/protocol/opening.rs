@@ -1,23 +1,23 @@
-//! The first opening of a partition, `new → open`, as a model of its own: one product with one unit,
-//! several processes that start at once, and any of them as late as it likes.
+//! A separate model of the first opening of a partition, `new → open`: one product with one unit, and several
+//! processes that start at once, each of which may stall for any time.
 
 use stateright::{Model, Property};
 
 pub const SOLD_ONCE: &str = "no unit is sold a second time";
-pub const OPENED_ONCE: &str = "what is open is open in the ledger's last epoch";
+pub const OPENED_ONCE: &str = "an open Redis has the ledger's last epoch";
 pub const SOLD: &str = "a unit is sold";
 pub const CAME_LATE: &str = "a late opener runs its script after the unit was sold";
 pub const TRIED_AGAIN: &str = "a second attempt opens what the first left behind";
 
 const SUPPLY: u8 = 1;
 
-/// Openings, in a world of some size.
+/// Openings, within bounds.
 #[derive(Clone, Debug)]
 pub struct Openings {
-    /// Each attempt has first been given an epoch of its own. Without: all attempts are of the first
-    /// epoch, and hold the partition's row meanwhile; but a stalled process loses the row.
+    /// Each attempt first gets an epoch of its own. Without: all attempts have the first epoch and lock the
+    /// partition's row; but a stalled process loses the lock.
     pub epoch_of_its_own: bool,
-    /// Times that Redis loses its past.
+    /// How often Redis is rewound.
     pub rewinds: u8,
     /// The last epoch.
     pub epochs: u8,
@@ -52,12 +52,12 @@ pub struct Redis {
     stock: u8,
 }
 
-/// The world.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Opened {
     epoch: u8,
     status: Status,
-    /// As bits: the epochs that anybody may believe in.
+    /// The epochs that were ever open, as bits.
     was_open: u8,
     sold: u8,
     redis: Redis,
@@ -73,7 +73,7 @@ pub struct Opened {
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpeningStep {
-    /// The ledger gives an attempt its epoch.
+    /// The ledger assigns an epoch to an attempt.
     Take(usize),
     /// The session that holds the row ends; its process does not know.
     LoseRow(usize),
@@ -238,7 +238,7 @@ impl Openings {
 }
 
 impl Opened {
-    /// Whether those who believe in Redis's epoch are let in, and there may be any.
+    /// Whether Redis accepts calls with its epoch, and a process may send them.
     fn sells(&self) -> bool {
         let was_ever_open = |epoch: u8| self.was_open & (1 << epoch) != 0;
         self.redis.current && self.redis.epoch.is_some_and(was_ever_open)

@@ -1,4 +1,4 @@
-//! What must always hold (section 6 of the design), and what must be reachable lest it hold in vain.
+//! What must always hold (section 6 of the design), and what must be reachable, so that it does not hold trivially.
 
 use stateright::Property;
 
@@ -12,23 +12,23 @@ pub const ONE_PLACE: &str = "while a partition sells, each unit is in one place"
 pub const SUPPLY: &str = "the ledger holds no more orders than units";
 pub const NEVER_REFUSED: &str = "no order of an open partition is refused by the ledger";
 pub const NOT_NEGATIVE: &str = "stock is never negative";
-pub const NEVER_DROPPED: &str = "an accepted order vanishes only with Redis's past";
-pub const RELEASED_ONLY_UNSOLD: &str = "no unit goes back whose order stands";
-pub const ONE_EPOCH: &str = "an open partition holds nothing of an earlier life";
+pub const NEVER_DROPPED: &str = "an accepted order disappears only with a rewind of Redis";
+pub const RELEASED_ONLY_UNSOLD: &str = "no unit is given back whose order is confirmed";
+pub const ONE_EPOCH: &str = "an open partition holds no entry of an earlier epoch";
 pub const UNIQUE_ENTRY_ID: &str = "no two reservations have one stream id";
-pub const LOST_NOT_STORED: &str = "what was given up for lost is not stored";
+pub const LOST_NOT_STORED: &str = "an order that was declared lost is not stored";
 
 pub const REBUILT: &str = "a rebuild ends after a rewind";
 pub const GIVEN_BACK: &str = "an order is voided and its unit goes back";
-pub const GRANT_REBUILT: &str = "a grant comes to Redis by a rebuild";
-pub const STALLED: &str = "a stalled consumer meets what others have settled";
-pub const STALLED_VOIDED: &str = "a stalled consumer meets a voided row";
-pub const LOST: &str = "an accepted order is lost with Redis's past";
-pub const RECOVERED: &str = "a rebuild stores what a rewind brought back";
-pub const LATE_REBUILD: &str = "a late rebuilder goes on while a newer one works";
-pub const VOIDED_BY_REBUILD: &str = "what survived finds no supply and is voided by a rebuild";
+pub const GRANT_REBUILT: &str = "a rebuild applies a grant to Redis";
+pub const STALLED: &str = "a stalled consumer handles an entry that others have settled";
+pub const STALLED_VOIDED: &str = "a stalled consumer finds a voided row";
+pub const LOST: &str = "an accepted order is lost by a rewind of Redis";
+pub const RECOVERED: &str = "a rebuild stores an order that a rewind restored";
+pub const LATE_REBUILD: &str = "a late rebuilder continues while a newer one works";
+pub const VOIDED_BY_REBUILD: &str = "a rebuild voids a surviving order beyond the supply";
 
-/// Everything.
+/// All properties.
 pub fn all() -> Vec<Property<Protocol>> {
     vec![
         always(ONE_PLACE, each_unit_is_in_one_place),

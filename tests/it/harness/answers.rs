@@ -1,4 +1,4 @@
-//! What buyers were told, held against what the service then knows.
+//! The answers that buyers got, compared with what the service then knows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,23 +12,23 @@ use super::{
     eventually, reason,
 };
 
-/// Most questions at the same time.
+/// The most concurrent calls.
 const CONCURRENCY_MAX: usize = 64;
 
-/// Everything that a buyers was told.
+/// Every answer that buyers got.
 pub struct Answers {
     seed: Schedule,
     records: BTreeMap<Ask, Record>,
 }
 
-/// What became of a buyers's reservations.
+/// The final state of the reservations of buyers.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// In the ledger, and still answered to their requests.
+    /// Confirmed in the ledger, and repeated requests still get them.
     pub confirmed: usize,
-    /// Given back.
+    /// Voided, their units given back.
     pub voided: usize,
-    /// Accepted, and known nowhere any more.
+    /// Accepted, and in no store.
     pub lost: Vec<String>,
     /// Final refusals by reason.
     pub refused: BTreeMap<String, usize>,
@@ -44,7 +44,7 @@ impl Answers {
         self.records.values().map(|record| record.ids.len()).sum()
     }
 
-    /// The service keeps every word: whatever it accepted is confirmed, once.
+    /// Asserts that everything the service accepted is confirmed once.
     pub async fn assert_all_answers_kept(self, env: &TestEnv, service: &Service) -> Account {
         let seed = self.seed.seed();
         let account = self.account(env, service).await;
@@ -52,12 +52,12 @@ impl Answers {
         account
     }
 
-    /// As [`Answers::assert_all_answers_kept`], where orders may have been voided, or lost by Redis: the rest is.
+    /// As [`Answers::assert_all_answers_kept`], but orders may have been voided, or lost by Redis.
     pub async fn account(self, env: &TestEnv, service: &Service) -> Account {
         let Self { seed, mut records } = self;
         let (mut account, seed) = (Account::default(), seed.seed());
         env.assert_audit_holds().await;
-        // What was left open is asked until it is decided: from then on it has one answer.
+        // Requests with an unknown outcome are repeated until they are decided.
         let open: Vec<Ask> =
             records.iter().filter(|(_, r)| r.open).map(|(a, _)| a.clone()).collect();
         let decided = stream::iter(open.into_iter().map(|ask| async move {
@@ -88,7 +88,7 @@ impl Answers {
             account.voided += held.voided;
             account.lost.extend(held.lost);
         }
-        // Nothing is stored for them that they were not told.
+        // Nothing is stored for them beyond what they were answered.
         let users: Vec<&str> = records.keys().map(|ask| ask.user.as_str()).collect();
         let sql =
             "SELECT count(*) FROM reservations WHERE state = 'confirmed' AND user_id = ANY($1)";
@@ -100,7 +100,7 @@ impl Answers {
     }
 }
 
-/// Asks until it is decided.
+/// Repeats a request until it is decided.
 async fn decided(service: &Service, ask: &Ask) -> Attempt {
     eventually("an open request is decided", async || {
         let reported = send(service.channel(), ask).await;
@@ -109,7 +109,7 @@ async fn decided(service: &Service, ask: &Ask) -> Attempt {
     .await
 }
 
-/// A reservation, or that there is none.
+/// A reservation, or NOT_FOUND.
 async fn looked_up(service: &Service, id: &str) -> Result<Reservation, Status> {
     eventually("a reservation can be looked up", async || {
         let found = service.reservation(id).await;
@@ -118,7 +118,7 @@ async fn looked_up(service: &Service, id: &str) -> Result<Reservation, Status> {
     .await
 }
 
-/// What became of the reservations of one request.
+/// The final state of the reservations of one request.
 #[derive(Debug, Default)]
 struct Held {
     confirmed: Vec<String>,

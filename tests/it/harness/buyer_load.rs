@@ -1,7 +1,7 @@
-//! Buyers who buy while things break, remember every answer, and hold the service to it afterwards.
+//! Buyers who buy during faults and record every answer, which is compared with the service afterwards.
 //!
-//! What they buy follows from a seed. A run that fails prints it; `FAULT_SEED` repeats its choices (not
-//! the scheduler's).
+//! What they buy follows from a seed. A run that fails prints it; `FAULT_SEED` repeats its choices, but not those
+//! of the scheduler.
 
 use std::{
     collections::HashMap,
@@ -23,11 +23,11 @@ use yoink::grpc::pb::{
 
 use super::{Schedule, answers::Answers, reason};
 
-/// How long a buyer waits for one answer, and before asking again.
+/// How long a buyer waits for one answer, and before it repeats a request.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One request, whoever asks it how often.
+/// One request, which may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ask {
     pub product: String,
@@ -35,19 +35,19 @@ pub struct Ask {
     pub request: String,
 }
 
-/// How one attempt ended, for who must decide whether to ask again.
+/// The outcome of one attempt.
 pub(super) enum Attempt {
-    /// Here is the reservation.
+    /// It was accepted.
     Accepted(ReserveUnitResponse),
-    /// Nothing was taken, and that is final.
+    /// It was refused for good.
     Refused(String),
-    /// Nothing was taken: later perhaps.
+    /// It was not applied; a later attempt may be.
     Later,
-    /// Nobody knows; ask again with the same request id.
+    /// It may have been applied; repeat it with the same request id.
     Open,
 }
 
-/// What one request came to.
+/// The answers to one request.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Record {
     /// Every reservation id ever answered, in order, without repetition.
@@ -58,7 +58,7 @@ pub(super) struct Record {
     pub(super) refused: Option<String>,
 }
 
-/// Buyers, and what they are after.
+/// A number of buyers and the products they buy.
 #[derive(Debug, Clone)]
 pub struct BuyerLoad {
     name: String,
@@ -69,7 +69,7 @@ pub struct BuyerLoad {
 }
 
 impl BuyerLoad {
-    /// So many buyers of these products; crowds of one env need different names.
+    /// Buyers of these products; two loads of one environment need different names.
     pub fn new(name: &str, buyers: usize, products: &[&str]) -> Self {
         Self::seeded(name, buyers, products, Schedule::new().seed())
     }
@@ -80,7 +80,7 @@ impl BuyerLoad {
         Self { name: name.to_owned(), seed, buyers, products, pace: Duration::ZERO }
     }
 
-    /// Each buyer asks so often at most.
+    /// The least time between two requests of a buyer.
     pub fn paced(mut self, pace: Duration) -> Self {
         self.pace = pace;
         self
@@ -109,7 +109,7 @@ impl BuyerLoad {
     }
 }
 
-/// A buyers that is buying.
+/// Buyers that are buying.
 pub struct RunningLoad {
     seed: Schedule,
     channels: watch::Sender<Vec<Channel>>,
@@ -120,7 +120,7 @@ pub struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Other connections from now on; with none, everybody waits.
+    /// Replaces the connections; without any, the buyers wait.
     pub fn go_to(&self, channels: Vec<Channel>) {
         self.channels.send_replace(channels);
     }
@@ -130,19 +130,21 @@ impl RunningLoad {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many requests have an outcome that nobody knows now.
+    /// How many requests have an unknown outcome now.
     pub fn open(&self) -> usize {
         self.records.lock().unwrap().values().filter(|record| record.open).count()
     }
 
-    /// Waits until so many more are accepted.
+    /// Waits until `more` requests are accepted.
     pub async fn sells(&self, more: usize) {
         let goal = self.accepted() + more;
-        super::eventually("the buyers buys on", async || (self.accepted() >= goal).then_some(()))
-            .await;
+        super::eventually("the buyers continue to buy", async || {
+            (self.accepted() >= goal).then_some(())
+        })
+        .await;
     }
 
-    /// Sends everybody home; who has asked waits for the answer.
+    /// Stops the buyers; calls in flight are awaited.
     pub async fn end(mut self) -> Answers {
         self.stop.cancel();
         for ended in join_all(std::mem::take(&mut self.buyers)).await {
@@ -190,7 +192,7 @@ impl Buyer {
         }
     }
 
-    /// Asks until it is decided, or until the end.
+    /// Repeats a request until it is decided, or until the load is stopped.
     async fn ask_until_decided(&mut self, ask: &Ask) {
         let mut again = tokio::time::interval(RETRY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -205,7 +207,7 @@ impl Buyer {
         }
     }
 
-    /// Any of the connections, as soon as there is one.
+    /// One of the connections, once there is one.
     async fn channel(&mut self) -> Option<Channel> {
         let some = self.channels.wait_for(|channels| !channels.is_empty());
         let channels = self.stop.run_until_cancelled(some).await?.ok()?.clone();
@@ -227,14 +229,14 @@ impl Record {
             Attempt::Accepted(answer) => {
                 (self.open, self.refused) = (false, None);
                 if self.ids.contains(&answer.reservation_id) {
-                    assert!(answer.duplicate, "told as new for the second time: {answer:?}");
+                    assert!(answer.duplicate, "answered as new for the second time: {answer:?}");
                 } else {
                     self.ids.push(answer.reservation_id);
                 }
             }
             Attempt::Refused(why) => (self.open, self.refused) = (false, Some(why)),
             Attempt::Open => self.open = true,
-            // An attempt before it may still have been taken.
+            // An earlier attempt may still have been applied.
             Attempt::Later => {}
         }
     }
@@ -269,7 +271,7 @@ fn judge(status: &Status) -> Attempt {
     } else if status.code() == Code::ResourceExhausted || applied.as_deref() == Some("no") {
         Attempt::Later
     } else {
-        // A connection that broke says no more than that it broke.
+        // A broken connection does not show whether the call was applied.
         let open =
             broken.contains(&status.code()) || (status.code() == Code::Internal && no_error_info);
         assert!(open, "an answer that no buyer may get: {status:?}");

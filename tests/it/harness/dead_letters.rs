@@ -1,10 +1,10 @@
-//! Dead entries without a worker: bought, and buried by hand.
+//! Dead entries without a worker: bought, and moved to dead by the test.
 
 use yoink::{domain::ReservationId, stream::Rejection};
 
 use super::{Service, TestEnv};
 
-/// Buys a unit for each user and buries the orders, in this order; nothing stores or replays them.
+/// Buys a unit for each user and moves the orders to dead, in this order; nothing stores or releases them.
 pub async fn move_to_dead(
     env: &TestEnv,
     service: &Service,

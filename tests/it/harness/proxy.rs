@@ -1,4 +1,4 @@
-//! A network between the service and a store that fails on demand.
+//! A proxy between the service and a store, which fails on demand.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use super::{
     wire::{Requests, Wire, contains},
 };
 
-/// What the network does with what is sent.
+/// What the proxy does with connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Open,
@@ -50,7 +50,7 @@ struct State {
     held: Option<&'static str>,
 }
 
-/// One answer that is to be lost.
+/// A request whose reply is to be lost.
 struct Armed {
     texts: Vec<String>,
     tell: oneshot::Sender<Vec<u8>>,
@@ -145,7 +145,7 @@ impl Proxy {
         self.port
     }
 
-    /// Everything goes through at once again.
+    /// Ends every fault: everything passes without delay.
     pub fn pass(&self) {
         self.state.send_modify(|state| {
             state.flow = Flow::Open;
@@ -164,7 +164,7 @@ impl Proxy {
         self.shared.held.load(Ordering::SeqCst)
     }
 
-    /// What is sent arrives later: to the server, and back.
+    /// Delays what is sent to the server, and what comes back.
     pub fn delay(&self, to_server: Duration, back: Duration) {
         self.state.send_modify(|state| state.delays = [to_server, back]);
     }
@@ -174,25 +174,25 @@ impl Proxy {
         self.state.send_modify(|state| state.flow = Flow::Cut);
     }
 
-    /// Keeps the connections and carries nothing.
+    /// Keeps the connections open and forwards nothing.
     pub fn freeze(&self) {
         self.state.send_modify(|state| state.flow = Flow::Frozen);
     }
 
-    /// Stands in front of another server from now on; connections to the old one are closed.
+    /// Forwards to another server from now on; connections to the old one are closed.
     pub fn point_at(&self, port: u16) {
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         self.state.send_modify(|state| state.server = server);
     }
 
-    /// New connections lead to another server from now on; those that are open stay.
+    /// Forwards new connections to another server from now on; open ones stay.
     pub fn lead_new_to(&self, port: u16) {
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         self.state.send_modify(|state| (state.server, state.keeps_old) = (server, true));
     }
 
-    /// Connections that are open now carry nothing any more, and stay; new ones do. With a command's name, only
-    /// those that have carried it.
+    /// Keeps the connections that are open now and forwards nothing on them; new ones work. With a command's name,
+    /// only those that have carried it.
     pub fn silence_open(&self, command: &'static str) {
         let made = self.shared.made.load(Ordering::SeqCst);
         self.state.send_modify(|state| state.silenced = (made, command));
@@ -208,7 +208,7 @@ impl Proxy {
         self.shared.turned_away.load(Ordering::SeqCst)
     }
 
-    /// How often a client has asked Postgres something and waited for the answer.
+    /// How many requests to Postgres clients have waited for.
     pub fn round_trips(&self) -> u64 {
         self.shared.round_trips.load(Ordering::SeqCst)
     }
@@ -245,7 +245,7 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
         shared.turned_away.fetch_add(1, Ordering::SeqCst);
         return;
     }
-    // A server that is away refuses, as it would without us.
+    // A server that is down refuses, as without a proxy.
     let Ok(upstream) = TcpStream::connect(server).await else { return };
     client.set_nodelay(true).unwrap();
     upstream.set_nodelay(true).unwrap();
@@ -263,7 +263,7 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
         state.wait_for(|now| now.flow == Flow::Cut || (now.server != server && !now.keeps_old));
     let carry = async {
         requests(&line, from_client, to_server).await;
-        // The client has ended; the server hears of it and ends as well.
+        // The client has closed; the server sees that and closes as well.
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -293,7 +293,7 @@ impl Line {
     async fn until_it_carries(&self) {
         let mut state = self.shared.state.clone();
         let carries = |now: &State| now.flow != Flow::Frozen && !self.is_silent(now);
-        // A proxy that is gone carries nothing either: the cut ends this connection.
+        // If the proxy was dropped, `cut` ends this connection.
         drop(state.wait_for(carries).await);
     }
 
@@ -361,7 +361,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
                 }
                 let last = line.loses(&requests, &request);
                 if to.write_all(&request).await.is_err() || last {
-                    // Dropping our end says so to the server; it has the whole request, and answers it.
+                    // Dropping the writer closes the connection; the server has the whole request and answers it.
                     return;
                 }
             }
@@ -383,7 +383,7 @@ async fn answers(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
                 return;
             }
         }
-        // The server has closed: what it answered last is in our hands, and stays there.
+        // The server has closed: its last reply is kept here and not forwarded.
         if let Some(tell) = line.losing.lock().unwrap().take() {
             line.shared.broken.fetch_add(1, Ordering::SeqCst);
             drop(tell.send(dropped));

@@ -1,5 +1,5 @@
-//! Consumers: read, store, settle; or release, or move_to_dead. Each step may come as late as it likes, under the
-//! belief of that time, and between any two of them a consumer may die.
+//! Consumers: read, store and settle, release or move to dead. Each step may come at any later time, and between any
+//! two of them a consumer may crash.
 
 use super::Protocol;
 use crate::{
@@ -10,15 +10,15 @@ use crate::{
 /// What a consumer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsumerStep {
-    /// Reads an entry that is new, or takes one over from somebody dead or stalled. No fence is here.
+    /// Reads a new entry, or takes one over from a dead or stalled consumer. Reading is not fenced.
     Read(Reservation),
     /// The transaction that stores it.
     Store,
-    /// The same, refused for the order's own sake.
+    /// The same transaction, which fails because of the order.
     Fail,
-    /// The script that the outcome asks for.
+    /// The script that follows from the outcome.
     Finish,
-    /// Is killed, or forgets what is of an earlier life.
+    /// Is killed, or drops an entry of an earlier epoch.
     Crash,
 }
 
@@ -72,7 +72,7 @@ impl Protocol {
         Some(())
     }
 
-    /// A script that the fence refuses leaves the entry held: it is stored again, which finds out.
+    /// If the fence refuses the script, the entry stays held and is stored again.
     fn finish(&self, state: &mut State, now: Consumer) -> Option<Consumer> {
         let reservation = match now {
             Consumer::Idle | Consumer::Holds(_) => return None,

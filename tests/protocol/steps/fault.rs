@@ -1,4 +1,4 @@
-//! What nobody does on purpose: Redis loses its past, and somebody reaches into the ledger.
+//! Faults: Redis is rewound, and an operator changes the ledger.
 
 use super::Protocol;
 use crate::{
@@ -6,22 +6,22 @@ use crate::{
     state::{Reservation, State},
 };
 
-/// A turn of fate.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultStep {
-    /// A backup is taken, or a replica gets no further.
+    /// A backup is taken, or a replica stops replicating.
     Copy,
     /// Redis restarts, and has lost nothing.
     Restart,
     /// Redis is emptied.
     Empty,
-    /// The copy comes back: restored, or promoted.
+    /// The copy is restored, or the replica promoted.
     Restore,
-    /// Somebody voids an order in the ledger.
+    /// An operator voids an order in the ledger.
     VoidByHand(Reservation),
 }
 
-/// What may befall.
+/// The faults that may happen next.
 pub fn steps(state: &State, mut add: impl FnMut(FaultStep)) {
     if state.budget.rewinds > 0 {
         [FaultStep::Copy, FaultStep::Restart, FaultStep::Empty, FaultStep::Restore]

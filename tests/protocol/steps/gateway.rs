@@ -1,5 +1,5 @@
-//! Gateways, and whoever tells Redis of grants. A gateway is what it believes, and any number of them may
-//! believe in any epoch that was ever open: so none has a state of its own here.
+//! Gateways, and the processes that apply grants to Redis. A gateway is defined by the epoch it sells in, and any
+//! number of them may sell in any epoch that was ever open: so gateways have no state in this model.
 
 use super::Protocol;
 use crate::state::{RESERVATIONS_MAX, State};
@@ -11,7 +11,7 @@ pub enum GatewayStep {
     Reserve,
     /// A grant is committed in the ledger.
     Grant,
-    /// `restock.lua`, by anybody.
+    /// `restock.lua`, by any process.
     ApplyGrant,
 }
 

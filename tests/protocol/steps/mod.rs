@@ -1,5 +1,5 @@
-//! What can happen: each step is one script, one transaction, or one turn of fate. Between any two of
-//! them anything else may happen.
+//! The steps of the model: each is one script, one transaction, or one fault. Between any two of them any other
+//! step may happen.
 
 mod consumer;
 mod fault;
@@ -19,14 +19,14 @@ use crate::{
     state::{Reservation, State},
 };
 
-/// The protocol under some rules, in a world of some size.
+/// The protocol under some rules, within bounds.
 #[derive(Clone, Debug)]
 pub struct Protocol {
     pub rules: Rules,
     pub bounds: Bounds,
 }
 
-/// Who does what.
+/// A step of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Gateway(GatewayStep),
@@ -44,7 +44,7 @@ impl Model for Protocol {
         vec![State::first(&self.bounds)]
     }
 
-    /// Candidates: what cannot happen in a state is refused by `next_state`.
+    /// Candidates; `next_state` refuses those that cannot happen in a state.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         steps.extend(gateway::STEPS.map(Step::Gateway));
         fault::steps(state, |step| steps.push(Step::Fault(step)));
@@ -77,19 +77,18 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// Whether a script of some gateway or worker is let in now: somebody may believe in what Redis is.
+    /// Whether a script of a gateway or worker passes the fence now.
     pub fn is_open(&self, state: &State) -> bool {
         self.selling_epoch(state).is_some()
     }
 
-    /// The epoch in which Redis sells to those who believe in it.
+    /// The epoch in which Redis sells.
     pub fn selling_epoch(&self, state: &State) -> Option<u8> {
         state.redis.open_epoch(&self.rules).filter(|epoch| state.ledger.was_ever_open(*epoch))
     }
 
-    /// The epoch under which somebody who has read this order stores or voids it now, if the ledger lets
-    /// him. Orders of an earlier life than his own are forgotten, those of a later one wait: so he
-    /// believes in the order's own.
+    /// Whether a process that has read this order may store or void it now. It does so only in the order's own
+    /// epoch: orders of earlier epochs are dropped, and those of later ones wait.
     pub fn may_settle(&self, state: &State, reservation: Reservation) -> bool {
         let epoch = state.entry_id(reservation).epoch;
         state.ledger.was_ever_open(epoch) && state.ledger.passes(&self.rules, epoch)

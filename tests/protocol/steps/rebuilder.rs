@@ -1,5 +1,5 @@
 //! Rebuilds (R7–R9), of one partition by several processes: any of them may begin at any time, be killed
-//! at any step, or go on long after another has finished.
+//! at any step, or continue long after another has finished.
 
 use super::Protocol;
 use crate::{
@@ -39,7 +39,7 @@ impl Protocol {
         Some(())
     }
 
-    /// Where the next step leads; back to nothing when it is refused.
+    /// The state after the next step; idle if the step is refused.
     fn continue_rebuild(&self, state: &mut State, now: Rebuilder) -> Option<Rebuilder> {
         let rules = &self.rules;
         let next = match now {
@@ -75,7 +75,7 @@ impl Protocol {
         Some(next.unwrap_or_default())
     }
 
-    /// R7. Who has seen an older epoch loses, and changes nothing: so seeing and closing is one step.
+    /// R7. A process that has read an older epoch changes nothing: so reading and closing are one step.
     fn begin(&self, state: &mut State) -> Option<Rebuilder> {
         let epoch = state.ledger.epoch + 1;
         if epoch > self.bounds.epochs {
@@ -90,7 +90,7 @@ impl Protocol {
         Some(Rebuilder::Closed(epoch))
     }
 
-    /// R8: the next entry that survived, if any. Reading is not fenced.
+    /// R8: the next surviving entry, if any. Reading is not fenced.
     fn next_survivor(&self, state: &State, epoch: u8) -> Rebuilder {
         let streams = state.redis.streams();
         if !self.rules.drain {
@@ -125,7 +125,7 @@ impl Protocol {
     }
 }
 
-/// What R7 forbids: the same epoch for all who have seen the one before it.
+/// What R7 forbids: the same epoch for all that have read the one before it.
 fn join(state: &mut State, epoch: u8) -> Option<Rebuilder> {
     if state.ledger.epoch > epoch {
         return None;

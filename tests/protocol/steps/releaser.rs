@@ -1,4 +1,4 @@
-//! Releasers, and the operator's dead_letters: a dead entry is voided and released (R5), or stored after all.
+//! Releasers and operators: a dead entry is voided and released (R5), or stored after all.
 
 use super::Protocol;
 use crate::{
@@ -9,13 +9,13 @@ use crate::{
 /// What a releaser does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReleaserStep {
-    /// Reads a dead entry. No fence is here.
+    /// Reads a dead entry. Reading is not fenced.
     Read(Reservation),
     /// The transaction that voids it.
     Void,
     /// The transaction that stores it: an operator's retry.
     Retry,
-    /// The script that the outcome asks for.
+    /// The script that follows from the outcome.
     Finish,
     /// Is killed, or meets an error.
     Crash,
