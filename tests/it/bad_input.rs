@@ -1,4 +1,4 @@
-//! Bad input gets a clear error, takes no unit and costs nobody else anything.
+//! Bad input gets a clear error, takes no unit and does not affect other callers.
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -99,7 +99,7 @@ async fn unknown_ids_are_answered_not_found() {
     for bad in ["", "x", "7c9e6679-7425-40de-944b-e07fc1f90ae7", "{}", "1-1"] {
         assert_eq!(fields(&look_up(bad).await), ["reservation_id"], "{bad}");
     }
-    // Well formed, of this epoch, and of nobody: also when only the random part is wrong.
+    // Well formed, of this epoch, and never issued; also if only the random part is wrong.
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "").await.unwrap();
     let mut guess = bought.reservation_id.clone();

@@ -113,7 +113,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
         .await
         .unwrap();
 
-    // An accepted order is gone, and nobody's unit with it.
+    // An accepted order is lost, and its unit with it.
     let _: i64 =
         redis::cmd("XDEL").arg(key("orders")).arg("1-1").query_async(&mut cli).await.unwrap();
     let lost = yoink(&env, &["audit"]).await;
@@ -124,7 +124,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
         text(&lost.stdout)
     );
 
-    // Without meta it cannot be told.
+    // Without the meta it cannot be audited.
     let _: i64 = redis::cmd("DEL").arg(key("meta")).query_async(&mut cli).await.unwrap();
     let unknown = yoink(&env, &["audit"]).await;
     assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stdout));
@@ -238,7 +238,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     assert_eq!(code, 0);
     assert!(reported.contains("2 units back"), "{reported}");
 
-    // What is no longer dead can still be shown, with who did what.
+    // The actions on former dead entries can still be shown.
     let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;
     assert!(shown.starts_with("state = confirmed"), "{shown}");
     assert_eq!(rows(&shown)[0][1..], ["retry", "ann", "mended"], "{shown}");

@@ -7,7 +7,7 @@ use yoink::{
 
 use crate::harness::{Service, TestEnv, eventually, product};
 
-/// A service that buries at once and leaves the dead to operators, with three of them.
+/// A service that moves orders to dead at once and leaves them to operators, with three of them.
 async fn with_three_dead(env: &TestEnv) -> (Service, Vec<String>) {
     let service =
         env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;

@@ -38,7 +38,7 @@ async fn listed(service: &Service, asked: ListDeadEntriesRequest) -> Vec<String>
     }
 }
 
-/// Makes a dead entry older than it is: it is buried anew, as if two hours ago.
+/// Makes a dead entry older than it is: it is moved to dead again, as if two hours ago.
 async fn grow_old(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
@@ -190,7 +190,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let foretold = service.admin().retry_dead_entries(retry(true)).await.unwrap().into_inner();
     assert_eq!(everything(&env).await, before, "a dry run wrote something");
 
-    // The work does what was told: first the retry, of one product.
+    // The real run does what the dry run reported: first the retry, of one product.
     let done = service.admin().retry_dead_entries(retry(false)).await.unwrap().into_inner();
     let effect = foretold.effects[0].clone();
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
@@ -208,7 +208,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     for effect in foretold.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
-    // The stranger stays, and the audit says so; without it all is well.
+    // The unrecognized entry stays, and the audit reports it; without it the audit holds.
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();

@@ -1,4 +1,4 @@
-//! Who did what to a dead entry, and why: recorded once, by whoever did it.
+//! The record of actions on dead entries: each action once, with actor and reason.
 
 use std::collections::BTreeSet;
 
@@ -53,7 +53,7 @@ async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
     (service, ids)
 }
 
-/// A void by somebody who then died.
+/// A void by a process that then crashed.
 async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
@@ -210,7 +210,7 @@ async fn racing_workers_and_operators_finish_each_order_once() {
     let [confirmed, available] = [report.products[0].confirmed, report.products[0].available];
     assert_eq!(confirmed + available, 200);
     let stored: i32 = reported.iter().map(|(_, stored)| *stored).sum();
-    assert_eq!(i64::from(stored), confirmed, "only operators retry: each order was told once");
+    assert_eq!(i64::from(stored), confirmed, "only operators retry: each order was reported once");
     assert!(i64::from(reported.iter().map(|(back, _)| *back).sum::<i32>()) <= available - 80);
 
     // Each order has one decision in the record: stored or voided, and at most one who gave the unit back.

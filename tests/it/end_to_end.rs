@@ -33,7 +33,7 @@ async fn sigterm_under_load_loses_no_accepted_order() {
     binary.signal(Signal::SIGTERM);
     let status = binary.ended().await;
     assert!(status.success(), "{status}: {}", binary.log());
-    // Whoever was answered is stored; whoever was not asks the next process by the same request.
+    // Every accepted order is stored; buyers without an answer repeat the request at the next process.
     let mut next = Binary::serve(&env, &[("takeover_idle_ms", "500")], None);
     load.go_to(vec![next.channel().await]);
     load.sells(50).await;
@@ -163,9 +163,13 @@ async fn health_depends_on_redis_and_not_on_postgres() {
     env.assert_audit_holds().await;
     assert!(serves().await);
     env.redis.as_mut().unwrap().stop();
-    eventually("it says so", async || (status("").await == "NOT_SERVING").then_some(())).await;
+    eventually("health reports it", async || (status("").await == "NOT_SERVING").then_some(()))
+        .await;
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 503"));
-    assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");
+    assert!(
+        get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"),
+        "the process is alive"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn kubernetes_variables_are_ignored_and_unknown_variables_cause_a_warning(
     assert!(warned.contains(names) && !warned.contains("hunter2"), "{warned}");
     assert!(printed.contains("# ignored, set by Kubernetes for a Service: YOINK_PORT_50051"));
     let (_, warned) = block_in_place(|| checked(&dir, &KUBERNETES, &[]));
-    assert_eq!(warned, "", "nothing is to be done about these");
+    assert_eq!(warned, "", "no warning is given about these");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn real_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
-/// What a sale window, a limit and a claim say at this hour.
+/// The answers of a sale window, a limit and a claim at this time.
 async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
     let refusal = async |product: &str| {
         let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;
@@ -172,7 +172,7 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     // Half an hour is enough for everything but a jump.
     let idle = (1_800_000, 500);
     let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
-    assert!(taken.is_empty(), "its consumer lives");
+    assert!(taken.is_empty(), "its consumer is active");
     clock.jump(&env, 2).await;
     let taken = stores.streams.take_over(partition, "thief", idle).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");

@@ -1,4 +1,4 @@
-//! A ledger that no longer has what it had, made by hand: the signs, the commands, and crashes on the way.
+//! A ledger that lost data, simulated by changing rows: detection, commands, and crashes during the repair.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -237,7 +237,7 @@ async fn reverted_partition_row_fences_its_partition_even_with_manual_rebuild() 
     // As if the rebuild had never been committed.
     let back = "UPDATE partitions SET epoch = 1, opened = 1";
     env.sql().await.batch_execute(back).await.unwrap();
-    eventually("nothing is sold", async || {
+    eventually("sales are refused", async || {
         let refusal = service.buy("shoe", "bob", "r").await.err()?;
         (reason(&refusal) == "RECOVERING").then_some(())
     })

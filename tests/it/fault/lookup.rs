@@ -1,4 +1,4 @@
-//! What `GetReservation` answers while the streams are not to be believed.
+//! The answers of `GetReservation` while the streams are out of date.
 
 use tokio::task::block_in_place;
 use yoink::app::Role;
@@ -6,7 +6,7 @@ use yoink::app::Role;
 use super::lost::{back_up, restore};
 use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink};
 
-/// The state of a reservation, or why there is none.
+/// The state of a reservation, or the reason of the error.
 async fn state(service: &Service, id: &str) -> String {
     match service.reservation(id).await {
         Ok(found) => found.state().as_str_name().replace("RESERVATION_STATE_", ""),
@@ -83,7 +83,7 @@ async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
     service.buy("shoe", "bob", "r").await.unwrap();
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
-    // Only the highest seq is watched: nothing is fenced, and this process believes both stores.
+    // Only the highest seq is checked, so nothing is fenced and this process trusts both stores.
     let sql = env.sql().await;
     let lose = "CREATE TABLE lost AS SELECT * FROM reservations WHERE user_id = 'ann';
                 DELETE FROM reservations WHERE user_id = 'ann'";

@@ -1,4 +1,4 @@
-//! Redis goes back in time: nothing is oversold, and what was accepted and is gone is counted (R10).
+//! An older copy of Redis returns: nothing is oversold, and lost orders are counted (R10).
 
 use std::{path::PathBuf, process::Command};
 
@@ -28,7 +28,7 @@ pub(super) fn back_up(env: &TestEnv) -> PathBuf {
     copy
 }
 
-/// Redis ends as in a crash, and comes back with an older copy.
+/// Redis is killed and restarts with an older copy of its data.
 pub(super) fn restore(env: &mut TestEnv, copy: PathBuf) {
     let redis = env.redis.as_mut().unwrap();
     redis.kill();
@@ -44,7 +44,7 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
     }
 }
 
-/// What a gateway tells, once it has seen that the partition is open again.
+/// The losses that a gateway reports, once it has read that the partition is open again.
 async fn lost(service: &Service) -> Vec<LostReservations> {
     eventually("it sees every partition", async || {
         let report = service.admin().audit(AuditRequest {}).await.unwrap().into_inner();
@@ -55,14 +55,14 @@ async fn lost(service: &Service) -> Vec<LostReservations> {
 
 /// Waits until so many marks of the first epoch are still to be reported: two by each gateway that died.
 async fn unreported(env: &TestEnv, marks: i64) {
-    eventually("every gateway that lives has told what it saw", async || {
+    eventually("every running gateway has reported its marks", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
         (env.count(silent).await == marks).then_some(())
     })
     .await;
 }
 
-/// What `yoink audit` says.
+/// The output of `yoink audit`.
 fn audit(env: &TestEnv) -> String {
     let output = block_in_place(|| run_yoink(env, &["audit"]));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -83,7 +83,7 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     sell(&first, 0..10).await;
     let copy = back_up(&env);
     sell(&first, 10..25).await;
-    // This one is told to end before; what it saw is known all the same.
+    // This gateway is stopped before; it has reported its marks.
     eventually("it knows the product", async || second.buy("shoe", "last", "r").await.ok()).await;
     second.stop().await;
     restore(&mut env, copy);
@@ -103,7 +103,7 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 40);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
-    assert_eq!(report.lost.len(), 1, "it stays told");
+    assert_eq!(report.lost.len(), 1, "it is still reported");
     worker.stop().await;
 }
 
@@ -189,7 +189,7 @@ async fn redis_restart_while_postgres_is_down_fences_until_postgres_returns() {
     env.assert_audit_holds().await;
     env.postgres.as_mut().unwrap().stop();
     env.redis.as_mut().unwrap().restart().unwrap();
-    eventually("readiness tells every partition", async || {
+    eventually("readiness shows every partition", async || {
         let ready = get(service.http, "/readyz").await;
         let fenced = ready.contains("partition 0 is fenced") && ready.contains("partition 1 is");
         (fenced && ready.starts_with("HTTP/1.1 503")).then_some(())
@@ -220,7 +220,7 @@ async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
         (1, 1, true),
         "{answered:?}"
     );
-    // Its buyer is told so, and buys again by the same request.
+    // Its buyer gets this answer, and buys again with the same request id.
     let again = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
     assert!(!again.duplicate);
     let worker = env.serve(Role::Worker, &[("recovery", "manual")]).await;

@@ -67,7 +67,7 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let rows = stores.ledger.partitions(stores.deployment.partitions).await.unwrap();
     let seen = rows.into_iter().find(|row| row.partition == partition).unwrap();
-    // This one has its epoch, and stalls before it tells Redis.
+    // This process has its epoch, and stalls before it opens Redis.
     let late = stores.ledger.begin_opening(seen).await.unwrap().unwrap();
     assert_eq!(stores.ledger.begin_opening(seen).await.unwrap(), None, "an epoch of its own");
 
@@ -99,7 +99,7 @@ async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let () = set.arg(&stranger).arg("1").query_async(&mut env.cli().await).await.unwrap();
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
-    eventually("it says so, again and again", async || {
+    eventually("it logs this repeatedly", async || {
         let message = service.log();
         (message.matches("Redis holds keys of another deployment").count() > 2).then_some(())
     })

@@ -1,5 +1,5 @@
 //! Postgres cannot store: read-only, away for long, or without a connection to spare. Orders wait, intake
-//! stops before memory does, nobody pays for it, and all is stored afterwards.
+//! stops before memory is used up, no order is lost, and all are stored afterwards.
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
@@ -169,7 +169,7 @@ async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     assert_no_dead_actions(&env).await;
 }
 
-/// Takes every connection that Postgres has, those of others, too: nobody else can have one until the test
+/// Takes every connection that Postgres has, including those of others: no one else can connect until the test
 /// gives some back.
 async fn take_all(url: &str) -> Vec<Client> {
     let url = format!("{url}?application_name=taker");
@@ -240,11 +240,11 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     let (more, ()) = tokio::join!(AnswerLog::on(&api, "shoe", 8, &enough), full);
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
-    eventually("the worker says so", async || {
+    eventually("the worker logs it", async || {
         worker.log().contains("consumption pauses: Postgres is unavailable").then_some(())
     })
     .await;
-    eventually("Postgres says so", async || {
+    eventually("Postgres logs it", async || {
         let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
         log.contains("too many clients already").then_some(())
     })

@@ -42,7 +42,7 @@ async fn selling(env: &TestEnv) -> (Service, String) {
 }
 
 async fn until_ready_says(service: &Service, what: &str) -> String {
-    eventually("readiness says it", async || {
+    eventually("readiness shows it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains(what).then_some(ready)
     })
@@ -97,7 +97,7 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     service.buy(&other, "ann", "r").await.unwrap();
     close(&env, 1).await;
     eventually("the other is rebuilt", async || service.buy(&other, "bob", "r").await.ok()).await;
-    // Whatever the row says, it concerns this partition alone.
+    // An invalid row affects only this partition.
     sql.batch_execute("UPDATE partitions SET epoch = 1048576 WHERE partition = 0").await.unwrap();
     service.buy(&other, "cid", "r").await.unwrap();
     assert_settled_but_for_partition_0(&env, &other, (3, 7)).await;
@@ -180,9 +180,9 @@ async fn fill_up(env: &TestEnv, hash: &str) {
 async fn redis_full_of_its_own_data_is_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
-    // What a rebuild frees is far more than what it writes.
+    // A rebuild frees far more than it writes.
     fill_up(&env, &key(&env, 0, "bought")).await;
-    // Fenced by a command that a full Redis takes.
+    // Fenced by a command that a full Redis accepts.
     let _: i64 = env.cli().await.hdel(key(&env, 0, "meta"), "status").await.unwrap();
     eventually("it is rebuilt", async || (epoch(&env, 0).await > 1).then_some(())).await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;

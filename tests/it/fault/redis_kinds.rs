@@ -15,7 +15,7 @@ async fn ask<T: FromRedisValue>(env: &TestEnv, words: &[&str]) -> T {
     command.arg(&words[1..]).query_async(&mut env.cli().await).await.unwrap()
 }
 
-/// A env with a Redis of its own, started by a line of shell that has the usual command line as `$@`.
+/// An environment with its own Redis, started by a line of shell that has the usual command line as `$@`.
 async fn env_with_redis(line: &str) -> TestEnv {
     let (mut env, dir, line) = (TestEnv::new().await, scratch_dir("redis"), line.to_owned());
     let start = move || {
@@ -25,7 +25,7 @@ async fn env_with_redis(line: &str) -> TestEnv {
     env
 }
 
-/// What a start says that is refused.
+/// The message of a start that is refused.
 async fn refused(env: &TestEnv) -> String {
     let mut service = Binary::serve(env, &[], None);
     let status = service.ended().await;
@@ -39,7 +39,7 @@ async fn is_serving(channel: Channel) -> bool {
     answer.status().as_str_name() == "SERVING"
 }
 
-/// `/readyz` and health agree that nothing can be sold, and `/readyz` says why.
+/// Waits until `/readyz` and health show that nothing can be sold, and `/readyz` shows the reason.
 async fn assert_unready(service: &Service, why: &str) {
     eventually(why, async || {
         let ready = get(service.http, "/readyz").await;

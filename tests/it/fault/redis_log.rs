@@ -48,9 +48,9 @@ fn log_size(redis: &RedisServer) -> u64 {
     files.map(|file| file.metadata().unwrap().len()).sum()
 }
 
-/// Every gateway has told what it saw of the first epoch.
+/// Waits until every gateway has reported its marks of the first epoch.
 async fn all_have_reported(env: &TestEnv) {
-    eventually("every gateway has told what it saw", async || {
+    eventually("every gateway has reported its marks", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
         (env.count(silent).await == 0).then_some(())
     })
@@ -70,11 +70,11 @@ async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
         })
         .await;
         let redis = env.redis.as_ref().unwrap();
-        eventually("Redis stands still with orders that are in memory only", async || {
+        eventually("Redis is paused with orders that are only in memory", async || {
             let written = log_size(redis);
             let waiting = persistence(&env, "aof_buffer_length").await;
             redis.pause();
-            eventually("it stands still", async || redis.is_paused().then_some(())).await;
+            eventually("it is paused", async || redis.is_paused().then_some(())).await;
             // What waited to be written is still in memory if nothing was written since.
             if waiting > 0 && log_size(redis) == written {
                 return Some(());
@@ -169,7 +169,7 @@ fn last_transaction(log: &[u8]) -> usize {
     log.windows(multi.len()).rposition(|window| window == multi).unwrap()
 }
 
-/// Cuts a log inside its last transaction, of whose length `keep` tells how much is kept; returns how many
+/// Truncates a log inside its last transaction; `keep` returns how much of its length is kept; returns how many
 /// reservations that script took.
 fn truncate_in_last_batch(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
     let mut command = Command::new("sh");
@@ -187,7 +187,7 @@ fn truncate_in_last_batch(redis: &RedisServer, keep: impl Fn(usize) -> usize) ->
     batch
 }
 
-/// Tears a log inside the script that took a whole batch; `keep` tells how much of the script's length
+/// Truncates a log inside the script that took a whole batch; `keep` returns how much of the script's length
 /// is kept.
 async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     const BATCH: usize = 20;
@@ -198,7 +198,7 @@ async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     for n in 0..5 {
         api.buy("shoe", &format!("early-{n}"), "r").await.unwrap();
     }
-    // While Redis stands still, one call is under way and the others gather behind it.
+    // While Redis is paused, one call is in flight and the others wait behind it.
     let users: Vec<String> = (0..=BATCH).map(|n| format!("user-{n}")).collect();
     // The call that asks whether there is a place left holds one itself for a moment: whom it keeps out asks again.
     let buys = users.iter().map(|user| {

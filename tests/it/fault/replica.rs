@@ -69,7 +69,7 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     }
     assert_eq!(orders(&replica, &env).await, 10, "nothing is accepted under the old epoch");
 
-    // The old primary lives on, unknown to anybody.
+    // The old primary keeps running, and no process uses it.
     let old = env.redis.replace(replica).unwrap();
     let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;

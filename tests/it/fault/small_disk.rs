@@ -16,7 +16,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// So many megabytes; none, said aloud, where nothing may be mounted.
+    /// A disk of so many megabytes; `None`, which is reported, if mounting is not permitted.
     pub fn new(megabytes: u32) -> Option<Self> {
         let dir = scratch_dir("disk");
         // The keeper ends with its standard input.

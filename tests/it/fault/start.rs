@@ -1,4 +1,4 @@
-//! A start waits for a store that is about to be there, and says what it waits for.
+//! A start waits for a store that is not available yet, and logs what it waits for.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ fn serve_waiting(env: &TestEnv, url: &str) -> Binary {
 }
 
 async fn says_that_it_waits(service: &mut Binary) {
-    eventually("it says what it waits for", async || {
+    eventually("it logs what it waits for", async || {
         assert!(!service.has_ended(), "it ended: {}", service.log());
         service.log().contains("Postgres takes no connection at the start").then_some(())
     })
@@ -110,7 +110,7 @@ async fn start_waits_until_postgres_has_started() {
         postgres.restart().unwrap();
         postgres
     });
-    eventually("Postgres says that it starts", async || {
+    eventually("Postgres answers that it is starting", async || {
         let refused = tokio_postgres::connect(&url, NoTls).await.err()?;
         (refused.code() == Some(&SqlState::CANNOT_CONNECT_NOW)).then_some(())
     })
