@@ -1,6 +1,6 @@
-//! The house style that no lint knows: which room may use which, how large a file may be, and that each
-//! script says what it returns.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+//! Rules of the house style that no lint checks: which module may use which, the length of files, and that each
+//! script documents its replies.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,8 @@ use std::{
     process::Command,
 };
 
-/// Each room, and the rooms it may use. `docs/STYLE.md` says what each is for.
-const ROOMS: [(&str, &[&str]); 23] = [
+/// Each module, and the modules it may use. `docs/STYLE.md` says what each is for.
+const MODULES: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -103,8 +103,8 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("main", &["cli"]),
 ];
 
-/// A file that grows past this is two.
-const MAX_LINES: usize = 420;
+/// The most lines of a file.
+const LINES_MAX: usize = 420;
 
 fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -123,14 +123,14 @@ fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-fn room_of(path: &Path) -> String {
+fn module_of(path: &Path) -> String {
     let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The rooms that a file's paths name: `crate::room` and every `room` in `crate::{room, …}`.
-fn used_rooms(source: &str) -> BTreeSet<String> {
+/// The modules that a file's paths name: `crate::module` and every `module` in `crate::{module, …}`.
+fn used_modules(source: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for (at, _) in source.match_indices("crate::") {
         let rest = &source[at + "crate::".len()..];
@@ -162,20 +162,21 @@ fn used_rooms(source: &str) -> BTreeSet<String> {
 
 #[test]
 fn modules_use_only_the_modules_in_the_table() {
-    let rooms: BTreeMap<&str, &[&str]> = ROOMS.into_iter().collect();
+    let modules: BTreeMap<&str, &[&str]> = MODULES.into_iter().collect();
     for path in files("src", "rs") {
-        let room = room_of(&path);
-        let may =
-            rooms.get(room.as_str()).unwrap_or_else(|| panic!("{} is in no room", path.display()));
+        let module = module_of(&path);
+        let may = modules
+            .get(module.as_str())
+            .unwrap_or_else(|| panic!("{} is in no module", path.display()));
         // Examples in comments may use any module.
         let source = fs::read_to_string(&path).unwrap().replace("yoink::", "crate::");
         let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
         let source = code.collect::<Vec<_>>().join("\n");
-        for used in used_rooms(&source) {
-            let known = rooms.contains_key(used.as_str());
-            let allowed = used == room || may.contains(&used.as_str());
-            assert!(!known || allowed, "{}: {room} may not use {used}", path.display());
-            assert!(known || room == "grpc", "{}: there is no room {used}", path.display());
+        for used in used_modules(&source) {
+            let known = modules.contains_key(used.as_str());
+            let allowed = used == module || may.contains(&used.as_str());
+            assert!(!known || allowed, "{}: {module} may not use {used}", path.display());
+            assert!(known || module == "grpc", "{}: there is no module {used}", path.display());
         }
     }
 }
@@ -183,7 +184,7 @@ fn modules_use_only_the_modules_in_the_table() {
 #[test]
 fn module_scan_finds_every_form_of_path() {
     let source = "use crate::{audit::A, domain::{B, C}, stock::D}; crate::telemetry::E";
-    let found: Vec<String> = used_rooms(source).into_iter().collect();
+    let found: Vec<String> = used_modules(source).into_iter().collect();
     assert_eq!(found, ["audit", "domain", "stock", "telemetry"]);
 }
 
@@ -203,7 +204,7 @@ fn status_codes_are_used_only_by_the_modules_of_errors() {
 fn no_file_exceeds_the_line_limit() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= MAX_LINES, "{} has {lines} lines", path.display());
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
     }
 }
 
@@ -221,7 +222,11 @@ fn no_module_has_a_vague_name() {
 fn every_file_starts_with_a_module_comment() {
     for path in files("src", "rs").into_iter().chain(files("tests", "rs")) {
         let source = fs::read_to_string(&path).unwrap();
-        assert!(source.starts_with("//! "), "{} does not say what it is", path.display());
+        assert!(
+            source.starts_with("//! "),
+            "{} does not start with a module comment",
+            path.display()
+        );
     }
 }
 
@@ -255,7 +260,7 @@ fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
     let words = page.split('`').skip(1).step_by(2);
     for word in words.clone().filter(|word| word.contains("::") && !word.contains(' ')) {
         let module = root.join("tests/it").join(word.replace("::", "/")).with_extension("rs");
-        assert!(tests.contains(word) || module.exists(), "{word} is no test");
+        assert!(tests.contains(word) || module.exists(), "{word} is not a test");
         named += 1;
     }
     assert!(named > 50, "{named}");
@@ -272,8 +277,8 @@ fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
         let text = fs::read_to_string(&patch).unwrap();
         let header = |word: &str| text.lines().find_map(|line| line.strip_prefix(word)).unwrap();
         let test = header("test: ");
-        assert!(tests.contains(test), "{name}: {test} is no test");
-        assert!(!header("fails: ").is_empty(), "{name} does not say what fails");
+        assert!(tests.contains(test), "{name}: {test} is not a test");
+        assert!(!header("fails: ").is_empty(), "{name} does not state what fails");
     }
 }
 
@@ -287,15 +292,15 @@ fn every_script_documents_its_keys_arguments_and_replies() {
         let header: Vec<&str> = source.lines().take_while(|line| line.starts_with("--")).collect();
         let header = header.join("\n");
         for part in ["KEYS", "ARGV", "Returns"] {
-            assert!(header.contains(part), "{} does not name its {part}", path.display());
+            assert!(header.contains(part), "{} does not document its {part}", path.display());
         }
-        // Every status that it returns stands in its header.
+        // Every status that it returns is in its header.
         for (at, _) in source.match_indices("return { '") {
             let status: String = source[at + 10..].chars().take_while(|c| *c != '\'').collect();
             let named = header.contains(&format!("{{'{status}'"));
-            assert!(named, "{} returns {status} and does not say so", path.display());
+            assert!(named, "{} returns {status} without documenting it", path.display());
         }
-        // And stands behind the fence, or says why not.
+        // It checks the fence, unless it opens or reads a partition.
         let fenced = source.contains("fence(KEYS[1], ARGV[1])")
             || source.contains("rebuild_fence(KEYS[1], ARGV[1])");
         let opens =
@@ -359,7 +364,11 @@ fn every_bug_patch_applies() {
         let mut apply = Command::new("patch");
         apply.args(["--dry-run", "--quiet", "-p1", "-i"]).arg(&patch);
         let applies = apply.output().unwrap();
-        let said = String::from_utf8_lossy(&applies.stdout);
-        assert!(applies.status.success(), "make it fit again: {}: {said}", patch.display());
+        let message = String::from_utf8_lossy(&applies.stdout);
+        assert!(
+            applies.status.success(),
+            "does not apply, update it: {}: {message}",
+            patch.display()
+        );
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     dead_letters::DeadLetters,
     domain::PartitionCount,
     ledger::{
-        Deployment, Establish, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
+        Deployment, Established, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
         check_pooler, check_schema,
     },
     lifecycle::Lifecycle,
@@ -78,8 +78,8 @@ impl Stores {
         retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
         let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
         let deployment = match established.await? {
-            Establish::Is(deployment) => deployment,
-            Establish::Other(found) => {
+            Established::Matches(deployment) => deployment,
+            Established::Differs(found) => {
                 bail!(other_partitions(found.partitions, config.partitions))
             }
         };
@@ -215,7 +215,7 @@ fn start_limit() -> Duration {
 pub(super) async fn retry_refused<T>(
     attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    retry_while(takes_no_connection, start_limit(), attempt).await
+    retry_while(refuses_connections, start_limit(), attempt).await
 }
 
 /// Tries again while `is_passing` holds for the error, until the limit.
@@ -236,9 +236,9 @@ async fn retry_while<T>(
     }
 }
 
-fn takes_no_connection(error: &anyhow::Error) -> bool {
+fn refuses_connections(error: &anyhow::Error) -> bool {
     let ledger = error.chain().find_map(|cause| cause.downcast_ref::<LedgerError>());
-    ledger.is_some_and(LedgerError::takes_no_connection)
+    ledger.is_some_and(LedgerError::refuses_connections)
 }
 
 /// A client of the Redis of the settings, without any connection yet.

@@ -239,7 +239,7 @@ impl Catalogue {
     /// See [`RefreshError`]; repeat it with the same request id.
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
         let restocked = self.ledger.restock(restock).await?;
-        if matches!(restocked, Restocked::Added(_) | Restocked::Before(_)) {
+        if matches!(restocked, Restocked::Added(_) | Restocked::AlreadyAdded(_)) {
             self.send_changed([&restock.product]).await?;
         }
         Ok(restocked)

@@ -13,7 +13,7 @@ use crate::{
     app::{Stores, pools},
     audit::Verdict,
     config::Config,
-    domain::{MAX_UNITS, Note, ProductId, RequestId},
+    domain::{Note, ProductId, RequestId, UNITS_MAX},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
     telemetry::Metrics,
 };
@@ -52,8 +52,8 @@ pub(super) struct RestockArgs {
 }
 
 pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Result<ExitCode> {
-    if args.units < 1 || args.units > MAX_UNITS {
-        bail!("units must be 1 to {MAX_UNITS}");
+    if args.units < 1 || args.units > UNITS_MAX {
+        bail!("units must be 1 to {UNITS_MAX}");
     }
     let ledger = checked_ledger(config).await?;
     let request = match args.request_id {
@@ -70,14 +70,14 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
              A running service sells them within a second.",
             args.units, restock.request
         ))?,
-        Restocked::Before(supply) => {
+        Restocked::AlreadyAdded(supply) => {
             output::line(format!("This request id has already added them; {supply} in all."))?;
         }
         Restocked::UnknownProduct => bail!("there is no product {}", args.product),
         Restocked::RequestReused => {
             bail!("this request id was used for another product or another number of units")
         }
-        Restocked::TooMany => bail!("the supply would exceed {MAX_UNITS} units"),
+        Restocked::TooMany => bail!("the supply would exceed {UNITS_MAX} units"),
     }
     Ok(ExitCode::SUCCESS)
 }

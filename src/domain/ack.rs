@@ -1,23 +1,23 @@
-//! When an accepted reservation is answered.
+//! When the call of an accepted reservation is answered.
 
-/// What must be true of an accepted reservation before its buyer is told.
+/// What must be done with an accepted reservation before its call is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
     /// Redis has it.
     Memory,
     /// Redis has it on its disk.
     Disk,
-    /// So many replicas of Redis have it.
+    /// The configured number of replicas of Redis have it.
     Replica,
     /// Its order is committed in Postgres.
     Ledger,
 }
 
 impl Ack {
-    /// Every one of them, the weakest first.
+    /// Every level, the weakest first.
     pub const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Replica, Self::Ledger];
 
-    /// The word in settings and metrics.
+    /// The name in settings and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -27,9 +27,9 @@ impl Ack {
         }
     }
 
-    /// From that word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|ack| ack.as_str() == word)
+    /// From that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|ack| ack.as_str() == name)
     }
 }
 
@@ -38,10 +38,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ack_survives_its_word() {
+    fn ack_is_parsed_from_its_own_name() {
         for ack in Ack::ALL {
-            assert_eq!(Ack::from_word(ack.as_str()), Some(ack));
+            assert_eq!(Ack::from_name(ack.as_str()), Some(ack));
         }
-        assert_eq!(Ack::from_word("fsync"), None);
+        assert_eq!(Ack::from_name("fsync"), None);
     }
 }

@@ -12,7 +12,7 @@ pub fn join_field(parts: &[&str]) -> String {
 
 /// The ids that were joined.
 pub fn split_field(field: &str) -> Vec<String> {
-    // In this order: what was `%2F` in an id stands as `%252F`.
+    // In this order, because `%2F` in an id is written as `%252F`.
     field.split('/').map(|part| part.replace("%2F", "/").replace("%25", "%")).collect()
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_of_ids_without_separators_are_as_before() {
+    fn ids_without_separators_are_joined_unchanged() {
         assert_eq!(join_field(&["ann", "shoe", "r:1"]), "ann/shoe/r:1");
         assert_eq!(join_field(&["a/b", "c", "100%"]), "a%2Fb/c/100%25");
     }

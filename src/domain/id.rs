@@ -1,17 +1,17 @@
-//! The ids that callers choose: what shops and identity providers issue, without the characters that end a line, a word
-//! or a message.
+//! The ids that callers choose: what shops and identity providers issue, without the characters that end a line, an
+//! argument or a message.
 //!
-//! User ids and request ids may hold `/`, `%` and `|`. Where ids are joined to one text, `field.rs` keeps them apart.
+//! User ids and request ids may hold `/`, `%` and `|`. `field.rs` joins ids to one text without collisions.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-/// Longest id, in bytes.
-const MAX_LEN: usize = 128;
+/// The most bytes of an id.
+const LEN_MAX: usize = 128;
 
-/// What versions before took: longer ids and other characters are of a newer one.
-const MAX_LEN_BEFORE: usize = 64;
+/// The most bytes that earlier versions accepted.
+const OLD_LEN_MAX: usize = 64;
 
-/// Why a text is no id. Never carries the text itself: it may be hostile.
+/// Why a text is not a valid id. Never contains the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Nothing was given.
@@ -36,9 +36,9 @@ pub enum IdError {
 /// The characters of an id.
 #[derive(Clone, Copy)]
 enum Alphabet {
-    /// What is easy to read, and safe in a path and in a list: `[A-Za-z0-9._~:+@-]`.
+    /// Easy to read, and safe in a path and in a list: `[A-Za-z0-9._~:+@-]`.
     Product,
-    /// All of printable ASCII but the space, which separates words in answers of scripts.
+    /// Printable ASCII except for the space, which separates fields in replies of scripts.
     Printable,
 }
 
@@ -62,7 +62,7 @@ fn check(text: &str, alphabet: Alphabet) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
     }
-    if text.len() > MAX_LEN {
+    if text.len() > LEN_MAX {
         return Err(IdError::TooLong { len: text.len() });
     }
     match text.bytes().position(|byte| !alphabet.has(byte)) {
@@ -71,12 +71,12 @@ fn check(text: &str, alphabet: Alphabet) -> Result<(), IdError> {
     }
 }
 
-/// Whether a version before would have taken it.
+/// Whether earlier versions would have accepted it.
 fn is_plain(text: &str, colon: bool) -> bool {
     let plain = |byte: u8| {
         byte.is_ascii_alphanumeric() || b"._~-".contains(&byte) || (colon && byte == b':')
     };
-    text.len() <= MAX_LEN_BEFORE && text.bytes().all(plain)
+    text.len() <= OLD_LEN_MAX && text.bytes().all(plain)
 }
 
 macro_rules! id {
@@ -91,7 +91,7 @@ macro_rules! id {
                 &self.0
             }
 
-            /// Whether programs understand it that take ids of at most 64 bytes, and fewer characters.
+            /// Whether earlier versions, which accept at most 64 bytes and fewer characters, accept it.
             pub fn is_plain(&self) -> bool {
                 is_plain(&self.0, $colon)
             }
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_of_shops_and_identity_providers_are_taken_as_they_are() {
+    fn ids_of_shops_and_identity_providers_are_accepted_unchanged() {
         for text in [
             "ann@shop.example",
             "auth0|5f7c8ec7c33c6c004bbafe82",
@@ -167,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn whatever_could_alter_a_line_a_word_or_a_key_is_refused() {
+    fn characters_that_could_break_a_line_or_a_key_are_refused() {
         assert_eq!("".parse::<ProductId>(), Err(IdError::Empty));
         let long = "x".repeat(129);
         assert_eq!(long.parse::<ProductId>(), Err(IdError::TooLong { len: 129 }));
         assert_eq!(long.parse::<UserId>(), Err(IdError::TooLong { len: 129 }));
-        let nowhere = [
+        let refused_by_all = [
             "a\0",
             "a\r",
             "a\n",
@@ -185,12 +185,13 @@ mod tests {
             "\u{7f}",
             "\u{e9}",
         ];
-        for bad in nowhere {
+        for bad in refused_by_all {
             assert!(matches!(bad.parse::<UserId>(), Err(IdError::BadCharacter { .. })), "{bad:?}");
             assert!(bad.parse::<RequestId>().is_err(), "{bad:?}");
         }
-        for bad in
-            nowhere.into_iter().chain(["{a}", "*", "?", "[", "a/b", "a|b", "a%b", "a,b", "'a"])
+        for bad in refused_by_all
+            .into_iter()
+            .chain(["{a}", "*", "?", "[", "a/b", "a|b", "a%b", "a,b", "'a"])
         {
             let refused = bad.parse::<ProductId>();
             assert!(matches!(refused, Err(IdError::BadCharacter { .. })), "{bad:?}");
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_an_earlier_version_takes_is_plain() {
+    fn id_that_earlier_versions_accept_is_plain() {
         assert!("Az09._~-".parse::<UserId>().unwrap().is_plain());
         assert!("a:1".parse::<RequestId>().unwrap().is_plain());
         for newer in ["a:1", "a/b", "a@b", &"x".repeat(65)] {
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_never_repeats_the_text() {
+    fn error_never_contains_the_text() {
         let error = "evil\u{202e}text".parse::<UserId>().unwrap_err();
         assert!(!error.to_string().contains("evil"));
     }

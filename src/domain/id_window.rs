@@ -1,11 +1,11 @@
-//! How long request ids are remembered, and in which bucket of time each lies.
+//! How long request ids are kept, and in which time bucket each is.
 
 /// The widest bucket: 12 hours, which was the default window of earlier versions.
 const WIDTH_MAX_MS: i64 = 43_200_000;
 
-/// The time for which a request id is remembered at least. Ids lie in buckets by the time when they were taken: as wide
-/// as the window and at most 12 hours, so that a window above that can be changed and finds what is there.
-/// `buckets_of` in `lua/fence.lua` does the same.
+/// The minimum time for which a request id is kept. Ids are in buckets by the time of their first use. A bucket is as
+/// wide as the window, and at most 12 hours wide, so that a longer window can be changed and still finds existing ids.
+/// `buckets_of` in `lua/fence.lua` computes the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdWindow {
     window_ms: i64,
@@ -22,7 +22,7 @@ impl IdWindow {
         self.window_ms.min(WIDTH_MAX_MS)
     }
 
-    /// How many buckets before that of now are looked into.
+    /// How many buckets before the current one are searched.
     pub fn earlier_buckets(self) -> i64 {
         let width_ms = self.width_ms();
         self.window_ms / width_ms + i64::from(self.window_ms % width_ms != 0)
@@ -33,7 +33,7 @@ impl IdWindow {
         at_ms.div_euclid(self.width_ms())
     }
 
-    /// When a bucket is no longer looked into.
+    /// When a bucket is no longer searched.
     pub fn until_ms(self, bucket: i64) -> i64 {
         (bucket + self.earlier_buckets() + 1) * self.width_ms()
     }
@@ -46,7 +46,7 @@ mod tests {
     const HOUR_MS: i64 = 3_600_000;
 
     #[test]
-    fn an_id_is_looked_up_for_as_long_as_the_window_says() {
+    fn id_is_found_for_the_whole_window() {
         for window_ms in
             [1_000, HOUR_MS, 12 * HOUR_MS, 12 * HOUR_MS + 1, 72 * HOUR_MS, 100 * HOUR_MS]
         {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_of_72_hours_finds_what_the_default_of_12_hours_wrote() {
+    fn window_of_72_hours_finds_ids_written_with_12_hours() {
         let (before, now) = (IdWindow::new(43_200_000), IdWindow::new(259_200_000));
         assert_eq!((before.width_ms(), before.earlier_buckets()), (12 * HOUR_MS, 1));
         assert_eq!((now.width_ms(), now.earlier_buckets()), (12 * HOUR_MS, 6));

@@ -1,19 +1,19 @@
-//! Reservations that were accepted and are nowhere.
+//! Reservations that were accepted and are in no store.
 
 use std::fmt;
 
 use super::{Epoch, Partition, ReservationId};
 
-/// What an epoch of a partition lost, with Redis or with commits of Postgres.
+/// The reservations that an epoch of a partition lost, because Redis or Postgres lost data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
-    /// Of this partition.
+    /// The partition.
     pub partition: Partition,
-    /// In this epoch.
+    /// The epoch.
     pub epoch: Epoch,
     /// Reservations, each of one unit.
     pub count: u64,
-    /// Whether every gateway told what it saw; else there may be more.
+    /// Whether every gateway reported its highest seq; otherwise more may be lost.
     pub exact: bool,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// An order that was accepted and is in neither store, as far as its request id still tells.
+/// An order that was accepted and is in neither store, found by its request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostOrder {
     /// The reservation.

@@ -1,6 +1,6 @@
-//! The nouns and decisions of a sale: pure, no async, no I/O.
+//! The types and decisions of a sale: pure, no async, no I/O.
 //!
-//! What is here was parsed once and is valid from then on; nothing later checks it again.
+//! Values are checked when they are parsed and are valid from then on; no later code checks them again.
 
 mod ack;
 mod delivery;
@@ -32,7 +32,7 @@ pub use order::{Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError, PartitionEpoch};
 pub use price::{Price, PriceError};
 pub use product::{
-    Bought, MAX_UNITS, NewProduct, Product, ProductError, ProductStatus, Remaining, Sale,
+    Bought, NewProduct, Product, ProductError, ProductStatus, Remaining, Sale, UNITS_MAX,
 };
 pub use reservation_id::{ReservationId, ReservationIdError};
 pub use reserve::{Outcome, Receipt, Reserve};

@@ -1,16 +1,16 @@
-//! Which characters a text that people read may hold: a product's name, an operator's note.
+//! Which characters a text for people may have: a product's name, an operator's note.
 //!
-//! Marks that scripts and emoji need are allowed (joiners, direction marks). What hides text, reorders its surroundings
-//! or breaks a line is not.
+//! Marks that scripts and emoji need are allowed (joiners, direction marks). Characters that hide text, reorder the text around
+//! them or break a line are not.
 
 /// Opens an emoji flag of a region, such as that of Scotland; tag characters follow.
 const BLACK_FLAG: char = '\u{1f3f4}';
 const CANCEL_TAG: char = '\u{e007f}';
 
-/// Longest name, in characters.
-const MAX_NAME: usize = 200;
+/// The most characters of a name.
+const CHARACTERS_MAX: usize = 200;
 
-/// Why a text is no name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// No character, or too many.
@@ -19,7 +19,7 @@ pub enum NameError {
     /// A control character, an embedding or override of direction, a character that hides others.
     #[error("name has a control character or an invisible one that alters the text around it")]
     Character,
-    /// Nothing in it can be seen.
+    /// It has no visible character.
     #[error("name has no visible character")]
     Blank,
 }
@@ -27,7 +27,7 @@ pub enum NameError {
 /// Checks a product's name.
 pub(super) fn check_name(name: &str) -> Result<(), NameError> {
     let length = name.chars().count();
-    if length == 0 || length > MAX_NAME {
+    if length == 0 || length > CHARACTERS_MAX {
         return Err(NameError::Length);
     }
     if has_refused_character(name) {
@@ -39,7 +39,7 @@ pub(super) fn check_name(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Whether a text has a character that may alter how the text around it shows.
+/// Whether a text has a character that may change how the text around it is shown.
 pub(super) fn has_refused_character(text: &str) -> bool {
     let mut characters = text.chars();
     while let Some(c) = characters.next() {
@@ -76,7 +76,7 @@ fn is_refused(c: char) -> bool {
         )
 }
 
-/// Whether nothing is to be seen of a character.
+/// Whether a character is invisible.
 fn is_blank(c: char) -> bool {
     c.is_whitespace()
         || matches!(
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_every_script_and_emoji_are_taken() {
+    fn names_of_every_script_and_emoji_are_accepted() {
         for name in [
             "Sneaker 42, limited edition",
             "Crème brûlée",

@@ -1,17 +1,17 @@
-//! What operators write into the record: a name, a reason.
+//! Texts that operators write into the record of dead letters: a name, a reason.
 
 use std::{fmt, str::FromStr};
 
 use super::name::has_refused_character;
 
-/// Longest note, in characters.
-const MAX_CHARACTERS: usize = 200;
+/// The most characters of a note.
+const CHARACTERS_MAX: usize = 200;
 
-/// At most 200 characters, and none that could alter how the record shows.
+/// At most 200 characters, none of which changes how the text around it is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Note(String);
 
-/// A text that is no note.
+/// A text is not a valid note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must have at most 200 characters, and none that is a control character or an invisible one \
@@ -20,7 +20,7 @@ pub struct Note(String);
 pub struct NoteError;
 
 impl Note {
-    /// The note, or this if it is empty.
+    /// The note, or `other` if it is empty.
     pub fn or(self, other: &str) -> String {
         if self.0.is_empty() { other.to_owned() } else { self.0 }
     }
@@ -30,7 +30,7 @@ impl FromStr for Note {
     type Err = NoteError;
 
     fn from_str(text: &str) -> Result<Self, NoteError> {
-        if text.chars().count() > MAX_CHARACTERS || has_refused_character(text) {
+        if text.chars().count() > CHARACTERS_MAX || has_refused_character(text) {
             return Err(NoteError);
         }
         Ok(Self(text.to_owned()))
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_short_and_plain() {
+    fn long_notes_and_control_characters_are_refused() {
         assert_eq!("refunded, é".parse::<Note>().unwrap().or("x"), "refunded, é");
         assert_eq!("".parse::<Note>().unwrap().or("x"), "x");
         assert!("é".repeat(200).parse::<Note>().is_ok());

@@ -1,4 +1,4 @@
-//! A reservation as it is stored, and as it is looked up.
+//! A reservation as it is stored and as it is read.
 
 use super::{ProductId, RequestId, ReservationId, UserId};
 
@@ -15,11 +15,11 @@ pub struct Order {
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
     pub reserved_at_ms: i64,
-    /// The trace that its commit belongs to, as W3C writes it.
+    /// The trace of its commit, as a W3C `traceparent`.
     pub traceparent: Option<String>,
 }
 
-/// Where a reservation stands.
+/// The state of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReservationState {
     /// The unit is taken, the order is not stored yet.
@@ -29,7 +29,7 @@ pub enum ReservationState {
         /// When it was stored, in milliseconds since 1970.
         recorded_at_ms: i64,
     },
-    /// The order could not be stored and its unit goes, or went, back.
+    /// The order could not be stored; its unit is given back.
     Voided {
         /// When that was recorded, in milliseconds since 1970.
         recorded_at_ms: i64,
@@ -38,12 +38,12 @@ pub enum ReservationState {
     },
 }
 
-/// What became of a reservation.
+/// A reservation and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     /// Its identity.
     pub id: ReservationId,
-    /// Where it stands.
+    /// Its state.
     pub state: ReservationState,
     /// Product and buyer; a voided row keeps neither.
     pub buyer: Option<(ProductId, UserId)>,

@@ -29,7 +29,7 @@ impl std::fmt::Display for Partition {
 pub struct Epoch(pub u32);
 
 impl Epoch {
-    /// The last one that a reservation id can name: a rebuild a minute takes two years to get there.
+    /// The last epoch that fits a reservation id; one rebuild per minute reaches it after two years.
     pub const LAST: Self = Self((1 << 20) - 1);
 }
 
@@ -97,11 +97,12 @@ impl PartitionCount {
         (number < self.0).then_some(Partition(number))
     }
 
-    /// Where a product lives: CRC-32 (as in zlib) of its id, modulo the count.
+    /// The partition of a product: CRC-32 (as in zlib) of its id, modulo the count.
     pub fn of(self, product: &ProductId) -> Partition {
         let crc = crc32fast::hash(product.as_str().as_bytes());
-        let number = crc % u32::from(self.0);
-        Partition(u16::try_from(number).unwrap_or(0))
+        // Below the count, so the low 16 bits are all of it.
+        let [low, high, ..] = (crc % u32::from(self.0)).to_le_bytes();
+        Partition(u16::from_le_bytes([low, high]))
     }
 }
 
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_product_lives_where_zlib_says() {
+    fn partition_of_a_product_is_its_zlib_crc_modulo_the_count() {
         // python3 -c 'import zlib; print(zlib.crc32(b"sneaker-42") % 8)'
         let count = PartitionCount::try_from(8).unwrap();
         for (id, partition) in [("sneaker-42", 2), ("123456789", 6), ("a", 3)] {

@@ -29,7 +29,7 @@ pub struct Price {
     currency: [u8; 3],
 }
 
-/// Why something is no price.
+/// Why a value is not a valid price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// Not digits, with at most one point between digits.
@@ -64,7 +64,7 @@ impl Price {
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with either.
+    /// See [`PriceError`].
     pub fn parse(amount: &str, currency: &str) -> Result<Self, PriceError> {
         let amount = ten_thousandths(amount)?;
         let currency = code(currency)?;
@@ -76,7 +76,7 @@ impl Price {
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with them.
+    /// See [`PriceError`].
     pub fn from_money(units: i64, nanos: i32, currency: &str) -> Result<Self, PriceError> {
         if units < 0 || nanos < 0 {
             return Err(PriceError::Negative);
@@ -119,18 +119,19 @@ impl Price {
         self.ten_thousandths / SCALE
     }
 
-    /// What is beyond whole units, in billionths of a unit.
+    /// The fraction of a unit, in billionths of a unit.
     pub fn nanos(&self) -> i32 {
         i32::try_from(self.ten_thousandths % SCALE * 100_000).unwrap_or(0)
     }
 
     /// The ISO 4217 code.
     pub fn currency(&self) -> &str {
+        debug_assert!(self.currency.is_ascii());
         std::str::from_utf8(&self.currency).unwrap_or("XXX")
     }
 
-    /// As a float, for clients of the original only.
-    #[expect(clippy::cast_precision_loss, reason = "the original's contract is a JSON number")]
+    /// As a float, for the storefront API only.
+    #[expect(clippy::cast_precision_loss, reason = "the storefront contract has a JSON number")]
     pub fn as_f64(&self) -> f64 {
         self.ten_thousandths as f64 / 10_000.0
     }

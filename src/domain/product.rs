@@ -1,26 +1,26 @@
-//! What is on sale.
+//! Products and their sales.
 
 use super::{
     Price, ProductId, UserId,
     name::{NameError, check_name},
 };
 
-/// Most units a product may ever have: Lua counts exactly up to 2^53.
-pub const MAX_UNITS: i64 = 1 << 53;
+/// The most units of a product: Lua counts exactly up to 2^53.
+pub const UNITS_MAX: i64 = 1 << 53;
 
 /// Whether a product can be bought, apart from its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductStatus {
     /// Inside its window.
     OnSale,
-    /// Not until an administrator puts it on sale again.
+    /// An administrator has stopped the sale.
     Stopped,
     /// No longer offered, not listed.
     Retired,
 }
 
 impl ProductStatus {
-    /// The word in Redis and Postgres.
+    /// The name in Redis and Postgres.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OnSale => "on_sale",
@@ -29,18 +29,18 @@ impl ProductStatus {
         }
     }
 
-    /// From that word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::OnSale, Self::Stopped, Self::Retired].into_iter().find(|s| s.as_str() == word)
+    /// From that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::OnSale, Self::Stopped, Self::Retired].into_iter().find(|s| s.as_str() == name)
     }
 }
 
 /// How a product is offered: all that an administrator may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sale {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// What one unit costs.
+    /// The price of one unit.
     pub price: Price,
     /// The sale starts, in milliseconds since 1970.
     pub opens_at_ms: Option<i64>,
@@ -52,7 +52,7 @@ pub struct Sale {
     pub status: ProductStatus,
 }
 
-/// Why a product cannot be as asked.
+/// Why a product is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProductError {
     /// The name.
@@ -70,11 +70,11 @@ pub enum ProductError {
 }
 
 impl Sale {
-    /// Checks what belongs together.
+    /// Checks the name and the terms.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong.
+    /// The first check that fails.
     pub fn check(&self) -> Result<(), ProductError> {
         check_name(&self.name)?;
         self.check_terms()
@@ -84,7 +84,7 @@ impl Sale {
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong.
+    /// The first check that fails.
     pub fn check_terms(&self) -> Result<(), ProductError> {
         if self.per_user_limit.is_some_and(|limit| limit == 0 || limit > 1_000_000) {
             return Err(ProductError::Limit);
@@ -103,32 +103,32 @@ pub struct NewProduct {
     pub id: ProductId,
     /// How it is offered.
     pub sale: Sale,
-    /// Units to sell, 1 to [`MAX_UNITS`].
+    /// Units to sell, 1 to [`UNITS_MAX`].
     pub units: i64,
 }
 
 impl NewProduct {
-    /// Checks the whole.
+    /// Checks units and sale.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong.
+    /// The first check that fails.
     pub fn check(&self) -> Result<(), ProductError> {
-        if self.units < 1 || self.units > MAX_UNITS {
+        if self.units < 1 || self.units > UNITS_MAX {
             return Err(ProductError::Units);
         }
         self.sale.check()
     }
 }
 
-/// A product as the ledger knows it.
+/// A product in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Product {
     /// Its id.
     pub id: ProductId,
     /// How it is offered.
     pub sale: Sale,
-    /// Raised by every change of anything, over all products.
+    /// Raised by every change; one sequence for all products.
     pub version: i64,
     /// Units ever granted.
     pub supply: i64,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_is_checked_as_a_whole() {
+    fn invalid_fields_of_a_product_are_refused() {
         assert_eq!(sale().check(), Ok(()));
         let window = Sale { opens_at_ms: Some(5), closes_at_ms: Some(5), ..sale() };
         assert_eq!(window.check(), Err(ProductError::Window));
@@ -196,17 +196,17 @@ mod tests {
             assert_eq!(named.check(), Err(ProductError::Name(NameError::Character)));
         }
         assert_eq!(Sale { per_user_limit: Some(0), ..sale() }.check(), Err(ProductError::Limit));
-        for units in [0, -1, MAX_UNITS + 1] {
+        for units in [0, -1, UNITS_MAX + 1] {
             let product = NewProduct { id: "a".parse().unwrap(), sale: sale(), units };
             assert_eq!(product.check(), Err(ProductError::Units));
         }
     }
 
     #[test]
-    fn a_status_survives_its_word() {
+    fn status_is_parsed_from_its_own_name() {
         for status in [ProductStatus::OnSale, ProductStatus::Stopped, ProductStatus::Retired] {
-            assert_eq!(ProductStatus::from_word(status.as_str()), Some(status));
+            assert_eq!(ProductStatus::from_name(status.as_str()), Some(status));
         }
-        assert_eq!(ProductStatus::from_word("on sale"), None);
+        assert_eq!(ProductStatus::from_name("on sale"), None);
     }
 }

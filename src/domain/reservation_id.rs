@@ -38,7 +38,7 @@ pub struct ReservationId {
     random: u64,
 }
 
-/// Why something is no reservation id.
+/// Why a value is not a reservation id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReservationIdError {
     /// Not a UUID in its usual form.
@@ -53,7 +53,7 @@ pub enum ReservationIdError {
 }
 
 impl ReservationId {
-    /// Puts an id together.
+    /// An id from its parts.
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl ReservationId {
 
     /// Fresh random bits for a new id, from the operating system's generator by way of a CSPRNG.
     pub fn draw_random() -> u64 {
-        let bits = Uuid::new_v4().as_u128() & ((1 << RANDOM_BITS) - 1);
-        u64::try_from(bits).unwrap_or(0)
+        // The low 62 bits of a UUIDv4 are random.
+        Uuid::new_v4().as_u64_pair().1 & ((1 << RANDOM_BITS) - 1)
     }
 
     /// The first and the last UUID that an id of this partition may have.
@@ -100,7 +100,7 @@ impl ReservationId {
         (first.to_uuid(), Self { partition, epoch, seq, random }.to_uuid())
     }
 
-    /// The first and the last UUID of its partition, epoch and seq, whatever the random part.
+    /// The first and the last UUID of its partition, epoch and seq, with any random part.
     pub fn range_of_seq(&self) -> (Uuid, Uuid) {
         let last = u64::MAX >> (64 - RANDOM_BITS);
         (Self { random: 0, ..*self }.to_uuid(), Self { random: last, ..*self }.to_uuid())
@@ -116,7 +116,7 @@ impl ReservationId {
         self.epoch
     }
 
-    /// Its place among the accepts of its partition and epoch, from 1.
+    /// Its number among the accepted reservations of its partition and epoch, from 1.
     pub fn seq(&self) -> u64 {
         self.seq
     }
@@ -196,7 +196,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_survives_its_text(
+        fn id_is_parsed_from_its_own_text(
             partition in 0u16..4096, epoch in 1u32..1 << 20,
             seq in 0u64..1 << 36, random in 0u64..1 << 54,
         ) {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partitions_range_holds_its_ids_and_no_others() {
+    fn range_of_a_partition_contains_exactly_its_ids() {
         let count = PartitionCount::try_from(8).unwrap();
         let (first, last) = ReservationId::range_of(count.get_partition(3).unwrap());
         let id = |partition, epoch, seq, random| {

@@ -1,10 +1,10 @@
-//! A buyer's request for one unit, and every answer there is.
+//! A buyer's request for one unit, and every possible answer.
 
 use std::time::Duration;
 
 use super::{ProductId, RequestId, ReservationId, UserId};
 
-/// Asks for one unit.
+/// A request for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reserve {
     /// The product.
@@ -13,12 +13,12 @@ pub struct Reserve {
     pub user: UserId,
     /// The idempotency key, scoped to user and product.
     pub request: Option<RequestId>,
-    /// The trace that its order will belong to, as W3C writes it.
+    /// The trace of its order, as a W3C `traceparent`.
     pub traceparent: Option<String>,
 }
 
 impl Reserve {
-    /// Whether programs understand its order that take ids of at most 64 bytes, and fewer characters.
+    /// Whether earlier versions, which accept shorter ids and fewer characters, can read its order.
     pub fn is_plain(&self) -> bool {
         self.product.is_plain()
             && self.user.is_plain()
@@ -26,7 +26,7 @@ impl Reserve {
     }
 }
 
-/// What an accepted buyer gets.
+/// The answer to an accepted request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// Names the reservation.
@@ -37,18 +37,18 @@ pub struct Receipt {
     pub remaining: i64,
 }
 
-/// What Redis decided.
+/// The decision of Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A unit was taken.
     Accepted(Receipt),
     /// This request had been accepted before; nothing was taken now.
     Duplicate(Receipt),
-    /// This request had been accepted before, and its order was lost with a store.
+    /// This request had been accepted before, and its order was lost because a store lost data.
     Lost(ReservationId),
     /// No unit is left.
     SoldOut,
-    /// The user has bought as many as a user may.
+    /// The user has bought the units that one user may buy.
     LimitReached {
         /// Units a user may buy.
         limit: u32,
@@ -66,7 +66,7 @@ pub enum Outcome {
     UnknownProduct,
     /// Too many accepted orders wait to be stored.
     BacklogFull {
-        /// Until when there is room again, as the stream drains now.
+        /// When to try again, estimated from the rate at which the stream drains.
         retry_after: Duration,
     },
 }

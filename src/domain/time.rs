@@ -9,7 +9,7 @@ use jiff::fmt::temporal::{Pieces, PiecesOffset};
 const TIME_MAX_SECONDS: i64 = 253_402_300_799;
 const NANOS_A_SECOND: i32 = 1_000_000_000;
 
-/// Why something is no time.
+/// Why a value is not a valid time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
     /// Not in the format.
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_from_1970_to_9999_are_taken_from_both_forms() {
+    fn times_from_1970_to_9999_are_accepted_in_both_forms() {
         for (text, seconds, nanos) in [
             ("1970-01-01T00:00:00Z", 0, 0),
             ("2026-11-27T18:00:00Z", 1_795_802_400, 0),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_rfc_3339_is_refused() {
+    fn text_that_is_not_rfc_3339_is_refused() {
         for text in [
             "",
             "noon",

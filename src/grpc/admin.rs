@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audit::Verdict,
     catalogue::Listed,
-    domain::{MAX_UNITS, ReservationId},
+    domain::{ReservationId, UNITS_MAX},
     ledger::{Created, ReservationFilter, Restock, Restocked, UpdateError},
 };
 
@@ -87,7 +87,7 @@ impl AdminService for Admin {
                 None
             }
         };
-        if asked.units < 1 || asked.units > MAX_UNITS {
+        if asked.units < 1 || asked.units > UNITS_MAX {
             fields.refuse("units", "must be 1 to 9007199254740992");
         }
         let notes = convert::notes(&mut fields, &asked.actor, &asked.reason);
@@ -98,7 +98,7 @@ impl AdminService for Admin {
         let restocked = self.services.catalogue.restock(&restock).await;
         let (supply, duplicate) = match restocked.map_err(ApiError::from)? {
             Restocked::Added(supply) => (supply, false),
-            Restocked::Before(supply) => (supply, true),
+            Restocked::AlreadyAdded(supply) => (supply, true),
             Restocked::UnknownProduct => Err(ApiError::ProductNotFound)?,
             Restocked::RequestReused => Err(ApiError::RequestReused)?,
             Restocked::TooMany => Err(ApiError::TooManyUnits)?,

@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::reason::{Effect, Reason, Repeat};
 use crate::{
-    domain::{Ack, MAX_UNITS, Outcome, ReservationId},
+    domain::{Ack, Outcome, ReservationId, UNITS_MAX},
     redis::Applied,
 };
 
@@ -164,7 +164,7 @@ impl ApiError {
             Self::OtherUnits { at, units } => {
                 vec![("field", format!("products[{at}]")), ("units", units.to_string())]
             }
-            Self::TooManyUnits => vec![("limit", MAX_UNITS.to_string())],
+            Self::TooManyUnits => vec![("limit", UNITS_MAX.to_string())],
             Self::RequestLost(id) => vec![("reservation_id", id.to_string())],
             Self::RateLimited { whose, .. } => vec![("limited", (*whose).to_owned())],
             Self::AckUnavailable(ack) => vec![("ack", ack.as_str().to_owned())],

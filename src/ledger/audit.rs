@@ -1,4 +1,4 @@
-//! What the ledger holds beside a cut of one partition's log.
+//! The ledger's part of an audit: what it holds, compared with a cut of one partition's stream.
 
 use std::collections::HashMap;
 
@@ -20,11 +20,11 @@ pub struct LedgerUnits {
     pub confirmed: i64,
     /// Confirmed rows up to the cut that are in no stream.
     pub confirmed_at_cut: i64,
-    /// Users with more confirmed rows than the limit of today allows.
+    /// Users with more confirmed units than the current limit allows.
     pub over_limit: i64,
 }
 
-/// What a partition's part of the ledger holds, in one snapshot.
+/// The rows of a partition, counted in one snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct AuditRows {
     /// By product.
@@ -36,7 +36,7 @@ pub struct AuditRows {
     pub claims_at_cut: HashMap<i64, i64>,
 }
 
-/// Buckets of time by which request ids are counted.
+/// The time buckets by which request ids are counted.
 #[derive(Debug, Clone, Copy)]
 pub struct IdBuckets {
     /// When the first one begins, in milliseconds since 1970.
@@ -45,10 +45,10 @@ pub struct IdBuckets {
     pub width_ms: i64,
 }
 
-/// What the streams hold at the cut, and rows may hold as well.
+/// The entries in the streams at the cut. They may have rows as well.
 #[derive(Debug, Clone, Copy)]
 pub struct InStreams<'a> {
-    /// All of it.
+    /// All reservation ids.
     pub ids: &'a [Uuid],
     /// The seqs of the cut's epoch among them.
     pub seqs: &'a [i64],
@@ -106,7 +106,7 @@ impl Ledger {
         .await
     }
 
-    /// Some of the seqs from 1 to `seq` that have no row in the ledger and are not `waiting`.
+    /// At most 20 of the seqs from 1 to `seq` that have no row in the ledger and are not `waiting`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Products and grants. The ledger comes first; Redis is told afterwards, by anyone (R3).
+//! Products and grants. The ledger is changed first; then any process updates Redis (R3).
 //!
 //! Every version is drawn under one advisory lock, so that versions commit in their order and a reader that has
 //! seen version n has seen all before it.
@@ -16,7 +16,7 @@ use super::{
     pool::{milliseconds, timestamp},
 };
 use crate::domain::{
-    MAX_UNITS, Price, Product, ProductError, ProductId, ProductStatus, RequestId, Sale,
+    Price, Product, ProductError, ProductId, ProductStatus, RequestId, Sale, UNITS_MAX,
 };
 
 /// "yoink" in ASCII: one lock for every change of the catalogue.
@@ -27,7 +27,7 @@ pub(super) const LOCK: i64 = 0x79_6f_69_6e_6b;
 pub struct Changes {
     /// The products as they are now.
     pub products: Vec<Product>,
-    /// Whether there are products that have no version yet: a process is creating them, or died doing so.
+    /// Whether some products have no version yet: a process is creating them, or ended before it assigned them.
     pub versions_missing: bool,
 }
 
@@ -56,16 +56,16 @@ impl SaleChange {
     }
 }
 
-/// Why a product was not changed.
+/// Why a product could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
     /// No such product.
     #[error("no such product")]
     Unknown,
-    /// It would be wrong afterwards.
+    /// The result would be invalid.
     #[error(transparent)]
     Invalid(#[from] ProductError),
-    /// Postgres did not do it.
+    /// Postgres failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -79,11 +79,11 @@ impl From<tokio_postgres::Error> for UpdateError {
 /// Units to add.
 #[derive(Debug, Clone)]
 pub struct Restock {
-    /// To which product.
+    /// The product.
     pub product: ProductId,
-    /// How many, at least 1.
+    /// The units, at least 1.
     pub units: i64,
-    /// The same id adds once.
+    /// The idempotency key.
     pub request: RequestId,
     /// Who.
     pub actor: String,
@@ -94,15 +94,15 @@ pub struct Restock {
 /// What a restock did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restocked {
-    /// The units were added; the supply is this now.
+    /// The units were added; the new supply.
     Added(i64),
-    /// They had been added before; the supply is this.
-    Before(i64),
+    /// The same request had added them before; the current supply.
+    AlreadyAdded(i64),
     /// No such product.
     UnknownProduct,
     /// The request id had been used for another product or other units.
     RequestReused,
-    /// The supply would pass [`MAX_UNITS`].
+    /// The supply would exceed [`UNITS_MAX`].
     TooMany,
 }
 
@@ -128,7 +128,7 @@ pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
             closes_at_ms: ms(5)?,
             per_user_limit: limit
                 .map_err(|_| LedgerError::unreadable("products.per_user_limit"))?,
-            status: ProductStatus::from_word(row.try_get(7)?)
+            status: ProductStatus::from_name(row.try_get(7)?)
                 .ok_or(LedgerError::unreadable("products.status"))?,
         },
         version: row.try_get(8)?,
@@ -137,7 +137,10 @@ pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
 }
 
 pub(super) fn limit_column(sale: &Sale) -> Option<i32> {
-    sale.per_user_limit.and_then(|limit| i32::try_from(limit).ok())
+    sale.per_user_limit.map(|limit| {
+        debug_assert!(limit <= 1_000_000, "checked by Sale: {limit}");
+        limit.cast_signed()
+    })
 }
 
 pub(super) async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
@@ -146,8 +149,8 @@ pub(super) async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
 }
 
 impl Ledger {
-    /// Products changed after `version`, in the order of their versions; all with -1, and where the ledger holds no
-    /// version as high as `highest`: it lost commits.
+    /// Products changed after `version`, ordered by version. All of them for -1, and if the ledger has no version as
+    /// high as `highest`, because it lost commits.
     ///
     /// # Errors
     ///
@@ -172,7 +175,7 @@ impl Ledger {
         .await
     }
 
-    /// These products as they are now.
+    /// The current state of these products.
     ///
     /// # Errors
     ///
@@ -186,11 +189,11 @@ impl Ledger {
         .await
     }
 
-    /// Changes how a product is offered; returns it as it is then.
+    /// Changes the sale of a product; returns the product after the change.
     ///
     /// # Errors
     ///
-    /// See [`UpdateError`]; nothing was changed, or repeating it finds out.
+    /// See [`UpdateError`]. Nothing was changed; after a lost reply to COMMIT, repeating it finds out.
     pub async fn update_product(
         &self,
         id: &ProductId,
@@ -256,9 +259,9 @@ impl Ledger {
             let sql = "SELECT product_id, units FROM supply_changes WHERE request_id = $1";
             if let Some(row) = tx.query_opt(sql, &[&request]).await? {
                 let same = row.get::<_, &str>(0) == id && row.get::<_, i64>(1) == restock.units;
-                return Ok(if same { Restocked::Before(supply) } else { Restocked::RequestReused });
+                return Ok(if same { Restocked::AlreadyAdded(supply) } else { Restocked::RequestReused });
             }
-            if supply.checked_add(restock.units).is_none_or(|supply| supply > MAX_UNITS) {
+            if supply.checked_add(restock.units).is_none_or(|supply| supply > UNITS_MAX) {
                 return Ok(Restocked::TooMany);
             }
             tx.execute(
@@ -281,11 +284,11 @@ impl Ledger {
     }
 }
 
-/// Before the product's id in the request id of its first grant, which creating it writes.
+/// The request id of a first grant, which creating a product writes, is this and the product's id.
 const FIRST: &str = "first/";
 
-/// The request id under which a restock is kept: one that looks like a first grant gets a space in front, which no
-/// request id has.
+/// The request id under which a restock is stored. One that looks like a first grant gets a leading space, which no
+/// request id of a caller has.
 fn stored_request(id: &str) -> Cow<'_, str> {
     if id.starts_with(FIRST) { format!(" {id}").into() } else { id.into() }
 }
@@ -295,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_restock_is_kept_under_the_request_id_of_a_first_grant() {
+    fn restock_is_never_stored_under_the_request_id_of_a_first_grant() {
         assert_eq!(stored_request("first/shoe"), " first/shoe");
         for as_it_is in ["first", "r1", "a/b", "First/shoe"] {
             assert_eq!(stored_request(as_it_is), as_it_is);

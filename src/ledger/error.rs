@@ -1,31 +1,31 @@
-//! What Postgres said, by what the caller does next (DESIGN, when storing fails).
+//! Errors of Postgres, classified by what the caller does next (DESIGN, when storing fails).
 
 use std::{error::Error as _, fmt};
 
 use deadpool_postgres::{HookError, PoolError};
 use tokio_postgres::error::SqlState;
 
-/// Why the ledger did not do it.
+/// Why an operation of the ledger failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Wait and try again, however long it lasts; no order's fault.
+    /// No order is the cause: wait and try again, without a limit.
     #[error("Postgres is unavailable")]
     Unavailable {
         /// What happened.
         #[source]
         source: Cause,
     },
-    /// A failure that is in no list of ours: tried again like one that passes, with an alert. It may be
-    /// the fault of one order, so a batch is halved.
-    #[error("Postgres failed in a way that this program does not know (SQLSTATE {})", code_of(*.sqlstate))]
+    /// A failure whose SQLSTATE is in no list: retried like a transient one, with an alert. One order may be
+    /// the cause, so a batch is halved.
+    #[error("Postgres failed with a SQLSTATE that this program does not know ({})", code_of(*.sqlstate))]
     Unlisted {
-        /// What Postgres calls it; none where it gave no code.
+        /// `None` if Postgres gave no code.
         sqlstate: Option<Sqlstate>,
         /// What happened.
         #[source]
         source: Cause,
     },
-    /// A wrong schema, role or database: stop, say so, compensate nothing.
+    /// A wrong schema, role or database: stop, report it, compensate nothing.
     #[error("Postgres is misconfigured")]
     Misconfigured {
         /// What happened.
@@ -42,14 +42,14 @@ pub enum LedgerError {
     /// One of these orders cannot be stored as it is.
     #[error("an order cannot be stored")]
     Rejected {
-        /// What Postgres calls it.
+        /// Its SQLSTATE.
         sqlstate: String,
         /// What happened.
         #[source]
         source: Cause,
     },
-    /// The partition is of another epoch now: look again.
-    #[error("the partition's gate is closed to this epoch")]
+    /// The partition has another epoch now: read its row again.
+    #[error("the partition has another epoch by now")]
     GateClosed,
 }
 
@@ -72,31 +72,31 @@ impl fmt::Display for Sqlstate {
     }
 }
 
-/// A SQLSTATE for people and metrics; `none` where there is none.
+/// A SQLSTATE for messages and metrics; `none` if there is no code.
 pub fn code_of(sqlstate: Option<Sqlstate>) -> String {
     sqlstate.map_or("none".to_owned(), |sqlstate| sqlstate.to_string())
 }
 
-/// Where a failure came from.
+/// The source of a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The statement, or its connection.
-    #[error("{}", told(.0))]
+    #[error("{}", server_message(.0))]
     Postgres(tokio_postgres::Error),
     /// No connection could be had.
     #[error("no connection to Postgres")]
     Pool(#[source] PoolError),
-    /// It took too long.
+    /// No answer in time.
     #[error("Postgres did not answer within {0:?}")]
     Timeout(std::time::Duration),
-    /// The ledger answered with something that it must not hold.
-    #[error("the ledger holds a value that it must not hold: {0}")]
+    /// A stored value is invalid.
+    #[error("the ledger holds an invalid value in {0}")]
     Unreadable(&'static str),
 }
 
-/// The server's own words without its DETAIL, which repeats the row. It is no source for the same reason:
-/// whoever prints the chain would print a buyer's ids.
-fn told(error: &tokio_postgres::Error) -> String {
+/// The message of the server without its DETAIL, which repeats the row. For the same reason the error is not
+/// a source: printing the chain would print a buyer's ids.
+fn server_message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => match db.constraint() {
             Some(name) => format!("{} ({}, constraint {name})", db.message(), db.code().code()),
@@ -109,26 +109,26 @@ fn told(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// What follows from a failure.
+/// What the caller does after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// It passes.
+    /// Try again.
     Transient,
-    /// It is in no list: the batch is halved, an order alone is kept, with an alert.
+    /// In no list: halve the batch, keep a single order, and alert.
     Unlisted,
-    /// Somebody must repair it.
+    /// An operator must repair it.
     Misconfigured,
     /// The partition must be rebuilt.
     Inconsistent,
-    /// This order itself.
+    /// This order cannot be stored.
     Order,
 }
 
-/// The class of a SQLSTATE, then of the constraint that was violated.
+/// The class of a SQLSTATE and of the constraint that was violated.
 pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
     match (sqlstate, constraint) {
         ("40001" | "40P01" | "55P03" | "25006", _) => Class::Transient,
-        // Every column without a default is written: one more that must not be NULL is the schema's fault.
+        // Every column without a default is written: another NOT NULL column is a fault of the schema.
         ("23502", _) => Class::Misconfigured,
         ("23505", Some("reservations_seq_once"))
         | ("23514", Some("products_sold_within_supply")) => Class::Inconsistent,
@@ -145,7 +145,7 @@ impl From<tokio_postgres::Error> for LedgerError {
     fn from(error: tokio_postgres::Error) -> Self {
         let sqlstate = error.code().map(SqlState::code).map(str::to_owned);
         let constraint = error.as_db_error().and_then(|db| db.constraint()).map(str::to_owned);
-        // Without a SQLSTATE it is the connection, or an answer of another type than was asked for.
+        // Without a SQLSTATE, the connection failed or a value has another type than was asked for.
         let io = error.source().is_some_and(|source| source.is::<std::io::Error>());
         let lost = if error.is_closed() || io { Class::Transient } else { Class::Unlisted };
         let class =
@@ -199,9 +199,9 @@ impl LedgerError {
         }
     }
 
-    /// Whether Postgres is there and took no connection: it starts, stops or recovers (57P03), or all its connections are
-    /// in use (53300).
-    pub fn takes_no_connection(&self) -> bool {
+    /// Whether Postgres runs and refuses connections: it starts, stops or recovers (57P03), or all its
+    /// connections are in use (53300).
+    pub fn refuses_connections(&self) -> bool {
         let Self::Unavailable { source: Cause::Postgres(error) } = self else { return false };
         let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
         error.code().is_some_and(|code| passing.contains(code))
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sqlstate_is_five_characters() {
+    fn sqlstate_of_another_form_is_none() {
         assert_eq!(code_of(Sqlstate::new("P0001")), "P0001");
         for other in ["", "P000", "P00012", "p0001", "é001", "P 001"] {
             assert_eq!(code_of(Sqlstate::new(other)), "none", "{other:?}");
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_constraints_that_fence_are_the_schemas() {
+    fn constraints_that_fence_exist_in_the_schema() {
         let schema = include_str!("../../migrations/0001_ledger.sql");
         for name in ["reservations_seq_once", "products_sold_within_supply"] {
             assert!(schema.contains(name), "{name}");

@@ -1,21 +1,25 @@
-//! What gateways saw of each epoch before it ended (R10), and what of it is nowhere.
+//! The highest seq that each gateway saw of an epoch (R10), and the accepted orders that are in no store.
 
-use super::{Ledger, LedgerError, partitions::epoch as epoch_of};
+use super::{
+    Ledger, LedgerError,
+    partitions::epoch as epoch_of,
+    pool::{from_count, to_bigint},
+};
 use crate::domain::{Epoch, Lost, Partition};
 
 /// The highest seq that a gateway saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// Of this partition.
+    /// The partition.
     pub partition: Partition,
-    /// In this epoch.
+    /// The epoch.
     pub epoch: Epoch,
-    /// None: it takes orders, and has not reported.
+    /// `None` while the gateway takes orders and has not reported.
     pub seq: Option<u64>,
 }
 
 impl Ledger {
-    /// Records marks of a gateway; a lower one than before changes nothing.
+    /// Records the marks of a gateway. A mark lower than the recorded one changes nothing.
     ///
     /// # Errors
     ///
@@ -26,8 +30,7 @@ impl Ledger {
         }
         let partitions: Vec<i32> = marks.iter().map(|m| i32::from(m.partition.number())).collect();
         let epochs: Vec<i64> = marks.iter().map(|m| i64::from(m.epoch.0)).collect();
-        let seq = |mark: &Mark| mark.seq.map_or(-1, |seq| i64::try_from(seq).unwrap_or(i64::MAX));
-        let seqs: Vec<i64> = marks.iter().map(seq).collect();
+        let seqs: Vec<i64> = marks.iter().map(|mark| mark.seq.map_or(-1, to_bigint)).collect();
         self.with("report_marks", |client| async move {
             let sql = "INSERT INTO reported_marks (gateway, partition, epoch, seq)
                        SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::bigint[])
@@ -40,8 +43,8 @@ impl Ledger {
         .await
     }
 
-    /// The last epoch before this one in which anybody took orders, and how many gateways have not
-    /// reported what they saw of it.
+    /// The last epoch before this one in which a gateway took orders, and how many gateways have not
+    /// reported their highest seq of it.
     ///
     /// # Errors
     ///
@@ -62,8 +65,8 @@ impl Ledger {
         .await
     }
 
-    /// What was accepted in epochs that have ended and is nowhere: those before the last one in which the
-    /// partition was open. While it is closed, that one may still be drained.
+    /// The orders lost in epochs that have ended: those before the last one in which the partition was open.
+    /// While the partition is closed, that last one may still be drained.
     ///
     /// # Errors
     ///
@@ -78,8 +81,8 @@ impl Ledger {
         self.lost(partition, opened).await
     }
 
-    /// What was accepted in the epochs before this one and is nowhere. Nothing of these may be in flight
-    /// any more (R8).
+    /// The orders that were accepted in the epochs before this one and are in no store. No order of these
+    /// epochs may be in flight any more (R8).
     ///
     /// # Errors
     ///
@@ -110,7 +113,7 @@ impl Ledger {
         self.with_long("lost_reservations", |client| async move {
             let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
             let lost = rows.iter().map(|row| {
-                let count = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+                let count = from_count(row.get(1));
                 Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })
             });
             lost.collect()

@@ -1,4 +1,4 @@
-//! The schema: which version this program needs, and how a database gets there.
+//! The schema: which version this program needs, and the migrations to it.
 //!
 //! The migrations are files of `migrations/`, built in with their checksums by sqlx. They are applied here, over the same kind of
 //! connection as everything else, with the table and the lock of sqlx: a release that used sqlx for that as well may run
@@ -9,19 +9,19 @@ use std::time::Duration;
 use sqlx::migrate::{Migration, Migrator};
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use super::{Ledger, LedgerError, PoolerError, check_pooler, pool::prepare};
+use super::{Ledger, LedgerError, PoolerError, check_pooler, pool::with_timeouts};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// How long connecting may take. A migration itself has no limit: it may have to read or write a whole table.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a migration waits for a lock: whoever comes after it for the same table waits for it as well.
+/// How long a migration waits for a lock: transactions that need the same table wait behind it.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// A pooler in between that cannot be used.
+    /// The pooler in front of Postgres cannot be used.
     #[error(transparent)]
     Pooler(#[from] PoolerError),
     /// No connection.
@@ -129,7 +129,7 @@ const VERSION: &str =
 /// See [`MigrateError`].
 pub async fn migrate(config: &Config) -> Result<Migrated, MigrateError> {
     check_pooler(config).await?;
-    let connect = prepare(config.clone());
+    let connect = with_timeouts(config.clone());
     let connected = tokio::time::timeout(CONNECT_LIMIT, connect.connect(NoTls)).await;
     let connected = connected.map_err(|_| MigrateError::Silent)?;
     let (mut client, connection) = connected.map_err(MigrateError::Connect)?;
@@ -147,7 +147,7 @@ async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
     client.execute(set, &[&limit_ms]).await.map_err(applied)?;
     let database = client.query_one("SELECT current_database()", &[]).await.map_err(applied)?;
     let lock = lock_id(database.try_get(0).map_err(applied)?);
-    // Waits for whoever migrates now; it goes back with the connection.
+    // Waits for another migration that runs; closing the connection releases it.
     let taken = client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await;
     taken.map_err(|error| locked(error, MigrateError::Running, MigrateError::Applied))?;
     let found = version(client).await.map_err(applied)?;
@@ -176,7 +176,7 @@ async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
     Ok(Migrated::UpToDate(newest()))
 }
 
-/// Tells the failure that another session's lock causes from every other one.
+/// Distinguishes a failure caused by another session's lock from every other one.
 fn locked(
     error: tokio_postgres::Error,
     by_lock: impl FnOnce(tokio_postgres::Error) -> MigrateError,
@@ -185,7 +185,7 @@ fn locked(
     if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) { by_lock(error) } else { other(error) }
 }
 
-/// The migration and its record, or neither.
+/// Applies a migration and records it in one transaction.
 async fn apply(client: &mut Client, migration: &Migration) -> Result<(), tokio_postgres::Error> {
     let tx = client.transaction().await?;
     tx.batch_execute(migration.sql.as_str()).await?;
@@ -206,7 +206,7 @@ async fn version(client: &Client) -> Result<i64, tokio_postgres::Error> {
     }
 }
 
-/// The lock of sqlx for a database.
+/// The key of the advisory lock that sqlx uses for a database.
 fn lock_id(database: &str) -> i64 {
     0x3d32_ad9e * i64::from(crc32fast::hash(database.as_bytes()))
 }
@@ -278,7 +278,7 @@ pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
 
 /// Whether a program of one version works with a schema of another, with which programs from `oldest` on work.
 fn fit(found: i64, oldest: Option<i64>, program: i64) -> Result<(), MigrateError> {
-    // A database that does not say so works with programs of its own version.
+    // A database that does not state it works only with programs of its own version.
     let oldest = oldest.unwrap_or(found);
     if found < program {
         Err(MigrateError::OutOfDate { found, needed: program })
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_is_the_one_that_sqlx_takes() {
+    fn lock_id_equals_that_of_sqlx() {
         // As `generate_lock_id` of sqlx 0.9 computes it.
         assert_eq!(lock_id("yoink"), 960_171_791_590_804_160);
     }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_fits_as_long_as_it_says_so() {
+    fn newer_schema_fits_if_it_allows_this_version() {
         assert!(fit(5, Some(5), 5).is_ok());
         assert!(fit(9, Some(5), 5).is_ok());
         assert!(fit(9, Some(5), 7).is_ok());
@@ -316,13 +316,13 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_takes_something_away_says_which_programs_still_work() {
-        let takes = ["DROP COLUMN", "DROP TABLE", "RENAME", "SET NOT NULL", " TYPE "];
+    fn migration_that_removes_something_updates_schema_compatibility() {
+        let removals = ["DROP COLUMN", "DROP TABLE", "RENAME", "SET NOT NULL", " TYPE "];
         for migration in MIGRATIONS.iter().filter(|migration| migration.version > 5) {
             let sql = migration.sql.as_str().to_uppercase();
-            let adds_only = !takes.iter().any(|word| sql.contains(word));
-            let says = sql.contains("UPDATE SCHEMA_COMPATIBILITY");
-            assert!(adds_only || says, "migration {}", migration.version);
+            let adds_only = !removals.iter().any(|text| sql.contains(text));
+            let is_stated = sql.contains("UPDATE SCHEMA_COMPATIBILITY");
+            assert!(adds_only || is_stated, "migration {}", migration.version);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Postgres: what was granted and what was sold. Its CHECK (sold <= supply) is the last word.
+//! Postgres: what was granted and what was sold. Its CHECK (sold <= supply) is the
+//! final guard against overselling.
 //!
 //! Must never: write orders outside the gate (R2), or decide by itself that an order is lost.
 
@@ -6,7 +7,6 @@ mod actions;
 mod audit;
 mod catalogue;
 mod error;
-mod kept;
 mod marks;
 mod migrate;
 mod new_products;
@@ -18,22 +18,23 @@ mod rebuild;
 mod reservations;
 mod settings;
 mod store;
+mod timeline;
 mod void;
 
 pub use actions::{ActionBy, ActionRecord, OpenRecord, RecordedAction};
 pub use audit::{AuditRows, IdBuckets, InStreams, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, Class, LedgerError, Sqlstate, classify, code_of};
-pub use kept::Timeline;
 pub use marks::Mark;
 pub use migrate::{MigrateError, Migrated, SchemaVersions, check_schema, migrate, schema_versions};
 pub use new_products::{Created, Imported};
-pub use partitions::{Deployment, Establish, PartitionRow, PartitionStatus};
+pub use partitions::{Deployment, Established, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
 pub use pools::{Lookup, Lookups, PoolSizes, Pools};
-pub use rebuild::{Closed, Turn};
+pub use rebuild::{Closed, LockGuard};
 pub use reservations::{ExportRow, LookedUp, ReservationFilter};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
+pub use timeline::Timeline;
 pub use void::{Void, VoidOutcome};

@@ -1,8 +1,8 @@
-//! New products: stored whole or not at all, without the lock of the catalogue; versions follow under that lock, a
-//! page at a time.
+//! New products: stored all or none, without the lock of the catalogue; they get versions under that lock, a page
+//! at a time.
 //!
-//! A stored product has version 0 until it gets its own. Processes that run have read past version 0, so they see it
-//! with its version; a process that starts reads it at once. Must never: wait for a row while holding the lock.
+//! A stored product has version 0 until it gets its own. Running processes have read past version 0, so they see it
+//! when it has a version; a process that starts reads it at once. Must never: wait for a row while holding the lock.
 
 use std::{
     collections::HashSet,
@@ -23,25 +23,25 @@ use crate::domain::{NewProduct, PartitionCount, ProductId};
 /// Products that one statement stores.
 const ROWS_PER_STATEMENT: usize = 5_000;
 
-/// Products that get their versions under the lock at a time.
+/// Products that get their versions in one transaction under the lock.
 const ROWS_PER_LOCK: usize = 1_000;
 
 /// How long an import waits for another transaction that creates one of its products.
 const IMPORT_LOCK_TIMEOUT: &str = "SET lock_timeout = '10min'";
 
-/// What creating products did.
+/// The result of creating products.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
-    /// All are there: these are new, the others were known.
+    /// All exist now: some are new, the others existed before.
     Done {
-        /// New ones.
+        /// The new products.
         new: Vec<ProductId>,
-        /// Known ones that are offered otherwise than asked; they were left as they are.
+        /// Existing products that differ from what was asked; they were not changed.
         kept: Vec<ProductId>,
     },
-    /// None was created: this known product was first created with other units.
+    /// None was created: this existing product was created with other units.
     OtherUnits {
-        /// Its place in the list.
+        /// Its index in the list.
         at: usize,
         /// The units it was created with.
         units: i64,
@@ -58,11 +58,11 @@ pub struct Imported {
 }
 
 impl Ledger {
-    /// Creates products, all or none. A known one is left as it is if it was created with these units.
+    /// Creates products, all or none. An existing product is not changed if it was created with these units.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; repeating it finds out.
+    /// When Postgres fails; repeating it is safe.
     pub async fn create_products(
         &self,
         products: &[NewProduct],
@@ -78,12 +78,12 @@ impl Ledger {
         Ok(stored.created)
     }
 
-    /// As [`Ledger::create_products`], for as many as a file has: without the limit of an operation, and without
-    /// versions, which [`Ledger::assign_versions`] gives. Counts in `done` the products that were looked at.
+    /// As [`Ledger::create_products`], for a whole file: without the time limit of an operation, and without
+    /// versions, which [`Ledger::assign_versions`] assigns. Counts the processed products in `done`.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; repeating it finds out.
+    /// When Postgres fails; repeating it is safe.
     pub async fn import_products(
         &self,
         products: &[NewProduct],
@@ -99,11 +99,12 @@ impl Ledger {
         .await
     }
 
-    /// Gives versions to those of these products that have none, so that processes that run see them. Counts in `done`.
+    /// Assigns versions to those of these products that have none, so that running processes see them. Counts the
+    /// processed products in `done`.
     ///
     /// # Errors
     ///
-    /// When Postgres does not do it; a process that serves does it then, too.
+    /// When Postgres fails; a serving process then assigns them.
     pub async fn assign_versions(
         &self,
         products: &[ProductId],
@@ -123,8 +124,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Gives versions to a page of the products that have none, unless another transaction is changing the catalogue: what an
-    /// import that died left over.
+    /// Assigns versions to a page of the products that have none, which an import left that ended early. Does nothing
+    /// while another transaction changes the catalogue.
     ///
     /// # Errors
     ///
@@ -147,8 +148,8 @@ impl Ledger {
 // Both find products by an array of ids and never by a join. After an import that was rolled back, the statistics of Postgres may say that
 // the table is empty; a join is then planned as nested loops over the whole table, which takes minutes for a page.
 
-/// A row that an order is being stored for is skipped, so that no transaction waits while it holds the lock. The sum
-/// keeps Postgres from the index by version, which holds every product of the import.
+/// Skips a row that a batch of orders has locked, so that no transaction waits while it holds the lock. The
+/// expression `version + 0` keeps Postgres from the index by version, which holds every product of the import.
 const ASSIGN: &str = "
     UPDATE products SET version = nextval('catalogue_version')
      WHERE product_id = ANY (ARRAY (
@@ -181,7 +182,7 @@ const INSERT: &str = "
     )
     SELECT product_id FROM inserted";
 
-/// Known products that were created with other units, are offered otherwise, or have no version. The subqueries with
+/// Existing products that were created with other units, differ otherwise, or have no version. The subqueries with
 /// LIMIT make Postgres look each product up by its key; joins would read both tables again for each page.
 const COMPARE: &str = "
     SELECT * FROM (
@@ -198,8 +199,8 @@ const COMPARE: &str = "
                               WHERE request_id = 'first/' || w.product_id LIMIT 1) AS g ON true) AS known
      WHERE first_units <> units OR differs OR unversioned";
 
-/// Products in the order of their ids. Everybody inserts in this order, so that two who create the same products
-/// wait for one another and never for each other.
+/// Products ordered by their ids. Every transaction inserts in this order, so that two of them that create the same
+/// products cannot deadlock.
 struct Rows<'a> {
     sorted: Vec<(usize, &'a NewProduct)>,
     partitions: PartitionCount,
@@ -255,9 +256,9 @@ async fn store(
     Ok(Imported { created: Created::Done { new, kept }, unversioned })
 }
 
-/// How a known product differs from what was asked.
+/// How an existing product differs from what was asked.
 struct Difference {
-    /// Its place among those that were compared.
+    /// Its index among the compared products.
     at: usize,
     first_units: i64,
     differs: bool,
@@ -289,7 +290,7 @@ async fn compare(
     Ok(differences)
 }
 
-/// A page of products as the arrays that a statement takes.
+/// A page of products as the array parameters of a statement.
 struct Columns<'a> {
     ids: Vec<&'a str>,
     partitions: Vec<i32>,
@@ -336,7 +337,7 @@ impl<'a> Columns<'a> {
         ]
     }
 
-    /// Inserts those that do not exist; returns their ids.
+    /// Inserts the products that do not exist; returns their ids.
     async fn insert(
         &self,
         tx: &Transaction<'_>,

@@ -1,4 +1,4 @@
-//! The deployment and the life of its partitions.
+//! The deployment and the states of its partitions.
 
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
@@ -9,29 +9,29 @@ use crate::domain::{Epoch, Partition, PartitionCount};
 /// What was fixed when the database was first initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deployment {
-    /// Stands in the meta of every partition, too.
+    /// Also in the meta of every partition in Redis.
     pub id: Uuid,
     /// How many partitions.
     pub partitions: PartitionCount,
 }
 
-/// Whether the deployment is the one that was asked for.
+/// Whether the database has the number of partitions that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Establish {
-    /// It is.
-    Is(Deployment),
+pub enum Established {
+    /// It has.
+    Matches(Deployment),
     /// It has another number of partitions.
-    Other(Deployment),
+    Differs(Deployment),
 }
 
-/// Where a partition stands.
+/// The state of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionStatus {
     /// Never opened.
     New,
     /// Selling.
     Open,
-    /// Under repair.
+    /// Being rebuilt.
     Closed,
 }
 
@@ -42,7 +42,7 @@ pub struct PartitionRow {
     pub partition: Partition,
     /// Its epoch.
     pub epoch: Epoch,
-    /// Where it stands.
+    /// Its state.
     pub status: PartitionStatus,
 }
 
@@ -64,7 +64,7 @@ impl Ledger {
     /// # Errors
     ///
     /// When Postgres does not do it.
-    pub async fn establish(&self, wanted: PartitionCount) -> Result<Establish, LedgerError> {
+    pub async fn establish(&self, wanted: PartitionCount) -> Result<Established, LedgerError> {
         self.with("establish", |mut client| async move {
             let tx = client.transaction().await?;
             let mut found = deployment(&tx).await?;
@@ -87,7 +87,7 @@ impl Ledger {
             }
             let found = found.ok_or(LedgerError::unreadable("deployment"))?;
             let same = found.partitions == wanted;
-            Ok(if same { Establish::Is(found) } else { Establish::Other(found) })
+            Ok(if same { Established::Matches(found) } else { Established::Differs(found) })
         })
         .await
     }
@@ -115,7 +115,7 @@ impl Ledger {
                         "open" => PartitionStatus::Open,
                         _ => PartitionStatus::Closed,
                     };
-                    // Beyond the last epoch only this partition is closed: the others go on.
+                    // Only this partition is closed after the last epoch: the others keep selling.
                     Ok(epoch(row.get(1)).map_or(
                         PartitionRow {
                             partition,
@@ -130,8 +130,9 @@ impl Ledger {
         .await
     }
 
-    /// An epoch for one attempt at opening a new partition; `None` when it is not as it was seen, or no epoch is
-    /// left. Committed before Redis is told: whoever comes late opens an epoch that the ledger has left.
+    /// An epoch for one attempt at opening a new partition; `None` when the row has changed since it was read, or
+    /// no epoch is left. It is committed before Redis is changed, so a late attempt has an epoch that the ledger
+    /// no longer accepts.
     ///
     /// # Errors
     ///
@@ -149,18 +150,18 @@ impl Ledger {
         .await
     }
 
-    /// The end of an attempt, after Redis has opened; returns whether no other attempt was begun since.
-    /// Nobody sells before this has committed.
+    /// Ends an attempt after Redis has opened the partition; returns whether no other attempt has begun since.
+    /// Nothing is sold before this has committed.
     ///
     /// # Errors
     ///
     /// When Postgres does not do it; then the partition is still new, or open.
     pub async fn opened(&self, partition: Partition, epoch: Epoch) -> Result<bool, LedgerError> {
-        self.end_closed(partition, epoch, "new").await
+        self.mark_open(partition, epoch, "new").await
     }
 
-    /// Marks a partition open that is of this epoch and in this state.
-    pub(super) async fn end_closed(
+    /// Marks a partition open if it has this epoch and this state.
+    pub(super) async fn mark_open(
         &self,
         partition: Partition,
         epoch: Epoch,

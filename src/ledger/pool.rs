@@ -17,15 +17,15 @@ use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 use super::{LedgerError, error::Cause};
 use crate::telemetry::{Metrics, PoolReading};
 
-/// No operation on the ledger lasts longer, whatever the network does; a read that takes long aside.
+/// The limit of one operation, except for long reads.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
-/// No read and no import that takes long lasts longer.
+/// The limit of a long read or an import.
 const LONG_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// The longest wait from one row of such a read to the next.
+/// The limit from one row of a long read to the next.
 const ROW_LIMIT: Duration = Duration::from_secs(120);
 const POOL_WAIT: Duration = Duration::from_secs(5);
-/// How long connecting may take with all hosts together, so that the last one is reached within `POOL_WAIT`; and with
-/// each of them.
+/// The limit of connecting to all hosts together, so that the last one is reached within `POOL_WAIT`, and the
+/// bounds of the limit for each of them.
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 const CONNECT_MIN: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ fn session_settings(statement_limit: Duration) -> String {
     )
 }
 
-/// Postgres ends a query whose client has gone away, if it can tell (since 14, and not on every system).
+/// Postgres cancels a query whose client has disconnected (since 14, not on every operating system).
 const END_ORPHANS: &str = "SELECT set_config(name, '1000', false) FROM pg_settings
                             WHERE name = 'client_connection_check_interval'";
 
@@ -68,8 +68,8 @@ fn set_limits(statement_limit: Duration) -> Hook {
     })
 }
 
-/// What both ends do about a network that carries nothing.
-pub(super) fn prepare(mut config: Config) -> Config {
+/// Sets timeouts, so that a connection on which the network carries nothing ends.
+pub(super) fn with_timeouts(mut config: Config) -> Config {
     let hosts = config.get_hosts().len().max(config.get_hostaddrs().len()).max(1);
     let each = CONNECT_LIMIT / u32::try_from(hosts).unwrap_or(u32::MAX);
     config.connect_timeout(each.clamp(CONNECT_MIN, CONNECT_MAX));
@@ -82,7 +82,7 @@ pub(super) fn prepare(mut config: Config) -> Config {
 }
 
 fn builder(config: &Config, connections: usize) -> deadpool_postgres::PoolBuilder {
-    // Verified: a connection that a restart of Postgres killed is noticed before it is used.
+    // Verified: a connection that a restart of Postgres closed is detected before it is used.
     let recycling_method = RecyclingMethod::Verified;
     let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method });
     let mut pool = PoolConfig::new(connections);
@@ -96,17 +96,18 @@ pub(super) fn operations(config: &Config, connections: usize) -> anyhow::Result<
     Ok(builder(config, connections).post_create(set_limits(STATEMENT_LIMIT)).build()?)
 }
 
-/// At most `connections` for reads that take long, each used once.
+/// At most `connections` for long reads, each used once.
 pub(super) fn long_reads(config: &Config, connections: usize) -> anyhow::Result<Pool> {
-    let used = Hook::sync_fn(|_, _| Err(HookError::message("it was used")));
+    let used =
+        Hook::sync_fn(|_, _| Err(HookError::message("connections for long reads are used once")));
     let builder = builder(config, connections).post_create(set_limits(LONG_LIMIT));
     Ok(builder.pre_recycle(used).build()?)
 }
 
-/// A connection for a read that takes long. Dropping it closes it, whatever still runs there, and Postgres ends
-/// that within a second or so.
+/// A connection for a long read. Dropping it closes the connection, and Postgres cancels what still runs on it
+/// within about a second.
 pub(super) struct LongRead {
-    // Dropped first, which hands it back.
+    // Dropped first, which returns it to the pool.
     connection: Object,
     _close: CloseIdle,
 }
@@ -143,21 +144,21 @@ async fn within<T>(
     })
 }
 
-/// A handle on Postgres for one kind of caller; clones share its connections.
+/// Postgres for one kind of caller; clones share its connections.
 #[derive(Clone)]
 pub struct Ledger {
     pool: Pool,
-    /// For reads that take long, of every kind of caller.
+    /// Connections for long reads, shared by all kinds of callers.
     long: Pool,
-    /// For a connection beside the pools.
-    beside: Config,
+    /// For connections outside of the pools.
+    config: Config,
     metrics: Metrics,
 }
 
 impl Ledger {
     /// Operations on `pool`, long reads on `long`.
-    pub(super) fn new(pool: Pool, long: Pool, beside: Config, metrics: Metrics) -> Self {
-        Self { pool, long, beside, metrics }
+    pub(super) fn new(pool: Pool, long: Pool, config: Config, metrics: Metrics) -> Self {
+        Self { pool, long, config, metrics }
     }
 
     /// Measures an operation, with its wait for a connection.
@@ -186,8 +187,8 @@ impl Ledger {
         self.measured(name, within(OPERATION_LIMIT, run)).await
     }
 
-    /// Runs an operation and, if Postgres no longer accepts a statement that was prepared before (a column has another
-    /// type, somebody discarded it), once more with statements prepared anew. Nothing was done the first time.
+    /// Runs an operation. If Postgres refuses a statement that was prepared before (the type of a column changed, or
+    /// DEALLOCATE removed it), runs it again with new prepared statements; the first attempt changed nothing.
     pub(super) async fn with_prepared<T, F>(
         &self,
         name: &'static str,
@@ -204,8 +205,7 @@ impl Ledger {
         done
     }
 
-    /// Runs reads that take long, or an import, on a connection of their own. Dropping the future ends them in Postgres
-    /// as well.
+    /// Runs long reads, or an import, on a connection of their own. Dropping the future cancels them in Postgres.
     pub(super) async fn with_long<T, F>(
         &self,
         name: &'static str,
@@ -223,8 +223,8 @@ impl Ledger {
         Ok(LongRead { connection, _close: CloseIdle(self.long.clone()) })
     }
 
-    /// Runs one operation on a connection that its result may keep, and that no pool counts.
-    pub(super) async fn with_kept<T, F>(
+    /// Runs one operation on a connection that leaves its pool and that the result may keep.
+    pub(super) async fn with_detached<T, F>(
         &self,
         name: &'static str,
         operation: impl FnOnce(ClientWrapper) -> F,
@@ -236,7 +236,7 @@ impl Ledger {
         self.measured(name, within(OPERATION_LIMIT, run)).await
     }
 
-    /// Rows as they come, for reads that grow. Dropping them ends the read in Postgres as well.
+    /// A stream of rows, for reads without a bound. Dropping it cancels the read in Postgres.
     pub(super) async fn rows(
         &self,
         name: &'static str,
@@ -271,23 +271,23 @@ impl Ledger {
         Ok(Box::pin(rows))
     }
 
-    /// The connections for operations as they are now.
+    /// The connections for operations, now.
     pub(super) fn connections(&self) -> PoolReading {
         reading(&self.pool)
     }
 
-    /// The connections for reads that take long, as they are now.
+    /// The connections for long reads, now.
     pub(super) fn long_connections(&self) -> PoolReading {
         reading(&self.long)
     }
 
-    /// Whether Postgres answers a connection made now: also while all others are in use.
+    /// Whether Postgres answers on a new connection, which works while all pooled ones are in use.
     ///
     /// # Errors
     ///
     /// When it does not.
     pub async fn probe(&self) -> Result<(), LedgerError> {
-        let (client, connection) = self.beside.connect(NoTls).await?;
+        let (client, connection) = self.config.connect(NoTls).await?;
         let asked = async move { client.simple_query("SELECT 1").await.map(drop) };
         // The connection ends with its client.
         let (asked, ended) = tokio::join!(asked, connection);
@@ -319,7 +319,7 @@ fn reading(pool: &Pool) -> PoolReading {
     }
 }
 
-/// Whether Postgres refused a statement that was prepared before; then it did nothing.
+/// Whether Postgres refused a statement because it was prepared before a change.
 fn is_stale(error: &LedgerError) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
     let Some(Cause::Postgres(error)) = cause else { return false };
@@ -327,17 +327,28 @@ fn is_stale(error: &LedgerError) -> bool {
     error.code().is_some_and(|code| stale.contains(code))
 }
 
-/// The last second of the year 9999.
+/// The last millisecond of the year 9999.
 const TIME_MAX_MS: i64 = 253_402_300_799_999;
 
-/// Milliseconds since 1970 as a timestamptz; what lies outside 1970 to 9999 becomes its nearer end.
+/// Milliseconds since 1970 as a timestamptz, limited to the years 1970 to 9999.
 pub(super) fn timestamp(ms: i64) -> SystemTime {
-    let ms = u64::try_from(ms.clamp(0, TIME_MAX_MS)).unwrap_or(0);
-    UNIX_EPOCH + Duration::from_millis(ms)
+    UNIX_EPOCH + Duration::from_millis(ms.clamp(0, TIME_MAX_MS).cast_unsigned())
 }
 
 /// A timestamptz as milliseconds since 1970.
 pub(super) fn milliseconds(at: SystemTime) -> i64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A seq, which has 36 bits, as a bigint.
+pub(super) fn to_bigint(seq: u64) -> i64 {
+    debug_assert!(seq < 1 << 36, "seq {seq}");
+    seq.cast_signed()
+}
+
+/// The result of `count`, or of another expression that is never negative.
+pub(super) fn from_count(count: i64) -> u64 {
+    debug_assert!(count >= 0, "count {count}");
+    count.cast_unsigned()
 }

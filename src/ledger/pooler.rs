@@ -1,17 +1,17 @@
-//! A pooler between us and Postgres (PgBouncer) must leave each connection its own backend.
+//! A pooler in front of Postgres (PgBouncer) must give each connection a backend of its own.
 //!
-//! Where it gives each transaction another one, limits that a connection has set apply to somebody else, locks
-//! stay behind, and prepared statements are not there. That is noticed before anything is done.
+//! If it gives each transaction another backend, the limits that a connection has set apply to other clients,
+//! locks are left behind, and prepared statements are missing. This is checked before anything else is done.
 
 use std::time::Duration;
 
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-use super::{LedgerError, error::Cause, pool::prepare};
+use super::{LedgerError, error::Cause, pool::with_timeouts};
 
-/// How often two connections are compared; busy poolers may give out the right backend by chance.
+/// How often two connections are compared: a busy pooler may return to the same backend by chance.
 const ROUNDS: usize = 5;
-/// How long that may take: a pooler without a free backend lets us wait.
+/// The limit of the comparison: a pooler without a free backend makes it wait.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Why Postgres cannot be used through this address.
@@ -20,10 +20,10 @@ pub enum PoolerError {
     /// Each transaction may run on another backend.
     #[error(
         "postgres_url leads to a pooler that gives each transaction another backend of Postgres: set \
-         pool_mode = session for this database in PgBouncer, or let postgres_url lead to Postgres itself"
+         pool_mode = session for this database in PgBouncer, or set postgres_url to the address of Postgres itself"
     )]
     TransactionMode,
-    /// It could not be found out.
+    /// The check failed.
     #[error("cannot use Postgres (postgres_url)")]
     Ledger(#[source] LedgerError),
 }
@@ -40,13 +40,13 @@ impl From<tokio_postgres::Error> for PoolerError {
     }
 }
 
-/// Refuses a pooler that does not leave a connection its backend.
+/// Refuses a pooler that does not keep one backend per connection.
 ///
 /// # Errors
 ///
 /// See [`PoolerError`].
 pub async fn check_pooler(config: &Config) -> Result<(), PoolerError> {
-    let config = prepare(config.clone());
+    let config = with_timeouts(config.clone());
     let compared = async {
         let (first, first_io) = config.connect(NoTls).await?;
         let (second, second_io) = config.connect(NoTls).await?;
@@ -64,7 +64,7 @@ pub async fn check_pooler(config: &Config) -> Result<(), PoolerError> {
     }
 }
 
-/// Two connections that live at once have two backends, and each keeps its own.
+/// Two connections that are open at the same time must have two backends, and each must keep its own.
 async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
     let own = backend(first).await?;
     for _ in 0..ROUNDS {
@@ -73,7 +73,7 @@ async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
             return Err(PoolerError::TransactionMode);
         }
         second.batch_execute("BEGIN").await?;
-        // With one backend for both, the second has it until its transaction ends: the first is not asked then.
+        // If both share one backend, the second holds it until its transaction ends, and asking the first would wait.
         let shared = backend(second).await? == own || backend(first).await? != own;
         second.batch_execute("COMMIT").await?;
         if shared {
@@ -83,7 +83,7 @@ async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
     Ok(())
 }
 
-/// Which backend answers: its process, and which server that is of.
+/// The backend that answers: its process id and the start time of its server.
 async fn backend(client: &Client) -> Result<Option<String>, PoolerError> {
     let sql = "SELECT pg_backend_pid() || ' since ' || pg_postmaster_start_time()";
     let answer = client.simple_query(sql).await?;

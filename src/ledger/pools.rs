@@ -1,4 +1,4 @@
-//! Connections by kind of caller: no kind waits for connections that another kind has taken.
+//! Connections by kind of caller: no kind waits for the connections of another.
 
 use std::sync::Arc;
 
@@ -7,37 +7,37 @@ use tokio_postgres::Config;
 
 use super::{
     Ledger, LedgerError, LookedUp,
-    pool::{long_reads, operations, prepare},
+    pool::{long_reads, operations, with_timeouts},
 };
 use crate::{
     domain::ReservationId,
     telemetry::{Metrics, PoolReading},
 };
 
-/// Look-ups under way for each of their connections: most of them wait, for some 32 times as long as one takes.
+/// Look-ups in flight per connection. Most of them wait, for at most about 32 times as long as one takes.
 const LOOKUPS_PER_CONNECTION: usize = 32;
 
 /// The most connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSizes {
-    /// For storing orders, voiding dead ones, and telling calls that wait for that.
+    /// For storing orders, voiding dead ones, and calls that wait for the commit (`ack = LEDGER`).
     pub workers: usize,
     /// For operators' calls, the catalogue, and opening and rebuilding partitions.
     pub operators: usize,
-    /// For buyers who look a reservation up.
+    /// For look-ups of reservations by buyers.
     pub lookups: usize,
-    /// For reads that take long: rebuilds, audits, exports.
+    /// For long reads: rebuilds, audits, exports.
     pub maintenance: usize,
 }
 
 /// Postgres, by kind of caller.
 #[derive(Clone)]
 pub struct Pools {
-    /// For storing orders, voiding dead ones, and telling calls that wait for that.
+    /// For storing orders, voiding dead ones, and calls that wait for the commit (`ack = LEDGER`).
     pub workers: Ledger,
     /// For operators' calls, the catalogue, and opening and rebuilding partitions.
     pub operators: Ledger,
-    /// For buyers who look a reservation up.
+    /// For look-ups of reservations by buyers.
     pub lookups: Lookups,
 }
 
@@ -48,21 +48,21 @@ impl Pools {
     ///
     /// When the settings make no pool.
     pub fn new(config: Config, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
-        let config = prepare(config);
+        let config = with_timeouts(config);
         let long = long_reads(&config, sizes.maintenance)?;
         let ledger = |connections| {
             let pool = operations(&config, connections)?;
             anyhow::Ok(Ledger::new(pool, long.clone(), config.clone(), metrics.clone()))
         };
-        let places = Arc::new(Semaphore::new(sizes.lookups * LOOKUPS_PER_CONNECTION));
+        let permits = Arc::new(Semaphore::new(sizes.lookups * LOOKUPS_PER_CONNECTION));
         Ok(Self {
             workers: ledger(sizes.workers)?,
             operators: ledger(sizes.operators)?,
-            lookups: Lookups { ledger: ledger(sizes.lookups)?, places },
+            lookups: Lookups { ledger: ledger(sizes.lookups)?, permits },
         })
     }
 
-    /// The connections as they are now, by pool.
+    /// The connections of each pool, now.
     pub fn connections(&self) -> [(&'static str, PoolReading); 4] {
         [
             ("workers", self.workers.connections()),
@@ -73,22 +73,22 @@ impl Pools {
     }
 }
 
-/// Looks reservations up for buyers; so many at once, and no more.
+/// Looks reservations up for buyers, with a limit on how many are in flight.
 #[derive(Clone)]
 pub struct Lookups {
     ledger: Ledger,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Lookups {
-    /// Begins a look-up; `None` when too many are under way already.
+    /// Begins a look-up; `None` when too many are in flight.
     pub fn begin(&self) -> Option<Lookup<'_>> {
-        let permit = self.places.try_acquire().ok()?;
+        let permit = self.permits.try_acquire().ok()?;
         Some(Lookup { ledger: &self.ledger, _permit: permit })
     }
 }
 
-/// A look-up that is under way until this is dropped.
+/// A look-up, counted until this is dropped.
 pub struct Lookup<'a> {
     ledger: &'a Ledger,
     _permit: SemaphorePermit<'a>,

@@ -13,18 +13,18 @@ use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-/// Held while partitions are opened or one is rebuilt, so that two processes do not take turns at it. Nothing's
-/// exactness rests on it: the epoch does that (R7).
-pub struct Turn {
-    /// A transaction that is kept open holds the lock; it goes with its connection.
+/// Held while partitions are opened or one is rebuilt, so that two processes do not undo each other's work. It is
+/// an optimization: correctness depends on the epoch alone (R7).
+pub struct LockGuard {
+    /// An open transaction holds the lock; closing its connection releases it.
     _held: AbortOnDropHandle<()>,
 }
 
-/// How often that transaction is used. Postgres ends one that says nothing for 30 s: so the lock of a process that
-/// stalls, or whose machine is gone, goes back.
+/// How often that transaction is used. Postgres ends it after 30 s without use, which releases the lock of a process
+/// that stalls or whose machine has failed.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-impl Turn {
+impl LockGuard {
     fn hold(connection: ClientWrapper) -> Self {
         let held = async move {
             loop {
@@ -38,7 +38,7 @@ impl Turn {
     }
 }
 
-/// The first number tells our advisory locks from others of this database.
+/// The first key of the advisory locks of this program.
 const REBUILD: i32 = 7069;
 const OPENING: i32 = 7070;
 
@@ -52,34 +52,37 @@ pub struct Closed {
 }
 
 impl Ledger {
-    /// The right to rebuild a partition; `None` while somebody else has it.
+    /// The lock for rebuilding a partition; `None` while another process holds it.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn rebuild_turn(&self, partition: Partition) -> Result<Option<Turn>, LedgerError> {
-        self.with_kept("rebuild_turn", |connection| async move {
+    pub async fn lock_rebuild(
+        &self,
+        partition: Partition,
+    ) -> Result<Option<LockGuard>, LedgerError> {
+        self.with_detached("lock_rebuild", |connection| async move {
             let key = i32::from(partition.number());
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_try_advisory_xact_lock($1, $2)";
             let ours: bool = connection.query_one(sql, &[&REBUILD, &key]).await?.try_get(0)?;
-            Ok(ours.then(|| Turn::hold(connection)))
+            Ok(ours.then(|| LockGuard::hold(connection)))
         })
         .await
     }
 
-    /// The right to open new partitions, as soon as nobody else has it; `None` when that takes longer than a
-    /// lock may: somebody stalls.
+    /// The lock for opening new partitions, once no other process holds it; `None` if that takes longer than
+    /// `lock_timeout`: another process stalls.
     ///
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn opening_turn(&self) -> Result<Option<Turn>, LedgerError> {
-        self.with_kept("opening_turn", |connection| async move {
+    pub async fn lock_opening(&self) -> Result<Option<LockGuard>, LedgerError> {
+        self.with_detached("lock_opening", |connection| async move {
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_advisory_xact_lock($1, 0)";
             match connection.execute(sql, &[&OPENING]).await {
-                Ok(_) => Ok(Some(Turn::hold(connection))),
+                Ok(_) => Ok(Some(LockGuard::hold(connection))),
                 Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
                 Err(error) => Err(error.into()),
             }
@@ -87,10 +90,9 @@ impl Ledger {
         .await
     }
 
-    /// R7: closes a partition under a new epoch, above the one that was seen and above `above`: a ledger that
-    /// lost commits may have gone back behind the epoch that Redis holds, and ids are never used again. Whoever
-    /// still works under the one that was seen is kept out by the gate from now on. `None` when somebody else
-    /// was first, or no epoch is left.
+    /// R7: closes a partition under a new epoch, above the one in the row and above `above`: a ledger that lost
+    /// commits may have an older epoch than Redis, and ids are never reused. From now on the gate refuses
+    /// transactions of the older epoch. `None` when another process was first, or no epoch is left.
     ///
     /// # Errors
     ///
@@ -102,9 +104,9 @@ impl Ledger {
     ) -> Result<Option<Closed>, LedgerError> {
         self.with("close_partition", |client| async move {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            // Closed when it was seen, and open now: somebody has rebuilt it meanwhile.
+            // If it was closed then and is open now, another process has rebuilt it.
             let status = match seen.status {
-                // New, and sold from: a ledger that went back to before its opening.
+                // New, and Redis sells from it: the ledger lost the commit that opened it.
                 PartitionStatus::New if above > seen.epoch => "new",
                 PartitionStatus::New => return Ok(None),
                 PartitionStatus::Open => "open",
@@ -125,7 +127,7 @@ impl Ledger {
         .await
     }
 
-    /// The end of a rebuild, after Redis has opened; returns whether it was still this rebuild's.
+    /// Ends a rebuild after Redis has opened; returns whether the partition still has the epoch of this rebuild.
     ///
     /// # Errors
     ///
@@ -135,10 +137,10 @@ impl Ledger {
         partition: Partition,
         epoch: Epoch,
     ) -> Result<bool, LedgerError> {
-        self.end_closed(partition, epoch, "closed").await
+        self.mark_open(partition, epoch, "closed").await
     }
 
-    /// Every product of a partition with what was sold of it.
+    /// Every product of a partition with its sold units.
     ///
     /// # Errors
     ///
@@ -172,7 +174,7 @@ impl Ledger {
                      FROM reservations
                     WHERE partition = $1 AND state = 'confirmed' AND request_id IS NOT NULL
                       AND reserved_at >= $2 AND reservation_id BETWEEN $3 AND $4";
-        // The partition's own stretch of the primary key, and nothing beside it.
+        // Reads only the partition's range of the primary key.
         let (first, last) = ReservationId::range_of(partition);
         let (number, since) = (i32::from(partition.number()), timestamp(since_ms));
         let rows = self.rows("idempotency_records", sql, &[&number, &since, &first, &last]).await?;
@@ -189,11 +191,11 @@ impl Ledger {
         }))
     }
 
-    /// What users hold of a partition's products that have a limit, as it comes.
+    /// Streams how many units each user has of the partition's products that have a limit.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer, at the start or on the way.
+    /// When Postgres does not answer, at the start or later.
     pub async fn bought(
         &self,
         partition: Partition,

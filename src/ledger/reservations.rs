@@ -1,4 +1,4 @@
-//! Looks reservations up.
+//! Reads reservations.
 
 use futures_util::{Stream, StreamExt as _};
 use tokio_postgres::{
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Ledger, LedgerError, pool::milliseconds};
 use crate::domain::{ProductId, Reservation, ReservationId, ReservationState, UserId};
 
-/// Whose reservations.
+/// Which reservations to list.
 #[derive(Debug, Clone)]
 pub enum ReservationFilter {
     /// Of a product.
@@ -21,14 +21,14 @@ pub enum ReservationFilter {
     Both(ProductId, UserId),
 }
 
-/// What the ledger holds of a reservation.
+/// The result of looking a reservation up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookedUp {
-    /// It.
+    /// Found.
     Reservation(Reservation),
-    /// Another one of its partition, epoch and seq: this one was never made.
+    /// Another reservation has its partition, epoch and seq: this id was never issued.
     AnotherOfItsSeq,
-    /// Nothing.
+    /// Not found.
     Nothing,
 }
 
@@ -90,7 +90,7 @@ impl Ledger {
         .await
     }
 
-    /// One reservation, or whether another one has its seq: by a range of the primary key.
+    /// One reservation, or whether another one has its seq, by a range of the primary key.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl Ledger {
         .await
     }
 
-    /// Which of these are settled, and how: voided for a reason, or (`None`) confirmed.
+    /// Those of these reservations that are settled: with the reason if voided, with `None` if confirmed.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl Ledger {
         .await
     }
 
-    /// At most `limit` stored reservations in the order of their ids, after `after`.
+    /// At most `limit` stored reservations, ordered by id, after `after`.
     ///
     /// # Errors
     ///
@@ -173,11 +173,11 @@ impl Ledger {
         .await
     }
 
-    /// Every reservation, in the order of their ids, as it stands when the export starts.
+    /// Every reservation, ordered by id, in one snapshot.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer, at the start or on the way.
+    /// When Postgres does not answer, at the start or later.
     pub async fn export(
         &self,
     ) -> Result<impl Stream<Item = Result<ExportRow, LedgerError>>, LedgerError> {

@@ -1,22 +1,22 @@
-//! What Postgres itself is set to.
+//! The settings of Postgres.
 
 use super::{Ledger, LedgerError};
 
-/// The settings that decide what a commit is worth, as our own connections have them.
+/// The settings that decide whether commits are durable, as the connections of this program have them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerSettings {
     /// As in `server_version_num`: 150004 is 15.4.
     pub version: i32,
-    /// Nothing can be written: a standby, or so set.
+    /// Nothing can be written: a standby, or `default_transaction_read_only`.
     pub read_only: bool,
-    /// `off`, `local`, `on` and more.
+    /// Such as `off`, `local` or `on`.
     pub synchronous_commit: String,
-    /// Whether commits reach the disk at all.
+    /// Whether commits are flushed to the disk.
     pub fsync: bool,
 }
 
 impl Ledger {
-    /// Reads them.
+    /// Reads the settings.
     ///
     /// # Errors
     ///

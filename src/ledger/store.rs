@@ -7,20 +7,23 @@ use tokio_postgres::types::{ToSql, Type};
 use tracing::Span;
 use uuid::Uuid;
 
-use super::{ActionBy, Ledger, LedgerError, RecordedAction, actions, pool::timestamp};
+use super::{
+    ActionBy, Ledger, LedgerError, RecordedAction, actions,
+    pool::{timestamp, to_bigint},
+};
 use crate::{
     domain::{Epoch, Order, Partition, ReservationId},
     telemetry,
 };
 
-/// What became of a batch that committed. Whatever is in none of the lists is confirmed.
+/// The result of a batch that committed. An order that is in neither list is confirmed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Orders stored now; the rest had been settled before.
+    /// How many orders were stored now; the others had been settled before.
     pub inserted: usize,
     /// Orders that had been voided before: their units must go back (R6).
     pub voided: Vec<ReservationId>,
-    /// Orders whose id stands for something else in the ledger: never silently.
+    /// Orders whose id the ledger has with other content; the caller must report them.
     pub mismatched: Vec<Mismatch>,
 }
 
@@ -35,7 +38,7 @@ pub struct Mismatch {
 
 const GATE: &str = "SELECT 1 FROM partitions WHERE partition = $1 AND epoch = $2 FOR NO KEY UPDATE";
 
-/// The gate (R2): concerns one partition, and closes it to every older epoch until the commit.
+/// Passes the gate of a partition (R2): until the commit, no transaction of another epoch can pass it.
 pub(super) async fn pass_gate(
     tx: &Transaction<'_>,
     partition: Partition,
@@ -54,8 +57,8 @@ impl Ledger {
     /// # Errors
     ///
     /// `Rejected` when one of them cannot be stored: halve the batch. `GateClosed` when the partition
-    /// is of another epoch by now. The rest as its variant says. In every case nothing was stored, or
-    /// (a lost COMMIT reply) running it again finds out.
+    /// has another epoch by now. Nothing was stored; after a lost reply to COMMIT, running it again
+    /// finds out.
     pub async fn store(
         &self,
         partition: Partition,
@@ -65,7 +68,7 @@ impl Ledger {
         self.store_traced(partition, epoch, orders, End::Commit).await
     }
 
-    /// Stores a dead order after all; if it does, the same transaction records who did it.
+    /// Stores a dead order; the same transaction records who did it.
     ///
     /// # Errors
     ///
@@ -148,7 +151,7 @@ impl Ledger {
     }
 }
 
-/// How a transaction ends that has stored a batch.
+/// How a transaction that has stored a batch ends.
 #[derive(Clone, Copy)]
 enum End<'a> {
     Commit,
@@ -193,7 +196,7 @@ async fn insert(
     let epochs: Vec<i64> = orders.iter().map(|o| i64::from(o.id.epoch().0)).collect();
     let seqs: Vec<i64> = orders.iter().map(|o| seq(o.id)).collect();
     let times: Vec<_> = orders.iter().map(|o| timestamp(o.reserved_at_ms)).collect();
-    // The one statement that is kept prepared: planning it takes longer than storing a few orders.
+    // The only statement that is kept prepared: planning it takes longer than storing a few orders.
     let statement = tx.prepare_cached(INSERT).await?;
     let number = i32::from(partition.number());
     let rows = tx
@@ -202,9 +205,9 @@ async fn insert(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// A reservation id's seq as Postgres counts; it has 36 bits.
+/// A reservation id's seq as a bigint.
 pub(super) fn seq(id: ReservationId) -> i64 {
-    i64::try_from(id.seq()).unwrap_or(i64::MAX)
+    to_bigint(id.seq())
 }
 
 const COMPARE: &str = "

@@ -19,7 +19,7 @@ impl Recovery {
         if !rows.iter().any(|row| is_new(&row)) {
             return Ok(rows);
         }
-        let _turn = self.ledger.opening_turn().await?;
+        let _turn = self.ledger.lock_opening().await?;
         for row in self.ledger.partitions(self.deployment.partitions).await?.iter().filter(is_new) {
             self.open(*row).await?;
         }

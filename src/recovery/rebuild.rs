@@ -87,7 +87,7 @@ impl Recovery {
     /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts anew.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
-        let Some(_turn) = self.ledger.rebuild_turn(partition).await? else { return Ok(None) };
+        let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
         let above = self.check_ready(seen).await?;
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;

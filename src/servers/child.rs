@@ -24,56 +24,56 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(10);
 
-/// How a server that refuses to be root is run when we are.
+/// As which user a server is run that refuses to run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Disguise {
-    /// We are not root.
-    None,
-    /// In a user namespace where we have another id; files stay ours.
+enum RunAs {
+    /// As the user of this process, who is not root.
+    Caller,
+    /// In a user namespace that maps root to another id; files still belong to root.
     Namespace,
-    /// As a user of the system, who must own its directory.
+    /// As a user of the system, who must own the directory.
     User { uid: Uid, gid: Gid },
-    /// There is none of these users.
-    Impossible,
+    /// None of these users exists.
+    NoUser,
 }
 
-/// The users of the system who may run a server, in this order: `postgres` comes with Debian's package, `nobody` is
-/// there where Postgres was installed otherwise.
+/// The users who may run a server, in this order: Debian's package creates `postgres`; `nobody` exists if Postgres was
+/// installed otherwise.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
-fn first_user(names: &[&str]) -> Disguise {
+fn first_user(names: &[&str]) -> RunAs {
     let found = names.iter().find_map(|name| User::from_name(name).ok().flatten());
-    found.map_or(Disguise::Impossible, |user| Disguise::User { uid: user.uid, gid: user.gid })
+    found.map_or(RunAs::NoUser, |user| RunAs::User { uid: user.uid, gid: user.gid })
 }
 
-fn disguise() -> Disguise {
-    static CHOSEN: OnceLock<Disguise> = OnceLock::new();
+fn run_as() -> RunAs {
+    static CHOSEN: OnceLock<RunAs> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
         if !geteuid().is_root() {
-            return Disguise::None;
+            return RunAs::Caller;
         }
         let mut probe = Command::new("unshare");
         probe.args(["-U", "--map-user=1000", "--map-group=1000", "true"]);
         probe.stdout(Stdio::null()).stderr(Stdio::null());
         match probe.status() {
-            Ok(status) if status.success() => Disguise::Namespace,
+            Ok(status) if status.success() => RunAs::Namespace,
             Ok(_) | Err(_) => first_user(&USERS),
         }
     })
 }
 
-/// A command that runs as somebody else than root, and ends by `signal` when this process ends.
+/// A command that does not run as root, and that `signal` ends when this process ends.
 pub(super) fn unprivileged(program: &Path, signal: &str) -> Command {
-    match disguise() {
-        // Without a user to run it as, the server refuses by itself; `prepare_dir` has said why before.
-        Disguise::None | Disguise::Impossible => tied(program, signal),
-        Disguise::Namespace => {
+    match run_as() {
+        // Without such a user `prepare_dir` has failed before.
+        RunAs::Caller | RunAs::NoUser => ending_with_parent(program, signal),
+        RunAs::Namespace => {
             let mut command = Command::new("unshare");
             command.args(["-U", "--map-user=1000", "--map-group=1000"]);
             command.args(["setpriv", "--pdeathsig", signal]).arg(program);
             command
         }
-        Disguise::User { uid, gid } => {
+        RunAs::User { uid, gid } => {
             let mut command = Command::new("setpriv");
             command.args([format!("--reuid={uid}"), format!("--regid={gid}")]);
             command.arg("--clear-groups");
@@ -83,8 +83,8 @@ pub(super) fn unprivileged(program: &Path, signal: &str) -> Command {
     }
 }
 
-/// A command run by another program, as `strace` or `env` run one; by itself without any.
-pub(super) fn under(wrapper: &[String], command: Command) -> Command {
+/// A command run by another program, such as `strace` or `env`; unchanged without one.
+pub(super) fn wrapped_by(wrapper: &[String], command: Command) -> Command {
     let [program, args @ ..] = wrapper else { return command };
     let mut wrapped = Command::new(program);
     wrapped.args(args).arg(command.get_program()).args(command.get_args());
@@ -94,8 +94,8 @@ pub(super) fn under(wrapper: &[String], command: Command) -> Command {
     wrapped
 }
 
-/// A command that ends by `signal` when this process ends.
-pub(super) fn tied(program: &Path, signal: &str) -> Command {
+/// A command that `signal` ends when this process ends.
+pub(super) fn ending_with_parent(program: &Path, signal: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", signal]).arg(program);
     command
@@ -105,34 +105,34 @@ pub(super) fn tied(program: &Path, signal: &str) -> Command {
 pub(super) fn prepare_dir(dir: &Path) -> Result<(), ServerError> {
     let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    match disguise() {
-        Disguise::None | Disguise::Namespace => Ok(()),
-        Disguise::User { uid, gid } => {
+    match run_as() {
+        RunAs::Caller | RunAs::Namespace => Ok(()),
+        RunAs::User { uid, gid } => {
             chown(dir, Some(uid), Some(gid)).map_err(|error| failed(error.into()))
         }
-        Disguise::Impossible => Err(ServerError::NoUser(USERS)),
+        RunAs::NoUser => Err(ServerError::NoUser(USERS)),
     }
 }
 
 type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
 
-/// Spawns from a thread that lives as long as this process: the kernel ends a child with the thread
-/// that spawned it.
+/// Spawns from a thread that runs as long as this process, because the kernel ends a child when the thread
+/// that spawned it ends.
 fn spawn(command: Command) -> io::Result<Child> {
-    static KEEPER: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
-    let keeper = KEEPER.get_or_init(|| {
-        let (orders, asked) = mpsc::sync_channel::<Order>(1);
+    static SPAWNER: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, received) = mpsc::sync_channel::<Order>(1);
         thread::spawn(move || {
-            for (mut command, answer) in asked {
+            for (mut command, answer) in received {
                 drop(answer.send(command.spawn()));
             }
         });
         orders
     });
-    let gone = || io::Error::other("the thread that keeps children has ended");
+    let ended = || io::Error::other("the thread that starts child processes has ended");
     let (answer, answered) = mpsc::sync_channel(1);
-    keeper.send((command, answer)).map_err(|_| gone())?;
-    answered.recv().map_err(|_| gone())?
+    spawner.send((command, answer)).map_err(|_| ended())?;
+    answered.recv().map_err(|_| ended())?
 }
 
 /// A running server.
@@ -143,17 +143,17 @@ pub(super) struct Running {
 
 /// Whether a server that has just been started answers.
 pub(super) enum Start {
-    /// It does.
+    /// It answers.
     Answers(Running),
-    /// It ended before it did: try another port.
+    /// It ended before it answered: try another port.
     Ended,
     /// It runs and does not answer.
     Silent,
 }
 
 impl Running {
-    /// Starts a server and waits until `answers`, which is given the process id of the server: what answers
-    /// at its address may be another one.
+    /// Starts a server and waits until `answers` is true. It gets the process id of the server, because another
+    /// process may answer at the address.
     pub(super) fn start(
         mut command: Command,
         program: &str,
@@ -181,7 +181,7 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Whether each of its threads stands still, by a signal.
+    /// Whether a signal has stopped each of its threads.
     pub(super) fn is_stopped(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
         let stat = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat"));
@@ -194,18 +194,18 @@ impl Running {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        // It may have ended by itself since: nothing is left to signal then.
+        // It may have ended since.
         let _ended = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
     }
 
-    /// Asks the server to end, and makes it when it does not.
+    /// Asks the server to end, and kills it after a time.
     pub(super) fn stop(&mut self, signal: Signal) {
         if !self.is_running() {
             return;
         }
         self.signal(signal);
-        let patience = Instant::now() + TIMEOUT;
-        while Instant::now() < patience {
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
             if !self.is_running() {
                 return;
             }
@@ -214,7 +214,7 @@ impl Running {
         self.kill();
     }
 
-    /// Ends the server at once, as a crash would.
+    /// Kills the server.
     pub(super) fn kill(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -226,7 +226,7 @@ impl Running {
     }
 }
 
-/// The processes whose parent is this one, as `/proc` tells.
+/// The processes whose parent is this one, from `/proc`.
 fn children_of(parent: u32) -> Vec<Pid> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -235,39 +235,39 @@ fn children_of(parent: u32) -> Vec<Pid> {
         .collect()
 }
 
-/// A process's state and its parent; none when it is gone.
+/// A process's state and its parent; `None` when it has ended.
 fn state_and_parent(pid: i32) -> Option<(char, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses, and may contain anything.
+    // The name before these fields is in parentheses, and may contain any character.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Waits until these processes have ended; whoever adopted them may still have to collect them.
+/// Waits until these processes have ended; their new parent may still have to reap them.
 pub(super) fn wait_for_end(processes: &[Pid]) {
-    let patience = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + TIMEOUT;
     let runs = |pid: &Pid| state_and_parent(pid.as_raw()).is_some_and(|(state, _)| state != 'Z');
-    while Instant::now() < patience && processes.iter().any(runs) {
+    while Instant::now() < deadline && processes.iter().any(runs) {
         thread::sleep(STEP);
     }
 }
 
-/// How many ports are tried before there is said to be none.
+/// How many ports are tried before giving up.
 const PORTS_TRIED: usize = 100;
 
-/// A port on loopback that is ours until this is dropped, also while no server listens on it: whoever else
-/// takes a [`Port`] gets another one, and the server finds it free when it restarts.
+/// A port on loopback, reserved until this is dropped, even while no server listens on it: every other [`Port`] is
+/// another one, and the server can restart on it.
 ///
-/// It is one of those that the system gives to nobody who just connects.
+/// It is outside the range of ephemeral ports.
 #[derive(Debug)]
 pub(super) struct Port {
     number: u16,
-    /// Bound, and never listening.
+    /// Bound, never listening.
     _reservation: TcpSocket,
 }
 
 impl Port {
-    /// Any port that nobody has.
+    /// Any port that is not in use.
     pub(super) fn free() -> io::Result<Self> {
         let mut last = io::Error::other("no port was tried");
         for _ in 0..PORTS_TRIED {
@@ -281,10 +281,10 @@ impl Port {
 
     fn reserve(number: u16) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
-        // Without address reuse this fails where anybody has the port, also one who does not listen.
+        // Without address reuse this fails if any process has bound the port, even if it does not listen.
         socket.set_reuseaddr(false)?;
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, number)))?;
-        // With it from now on, a server that allows it as well may bind the port and listen beside us.
+        // With address reuse from now on, a server that allows it as well can bind the port and listen.
         socket.set_reuseaddr(true)?;
         Ok(Self { number, _reservation: socket })
     }
@@ -301,13 +301,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_runs_as_nobody_where_the_system_has_no_user_postgres() {
+    fn server_runs_as_nobody_if_there_is_no_user_postgres() {
         let nobody = User::from_name("nobody").unwrap().unwrap();
-        let expected = Disguise::User { uid: nobody.uid, gid: nobody.gid };
+        let expected = RunAs::User { uid: nobody.uid, gid: nobody.gid };
         assert_eq!(first_user(&["no-such-user", USERS[1]]), expected);
-        assert_eq!(first_user(&["no-such-user"]), Disguise::Impossible);
-        let said = ServerError::NoUser(USERS).to_string();
-        assert!(said.contains("postgres") && said.contains("nobody"), "{said}");
+        assert_eq!(first_user(&["no-such-user"]), RunAs::NoUser);
+        let message = ServerError::NoUser(USERS).to_string();
+        assert!(message.contains("postgres") && message.contains("nobody"), "{message}");
     }
 
     #[test]
@@ -317,26 +317,26 @@ mod tests {
         assert!(children_of(std::process::id()).contains(&pid));
         assert!(!children_of(child.id()).contains(&pid));
         child.kill().unwrap();
-        // It has ended and nobody has collected it.
+        // It has ended and has not been reaped.
         wait_for_end(&[pid]);
         child.wait().unwrap();
         assert!(!children_of(std::process::id()).contains(&pid));
     }
 
     #[test]
-    fn reserved_port_is_given_to_nobody_else_and_its_server_can_restart() {
+    fn reserved_port_is_not_reserved_twice_and_its_server_can_restart() {
         let port = Port::free().unwrap();
-        assert!(Port::reserve(port.number()).is_err(), "two have the same port");
+        assert!(Port::reserve(port.number()).is_err(), "the port was reserved twice");
         for _ in 0..2 {
             // As the servers do, a listener of the standard library reuses addresses.
             let server = TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap();
-            assert!(Port::reserve(port.number()).is_err(), "two have the same port");
+            assert!(Port::reserve(port.number()).is_err(), "the port was reserved twice");
             drop(server);
         }
         let number = port.number();
         drop(port);
         let listens = TcpListener::bind((Ipv4Addr::LOCALHOST, number)).unwrap();
-        assert!(Port::reserve(number).is_err(), "somebody else listens there");
+        assert!(Port::reserve(number).is_err(), "another process listens there");
         drop(listens);
         drop(Port::reserve(number).unwrap());
     }

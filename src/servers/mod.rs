@@ -1,5 +1,5 @@
 //! Private redis-server and postgres processes for `dev`, `demo` and the tests: on loopback, on free
-//! ports, in a directory of the caller's. The kernel ends them when this process ends, however it does.
+//! ports, in a directory of the caller. The kernel ends them when this process ends for any reason.
 //!
 //! Must never: touch a server it did not start.
 
@@ -14,13 +14,13 @@ pub use self::{
     redis::{AppendFsync, RedisServer},
 };
 
-/// Why a server could not be had.
+/// Why a server could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Not installed.
     #[error("{0} is not installed: run `make install`")]
     Missing(&'static str),
-    /// Postgres refuses to run as root, and there is no other user to run it as.
+    /// Postgres refuses to run as root, and no other user exists to run it.
     #[error(
         "Postgres cannot run as root, user namespaces are forbidden, and neither the user {} nor the user {} exists: \
          create one of them, or run this as another user than root",
@@ -37,19 +37,19 @@ pub enum ServerError {
         source: io::Error,
     },
     /// A command failed.
-    #[error("{program} failed: {said}")]
+    #[error("{program} failed: {output}")]
     Failed {
         /// Which.
         program: String,
-        /// The end of what it said.
-        said: String,
+        /// What it printed.
+        output: String,
     },
-    /// The server never answered.
-    #[error("{program} did not answer; its log is {}", log.display())]
+    /// The server did not answer in time.
+    #[error("{program} did not answer: see its log {}", log.display())]
     Silent {
         /// Which.
         program: &'static str,
-        /// Where it logs.
+        /// Its log.
         log: PathBuf,
     },
     /// Its directory could not be prepared.

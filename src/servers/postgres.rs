@@ -1,4 +1,4 @@
-//! A private postgres.
+//! A private Postgres.
 
 use std::{
     ffi::OsStr,
@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Port, Running, Start, prepare_dir, under, unprivileged, wait_for_end},
+    child::{Port, Running, Start, prepare_dir, unprivileged, wait_for_end, wrapped_by},
 };
 
-/// A postgres of our own, with the superuser `postgres` and no password, on loopback.
+/// A private Postgres on loopback, with the superuser `postgres` and without a password.
 #[derive(Debug)]
 pub struct PostgresServer {
     running: Running,
@@ -35,8 +35,8 @@ impl PostgresServer {
         Self::start_under(dir, settings, &[])
     }
 
-    /// As [`PostgresServer::start`], run by another program with its arguments, also after a restart.
-    /// That program must become the server.
+    /// As [`PostgresServer::start`], run by another program with its arguments, even after a restart.
+    /// That program must exec the server.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl PostgresServer {
             finish(initdb, "initdb")?;
         }
         let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
-        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let (settings, wrapper): (Vec<String>, Vec<String>) = (owned(settings), owned(wrapper));
         for _ in 0..5 {
             let port = Port::free().map_err(failed)?;
@@ -66,7 +66,7 @@ impl PostgresServer {
         Err(silent(dir))
     }
 
-    /// Starts it again on the same port with what it has on disk.
+    /// Restarts it on the same port with its data.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    /// Creates a database, if it is not there.
+    /// Creates a database if it does not exist.
     ///
     /// # Errors
     ///
@@ -117,24 +117,24 @@ impl PostgresServer {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port.number())
     }
 
-    /// Ends it in order, closing every connection. When this returns, none of its processes is left: its
-    /// logger outlives the others a little.
+    /// Stops it and closes every connection. When this returns, all its processes have ended, including its
+    /// logger, which ends last.
     pub fn stop(&mut self) {
         let children = self.running.children();
         self.running.stop(Signal::SIGINT);
         wait_for_end(&children);
     }
 
-    /// Ends all its processes at once, as a crash would: none of them learns of it, and none is left.
+    /// Kills all its processes at once, as a crash does.
     pub fn kill(&mut self) {
         if !self.running.is_running() {
             return;
         }
-        // While it stands still it starts no other process.
+        // While it is stopped it starts no other process.
         self.running.signal(Signal::SIGSTOP);
         let children = self.running.children();
         for child in &children {
-            // It may have ended by itself since.
+            // It may have ended since.
             let _ended = nix::sys::signal::kill(*child, Signal::SIGKILL);
         }
         self.running.kill();
@@ -152,8 +152,8 @@ fn silent(dir: &Path) -> ServerError {
     ServerError::Silent { program: "postgres", log: dir.join("postgres.log") }
 }
 
-/// A program of the first complete Postgres: in the PATH, or where Debian keeps it, the newest first. So a
-/// directory in front of the PATH chooses another version; programs of two versions are never mixed.
+/// A program of the first complete Postgres: in the PATH, or in Debian's directories, the newest first. So the
+/// first directory of the PATH chooses the version, and programs of two versions are never mixed.
 fn program(name: &str) -> Result<PathBuf, ServerError> {
     let version = |dir: &Path| {
         dir.file_name().and_then(OsStr::to_str).and_then(|name| name.parse::<u32>().ok())
@@ -171,8 +171,8 @@ fn program(name: &str) -> Result<PathBuf, ServerError> {
     found.ok_or(ServerError::Missing("postgresql"))
 }
 
-/// The directory of the first server that comes with its `initdb`. Where these are links, it is the one they
-/// lead to: the PATH may have links to some of its programs only.
+/// The directory of the first server that comes with its `initdb`. Links are followed, because the PATH may have
+/// links to only some of the programs.
 fn first_complete(mut dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     let complete = |dir: &PathBuf| ["initdb", "postgres"].iter().all(|it| dir.join(it).exists());
     let server = fs::canonicalize(dirs.find(complete)?.join("postgres")).ok()?;
@@ -200,16 +200,16 @@ fn launch(
     for setting in settings {
         command.args(["-c", setting]);
     }
-    Running::start(under(wrapper, command), "postgres", |pid| accepts_connections(dir, pid))
+    Running::start(wrapped_by(wrapper, command), "postgres", |pid| accepts_connections(dir, pid))
 }
 
-/// Whether the postmaster that we started says, in its own file, that it accepts connections: what answers
-/// on its port may be another one.
+/// Whether the file of the postmaster that we started shows that it accepts connections: another process may
+/// answer on its port.
 fn accepts_connections(dir: &Path, pid: u32) -> bool {
     let Ok(file) = fs::read_to_string(dir.join("data/postmaster.pid")) else { return false };
     let mut lines = file.lines();
     let ours = lines.next() == Some(pid.to_string().as_str());
-    // The lines between are of no interest; the eighth is the state.
+    // The eighth line is the state.
     ours && lines.nth(6).is_some_and(|state| state.trim() == "ready")
 }
 
@@ -222,8 +222,8 @@ fn finish(mut command: Command, program: &str) -> Result<String, ServerError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(ServerError::Failed { program: program.to_owned(), said })
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(ServerError::Failed { program: program.to_owned(), output: message })
 }
 
 #[cfg(test)]
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_directory_with_a_whole_server_is_taken_and_its_links_are_followed() {
+    fn first_complete_server_is_used_and_links_are_followed() {
         let root = std::env::temp_dir().join(format!("yoink-servers-{}", std::process::id()));
         let dirs = ["half", "links", "whole", "other"].map(|name| root.join(name));
         for dir in &dirs {

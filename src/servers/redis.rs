@@ -12,19 +12,19 @@ use nix::sys::signal::Signal;
 
 use super::{
     ServerError,
-    child::{Port, Running, Start, tied, under},
+    child::{Port, Running, Start, ending_with_parent, wrapped_by},
 };
 
-/// When Redis makes an answer durable.
+/// When Redis flushes a write to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppendFsync {
-    /// Before it is given.
+    /// Before it answers.
     Always,
     /// Within about a second.
     Everysec,
 }
 
-/// A redis-server of our own.
+/// A private redis-server.
 #[derive(Debug)]
 pub struct RedisServer {
     running: Running,
@@ -35,7 +35,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one on a free port; what `dir` holds from before is loaded.
+    /// Starts one on a free port; existing data in `dir` is loaded.
     ///
     /// # Errors
     ///
@@ -44,8 +44,8 @@ impl RedisServer {
         Self::start_under(dir, fsync, &[])
     }
 
-    /// As [`RedisServer::start`], run by another program with its arguments, also after a restart. That
-    /// program must become the server (as `env` does), so that signals and our end reach it.
+    /// As [`RedisServer::start`], run by another program with its arguments, even after a restart. That
+    /// program must exec the server (as `env` does), so that signals reach it.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl RedisServer {
         fsync: AppendFsync,
         wrapper: &[&str],
     ) -> Result<Self, ServerError> {
-        let wrapper: Vec<String> = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        let wrapper: Vec<String> = wrapper.iter().map(|text| (*text).to_owned()).collect();
         let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
         fs::create_dir_all(dir).map_err(failed)?;
         for _ in 0..5 {
@@ -67,7 +67,7 @@ impl RedisServer {
         Err(silent(dir))
     }
 
-    /// Starts it again on the same port with what it has on disk.
+    /// Restarts it on the same port with its data.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl RedisServer {
         self.port.number()
     }
 
-    /// Where its data is.
+    /// Its data directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -96,27 +96,27 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port.number())
     }
 
-    /// Ends it in order.
+    /// Stops it.
     pub fn stop(&mut self) {
         self.running.stop(Signal::SIGTERM);
     }
 
-    /// Ends it as a crash would.
+    /// Kills it, as a crash does.
     pub fn kill(&mut self) {
         self.running.kill();
     }
 
-    /// Freezes it: connections stay, nothing is answered.
+    /// Stops it by SIGSTOP: connections stay open and nothing is answered.
     pub fn pause(&self) {
         self.running.signal(Signal::SIGSTOP);
     }
 
-    /// Whether it stands still: [`RedisServer::pause`] only asks for it.
+    /// Whether it has stopped: [`RedisServer::pause`] only sends the signal.
     pub fn is_paused(&self) -> bool {
         self.running.is_stopped()
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn resume(&self) {
         self.running.signal(Signal::SIGCONT);
     }
@@ -143,7 +143,7 @@ fn launch(
     let found =
         std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|p| p.exists());
     let program = found.ok_or(ServerError::Missing("redis-server"))?;
-    let mut command = tied(&program, "TERM");
+    let mut command = ending_with_parent(&program, "TERM");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
     command.args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]);
     // As in deploy/redis.conf.
@@ -157,16 +157,16 @@ fn launch(
         },
     ]);
     command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
-    Running::start(under(wrapper, command), "redis-server", |pid| {
+    Running::start(wrapped_by(wrapper, command), "redis-server", |pid| {
         answers(port, pid).unwrap_or(false)
     })
 }
 
-/// Whether the process that we started answers on this port; another Redis may be there.
+/// Whether the process that we started answers on this port: it may be another Redis.
 fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-    // It answers PING only when it has loaded what it has on disk.
+    // It answers PING only after it has loaded its data.
     connection.write_all(b"INFO server\r\nPING\r\n")?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"+PONG\r\n") {

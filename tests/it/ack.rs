@@ -140,7 +140,7 @@ async fn ledger_ack_is_refused_if_postgres_commits_are_not_durable() {
     cannot_be_given(&service, Ack::Ledger).await;
     let mut refused = Binary::serve(&env, &[("ack", "ledger")], None);
     assert_eq!(refused.ended().await.code(), Some(2));
-    assert!(refused.said().contains("ack = ledger needs a Postgres"), "{}", refused.said());
+    assert!(refused.log().contains("ack = ledger needs a Postgres"), "{}", refused.log());
     assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
 }
 
@@ -181,7 +181,7 @@ async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
         service.buy_with(("shoe", "bob", "memory"), Ack::Memory).await.unwrap();
         let mut refused = Binary::serve(&env, &[("ack", "disk")], None);
         assert_eq!(refused.ended().await.code(), Some(2));
-        assert!(refused.said().contains("ack = disk needs"), "{}", refused.said());
+        assert!(refused.log().contains("ack = disk needs"), "{}", refused.log());
         configure(&env.redis_url(), name, keeps).await;
         eventually("it is promised again", async || service.buy("shoe", "cid", name).await.ok())
             .await;

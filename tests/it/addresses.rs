@@ -125,13 +125,13 @@ async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_message() {
         ("host=127.0.0.1 user=postgres target_session_attrs=read-only".to_owned(), "read-write"),
     ] {
         let settings = [("postgres_url", postgres_url.as_str())];
-        let said = ["migrate", "serve", "audit"].map(|command| {
+        let message = ["migrate", "serve", "audit"].map(|command| {
             let refused = block_in_place(|| run_yoink_with(&env, &settings, &[command]));
             assert_eq!(refused.status.code(), Some(2), "{command}: {}", text(&refused.stderr));
             text(&refused.stderr)
         });
-        assert!(said[0].contains(why) && !said[0].contains("hunt"), "{}", said[0]);
-        assert!(said.iter().all(|words| *words == said[0]), "{said:?}");
+        assert!(message[0].contains(why) && !message[0].contains("hunt"), "{}", message[0]);
+        assert!(message.iter().all(|words| *words == message[0]), "{message:?}");
     }
 }
 

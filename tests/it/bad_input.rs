@@ -1,4 +1,4 @@
-//! Bad input gets a clear error, takes no unit and costs nobody else anything.
+//! Bad input gets a clear error, takes no unit and does not affect other callers.
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -100,7 +100,7 @@ async fn unknown_ids_are_answered_not_found() {
     for bad in ["", "x", "7c9e6679-7425-40de-944b-e07fc1f90ae7", "{}", "1-1"] {
         assert_eq!(fields(&look_up(bad).await), ["reservation_id"], "{bad}");
     }
-    // Well formed, of this epoch, and of nobody: also when only the random part is wrong.
+    // Well formed, of this epoch, and never issued; also if only the random part is wrong.
     service.create(product("shoe", 10)).await;
     let bought = service.buy("shoe", "ann", "").await.unwrap();
     let mut guess = bought.reservation_id.clone();
@@ -207,9 +207,12 @@ async fn operator_calls_with_invalid_fields_are_refused() {
     for why in [hidden, "a\nb", &"x".repeat(201)] {
         let args = ["restock", "shoe", "1", "--reason", why];
         let refused = tokio::task::block_in_place(|| run_yoink(&env, &args));
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert_eq!(refused.status.code(), Some(2), "{said}");
-        assert!(said.contains("must have at most 200 characters, and none that is"), "{said}");
+        let printed = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{printed}");
+        assert!(
+            printed.contains("must have at most 200 characters, and none that is"),
+            "{printed}"
+        );
     }
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 1, "the first grant");
     let ghost = RestockRequest { product_id: "ghost".to_owned(), ..restock(1, "r") };

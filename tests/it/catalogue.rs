@@ -1,4 +1,4 @@
-//! Products: created and changed in the ledger, told to Redis, listed with live stock.
+//! Products: created and changed in the ledger, applied to Redis, listed with live stock.
 
 use futures_util::{StreamExt as _, future::join_all};
 use yoink::{

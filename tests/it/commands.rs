@@ -37,8 +37,8 @@ async fn catalogue_is_imported_once_and_sold() {
     .unwrap();
     let other = yoink(&env, &["import", path]).await;
     assert_eq!(other.status.code(), Some(2));
-    let said = text(&other.stderr);
-    assert!(said.contains("line 3") && said.contains("yoink restock"), "{said}");
+    let message = text(&other.stderr);
+    assert!(message.contains("line 3") && message.contains("yoink restock"), "{message}");
 
     fs::write(&file, "product_id,name,price,currency,units\nnew,New,5,EUR,7\na b,Bad,1,EUR,0\n")
         .unwrap();
@@ -103,8 +103,8 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
     assert_eq!(violated.status.code(), Some(1));
     let report: serde_json::Value = serde_json::from_slice(&violated.stdout).unwrap();
     assert_eq!(report["verdict"], "violated");
-    let said = report["violations"][0].as_str().unwrap();
-    assert!(said.contains("product shoe") && said.contains("off by -1"), "{said}");
+    let message = report["violations"][0].as_str().unwrap();
+    assert!(message.contains("product shoe") && message.contains("off by -1"), "{message}");
     let _: i64 = redis::cmd("HINCRBY")
         .arg(key("stock"))
         .arg("shoe")
@@ -113,7 +113,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
         .await
         .unwrap();
 
-    // An accepted order is gone, and nobody's unit with it.
+    // An accepted order is lost, and its unit with it.
     let _: i64 =
         redis::cmd("XDEL").arg(key("orders")).arg("1-1").query_async(&mut cli).await.unwrap();
     let lost = yoink(&env, &["audit"]).await;
@@ -124,7 +124,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
         text(&lost.stdout)
     );
 
-    // Without meta it cannot be told.
+    // Without the meta it cannot be audited.
     let _: i64 = redis::cmd("DEL").arg(key("meta")).query_async(&mut cli).await.unwrap();
     let unknown = yoink(&env, &["audit"]).await;
     assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stdout));
@@ -140,8 +140,8 @@ async fn all_invalid_settings_are_reported_at_once_without_secrets() {
     let bad = ["--set", "partitions=0", "--set", "max_deliveries=0", "config", "check"];
     let wrong = yoink(&env, &bad).await;
     assert_eq!(wrong.status.code(), Some(2));
-    let said = text(&wrong.stderr);
-    assert!(said.contains("partitions") && said.contains("max_deliveries"), "{said}");
+    let message = text(&wrong.stderr);
+    assert!(message.contains("partitions") && message.contains("max_deliveries"), "{message}");
     let secret = ["--set", "redis_url=redis://:hunter2@127.0.0.1:1", "config", "check"];
     let shown = yoink(&env, &secret).await;
     assert!(!text(&shown.stdout).contains("hunter2"));
@@ -207,32 +207,38 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
         assert_eq!((code, rows(&found).len()), (0, 0), "{found}");
     }
 
-    let (code, told, _) = dead(&["release", "--all", "--older-than", "0s", "--dry-run"]).await;
+    let (code, reported, _) = dead(&["release", "--all", "--older-than", "0s", "--dry-run"]).await;
     assert_eq!(code, 0);
-    assert_eq!(rows(&told), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{told}");
-    assert!(told.contains("nothing was done") && told.contains("3 units given back"), "{told}");
+    assert_eq!(rows(&reported), [["hat", "1", "8", "9"], ["shoe", "2", "7", "9"]], "{reported}");
+    assert!(
+        reported.contains("nothing was done") && reported.contains("3 units given back"),
+        "{reported}"
+    );
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
-    let (code, told, _) = dead(&[&retry[..], &["--dry-run"]].concat()).await;
+    let (code, reported, _) = dead(&[&retry[..], &["--dry-run"]].concat()).await;
     assert_eq!(code, 1, "one would be refused");
-    assert_eq!(rows(&told), [["shoe", "2", "7", "7"]], "{told}");
-    assert!(told.contains("1 orders stored, 1 refused again"), "{told}");
+    assert_eq!(rows(&reported), [["shoe", "2", "7", "7"]], "{reported}");
+    assert!(reported.contains("1 orders stored, 1 refused again"), "{reported}");
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 
-    let (code, told, _) = dead(&retry).await;
+    let (code, reported, _) = dead(&retry).await;
     assert_eq!(code, 1);
-    assert!(told.contains(&format!("{} refused again, the entry stays", ids[1])), "{told}");
-    assert!(told.contains("Done: 0 units given back, 1 orders stored, 1 refused"), "{told}");
-    let (code, _, said) = dead(&["release", &ids[0].to_string(), &ids[1].to_string()]).await;
+    assert!(reported.contains(&format!("{} refused again, the entry stays", ids[1])), "{reported}");
+    assert!(
+        reported.contains("Done: 0 units given back, 1 orders stored, 1 refused"),
+        "{reported}"
+    );
+    let (code, _, message) = dead(&["release", &ids[0].to_string(), &ids[1].to_string()]).await;
     assert_eq!(code, 2);
-    assert!(said.contains("nothing was done"), "{said}");
-    let (code, told, _) = dead(&["release", "--all", "--reason", "over"]).await;
+    assert!(message.contains("nothing was done"), "{message}");
+    let (code, reported, _) = dead(&["release", "--all", "--reason", "over"]).await;
     assert_eq!(code, 0);
-    assert!(told.contains("2 units given back"), "{told}");
+    assert!(reported.contains("2 units given back"), "{reported}");
 
-    // What is no longer dead can still be shown, with who did what.
+    // The actions on former dead entries can still be shown.
     let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;
     assert!(shown.starts_with("state = confirmed"), "{shown}");
     assert_eq!(rows(&shown)[0][1..], ["retry", "ann", "mended"], "{shown}");
@@ -271,15 +277,15 @@ async fn dead_letter_list_shows_entries_read_before_a_fenced_partition() {
         let () = redis::cmd("RENAME").arg(from).arg(to).query_async(&mut cli).await.unwrap();
     };
     rename(&meta, &away).await;
-    let (code, shown, said) = dead(&env, &["list"]).await;
-    assert_eq!(code, 2, "{said}");
-    assert!(said.contains("run `yoink rebuild`"), "{said}");
+    let (code, shown, message) = dead(&env, &["list"]).await;
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("run `yoink rebuild`"), "{message}");
     let products: Vec<_> = rows(&shown).into_iter().map(|row| row[1].clone()).collect();
     assert_eq!(products, [first.as_str()], "{shown}");
 
     rename(&away, &meta).await;
-    let (code, shown, said) = dead(&env, &["list"]).await;
-    assert_eq!((code, rows(&shown).len()), (0, 2), "{shown}{said}");
+    let (code, shown, message) = dead(&env, &["list"]).await;
+    assert_eq!((code, rows(&shown).len()), (0, 2), "{shown}{message}");
     assert_eq!(dead(&env, &["release", "--all"]).await.0, 0);
     env.assert_audit_holds().await;
 }
@@ -304,8 +310,8 @@ async fn invalid_dead_letter_commands_are_refused_before_any_change() {
         &["list", "--product", "a b"],
         &["show", "00200001-0000-8000-807e-14e19590ce5a"],
     ] {
-        let (code, _, said) = dead(&env, wrong).await;
-        assert_eq!(code, 2, "{wrong:?}: {said}");
+        let (code, _, message) = dead(&env, wrong).await;
+        assert_eq!(code, 2, "{wrong:?}: {message}");
     }
     assert_eq!(env.audit().await.products[0].in_dead, 1);
     assert_eq!(dead(&env, &["retry", &id]).await.0, 0);

@@ -186,16 +186,16 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let before = everything(&env).await;
     let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
     assert_eq!((foretold.released, foretold.settled, foretold.unrecognized), (5, 1, 1));
-    let told: Vec<_> = foretold
+    let reported: Vec<_> = foretold
         .effects
         .iter()
         .map(|e| (e.product_id.as_str(), e.entries, e.stock_now, e.stock_after))
         .collect();
-    assert_eq!(told, [("hat", 1, Some(9), Some(10)), ("shoe", 4, Some(5), Some(9))]);
+    assert_eq!(reported, [("hat", 1, Some(9), Some(10)), ("shoe", 4, Some(5), Some(9))]);
     let foretold = service.admin().retry_dead_entries(retry(true)).await.unwrap().into_inner();
     assert_eq!(everything(&env).await, before, "a dry run wrote something");
 
-    // The work does what was told: first the retry, of one product.
+    // The real run does what the dry run reported: first the retry, of one product.
     let done = service.admin().retry_dead_entries(retry(false)).await.unwrap().into_inner();
     let effect = foretold.effects[0].clone();
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
@@ -213,7 +213,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     for effect in foretold.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
-    // The stranger stays, and the audit says so; without it all is well.
+    // The unrecognized entry stays, and the audit reports it; without it the audit holds.
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();
@@ -258,9 +258,9 @@ async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
         (failed.code(), reason(&failed).as_str()),
         (Code::Unavailable, "LEDGER_UNAVAILABLE")
     );
-    let told = failed.get_details_error_info().unwrap().metadata;
-    assert_eq!(told["released"], STUCK_AT.to_string(), "{told:?}");
-    assert_eq!(told["applied"], "maybe");
+    let reported = failed.get_details_error_info().unwrap().metadata;
+    assert_eq!(reported["released"], STUCK_AT.to_string(), "{reported:?}");
+    assert_eq!(reported["applied"], "maybe");
     assert!(failed.message().contains(&format!("{STUCK_AT} released")), "{}", failed.message());
     let left = listed(&service, ListDeadEntriesRequest::default()).await.len();
     assert_eq!(left, MANY - STUCK_AT);

@@ -1,4 +1,4 @@
-//! Who did what to a dead entry, and why: recorded once, by whoever did it.
+//! The record of actions on dead entries: each action once, with actor and reason.
 
 use std::collections::BTreeSet;
 
@@ -37,12 +37,12 @@ async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) 
 /// `action actor`, oldest first; each must say why.
 async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
     let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
-    let told = done.into_iter().map(|done| {
+    let reported = done.into_iter().map(|done| {
         assert_eq!(done.reason, format!("so says {}", done.actor));
         assert!(done.at_ms > 0);
         format!("{} {}", done.action, done.actor)
     });
-    told.collect()
+    reported.collect()
 }
 
 async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
@@ -53,7 +53,7 @@ async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
     (service, ids)
 }
 
-/// A void by somebody who then died.
+/// A void by a process that then crashed.
 async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
@@ -111,8 +111,8 @@ async fn action_records_the_operator_that_finished_it_and_no_other() {
         let by: Vec<&str> =
             done.iter().filter(|(_, released)| *released == 1).map(|(actor, _)| *actor).collect();
         assert_eq!(by.len(), 1, "{done:?}");
-        let told = ["release dave".to_owned(), format!("finish {}", by[0])];
-        assert_eq!(record(&env, *id).await, told);
+        let reported = ["release dave".to_owned(), format!("finish {}", by[0])];
+        assert_eq!(record(&env, *id).await, reported);
     }
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].available, 10);
@@ -171,14 +171,14 @@ async fn operator_finishes_a_release_that_a_killed_worker_began() {
     let mut worker = Binary::serve_as("worker", &env, &settings, Some("after_void"));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.said());
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.log());
     assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
     assert_eq!(env.audit().await.products[0].available, 9, "the unit is still to go back");
 
     assert_eq!(release(&api, id, "ann").await, (1, 0));
     let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
-    let told: Vec<_> = done.iter().map(|d| (d.action.as_str(), d.actor.as_str())).collect();
-    assert_eq!(told, [("release", "yoink"), ("finish", "ann")]);
+    let reported: Vec<_> = done.iter().map(|d| (d.action.as_str(), d.actor.as_str())).collect();
+    assert_eq!(reported, [("release", "yoink"), ("finish", "ann")]);
     assert!(done[0].reason.contains("poison"), "the worker's reason is the entry's");
     assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
 }
@@ -211,13 +211,13 @@ async fn racing_workers_and_operators_finish_each_order_once() {
             (released.released + retried.released, retried.stored)
         }
     });
-    let told = futures_util::future::join_all(race).await;
+    let reported = futures_util::future::join_all(race).await;
     let report = env.assert_audit_holds().await;
     let [confirmed, available] = [report.products[0].confirmed, report.products[0].available];
     assert_eq!(confirmed + available, 200);
-    let stored: i32 = told.iter().map(|(_, stored)| *stored).sum();
-    assert_eq!(i64::from(stored), confirmed, "only operators retry: each order was told once");
-    assert!(i64::from(told.iter().map(|(back, _)| *back).sum::<i32>()) <= available - 80);
+    let stored: i32 = reported.iter().map(|(_, stored)| *stored).sum();
+    assert_eq!(i64::from(stored), confirmed, "only operators retry: each order was reported once");
+    assert!(i64::from(reported.iter().map(|(back, _)| *back).sum::<i32>()) <= available - 80);
 
     // Each order has one decision in the record: stored or voided, and at most one who gave the unit back.
     let stores = env.stores().await;

@@ -32,8 +32,8 @@ async fn sigterm_under_load_loses_no_accepted_order() {
     .await;
     binary.signal(Signal::SIGTERM);
     let status = binary.ended().await;
-    assert!(status.success(), "{status}: {}", binary.said());
-    // Whoever was answered is stored; whoever was not asks the next process by the same request.
+    assert!(status.success(), "{status}: {}", binary.log());
+    // Every accepted order is stored; buyers without an answer repeat the request at the next process.
     let mut next = Binary::serve(&env, &[("takeover_idle_ms", "500")], None);
     load.go_to(vec![next.channel().await]);
     load.sells(50).await;
@@ -68,7 +68,7 @@ async fn sigterm_answers_calls_in_flight_and_does_not_wait_for_endless_ones() {
             futures_util::future::select_all([buy("ann"), buy("bob")]).await;
         assert_eq!(reason(&refused.unwrap_err()), "OVERLOADED");
         binary.signal(Signal::SIGTERM);
-        eventually("it shuts down", async || binary.said().contains("shutting down").then_some(()))
+        eventually("it shuts down", async || binary.log().contains("shutting down").then_some(()))
             .await;
         if answered {
             redis.resume();
@@ -77,7 +77,7 @@ async fn sigterm_answers_calls_in_flight_and_does_not_wait_for_endless_ones() {
         }
         // However long Redis is silent.
         let status = binary.ended().await;
-        assert!(status.success() || !answered, "{status}: {}", binary.said());
+        assert!(status.success() || !answered, "{status}: {}", binary.log());
         redis.resume();
         let next = env.serve(Role::All, &[("takeover_idle_ms", "500")]).await;
         let report = env.assert_audit_holds().await;
@@ -163,9 +163,13 @@ async fn health_depends_on_redis_and_not_on_postgres() {
     env.assert_audit_holds().await;
     assert!(serves().await);
     env.redis.as_mut().unwrap().stop();
-    eventually("it says so", async || (status("").await == "NOT_SERVING").then_some(())).await;
+    eventually("health reports it", async || (status("").await == "NOT_SERVING").then_some(()))
+        .await;
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 503"));
-    assert!(get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"), "it lives");
+    assert!(
+        get(service.http, "/healthz").await.starts_with("HTTP/1.1 200"),
+        "the process is alive"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,9 +206,9 @@ async fn demo_prints_its_verdict_and_leaves_no_files_or_processes() {
     demo.args(["demo", "--attempts", "2000", "--units", "50", "--buyers", "200"]);
     demo.env("TMPDIR", &here).current_dir(&here);
     let output = tokio::task::spawn_blocking(move || demo.output().unwrap()).await.unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("The audit holds"), "{said}");
+    let message = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{message}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(message.contains("The audit holds"), "{message}");
     assert_eq!(processes_under(&here), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(&here).unwrap().count(), 0, "no file stays");
 }

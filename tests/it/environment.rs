@@ -62,22 +62,22 @@ async fn kubernetes_variables_are_ignored_and_unknown_variables_cause_a_warning(
     let environment = [&KUBERNETES[..], &unknown].concat();
     let mut service = Binary::serve_with("all", &env, &[], &environment);
     service.channel().await;
-    let said = service.said();
+    let message = service.log();
     let warnings: Vec<&str> =
-        said.lines().filter(|line| line.contains("are not settings")).collect();
+        message.lines().filter(|line| line.contains("are not settings")).collect();
     let names = "YOINK_NEW, YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)";
-    assert!(warnings.len() == 1 && warnings[0].contains(names), "{said}");
-    assert!(warnings[0].contains("WARN") && !warnings[0].contains("YOINK_REDIS"), "{said}");
-    let note = said.lines().find(|line| line.contains("set by Kubernetes")).unwrap();
-    assert!(note.contains("INFO") && note.contains("YOINK_REDIS_SERVICE_HOST"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    assert!(warnings.len() == 1 && warnings[0].contains(names), "{message}");
+    assert!(warnings[0].contains("WARN") && !warnings[0].contains("YOINK_REDIS"), "{message}");
+    let note = message.lines().find(|line| line.contains("set by Kubernetes")).unwrap();
+    assert!(note.contains("INFO") && note.contains("YOINK_REDIS_SERVICE_HOST"), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
 
     let dir = scratch_dir("environment");
     let (printed, warned) = block_in_place(|| checked(&dir, &environment, &[]));
     assert!(warned.contains(names) && !warned.contains("hunter2"), "{warned}");
     assert!(printed.contains("# ignored, set by Kubernetes for a Service: YOINK_PORT_50051"));
     let (_, warned) = block_in_place(|| checked(&dir, &KUBERNETES, &[]));
-    assert_eq!(warned, "", "nothing is to be done about these");
+    assert_eq!(warned, "", "no warning is given about these");
 }
 
 #[test]
@@ -169,10 +169,10 @@ fn config_check_refuses_what_a_start_refuses_without_connecting() {
         (&["key_prefix=a{b}"], "key_prefix"),
     ] {
         let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
-        let said = refused(&dir, &[], &flags);
-        assert!(said.contains(why), "{settings:?}: {said}");
+        let message = refused(&dir, &[], &flags);
+        assert!(message.contains(why), "{settings:?}: {message}");
         let start = run(&dir, &[], &[&flags[..], &["serve"]].concat());
-        assert_eq!((start.status.code(), text(&start.stderr)), (Some(2), said), "{settings:?}");
+        assert_eq!((start.status.code(), text(&start.stderr)), (Some(2), message), "{settings:?}");
     }
     // The descriptor limit refuses a start with these pools, and so does the check.
     let mut limited = Command::new("prlimit");
@@ -267,8 +267,8 @@ async fn sighup_is_logged_and_ends_no_role() {
         for times in 1..=2 {
             service.signal(Signal::SIGHUP);
             eventually("the signal is logged", async || {
-                assert!(!service.has_ended(), "{role}: {}", service.said());
-                let logged = service.said().matches("SIGHUP: nothing to reload").count();
+                assert!(!service.has_ended(), "{role}: {}", service.log());
+                let logged = service.log().matches("SIGHUP: nothing to reload").count();
                 (logged == times).then_some(())
             })
             .await;
@@ -276,7 +276,7 @@ async fn sighup_is_logged_and_ends_no_role() {
         // It still answers, and still ends in order.
         service.channel().await;
         service.signal(Signal::SIGTERM);
-        assert_eq!(service.ended().await.code(), Some(0), "{role}: {}", service.said());
+        assert_eq!(service.ended().await.code(), Some(0), "{role}: {}", service.log());
     }
 }
 

@@ -225,9 +225,9 @@ async fn import_accepts_and_refuses_the_same_ids_as_the_service() {
     run(&env, &["import", file.to_str().unwrap()]);
     fs::write(&file, [header, &row("a/b"), &row("a|b"), &row(&"x".repeat(129))].concat()).unwrap();
     let output = block_in_place(|| run_yoink(&env, &["import", file.to_str().unwrap()]));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     for line in ["line 2", "line 3", "line 4"] {
-        assert!(said.contains(line), "{line}: {said}");
+        assert!(message.contains(line), "{line}: {message}");
     }
     assert_eq!(env.count("SELECT count(*) FROM products").await, 2);
 }

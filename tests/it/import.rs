@@ -91,16 +91,16 @@ async fn import_round_trips_grow_by_page_and_a_repeat_changes_nothing() {
     let slow: &[(&'static str, &str)] = &[("postgres_url", &url)];
     let file = file_of(0..10_000);
 
-    let said = import(&env, slow, &file).await;
-    assert!(said.contains("10000 products created, 0 existed already"), "{said}");
+    let outcome = import(&env, slow, &file).await;
+    assert!(outcome.contains("10000 products created, 0 existed already"), "{outcome}");
     let first = proxy.round_trips();
     assert!((10..=150).contains(&first), "{first} round trips");
     let stored = env.count("SELECT count(*) FROM supply_changes").await;
     let before = env.count("SELECT max(version) FROM products").await;
     assert_eq!(stored, 10_000);
 
-    let said = import(&env, slow, &file).await;
-    assert!(said.contains("0 products created, 10000 existed already"), "{said}");
+    let outcome = import(&env, slow, &file).await;
+    assert!(outcome.contains("0 products created, 10000 existed already"), "{outcome}");
     let repeated = proxy.round_trips() - first;
     assert!(repeated <= first, "{repeated} round trips, {first} at first");
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, stored);
@@ -139,8 +139,8 @@ async fn emergency_stop_restock_and_creation_work_while_an_import_runs() {
     assert_eq!(products(&env).await, 2, "the import is not visible before its end");
 
     holder.batch_execute("ROLLBACK").await.unwrap();
-    let said = printed(&end(child).await);
-    assert!(said.contains("2000 products created, 0 existed already"), "{said}");
+    let outcome = printed(&end(child).await);
+    assert!(outcome.contains("2000 products created, 0 existed already"), "{outcome}");
     for id in ["p-00000", "p-01999"] {
         succeeds("the service sells it", async || service.buy(id, "ann", "").await).await;
     }
@@ -170,8 +170,8 @@ async fn killed_import_leaves_nothing() {
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 0);
     // As autovacuum may do at this moment: the statistics then say that the table is empty.
     env.sql().await.batch_execute("ANALYZE products, supply_changes").await.unwrap();
-    let said = import(&env, &[], &file).await;
-    assert!(said.contains("12000 products created, 0 existed already"), "{said}");
+    let outcome = import(&env, &[], &file).await;
+    assert!(outcome.contains("12000 products created, 0 existed already"), "{outcome}");
     let _service = env.serve(Role::Api, &[]).await;
     env.assert_audit_holds().await;
 }
@@ -189,8 +189,8 @@ async fn concurrent_imports_of_overlapping_files_all_succeed() {
     holder.batch_execute("ROLLBACK").await.unwrap();
     let mut created = 0;
     for child in children {
-        let said = printed(&end(child).await);
-        let (count, _) = said.split_once(" products created").unwrap();
+        let outcome = printed(&end(child).await);
+        let (count, _) = outcome.split_once(" products created").unwrap();
         created += count.parse::<usize>().unwrap();
     }
     assert_eq!(created, 1_500);
@@ -209,16 +209,19 @@ async fn import_accepts_concurrently_created_products_and_refuses_other_units() 
         service.create(product(id, units)).await;
     }
     let file = file_of([0, 1, 2]);
-    let said = import(&env, &[], &file).await;
-    assert!(said.contains("2 products created, 1 existed already"), "{said}");
+    let outcome = import(&env, &[], &file).await;
+    assert!(outcome.contains("2 products created, 1 existed already"), "{outcome}");
     let differs =
         "p-00001 exists with another name, price, limit, window or status; it was not changed.";
-    assert!(said.contains(differs), "{said}");
+    assert!(outcome.contains(differs), "{outcome}");
 
     let done = end(start(&env, &file_of([4, 3]))).await;
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert_eq!(done.status.code(), Some(2), "{said}");
-    assert!(said.contains("line 3, column 1") && said.contains("11 units, not 10"), "{said}");
+    let outcome = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(2), "{outcome}");
+    assert!(
+        outcome.contains("line 3, column 1") && outcome.contains("11 units, not 10"),
+        "{outcome}"
+    );
     assert_eq!(products(&env).await, 4);
     env.assert_audit_holds().await;
 }
@@ -258,16 +261,16 @@ async fn import_that_cannot_assign_versions_reports_it_and_the_next_completes_it
     sql.batch_execute(trigger).await.unwrap();
     let file = file_of(0..3);
     let failed = end(start(&env, &file)).await;
-    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
-    assert_eq!(failed.status.code(), Some(2), "{said}");
+    let outcome = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(2), "{outcome}");
     let message = "the products are stored, but running services do not see all of them yet: each gives versions \
                    to 1,000 products every half second; or import the file again";
-    assert!(said.contains(message), "{said}");
+    assert!(outcome.contains(message), "{outcome}");
     let missing = "SELECT count(*) FROM products WHERE version = 0";
     assert_eq!(env.count(missing).await, 3);
     sql.batch_execute("DROP TRIGGER refuse ON products").await.unwrap();
-    let said = import(&env, &[], &file).await;
-    assert!(said.contains("0 products created, 3 existed already"), "{said}");
+    let outcome = import(&env, &[], &file).await;
+    assert!(outcome.contains("0 products created, 3 existed already"), "{outcome}");
     assert_eq!(env.count(missing).await, 0);
 }
 
@@ -278,10 +281,10 @@ async fn import_with_a_different_number_of_partitions_names_the_right_one() {
     import(&env, &[("partitions", "4")], &file).await;
     let args = ["import", file.to_str().unwrap()];
     let other = tokio::task::block_in_place(|| run_yoink_with(&env, &[("partitions", "2")], &args));
-    let said = String::from_utf8_lossy(&other.stderr).into_owned();
-    assert_eq!(other.status.code(), Some(2), "{said}");
+    let outcome = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert_eq!(other.status.code(), Some(2), "{outcome}");
     let message = "this database was initialised with 4 partitions: set partitions = 4";
-    assert!(said.contains(message), "{said}");
+    assert!(outcome.contains(message), "{outcome}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,8 +297,8 @@ async fn emergency_stop_does_not_wait_for_an_import_to_reach_redis() {
     // The refresh that tells Redis about the import does not get an answer.
     proxy.hold("(SELECT max(version) FROM products) <");
     eventually("the service refreshes", async || (proxy.held() > 0).then_some(())).await;
-    let said = import(&env, &[], &file_of(0..2_000)).await;
-    assert!(said.contains("2000 products created"), "{said}");
+    let outcome = import(&env, &[], &file_of(0..2_000)).await;
+    assert!(outcome.contains("2000 products created"), "{outcome}");
     let known = async || {
         let mut cli = env.cli().await;
         let mut known = 0;
@@ -335,6 +338,6 @@ async fn import_shows_progress_only_on_a_terminal() {
     for text in ["storing: 1500 of 1500", "publishing: 1500 of 1500", "1500 products created"] {
         assert!(shown.contains(text), "{shown}");
     }
-    let said = import(&env, &[], &file).await;
-    assert!(said.starts_with("0 products created") && !said.contains("storing"), "{said}");
+    let outcome = import(&env, &[], &file).await;
+    assert!(outcome.starts_with("0 products created") && !outcome.contains("storing"), "{outcome}");
 }

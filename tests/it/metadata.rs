@@ -1,4 +1,4 @@
-//! What a call says beside its message, and what its answer does: idempotency keys, times to wait, encodings.
+//! The metadata of calls and answers: idempotency keys, retry delays, encodings.
 
 use prost::Message;
 use tonic::{Code, Request, Status, codec::CompressionEncoding::Gzip, metadata::MetadataValue};

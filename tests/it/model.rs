@@ -103,7 +103,7 @@ struct Accepted {
     limited: bool,
 }
 
-struct Play {
+struct Run {
     stores: Stores,
     users: Vec<String>,
     requests: Vec<String>,
@@ -113,7 +113,7 @@ struct Play {
     version: i64,
 }
 
-impl Play {
+impl Run {
     fn id(p: usize) -> ProductId {
         PRODUCTS[p].parse().unwrap()
     }
@@ -235,10 +235,10 @@ fn confusable_ids() -> impl Strategy<Value = (Vec<String>, Vec<String>)> {
 }
 
 /// Plays steps with these users and request ids, and compares Redis with the model.
-async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
+async fn run_steps(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
     let env = TestEnv::new().await;
     let stores = env.app(&[]).await.stores().clone();
-    let mut play = Play {
+    let mut run_steps = Run {
         stores,
         users,
         requests,
@@ -249,15 +249,15 @@ async fn play(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
     };
     for p in 0..2 {
         let (supply, status) = (3, ProductStatus::OnSale);
-        play.grant(p, supply).await;
-        play.offer(p, None, status, 1).await;
+        run_steps.grant(p, supply).await;
+        run_steps.offer(p, None, status, 1).await;
         let product = ModelProduct { stock: supply, supply, limit: None, status };
-        play.model.products.insert(p, product);
+        run_steps.model.products.insert(p, product);
     }
     for step in steps {
-        play.step(step).await;
+        run_steps.step(step).await;
     }
-    play.compare().await;
+    run_steps.compare().await;
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn random_call_sequences_match_the_model() {
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let ids = |kind: &str| (0..3).map(|n| format!("{kind}{n}")).collect::<Vec<_>>();
     let played = runner.run(&steps(), |steps| {
-        runtime.block_on(play(ids("user-"), ids("r:"), steps));
+        runtime.block_on(run_steps(ids("user-"), ids("r:"), steps));
         Ok(())
     });
     played.unwrap();
@@ -278,7 +278,7 @@ fn ids_with_separators_never_collide() {
     let mut runner = TestRunner::new(ProptestConfig { cases: 60, ..ProptestConfig::default() });
     let strategy = (confusable_ids(), steps());
     let played = runner.run(&strategy, |((users, requests), steps)| {
-        runtime.block_on(play(users, requests, steps));
+        runtime.block_on(run_steps(users, requests, steps));
         Ok(())
     });
     played.unwrap();

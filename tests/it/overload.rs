@@ -16,7 +16,7 @@ use yoink::{
 
 use crate::harness::{Service, TestEnv, eventually, get, product, reason};
 
-/// When a refusal says to come back.
+/// The retry delay of a refusal.
 fn wait_before(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
 }
@@ -86,11 +86,11 @@ async fn forwarded_address_is_used_only_from_a_trusted_proxy() {
         service.buyers().reserve_unit(shoe("ann", &client)).await.map(drop)
     };
     for n in 0..20 {
-        ask(&behind, n).await.expect("each is a client of its own");
+        ask(&behind, n).await.expect("each address is a separate client");
     }
     let direct = env.serve(Role::All, &[("address_calls_per_second", "1")]).await;
     let answers = join_all((0..20).map(|n| ask(&direct, n))).await;
-    assert!(answers.iter().any(Result::is_err), "a stranger's word about itself is not believed");
+    assert!(answers.iter().any(Result::is_err), "an untrusted forwarded address is ignored");
     env.assert_audit_holds().await;
 }
 
@@ -112,7 +112,7 @@ async fn user_over_its_rate_is_refused_and_others_are_not() {
         let mut storefront = service.storefront();
         async move { storefront.place_order(order()).await.map(drop) }
     }));
-    assert!(orders.await.iter().any(Result::is_err), "both doors count together");
+    assert!(orders.await.iter().any(Result::is_err), "both ways count together");
     for n in 0..30 {
         service.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
@@ -125,7 +125,7 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     let settings = [("concurrency_max_calls", "4"), ("call_timeout_ms", "600000")];
     let service = env.serve(Role::Api, &settings).await;
     service.create(product("shoe", 100)).await;
-    // Nobody stores orders: whoever waits for the ledger has a place until somebody does.
+    // No worker stores orders: a call that waits for the ledger holds its permit until one does.
     let users: Vec<String> = (0..40).map(|n| format!("user-{n}")).collect();
     let wait = |user| service.buy_with(("shoe", user, "r"), Ack::Ledger);
     let mut calls: Vec<_> = users.iter().map(|user| Box::pin(wait(user))).collect();
@@ -147,7 +147,7 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     })
     .await;
     assert!(is_healthy(&service).await, "health is not shed");
-    // An operator stops the sale, and lets it go on, while every buyer's place is taken.
+    // An operator stops the sale and starts it again while every permit of buyers is taken.
     let other = env.serve(Role::Api, &[]).await;
     set(&service, ProductStatus::Stopped).await;
     assert_eq!(service.refusal("shoe", "late", "r").await, "OVERLOADED");
@@ -173,7 +173,7 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     worker.stop().await;
 }
 
-/// An operator's word on the sale.
+/// An operator's change of the sale.
 async fn set(service: &Service, status: ProductStatus) {
     let product_id = "shoe".to_owned();
     let request = UpdateProductRequest { product_id, status: status.into(), ..Default::default() };
@@ -247,7 +247,7 @@ async fn hundreds_of_calls_cancelled_at_once_keep_the_connection_open() {
     const GOAWAY: u8 = 7;
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
-    // By hand: no client sends so many before any of them is looked at.
+    // Raw frames: no client library sends so many before the server reads any.
     let path = b"/yoink.v1.InventoryService/ReserveUnit";
     let mut head = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
     head.extend(path);

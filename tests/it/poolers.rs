@@ -1,4 +1,4 @@
-//! A pooler stands between the service and Postgres. One that leaves a connection its backend changes nothing;
+//! A pooler between the service and Postgres. One that keeps a backend per connection works;
 //! one that does not is refused before anything is done.
 
 use tokio::task::block_in_place;
@@ -12,7 +12,7 @@ use crate::harness::{
     PgBouncer, TestEnv, eventually, product, reason, run_yoink_with, scratch_dir, shared,
 };
 
-/// Locks that somebody holds beside a transaction of the catalogue.
+/// Locks that are held outside of a transaction of the catalogue.
 const ADVISORY: &str = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
                          WHERE locktype = 'advisory' AND d.datname = current_database()";
 
@@ -68,8 +68,8 @@ async fn session_pooling_keeps_the_connection_timeouts() {
     };
     let refused = service.admin().restock(restock).await.unwrap_err();
     assert_eq!(reason(&refused), "LEDGER_UNAVAILABLE");
-    // Its logger is a process of its own, and writes when it comes to it.
-    eventually("the log of Postgres says why", async || {
+    // The logger of Postgres is another process and writes with a delay.
+    eventually("the log of Postgres shows the reason", async || {
         let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
         log.contains("canceling statement due to lock timeout").then_some(())
     })
@@ -89,10 +89,10 @@ async fn transaction_pooling_is_refused_by_every_command_and_named() {
         for command in ["migrate", "serve", "audit", "rebuild", "export"] {
             let refused =
                 block_in_place(|| run_yoink_with(&env, &[("postgres_url", &url)], &[command]));
-            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-            assert_eq!(refused.status.code(), Some(2), "{mode}, {command}: {said}");
+            let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(2), "{mode}, {command}: {message}");
             for name in ["postgres_url", "pool_mode = session"] {
-                assert!(said.contains(name), "{mode}, {command}: {said}");
+                assert!(message.contains(name), "{mode}, {command}: {message}");
             }
         }
         assert_eq!(env.count(ADVISORY).await, 0);

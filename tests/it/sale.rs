@@ -136,7 +136,7 @@ async fn redis_and_postgres_contain_the_documented_data() {
 async fn units_near_two_to_the_53_are_counted_exactly() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
-    let most = yoink::domain::MAX_UNITS;
+    let most = yoink::domain::UNITS_MAX;
     service.try_create(product("shoe", most)).await.expect("Redis is told all of them");
     for n in 1..=3 {
         let bought = service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();

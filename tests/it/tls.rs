@@ -61,8 +61,8 @@ async fn rediss_sells_over_tls_and_refuses_an_unknown_authority() {
     let settings = [("redis_url", url.as_str())];
 
     let mut stranger = Binary::serve(&env, &settings, None);
-    assert_eq!(stranger.ended().await.code(), Some(2), "{}", stranger.said());
-    assert!(stranger.said().contains("certificate"), "{}", stranger.said());
+    assert_eq!(stranger.ended().await.code(), Some(2), "{}", stranger.log());
+    assert!(stranger.log().contains("certificate"), "{}", stranger.log());
 
     let authority = certificates.join("ca.pem");
     let environment = [("SSL_CERT_FILE", authority.to_str().unwrap())];

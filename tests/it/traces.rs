@@ -291,13 +291,13 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     let stored = buyers.reserve_unit(order("ann", None)).await.unwrap().into_inner();
     env.assert_audit_holds().await;
     eventually("it says that spans are not sent", async || {
-        all.said().contains("spans cannot be sent to otlp_endpoint").then_some(())
+        all.log().contains("spans cannot be sent to otlp_endpoint").then_some(())
     })
     .await;
     all.signal(Signal::SIGTERM);
     let status = all.ended().await;
-    assert!(status.success(), "{}", all.said());
-    let said = all.said();
+    assert!(status.success(), "{}", all.log());
+    let said = all.log();
     let moved = said.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
     let [bought, stored] =
         [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
@@ -332,8 +332,8 @@ async fn tls_collector_receives_spans_and_metrics_only_with_its_header() {
     })
     .await;
     refused.signal(Signal::SIGTERM);
-    assert!(refused.ended().await.success(), "{}", refused.said());
-    assert_eq!(refused.said().matches("metrics cannot be sent").count(), 1, "{}", refused.said());
+    assert!(refused.ended().await.success(), "{}", refused.log());
+    assert_eq!(refused.log().matches("metrics cannot be sent").count(), 1, "{}", refused.log());
     assert!(collector.metric_names().is_empty() && collector.spans().is_empty());
 
     let header = ("otlp_headers", "x-token=secret-token");
@@ -352,8 +352,8 @@ async fn tls_collector_receives_spans_and_metrics_only_with_its_header() {
     })
     .await;
     api.signal(Signal::SIGTERM);
-    assert!(api.ended().await.success(), "{}", api.said());
-    assert!(!api.said().contains("secret") && !api.said().contains("cannot be sent"));
+    assert!(api.ended().await.success(), "{}", api.log());
+    assert!(!api.log().contains("secret") && !api.log().contains("cannot be sent"));
     assert!(collector.spans().iter().any(|span| span.name == "reserve"));
     let resource = collector.metrics.lock().unwrap()[0].resource.clone().unwrap().attributes;
     assert_eq!(text_of(&resource, "service.name"), "yoink");

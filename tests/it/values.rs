@@ -56,8 +56,8 @@ async fn price_keeps_every_digit() {
     let largest = || new("clf", "A", (1_234_567_890_123, 456_700_000, "CLF"));
     create(&service, largest()).await.unwrap();
     let rows = "kwd,A,1.234,KWD,1,,,\njpy,A,100.00,JPY,1,,,\neur,A,1.50000,EUR,1,,,\n";
-    let (imported, said) = import(&env, rows);
-    assert!(imported, "{said}");
+    let (imported, message) = import(&env, rows);
+    assert!(imported, "{message}");
     let sql =
         "SELECT string_agg(price::text || ' ' || currency, ',' ORDER BY product_id) FROM products";
     let stored: String = env.sql().await.query_one(sql, &[]).await.unwrap().get(0);
@@ -84,9 +84,12 @@ async fn import_and_create_refuse_the_same_prices_times_and_names() {
     .into_iter()
     .enumerate()
     {
-        let (imported, said) = import(&env, &format!("a,A,{amount},1,,,\n"));
+        let (imported, message) = import(&env, &format!("a,A,{amount},1,,,\n"));
         let column = if at < 4 { "(price)" } else { "(currency)" };
-        assert!(!imported && said.contains("line 2") && said.contains(column), "{at}: {said}");
+        assert!(
+            !imported && message.contains("line 2") && message.contains(column),
+            "{at}: {message}"
+        );
         create(&service, new("a", "A", money)).await.unwrap_err();
     }
     for (text, seconds, nanos) in [
@@ -94,8 +97,11 @@ async fn import_and_create_refuse_the_same_prices_times_and_names() {
         ("1969-12-31T23:59:59.999Z", -1, 999_000_000),
         ("9999-12-31T23:59:59-00:01", 253_402_300_859, 0),
     ] {
-        let (imported, said) = import(&env, &format!("a,A,1,EUR,1,,{text},\n"));
-        assert!(!imported && said.contains("opens_at must be a time from 1970 to 9999"), "{said}");
+        let (imported, message) = import(&env, &format!("a,A,1,EUR,1,,{text},\n"));
+        assert!(
+            !imported && message.contains("opens_at must be a time from 1970 to 9999"),
+            "{message}"
+        );
         let opens_at = Some(prost_types::Timestamp { seconds, nanos });
         let asked = NewProduct { opens_at, ..new("a", "A", (1, 0, "EUR")) };
         create(&service, asked).await.unwrap_err();
@@ -118,8 +124,11 @@ async fn import_and_create_refuse_the_same_prices_times_and_names() {
         "\u{2800}",
         "\u{200d}",
     ] {
-        let (imported, said) = import(&env, &format!("a,{name},1,EUR,1,,,\n"));
-        assert!(!imported && said.contains("line 2") && said.contains("name"), "{name:?}: {said}");
+        let (imported, message) = import(&env, &format!("a,{name},1,EUR,1,,,\n"));
+        assert!(
+            !imported && message.contains("line 2") && message.contains("name"),
+            "{name:?}: {message}"
+        );
         create(&service, new("a", name, (1, 0, "EUR"))).await.unwrap_err();
     }
     assert_eq!(env.count("SELECT count(*) FROM products").await, 0);
@@ -143,8 +152,8 @@ async fn import_and_create_accept_year_9999_and_names_in_every_script() {
         .enumerate()
         .map(|(n, name)| format!("imported-{n},{name},1,EUR,1,,,9999-12-31T23:59:59Z\n"))
         .collect();
-    let (imported, said) = import(&env, &rows);
-    assert!(imported, "{said}");
+    let (imported, message) = import(&env, &rows);
+    assert!(imported, "{message}");
     for (n, name) in names.into_iter().enumerate() {
         let asked = NewProduct {
             closes_at: Some(last),

@@ -2,7 +2,7 @@
 
 use crate::{
     rules::Rules,
-    state::{EntryId, MOST, Reservation, Set},
+    state::{EntryId, RESERVATIONS_MAX, Reservation, Set},
 };
 
 /// Rows of one partition and one product.
@@ -10,21 +10,21 @@ use crate::{
 pub struct Ledger {
     pub epoch: u8,
     pub open: bool,
-    /// The epochs that were ever open, as bits: some process may still believe in any of them.
+    /// The epochs that were ever open, as bits: a process may still use any of them.
     was_open: u8,
     pub supply: u8,
     pub confirmed: Set,
     pub voided: Set,
 }
 
-/// What became of an order.
+/// The result of storing an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// It is confirmed, by this transaction or before.
     Confirmed,
     /// It had been voided before.
     Voided,
-    /// Beyond the supply, or its place in the log is another's.
+    /// Beyond the supply, or another order has its stream id.
     Inconsistent,
 }
 
@@ -35,15 +35,15 @@ impl Ledger {
         Self { epoch: 1, open: true, was_open: 1 << 1, supply, confirmed, voided }
     }
 
-    /// Whether somebody may believe that the partition is open in this epoch. Any number of gateways and
-    /// workers may, each as late as it likes.
-    pub fn is_believed(&self, epoch: u8) -> bool {
+    /// Whether a process may take the partition to be open in this epoch. Any number of gateways and workers
+    /// may, at any later time.
+    pub fn was_ever_open(&self, epoch: u8) -> bool {
         self.was_open & (1 << epoch) != 0
     }
 
     /// The last epoch that was open: before the present one, while that is closed.
     pub fn last_open(&self) -> u8 {
-        (0..8).rev().find(|epoch| self.is_believed(*epoch)).unwrap_or(0)
+        (0..8).rev().find(|epoch| self.was_ever_open(*epoch)).unwrap_or(0)
     }
 
     /// R2: whether a transaction under this epoch passes.
@@ -55,7 +55,7 @@ impl Ledger {
     pub fn store(
         &mut self,
         reservation: Reservation,
-        accepted: &[Option<EntryId>; MOST],
+        accepted: &[Option<EntryId>; RESERVATIONS_MAX],
     ) -> Stored {
         if self.voided.has(reservation) {
             return Stored::Voided;
@@ -81,13 +81,13 @@ impl Ledger {
         !sold
     }
 
-    /// R7: the right to rebuild, with an epoch of its own.
+    /// R7: begins a rebuild with a new epoch.
     pub fn close(&mut self, epoch: u8) {
         self.epoch = epoch;
         self.open = false;
     }
 
-    /// The end of the rebuild of this epoch, if it still is that one's.
+    /// Ends the rebuild of this epoch, if the row still has it.
     pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> bool {
         let ours = if rules.epoch_comes_first {
             self.epoch == epoch && !self.open

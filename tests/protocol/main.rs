@@ -1,18 +1,18 @@
-//! A model of the protocol, looked through in full: whatever the order of its steps, no unit is sold twice
-//! or lost; and each rule is needed, for without it a trace is found that says how.
+//! A model of the protocol, checked exhaustively: in every order of steps, no unit is sold twice or lost. Each
+//! rule is needed: without it, the checker finds a trace that breaks a property.
 //!
 //! ```text
-//! rules       what may be taken out, and how large a world is
-//! state       the world at one moment
-//! redis       a script each        ledger   a transaction each
-//! steps       gateways, consumers, releasers, rebuilders, fate
+//! rules       the rules that can be removed, and the bounds of a model
+//! state       the state of a model
+//! redis       one script per function      ledger   one transaction per function
+//! steps       gateways, consumers, releasers, rebuilders, faults
 //! properties  what must hold, and what must be reachable
-//! opening     the first opening, by itself
-//! marks       the count of what was lost (R10), by itself
+//! opening     a separate model of the first opening
+//! marks       a separate model of the count of lost orders (R10)
 //! ```
 //!
-//! A world has one product. A batch is as many entries, looked at one by one. Duplicates, limits and
-//! delivery counts (R4) are not here.
+//! A model has one product. A batch is modelled as single entries. Duplicates, limits and delivery counts (R4)
+//! are not modelled.
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod ledger;
@@ -32,8 +32,9 @@ use crate::{
     marks::Marks,
     opening::Openings,
     properties::{
-        CAUGHT, GAVE_BACK, GRANT_REBUILT, LOST, NOT_DROPPED, ONE_PLACE, OVERTAKEN, OWN_ID,
-        PROMISES, REBUILT, RELEASED, RIVALS, STAY_LOST, ZOMBIE, ZOMBIE_VOIDED,
+        GIVEN_BACK, GRANT_REBUILT, LATE_REBUILD, LOST, LOST_NOT_STORED, NEVER_DROPPED,
+        NEVER_REFUSED, ONE_PLACE, REBUILT, RECOVERED, RELEASED_ONLY_UNSOLD, STALLED,
+        STALLED_VOIDED, UNIQUE_ENTRY_ID, VOIDED_BY_REBUILD,
     },
     rules::{ALL, Bounds, Rules},
     steps::Protocol,
@@ -41,7 +42,7 @@ use crate::{
 
 const THREADS: usize = 2;
 
-/// Redis goes back in time twice, under three orders and two consumers.
+/// Redis loses its recent writes twice, with three orders and two consumers.
 const REWINDS: Bounds = Bounds {
     reservations: 3,
     supply: 2,
@@ -53,28 +54,28 @@ const REWINDS: Bounds = Bounds {
     releasers: 0,
     rebuilders: 1,
     poison: false,
-    hands: false,
+    manual_voids: false,
 };
 
-/// Two rebuilders, and a grant that either store may know first.
-const RIVAL_REBUILDS: Bounds =
+/// Two rebuilders and a grant, which a rebuild or `restock.lua` may apply to Redis.
+const TWO_REBUILDERS: Bounds =
     Bounds { reservations: 2, supply: 1, grants: 1, epochs: 3, rebuilders: 2, ..REWINDS };
 
-/// Orders that fail by themselves, are buried and released; and two rewinds.
+/// Orders that cannot be stored, are moved to dead and released; and two rewinds.
 const POISON: Bounds =
     Bounds { reservations: 2, supply: 1, epochs: 3, releasers: 1, poison: true, ..REWINDS };
 
 /// The same with two releasers, and one rewind.
-const RIVAL_RELEASERS: Bounds = Bounds { rewinds: 1, epochs: 2, releasers: 2, ..POISON };
+const TWO_RELEASERS: Bounds = Bounds { rewinds: 1, epochs: 2, releasers: 2, ..POISON };
 
-/// Redis goes back in time twice, and no more than that needs.
+/// The smallest bounds with two rewinds.
 const SMALL: Bounds = Bounds { reservations: 2, supply: 1, epochs: 3, ..REWINDS };
 
-/// Somebody voids orders in the ledger that are still in Redis.
-const HANDS: Bounds = Bounds { rewinds: 1, hands: true, poison: false, ..POISON };
+/// An operator voids orders in the ledger that are still in Redis.
+const MANUAL_VOIDS: Bounds = Bounds { rewinds: 1, manual_voids: true, poison: false, ..POISON };
 
-/// A model that several threads may look through.
-trait World:
+/// A model that several threads can check.
+trait CheckedModel:
     Model<
         State: Clone + Debug + PartialEq + Hash + Send + Sync,
         Action: Clone + Debug + PartialEq + Send + Sync,
@@ -84,15 +85,15 @@ trait World:
 {
 }
 
-impl World for Protocol {}
-impl World for Openings {}
-impl World for Marks {}
+impl CheckedModel for Protocol {}
+impl CheckedModel for Openings {}
+impl CheckedModel for Marks {}
 
-/// Looks through all of a world: nothing that must hold fails, and what must be reachable is reached. Returns
-/// how many states there are.
-fn finds_nothing(model: impl World, reached: &[&str]) -> usize {
+/// Checks all states of a model: every property holds, and what must be reachable is reached. Returns the number
+/// of states.
+fn assert_no_violation(model: impl CheckedModel, reached: &[&str]) -> usize {
     let checker = model.checker().threads(THREADS).spawn_bfs().join();
-    // Without a limit it ends when nothing is left to look at.
+    // Without a limit it ends when all states are checked.
     assert!(checker.is_done());
     let found = checker.discoveries();
     for property in checker.model().properties() {
@@ -108,8 +109,8 @@ fn finds_nothing(model: impl World, reached: &[&str]) -> usize {
     checker.unique_state_count()
 }
 
-/// Looks until something breaks: the steps to it.
-fn finds<M: World>(model: M, broken: &'static str) -> Vec<M::Action> {
+/// Checks until a property is broken; returns the steps to it.
+fn find_violation<M: CheckedModel>(model: M, broken: &'static str) -> Vec<M::Action> {
     let first = HasDiscoveries::AnyOf([broken].into());
     let checker = model.checker().threads(THREADS).finish_when(first).spawn_bfs().join();
     let trace = checker.discovery(broken);
@@ -120,43 +121,43 @@ fn program(bounds: Bounds) -> Protocol {
     Protocol { rules: ALL, bounds }
 }
 
-/// How long the trace is that breaks something under these rules.
+/// The length of the trace that breaks a property under these rules.
 fn steps_without(rules: Rules, bounds: Bounds, broken: &'static str) -> usize {
-    finds(Protocol { rules, bounds }, broken).len()
+    find_violation(Protocol { rules, bounds }, broken).len()
 }
 
 #[test]
 fn all_rules_with_two_rewinds_lose_and_double_nothing() {
-    let reached = [REBUILT, ZOMBIE, LOST, CAUGHT, OVERTAKEN];
-    let states = finds_nothing(program(REWINDS), &reached);
+    let reached = [REBUILT, STALLED, LOST, RECOVERED, VOIDED_BY_REBUILD];
+    let states = assert_no_violation(program(REWINDS), &reached);
     assert!(states > 1_500_000, "{states}");
 }
 
 #[test]
 fn all_rules_allow_rebuilds_to_race_each_other_and_a_grant() {
-    let reached = [REBUILT, GRANT_REBUILT, RIVALS, ZOMBIE, LOST, CAUGHT];
-    let states = finds_nothing(program(RIVAL_REBUILDS), &reached);
+    let reached = [REBUILT, GRANT_REBUILT, LATE_REBUILD, STALLED, LOST, RECOVERED];
+    let states = assert_no_violation(program(TWO_REBUILDERS), &reached);
     assert!(states > 1_000_000, "{states}");
 }
 
 #[test]
 fn all_rules_give_the_unit_of_an_unstorable_order_back_once() {
-    let reached = [REBUILT, GAVE_BACK, ZOMBIE, ZOMBIE_VOIDED, LOST, CAUGHT];
-    let states = finds_nothing(program(POISON), &reached);
+    let reached = [REBUILT, GIVEN_BACK, STALLED, STALLED_VOIDED, LOST, RECOVERED];
+    let states = assert_no_violation(program(POISON), &reached);
     assert!(states > 1_000_000, "{states}");
 }
 
 #[test]
 fn all_rules_allow_releasers_to_race() {
-    let reached = [REBUILT, GAVE_BACK, ZOMBIE_VOIDED];
-    let states = finds_nothing(program(RIVAL_RELEASERS), &reached);
+    let reached = [REBUILT, GIVEN_BACK, STALLED_VOIDED];
+    let states = assert_no_violation(program(TWO_RELEASERS), &reached);
     assert!(states > 100_000, "{states}");
 }
 
 #[test]
 fn without_r1_a_stream_id_is_reused_and_an_order_is_dropped() {
     let rules = Rules { fence: false, ..ALL };
-    for broken in [OWN_ID, NOT_DROPPED, PROMISES] {
+    for broken in [UNIQUE_ENTRY_ID, NEVER_DROPPED, NEVER_REFUSED] {
         assert!(steps_without(rules, REWINDS, broken) >= 4);
     }
 }
@@ -170,25 +171,25 @@ fn without_r2_a_commit_lands_after_a_rebuild_has_counted() {
 #[test]
 fn without_r3_a_grant_is_counted_by_a_rebuild_and_added_again() {
     let rules = Rules { absolute_grants: false, ..ALL };
-    assert!(steps_without(rules, RIVAL_REBUILDS, ONE_PLACE) > 4);
+    assert!(steps_without(rules, TWO_REBUILDERS, ONE_PLACE) > 4);
 }
 
 #[test]
 fn without_r5_a_unit_is_given_back_twice_or_despite_its_order() {
     let rules = Rules { void_first: false, ..ALL };
-    assert!(steps_without(rules, POISON, RELEASED) > 4);
+    assert!(steps_without(rules, POISON, RELEASED_ONLY_UNSOLD) > 4);
     let rules = Rules { entry_is_token: false, ..ALL };
-    assert!(steps_without(rules, RIVAL_RELEASERS, ONE_PLACE) > 4);
+    assert!(steps_without(rules, TWO_RELEASERS, ONE_PLACE) > 4);
 }
 
-/// No step of the program voids an order whose entry is still in `orders`. R6 guards against hands, and
-/// against programs to come.
+/// No step of the program voids an order whose entry is still in `orders`. R6 guards against manual changes and
+/// against later programs.
 #[test]
 fn without_r6_only_a_void_by_hand_loses_a_unit() {
     let rules = Rules { voided_is_released: false, ..ALL };
-    finds_nothing(Protocol { rules, bounds: RIVAL_RELEASERS }, &[ZOMBIE_VOIDED]);
-    assert!(steps_without(rules, HANDS, ONE_PLACE) > 4);
-    finds_nothing(program(HANDS), &[GAVE_BACK, ZOMBIE_VOIDED]);
+    assert_no_violation(Protocol { rules, bounds: TWO_RELEASERS }, &[STALLED_VOIDED]);
+    assert!(steps_without(rules, MANUAL_VOIDS, ONE_PLACE) > 4);
+    assert_no_violation(program(MANUAL_VOIDS), &[GIVEN_BACK, STALLED_VOIDED]);
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn without_r7_a_commit_lands_in_a_rebuild_or_two_rebuilds_share_an_epoch() {
     let rules = Rules { epoch_comes_first: false, ..ALL };
     assert!(steps_without(rules, SMALL, ONE_PLACE) > 4);
     let rules = Rules { epoch_is_a_lock: false, ..ALL };
-    assert!(steps_without(rules, RIVAL_REBUILDS, ONE_PLACE) > 4);
+    assert!(steps_without(rules, TWO_REBUILDERS, ONE_PLACE) > 4);
 }
 
 #[test]
@@ -208,32 +209,32 @@ fn without_r8_entries_in_flight_are_counted_twice() {
 #[test]
 fn without_r9_an_unfilled_redis_is_opened() {
     let rules = Rules { checked_opening: false, ..ALL };
-    for broken in [ONE_PLACE, PROMISES] {
+    for broken in [ONE_PLACE, NEVER_REFUSED] {
         assert!(steps_without(rules, SMALL, broken) > 4);
     }
 }
 
-/// When an older Redis comes back, with an order that was given up for lost, its buyer may have bought again.
+/// An older Redis may return with an order that was declared lost, after its buyer has bought again.
 #[test]
 fn without_the_last_open_epoch_a_rebuild_stores_orders_declared_lost() {
-    let rules = Rules { the_lost_stay_lost: false, ..ALL };
-    assert!(steps_without(rules, SMALL, STAY_LOST) > 4);
+    let rules = Rules { lost_orders_are_voided: false, ..ALL };
+    assert!(steps_without(rules, SMALL, LOST_NOT_STORED) > 4);
 }
 
 #[test]
 fn first_opening_at_any_later_time_is_safe() {
     let openings = Openings { epoch_of_its_own: true, rewinds: 2, epochs: 6 };
     let reached = [opening::SOLD, opening::CAME_LATE, opening::TRIED_AGAIN];
-    let states = finds_nothing(openings.clone(), &reached);
+    let states = assert_no_violation(openings.clone(), &reached);
     assert!(states > 10_000, "{states}");
     let shared = Openings { epoch_of_its_own: false, ..openings };
-    finds(shared, opening::SOLD_ONCE);
+    find_violation(shared, opening::SOLD_ONCE);
 }
 
 #[test]
 fn r10_counts_answered_orders_that_are_in_no_store() {
     let marks = Marks {
-        stands_first: true,
+        registers_first: true,
         waits_for_answers: true,
         reservations: 2,
         rewinds: 1,
@@ -241,11 +242,11 @@ fn r10_counts_answered_orders_that_are_in_no_store() {
         lost_answers: 1,
         kills: 0,
     };
-    let reached = [marks::COUNTED, marks::NOT_HEARD, marks::NOT_TOLD];
-    let states = finds_nothing(marks.clone(), &reached);
+    let reached = [marks::COUNTED, marks::INEXACT, marks::UNANSWERED];
+    let states = assert_no_violation(marks.clone(), &reached);
     assert!(states > 100_000, "{states}");
     let killed = Marks { epochs: 2, lost_answers: 0, kills: 1, ..marks.clone() };
-    finds_nothing(killed, &[marks::COUNTED, marks::NOT_HEARD, marks::NOT_TOLD]);
-    finds(Marks { stands_first: false, ..marks.clone() }, marks::EXACT);
-    finds(Marks { waits_for_answers: false, ..marks }, marks::EXACT);
+    assert_no_violation(killed, &[marks::COUNTED, marks::INEXACT, marks::UNANSWERED]);
+    find_violation(Marks { registers_first: false, ..marks.clone() }, marks::EXACT);
+    find_violation(Marks { waits_for_answers: false, ..marks }, marks::EXACT);
 }

@@ -1,31 +1,31 @@
-//! R10 as a model of its own: two gateways, their marks, and the count of what was lost. A whole rebuild
-//! is two steps here; its parts are in the other model.
+//! A separate model of R10: two gateways, their marks, and the count of lost orders. A rebuild is two steps here;
+//! the other model has all of its steps.
 
 use stateright::{Model, Property};
 
-use crate::state::{MOST, Reservation, Set};
+use crate::state::{RESERVATIONS_MAX, Reservation, Set};
 
-pub const EXACT: &str = "where every gateway reported, all that was told and is nowhere is counted";
-pub const WHOLE: &str = "where every answer arrived, the count is what is nowhere";
-pub const AT_LEAST: &str = "nothing is counted that is somewhere";
+pub const EXACT: &str = "if every gateway reported, every answered order in no store is counted";
+pub const COMPLETE: &str = "if every answer arrived, the count equals the orders in no store";
+pub const LOWER_BOUND: &str = "no order that is in a store is counted";
 pub const COUNTED: &str = "a loss is counted exactly";
-pub const NOT_HEARD: &str = "a loss is at least so much, for a gateway has not reported";
-pub const NOT_TOLD: &str = "an accept that nobody was told of is lost";
+pub const INEXACT: &str = "a count is a lower bound because a gateway has not reported";
+pub const UNANSWERED: &str = "an accepted order without an answer is lost";
 
 const GATEWAYS: usize = 2;
 const EPOCHS: usize = 4;
 
-/// The protocol of the marks, in a world of some size.
+/// The protocol of the marks, within bounds.
 #[derive(Clone, Debug)]
 pub struct Marks {
-    /// A gateway stands in the ledger before it takes its first order of an epoch.
-    pub stands_first: bool,
-    /// A gateway reports only when the answer under way has come.
+    /// A gateway has a row in the ledger before it takes its first order of an epoch.
+    pub registers_first: bool,
+    /// A gateway reports only when no call is in flight.
     pub waits_for_answers: bool,
     pub reservations: u8,
     pub rewinds: u8,
     pub epochs: u8,
-    /// Answers that get lost on their way.
+    /// Answers that are lost.
     pub lost_answers: u8,
     /// Gateways that are killed.
     pub kills: u8,
@@ -37,7 +37,7 @@ pub enum Mark {
     #[default]
     None,
     /// Takes orders.
-    Stands,
+    Registered,
     Reported(u8),
 }
 
@@ -46,19 +46,19 @@ pub enum Mark {
 pub enum Call {
     #[default]
     None,
-    /// Under way to Redis, under this epoch.
+    /// On its way to Redis, with this epoch.
     Sent(u8),
-    /// Accepted; the answer is under way.
+    /// Accepted; the answer is on its way.
     Accepted(Reservation),
 }
 
-/// What a look at the ledger leads to.
+/// The progress of reading the ledger's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Look {
+pub enum Read {
     #[default]
     None,
-    /// Saw this epoch, and whether it is open.
-    Saw(u8, bool),
+    /// Has read this epoch, and whether it is open.
+    Row(u8, bool),
     /// Reported; this epoch is to be begun.
     Reported(u8),
 }
@@ -67,29 +67,29 @@ pub enum Look {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Gateway {
     killed: bool,
-    /// The epoch it sells in; 0: none.
-    believes: u8,
-    /// The last epoch it believed in, and its highest seq seen.
+    /// The epoch it sells in, or 0.
+    selling_epoch: u8,
+    /// The last epoch it sold in, and the highest seq it saw.
     last: Option<(u8, u8)>,
-    look: Look,
+    read: Read,
     call: Call,
     marks: [Mark; EPOCHS],
 }
 
-/// The world.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Counted {
     epoch: u8,
     open: bool,
     stored: Set,
     redis_epoch: u8,
-    /// Whether Redis has not lost its past, and is not closed.
+    /// Whether Redis is open and has not been rewound.
     redis_open: bool,
     seq: u8,
     orders: Set,
-    accepted: [Option<(u8, u8)>; MOST],
-    /// Whose buyers got an answer.
-    told: Set,
+    accepted: [Option<(u8, u8)>; RESERVATIONS_MAX],
+    /// Reservations whose buyers got an answer.
+    answered: Set,
     gateways: [Gateway; GATEWAYS],
     rewinds: u8,
     lost_answers: u8,
@@ -100,10 +100,10 @@ pub struct Counted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkStep {
     /// A gateway reads the ledger's row.
-    Look(usize),
-    /// It stops believing, and reports.
+    Read(usize),
+    /// It stops selling, and reports.
     Report(usize),
-    /// It believes in what it saw.
+    /// It sells in the epoch it has read.
     Begin(usize),
     Send(usize),
     /// Redis runs its call.
@@ -115,14 +115,14 @@ pub enum MarkStep {
     Store(Reservation),
     /// A rebuild closes the ledger.
     Close,
-    /// It seizes, drains and opens.
-    Mend,
+    /// It closes, drains and opens Redis.
+    Rebuild,
     Empty,
     /// Redis loses the last it accepted.
     LoseLast,
 }
 
-/// What the ledger says of an ended epoch.
+/// The count of an ended epoch.
 struct Count {
     lost: u32,
     exact: bool,
@@ -141,8 +141,8 @@ impl Model for Marks {
             redis_open: true,
             seq: 0,
             orders: Set::default(),
-            accepted: [None; MOST],
-            told: Set::default(),
+            accepted: [None; RESERVATIONS_MAX],
+            answered: Set::default(),
             gateways: Default::default(),
             rewinds: self.rewinds,
             lost_answers: self.lost_answers,
@@ -151,29 +151,29 @@ impl Model for Marks {
     }
 
     fn actions(&self, state: &Counted, steps: &mut Vec<MarkStep>) {
-        for who in 0..GATEWAYS {
-            steps.extend([MarkStep::Look(who), MarkStep::Report(who), MarkStep::Begin(who)]);
-            steps.extend([MarkStep::Send(who), MarkStep::Run(who), MarkStep::Answer(who)]);
-            steps.extend([MarkStep::LoseAnswer(who), MarkStep::Kill(who)]);
+        for index in 0..GATEWAYS {
+            steps.extend([MarkStep::Read(index), MarkStep::Report(index), MarkStep::Begin(index)]);
+            steps.extend([MarkStep::Send(index), MarkStep::Run(index), MarkStep::Answer(index)]);
+            steps.extend([MarkStep::LoseAnswer(index), MarkStep::Kill(index)]);
         }
         steps.extend(state.orders.iter().map(MarkStep::Store));
-        steps.extend([MarkStep::Close, MarkStep::Mend, MarkStep::Empty, MarkStep::LoseLast]);
+        steps.extend([MarkStep::Close, MarkStep::Rebuild, MarkStep::Empty, MarkStep::LoseLast]);
     }
 
     fn next_state(&self, last: &Counted, step: MarkStep) -> Option<Counted> {
         let mut state = last.clone();
         match step {
-            MarkStep::Look(who)
-            | MarkStep::Report(who)
-            | MarkStep::Begin(who)
-            | MarkStep::Send(who)
-            | MarkStep::Run(who)
-            | MarkStep::Answer(who)
-            | MarkStep::LoseAnswer(who)
-            | MarkStep::Kill(who) => self.gateway(&mut state, who, step)?,
+            MarkStep::Read(index)
+            | MarkStep::Report(index)
+            | MarkStep::Begin(index)
+            | MarkStep::Send(index)
+            | MarkStep::Run(index)
+            | MarkStep::Answer(index)
+            | MarkStep::LoseAnswer(index)
+            | MarkStep::Kill(index) => self.gateway(&mut state, index, step)?,
             MarkStep::Store(reservation) => {
-                let may = state.redis_open && state.redis_epoch == state.epoch;
-                (may && state.orders.remove(reservation)).then_some(())?;
+                let allowed = state.redis_open && state.redis_epoch == state.epoch;
+                (allowed && state.orders.remove(reservation)).then_some(())?;
                 state.stored.add(reservation);
             }
             MarkStep::Close => {
@@ -181,7 +181,7 @@ impl Model for Marks {
                     (state.open && state.epoch < self.epochs).then_some(state.epoch + 1)?;
                 state.open = false;
             }
-            MarkStep::Mend => {
+            MarkStep::Rebuild => {
                 (!state.open).then_some(())?;
                 state.stored = state.stored.or(state.orders);
                 state.orders = Set::default();
@@ -205,56 +205,59 @@ impl Model for Marks {
             Property::always(EXACT, |_, state: &Counted| {
                 state.ended().all(|epoch| {
                     let count = state.count(epoch);
-                    !count.exact || count.lost >= state.nowhere(epoch).and(state.told).count()
+                    !count.exact
+                        || count.lost >= state.in_no_store(epoch).and(state.answered).count()
                 })
             }),
-            Property::always(WHOLE, |model: &Self, state: &Counted| {
+            Property::always(COMPLETE, |model: &Self, state: &Counted| {
                 let all_arrived = state.lost_answers == model.lost_answers;
                 state.ended().all(|epoch| {
                     let count = state.count(epoch);
-                    let whole = count.lost == state.nowhere(epoch).count();
+                    let whole = count.lost == state.in_no_store(epoch).count();
                     whole || !count.exact || !all_arrived
                 })
             }),
-            Property::always(AT_LEAST, |_, state: &Counted| {
-                state.ended().all(|epoch| state.count(epoch).lost <= state.nowhere(epoch).count())
+            Property::always(LOWER_BOUND, |_, state: &Counted| {
+                state
+                    .ended()
+                    .all(|epoch| state.count(epoch).lost <= state.in_no_store(epoch).count())
             }),
             Property::sometimes(COUNTED, |_, state: &Counted| {
                 let exact = |count: Count| count.exact && count.lost > 0;
                 state.ended().any(|epoch| exact(state.count(epoch)))
             }),
-            Property::sometimes(NOT_HEARD, |_, state: &Counted| {
+            Property::sometimes(INEXACT, |_, state: &Counted| {
                 let at_least = |count: Count| !count.exact && count.lost > 0;
                 state.ended().any(|epoch| at_least(state.count(epoch)))
             }),
-            Property::sometimes(NOT_TOLD, |_, state: &Counted| {
-                let told = |epoch| state.nowhere(epoch).without(state.told);
-                state.ended().any(|epoch| !told(epoch).is_empty())
+            Property::sometimes(UNANSWERED, |_, state: &Counted| {
+                let answered = |epoch| state.in_no_store(epoch).without(state.answered);
+                state.ended().any(|epoch| !answered(epoch).is_empty())
             }),
         ]
     }
 }
 
 impl Marks {
-    fn gateway(&self, state: &mut Counted, who: usize, step: MarkStep) -> Option<()> {
-        let mut gateway = state.gateways[who];
+    fn gateway(&self, state: &mut Counted, index: usize, step: MarkStep) -> Option<()> {
+        let mut gateway = state.gateways[index];
         if gateway.killed {
             return None;
         }
-        match (step, gateway.look, gateway.call) {
-            (MarkStep::Look(_), Look::None, _) => {
-                gateway.look = Look::Saw(state.epoch, state.open);
+        match (step, gateway.read, gateway.call) {
+            (MarkStep::Read(_), Read::None, _) => {
+                gateway.read = Read::Row(state.epoch, state.open);
             }
-            (MarkStep::Report(_), Look::Saw(epoch, open), _) => {
-                gateway.look = self.believe(&mut gateway, epoch, open);
+            (MarkStep::Report(_), Read::Row(epoch, open), _) => {
+                gateway.read = self.read_row(&mut gateway, epoch, open);
             }
-            (MarkStep::Begin(_), Look::Reported(epoch), _) => {
-                gateway.look = Look::None;
-                gateway.believes = epoch;
+            (MarkStep::Begin(_), Read::Reported(epoch), _) => {
+                gateway.read = Read::None;
+                gateway.selling_epoch = epoch;
                 gateway.last = gateway.last.max(Some((epoch, 0)));
             }
-            (MarkStep::Send(_), _, Call::None) if gateway.believes > 0 => {
-                gateway.call = Call::Sent(gateway.believes);
+            (MarkStep::Send(_), _, Call::None) if gateway.selling_epoch > 0 => {
+                gateway.call = Call::Sent(gateway.selling_epoch);
             }
             (MarkStep::Run(_), _, Call::Sent(epoch)) => {
                 gateway.call = self.reserve(state, epoch)?;
@@ -262,7 +265,7 @@ impl Marks {
             (MarkStep::Answer(_), _, Call::Accepted(reservation)) => {
                 gateway.call = Call::None;
                 gateway.last = gateway.last.max(state.accepted[usize::from(reservation)]);
-                state.told.add(reservation);
+                state.answered.add(reservation);
             }
             (MarkStep::LoseAnswer(_), _, Call::Accepted(_)) => {
                 state.lost_answers = state.lost_answers.checked_sub(1)?;
@@ -275,35 +278,35 @@ impl Marks {
             }
             _ => return None,
         }
-        state.gateways[who] = gateway;
+        state.gateways[index] = gateway;
         Some(())
     }
 
-    /// `Recovery::believe`, from what was read to the report.
-    fn believe(&self, gateway: &mut Gateway, epoch: u8, open: bool) -> Look {
+    /// `Recovery::read_row`, from what was read to the report.
+    fn read_row(&self, gateway: &mut Gateway, epoch: u8, open: bool) -> Read {
         let last = gateway.last.map_or(0, |(epoch, _)| epoch);
-        // An epoch that was open once is never closed: only a later one is.
+        // An epoch that was open is never closed; only a later epoch is.
         if epoch < last || (epoch == last && !open) {
-            return Look::None;
+            return Read::None;
         }
         if epoch == last {
-            gateway.believes = epoch;
-            return Look::None;
+            gateway.selling_epoch = epoch;
+            return Read::None;
         }
-        gateway.believes = 0;
+        gateway.selling_epoch = 0;
         if self.waits_for_answers && gateway.call != Call::None {
-            return Look::None;
+            return Read::None;
         }
         if let Some((epoch, seq)) = gateway.last {
             gateway.report(epoch, Mark::Reported(seq));
         }
         if !open {
-            return Look::None;
+            return Read::None;
         }
-        if self.stands_first {
-            gateway.report(epoch, Mark::Stands);
+        if self.registers_first {
+            gateway.report(epoch, Mark::Registered);
         }
-        Look::Reported(epoch)
+        Read::Reported(epoch)
     }
 
     /// `reserve.lua`: the call that it leads to.
@@ -311,8 +314,8 @@ impl Marks {
         if !state.redis_open || state.redis_epoch != epoch {
             return Some(Call::None);
         }
-        let most = MOST.min(usize::from(self.reservations));
-        let place = state.accepted[..most].iter().position(Option::is_none)?;
+        let limit = RESERVATIONS_MAX.min(usize::from(self.reservations));
+        let place = state.accepted[..limit].iter().position(Option::is_none)?;
         let reservation = u8::try_from(place).ok()?;
         state.seq += 1;
         state.accepted[place] = Some((epoch, state.seq));
@@ -322,7 +325,7 @@ impl Marks {
 }
 
 impl Gateway {
-    /// A lower mark than before changes nothing.
+    /// A lower mark changes nothing.
     fn report(&mut self, epoch: u8, mark: Mark) {
         let row = &mut self.marks[usize::from(epoch)];
         *row = mark.max(*row);
@@ -345,7 +348,7 @@ impl Counted {
     fn of(&self, epoch: u8) -> Set {
         let mut all = Set::default();
         for (reservation, id) in (0..).zip(&self.accepted) {
-            if id.is_some_and(|(life, _)| life == epoch) {
+            if id.is_some_and(|(accepted_in, _)| accepted_in == epoch) {
                 all.add(reservation);
             }
         }
@@ -353,7 +356,7 @@ impl Counted {
     }
 
     /// Accepted, and neither stored nor in Redis.
-    fn nowhere(&self, epoch: u8) -> Set {
+    fn in_no_store(&self, epoch: u8) -> Set {
         self.of(epoch).without(self.stored).without(self.orders)
     }
 
@@ -364,9 +367,9 @@ impl Counted {
         let row_seq = |row: Reservation| self.accepted[usize::from(row)].map_or(0, |(_, seq)| seq);
         let mark_seq = |mark: &Mark| if let Mark::Reported(seq) = mark { *seq } else { 0 };
         let highest = marks.iter().map(mark_seq).chain(rows.iter().map(row_seq)).max();
-        let stands = marks.contains(&Mark::Stands);
+        let registered = marks.contains(&Mark::Registered);
         let reported = marks.iter().any(|mark| *mark != Mark::None);
         let lost = u32::from(highest.unwrap_or(0)).saturating_sub(rows.count());
-        Count { lost, exact: reported && !stands }
+        Count { lost, exact: reported && !registered }
     }
 }

@@ -1,23 +1,23 @@
-//! The first opening of a partition, `new → open`, as a model of its own: one product with one unit,
-//! several processes that start at once, and any of them as late as it likes.
+//! A separate model of the first opening of a partition, `new → open`: one product with one unit, and several
+//! processes that start at once, each of which may stall for any time.
 
 use stateright::{Model, Property};
 
 pub const SOLD_ONCE: &str = "no unit is sold a second time";
-pub const OPENED_ONCE: &str = "what is open is open in the ledger's last epoch";
+pub const OPENED_ONCE: &str = "an open Redis has the ledger's last epoch";
 pub const SOLD: &str = "a unit is sold";
 pub const CAME_LATE: &str = "a late opener runs its script after the unit was sold";
 pub const TRIED_AGAIN: &str = "a second attempt opens what the first left behind";
 
 const SUPPLY: u8 = 1;
 
-/// Openings, in a world of some size.
+/// Openings, within bounds.
 #[derive(Clone, Debug)]
 pub struct Openings {
-    /// Each attempt has first been given an epoch of its own. Without: all attempts are of the first
-    /// epoch, and hold the partition's row meanwhile; but a stalled process loses the row.
+    /// Each attempt first gets an epoch of its own. Without: all attempts have the first epoch and lock the
+    /// partition's row; but a stalled process loses the lock.
     pub epoch_of_its_own: bool,
-    /// Times that Redis loses its past.
+    /// How often Redis is rewound.
     pub rewinds: u8,
     /// The last epoch.
     pub epochs: u8,
@@ -29,9 +29,9 @@ pub enum Opener {
     #[default]
     Idle,
     /// Has an epoch: Redis is to be opened. And whether it holds the row.
-    Took(u8, bool),
+    HasEpoch(u8, bool),
     /// Opened Redis: the ledger is to be opened.
-    Ran(u8, bool),
+    OpenedRedis(u8, bool),
 }
 
 /// The row of `partitions`.
@@ -52,12 +52,12 @@ pub struct Redis {
     stock: u8,
 }
 
-/// The world.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Opened {
     epoch: u8,
     status: Status,
-    /// As bits: the epochs that anybody may believe in.
+    /// The epochs that were ever open, as bits.
     was_open: u8,
     sold: u8,
     redis: Redis,
@@ -73,7 +73,7 @@ pub struct Opened {
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpeningStep {
-    /// The ledger gives an attempt its epoch.
+    /// The ledger assigns an epoch to an attempt.
     Take(usize),
     /// The session that holds the row ends; its process does not know.
     LoseRow(usize),
@@ -82,7 +82,7 @@ pub enum OpeningStep {
     /// The ledger is opened.
     Commit(usize),
     /// Is killed.
-    Forget(usize),
+    Crash(usize),
     /// `restock.lua`.
     Grant,
     /// An order is accepted and stored.
@@ -116,10 +116,10 @@ impl Model for Openings {
     }
 
     fn actions(&self, _: &Opened, steps: &mut Vec<OpeningStep>) {
-        for who in 0..2 {
-            steps.extend([OpeningStep::Take(who), OpeningStep::LoseRow(who)]);
-            steps.extend([OpeningStep::Run(who), OpeningStep::Commit(who)]);
-            steps.push(OpeningStep::Forget(who));
+        for index in 0..2 {
+            steps.extend([OpeningStep::Take(index), OpeningStep::LoseRow(index)]);
+            steps.extend([OpeningStep::Run(index), OpeningStep::Commit(index)]);
+            steps.push(OpeningStep::Crash(index));
         }
         steps.extend([OpeningStep::Grant, OpeningStep::Sell, OpeningStep::Rebuild]);
         steps.extend([OpeningStep::Copy, OpeningStep::Restart]);
@@ -129,23 +129,26 @@ impl Model for Openings {
     fn next_state(&self, last: &Opened, step: OpeningStep) -> Option<Opened> {
         let mut state = last.clone();
         match step {
-            OpeningStep::Take(who) => self.take(&mut state, who)?,
-            OpeningStep::LoseRow(who) => match &mut state.openers[who] {
-                Opener::Took(_, holds) | Opener::Ran(_, holds) if *holds => *holds = false,
-                Opener::Idle | Opener::Took(..) | Opener::Ran(..) => return None,
+            OpeningStep::Take(index) => self.take(&mut state, index)?,
+            OpeningStep::LoseRow(index) => match &mut state.openers[index] {
+                Opener::HasEpoch(_, holds) | Opener::OpenedRedis(_, holds) if *holds => {
+                    *holds = false
+                }
+                Opener::Idle | Opener::HasEpoch(..) | Opener::OpenedRedis(..) => return None,
             },
-            OpeningStep::Run(who) => {
-                let Opener::Took(epoch, holds) = state.openers[who] else { return None };
+            OpeningStep::Run(index) => {
+                let Opener::HasEpoch(epoch, holds) = state.openers[index] else { return None };
                 state.came_late |= state.sold > 0;
                 let opened = self.open_script(&mut state, epoch);
-                state.openers[who] = if opened { Opener::Ran(epoch, holds) } else { Opener::Idle };
+                state.openers[index] =
+                    if opened { Opener::OpenedRedis(epoch, holds) } else { Opener::Idle };
             }
-            OpeningStep::Commit(who) => self.commit(&mut state, who)?,
-            OpeningStep::Forget(who) => {
-                if state.openers[who] == Opener::Idle {
+            OpeningStep::Commit(index) => self.commit(&mut state, index)?,
+            OpeningStep::Crash(index) => {
+                if state.openers[index] == Opener::Idle {
                     return None;
                 }
-                state.openers[who] = Opener::Idle;
+                state.openers[index] = Opener::Idle;
             }
             OpeningStep::Grant => {
                 let new = state.sells() && !state.redis.granted;
@@ -155,8 +158,8 @@ impl Model for Openings {
             OpeningStep::Sell => state.sell()?,
             OpeningStep::Rebuild => self.rebuild(&mut state)?,
             OpeningStep::Copy => {
-                let may = state.rewinds > 0 && state.copy.is_none();
-                state.copy = Some(may.then_some(Redis { current: false, ..state.redis })?);
+                let allowed = state.rewinds > 0 && state.copy.is_none();
+                state.copy = Some(allowed.then_some(Redis { current: false, ..state.redis })?);
             }
             OpeningStep::Restart => state.rewind(Redis { current: false, ..last.redis })?,
             OpeningStep::Empty => state.rewind(Redis::default())?,
@@ -181,10 +184,11 @@ impl Model for Openings {
 
 impl Openings {
     /// `begin_opening`, or what came before it: the row is read and locked.
-    fn take(&self, state: &mut Opened, who: usize) -> Option<()> {
-        let idle = state.openers[who] == Opener::Idle;
-        let holds =
-            |opener: &Opener| matches!(opener, Opener::Took(_, true) | Opener::Ran(_, true));
+    fn take(&self, state: &mut Opened, index: usize) -> Option<()> {
+        let idle = state.openers[index] == Opener::Idle;
+        let holds = |opener: &Opener| {
+            matches!(opener, Opener::HasEpoch(_, true) | Opener::OpenedRedis(_, true))
+        };
         let held = state.openers.iter().any(holds);
         if !idle || state.status != Status::New || held {
             return None;
@@ -192,7 +196,7 @@ impl Openings {
         if self.epoch_of_its_own {
             state.epoch = (state.epoch < self.epochs).then_some(state.epoch + 1)?;
         }
-        state.openers[who] = Opener::Took(state.epoch, !self.epoch_of_its_own);
+        state.openers[index] = Opener::HasEpoch(state.epoch, !self.epoch_of_its_own);
         Some(())
     }
 
@@ -211,20 +215,20 @@ impl Openings {
         !refuses
     }
 
-    fn commit(&self, state: &mut Opened, who: usize) -> Option<()> {
-        let Opener::Ran(epoch, holds) = state.openers[who] else { return None };
-        let may = if self.epoch_of_its_own { state.epoch == epoch } else { holds };
-        if may && state.status == Status::New {
+    fn commit(&self, state: &mut Opened, index: usize) -> Option<()> {
+        let Opener::OpenedRedis(epoch, holds) = state.openers[index] else { return None };
+        let allowed = if self.epoch_of_its_own { state.epoch == epoch } else { holds };
+        if allowed && state.status == Status::New {
             state.status = Status::Open;
             state.was_open |= 1 << epoch;
         }
-        state.openers[who] = Opener::Idle;
+        state.openers[index] = Opener::Idle;
         Some(())
     }
 
     fn rebuild(&self, state: &mut Opened) -> Option<()> {
-        let may = state.status == Status::Open && state.epoch < self.epochs;
-        state.epoch = may.then_some(state.epoch + 1)?;
+        let allowed = state.status == Status::Open && state.epoch < self.epochs;
+        state.epoch = allowed.then_some(state.epoch + 1)?;
         state.was_open |= 1 << state.epoch;
         let stock = SUPPLY - state.sold;
         let epoch = Some(state.epoch);
@@ -234,10 +238,10 @@ impl Openings {
 }
 
 impl Opened {
-    /// Whether those who believe in Redis's epoch are let in, and there may be any.
+    /// Whether Redis accepts calls with its epoch, and a process may send them.
     fn sells(&self) -> bool {
-        let believed = |epoch: u8| self.was_open & (1 << epoch) != 0;
-        self.redis.current && self.redis.epoch.is_some_and(believed)
+        let was_ever_open = |epoch: u8| self.was_open & (1 << epoch) != 0;
+        self.redis.current && self.redis.epoch.is_some_and(was_ever_open)
     }
 
     fn sell(&mut self) -> Option<()> {

@@ -1,4 +1,4 @@
-//! What must always hold (section 6 of the design), and what must be reachable lest it hold in vain.
+//! What must always hold (section 6 of the design), and what must be reachable, so that it does not hold trivially.
 
 use stateright::Property;
 
@@ -10,71 +10,78 @@ use crate::{
 
 pub const ONE_PLACE: &str = "while a partition sells, each unit is in one place";
 pub const SUPPLY: &str = "the ledger holds no more orders than units";
-pub const PROMISES: &str = "no order of an open partition is refused by the ledger";
+pub const NEVER_REFUSED: &str = "no order of an open partition is refused by the ledger";
 pub const NOT_NEGATIVE: &str = "stock is never negative";
-pub const NOT_DROPPED: &str = "an accepted order vanishes only with Redis's past";
-pub const RELEASED: &str = "no unit goes back whose order stands";
-pub const ONE_LIFE: &str = "an open partition holds nothing of an earlier life";
-pub const OWN_ID: &str = "no two reservations have one stream id";
-pub const STAY_LOST: &str = "what was given up for lost is not stored";
+pub const NEVER_DROPPED: &str = "an accepted order disappears only with a rewind of Redis";
+pub const RELEASED_ONLY_UNSOLD: &str = "no unit is given back whose order is confirmed";
+pub const ONE_EPOCH: &str = "an open partition holds no entry of an earlier epoch";
+pub const UNIQUE_ENTRY_ID: &str = "no two reservations have one stream id";
+pub const LOST_NOT_STORED: &str = "an order that was declared lost is not stored";
 
 pub const REBUILT: &str = "a rebuild ends after a rewind";
-pub const GAVE_BACK: &str = "an order is voided and its unit goes back";
-pub const GRANT_REBUILT: &str = "a grant comes to Redis by a rebuild";
-pub const ZOMBIE: &str = "a stalled consumer meets what others have settled";
-pub const ZOMBIE_VOIDED: &str = "a stalled consumer meets a voided row";
-pub const LOST: &str = "an accepted order is lost with Redis's past";
-pub const CAUGHT: &str = "a rebuild stores what a rewind brought back";
-pub const RIVALS: &str = "a late rebuilder goes on while a newer one works";
-pub const OVERTAKEN: &str = "what survived finds no supply and is voided by a rebuild";
+pub const GIVEN_BACK: &str = "an order is voided and its unit goes back";
+pub const GRANT_REBUILT: &str = "a rebuild applies a grant to Redis";
+pub const STALLED: &str = "a stalled consumer handles an entry that others have settled";
+pub const STALLED_VOIDED: &str = "a stalled consumer finds a voided row";
+pub const LOST: &str = "an accepted order is lost by a rewind of Redis";
+pub const RECOVERED: &str = "a rebuild stores an order that a rewind restored";
+pub const LATE_REBUILD: &str = "a late rebuilder continues while a newer one works";
+pub const VOIDED_BY_REBUILD: &str = "a rebuild voids a surviving order beyond the supply";
 
-/// Everything.
+/// All properties.
 pub fn all() -> Vec<Property<Protocol>> {
     vec![
         always(ONE_PLACE, each_unit_is_in_one_place),
         always(SUPPLY, |_, state| state.ledger.confirmed.count() <= u32::from(state.ledger.supply)),
-        always(PROMISES, |_, state| {
+        always(NEVER_REFUSED, |_, state| {
             !has(state, |consumer| matches!(consumer, Consumer::Refused(_)))
         }),
         always(NOT_NEGATIVE, |_, state| state.redis.stock >= 0),
-        always(NOT_DROPPED, |_, state| {
-            let known = state.ledger.settled().or(state.redis.streams()).or(state.past.rewound);
+        always(NEVER_DROPPED, |_, state| {
+            let known = state.ledger.settled().or(state.redis.streams()).or(state.history.rewound);
             state.all().without(known).is_empty()
         }),
-        always(RELEASED, |_, state| state.past.released.and(state.ledger.confirmed).is_empty()),
-        always(ONE_LIFE, nothing_of_an_earlier_life),
-        always(OWN_ID, |_, state| {
-            let all = state.all();
-            all.iter().all(|reservation| state.named_like(reservation, all) == Some(reservation))
+        always(RELEASED_ONLY_UNSOLD, |_, state| {
+            state.history.released.and(state.ledger.confirmed).is_empty()
         }),
-        always(STAY_LOST, |_, state| state.past.came_back.is_empty()),
+        always(ONE_EPOCH, only_entries_of_its_epoch),
+        always(UNIQUE_ENTRY_ID, |_, state| {
+            let all = state.all();
+            all.iter()
+                .all(|reservation| state.with_same_entry_id(reservation, all) == Some(reservation))
+        }),
+        always(LOST_NOT_STORED, |_, state| state.history.stored_after_lost.is_empty()),
         sometimes(REBUILT, |model, state| {
-            state.left.rewinds < model.bounds.rewinds
+            state.budget.rewinds < model.bounds.rewinds
                 && state.ledger.open
                 && state.ledger.epoch > 1
                 && model.selling_epoch(state) == Some(state.ledger.epoch)
         }),
-        sometimes(GAVE_BACK, |_, state| !state.past.released.and(state.ledger.voided).is_empty()),
+        sometimes(GIVEN_BACK, |_, state| {
+            !state.history.released.and(state.ledger.voided).is_empty()
+        }),
         sometimes(GRANT_REBUILT, |model, state| {
             let filled = |rebuilder| matches!(rebuilder, Rebuilder::Filled(_));
             state.redis.supply > model.bounds.supply && state.rebuilders.into_iter().any(filled)
         }),
-        sometimes(ZOMBIE, |_, state| {
+        sometimes(STALLED, |_, state| {
             has(state, |consumer| {
                 let Consumer::Holds(reservation) = consumer else { return false };
                 let settled = state.ledger.settled().has(reservation);
                 settled && !state.redis.streams().has(reservation)
             })
         }),
-        sometimes(ZOMBIE_VOIDED, |_, state| {
+        sometimes(STALLED_VOIDED, |_, state| {
             has(state, |consumer| matches!(consumer, Consumer::Voided(_)))
         }),
         sometimes(LOST, |_, state| {
             let known = state.ledger.settled().or(state.redis.streams());
             state.ledger.open && state.ledger.epoch > 1 && !state.all().without(known).is_empty()
         }),
-        sometimes(CAUGHT, |_, state| !state.past.rewound.and(state.ledger.confirmed).is_empty()),
-        sometimes(RIVALS, |_, state| {
+        sometimes(RECOVERED, |_, state| {
+            !state.history.rewound.and(state.ledger.confirmed).is_empty()
+        }),
+        sometimes(LATE_REBUILD, |_, state| {
             let late = |rebuilder| {
                 let Rebuilder::Filled(epoch) = rebuilder else { return false };
                 let its_own = |meta: Meta| meta.epoch == epoch && meta.current;
@@ -82,7 +89,7 @@ pub fn all() -> Vec<Property<Protocol>> {
             };
             state.rebuilders.into_iter().any(late)
         }),
-        sometimes(OVERTAKEN, |model, state| {
+        sometimes(VOIDED_BY_REBUILD, |model, state| {
             !model.bounds.poison && !state.ledger.voided.is_empty()
         }),
     ]
@@ -95,7 +102,7 @@ fn has(state: &State, is: impl Fn(Consumer) -> bool) -> bool {
 /// supply = available + in orders + in dead + confirmed. An order that is stored and not settled yet is
 /// confirmed; one that is voided and not released yet still has its unit.
 fn each_unit_is_in_one_place(model: &Protocol, state: &State) -> bool {
-    if !model.is_let_in(state) {
+    if !model.is_open(state) {
         return true;
     }
     let (redis, ledger) = (&state.redis, &state.ledger);
@@ -107,7 +114,7 @@ fn each_unit_is_in_one_place(model: &Protocol, state: &State) -> bool {
         && redis.orders.and(redis.dead).is_empty()
 }
 
-fn nothing_of_an_earlier_life(model: &Protocol, state: &State) -> bool {
+fn only_entries_of_its_epoch(model: &Protocol, state: &State) -> bool {
     let Some(epoch) = model.selling_epoch(state) else { return true };
     state.redis.streams().iter().all(|reservation| state.entry_id(reservation).epoch == epoch)
 }

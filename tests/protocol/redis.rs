@@ -33,13 +33,13 @@ impl Redis {
         Self { meta: Some(meta), supply, stock: signed(supply), ..Self::default() }
     }
 
-    /// `fence.lua`: the epoch whose believers are let in, if any (R1).
-    pub fn open_in(&self, rules: &Rules) -> Option<u8> {
+    /// `fence.lua`: the epoch in which calls are accepted, if any (R1).
+    pub fn open_epoch(&self, rules: &Rules) -> Option<u8> {
         let meta = self.meta.filter(|meta| meta.open && (meta.current || !rules.fence));
         meta.map(|meta| meta.epoch)
     }
 
-    /// `fence.lua`, `rebuild_fence`: whether it is closed, and this rebuild's.
+    /// `fence.lua`, `rebuild_fence`: whether it is closed with the epoch of this rebuild.
     fn is_rebuild_fence(&self, rules: &Rules, epoch: u8) -> bool {
         let ours = |meta: Meta| meta.epoch == epoch && !meta.open && (meta.current || !rules.fence);
         self.meta.is_some_and(ours)
@@ -87,8 +87,8 @@ impl Redis {
         self.meta = self.meta.map(|meta| Meta { open: false, ..meta });
     }
 
-    /// `seize.lua`: returns whether no other rebuild is further.
-    pub fn seize(&mut self, epoch: u8) -> bool {
+    /// `begin_rebuild.lua`: returns whether no rebuild with a higher epoch has begun.
+    pub fn begin_rebuild(&mut self, epoch: u8) -> bool {
         if self.meta.is_some_and(|meta| meta.epoch > epoch) {
             return false;
         }
@@ -97,8 +97,8 @@ impl Redis {
         true
     }
 
-    /// `drained.lua`: returns whether this rebuild goes on.
-    pub fn drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
+    /// `drain.lua`: returns whether this rebuild is still the current one.
+    pub fn remove_drained(&mut self, rules: &Rules, epoch: u8, reservation: Reservation) -> bool {
         let ours = self.is_rebuild_fence(rules, epoch);
         if ours {
             self.orders.remove(reservation);
@@ -107,7 +107,7 @@ impl Redis {
         ours
     }
 
-    /// `fill.lua`: returns whether this rebuild goes on.
+    /// `fill.lua`: returns whether this rebuild is still the current one.
     pub fn fill(&mut self, rules: &Rules, epoch: u8, (supply, stock): (u8, i8)) -> bool {
         let ours = self.is_rebuild_fence(rules, epoch);
         if ours {
@@ -117,13 +117,13 @@ impl Redis {
         ours
     }
 
-    /// `reopen.lua` (R9): whether it opened; none when this rebuild is over.
+    /// `reopen.lua` (R9): whether it opened; `None` if another rebuild has taken over.
     pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> Option<bool> {
         if rules.checked_opening {
             if !self.is_rebuild_fence(rules, epoch) {
                 return None;
             }
-            // Where nothing is drained, something may be in flight.
+            // Without draining, entries may be in flight.
             if rules.drain && !self.streams().is_empty() {
                 return Some(false);
             }
@@ -132,13 +132,13 @@ impl Redis {
         Some(true)
     }
 
-    /// Another past, on a server with a replid of its own.
+    /// The same data on a server with another replid.
     pub fn rewound(&self) -> Self {
         Self { meta: self.meta.map(|meta| Meta { current: false, ..meta }), ..self.clone() }
     }
 }
 
-/// Units as a count that may be wrong, and so below zero.
+/// Units as a signed count, which a broken rule may take below zero.
 pub fn signed(units: u8) -> i8 {
     i8::try_from(units).unwrap_or(i8::MAX)
 }

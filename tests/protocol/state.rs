@@ -1,9 +1,9 @@
-//! What the world is made of at one moment.
+//! The state of the model.
 
 use crate::{ledger::Ledger, redis::Redis, rules::Bounds};
 
-/// Most reservations of a world.
-pub const MOST: usize = 3;
+/// The most reservations of a model.
+pub const RESERVATIONS_MAX: usize = 3;
 
 /// A reservation's identity: its number in the order of the accepts. It stands for the random part of
 /// the real id; the stream id is [`EntryId`].
@@ -61,8 +61,7 @@ impl Set {
     }
 }
 
-/// What a consumer does with the entry it has read. It looks at one entry at a time: a batch is as many
-/// of these.
+/// What a consumer does with the entry it has read. It handles one entry at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Consumer {
     #[default]
@@ -73,9 +72,9 @@ pub enum Consumer {
     Stored(Reservation),
     /// Voided in the ledger: to be released (R6).
     Voided(Reservation),
-    /// Failed by itself: to be buried.
+    /// Cannot be stored: to be moved to dead.
     Failed(Reservation),
-    /// Beyond the supply, or its seq stands for another order: the partition is to be closed.
+    /// Beyond the supply, or another order has its seq: the partition is to be closed.
     Refused(Reservation),
 }
 
@@ -88,26 +87,26 @@ pub enum Releaser {
     Found(Reservation),
     /// Voided: to be released.
     Voided(Reservation),
-    /// Stored all the same: only the entry is to go.
+    /// Stored after all: only the entry is to be removed.
     Stored(Reservation),
     /// Released before its void: what R5 forbids.
     Released(Reservation),
 }
 
-/// How far a rebuild is; the first number is its epoch.
+/// The progress of a rebuild; the first number is its epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rebuilder {
     #[default]
     Idle,
-    /// Has read the ledger's epoch, and has not begun: a step of its own only where R7 is no lock.
+    /// Has read the ledger's epoch and has not begun: a separate step only without `epoch_is_a_lock`.
     Seen(u8),
-    /// The ledger is closed: Redis is to be seized.
+    /// The ledger is closed: Redis is to be closed under the new epoch.
     Closed(u8),
-    /// What survived is to be read.
-    Seized(u8),
+    /// Surviving entries are to be read.
+    Draining(u8),
     /// Read an entry: it is to be stored or voided.
     Found(u8, Reservation),
-    /// Stored or voided it: it is to go.
+    /// Stored or voided it: it is to be removed.
     Settled(u8, Reservation),
     /// Saw both streams empty: the ledger is to be read.
     Drained(u8),
@@ -119,41 +118,41 @@ pub enum Rebuilder {
     Opened(u8),
 }
 
-/// How much may still happen.
+/// How many events may still happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Left {
+pub struct Budget {
     pub rewinds: u8,
     pub copies: u8,
     pub grants: u8,
 }
 
-/// What nobody in the world knows, and the properties ask.
+/// Facts that no actor knows and that properties need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Past {
+pub struct History {
     /// Taken out of the streams by a rewind.
     pub rewound: Set,
     /// Their units went back.
     pub released: Set,
-    /// Stored after they had been given up for lost.
-    pub came_back: Set,
+    /// Stored after they had been declared lost.
+    pub stored_after_lost: Set,
 }
 
-/// The world.
+/// The state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub redis: Redis,
-    /// A backup, or a replica that got no further.
+    /// A backup, or a replica that stopped replicating.
     pub copy: Option<Redis>,
     pub ledger: Ledger,
     /// The stream ids of the reservations accepted so far.
-    pub accepted: [Option<EntryId>; MOST],
+    pub accepted: [Option<EntryId>; RESERVATIONS_MAX],
     pub consumers: [Consumer; 2],
     pub releasers: [Releaser; 2],
     pub rebuilders: [Rebuilder; 2],
-    /// Additions that Redis was not told of; only without R3.
-    pub untold: u8,
-    pub left: Left,
-    pub past: Past,
+    /// Units granted and not added to Redis; only without R3.
+    pub unapplied_grants: u8,
+    pub budget: Budget,
+    pub history: History,
 }
 
 impl State {
@@ -163,13 +162,17 @@ impl State {
             redis: Redis::opened(bounds.supply),
             copy: None,
             ledger: Ledger::opened(bounds.supply),
-            accepted: [None; MOST],
+            accepted: [None; RESERVATIONS_MAX],
             consumers: Default::default(),
             releasers: Default::default(),
             rebuilders: Default::default(),
-            untold: 0,
-            left: Left { rewinds: bounds.rewinds, copies: bounds.copies, grants: bounds.grants },
-            past: Past::default(),
+            unapplied_grants: 0,
+            budget: Budget {
+                rewinds: bounds.rewinds,
+                copies: bounds.copies,
+                grants: bounds.grants,
+            },
+            history: History::default(),
         }
     }
 
@@ -178,8 +181,8 @@ impl State {
         self.accepted[usize::from(reservation)].unwrap_or(EntryId { epoch: 0, seq: 0 })
     }
 
-    /// Whose entry has the same stream id as this one, among those. Without R1 it may be another's.
-    pub fn named_like(&self, reservation: Reservation, among: Set) -> Option<Reservation> {
+    /// The reservation among those whose entry has the same stream id. Without R1 it may be another one.
+    pub fn with_same_entry_id(&self, reservation: Reservation, among: Set) -> Option<Reservation> {
         let id = self.entry_id(reservation);
         among.iter().find(|other| self.entry_id(*other) == id)
     }
@@ -191,7 +194,7 @@ impl State {
         all
     }
 
-    /// Which of several equal actors does what makes no difference; who is idle comes last.
+    /// Sorts equal actors, because it makes no difference which of them does what; idle ones come last.
     pub fn normalised(mut self) -> Self {
         self.consumers.sort_unstable_by(|a, b| b.cmp(a));
         self.releasers.sort_unstable_by(|a, b| b.cmp(a));

@@ -1,4 +1,4 @@
-//! The address of a tool that was told to bind port 0 and does not say which port it got.
+//! The address of a tool that binds port 0 and does not print the port it got.
 
 use std::{
     fs,

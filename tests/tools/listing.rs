@@ -135,7 +135,7 @@ fn curl(envoy: &Envoy, protocol: &str) -> (i32, String) {
 }
 
 /// Makes the stock of a product something that no program of ours writes.
-async fn spoil_stock(env: &TestEnv, id: &str) {
+async fn corrupt_stock(env: &TestEnv, id: &str) {
     let partition = env.stores().await.deployment.partitions.of(&id.parse().unwrap());
     let key = format!("{}:{{{partition}}}:stock", env.prefix);
     let set = redis::cmd("HSET").arg(key).arg(id).arg("junk").to_owned();
@@ -149,7 +149,7 @@ async fn list_that_fails_midway_is_visibly_incomplete() {
     let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 1_200).await;
-    spoil_stock(&env, "item-01100").await;
+    corrupt_stock(&env, "item-01100").await;
     // By curl: 18 is a body that ended before its end (HTTP/1.1), 92 a stream that was reset (HTTP/2).
     for (protocol, exit) in [("--http1.1", 18), ("--http2-prior-knowledge", 92)] {
         let (code, body) = curl(&envoy, protocol);
@@ -174,7 +174,7 @@ async fn list_that_fails_at_once_is_an_error_with_its_status() {
     let service = env.serve(Role::Api, &[]).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     create_items(&service, 2).await;
-    spoil_stock(&env, "item-00001").await;
+    corrupt_stock(&env, "item-00001").await;
     let list = envoy.get("/products").await;
     assert_eq!((list.status.as_u16(), list.reason()), (500, "INTERNAL"));
     assert_eq!(list.body["code"], json!(13));

@@ -96,13 +96,13 @@ async fn assert_lines_hold(grpc: SocketAddr, edge: SocketAddr, watch: &Prometheu
         line = line.replacen("grpcurl ", &format!("{}/grpcurl ", tools.display()), 1);
         let last = eventually(&format!("{command} shows {output}"), async || {
             let run = Command::new("sh").args(["-c", &line]).output().unwrap();
-            let told = String::from_utf8_lossy(&run.stdout).into_owned()
+            let reported = String::from_utf8_lossy(&run.stdout).into_owned()
                 + &String::from_utf8_lossy(&run.stderr);
             if output.is_empty() {
-                assert!(run.status.success(), "{line}: {told}");
-                return Some(told);
+                assert!(run.status.success(), "{line}: {reported}");
+                return Some(reported);
             }
-            (comparable(&told) == comparable(&output)).then_some(told)
+            (comparable(&reported) == comparable(&output)).then_some(reported)
         })
         .await;
         if let (Some(shown), Some(real)) = (ids(&output), ids(&last)) {

@@ -23,7 +23,7 @@ async fn edge(env: &TestEnv, more: &[(&'static str, &str)]) -> (Service, Envoy) 
     (service, envoy)
 }
 
-fn told(answer: &Answer) -> (u16, &str) {
+fn reported(answer: &Answer) -> (u16, &str) {
     assert_eq!(answer.headers["content-type"], "application/json", "{answer:?}");
     (answer.status.as_u16(), answer.reason())
 }
@@ -58,14 +58,14 @@ async fn every_outcome_has_its_status_and_reason() {
     assert_eq!(told(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
     assert_eq!(envoy.buy("limited", "ann", "1").await.status.as_u16(), 202);
     let limited = envoy.buy("limited", "ann", "2").await;
-    assert_eq!(told(&limited), (409, "LIMIT_REACHED"));
+    assert_eq!(reported(&limited), (409, "LIMIT_REACHED"));
     assert_eq!(limited.detail("ErrorInfo")["metadata"]["limit"], "1");
-    assert_eq!(told(&envoy.buy("early", "ann", "").await), (409, "SALE_NOT_OPEN"));
-    assert_eq!(told(&envoy.buy("late", "ann", "").await), (409, "SALE_CLOSED"));
-    assert_eq!(told(&envoy.buy("stopped", "ann", "").await), (409, "SALE_STOPPED"));
-    assert_eq!(told(&envoy.buy("ghost", "ann", "").await), (404, "PRODUCT_NOT_FOUND"));
+    assert_eq!(reported(&envoy.buy("early", "ann", "").await), (409, "SALE_NOT_OPEN"));
+    assert_eq!(reported(&envoy.buy("late", "ann", "").await), (409, "SALE_CLOSED"));
+    assert_eq!(reported(&envoy.buy("stopped", "ann", "").await), (409, "SALE_STOPPED"));
+    assert_eq!(reported(&envoy.buy("ghost", "ann", "").await), (404, "PRODUCT_NOT_FOUND"));
     let bad = envoy.buy("{", "", "").await;
-    assert_eq!(told(&bad), (400, "BAD_FIELD"));
+    assert_eq!(reported(&bad), (400, "BAD_FIELD"));
     assert_eq!(bad.detail("BadRequest")["fieldViolations"][0]["field"], "product_id");
 
     let id = bought.body["reservation"]["reservationId"].as_str().unwrap();
@@ -73,13 +73,13 @@ async fn every_outcome_has_its_status_and_reason() {
     assert_eq!((found.status.as_u16(), &found.body["reservation"]["userId"]), (200, &json!("ann")));
     let unknown = |epoch| ReservationId::new(0, Epoch(epoch), 77, 1).unwrap();
     let look_up = async |id| envoy.get(&format!("/v1/reservations/{id}")).await;
-    assert_eq!(told(&look_up(unknown(1)).await), (404, "RESERVATION_NOT_FOUND"));
-    assert_eq!(told(&look_up(unknown(9)).await), (404, "LOST_OR_UNKNOWN"));
+    assert_eq!(reported(&look_up(unknown(1)).await), (404, "RESERVATION_NOT_FOUND"));
+    assert_eq!(reported(&look_up(unknown(9)).await), (404, "LOST_OR_UNKNOWN"));
     let found = envoy.get("/v1/products/last").await;
     assert_eq!((found.status.as_u16(), &found.body["product"]["stock"]), (200, &json!("0")));
     let page = envoy.get("/v1/products?pageSize=2").await;
     assert_eq!(page.body["products"].as_array().unwrap().len(), 2);
-    assert_eq!(told(&envoy.get("/v1/products?pageSize=-1").await), (400, "BAD_FIELD"));
+    assert_eq!(reported(&envoy.get("/v1/products?pageSize=-1").await), (400, "BAD_FIELD"));
     env.assert_audit_holds().await;
 }
 
@@ -123,7 +123,7 @@ async fn full_backlog_is_429_with_a_retry_delay() {
     service.create(product("shoe", 9)).await;
     assert_eq!(envoy.buy("shoe", "ann", "").await.status.as_u16(), 202);
     let full = envoy.buy("shoe", "ann", "").await;
-    assert_eq!(told(&full), (429, "BACKLOG_FULL"));
+    assert_eq!(reported(&full), (429, "BACKLOG_FULL"));
     assert_eq!(full.detail("RetryInfo")["retryDelay"], "5s");
 }
 
@@ -134,7 +134,7 @@ async fn unavailable_store_is_503_and_states_whether_the_call_was_applied() {
     service.create(product("shoe", 9)).await;
     env.redis.as_mut().unwrap().kill();
     let away = envoy.buy("shoe", "ann", "r").await;
-    assert_eq!(told(&away), (503, "REDIS_UNAVAILABLE"));
+    assert_eq!(reported(&away), (503, "REDIS_UNAVAILABLE"));
     assert!(away.detail("ErrorInfo")["metadata"]["applied"].is_string());
     env.redis.as_mut().unwrap().restart().unwrap();
     let fenced = eventually("Redis is back, and fenced", async || {
@@ -142,7 +142,7 @@ async fn unavailable_store_is_503_and_states_whether_the_call_was_applied() {
         (answer.reason() == "RECOVERING").then_some(answer)
     })
     .await;
-    assert_eq!(told(&fenced), (503, "RECOVERING"));
+    assert_eq!(reported(&fenced), (503, "RECOVERING"));
     let listed = envoy.get("/products").await;
     assert_eq!(listed.body[0]["stock"], json!(null), "absent while its partition recovers");
 }

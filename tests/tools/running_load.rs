@@ -1,4 +1,4 @@
-//! Buyers who do not stop.
+//! Buyers who buy until they are stopped.
 
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -6,7 +6,7 @@ use yoink::grpc::pb::ReserveUnitRequest;
 
 use crate::harness::Service;
 
-/// Some buyers, one call after the other, whatever they are answered.
+/// Four buyers, each of whom makes one call after the other and ignores the answers.
 pub struct RunningLoad {
     stop: CancellationToken,
     buying: Vec<JoinHandle<()>>,

@@ -21,7 +21,7 @@ use super::{output, progress, store_commands};
 use crate::{
     config::Config,
     domain::{NewProduct, ProductId},
-    ledger::{Created, Establish, Ledger},
+    ledger::{Created, Established, Ledger},
 };
 
 /// How many problems are printed; the others are counted.
@@ -73,8 +73,8 @@ async fn store(
     products: &[NewProduct],
 ) -> anyhow::Result<Created> {
     let deployment = match ledger.establish(config.partitions).await? {
-        Establish::Is(deployment) => deployment,
-        Establish::Other(found) => {
+        Established::Matches(deployment) => deployment,
+        Established::Differs(found) => {
             let number = found.partitions.get();
             bail!(
                 "this database was initialised with {number} partitions: set partitions = {number}"

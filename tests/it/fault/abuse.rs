@@ -37,7 +37,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Connections of one attack.
 const ATTACKERS: usize = 4;
-/// What an attack may cost the process, however long it goes on.
+/// The resources that an attack may use, however long it lasts.
 const MEMORY_MAX_KIB: u64 = 96 * 1024;
 
 /// The head of a call of ReserveUnit.
@@ -105,7 +105,7 @@ async fn write(seen: &Seen, mut to: OwnedWriteHalf, attack: Attack) {
     std::future::pending().await
 }
 
-/// One attacker, who comes back whenever it is sent away.
+/// One attacker, which connects again whenever its connection is closed.
 async fn attacker(seen: &Seen, at: SocketAddr, attack: Attack) {
     loop {
         let Ok(connection) = TcpStream::connect(at).await else { continue };
@@ -125,7 +125,7 @@ fn memory_kib(of: &Binary, name: &str) -> u64 {
     line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap()
 }
 
-/// Attacks a process while a buyers buys from it; `until` tells when the attack has been seen to work.
+/// Attacks a process while buyers use it; `until` returns whether the attack has had its effect.
 async fn attack(attack: Attack, until: impl Fn(&Seen) -> bool) -> Seen {
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
@@ -170,7 +170,7 @@ async fn streams_reset_at_once_use_bounded_memory_and_buy_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_that_provokes_resets_is_closed() {
-    // A window that grows by nothing is an error of its stream.
+    // A window update of 0 is an error of its stream.
     let provoke = |n: u32| {
         let call = |n| {
             let head = frame(HEADERS, END_HEADERS, odd(n), &call());

@@ -1,4 +1,4 @@
-//! Buyers who go on buying through a fault and remember what they were answered.
+//! Buyers who continue to buy during a fault and record their answers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,14 +15,14 @@ use crate::harness::{Service, TestEnv, reason};
 pub struct AnswerLog {
     /// The reservation of each user who was accepted.
     pub accepted: HashMap<String, String>,
-    /// Users who cannot know: the answer was `applied = maybe`.
+    /// Users with an unknown outcome: the answer was `applied = maybe`.
     pub open: HashSet<String>,
     /// How often each reason was given.
     pub refused: HashMap<String, usize>,
 }
 
 impl AnswerLog {
-    /// So many buyers, each buying one unit after the other under new names, until `enough`.
+    /// Buyers who each buy one unit after the other under new user ids, until `enough`.
     pub async fn on(
         service: &Service,
         product: &str,
@@ -78,8 +78,8 @@ impl AnswerLog {
         }
     }
 
-    /// Every answer is assert_all_answers_kept or told as lost, and nobody has what was refused. Returns how many are
-    /// lost. To be called when all is settled, and every gateway has told what it saw.
+    /// Asserts that every accepted reservation is stored or counted as lost, and that no refused one is stored.
+    /// Returns how many are lost. Call it when everything is settled and every gateway has reported its marks.
     pub async fn account_for(&self, env: &TestEnv, report: &Report) -> u64 {
         let sql = "SELECT user_id, reservation_id::text FROM reservations
                    WHERE state = 'confirmed' AND user_id LIKE 'buyer-%'";
@@ -92,16 +92,16 @@ impl AnswerLog {
         for (user, id) in &stored {
             match self.accepted.get(user) {
                 Some(accepted) => assert_eq!(accepted, id, "{user} keeps the answer"),
-                None => assert!(self.open.contains(user), "{user} was told no and has {id}"),
+                None => assert!(self.open.contains(user), "{user} was refused and has {id}"),
             }
         }
         let gone = self.accepted.keys().filter(|user| !stored.contains_key(*user)).count();
         let lost: u64 = report.lost.iter().map(|lost| lost.count).sum();
         assert!(report.lost.iter().all(|lost| lost.exact), "{:?}", report.lost);
-        // Redis may have decided what it could not answer any more, and lost that, too.
+        // Redis may also have lost calls that it accepted and could not answer.
         let most = u64::try_from(gone + self.open.len()).unwrap();
         let gone = u64::try_from(gone).unwrap();
-        assert!((gone..=most).contains(&lost), "{gone} answers are gone, {lost} are told");
+        assert!((gone..=most).contains(&lost), "{gone} reservations are gone, {lost} are reported");
         lost
     }
 }

@@ -1,4 +1,4 @@
-//! The auditor finds what somebody put wrong, by itself, and names it.
+//! The auditor finds data that was changed, and names it.
 
 use yoink::{app::Role, audit::Verdict};
 
@@ -31,15 +31,15 @@ async fn key(env: &TestEnv, name: &str) -> String {
 
 /// Waits until the audit of the running worker, and one made now, name what is wrong.
 async fn named(env: &TestEnv, worker: &Binary, what: &[&str]) {
-    eventually("the worker says so", async || {
-        let said = worker.said();
-        what.iter().all(|what| said.contains(what)).then_some(())
+    eventually("the worker logs it", async || {
+        let message = worker.log();
+        what.iter().all(|what| message.contains(what)).then_some(())
     })
     .await;
     let report = env.audit().await;
     assert_eq!(report.verdict(), Verdict::Violated);
-    let told = report.violations.join("\n");
-    assert!(what.iter().all(|what| told.contains(what)), "{told}");
+    let reported = report.violations.join("\n");
+    assert!(what.iter().all(|what| reported.contains(what)), "{reported}");
     assert!(report.error_units > 0);
 }
 
@@ -61,7 +61,7 @@ async fn audit_names_a_leaked_entry() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
-    // Orders stay where they are: the schema wants what nobody knows of.
+    // Orders stay in Redis: the schema requires a column that the program does not know.
     let strange = "ALTER TABLE reservations ADD COLUMN note text NOT NULL DEFAULT '';
                    ALTER TABLE reservations ALTER COLUMN note DROP DEFAULT";
     env.sql().await.batch_execute(strange).await.unwrap();

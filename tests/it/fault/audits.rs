@@ -1,4 +1,4 @@
-//! Audits that take long: one at a time, and none that nobody waits for.
+//! Long audits: one at a time, and cancelled when the caller is gone.
 
 use std::{pin::pin, time::Duration};
 
@@ -99,7 +99,7 @@ async fn concurrent_audits_of_a_process_run_one_after_another() {
         _ = reads_one(&env, Some(first)) => {}
     }
     let stop = async {
-        // Its query is ended by an operator; then it says what it could not see.
+        // An operator ends its query; then it reports what it could not read.
         eventually("it is answered", async || {
             let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
                         WHERE datname = current_database() AND wait_event = 'PgSleep'";

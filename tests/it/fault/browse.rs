@@ -8,8 +8,8 @@ use yoink::{
 
 use crate::harness::{Service, TestEnv, eventually, product};
 
-/// The stock of the one product, as each call that lists products tells it.
-async fn told(service: &Service) -> [Option<i64>; 3] {
+/// The stock of the product, as each call that lists products shows it.
+async fn reported(service: &Service) -> [Option<i64>; 3] {
     let request = ListProductsRequest::default();
     let listed = service.buyers().list_products(request).await.unwrap().into_inner();
     assert_eq!(listed.products.len(), 1);
@@ -29,18 +29,18 @@ async fn products_are_listed_without_stock_while_redis_is_down_or_silent() {
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     let with_stock = async |units: i64| {
-        eventually("the stock is told", async || {
-            (told(&service).await == [Some(units); 3]).then_some(())
+        eventually("the stock is shown", async || {
+            (reported(&service).await == [Some(units); 3]).then_some(())
         })
         .await;
     };
     with_stock(10).await;
     env.redis.as_ref().unwrap().pause();
-    assert_eq!(told(&service).await, [None; 3], "a silent Redis");
+    assert_eq!(reported(&service).await, [None; 3], "a silent Redis");
     env.redis.as_ref().unwrap().resume();
     with_stock(10).await;
     env.redis.as_mut().unwrap().kill();
-    assert_eq!(told(&service).await, [None; 3], "a Redis that is away");
+    assert_eq!(reported(&service).await, [None; 3], "a Redis that is down");
     env.redis.as_mut().unwrap().restart().unwrap();
     with_stock(10).await;
     service.buy("shoe", "ann", "r").await.unwrap();

@@ -69,9 +69,12 @@ impl Clock {
         self.set(hours);
         let before = self.now_ms() + hours * HOUR_MS;
         let time: (i64, i64) = redis::cmd("TIME").query_async(&mut env.cli().await).await.unwrap();
-        let told = time.0 * 1000 + time.1 / 1000;
+        let reported = time.0 * 1000 + time.1 / 1000;
         let after = self.now_ms() + hours * HOUR_MS;
-        assert!((before - 1000..=after + 1000).contains(&told), "it is {told}, not {before}");
+        assert!(
+            (before - 1000..=after + 1000).contains(&reported),
+            "it is {reported}, not {before}"
+        );
     }
 }
 
@@ -79,7 +82,7 @@ fn real_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
-/// What a sale window, a limit and a claim say at this hour.
+/// The answers of a sale window, a limit and a claim at this time.
 async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
     let refusal = async |product: &str| {
         let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;

@@ -1,4 +1,4 @@
-//! Connections to Redis that stay open and are of no use: to what was the primary, or to nobody.
+//! Connections to Redis that stay open and are useless: to the former primary, or to a silent peer.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Somebody deletes a consumer: what it held is in nobody's hands, and is taken over all the same.
+//! A consumer is deleted: its pending entries have no owner, and are taken over.
 
 use nix::sys::signal::Signal;
 use yoink::{app::Role, domain::Partition};
@@ -35,7 +35,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let env = TestEnv::new().await;
     // Idle entries are of no interest here: nothing becomes idle.
     let settings = [("takeover_idle_ms", "600000")];
-    let (gone, heir) = (env.app(&settings).await, env.app(&settings).await);
+    let (gone, other) = (env.app(&settings).await, env.app(&settings).await);
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 100)).await;
     sell(&api, 0..30).await;
@@ -46,26 +46,26 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let kept = streams.read_new(&mut reader, partition, "lives", (10, 0)).await.unwrap();
     assert_eq!((held.len(), kept.len()), (10, 10));
     assert_eq!(delete(&env, &key, "gone").await, 10);
-    assert_eq!(pending(&env, &key).await.len(), 10, "nobody has what it held");
+    assert_eq!(pending(&env, &key).await.len(), 10, "no consumer has its entries");
 
     let mut looked_at = String::new();
-    let heirs = &heir.stores().streams;
-    // A page is seven entries: all ten of the first consumer, then some that are somebody's.
+    let streams = &other.stores().streams;
+    // A page is seven entries: all ten of the first consumer, then some of another consumer.
     let mut adopted = Vec::new();
     for (page, (taken, last)) in [(7, "1-7"), (3, "1-14"), (0, "")].into_iter().enumerate() {
-        let more = heirs.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
+        let more = streams.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
         assert_eq!((more.len(), looked_at.as_str()), (taken, last), "page {page}");
         adopted.extend(more);
     }
     assert_eq!(adopted, held, "each once, with one delivery, and none of the others");
-    assert!(heirs.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
+    assert!(streams.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
     let pending = pending(&env, &key).await;
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
         assert_eq!(consumer, if n < 10 { "heir" } else { "lives" }, "{id}");
         assert_eq!(*deliveries, 1, "{id}: an adoption spends no delivery");
     }
-    // The one who was deleted wakes up and stores what it held; so does everybody else.
+    // The deleted consumer resumes and stores its entries; so do the others.
     for late in [&held, &adopted, &kept] {
         let order = |delivery: &yoink::stream::Delivery| {
             delivery.entry.order(partition, &delivery.entry.id).unwrap()
@@ -97,7 +97,7 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     let (partition, key) = orders(&env).await;
     let streams = &app.stores().streams;
     let mut reader = app.stores().reader().await.unwrap();
-    // More than two pages in living hands, then the orphans.
+    // More than two pages of entries with an owner, then the orphans.
     let lives = streams.read_new(&mut reader, partition, "lives", (1_200, 0)).await.unwrap();
     let orphans = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
     assert_eq!((lives.len(), orphans.len()), (1_200, 20));
@@ -127,7 +127,7 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     let (_, key) = orders(&env).await;
     let mut stalled = Binary::serve_as("worker", &env, &[], None);
     stalled.channel().await;
-    // It reads them and cannot store them: somebody has locked what it needs.
+    // It reads them and cannot store them: another transaction holds a lock that it needs.
     let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
     sell(&api, 0..20).await;
@@ -139,8 +139,8 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     let consumer = held[0].1.clone();
     let had = delete(&env, &key, &consumer).await;
     assert!(had > 0, "it held entries");
-    assert!(pending(&env, &key).await.is_empty(), "they are in nobody's hands");
-    // Nor does its transaction hold anybody up.
+    assert!(pending(&env, &key).await.is_empty(), "no consumer has them");
+    // Its transaction delays no other.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
     sql.batch_execute(end).await.unwrap();
@@ -151,7 +151,7 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     other.channel().await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 980));
-    assert!(other.said().contains("were pending with no consumer"), "the alarm: {}", other.said());
+    assert!(other.log().contains("were pending with no consumer"), "the alarm: {}", other.log());
     stalled.signal(Signal::SIGCONT);
     sell(&api, 20..40).await;
     let report = env.assert_audit_holds().await;

@@ -20,7 +20,7 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
     let mut worker = Binary::serve(&env, &settings, Some(point));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.said());
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", worker.log());
 
     let next = env.serve(Role::Worker, &settings).await;
     let state = async |id: &str| api.reservation(id).await.unwrap().state().as_str_name();
@@ -111,7 +111,7 @@ async fn crash_while_rebuilding(point: &str) {
     let mut rebuilder = Binary::serve(&env, &[], Some(point));
     let status = rebuilder.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.log());
     let next = env.serve(Role::Worker, &[]).await;
     for (user, bought) in [("early", &stored), ("ann", &waiting)] {
         let again =

@@ -1,4 +1,4 @@
-//! More connections than descriptors: health answers, those who are connected buy, and no core is used up.
+//! More connections than descriptors: health answers, connected buyers buy, and little CPU is used.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use crate::harness::{Binary, TestEnv, WAIT_MAX, eventually, get, product};
 
 /// Ticks of `/proc/<pid>/stat` in a second, on every Linux.
 const TICKS: f64 = 100.0;
-/// What a process may use of one core while it can accept nobody. It was all of it.
+/// The share of one core that a process may use while it cannot accept connections.
 const CORE_SHARE_MAX: f64 = 0.5;
 
 /// Processor time of a process so far, in seconds.
@@ -57,7 +57,7 @@ async fn connect(at: SocketAddr, connections: usize, word: &[u8]) -> Vec<TcpStre
     let mut held = Vec::new();
     for _ in 0..connections {
         let mut connection = TcpStream::connect(at).await.unwrap();
-        // One that was closed at once has nobody who reads.
+        // A connection that was closed at once has no reader.
         drop(connection.write_all(word).await);
         held.push(connection);
     }
@@ -110,9 +110,9 @@ async fn more_connections_than_descriptors_do_not_affect_health_or_connected_buy
     })
     .await;
     assert_eq!(counted(http, "yoink_accept_failures_total", "grpc").await, 0);
-    let said = api.said();
-    assert_eq!(said.matches("too many connections").count(), 2, "{said}");
-    assert!(said.contains("instead of connections_max = 10000"), "{said}");
+    let message = api.log();
+    assert_eq!(message.matches("too many connections").count(), 2, "{message}");
+    assert!(message.contains("instead of connections_max = 10000"), "{message}");
 
     drop((held, slow));
     eventually("there is room again", async || {
@@ -161,8 +161,8 @@ async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
     limit_descriptors(&api, "4");
     let mut waiting = connect(grpc, 20, b"").await;
     waiting.extend(connect(http, 20, b"").await);
-    eventually("it says so", async || {
-        (api.said().matches("cannot accept connections").count() == 2).then_some(())
+    eventually("it logs it", async || {
+        (api.log().matches("cannot accept connections").count() == 2).then_some(())
     })
     .await;
     costs_little(&api, async |n| {
@@ -170,7 +170,7 @@ async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
         buy(&connected, &format!("user-{n}")).await;
     })
     .await;
-    assert_eq!(api.said().matches("cannot accept connections").count(), 2, "not at each attempt");
+    assert_eq!(api.log().matches("cannot accept connections").count(), 2, "not at each attempt");
 
     limit_descriptors(&api, "1024");
     is_ready(http).await;

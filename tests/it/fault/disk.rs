@@ -1,4 +1,4 @@
-//! A disk is full: what cannot be written is refused whole, and all goes on when there is room again.
+//! A disk is full: what cannot be written is refused as a whole, and work continues when there is space again.
 
 use tokio::task::block_in_place;
 use tonic::Code;
@@ -23,7 +23,7 @@ async fn redis_on(disk: &SmallDisk, fsync: AppendFsync) -> TestEnv {
     env
 }
 
-/// Buys until the disk is so full that somebody is refused; the others are noted.
+/// Buys until the disk is full and a buyer is refused; the answers of the others are recorded.
 async fn buy_until_refused(service: &Service, answers: &mut AnswerLog) -> tonic::Status {
     for n in 0..2_000 {
         let user = format!("buyer-full-{n}");
@@ -62,7 +62,7 @@ async fn full_redis_disk_refuses_whole_calls_and_recovers_by_itself() {
     let info: redis::InfoDict =
         redis::cmd("INFO").arg("persistence").query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(info.get::<String>("aof_last_write_status").as_deref(), Some("err"));
-    eventually("it is not ready, and says why", async || {
+    eventually("it is not ready, with the reason", async || {
         let ready = get(service.http, "/readyz").await;
         (ready.starts_with("HTTP/1.1 503") && ready.contains("append-only file")).then_some(())
     })
@@ -111,7 +111,7 @@ async fn redis_that_exits_on_a_full_disk_has_lost_nothing_after_restart() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
     // Redis 7 ends itself; one that does not refuses every write.
     let port = env.redis.as_ref().unwrap().port();
-    eventually("Redis has ended, or says why it writes nothing", async || {
+    eventually("Redis has ended, or logs why it writes nothing", async || {
         let url = format!("redis://127.0.0.1:{port}");
         let Ok(mut cli) = try_redis_cli(&url).await else { return Some(()) };
         let refused: Result<(), _> =
@@ -127,7 +127,7 @@ async fn redis_that_exits_on_a_full_disk_has_lost_nothing_after_restart() {
     let report = env.assert_audit_holds().await;
     assert_eq!(answers.account_for(&env, &report).await, 0, "always loses nothing");
     each_keeps_the_answer(&service, &answers).await;
-    // Who was told maybe asks again and has one reservation.
+    // A buyer with an unknown outcome repeats the request and has one reservation.
     for user in &answers.open {
         service.buy("shoe", user, "r").await.unwrap();
     }
@@ -166,16 +166,16 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
         (Code::ResourceExhausted, "BACKLOG_FULL")
     );
     assert!(status.get_details_retry_info().is_some());
-    eventually("Postgres says why", async || {
+    eventually("Postgres logs the reason", async || {
         let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
         log.contains("No space left on device").then_some(())
     })
     .await;
-    eventually("the worker says so", async || {
-        worker.said().contains("Postgres is unavailable").then_some(())
+    eventually("the worker logs it", async || {
+        worker.log().contains("Postgres is unavailable").then_some(())
     })
     .await;
-    assert_eq!(env.audit().await.products[0].in_dead, 0, "nobody pays for it");
+    assert_eq!(env.audit().await.products[0].in_dead, 0, "no order is moved to dead");
 
     disk.clear();
     eventually("it sells again", async || api.buy("shoe", "late", "r").await.ok()).await;

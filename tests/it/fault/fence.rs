@@ -1,4 +1,4 @@
-//! Redis is not what it was: nothing is sold until its partitions are rebuilt from the ledger.
+//! Redis restarted or lost data: nothing is sold until its partitions are rebuilt from the ledger.
 
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
@@ -33,7 +33,7 @@ async fn redis_restart_fences_partition_until_rebuilt() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
     assert!(status.get_details_retry_info().is_some());
-    // The list goes on without the stock, and nothing was seeded.
+    // Products are listed without stock, and nothing was seeded.
     let request = ListProductsRequest::default();
     let listed = service.buyers().list_products(request).await.unwrap().into_inner();
     assert_eq!(listed.products[0].stock, None);
@@ -125,15 +125,15 @@ async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
     eventually("it is dead", async || (env.audit().await.products[0].in_dead == 1).then_some(()))
         .await;
     service.stop().await;
-    // Accepted, and nobody stores it before Redis restarts; one of them never can be.
+    // Accepted, and not stored before Redis restarts; one of them can never be stored.
     let api = env.serve(Role::Api, &settings).await;
     let good = api.buy("shoe", "ann", "r").await.unwrap();
     let bad = api.buy("shoe", "bad-2", "r").await.unwrap();
     env.redis.as_mut().unwrap().restart().unwrap();
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
-    let said = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
-    assert!(said.contains("1 orders are stored, 2 are voided"), "all that waited: {said}");
+    let message = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(message.contains("1 orders are stored, 2 are voided"), "all that waited: {message}");
     for (id, state) in [
         (&good, "RESERVATION_STATE_CONFIRMED"),
         (&bad, "RESERVATION_STATE_VOIDED"),
@@ -156,12 +156,12 @@ async fn redis_of_another_deployment_is_never_changed() {
     let elsewhere = TestEnv::with_own_redis().await;
     elsewhere.serve(Role::Api, &[]).await.stop().await;
     let (redis, prefix) = (env.redis_url(), env.prefix.clone());
-    let stranger =
+    let other_service =
         elsewhere.serve(Role::All, &[("redis_url", &redis), ("key_prefix", &prefix)]).await;
-    assert_eq!(stranger.refusal("shoe", "bob", "").await, "RECOVERING");
-    stranger.stop().await;
+    assert_eq!(other_service.refusal("shoe", "bob", "").await, "RECOVERING");
+    other_service.stop().await;
     let state = ours.reservation(&bought.reservation_id).await.unwrap().state();
-    assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "nobody took it");
+    assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "no unit was taken");
     let worker = env.serve(Role::Worker, &[]).await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
@@ -202,7 +202,7 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     stop(&open).await.unwrap();
     assert_eq!(service.refusal(&open, "ann", "").await, "SALE_STOPPED");
     let status = stop(&fenced).await.unwrap_err();
-    assert_eq!(reason(&status), "NOT_IN_FORCE", "it says so where it is not");
+    assert_eq!(reason(&status), "NOT_IN_FORCE", "the status is reported where it is not in force");
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains("partition 0 is fenced").then_some(ready)
@@ -233,7 +233,7 @@ async fn oversold_partition_is_fenced_and_the_excess_is_voided() {
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     let accepted: Vec<String> = buys.into_iter().flatten().map(|b| b.reservation_id).collect();
     assert!(accepted.len() > 2, "Redis was made to believe it");
-    // Redis said so before, too: only the ledger knows that it was rebuilt.
+    // Redis showed the same before: only the ledger shows that it was rebuilt.
     let rebuilt = format!(
         "SELECT count(*) FROM partitions WHERE partition = {partition} AND epoch > 1 AND status = 'open'"
     );

@@ -18,8 +18,8 @@ async fn configure(env: &TestEnv, name: &str, value: &str) {
 
 async fn info(env: &TestEnv, name: &str) -> String {
     let command = redis::cmd("INFO");
-    let told: redis::InfoDict = command.query_async(&mut env.cli().await).await.unwrap();
-    told.get(name).unwrap()
+    let reported: redis::InfoDict = command.query_async(&mut env.cli().await).await.unwrap();
+    reported.get(name).unwrap()
 }
 
 /// Ends the rewrite that is under way, as a crash of Redis's child would.
@@ -31,7 +31,7 @@ async fn break_rewrite_off(env: &TestEnv) {
 }
 
 /// Waits until a service has read Redis's state twice more: the second time it did so from its beginning.
-async fn looked_again(service: &Service) {
+async fn until_levels_are_read_again(service: &Service) {
     let asked = async || {
         let scrape = get(service.http, "/metrics").await;
         let line = scrape.lines().find(|line| {
@@ -74,7 +74,7 @@ async fn disk_ack_is_refused_until_the_first_append_only_file_is_complete() {
     configure(&env, "rdb-key-save-delay", "60000000").await;
     configure(&env, "appendonly", "yes").await;
     rewrites(&env).await;
-    looked_again(&service).await;
+    until_levels_are_read_again(&service).await;
     rewrites(&env).await;
     cannot_be_given(&service).await;
 
@@ -118,10 +118,10 @@ async fn aof_rewrite_keeps_disk_ack_and_a_start_waits_for_its_end() {
     service.buy("shoe", "ann", "r").await.unwrap();
     configure(&env, "rdb-key-save-delay", "60000000").await;
     // The change of a setting has been seen before the rewrite begins.
-    looked_again(&service).await;
+    until_levels_are_read_again(&service).await;
     let () = redis::cmd("BGREWRITEAOF").query_async(&mut env.cli().await).await.unwrap();
     rewrites(&env).await;
-    looked_again(&service).await;
+    until_levels_are_read_again(&service).await;
     service.buy("shoe", "bob", "r").await.unwrap();
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
 

@@ -1,4 +1,4 @@
-//! A ledger that no longer has what it had, made by hand: the signs, the commands, and crashes on the way.
+//! A ledger that lost data, simulated by changing rows: detection, commands, and crashes during the repair.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -21,7 +21,7 @@ async fn until_stored(env: &TestEnv, rows: i64) {
 }
 
 /// Takes the orders of a user out of the ledger, as if they had never been committed.
-async fn lose(env: &TestEnv, user: &str) {
+async fn delete_stored_order(env: &TestEnv, user: &str) {
     let sql = format!(
         "WITH gone AS (DELETE FROM reservations WHERE user_id = '{user}' RETURNING product_id)
          UPDATE products SET sold = sold - n
@@ -66,7 +66,7 @@ async fn missing_order_is_detected_if_postgres_hides_its_timeline() {
     service.buy("shoe", "ann", "r").await.unwrap();
     service.buy("shoe", "bob", "r").await.unwrap();
     until_stored(&env, 2).await;
-    lose(&env, "bob").await;
+    delete_stored_order(&env, "bob").await;
     let number = partition_of(&env, "shoe").await;
     eventually("it is rebuilt", async || {
         let row = rows(&env).await[usize::from(number)].clone();
@@ -122,7 +122,7 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
     let (this, other) = (number.to_string(), usize::from(1 - number));
     let lost = service.buy("shoe", "cid", "r").await.unwrap();
     // An order that was stored is gone, and one waits: 7 units are for sale, and 8 will be.
-    lose(&env, "ann").await;
+    delete_stored_order(&env, "ann").await;
     let (code, plan) = rebuild(&env, &["--partition", &this, "--dry-run"]);
     assert_eq!(code, Some(0), "{plan}");
     for line in [
@@ -171,12 +171,12 @@ async fn crash_while_looking_up(point: &str) {
     until_stored(&env, 2).await;
     first.stop().await;
     let service = env.serve(Role::Api, &[]).await;
-    lose(&env, "bob").await;
+    delete_stored_order(&env, "bob").await;
     // What the gateway reported is lost with it: only Redis still knows how many it accepted.
     env.sql().await.batch_execute("DELETE FROM reported_marks").await.unwrap();
     let mut rebuilder = Binary::serve(&env, &[], Some(point));
     let status = rebuilder.ended().await;
-    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.said());
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", rebuilder.log());
     let next = env.serve(Role::Worker, &[]).await;
     let again = sells_again(&service, "ann").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id), "{point}");
@@ -237,7 +237,7 @@ async fn reverted_partition_row_fences_its_partition_even_with_manual_rebuild() 
     // As if the rebuild had never been committed.
     let back = "UPDATE partitions SET epoch = 1, opened = 1";
     env.sql().await.batch_execute(back).await.unwrap();
-    eventually("nothing is sold", async || {
+    eventually("sales are refused", async || {
         let refusal = service.buy("shoe", "bob", "r").await.err()?;
         (reason(&refusal) == "RECOVERING").then_some(())
     })

@@ -1,4 +1,4 @@
-//! A read that takes long and that nobody waits for any more: Postgres does not go on with it.
+//! A long read whose caller is gone: Postgres cancels it.
 
 use tokio_util::sync::CancellationToken;
 use yoink::app::Role;

@@ -1,4 +1,4 @@
-//! What `GetReservation` answers while the streams are not to be believed.
+//! The answers of `GetReservation` while the streams are out of date.
 
 use tokio::task::block_in_place;
 use yoink::app::Role;
@@ -6,7 +6,7 @@ use yoink::app::Role;
 use super::lost::{back_up, restore};
 use crate::harness::{Service, TestEnv, dead_entries, eventually, product, reason, run_yoink};
 
-/// The state of a reservation, or why there is none.
+/// The state of a reservation, or the reason of the error.
 async fn state(service: &Service, id: &str) -> String {
     match service.reservation(id).await {
         Ok(found) => found.state().as_str_name().replace("RESERVATION_STATE_", ""),
@@ -86,7 +86,7 @@ async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
     service.buy("shoe", "bob", "r").await.unwrap();
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
-    // Only the highest seq is watched: nothing is fenced, and this process believes both stores.
+    // Only the highest seq is checked, so nothing is fenced and this process trusts both stores.
     let sql = env.sql().await;
     let lose = "CREATE TABLE lost AS SELECT * FROM reservations WHERE user_id = 'ann';
                 DELETE FROM reservations WHERE user_id = 'ann'";
@@ -145,11 +145,11 @@ async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
         assert_eq!(refused.await, "RECOVERING", "{asked:?}");
     }
     let listed = block_in_place(|| run_yoink(&env, &["dead", "list"]));
-    let (printed, said) =
+    let (printed, message) =
         (String::from_utf8_lossy(&listed.stdout), String::from_utf8_lossy(&listed.stderr));
-    assert_eq!(listed.status.code(), Some(2), "{printed} {said}");
+    assert_eq!(listed.status.code(), Some(2), "{printed} {message}");
     assert!(!printed.contains(&dead), "{printed}");
-    assert!(said.contains("run `yoink rebuild`"), "{said}");
+    assert!(message.contains("run `yoink rebuild`"), "{message}");
     // What the ledger holds is shown.
     let shown = block_in_place(|| run_yoink(&env, &["dead", "show", &dead]));
     let printed = String::from_utf8_lossy(&shown.stdout);

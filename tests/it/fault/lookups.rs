@@ -28,7 +28,7 @@ const CLIENTS_PER_CONNECTION: u32 = 250;
 /// What the clients were answered, by reason.
 type Answers = BTreeMap<String, usize>;
 
-/// Looks up reservations that nobody made, one after the other, until `enough`; waits as long as it is told to.
+/// Looks up reservations that do not exist, one after the other, until `enough`; waits as long as the refusals ask.
 async fn look_up(channel: Channel, client: u32, enough: CancellationToken) -> Answers {
     let mut answers = Answers::new();
     let mut buyers = InventoryServiceClient::new(channel);
@@ -73,7 +73,7 @@ impl Flood {
         Self { clients, enough, answers }
     }
 
-    /// Ends it, and tells what all were answered.
+    /// Stops it; returns all answers.
     async fn end(self) -> Answers {
         self.enough.cancel();
         self.clients.close();
@@ -87,7 +87,7 @@ impl Flood {
     }
 }
 
-/// Buys so many units, 50 buyers at once, and waits until all there are is stored; tells how long that took.
+/// Buys units with 50 concurrent buyers and waits until all orders are stored; returns how long that took.
 async fn sell(env: &TestEnv, service: &Service, users: std::ops::Range<u32>) -> Duration {
     let (begun, end) = (Instant::now(), users.end);
     for group in users.collect::<Vec<_>>().chunks(50) {

@@ -15,7 +15,7 @@ use crate::harness::{
 /// Of everybody: more than can be bought, but for the hats.
 const SUPPLY: i64 = 10_000_000;
 
-/// Many buyers of plenty, from both partitions, and of next to nothing; each remembers what it was told.
+/// Many buyers of products with many units in both partitions, and of one with few; each records its answers.
 async fn rush(env: &TestEnv, service: &Service, schedule: &Schedule) -> RunningLoad {
     let plenty = [env.product_in(0).await, env.product_in(1).await];
     for id in &plenty {
@@ -27,7 +27,7 @@ async fn rush(env: &TestEnv, service: &Service, schedule: &Schedule) -> RunningL
     buyers.paced(Duration::from_millis(3)).start(vec![service.channel()])
 }
 
-/// Every word is kept; tells what it came to.
+/// Asserts that every answer is kept; prints the totals.
 async fn settle(
     (what, kills): (&str, usize),
     (env, service): (&TestEnv, &Service),
@@ -85,7 +85,7 @@ async fn repeated_worker_kills_lose_no_accepted_order() {
         let mut worker = Binary::serve_as("worker", &env, &settings, None);
         let goal = stored().await + i64::try_from(1 + schedule.below(200)).unwrap();
         eventually("it stores", async || {
-            assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
+            assert!(!worker.has_ended(), "it ended: {}", worker.log());
             (stored().await >= goal).then_some(())
         })
         .await;
@@ -136,7 +136,11 @@ async fn repeated_postgres_kills_lose_no_accepted_order() {
     load.sells(50).await;
     let answers = load.end().await;
     settle(("Postgres", rounds), (&env, &service), answers, &schedule).await;
-    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    assert_eq!(
+        env.count("SELECT count(*) FROM dead_actions").await,
+        0,
+        "no order is moved to dead"
+    );
     service.stop().await;
 }
 
@@ -147,7 +151,7 @@ async fn started(env: &TestEnv, settings: &[(&'static str, &str)]) -> Binary {
     worker
 }
 
-/// Whatever may happen, by chance, while a gateway and two workers go on.
+/// Random faults while a gateway and two workers run.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_sequence_of_faults_keeps_the_audit_clean() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(2));
@@ -196,11 +200,15 @@ async fn random_sequence_of_faults_keeps_the_audit_clean() {
                 .await;
             }
         }
-        assert!(!worker.has_ended(), "it ended by itself: {}", worker.said());
+        assert!(!worker.has_ended(), "it ended: {}", worker.log());
     }
     load.sells(50).await;
     let answers = load.end().await;
     settle(("all in turn", rounds), (&env, &service), answers, &schedule).await;
-    assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0, "nobody pays for it");
+    assert_eq!(
+        env.count("SELECT count(*) FROM dead_actions").await,
+        0,
+        "no order is moved to dead"
+    );
     service.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Redis goes back in time: nothing is oversold, and what was accepted and is gone is counted (R10).
+//! An older copy of Redis returns: nothing is oversold, and lost orders are counted (R10).
 
 use std::{path::PathBuf, process::Command};
 
@@ -28,7 +28,7 @@ pub(super) fn back_up(env: &TestEnv) -> PathBuf {
     copy
 }
 
-/// Redis ends as in a crash, and comes back with an older copy.
+/// Redis is killed and restarts with an older copy of its data.
 pub(super) fn restore(env: &mut TestEnv, copy: PathBuf) {
     let redis = env.redis.as_mut().unwrap();
     redis.kill();
@@ -44,7 +44,7 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
     }
 }
 
-/// What a gateway tells, once it has seen that the partition is open again.
+/// The losses that a gateway reports, once it has read that the partition is open again.
 async fn lost(service: &Service) -> Vec<LostReservations> {
     eventually("it sees every partition", async || {
         let report = service.admin().audit(AuditRequest {}).await.unwrap().into_inner();
@@ -55,14 +55,14 @@ async fn lost(service: &Service) -> Vec<LostReservations> {
 
 /// Waits until so many marks of the first epoch are still to be reported: two by each gateway that died.
 async fn unreported(env: &TestEnv, marks: i64) {
-    eventually("every gateway that lives has told what it saw", async || {
+    eventually("every running gateway has reported its marks", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
         (env.count(silent).await == marks).then_some(())
     })
     .await;
 }
 
-/// What `yoink audit` says.
+/// The output of `yoink audit`.
 fn audit(env: &TestEnv) -> String {
     let output = block_in_place(|| run_yoink(env, &["audit"]));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -83,18 +83,18 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     sell(&first, 0..10).await;
     let copy = back_up(&env);
     sell(&first, 10..25).await;
-    // This one is told to end before; what it saw is known all the same.
+    // This gateway is stopped before; it has reported its marks.
     eventually("it knows the product", async || second.buy("shoe", "last", "r").await.ok()).await;
     second.stop().await;
     restore(&mut env, copy);
-    let said = rebuild(&env);
-    assert!(said.contains("rebuilt and open"), "the older copy is noticed: {said}");
+    let message = rebuild(&env);
+    assert!(message.contains("rebuilt and open"), "the older copy is noticed: {message}");
     // The rebuild's own count waits some seconds for the gateways, and this test until they have reported.
     unreported(&env, 0).await;
     assert!(audit(&env).contains("lost exactly 16 of epoch 1"), "{}", audit(&env));
-    let told = lost(&first).await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((told[0].count, told[0].exact, told[0].epoch), (16, true, 1));
+    let answered = lost(&first).await;
+    assert_eq!(answered.len(), 1, "{answered:?}");
+    assert_eq!((answered[0].count, answered[0].exact, answered[0].epoch), (16, true, 1));
     // The units of the lost are for sale again; the survivors keep theirs.
     let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || first.buy("shoe", "user-0", "r").await.ok()).await;
@@ -103,18 +103,18 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 40);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
-    assert_eq!(report.lost.len(), 1, "it stays told");
+    assert_eq!(report.lost.len(), 1, "it is still reported");
     worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_count_is_a_lower_bound_after_a_gateway_died() {
     let mut env = TestEnv::with_own_redis().await;
-    let lives = env.serve(Role::Api, &[]).await;
-    lives.create(product("shoe", 100)).await;
-    let mut dies = Binary::serve_as("api", &env, &[], None);
-    let mut buyers = InventoryServiceClient::new(dies.channel().await);
-    sell(&lives, 0..10).await;
+    let gateway = env.serve(Role::Api, &[]).await;
+    gateway.create(product("shoe", 100)).await;
+    let mut killed = Binary::serve_as("api", &env, &[], None);
+    let mut buyers = InventoryServiceClient::new(killed.channel().await);
+    sell(&gateway, 0..10).await;
     let copy = back_up(&env);
     let mut sell_there = async |users: std::ops::Range<u32>| {
         for n in users {
@@ -128,16 +128,16 @@ async fn lost_count_is_a_lower_bound_after_a_gateway_died() {
         }
     };
     sell_there(10..15).await;
-    sell(&lives, 15..16).await;
+    sell(&gateway, 15..16).await;
     sell_there(16..19).await;
-    dies.signal(Signal::SIGKILL);
-    dies.ended().await;
+    killed.signal(Signal::SIGKILL);
+    killed.ended().await;
     restore(&mut env, copy);
     rebuild(&env);
     unreported(&env, 2).await;
     assert!(audit(&env).contains("lost at least 6 of epoch 1"), "{}", audit(&env));
-    let told = lost(&lives).await;
-    assert_eq!((told[0].count, told[0].exact), (6, false), "the last three are unknown");
+    let answered = lost(&gateway).await;
+    assert_eq!((answered[0].count, answered[0].exact), (6, false), "the last three are unknown");
     let worker = env.serve(Role::Worker, &[]).await;
     assert_eq!(env.assert_audit_holds().await.products[0].available, 90);
     worker.stop().await;
@@ -168,12 +168,12 @@ async fn older_redis_copy_under_load_oversells_nothing_and_counts_every_answer()
     assert!(env.count("SELECT max(epoch) FROM partitions").await > 1, "it was noticed");
     eventually("the worker announces it", async || {
         let metrics = get(service.http, "/metrics").await;
-        let told = metrics.lines().find(|line| {
+        let answered = metrics.lines().find(|line| {
             line.starts_with("yoink_lost_reservations{") && line.contains("\"exactly\"")
         });
         // Without a loss there is no line.
-        let told = told.map_or(Some("0"), |line| Some(line.rsplit_once(' ')?.1))?;
-        (told.parse() == Ok(lost)).then_some(())
+        let answered = answered.map_or(Some("0"), |line| Some(line.rsplit_once(' ')?.1))?;
+        (answered.parse() == Ok(lost)).then_some(())
     })
     .await;
 }
@@ -189,7 +189,7 @@ async fn redis_restart_while_postgres_is_down_fences_until_postgres_returns() {
     env.assert_audit_holds().await;
     env.postgres.as_mut().unwrap().stop();
     env.redis.as_mut().unwrap().restart().unwrap();
-    eventually("readiness tells every partition", async || {
+    eventually("readiness shows every partition", async || {
         let ready = get(service.http, "/readyz").await;
         let fenced = ready.contains("partition 0 is fenced") && ready.contains("partition 1 is");
         (fenced && ready.starts_with("HTTP/1.1 503")).then_some(())
@@ -214,9 +214,13 @@ async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     rebuild(&env);
     unreported(&env, 0).await;
-    let told = lost(&api).await;
-    assert_eq!((told.len(), told[0].count, told[0].exact), (1, 1, true), "{told:?}");
-    // Its buyer is told so, and buys again by the same request.
+    let answered = lost(&api).await;
+    assert_eq!(
+        (answered.len(), answered[0].count, answered[0].exact),
+        (1, 1, true),
+        "{answered:?}"
+    );
+    // Its buyer gets this answer, and buys again with the same request id.
     let again = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
     assert!(!again.duplicate);
     let worker = env.serve(Role::Worker, &[("recovery", "manual")]).await;

@@ -1,4 +1,4 @@
-//! Redis answers what this program does not understand: somebody else's data under our keys.
+//! Redis sends malformed replies: another program's data is under our keys.
 
 use redis::AsyncCommands as _;
 use tonic::{Code, Status};
@@ -12,7 +12,7 @@ async fn key(env: &TestEnv, name: &str) -> String {
     format!("{}:{{{partition}}}:{name}", env.prefix)
 }
 
-/// An internal error, which does not say that Redis is unavailable; returns its `applied`.
+/// Asserts an internal error that is not reported as an unavailable Redis; returns its `applied`.
 fn internal(status: &Status) -> String {
     assert_eq!(
         (status.code(), reason(status).as_str()),

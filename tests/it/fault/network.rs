@@ -140,7 +140,7 @@ async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     // By whichever of the processes' looks at the ledger, or by the call below.
     let again = eventually("the grant is answered", async || restock(&service, 5).await.ok()).await;
     assert_eq!((again.supply, again.duplicate), (15, true));
-    assert!(applied.reply().await.contains("ok\r\n$1\r\n1\r\n"), "Redis was told");
+    assert!(applied.reply().await.contains("ok\r\n$1\r\n1\r\n"), "Redis ran the script");
     eventually("it sells", async || service.buy("shoe", "ann", "r").await.ok()).await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].supply, report.products[0].available), (15, 14));

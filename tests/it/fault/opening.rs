@@ -48,9 +48,9 @@ async fn processes_started_at_once_each_sell_every_product_when_ready() {
 async fn partition_left_half_opened_by_a_crash_is_opened_by_the_next_process() {
     for point in ["opening_begun", "opening_opened"] {
         let env = TestEnv::new().await;
-        let mut dies = Binary::serve(&env, &[], Some(point));
-        let status = dies.ended().await;
-        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", dies.said());
+        let mut crashing = Binary::serve(&env, &[], Some(point));
+        let status = crashing.ended().await;
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{point}: {}", crashing.log());
         assert_eq!(env.count("SELECT count(*) FROM partitions WHERE status = 'open'").await, 0);
         let service = env.serve(Role::All, &[]).await;
         service.create(product("shoe", 10)).await;
@@ -68,7 +68,7 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let rows = stores.ledger.partitions(stores.deployment.partitions).await.unwrap();
     let seen = rows.into_iter().find(|row| row.partition == partition).unwrap();
-    // This one has its epoch, and stalls before it tells Redis.
+    // This process has its epoch, and stalls before it opens Redis.
     let late = stores.ledger.begin_opening(seen).await.unwrap().unwrap();
     let at = PartitionEpoch { partition, epoch: late };
     assert_eq!(stores.ledger.begin_opening(seen).await.unwrap(), None, "an epoch of its own");
@@ -101,9 +101,9 @@ async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let () = set.arg(&stranger).arg("1").query_async(&mut env.cli().await).await.unwrap();
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
-    eventually("it says so, again and again", async || {
-        let said = service.said();
-        (said.matches("Redis holds keys of another deployment").count() > 2).then_some(())
+    eventually("it logs this repeatedly", async || {
+        let message = service.log();
+        (message.matches("Redis holds keys of another deployment").count() > 2).then_some(())
     })
     .await;
     let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";

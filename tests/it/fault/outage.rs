@@ -1,4 +1,4 @@
-//! A store goes away and comes back.
+//! A store is down for a time.
 
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
@@ -38,11 +38,11 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
         (Code::Unavailable, "LEDGER_UNAVAILABLE")
     );
 
-    // Longer than all retries of a poison order, and with takeovers: watch the entries change hands.
+    // Longer than all retries of a poison order, and with takeovers: entries must change their consumer.
     let mut cli = env.cli().await;
     let partition = 2u16; // Found below, among the two.
-    let mut hands = std::collections::HashSet::new();
-    eventually("entries have changed hands", async || {
+    let mut consumers = std::collections::HashSet::new();
+    eventually("entries have changed their consumer", async || {
         for partition in 0..partition {
             let key = format!("{}:{{{partition}}}:orders", env.prefix);
             let mut pending = redis::cmd("XPENDING");
@@ -51,10 +51,10 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
                 pending.query_async(&mut cli).await.unwrap();
             for (id, consumer, _, deliveries) in pending {
                 assert_eq!(deliveries, 1, "{id}: an outage spends no delivery");
-                hands.insert(consumer);
+                consumers.insert(consumer);
             }
         }
-        (hands.len() >= 2).then_some(())
+        (consumers.len() >= 2).then_some(())
     })
     .await;
     let state = first.reservation(&ids[5]).await.unwrap().state();
@@ -76,7 +76,7 @@ async fn wrong_schema_pauses_consumption_and_loses_no_order() {
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
-    eventually("readiness says why", async || {
+    eventually("readiness shows the reason", async || {
         let status = get(service.http, "/readyz").await;
         (status.starts_with("HTTP/1.1 503") && status.contains("schema")).then_some(())
     })
@@ -113,7 +113,7 @@ async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
     block_in_place(|| env.redis.as_mut().unwrap().kill());
     let status = under_way.remove(0).await.unwrap_err();
     assert_eq!(applied(&status), "maybe", "it may have been read");
-    // Once the end of the connection is known nothing is sent any more.
+    // Once the end of the connection is known, nothing is sent.
     eventually("nothing can have been taken", async || {
         let status = service.buy("shoe", "cid", "r").await.unwrap_err();
         (applied(&status) == "no").then_some(())
@@ -121,7 +121,7 @@ async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
     .await;
     for n in 0..5 {
         let status = service.buy("shoe", &format!("late-{n}"), "r").await.unwrap_err();
-        assert_eq!(applied(&status), "no", "there is nobody to send it to");
+        assert_eq!(applied(&status), "no", "there is no connection to send it on");
     }
     block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
     let worker = env.serve(Role::Worker, &[]).await;
@@ -201,15 +201,15 @@ async fn logs_never_contain_user_ids_even_from_postgres_error_details() {
     api.buy("shoe", "secret-buyer", "secret-request").await.unwrap();
     let mut worker = Binary::serve(&env, &[("log", "debug")], None);
     worker.channel().await;
-    // It stops, and compensates nobody: this is the schema's fault.
-    eventually("it says why", async || {
-        worker.said().contains("its schema, role or database is wrong").then_some(())
+    // It pauses and compensates nothing, because the schema is the cause.
+    eventually("it reports the reason", async || {
+        worker.log().contains("its schema, role or database is wrong").then_some(())
     })
     .await;
     worker.signal(nix::sys::signal::Signal::SIGTERM);
     worker.ended().await;
-    let said = worker.said();
-    assert!(!said.contains("secret"), "{said}");
+    let printed = worker.log();
+    assert!(!printed.contains("secret"), "{printed}");
     assert_eq!(env.audit().await.products[0].in_orders, 1);
     sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
     let next = env.serve(Role::Worker, &[("takeover_idle_ms", "300")]).await;

@@ -1,5 +1,5 @@
 //! Postgres cannot store: read-only, away for long, or without a connection to spare. Orders wait, intake
-//! stops before memory does, nobody pays for it, and all is stored afterwards.
+//! stops before memory is used up, no order is lost, and all are stored afterwards.
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
@@ -31,7 +31,7 @@ async fn length(env: &TestEnv, stream: &str) -> u64 {
 }
 
 /// Nobody's order was given up on.
-async fn nobody_paid(env: &TestEnv) {
+async fn assert_no_dead_actions(env: &TestEnv) {
     let voided = "SELECT count(*) FROM reservations WHERE state = 'voided'";
     assert_eq!(env.count(voided).await, 0);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
@@ -69,14 +69,14 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     .await;
     sell(20..60).await;
     eventually("the worker has met it", async || {
-        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
     assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
     let mut late = Binary::serve_as("worker", &env, &settings, None);
     let status = late.ended().await;
     assert_eq!(status.code(), Some(2), "one that starts now is refused");
-    assert!(late.said().contains("read-only"), "{}", late.said());
+    assert!(late.log().contains("read-only"), "{}", late.log());
 
     sql.batch_execute("SET default_transaction_read_only = off").await.unwrap();
     let reset = "ALTER SYSTEM RESET default_transaction_read_only";
@@ -90,7 +90,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (70, 930));
     assert_eq!(answers.account_for(&env, &report).await, 0);
-    nobody_paid(&env).await;
+    assert_no_dead_actions(&env).await;
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }
@@ -166,10 +166,10 @@ async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     assert_eq!(answers.account_for(&env, &report).await, 0);
     let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    nobody_paid(&env).await;
+    assert_no_dead_actions(&env).await;
 }
 
-/// Takes every connection that Postgres has, those of others, too: nobody else can have one until the test
+/// Takes every connection that Postgres has, including those of others: no one else can connect until the test
 /// gives some back.
 async fn take_all(url: &str) -> Vec<Client> {
     let url = format!("{url}?application_name=taker");
@@ -241,10 +241,10 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker says so", async || {
-        worker.said().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
-    eventually("Postgres says so", async || {
+    eventually("Postgres logs it", async || {
         let log = std::fs::read_to_string(dir.join("postgres.log")).unwrap();
         log.contains("too many clients already").then_some(())
     })
@@ -259,5 +259,5 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     assert_eq!(answers.account_for(&env, &report).await, 0);
     let accepted = i64::try_from(answers.accepted.len()).unwrap();
     assert_eq!(report.products[0].confirmed, accepted + 1);
-    nobody_paid(&env).await;
+    assert_no_dead_actions(&env).await;
 }

@@ -42,7 +42,7 @@ async fn selling(env: &TestEnv) -> (Service, String) {
 }
 
 async fn until_ready_says(service: &Service, what: &str) -> String {
-    eventually("readiness says it", async || {
+    eventually("readiness shows it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains(what).then_some(ready)
     })
@@ -85,19 +85,19 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     .await;
 
     close(&env, 0).await;
-    let told = "partition 0 has used the last of its 1048575 epochs";
-    let ready = until_ready_says(&service, told).await;
+    let reported = "partition 0 has used the last of its 1048575 epochs";
+    let ready = until_ready_says(&service, reported).await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     assert!(ready.contains("move its products to a new deployment"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert_eq!(output.status.code(), Some(1));
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(printed.contains(told), "{printed}");
+    assert!(printed.contains(reported), "{printed}");
     // The other partition sells, stores, recovers and is rebuilt.
     service.buy(&other, "ann", "r").await.unwrap();
     close(&env, 1).await;
     eventually("the other is rebuilt", async || service.buy(&other, "bob", "r").await.ok()).await;
-    // Whatever the row says, it concerns this partition alone.
+    // An invalid row affects only this partition.
     sql.batch_execute("UPDATE partitions SET epoch = 1048576 WHERE partition = 0").await.unwrap();
     service.buy(&other, "cid", "r").await.unwrap();
     assert_settled_but_for_partition_0(&env, &other, (3, 7)).await;
@@ -180,9 +180,9 @@ async fn fill_up(env: &TestEnv, hash: &str) {
 async fn redis_full_of_its_own_data_is_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
-    // What a rebuild frees is far more than what it writes.
+    // A rebuild frees far more than it writes.
     fill_up(&env, &key(&env, 0, "bought")).await;
-    // Fenced by a command that a full Redis takes.
+    // Fenced by a command that a full Redis accepts.
     let _: i64 = env.cli().await.hdel(key(&env, 0, "meta"), "status").await.unwrap();
     eventually("it is rebuilt", async || (epoch(&env, 0).await > 1).then_some(())).await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;

@@ -15,7 +15,7 @@ async fn ask<T: FromRedisValue>(env: &TestEnv, words: &[&str]) -> T {
     command.arg(&words[1..]).query_async(&mut env.cli().await).await.unwrap()
 }
 
-/// A env with a Redis of its own, started by a line of shell that has the usual command line as `$@`.
+/// An environment with its own Redis, started by a line of shell that has the usual command line as `$@`.
 async fn env_with_redis(line: &str) -> TestEnv {
     let (mut env, dir, line) = (TestEnv::new().await, scratch_dir("redis"), line.to_owned());
     let start = move || {
@@ -25,12 +25,12 @@ async fn env_with_redis(line: &str) -> TestEnv {
     env
 }
 
-/// What a start says that is refused.
+/// The message of a start that is refused.
 async fn refused(env: &TestEnv) -> String {
     let mut service = Binary::serve(env, &[], None);
     let status = service.ended().await;
-    assert_eq!(status.code(), Some(2), "{}", service.said());
-    service.said()
+    assert_eq!(status.code(), Some(2), "{}", service.log());
+    service.log()
 }
 
 async fn is_serving(channel: Channel) -> bool {
@@ -39,8 +39,8 @@ async fn is_serving(channel: Channel) -> bool {
     answer.status().as_str_name() == "SERVING"
 }
 
-/// `/readyz` and health agree that nothing can be sold, and `/readyz` says why.
-async fn stands_still(service: &Service, why: &str) {
+/// Waits until `/readyz` and health show that nothing can be sold, and `/readyz` shows the reason.
+async fn assert_unready(service: &Service, why: &str) {
     eventually(why, async || {
         let ready = get(service.http, "/readyz").await;
         (ready.starts_with("HTTP/1.1 503") && ready.contains(why)).then_some(())
@@ -66,7 +66,7 @@ async fn redis_with_hidden_config_that_may_evict_is_refused_at_start_and_later()
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     let () = ask(&env, &["hidden", "SET", "maxmemory-policy", "volatile-lru"]).await;
-    stands_still(&service, "maxmemory-policy is volatile-lru").await;
+    assert_unready(&service, "maxmemory-policy is volatile-lru").await;
     let status = service.buy("shoe", "ann", "r").await.unwrap_err();
     assert_eq!(reason(&status), "RECOVERING");
     assert!(refused(&env).await.contains("maxmemory-policy is volatile-lru"));
@@ -83,7 +83,7 @@ async fn redis_turned_replica_makes_the_service_unready_and_refuses_a_start() {
     sells_again(&service, "ann").await;
     // Of a master that does not answer: it keeps what it has, and takes no writes.
     let () = ask(&env, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    stands_still(&service, "name its master (127.0.0.1:1)").await;
+    assert_unready(&service, "name its master (127.0.0.1:1)").await;
     assert!(refused(&env).await.contains("name its master (127.0.0.1:1)"));
     let () = ask(&env, &["REPLICAOF", "NO", "ONE"]).await;
     sells_again(&service, "bob").await;
@@ -109,12 +109,12 @@ async fn redis_user_without_our_keys_makes_the_service_unready() {
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
     let () = ask(&env, &["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
-    stands_still(&service, "NOPERM").await;
+    assert_unready(&service, "NOPERM").await;
     service.buy("shoe", "ann", "r").await.unwrap_err();
     // From its first answer on.
     let late = env.serve(Role::Api, &[]).await;
     assert!(get(late.http, "/readyz").await.starts_with("HTTP/1.1 503"));
-    stands_still(&late, "NOPERM").await;
+    assert_unready(&late, "NOPERM").await;
     let () = ask(&env, &["ACL", "SETUSER", "default", "allkeys"]).await;
     sells_again(&service, "bob").await;
     sells_again(&late, "cid").await;
@@ -128,20 +128,20 @@ async fn harmful_redis_settings_are_logged_at_start() {
     let mut healthy = Binary::serve(&env, &[], None);
     healthy.channel().await;
     for name in ["lazyfree-lazy-expire", "repl-backlog-ttl"] {
-        assert!(!healthy.said().contains(name), "{}", healthy.said());
+        assert!(!healthy.log().contains(name), "{}", healthy.log());
     }
     let () = ask(&env, &["CONFIG", "SET", "lazyfree-lazy-expire", "no"]).await;
     let () = ask(&env, &["CONFIG", "SET", "repl-backlog-ttl", "3600"]).await;
     let mut warned = Binary::serve(&env, &[], None);
     warned.channel().await;
     for warning in ["lazyfree-lazy-expire is no; set it to yes", "repl-backlog-ttl is 3600"] {
-        assert_eq!(warned.said().matches(warning).count(), 1, "{}", warned.said());
+        assert_eq!(warned.log().matches(warning).count(), 1, "{}", warned.log());
     }
     let hidden = env_with_redis(r#"exec "$@" --rename-command CONFIG "" "#).await;
     let mut unknown = Binary::serve(&hidden, &[], None);
     unknown.channel().await;
     for warning in ["lazyfree-lazy-expire is unknown", "repl-backlog-ttl is unknown"] {
-        assert_eq!(unknown.said().matches(warning).count(), 1, "{}", unknown.said());
+        assert_eq!(unknown.log().matches(warning).count(), 1, "{}", unknown.log());
     }
     env.assert_audit_holds().await;
 }
@@ -153,7 +153,7 @@ async fn redis_out_of_memory_makes_the_service_unready() {
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
     let () = ask(&env, &["CONFIG", "SET", "maxmemory", "1"]).await;
-    stands_still(&service, "out of memory").await;
+    assert_unready(&service, "out of memory").await;
     let () = ask(&env, &["CONFIG", "SET", "maxmemory", "0"]).await;
     sells_again(&service, "bob").await;
     env.assert_audit_holds().await;

@@ -48,9 +48,9 @@ fn log_size(redis: &RedisServer) -> u64 {
     files.map(|file| file.metadata().unwrap().len()).sum()
 }
 
-/// Every gateway has told what it saw of the first epoch.
+/// Waits until every gateway has reported its marks of the first epoch.
 async fn all_have_reported(env: &TestEnv) {
-    eventually("every gateway has told what it saw", async || {
+    eventually("every gateway has reported its marks", async || {
         let silent = "SELECT count(*) FROM reported_marks WHERE epoch = 1 AND seq < 0";
         (env.count(silent).await == 0).then_some(())
     })
@@ -70,11 +70,11 @@ async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
         })
         .await;
         let redis = env.redis.as_ref().unwrap();
-        eventually("Redis stands still with orders that are in memory only", async || {
+        eventually("Redis is paused with orders that are only in memory", async || {
             let written = log_size(redis);
             let waiting = persistence(&env, "aof_buffer_length").await;
             redis.pause();
-            eventually("it stands still", async || redis.is_paused().then_some(())).await;
+            eventually("it is paused", async || redis.is_paused().then_some(())).await;
             // What waited to be written is still in memory if nothing was written since.
             if waiting > 0 && log_size(redis) == written {
                 return Some(());
@@ -169,9 +169,9 @@ fn last_transaction(log: &[u8]) -> usize {
     log.windows(multi.len()).rposition(|window| window == multi).unwrap()
 }
 
-/// Cuts a log inside its last transaction, of whose length `keep` tells how much is kept; returns how many
+/// Truncates a log inside its last transaction; `keep` returns how much of its length is kept; returns how many
 /// reservations that script took.
-fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
+fn truncate_in_last_batch(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
     let mut command = Command::new("sh");
     command
         .args(["-c", "ls -t *.incr.aof | head -1"])
@@ -187,9 +187,9 @@ fn tear(redis: &RedisServer, keep: impl Fn(usize) -> usize) -> usize {
     batch
 }
 
-/// Tears a log inside the script that took a whole batch; `keep` tells how much of the script's length
+/// Truncates a log inside the script that took a whole batch; `keep` returns how much of the script's length
 /// is kept.
-async fn torn(keep: impl Fn(usize) -> usize) {
+async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     const BATCH: usize = 20;
     let mut env = TestEnv::with_own_redis().await;
     let most = (BATCH + 1).to_string();
@@ -198,7 +198,7 @@ async fn torn(keep: impl Fn(usize) -> usize) {
     for n in 0..5 {
         api.buy("shoe", &format!("early-{n}"), "r").await.unwrap();
     }
-    // While Redis stands still, one call is under way and the others gather behind it.
+    // While Redis is paused, one call is in flight and the others wait behind it.
     let users: Vec<String> = (0..=BATCH).map(|n| format!("user-{n}")).collect();
     // The call that asks whether there is a place left holds one itself for a moment: whom it keeps out asks again.
     let buys = users.iter().map(|user| {
@@ -224,7 +224,7 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 
     let redis = env.redis.as_mut().unwrap();
     block_in_place(|| redis.kill());
-    let batch = tear(redis, keep);
+    let batch = truncate_in_last_batch(redis, keep);
     block_in_place(|| redis.restart().unwrap());
 
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
@@ -269,7 +269,11 @@ async fn torn(keep: impl Fn(usize) -> usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn torn_log_loses_a_whole_batch_or_nothing_and_counts_it() {
     let head = "*1\r\n$5\r\nMULTI\r\n".len();
-    tokio::join!(torn(move |_| head + 3), torn(|length| length / 2), torn(|length| length - 1),);
+    tokio::join!(
+        sell_after_truncation(move |_| head + 3),
+        sell_after_truncation(|length| length / 2),
+        sell_after_truncation(|length| length - 1),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -69,13 +69,13 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     }
     assert_eq!(orders(&replica, &env).await, 10, "nothing is accepted under the old epoch");
 
-    // The old primary lives on, unknown to anybody.
+    // The old primary keeps running, and no process uses it.
     let old = env.redis.replace(replica).unwrap();
     let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    let told = service.admin().audit(AuditRequest {}).await.unwrap().into_inner().lost;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((told[0].count, told[0].exact, told[0].epoch), (15, true, 1));
+    let reported = service.admin().audit(AuditRequest {}).await.unwrap().into_inner().lost;
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!((reported[0].count, reported[0].exact, reported[0].epoch), (15, true, 1));
     for (n, id) in kept.iter().enumerate() {
         let again = service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
         assert_eq!((&again.reservation_id, again.duplicate), (id, true));

@@ -73,7 +73,7 @@ async fn discarded_prepared_statements_are_prepared_again_and_orders_are_stored(
         api.buy("shoe", &format!("user-{order}"), "r").await.unwrap();
         stored(&env, order).await;
     }
-    assert!(!worker.said().contains("consumption paused"), "{}", worker.said());
+    assert!(!worker.log().contains("consumption paused"), "{}", worker.log());
     env.assert_audit_holds().await;
 }
 

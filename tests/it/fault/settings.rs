@@ -1,4 +1,4 @@
-//! Settings that lie: what is not safe is refused, what promises less is said.
+//! Settings of the stores: unsafe ones are refused, less durable ones are logged.
 
 use yoink::app::Role;
 
@@ -10,7 +10,7 @@ async fn configure(env: &TestEnv, name: &str, value: &str) {
         command.arg("SET").arg(name).arg(value).query_async(&mut env.cli().await).await.unwrap();
 }
 
-fn promises(scrape: &str, store: &str) -> Vec<String> {
+fn durability(scrape: &str, store: &str) -> Vec<String> {
     let ours = |line: &&str| {
         line.starts_with("yoink_durability{")
             && line.contains(&format!("store=\"{store}\""))
@@ -27,7 +27,7 @@ async fn refused(env: &TestEnv) -> String {
     let mut service = Binary::serve(env, &[], None);
     let status = service.ended().await;
     assert_eq!(status.code(), Some(2));
-    service.said()
+    service.log()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,10 +37,8 @@ async fn redis_that_may_evict_is_refused_at_start_and_later() {
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();
     configure(&env, "maxmemory-policy", "allkeys-lru").await;
-    let status = eventually("nothing is sold any more", async || {
-        service.buy("shoe", "ann", "r").await.err()
-    })
-    .await;
+    let status =
+        eventually("sales are refused", async || service.buy("shoe", "ann", "r").await.err()).await;
     assert_eq!(reason(&status), "RECOVERING");
     let ready = get(service.http, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("allkeys-lru"), "{ready}");
@@ -58,18 +56,18 @@ async fn redis_that_may_evict_is_refused_at_start_and_later() {
 async fn reported_durability_follows_the_settings_of_redis() {
     let env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
-    let promised = async |mode: &str| {
+    let until_durability_is = async |mode: &str| {
         eventually(mode, async || {
             let scrape = get(service.http, "/metrics").await;
-            (promises(&scrape, "redis") == [mode]).then_some(())
+            (durability(&scrape, "redis") == [mode]).then_some(())
         })
         .await;
     };
-    promised("always").await;
+    until_durability_is("always").await;
     configure(&env, "appendfsync", "everysec").await;
-    promised("everysec").await;
+    until_durability_is("everysec").await;
     configure(&env, "no-appendfsync-on-rewrite", "yes").await;
-    promised("memory").await;
+    until_durability_is("memory").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,5 +86,5 @@ async fn read_only_postgres_is_refused_and_asynchronous_commit_is_logged() {
     set("synchronous_commit TO off").await;
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
-    assert!(service.said().contains("synchronous_commit is off"), "{}", service.said());
+    assert!(service.log().contains("synchronous_commit is off"), "{}", service.log());
 }

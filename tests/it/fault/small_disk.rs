@@ -16,7 +16,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// So many megabytes; none, said aloud, where nothing may be mounted.
+    /// A disk of so many megabytes; `None`, which is reported, if mounting is not permitted.
     pub fn new(megabytes: u32) -> Option<Self> {
         let dir = scratch_dir("disk");
         // The keeper ends with its standard input.
@@ -26,9 +26,9 @@ impl SmallDisk {
         command.args(["--mount", "sh", "-c", script]).arg(&dir).arg(megabytes.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut disk = Self { keeper: command.spawn().unwrap(), dir };
-        let mut said = String::new();
-        BufReader::new(disk.keeper.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        if said.trim() == "mounted" {
+        let mut message = String::new();
+        BufReader::new(disk.keeper.stdout.take().unwrap()).read_line(&mut message).unwrap();
+        if message.trim() == "mounted" {
             return Some(disk);
         }
         not_tried("a full disk (mounting a tmpfs needs root)");

@@ -1,4 +1,4 @@
-//! A consumer stalls longer than `takeover_idle_ms`; somebody else settles what it held; it comes back.
+//! A consumer stalls longer than `takeover_idle_ms`, another settles its entries, and it resumes.
 
 use nix::sys::signal::Signal;
 use yoink::app::Role;
@@ -26,7 +26,7 @@ async fn stalled_process_changes_nothing_when_it_resumes() {
     let settings = [("takeover_idle_ms", "300")];
     let mut stalled = Binary::serve_as("worker", &env, &settings, None);
     stalled.channel().await;
-    // It reads orders and cannot store them: somebody has locked what it needs.
+    // It reads orders and cannot store them: another transaction holds a lock that it needs.
     let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN EXCLUSIVE MODE").await.unwrap();
     for n in 0..100 {
@@ -59,7 +59,7 @@ async fn stalled_process_changes_nothing_when_it_resumes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
-    // Two consumers that are stepped by hand: the first reads and then stalls.
+    // The test steps two consumers: the first reads and then stalls.
     let settings =
         [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("dead_letter_release", "manual")];
     let (slow, fast) = (env.app(&settings).await, env.app(&settings).await);
@@ -72,7 +72,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
     assert_eq!(held.len(), 1);
 
-    // Meanwhile the order is refused, buried, voided and released by another.
+    // Meanwhile another process refuses the order, moves it to dead, voids and releases it.
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let reader = fast.stores().reader().await.unwrap();
@@ -85,7 +85,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     assert_eq!(releaser.run_once().await.unwrap(), 1);
     env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
 
-    // The stalled one wakes up and commits: the void stands.
+    // The stalled consumer resumes and commits: the order stays void.
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
     let epoch = slow.stores().stock.partitions().epoch(partition).unwrap();
     let stored = slow.stores().ledger.store(partition, epoch, &[&order]).await.unwrap();
@@ -135,7 +135,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     for n in 0..20 {
         api.buy("shoe", &format!("user-{n}"), "").await.unwrap();
     }
-    // Some of them are delivered already, and stored by nobody.
+    // Some of them are delivered and not stored.
     let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut reader = stores.reader().await.unwrap();
@@ -151,7 +151,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
-    assert!(worker.said().contains("the consumer group was deleted"), "{}", worker.said());
+    assert!(worker.log().contains("the consumer group was deleted"), "{}", worker.log());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
 }

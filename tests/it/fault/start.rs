@@ -1,4 +1,4 @@
-//! A start waits for a store that is about to be there, and says what it waits for.
+//! A start waits for a store that is not available yet, and logs what it waits for.
 
 use std::path::Path;
 
@@ -36,9 +36,9 @@ fn serve_waiting(env: &TestEnv, url: &str) -> Binary {
 }
 
 async fn says_that_it_waits(service: &mut Binary) {
-    eventually("it says what it waits for", async || {
-        assert!(!service.has_ended(), "it ended: {}", service.said());
-        service.said().contains("Postgres takes no connection at the start").then_some(())
+    eventually("it logs what it waits for", async || {
+        assert!(!service.has_ended(), "it ended: {}", service.log());
+        service.log().contains("Postgres takes no connection at the start").then_some(())
     })
     .await;
 }
@@ -80,9 +80,9 @@ async fn start_fails_with_the_reason_if_postgres_has_no_free_connection() {
     let (_, url) = role_without_connections(&env).await;
     let settings = [("postgres_url", url.as_str())];
     let ended = block_in_place(|| run_yoink_with(&env, &settings, &["audit"]));
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(2), "{said}");
-    assert!(said.contains("too many connections for role"), "{said}");
+    let message = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{message}");
+    assert!(message.contains("too many connections for role"), "{message}");
 }
 
 /// Lets a Postgres that only follows become one that takes connections.
@@ -110,7 +110,7 @@ async fn start_waits_until_postgres_has_started() {
         postgres.restart().unwrap();
         postgres
     });
-    eventually("Postgres says that it starts", async || {
+    eventually("Postgres answers that it is starting", async || {
         let refused = tokio_postgres::connect(&url, NoTls).await.err()?;
         (refused.code() == Some(&SqlState::CANNOT_CONNECT_NOW)).then_some(())
     })

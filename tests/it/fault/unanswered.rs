@@ -1,4 +1,4 @@
-//! An action on a dead entry whose answer never came: it may have been done, and the record says so.
+//! An action on a dead entry whose reply was lost: the record shows that its outcome is unknown.
 
 use tonic::Status;
 use yoink::{
@@ -34,7 +34,7 @@ async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
     done.into_iter().map(|done| format!("{} {}", done.action, done.actor)).collect()
 }
 
-/// Voids orders, or stores them, as somebody who then died before Redis was told.
+/// Voids orders, or stores them, like a process that crashed before it updated Redis.
 async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &[ReservationId]) {
     let stores = env.stores().await;
     let by = ActionBy { actor: "dave".to_owned(), reason: String::new() };

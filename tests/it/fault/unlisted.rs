@@ -37,7 +37,7 @@ async fn failures(service: &Service) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn order_refused_by_a_trigger_is_kept_and_its_neighbours_are_stored() {
     let env = TestEnv::new().await;
-    // One failure of its own would be enough to give an order up.
+    // One failure caused by an order would be enough to move it to dead.
     let settings = [("max_deliveries", "1")];
     let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 100)).await;
@@ -59,12 +59,12 @@ async fn order_refused_by_a_trigger_is_kept_and_its_neighbours_are_stored() {
     assert!(ready.contains("1 orders are kept and tried again"), "{ready}");
     assert!(ready.starts_with("HTTP/1.1 200"), "everything else is stored: {ready}");
     assert!(!ready.contains("Postgres is unavailable"), "{ready}");
-    // Tried again, and given up never: what comes later is stored as well.
+    // It is retried without a limit, and later orders are stored.
     let before = failures(&worker).await;
     eventually("it is tried again", async || (failures(&worker).await > before).then_some(()))
         .await;
     api.buy("shoe", "late", "r").await.unwrap();
-    eventually("who comes later is stored", async || (confirmed(&env).await == 21).then_some(()))
+    eventually("later orders are stored", async || (confirmed(&env).await == 21).then_some(()))
         .await;
     let state = api.reservation(kept).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "neither stored nor voided");
@@ -150,7 +150,7 @@ async fn rebuild_waits_for_a_refused_order_and_reports_why() {
     let meta = format!("{}:{{{number}}}:meta", env.prefix);
     let _: i64 = env.cli().await.hset(meta, "status", "closed").await.unwrap();
     let worker = env.serve(Role::Worker, &[]).await;
-    let ready = eventually("readiness says why", async || {
+    let ready = eventually("readiness shows the reason", async || {
         let ready = get(worker.http, "/readyz").await;
         ready.contains("not rebuilt").then_some(ready)
     })

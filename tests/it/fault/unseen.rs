@@ -25,7 +25,7 @@ async fn loss_is_reported_while_its_partition_is_fenced_again() {
     let mut cli = env.cli().await;
     let () = redis::cmd("FLUSHALL").query_async(&mut cli).await.unwrap();
     assert!(rebuild(&env).contains("lost exactly 3 of epoch 1"));
-    // Before anybody has audited it, the partition is fenced again.
+    // The partition is fenced again before an audit has run.
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut close = redis::cmd("HSET");
     close.arg(format!("{}:{{{partition}}}:meta", env.prefix)).arg("status").arg("closed");

@@ -1,4 +1,4 @@
-//! What buyers were told, held against what the service then knows.
+//! The answers that buyers got, compared with what the service then knows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,27 +8,27 @@ use yoink::grpc::pb::Reservation;
 
 use super::{
     Schedule, Service, TestEnv,
-    buyer_load::{Ask, Record, Told, send},
+    buyer_load::{Ask, Attempt, Record, send},
     eventually, reason,
 };
 
-/// Most questions at the same time.
+/// The most concurrent calls.
 const CONCURRENCY_MAX: usize = 64;
 
-/// Everything that a buyers was told.
+/// Every answer that buyers got.
 pub struct Answers {
     seed: Schedule,
     records: BTreeMap<Ask, Record>,
 }
 
-/// What became of a buyers's reservations.
+/// The final state of the reservations of buyers.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// In the ledger, and still answered to their requests.
+    /// Confirmed in the ledger, and repeated requests still get them.
     pub confirmed: usize,
-    /// Given back.
+    /// Voided, their units given back.
     pub voided: usize,
-    /// Accepted, and known nowhere any more.
+    /// Accepted, and in no store.
     pub lost: Vec<String>,
     /// Final refusals by reason.
     pub refused: BTreeMap<String, usize>,
@@ -44,7 +44,7 @@ impl Answers {
         self.records.values().map(|record| record.ids.len()).sum()
     }
 
-    /// The service keeps every word: whatever it accepted is confirmed, once.
+    /// Asserts that everything the service accepted is confirmed once.
     pub async fn assert_all_answers_kept(self, env: &TestEnv, service: &Service) -> Account {
         let seed = self.seed.seed();
         let account = self.account(env, service).await;
@@ -52,24 +52,25 @@ impl Answers {
         account
     }
 
-    /// As [`Answers::assert_all_answers_kept`], where orders may have been voided, or lost by Redis: the rest is.
+    /// As [`Answers::assert_all_answers_kept`], but orders may have been voided, or lost by Redis.
     pub async fn account(self, env: &TestEnv, service: &Service) -> Account {
         let Self { seed, mut records } = self;
         let (mut account, seed) = (Account::default(), seed.seed());
         env.assert_audit_holds().await;
-        // What was left open is asked until it is decided: from then on it has one answer.
+        // Requests with an unknown outcome are repeated until they are decided.
         let open: Vec<Ask> =
             records.iter().filter(|(_, r)| r.open).map(|(a, _)| a.clone()).collect();
         let decided = stream::iter(open.into_iter().map(|ask| async move {
-            let told = decided(service, &ask).await;
-            (ask, told)
+            let reported = decided(service, &ask).await;
+            (ask, reported)
         }));
-        for (ask, told) in decided.buffer_unordered(CONCURRENCY_MAX).collect::<Vec<_>>().await {
-            records.get_mut(&ask).unwrap().note(told);
+        for (ask, reported) in decided.buffer_unordered(CONCURRENCY_MAX).collect::<Vec<_>>().await {
+            records.get_mut(&ask).unwrap().note(reported);
         }
         env.assert_audit_holds().await;
-        let states =
-            stream::iter(records.iter().map(|(ask, record)| held_to(service, ask, record)));
+        let states = stream::iter(
+            records.iter().map(|(ask, record)| check_reservations(service, ask, record)),
+        );
         let states: Vec<Held> = states.buffer_unordered(CONCURRENCY_MAX).collect().await;
         let mut owners: HashMap<&str, &Ask> = HashMap::new();
         for (ask, record) in &records {
@@ -87,7 +88,7 @@ impl Answers {
             account.voided += held.voided;
             account.lost.extend(held.lost);
         }
-        // Nothing is stored for them that they were not told.
+        // Nothing is stored for them beyond what they were answered.
         let users: Vec<&str> = records.keys().map(|ask| ask.user.as_str()).collect();
         let sql =
             "SELECT count(*) FROM reservations WHERE state = 'confirmed' AND user_id = ANY($1)";
@@ -99,16 +100,16 @@ impl Answers {
     }
 }
 
-/// Asks until it is decided.
-async fn decided(service: &Service, ask: &Ask) -> Told {
+/// Repeats a request until it is decided.
+async fn decided(service: &Service, ask: &Ask) -> Attempt {
     eventually("an open request is decided", async || {
-        let told = send(service.channel(), ask).await;
-        matches!(told, Told::Accepted(_) | Told::Refused(_)).then_some(told)
+        let reported = send(service.channel(), ask).await;
+        matches!(reported, Attempt::Accepted(_) | Attempt::Refused(_)).then_some(reported)
     })
     .await
 }
 
-/// A reservation, or that there is none.
+/// A reservation, or NOT_FOUND.
 async fn looked_up(service: &Service, id: &str) -> Result<Reservation, Status> {
     eventually("a reservation can be looked up", async || {
         let found = service.reservation(id).await;
@@ -117,7 +118,7 @@ async fn looked_up(service: &Service, id: &str) -> Result<Reservation, Status> {
     .await
 }
 
-/// What became of the reservations of one request.
+/// The final state of the reservations of one request.
 #[derive(Debug, Default)]
 struct Held {
     confirmed: Vec<String>,
@@ -126,7 +127,7 @@ struct Held {
 }
 
 /// Looks up every reservation of a request, and asks once more for the one that is confirmed.
-async fn held_to(service: &Service, ask: &Ask, record: &Record) -> Held {
+async fn check_reservations(service: &Service, ask: &Ask, record: &Record) -> Held {
     let mut held = Held::default();
     for id in &record.ids {
         match looked_up(service, id).await {
@@ -146,7 +147,7 @@ async fn held_to(service: &Service, ask: &Ask, record: &Record) -> Held {
     }
     if let Some(id) = held.confirmed.last() {
         assert_eq!(record.refused, None, "{ask:?} has {id}, and was refused after that");
-        let Told::Accepted(again) = decided(service, ask).await else {
+        let Attempt::Accepted(again) = decided(service, ask).await else {
             panic!("{ask:?} has {id}, and is refused now");
         };
         assert_eq!((&again.reservation_id, again.duplicate), (id, true), "{ask:?}");

@@ -119,7 +119,7 @@ impl Binary {
         environment: &[(&str, &str)],
         wrapper: &[&str],
     ) -> Self {
-        // The env's settings let the system choose its ports; it says which it has.
+        // The settings let the system choose the ports, which it logs.
         let mut settings = vec![("log", "info")];
         settings.extend_from_slice(more);
         let mut command = yoink(env, &settings, wrapper);
@@ -138,7 +138,7 @@ impl Binary {
     pub async fn channel(&mut self) -> Channel {
         eventually("the program answers", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("it ended with {status}: {}", self.said());
+                panic!("it ended with {status}: {}", self.log());
             }
             let address = self.address()?;
             let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
@@ -147,18 +147,18 @@ impl Binary {
         .await
     }
 
-    /// Where it serves gRPC, once it has said so.
+    /// Its gRPC address, once it has logged it.
     pub fn address(&self) -> Option<SocketAddr> {
-        let said = self.said();
+        let message = self.log();
         let (_, address) =
-            said.split_once("serving grpc=").or_else(|| said.split_once("\"grpc\":\""))?;
+            message.split_once("serving grpc=").or_else(|| message.split_once("\"grpc\":\""))?;
         address.split([' ', '"']).next()?.parse().ok()
     }
 
-    /// Where it serves HTTP, once it has said so.
+    /// Its HTTP address, once it has logged it.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        let said = self.said();
-        said.split_once(" http=")?.1.split(' ').next()?.parse().ok()
+        let message = self.log();
+        message.split_once(" http=")?.1.split(' ').next()?.parse().ok()
     }
 
     pub fn pid(&self) -> Pid {
@@ -179,8 +179,8 @@ impl Binary {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// What it has said so far.
-    pub fn said(&self) -> String {
+    /// Its log so far.
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 }
@@ -212,9 +212,9 @@ impl Dev {
         Self { child: command.spawn().unwrap(), output }
     }
 
-    /// Where it serves gRPC, and where HTTP: as soon as it says so.
+    /// Its gRPC and HTTP addresses, once it prints them.
     pub async fn addresses(&mut self) -> (SocketAddr, SocketAddr) {
-        eventually("it says where it serves", async || {
+        eventually("it prints its addresses", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended");
             let output = fs::read_to_string(&self.output).unwrap();
             let after = |word: &str| {
@@ -284,12 +284,12 @@ impl Dev {
         self.child.wait().unwrap();
     }
 
-    /// Waits for its end; returns how it ended and what it said.
+    /// Waits for its end; returns its status and what it printed to stderr.
     pub async fn ended(&mut self) -> (ExitStatus, String) {
         let status = eventually("it ends", async || self.child.try_wait().unwrap()).await;
-        let mut said = String::new();
-        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        (status, said)
+        let mut message = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut message).unwrap();
+        (status, message)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Buyers who buy while things break, remember every answer, and hold the service to it afterwards.
+//! Buyers who buy during faults and record every answer, which is compared with the service afterwards.
 //!
-//! What they buy follows from a seed. A run that fails prints it; `FAULT_SEED` repeats its choices (not
-//! the scheduler's).
+//! What they buy follows from a seed. A run that fails prints it; `FAULT_SEED` repeats its choices, but not those
+//! of the scheduler.
 
 use std::{
     collections::HashMap,
@@ -21,11 +21,11 @@ use yoink::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventorySer
 
 use super::{Bought, Schedule, answers::Answers, reason};
 
-/// How long a buyer waits for one answer, and before asking again.
+/// How long a buyer waits for one answer, and before it repeats a request.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One request, whoever asks it how often.
+/// One request, which may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ask {
     pub product: String,
@@ -33,19 +33,19 @@ pub struct Ask {
     pub request: String,
 }
 
-/// How one attempt ended, for who must decide whether to ask again.
-pub(super) enum Told {
-    /// Here is the reservation.
+/// The outcome of one attempt.
+pub(super) enum Attempt {
+    /// It was accepted.
     Accepted(Bought),
-    /// Nothing was taken, and that is final.
+    /// It was refused for good.
     Refused(String),
-    /// Nothing was taken: later perhaps.
+    /// It was not applied; a later attempt may be.
     Later,
-    /// Nobody knows; ask again with the same request id.
+    /// It may have been applied; repeat it with the same request id.
     Open,
 }
 
-/// What one request came to.
+/// The answers to one request.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Record {
     /// Every reservation id ever answered, in order, without repetition.
@@ -56,7 +56,7 @@ pub(super) struct Record {
     pub(super) refused: Option<String>,
 }
 
-/// Buyers, and what they are after.
+/// A number of buyers and the products they buy.
 #[derive(Debug, Clone)]
 pub struct BuyerLoad {
     name: String,
@@ -67,7 +67,7 @@ pub struct BuyerLoad {
 }
 
 impl BuyerLoad {
-    /// So many buyers of these products; crowds of one env need different names.
+    /// Buyers of these products; two loads of one environment need different names.
     pub fn new(name: &str, buyers: usize, products: &[&str]) -> Self {
         Self::seeded(name, buyers, products, Schedule::new().seed())
     }
@@ -78,15 +78,15 @@ impl BuyerLoad {
         Self { name: name.to_owned(), seed, buyers, products, pace: Duration::ZERO }
     }
 
-    /// Each buyer asks so often at most.
+    /// The least time between two requests of a buyer.
     pub fn paced(mut self, pace: Duration) -> Self {
         self.pace = pace;
         self
     }
 
     /// Begins to buy through these connections.
-    pub fn start(self, doors: Vec<Channel>) -> RunningLoad {
-        let (doors, seen) = watch::channel(doors);
+    pub fn start(self, channels: Vec<Channel>) -> RunningLoad {
+        let (channels, seen) = watch::channel(channels);
         let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let records: Arc<Mutex<HashMap<Ask, Record>>> = Arc::default();
         let tasks = TaskTracker::new();
@@ -95,7 +95,7 @@ impl BuyerLoad {
                 buyers: self.clone(),
                 number,
                 dice: Schedule::of(self.seed).branch(number),
-                doors: seen.clone(),
+                channels: seen.clone(),
                 records: records.clone(),
                 accepted: accepted.clone(),
                 stop: stop.clone(),
@@ -103,14 +103,14 @@ impl BuyerLoad {
             tasks.spawn(buyer.run())
         });
         let buyers = buyers.collect();
-        RunningLoad { seed: Schedule::of(self.seed), doors, stop, accepted, records, buyers }
+        RunningLoad { seed: Schedule::of(self.seed), channels, stop, accepted, records, buyers }
     }
 }
 
-/// A buyers that is buying.
+/// Buyers that are buying.
 pub struct RunningLoad {
     seed: Schedule,
-    doors: watch::Sender<Vec<Channel>>,
+    channels: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
     accepted: Arc<AtomicUsize>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
@@ -118,9 +118,9 @@ pub struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Other connections from now on; with none, everybody waits.
-    pub fn go_to(&self, doors: Vec<Channel>) {
-        self.doors.send_replace(doors);
+    /// Replaces the connections; without any, the buyers wait.
+    pub fn go_to(&self, channels: Vec<Channel>) {
+        self.channels.send_replace(channels);
     }
 
     /// How many requests were accepted so far.
@@ -128,19 +128,21 @@ impl RunningLoad {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many requests have an outcome that nobody knows now.
+    /// How many requests have an unknown outcome now.
     pub fn open(&self) -> usize {
         self.records.lock().unwrap().values().filter(|record| record.open).count()
     }
 
-    /// Waits until so many more are accepted.
+    /// Waits until `more` requests are accepted.
     pub async fn sells(&self, more: usize) {
         let goal = self.accepted() + more;
-        super::eventually("the buyers buys on", async || (self.accepted() >= goal).then_some(()))
-            .await;
+        super::eventually("the buyers continue to buy", async || {
+            (self.accepted() >= goal).then_some(())
+        })
+        .await;
     }
 
-    /// Sends everybody home; who has asked waits for the answer.
+    /// Stops the buyers; calls in flight are awaited.
     pub async fn end(mut self) -> Answers {
         self.stop.cancel();
         for ended in join_all(std::mem::take(&mut self.buyers)).await {
@@ -161,7 +163,7 @@ struct Buyer {
     buyers: BuyerLoad,
     number: usize,
     dice: Schedule,
-    doors: watch::Receiver<Vec<Channel>>,
+    channels: watch::Receiver<Vec<Channel>>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
     accepted: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -183,31 +185,31 @@ impl Buyer {
                 asked.push(Ask { product: product.clone(), user, request });
                 asked[asked.len() - 1].clone()
             };
-            self.insist(&ask).await;
+            self.ask_until_decided(&ask).await;
             tokio::task::yield_now().await;
         }
     }
 
-    /// Asks until it is decided, or until the end.
-    async fn insist(&mut self, ask: &Ask) {
+    /// Repeats a request until it is decided, or until the load is stopped.
+    async fn ask_until_decided(&mut self, ask: &Ask) {
         let mut again = tokio::time::interval(RETRY_INTERVAL);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.stop.run_until_cancelled(again.tick()).await.is_some() {
-            let Some(door) = self.door().await else { return };
-            let told = send(door, ask).await;
-            let done = matches!(told, Told::Accepted(_) | Told::Refused(_));
-            self.record(ask, |record| record.note(told));
+            let Some(channel) = self.channel().await else { return };
+            let reported = send(channel, ask).await;
+            let done = matches!(reported, Attempt::Accepted(_) | Attempt::Refused(_));
+            self.record(ask, |record| record.note(reported));
             if done {
                 return;
             }
         }
     }
 
-    /// Any of the connections, as soon as there is one.
-    async fn door(&mut self) -> Option<Channel> {
-        let some = self.doors.wait_for(|doors| !doors.is_empty());
-        let doors = self.stop.run_until_cancelled(some).await?.ok()?.clone();
-        Some(doors[self.dice.below(doors.len())].clone())
+    /// One of the connections, once there is one.
+    async fn channel(&mut self) -> Option<Channel> {
+        let some = self.channels.wait_for(|channels| !channels.is_empty());
+        let channels = self.stop.run_until_cancelled(some).await?.ok()?.clone();
+        Some(channels[self.dice.below(channels.len())].clone())
     }
 
     fn record(&self, ask: &Ask, change: impl FnOnce(&mut Record)) {
@@ -220,26 +222,26 @@ impl Buyer {
 }
 
 impl Record {
-    pub(super) fn note(&mut self, told: Told) {
-        match told {
-            Told::Accepted(answer) => {
+    pub(super) fn note(&mut self, reported: Attempt) {
+        match reported {
+            Attempt::Accepted(answer) => {
                 (self.open, self.refused) = (false, None);
                 if self.ids.contains(&answer.reservation_id) {
-                    assert!(answer.duplicate, "told as new for the second time: {answer:?}");
+                    assert!(answer.duplicate, "answered as new for the second time: {answer:?}");
                 } else {
                     self.ids.push(answer.reservation_id);
                 }
             }
-            Told::Refused(why) => (self.open, self.refused) = (false, Some(why)),
-            Told::Open => self.open = true,
-            // An attempt before it may still have been taken.
-            Told::Later => {}
+            Attempt::Refused(why) => (self.open, self.refused) = (false, Some(why)),
+            Attempt::Open => self.open = true,
+            // An earlier attempt may still have been applied.
+            Attempt::Later => {}
         }
     }
 }
 
 /// One attempt.
-pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
+pub(super) async fn send(channel: Channel, ask: &Ask) -> Attempt {
     let mut request = Request::new(ReserveUnitRequest {
         product_id: ask.product.clone(),
         user_id: ask.user.clone(),
@@ -247,30 +249,30 @@ pub(super) async fn send(door: Channel, ask: &Ask) -> Told {
         ..Default::default()
     });
     request.set_timeout(CALL_LIMIT);
-    match InventoryServiceClient::new(door).reserve_unit(request).await {
+    match InventoryServiceClient::new(channel).reserve_unit(request).await {
         Ok(answer) => {
             let answer = Bought::from(answer.into_inner());
             assert_eq!((&answer.product_id, &answer.user_id), (&ask.product, &ask.user));
-            Told::Accepted(answer)
+            Attempt::Accepted(answer)
         }
         Err(status) => judge(&status),
     }
 }
 
-fn judge(status: &Status) -> Told {
+fn judge(status: &Status) -> Attempt {
     let info = status.get_details_error_info();
     let applied = info.and_then(|info| info.metadata.get("applied").cloned());
     let broken = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
-    let no_words_of_ours = status.get_details_error_info().is_none();
+    let no_error_info = status.get_details_error_info().is_none();
     if status.code() == Code::FailedPrecondition {
-        Told::Refused(reason(status))
+        Attempt::Refused(reason(status))
     } else if status.code() == Code::ResourceExhausted || applied.as_deref() == Some("no") {
-        Told::Later
+        Attempt::Later
     } else {
-        // A connection that broke says no more than that it broke.
-        let open = broken.contains(&status.code())
-            || (status.code() == Code::Internal && no_words_of_ours);
+        // A broken connection does not show whether the call was applied.
+        let open =
+            broken.contains(&status.code()) || (status.code() == Code::Internal && no_error_info);
         assert!(open, "an answer that no buyer may get: {status:?}");
-        Told::Open
+        Attempt::Open
     }
 }

@@ -44,7 +44,7 @@ fn words(value: &Value) -> Vec<String> {
     value.as_sequence().unwrap().iter().map(text).collect()
 }
 
-fn ends_well(command: &mut Command) {
+fn assert_succeeds(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -63,7 +63,7 @@ impl Deployment {
         let dir = scratch_dir("deployment");
         let passwords = dir.join("passwords");
         fs::create_dir(&passwords).unwrap();
-        ends_well(Command::new(checkout("deploy/compose/passwords.sh")).arg(&passwords));
+        assert_succeeds(Command::new(checkout("deploy/compose/passwords.sh")).arg(&passwords));
         let postgres = start_postgres(&dir, &passwords);
         let (redis, redis_port) = start_redis(&dir, &passwords).await;
         let toml = passwords.join("yoink.toml");
@@ -129,7 +129,7 @@ fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
     let path = std::env::var("PATH").unwrap();
     role.env("PATH", format!("{}:{path}", psql.parent().unwrap().display()));
     role.env("PASSWORDS", passwords).env("POSTGRES_USER", "postgres").env("POSTGRES_DB", "yoink");
-    ends_well(role.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string()));
+    assert_succeeds(role.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string()));
     let rules = dir.join("data/pg_hba.conf");
     let trusting = fs::read_to_string(&rules).unwrap();
     fs::write(&rules, format!("host all yoink 127.0.0.1/32 scram-sha-256\n{trusting}")).unwrap();

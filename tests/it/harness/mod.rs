@@ -1,4 +1,4 @@
-//! What every test stands on: servers of our own, a service, buyers, and the audit at the end.
+//! The test harness: private servers, a service, buyers, and the audit at the end.
 
 mod answers;
 mod binary;
@@ -34,10 +34,10 @@ pub use service::{Bought, Service, get, reason};
 pub use standby::{promote, standby};
 pub use test_env::{TestEnv, product};
 
-/// No test waits longer for anything.
+/// The longest wait for a condition.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Polls until `done` gives something, and panics with `what` when it never does.
+/// Polls until `done` returns a value; panics with `what` after `WAIT_MAX`.
 pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     let poll = async {
@@ -54,7 +54,7 @@ pub async fn eventually<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T>)
     }
 }
 
-/// As [`eventually`], for what fails until then; panics with the last error when it never succeeds.
+/// As [`eventually`] for a fallible attempt; panics with the last error after `WAIT_MAX`.
 pub async fn succeeds<T, E: std::fmt::Debug>(
     what: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
@@ -74,15 +74,15 @@ pub async fn succeeds<T, E: std::fmt::Debug>(
     .await
 }
 
-/// An attempt that fails so late is the last one.
+/// An attempt that fails within this time before `WAIT_MAX` is the last one.
 const LAST_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Says that something cannot be tried on this machine; fails where `STRICT` is set.
+/// Reports that a test cannot run on this machine; fails if `STRICT` is set.
 pub fn not_tried(what: &str) {
     use std::io::Write as _;
     let strict = std::env::var_os("STRICT").is_some_and(|strict| !strict.is_empty());
     assert!(!strict, "NOT TRIED: {what}");
-    // Past the capture of the test's output: it shall be seen.
+    // Not captured with the test's output, so that it is always shown.
     let mut stderr = std::io::stderr();
     writeln!(stderr, "NOT TRIED: {what}").unwrap();
 }

@@ -1,4 +1,4 @@
-//! A network between the service and a store that fails on demand.
+//! A proxy between the service and a store, which fails on demand.
 
 use std::{
     collections::BTreeSet,
@@ -26,10 +26,10 @@ use super::{
     wire::{Requests, Wire, contains},
 };
 
-/// What the network does with what is sent.
+/// What the proxy does with connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weather {
-    Fair,
+enum Flow {
+    Open,
     /// Connections are closed, also new ones as soon as they are made.
     Cut,
     /// Connections stay, and carry nothing.
@@ -38,7 +38,7 @@ enum Weather {
 
 #[derive(Debug, Clone)]
 struct State {
-    weather: Weather,
+    flow: Flow,
     /// Added to what goes to the server, and to what comes back.
     delays: [Duration; 2],
     server: SocketAddr,
@@ -50,7 +50,7 @@ struct State {
     held: Option<&'static str>,
 }
 
-/// One answer that is to be lost.
+/// A request whose reply is to be lost.
 struct Armed {
     texts: Vec<String>,
     tell: oneshot::Sender<Vec<u8>>,
@@ -108,7 +108,7 @@ impl Proxy {
         let own = listener.local_addr().unwrap().port();
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         let (state, seen) = watch::channel(State {
-            weather: Weather::Fair,
+            flow: Flow::Open,
             delays: [Duration::ZERO; 2],
             server,
             keeps_old: false,
@@ -145,10 +145,10 @@ impl Proxy {
         self.port
     }
 
-    /// Everything goes through at once again.
+    /// Ends every fault: everything passes without delay.
     pub fn pass(&self) {
         self.state.send_modify(|state| {
-            state.weather = Weather::Fair;
+            state.flow = Flow::Open;
             state.delays = [Duration::ZERO; 2];
             state.held = None;
         });
@@ -164,35 +164,35 @@ impl Proxy {
         self.shared.held.load(Ordering::SeqCst)
     }
 
-    /// What is sent arrives later: to the server, and back.
+    /// Delays what is sent to the server, and what comes back.
     pub fn delay(&self, to_server: Duration, back: Duration) {
         self.state.send_modify(|state| state.delays = [to_server, back]);
     }
 
     /// Closes every connection, and each new one as soon as it is made.
     pub fn cut(&self) {
-        self.state.send_modify(|state| state.weather = Weather::Cut);
+        self.state.send_modify(|state| state.flow = Flow::Cut);
     }
 
-    /// Keeps the connections and carries nothing.
+    /// Keeps the connections open and forwards nothing.
     pub fn freeze(&self) {
-        self.state.send_modify(|state| state.weather = Weather::Frozen);
+        self.state.send_modify(|state| state.flow = Flow::Frozen);
     }
 
-    /// Stands in front of another server from now on; connections to the old one are closed.
+    /// Forwards to another server from now on; connections to the old one are closed.
     pub fn point_at(&self, port: u16) {
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         self.state.send_modify(|state| state.server = server);
     }
 
-    /// New connections lead to another server from now on; those that are open stay.
+    /// Forwards new connections to another server from now on; open ones stay.
     pub fn lead_new_to(&self, port: u16) {
         let server = SocketAddr::from(([127, 0, 0, 1], port));
         self.state.send_modify(|state| (state.server, state.keeps_old) = (server, true));
     }
 
-    /// Connections that are open now carry nothing any more, and stay; new ones do. With a command's name, only
-    /// those that have carried it.
+    /// Keeps the connections that are open now and forwards nothing on them; new ones work. With a command's name,
+    /// only those that have carried it.
     pub fn silence_open(&self, command: &'static str) {
         let made = self.shared.made.load(Ordering::SeqCst);
         self.state.send_modify(|state| state.silenced = (made, command));
@@ -208,7 +208,7 @@ impl Proxy {
         self.shared.turned_away.load(Ordering::SeqCst)
     }
 
-    /// How often a client has asked Postgres something and waited for the answer.
+    /// How many requests to Postgres clients have waited for.
     pub fn round_trips(&self) -> u64 {
         self.shared.round_trips.load(Ordering::SeqCst)
     }
@@ -240,12 +240,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connect(client: TcpStream, shared: Arc<Shared>) {
-    let State { weather, server, .. } = shared.state.borrow().clone();
-    if weather == Weather::Cut {
+    let State { flow, server, .. } = shared.state.borrow().clone();
+    if flow == Flow::Cut {
         shared.turned_away.fetch_add(1, Ordering::SeqCst);
         return;
     }
-    // A server that is away refuses, as it would without us.
+    // A server that is down refuses, as without a proxy.
     let Ok(upstream) = TcpStream::connect(server).await else { return };
     client.set_nodelay(true).unwrap();
     upstream.set_nodelay(true).unwrap();
@@ -259,11 +259,11 @@ async fn connect(client: TcpStream, shared: Arc<Shared>) {
         losing: Mutex::new(None),
     };
     let mut state = shared.state.clone();
-    let cut = state
-        .wait_for(|now| now.weather == Weather::Cut || (now.server != server && !now.keeps_old));
+    let cut =
+        state.wait_for(|now| now.flow == Flow::Cut || (now.server != server && !now.keeps_old));
     let carry = async {
         requests(&line, from_client, to_server).await;
-        // The client has ended; the server hears of it and ends as well.
+        // The client has closed; the server sees that and closes as well.
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -290,10 +290,10 @@ impl Line {
     }
 
     /// Waits while the line is frozen, or silent.
-    async fn thawed(&self) {
+    async fn until_it_carries(&self) {
         let mut state = self.shared.state.clone();
-        let carries = |now: &State| now.weather != Weather::Frozen && !self.is_silent(now);
-        // A proxy that is gone carries nothing either: the cut ends this connection.
+        let carries = |now: &State| now.flow != Flow::Frozen && !self.is_silent(now);
+        // If the proxy was dropped, `cut` ends this connection.
         drop(state.wait_for(carries).await);
     }
 
@@ -350,7 +350,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut requests = Requests::new(line.shared.wire);
         while let Some((at, chunk)) = due.recv().await {
             sleep_until(at).await;
-            line.thawed().await;
+            line.until_it_carries().await;
             requests.push(&chunk);
             while let Some(request) = requests.next() {
                 line.released(&request).await;
@@ -361,7 +361,7 @@ async fn requests(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
                 }
                 let last = line.loses(&requests, &request);
                 if to.write_all(&request).await.is_err() || last {
-                    // Dropping our end says so to the server; it has the whole request, and answers it.
+                    // Dropping the writer closes the connection; the server has the whole request and answers it.
                     return;
                 }
             }
@@ -376,14 +376,14 @@ async fn answers(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut dropped = Vec::new();
         while let Some((at, chunk)) = due.recv().await {
             sleep_until(at).await;
-            line.thawed().await;
+            line.until_it_carries().await;
             if line.losing.lock().unwrap().is_some() {
                 dropped.extend(chunk);
             } else if to.write_all(&chunk).await.is_err() {
                 return;
             }
         }
-        // The server has closed: what it answered last is in our hands, and stays there.
+        // The server has closed: its last reply is kept here and not forwarded.
         if let Some(tell) = line.losing.lock().unwrap().take() {
             line.shared.broken.fetch_add(1, Ordering::SeqCst);
             drop(tell.send(dropped));

@@ -1,4 +1,4 @@
-//! What a random run does: chosen by dice whose seed is told when it fails, and can be given again.
+//! Random choices from a seed, which is printed when the test fails and can be set again.
 
 /// Choices that follow from a seed.
 pub struct Schedule {
@@ -7,18 +7,18 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// By `FAULT_SEED`, or by chance.
+    /// From `FAULT_SEED`, or from a random seed.
     pub fn new() -> Self {
         let given = std::env::var("FAULT_SEED").ok();
         Self::of(given.map_or_else(rand::random, |seed| seed.parse().unwrap()))
     }
 
-    /// By a seed.
+    /// From a seed.
     pub fn of(seed: u64) -> Self {
         Self { seed, state: seed }
     }
 
-    /// One of many who choose beside one another.
+    /// An independent schedule for one of several concurrent users.
     pub fn branch(&self, number: usize) -> Self {
         let number = u64::try_from(number).unwrap() + 1;
         Self { seed: self.seed, state: self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15) }
@@ -44,11 +44,11 @@ impl Schedule {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "told with the failure")]
+#[expect(clippy::print_stderr, reason = "printed with the failure")]
 impl Drop for Schedule {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("these choices are made again with FAULT_SEED={}", self.seed);
+            eprintln!("set FAULT_SEED={} to repeat these choices", self.seed);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
 
-/// The servers that tests share, told apart by key prefix and database.
+/// The servers that tests share; each test has its own key prefix and database.
 pub struct Shared {
     pub redis: RedisServer,
     pub postgres: PostgresServer,
@@ -54,10 +54,10 @@ fn remove_ended_runs() {
     assert!(!run_dir().exists(), "{} cannot be removed", run_dir().display());
 }
 
-/// What a test's Postgres runs with: a crash of the machine is not what these tests try.
+/// The settings of a test's Postgres: these tests do not crash the machine.
 pub const POSTGRES_SETTINGS: [&str; 2] = ["fsync=off", "max_connections=500"];
 
-/// The shared servers, started by whoever comes first.
+/// The shared servers, started by the first test that needs them.
 pub fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| {

@@ -47,7 +47,7 @@ impl From<ReserveUnitResponse> for Bought {
     }
 }
 
-/// A running service; stops when told to, or with the test.
+/// A running service; ends with [`Service::stop`] or with the test.
 pub struct Service {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -61,7 +61,7 @@ impl Service {
         Self::start_on(config, role, TcpListener::bind("127.0.0.1:0").await.unwrap()).await
     }
 
-    /// With HTTP on a listener of the caller's, who may keep it when the service has ended.
+    /// With HTTP on a listener of the caller.
     pub async fn start_on(config: &Config, role: Role, http: TcpListener) -> Self {
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = Listeners { grpc, http };
@@ -133,7 +133,7 @@ impl Service {
         Ok(self.buyers().reserve_unit(request).await?.into_inner().into())
     }
 
-    /// Buys one unit, and is answered when so much is true of it.
+    /// Buys one unit with an ack level.
     pub async fn buy_with(
         &self,
         (product, user, request): (&str, &str, &str),
@@ -148,7 +148,7 @@ impl Service {
         Ok(self.buyers().reserve_unit(request).await?.into_inner().into())
     }
 
-    /// Buys one unit and tells why not.
+    /// Buys one unit, which is refused; returns the reason.
     pub async fn refusal(&self, product: &str, user: &str, request: &str) -> String {
         reason(&self.buy(product, user, request).await.unwrap_err())
     }
@@ -160,7 +160,7 @@ impl Service {
         Ok(answer.into_inner().reservation.unwrap())
     }
 
-    /// Ends the service in order.
+    /// Stops the service and waits for its end.
     pub async fn stop(self) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();

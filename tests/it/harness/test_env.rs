@@ -1,4 +1,4 @@
-//! A key prefix and a database of a test's own, on shared servers or on its own.
+//! A test's own key prefix and database, on shared servers or on its own.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ use super::{
     Service, eventually, redis_cli, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds,
 };
 
-/// Where a test plays.
+/// The stores of a test.
 pub struct TestEnv {
     pub prefix: String,
     pub database: String,
@@ -57,7 +57,7 @@ impl TestEnv {
         env
     }
 
-    /// With a Redis of its own, to be broken.
+    /// With its own Redis, for faults.
     pub async fn with_own_redis() -> Self {
         let mut env = Self::new().await;
         let dir = scratch_dir("redis");
@@ -66,12 +66,12 @@ impl TestEnv {
         env
     }
 
-    /// With a Postgres of its own, to be broken.
+    /// With its own Postgres, for faults.
     pub async fn with_own_postgres() -> Self {
         Self::with_postgres(&POSTGRES_SETTINGS).await
     }
 
-    /// With a Postgres of its own whose commits are on its disk.
+    /// With its own Postgres, which flushes commits to its disk.
     pub async fn with_durable_postgres() -> Self {
         Self::with_postgres(&["max_connections=500"]).await
     }
@@ -95,7 +95,7 @@ impl TestEnv {
         self.postgres.as_ref().unwrap_or(&shared().postgres).url(&self.database)
     }
 
-    /// The settings of this env, and `more`.
+    /// The settings for these stores, and `more`.
     pub fn settings(&self, more: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         let mut settings = vec![
             ("redis_url", self.redis_url()),
@@ -114,7 +114,7 @@ impl TestEnv {
         Config::load(Path::new("no-such-file.toml"), false, &self.settings(more)).unwrap()
     }
 
-    /// A service that is built and does not run: its loops are stepped.
+    /// A service that is built and does not run: the test calls its loops.
     pub async fn app(&self, more: &[(&'static str, &str)]) -> App {
         let bind = || TcpListener::bind("127.0.0.1:0");
         let listeners = Listeners { grpc: bind().await.unwrap(), http: bind().await.unwrap() };
@@ -126,7 +126,7 @@ impl TestEnv {
         Service::start(&self.config(more), role).await
     }
 
-    /// Both stores, beside whatever serves; after a fault, as soon as both can be reached.
+    /// Both stores, independent of a running service; after a fault, once both can be reached.
     pub async fn stores(&self) -> Stores {
         succeeds("both stores can be reached", async || {
             let stores = Stores::connect(&self.config(&[])).await?;
@@ -144,12 +144,12 @@ impl TestEnv {
         names.find(there).unwrap()
     }
 
-    /// The database, as psql would see it; after a fault, as soon as it accepts connections.
+    /// A connection to the database; after a fault, once it accepts connections.
     pub async fn sql(&self) -> Client {
         connect(&self.postgres_url()).await
     }
 
-    /// Redis, as redis-cli would see it.
+    /// A connection to Redis.
     pub async fn cli(&self) -> redis::aio::MultiplexedConnection {
         redis_cli(&self.redis_url()).await
     }
@@ -200,7 +200,7 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-/// Whether this is the end of a connection, and not an answer to what was asked.
+/// Whether the connection has ended, rather than that the query failed.
 fn is_broken(error: &tokio_postgres::Error) -> bool {
     let ended = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::CANNOT_CONNECT_NOW];
     error.code().is_none_or(|code| ended.contains(code))

@@ -1,6 +1,6 @@
-//! Where one request ends and the next begins, in the two protocols that the proxy carries.
+//! Splits a byte stream into requests, for the two protocols that the proxy forwards.
 
-/// Who is behind a proxy.
+/// The protocol of the server behind a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
     Redis,
@@ -40,7 +40,7 @@ impl Requests {
         }
         let rest = self.bytes.split_off(length);
         let request = std::mem::replace(&mut self.bytes, rest);
-        // Who asks for encryption first (eight bytes) starts afterwards.
+        // A request for encryption (eight bytes) comes before the start-up message.
         self.started |= length > 8;
         if is_query(&request, b"START TRANSACTION") || is_query(&request, b"BEGIN") {
             self.transaction.clear();

@@ -1,5 +1,5 @@
-//! Consumers: read, store, settle; or release, or move_to_dead. Each step may come as late as it likes, under the
-//! belief of that time, and between any two of them a consumer may die.
+//! Consumers: read, store and settle, release or move to dead. Each step may come at any later time, and between any
+//! two of them a consumer may crash.
 
 use super::Protocol;
 use crate::{
@@ -10,41 +10,41 @@ use crate::{
 /// What a consumer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsumerStep {
-    /// Reads an entry that is new, or takes one over from somebody dead or stalled. No fence is here.
+    /// Reads a new entry, or takes one over from a dead or stalled consumer. Reading is not fenced.
     Read(Reservation),
     /// The transaction that stores it.
     Store,
-    /// The same, refused for the order's own sake.
+    /// The same transaction, which fails because of the order.
     Fail,
-    /// The script that the outcome asks for.
-    Conclude,
-    /// Is killed, or forgets what is of an earlier life.
-    Forget,
+    /// The script that follows from the outcome.
+    Finish,
+    /// Is killed, or drops an entry of an earlier epoch.
+    Crash,
 }
 
 /// What a consumer may do next.
-pub fn steps(state: &State, who: usize, mut add: impl FnMut(ConsumerStep)) {
-    match state.consumers[who] {
+pub fn steps(state: &State, index: usize, mut add: impl FnMut(ConsumerStep)) {
+    match state.consumers[index] {
         // Equal actors: it is enough that one of the idle ones reads.
         Consumer::Idle => {
-            if who == 0 || state.consumers[who - 1] != Consumer::Idle {
+            if index == 0 || state.consumers[index - 1] != Consumer::Idle {
                 state.redis.orders.iter().for_each(|entry| add(ConsumerStep::Read(entry)));
             }
         }
         Consumer::Holds(_) => {
-            [ConsumerStep::Store, ConsumerStep::Fail, ConsumerStep::Forget]
+            [ConsumerStep::Store, ConsumerStep::Fail, ConsumerStep::Crash]
                 .into_iter()
                 .for_each(add);
         }
         Consumer::Stored(_) | Consumer::Voided(_) | Consumer::Failed(_) | Consumer::Refused(_) => {
-            [ConsumerStep::Conclude, ConsumerStep::Forget].into_iter().for_each(add);
+            [ConsumerStep::Finish, ConsumerStep::Crash].into_iter().for_each(add);
         }
     }
 }
 
 impl Protocol {
-    pub fn consumer(&self, state: &mut State, who: usize, step: ConsumerStep) -> Option<()> {
-        let now = state.consumers[who];
+    pub fn consumer(&self, state: &mut State, index: usize, step: ConsumerStep) -> Option<()> {
+        let now = state.consumers[index];
         let next = match (step, now) {
             (ConsumerStep::Read(reservation), Consumer::Idle) => {
                 let there = state.redis.orders.has(reservation);
@@ -61,19 +61,19 @@ impl Protocol {
                 }
             }
             (ConsumerStep::Fail, Consumer::Holds(reservation)) => {
-                let may = self.bounds.poison && self.may_settle(state, reservation);
-                may.then_some(Consumer::Failed(reservation))?
+                let allowed = self.bounds.poison && self.may_settle(state, reservation);
+                allowed.then_some(Consumer::Failed(reservation))?
             }
-            (ConsumerStep::Conclude, _) => self.conclude(state, now)?,
-            (ConsumerStep::Forget, _) if now != Consumer::Idle => Consumer::Idle,
+            (ConsumerStep::Finish, _) => self.finish(state, now)?,
+            (ConsumerStep::Crash, _) if now != Consumer::Idle => Consumer::Idle,
             _ => return None,
         };
-        state.consumers[who] = next;
+        state.consumers[index] = next;
         Some(())
     }
 
-    /// A script that the fence refuses leaves the entry held: it is stored again, which finds out.
-    fn conclude(&self, state: &mut State, now: Consumer) -> Option<Consumer> {
+    /// If the fence refuses the script, the entry stays held and is stored again.
+    fn finish(&self, state: &mut State, now: Consumer) -> Option<Consumer> {
         let reservation = match now {
             Consumer::Idle | Consumer::Holds(_) => return None,
             Consumer::Stored(reservation)
@@ -81,11 +81,11 @@ impl Protocol {
             | Consumer::Failed(reservation)
             | Consumer::Refused(reservation) => reservation,
         };
-        if !self.is_let_in(state) {
+        if !self.is_open(state) {
             return Some(Consumer::Holds(reservation));
         }
         // Redis knows an entry by its stream id alone.
-        let entry = state.named_like(reservation, state.redis.orders);
+        let entry = state.with_same_entry_id(reservation, state.redis.orders);
         match (now, entry) {
             (Consumer::Refused(_), _) => {
                 state.redis.close();
@@ -95,7 +95,7 @@ impl Protocol {
             (Consumer::Voided(_), Some(entry)) if self.rules.voided_is_released => {
                 state.redis.orders.remove(entry);
                 state.redis.stock += 1;
-                state.past.released.add(entry);
+                state.history.released.add(entry);
             }
             (_, Some(entry)) => {
                 state.redis.orders.remove(entry);

@@ -1,8 +1,8 @@
-//! Gateways, and whoever tells Redis of grants. A gateway is what it believes, and any number of them may
-//! believe in any epoch that was ever open: so none has a state of its own here.
+//! Gateways, and the processes that apply grants to Redis. A gateway is defined by the epoch it sells in, and any
+//! number of them may sell in any epoch that was ever open: so gateways have no state in this model.
 
 use super::Protocol;
-use crate::state::{MOST, State};
+use crate::state::{RESERVATIONS_MAX, State};
 
 /// What a gateway does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,30 +11,31 @@ pub enum GatewayStep {
     Reserve,
     /// A grant is committed in the ledger.
     Grant,
-    /// `restock.lua`, by anybody.
-    Tell,
+    /// `restock.lua`, by any process.
+    ApplyGrant,
 }
 
-pub const STEPS: [GatewayStep; 3] = [GatewayStep::Reserve, GatewayStep::Grant, GatewayStep::Tell];
+pub const STEPS: [GatewayStep; 3] =
+    [GatewayStep::Reserve, GatewayStep::Grant, GatewayStep::ApplyGrant];
 
 impl Protocol {
     pub fn gateway(&self, state: &mut State, step: GatewayStep) -> Option<()> {
         match step {
             GatewayStep::Reserve => self.reserve(state),
             GatewayStep::Grant => {
-                state.left.grants = state.left.grants.checked_sub(1)?;
+                state.budget.grants = state.budget.grants.checked_sub(1)?;
                 state.ledger.supply += 1;
-                state.untold += u8::from(!self.rules.absolute_grants);
+                state.unapplied_grants += u8::from(!self.rules.absolute_grants);
                 Some(())
             }
-            GatewayStep::Tell => {
-                if !self.is_let_in(state) {
+            GatewayStep::ApplyGrant => {
+                if !self.is_open(state) {
                     return None;
                 }
                 if self.rules.absolute_grants {
                     return state.redis.restock(state.ledger.supply).then_some(());
                 }
-                state.untold = state.untold.checked_sub(1)?;
+                state.unapplied_grants = state.unapplied_grants.checked_sub(1)?;
                 state.redis.add_unit();
                 Some(())
             }
@@ -42,9 +43,9 @@ impl Protocol {
     }
 
     fn reserve(&self, state: &mut State) -> Option<()> {
-        let most = MOST.min(usize::from(self.bounds.reservations));
-        let place = state.accepted[..most].iter().position(Option::is_none)?;
-        if !self.is_let_in(state) {
+        let limit = RESERVATIONS_MAX.min(usize::from(self.bounds.reservations));
+        let place = state.accepted[..limit].iter().position(Option::is_none)?;
+        if !self.is_open(state) {
             return None;
         }
         let reservation = u8::try_from(place).ok()?;

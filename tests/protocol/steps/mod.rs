@@ -1,8 +1,8 @@
-//! What can happen: each step is one script, one transaction, or one turn of fate. Between any two of
-//! them anything else may happen.
+//! The steps of the model: each is one script, one transaction, or one fault. Between any two of them any other
+//! step may happen.
 
 mod consumer;
-mod fate;
+mod fault;
 mod gateway;
 mod rebuilder;
 mod releaser;
@@ -10,7 +10,7 @@ mod releaser;
 use stateright::{Model, Property};
 
 pub use self::{
-    consumer::ConsumerStep, fate::FateStep, gateway::GatewayStep, rebuilder::RebuilderStep,
+    consumer::ConsumerStep, fault::FaultStep, gateway::GatewayStep, rebuilder::RebuilderStep,
     releaser::ReleaserStep,
 };
 use crate::{
@@ -19,21 +19,21 @@ use crate::{
     state::{Reservation, State},
 };
 
-/// The protocol under some rules, in a world of some size.
+/// The protocol under some rules, within bounds.
 #[derive(Clone, Debug)]
 pub struct Protocol {
     pub rules: Rules,
     pub bounds: Bounds,
 }
 
-/// Who does what.
+/// A step of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Gateway(GatewayStep),
     Consumer(usize, ConsumerStep),
     Releaser(usize, ReleaserStep),
     Rebuilder(usize, RebuilderStep),
-    Fate(FateStep),
+    Fault(FaultStep),
 }
 
 impl Model for Protocol {
@@ -44,18 +44,18 @@ impl Model for Protocol {
         vec![State::first(&self.bounds)]
     }
 
-    /// Candidates: what cannot happen in a state is refused by `next_state`.
+    /// Candidates; `next_state` refuses those that cannot happen in a state.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         steps.extend(gateway::STEPS.map(Step::Gateway));
-        fate::steps(state, |step| steps.push(Step::Fate(step)));
-        for who in 0..self.bounds.consumers {
-            consumer::steps(state, who, |step| steps.push(Step::Consumer(who, step)));
+        fault::steps(state, |step| steps.push(Step::Fault(step)));
+        for index in 0..self.bounds.consumers {
+            consumer::steps(state, index, |step| steps.push(Step::Consumer(index, step)));
         }
-        for who in 0..self.bounds.releasers {
-            releaser::steps(state, who, |step| steps.push(Step::Releaser(who, step)));
+        for index in 0..self.bounds.releasers {
+            releaser::steps(state, index, |step| steps.push(Step::Releaser(index, step)));
         }
-        for who in 0..self.bounds.rebuilders {
-            rebuilder::steps(state, who, |step| steps.push(Step::Rebuilder(who, step)));
+        for index in 0..self.bounds.rebuilders {
+            rebuilder::steps(state, index, |step| steps.push(Step::Rebuilder(index, step)));
         }
     }
 
@@ -63,10 +63,10 @@ impl Model for Protocol {
         let mut state = last.clone();
         let happened = match step {
             Step::Gateway(step) => self.gateway(&mut state, step),
-            Step::Consumer(who, step) => self.consumer(&mut state, who, step),
-            Step::Releaser(who, step) => self.releaser(&mut state, who, step),
-            Step::Rebuilder(who, step) => self.rebuilder(&mut state, who, step),
-            Step::Fate(step) => self.fate(&mut state, step),
+            Step::Consumer(index, step) => self.consumer(&mut state, index, step),
+            Step::Releaser(index, step) => self.releaser(&mut state, index, step),
+            Step::Rebuilder(index, step) => self.rebuilder(&mut state, index, step),
+            Step::Fault(step) => self.fault(&mut state, step),
         };
         happened.map(|()| state.normalised())
     }
@@ -77,21 +77,20 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// Whether a script of some gateway or worker is let in now: somebody may believe in what Redis is.
-    pub fn is_let_in(&self, state: &State) -> bool {
+    /// Whether a script of a gateway or worker passes the fence now.
+    pub fn is_open(&self, state: &State) -> bool {
         self.selling_epoch(state).is_some()
     }
 
-    /// The epoch in which Redis sells to those who believe in it.
+    /// The epoch in which Redis sells.
     pub fn selling_epoch(&self, state: &State) -> Option<u8> {
-        state.redis.open_in(&self.rules).filter(|epoch| state.ledger.is_believed(*epoch))
+        state.redis.open_epoch(&self.rules).filter(|epoch| state.ledger.was_ever_open(*epoch))
     }
 
-    /// The epoch under which somebody who has read this order stores or voids it now, if the ledger lets
-    /// him. Orders of an earlier life than his own are forgotten, those of a later one wait: so he
-    /// believes in the order's own.
+    /// Whether a process that has read this order may store or void it now. It does so only in the order's own
+    /// epoch: orders of earlier epochs are dropped, and those of later ones wait.
     pub fn may_settle(&self, state: &State, reservation: Reservation) -> bool {
-        let life = state.entry_id(reservation).epoch;
-        state.ledger.is_believed(life) && state.ledger.passes(&self.rules, life)
+        let epoch = state.entry_id(reservation).epoch;
+        state.ledger.was_ever_open(epoch) && state.ledger.passes(&self.rules, epoch)
     }
 }

@@ -1,5 +1,5 @@
 //! Rebuilds (R7–R9), of one partition by several processes: any of them may begin at any time, be killed
-//! at any step, or go on long after another has finished.
+//! at any step, or continue long after another has finished.
 
 use super::Protocol;
 use crate::{
@@ -12,60 +12,60 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RebuilderStep {
     /// The next step of its rebuild.
-    GoOn,
+    Continue,
     /// Is killed.
-    Forget,
+    Crash,
 }
 
 /// What a rebuilder may do next.
-pub fn steps(state: &State, who: usize, mut add: impl FnMut(RebuilderStep)) {
-    let idle = |who: usize| state.rebuilders[who] == Rebuilder::Idle;
-    if !idle(who) {
-        add(RebuilderStep::Forget);
+pub fn steps(state: &State, index: usize, mut add: impl FnMut(RebuilderStep)) {
+    let idle = |index: usize| state.rebuilders[index] == Rebuilder::Idle;
+    if !idle(index) {
+        add(RebuilderStep::Crash);
     }
-    if !idle(who) || who == 0 || !idle(who - 1) {
-        add(RebuilderStep::GoOn);
+    if !idle(index) || index == 0 || !idle(index - 1) {
+        add(RebuilderStep::Continue);
     }
 }
 
 impl Protocol {
-    pub fn rebuilder(&self, state: &mut State, who: usize, step: RebuilderStep) -> Option<()> {
-        let now = state.rebuilders[who];
-        state.rebuilders[who] = match step {
-            RebuilderStep::Forget if now == Rebuilder::Idle => return None,
-            RebuilderStep::Forget => Rebuilder::Idle,
-            RebuilderStep::GoOn => self.go_on(state, now)?,
+    pub fn rebuilder(&self, state: &mut State, index: usize, step: RebuilderStep) -> Option<()> {
+        let now = state.rebuilders[index];
+        state.rebuilders[index] = match step {
+            RebuilderStep::Crash if now == Rebuilder::Idle => return None,
+            RebuilderStep::Crash => Rebuilder::Idle,
+            RebuilderStep::Continue => self.continue_rebuild(state, now)?,
         };
         Some(())
     }
 
-    /// Where the next step leads; back to nothing when it is refused.
-    fn go_on(&self, state: &mut State, now: Rebuilder) -> Option<Rebuilder> {
+    /// The state after the next step; idle if the step is refused.
+    fn continue_rebuild(&self, state: &mut State, now: Rebuilder) -> Option<Rebuilder> {
         let rules = &self.rules;
         let next = match now {
             Rebuilder::Idle => Some(self.begin(state)?),
             Rebuilder::Seen(epoch) => join(state, epoch + 1),
             Rebuilder::Closed(epoch) => {
-                state.redis.seize(epoch).then_some(Rebuilder::Seized(epoch))
+                state.redis.begin_rebuild(epoch).then_some(Rebuilder::Draining(epoch))
             }
-            Rebuilder::Seized(epoch) => Some(self.survey(state, epoch)),
+            Rebuilder::Draining(epoch) => Some(self.next_survivor(state, epoch)),
             Rebuilder::Found(epoch, reservation) => self
                 .settle(state, epoch, reservation)
                 .then_some(Rebuilder::Settled(epoch, reservation)),
             Rebuilder::Settled(epoch, reservation) => {
-                let goes_on = state.redis.drained(rules, epoch, reservation);
-                goes_on.then_some(Rebuilder::Seized(epoch))
+                let is_current = state.redis.remove_drained(rules, epoch, reservation);
+                is_current.then_some(Rebuilder::Draining(epoch))
             }
             Rebuilder::Drained(epoch) => {
                 let sold = state.ledger.confirmed.count();
                 Some(remaining(state, epoch, sold))
             }
             Rebuilder::Remaining(epoch, supply, stock) => {
-                let goes_on = state.redis.fill(rules, epoch, (supply, stock));
-                goes_on.then_some(Rebuilder::Filled(epoch))
+                let is_current = state.redis.fill(rules, epoch, (supply, stock));
+                is_current.then_some(Rebuilder::Filled(epoch))
             }
             Rebuilder::Filled(epoch) => state.redis.reopen(rules, epoch).map(|opened| {
-                if opened { Rebuilder::Opened(epoch) } else { Rebuilder::Seized(epoch) }
+                if opened { Rebuilder::Opened(epoch) } else { Rebuilder::Draining(epoch) }
             }),
             Rebuilder::Opened(epoch) => {
                 state.ledger.reopen(rules, epoch);
@@ -75,7 +75,7 @@ impl Protocol {
         Some(next.unwrap_or_default())
     }
 
-    /// R7. Who has seen an older epoch loses, and changes nothing: so seeing and closing is one step.
+    /// R7. A process that has read an older epoch changes nothing: so reading and closing are one step.
     fn begin(&self, state: &mut State) -> Option<Rebuilder> {
         let epoch = state.ledger.epoch + 1;
         if epoch > self.bounds.epochs {
@@ -90,8 +90,8 @@ impl Protocol {
         Some(Rebuilder::Closed(epoch))
     }
 
-    /// R8: the next entry that survived, if any. Reading is not fenced.
-    fn survey(&self, state: &State, epoch: u8) -> Rebuilder {
+    /// R8: the next surviving entry, if any. Reading is not fenced.
+    fn next_survivor(&self, state: &State, epoch: u8) -> Rebuilder {
         let streams = state.redis.streams();
         if !self.rules.drain {
             return remaining(state, epoch, state.ledger.confirmed.count() + streams.count());
@@ -107,13 +107,15 @@ impl Protocol {
             return false;
         }
         let given_up = state.entry_id(reservation).epoch < state.ledger.last_open();
-        if given_up && self.rules.the_lost_stay_lost {
+        if given_up && self.rules.lost_orders_are_voided {
             state.ledger.void(reservation);
             return true;
         }
         let new = !state.ledger.settled().has(reservation);
         match state.ledger.store(reservation, &state.accepted) {
-            Stored::Confirmed if given_up && new => state.past.came_back.add(reservation),
+            Stored::Confirmed if given_up && new => {
+                state.history.stored_after_lost.add(reservation)
+            }
             Stored::Confirmed | Stored::Voided => {}
             Stored::Inconsistent => {
                 state.ledger.void(reservation);
@@ -123,7 +125,7 @@ impl Protocol {
     }
 }
 
-/// What R7 forbids: the same epoch for all who have seen the one before it.
+/// What R7 forbids: the same epoch for all that have read the one before it.
 fn join(state: &mut State, epoch: u8) -> Option<Rebuilder> {
     if state.ledger.epoch > epoch {
         return None;

@@ -1,4 +1,4 @@
-//! Releasers, and the operator's dead_letters: a dead entry is voided and released (R5), or stored after all.
+//! Releasers and operators: a dead entry is voided and released (R5), or stored after all.
 
 use super::Protocol;
 use crate::{
@@ -9,40 +9,40 @@ use crate::{
 /// What a releaser does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReleaserStep {
-    /// Reads a dead entry. No fence is here.
+    /// Reads a dead entry. Reading is not fenced.
     Read(Reservation),
     /// The transaction that voids it.
     Void,
     /// The transaction that stores it: an operator's retry.
     Retry,
-    /// The script that the outcome asks for.
-    Conclude,
+    /// The script that follows from the outcome.
+    Finish,
     /// Is killed, or meets an error.
-    Forget,
+    Crash,
 }
 
 /// What a releaser may do next.
-pub fn steps(state: &State, who: usize, mut add: impl FnMut(ReleaserStep)) {
-    match state.releasers[who] {
+pub fn steps(state: &State, index: usize, mut add: impl FnMut(ReleaserStep)) {
+    match state.releasers[index] {
         Releaser::Idle => {
-            if who == 0 || state.releasers[who - 1] != Releaser::Idle {
+            if index == 0 || state.releasers[index - 1] != Releaser::Idle {
                 state.redis.dead.iter().for_each(|entry| add(ReleaserStep::Read(entry)));
             }
         }
         Releaser::Found(_) | Releaser::Released(_) => {
-            [ReleaserStep::Void, ReleaserStep::Retry, ReleaserStep::Forget]
+            [ReleaserStep::Void, ReleaserStep::Retry, ReleaserStep::Crash]
                 .into_iter()
                 .for_each(add);
         }
         Releaser::Voided(_) | Releaser::Stored(_) => {
-            [ReleaserStep::Conclude, ReleaserStep::Forget].into_iter().for_each(add);
+            [ReleaserStep::Finish, ReleaserStep::Crash].into_iter().for_each(add);
         }
     }
 }
 
 impl Protocol {
-    pub fn releaser(&self, state: &mut State, who: usize, step: ReleaserStep) -> Option<()> {
-        let now = state.releasers[who];
+    pub fn releaser(&self, state: &mut State, index: usize, step: ReleaserStep) -> Option<()> {
+        let now = state.releasers[index];
         let next = match (step, now) {
             (ReleaserStep::Read(reservation), Releaser::Idle) => {
                 let there = state.redis.dead.has(reservation);
@@ -68,20 +68,20 @@ impl Protocol {
                     Stored::Inconsistent => Releaser::Idle,
                 }
             }
-            (ReleaserStep::Conclude, Releaser::Voided(reservation)) => {
+            (ReleaserStep::Finish, Releaser::Voided(reservation)) => {
                 self.release_dead(state, reservation);
                 Releaser::Idle
             }
-            (ReleaserStep::Conclude, Releaser::Stored(reservation)) => {
-                if self.is_let_in(state) {
+            (ReleaserStep::Finish, Releaser::Stored(reservation)) => {
+                if self.is_open(state) {
                     state.redis.dead.remove(reservation);
                 }
                 Releaser::Idle
             }
-            (ReleaserStep::Forget, _) if now != Releaser::Idle => Releaser::Idle,
+            (ReleaserStep::Crash, _) if now != Releaser::Idle => Releaser::Idle,
             _ => return None,
         };
-        state.releasers[who] = next;
+        state.releasers[index] = next;
         Some(())
     }
 
@@ -99,12 +99,12 @@ impl Protocol {
 
     /// `release.lua` on a dead entry: the entry is the token.
     fn release_dead(&self, state: &mut State, reservation: Reservation) {
-        if !self.is_let_in(state) {
+        if !self.is_open(state) {
             return;
         }
         if state.redis.dead.remove(reservation) || !self.rules.entry_is_token {
             state.redis.stock += 1;
-            state.past.released.add(reservation);
+            state.history.released.add(reservation);
         }
     }
 }

@@ -1,11 +1,14 @@
-//! Whether the ledger still is what it was: an asynchronous failover or a restore loses commits.
+//! Detects lost commits: an asynchronous failover or a restore from a backup loses some.
 
 use tokio_postgres::{
     error::SqlState,
     types::{ToSql, Type},
 };
 
-use super::{Ledger, LedgerError};
+use super::{
+    Ledger, LedgerError,
+    pool::{from_count, to_bigint},
+};
 use crate::domain::{Epoch, Partition};
 
 /// The timeline of the ledger.
@@ -13,9 +16,9 @@ use crate::domain::{Epoch, Partition};
 pub enum Timeline {
     /// A primary on this timeline, as eight hexadecimal digits. A promotion begins another one.
     On(String),
-    /// A standby: it is not asked.
+    /// A standby, whose timeline is not read.
     Standby,
-    /// This server does not tell.
+    /// This server does not show its timeline.
     Refused,
 }
 
@@ -60,8 +63,8 @@ impl Ledger {
         .await
     }
 
-    /// Those of these partitions whose confirmed order of this seq is not in the ledger. A standby is not asked:
-    /// it may be behind.
+    /// The partitions whose confirmed order of the given epoch and seq is not in the ledger. None on a
+    /// standby, which may be behind its primary.
     ///
     /// # Errors
     ///
@@ -75,8 +78,7 @@ impl Ledger {
         }
         let partitions: Vec<i32> = orders.iter().map(|(p, ..)| i32::from(p.number())).collect();
         let epochs: Vec<i64> = orders.iter().map(|(_, epoch, _)| i64::from(epoch.0)).collect();
-        let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
-        let seqs: Vec<i64> = orders.iter().map(|(.., of)| seq(*of)).collect();
+        let seqs: Vec<i64> = orders.iter().map(|(.., seq)| to_bigint(*seq)).collect();
         let missing = self.with("missing_orders", |client| async move {
             // The index reservations_seq_once answers it. A subquery, because a join may be planned over the
             // whole table if the statistics say that it is empty.
@@ -118,7 +120,7 @@ impl Ledger {
                             WHERE state = 'voided' AND partition = $1 AND epoch = $2) settled";
             let number = i32::from(partition.number());
             let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
-            Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+            Ok(from_count(row.get(0)))
         })
         .await
     }
