@@ -104,7 +104,7 @@ async fn move_to_dead_or_release_with_lost_reply_happens_once() {
     voided(&service, &first.reservation_id).await;
     env.assert_audit_holds().await;
     for (script, word) in [
-        (include_str!("../../../lua/move_to_dead.lua"), "buried"),
+        (include_str!("../../../lua/move_to_dead.lua"), "moved"),
         (include_str!("../../../lua/release.lua"), "released"),
     ] {
         let lost = proxy.lose_reply(&[&hash(script)]);
