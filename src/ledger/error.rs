@@ -17,7 +17,7 @@ pub enum LedgerError {
     },
     /// A failure whose SQLSTATE is in no list: retried like a transient one, with an alert. One order may be
     /// the cause, so a batch is halved.
-    #[error("Postgres failed with a SQLSTATE that this program does not know ({})", code_of(*.sqlstate))]
+    #[error("Postgres failed with an error that this program does not know (SQLSTATE {})", code_of(*.sqlstate))]
     Unlisted {
         /// `None` if Postgres gave no code.
         sqlstate: Option<Sqlstate>,
