@@ -1,5 +1,5 @@
 //! The documents: links lead somewhere, the glossary is sorted, and the same Rust version is named everywhere.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,
@@ -85,7 +85,7 @@ fn glossary_defines_each_term_once_in_alphabetical_order() {
         rows.map(|row| row.split("**").next().unwrap().to_lowercase()).collect();
     assert!(terms.len() > 60, "{}", terms.len());
     for pair in terms.windows(2) {
-        assert!(pair[0] < pair[1], "{} stands before {}", pair[0], pair[1]);
+        assert!(pair[0] < pair[1], "{} is before {}", pair[0], pair[1]);
     }
 }
 

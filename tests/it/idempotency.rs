@@ -97,7 +97,7 @@ async fn retry_after_a_void_is_a_new_request() {
         .await
         .unwrap();
     let first = service.buy("shoe", "ann", "r1").await.unwrap();
-    eventually("the order is voided and its claim is gone", async || {
+    eventually("the order is voided and its request id is no longer remembered", async || {
         let found = service.reservation(&first.reservation_id).await.unwrap();
         let voided = found.state().as_str_name() == "RESERVATION_STATE_VOIDED";
         let report = env.audit().await;
@@ -146,7 +146,7 @@ async fn request_id_in_a_key_of_the_old_layout_is_found_and_extended() {
         .await
         .unwrap();
     let until = seconds * 1000 + micros / 1000 + left_ms;
-    assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the window says");
+    assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the idempotency window requires");
     env.assert_audit_holds().await;
 }
 

@@ -1,4 +1,4 @@
-//! What else goes through the edge, and what does not.
+//! Native gRPC, gRPC-Web and CORS through the edge, and the calls that it refuses.
 
 use http::{Method, Request};
 use http_body_util::Full;
@@ -160,6 +160,9 @@ async fn service_takes_the_client_address_only_from_envoy() {
     }
     let load = (0..10).map(|n| order([127, 0, 0, 99], ["1.1.1.1", "2.2.2.2"][n % 2]));
     let statuses = futures_util::future::join_all(load).await;
-    assert!(statuses.contains(&429), "what a client says of itself is not believed: {statuses:?}");
+    assert!(
+        statuses.contains(&429),
+        "the x-forwarded-for header of a client is not used: {statuses:?}"
+    );
     env.assert_audit_holds().await;
 }

@@ -55,7 +55,7 @@ async fn every_outcome_has_its_status_and_reason() {
     );
     let again = envoy.buy("last", "ann", "r").await;
     assert_eq!((again.status.as_u16(), &again.body["duplicate"]), (200, &json!(true)));
-    assert_eq!(told(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
+    assert_eq!(reported(&envoy.buy("last", "bob", "r").await), (409, "SOLD_OUT"));
     assert_eq!(envoy.buy("limited", "ann", "1").await.status.as_u16(), 202);
     let limited = envoy.buy("limited", "ann", "2").await;
     assert_eq!(reported(&limited), (409, "LIMIT_REACHED"));

@@ -1,5 +1,5 @@
-//! The clock of Redis jumps by two hours, forward and back: windows, claims and idle times jump with it,
-//! and nobody is stored twice or answered differently. And days pass: request ids are remembered.
+//! The clock of Redis jumps by two hours, forward and back: windows, request ids and idle times jump with it,
+//! and no order is stored twice or answered differently. Request ids are also remembered for days.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use super::answer_log::AnswerLog;
 use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink, scratch_dir};
 
 const HOUR_MS: i64 = 3_600_000;
-/// Request ids lie in buckets of so much time.
+/// How much time a bucket of request ids covers.
 const BUCKET_MS: i64 = 12 * HOUR_MS;
 
 /// The clock of one Redis. At first a bucket of request ids is about to end in an hour, so that each jump of
@@ -59,12 +59,12 @@ impl Clock {
         self.offset.write_all_at(&(self.base_s + hours * 3600).to_ne_bytes(), 0).unwrap();
     }
 
-    /// Its time, without any jump.
+    /// The time of the clock without any jump.
     fn now_ms(&self) -> i64 {
         real_ms() + self.base_s * 1000
     }
 
-    /// Sets it, and sees that Redis goes by it.
+    /// Sets it, and checks that Redis uses it.
     async fn jump(&self, env: &TestEnv, hours: i64) {
         self.set(hours);
         let before = self.now_ms() + hours * HOUR_MS;
@@ -82,7 +82,7 @@ fn real_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
-/// The answers of a sale window, a limit and a claim at this time.
+/// The answers of a sale window, a limit and a remembered request id at this time.
 async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
     let refusal = async |product: &str| {
         let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;
@@ -167,18 +167,18 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     let stores = app.stores();
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut reader = stores.reader().await.unwrap();
-    let held = stores.streams.read_new(&mut reader, partition, "lives", (500, 0)).await.unwrap();
+    let held = stores.streams.read_new(&mut reader, partition, "alive", (500, 0)).await.unwrap();
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
     let idle_ms = 1_800_000;
     let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
-    assert!(taken.is_empty(), "its consumer lives");
+    assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
     let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 
-    // Both believe that it is theirs.
+    // Both consumers treat the entries as their own.
     let epoch = stores.stock.partitions().epoch(partition).unwrap();
     let store = async |held: &[Delivery]| {
         let order =
