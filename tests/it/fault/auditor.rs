@@ -80,7 +80,7 @@ async fn audit_names_a_leaked_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_names_a_missing_idempotency_claim() {
+async fn audit_names_a_missing_request_id() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;

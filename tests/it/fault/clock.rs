@@ -230,7 +230,7 @@ async fn request_id_from_71_hours_ago_is_a_duplicate_even_after_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lengthening_the_idempotency_window_keeps_existing_claims() {
+async fn lengthening_the_idempotency_window_keeps_remembered_request_ids() {
     let (clock, env) = Clock::of_a_redis().await;
     // Twelve hours were the default of earlier versions, which wrote the same keys.
     let before = env.serve(Role::All, &[TWELVE_HOURS]).await;
@@ -257,7 +257,7 @@ async fn lengthening_the_idempotency_window_keeps_existing_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_after_lengthening_the_window_notes_claims_that_had_expired() {
+async fn audit_after_lengthening_the_window_notes_request_ids_that_had_expired() {
     let (clock, env) = Clock::of_a_redis().await;
     let service = env.serve(Role::All, &[TWELVE_HOURS]).await;
     service.create(product("shoe", 10)).await;
