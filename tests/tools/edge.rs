@@ -144,14 +144,14 @@ async fn service_takes_the_client_address_only_from_envoy() {
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 1_000)).await;
     // Envoy calls from 127.0.0.1; its clients are others.
-    let order = async |client: [u8; 4], claims: &str| {
+    let order = async |client: [u8; 4], forwarded: &str| {
         let mut connector = HttpConnector::new();
         connector.set_local_address(Some(client.into()));
         let client =
             Client::builder(TokioExecutor::new()).build::<_, Full<bytes::Bytes>>(connector);
         let request = Request::post(format!("http://{}/orders", envoy.address))
             .header("content-type", "application/json")
-            .header("x-forwarded-for", claims)
+            .header("x-forwarded-for", forwarded)
             .body(Full::from(json!({ "productId": "shoe", "userId": "ann" }).to_string()));
         client.request(request.unwrap()).await.unwrap().status().as_u16()
     };

@@ -83,7 +83,7 @@ fn real_ms() -> i64 {
 }
 
 /// The answers of a sale window, a limit and a remembered request id at this time.
-async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
+async fn rules_hold(service: &Service, hours: i64, remembered: &[(&str, &str)]) {
     let refusal = async |product: &str| {
         let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;
         answer.err().map_or("sold".to_owned(), |status| reason(&status))
@@ -95,7 +95,7 @@ async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
     assert_eq!(refusal("opening").await, opens_in_an_hour, "at {hours} h");
     assert_eq!(refusal("closing").await, closes_in_an_hour, "at {hours} h");
     assert_eq!(service.refusal("limited", "ann", "other").await, "LIMIT_REACHED", "at {hours} h");
-    for (user, id) in claims {
+    for (user, id) in remembered {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, again.reservation_id.as_str()), (true, *id), "at {hours} h");
     }
@@ -120,15 +120,15 @@ async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
 
     let enough = CancellationToken::new();
     let jumps = async {
-        let mut claims: Vec<(String, String)> = Vec::new();
+        let mut remembered: Vec<(String, String)> = Vec::new();
         let stored = "SELECT count(*) FROM reservations";
         for (round, hours) in [0, 2, 0, -2, 0].into_iter().enumerate() {
             clock.jump(&env, hours).await;
-            let user = format!("claim-{round}");
+            let user = format!("repeat-{round}");
             let bought = service.buy("shoe", &user, "r").await.unwrap();
-            claims.push((user, bought.reservation_id));
+            remembered.push((user, bought.reservation_id));
             let known: Vec<(&str, &str)> =
-                claims.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
+                remembered.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
             rules_hold(&service, hours, &known).await;
             let report = env.audit().await;
             assert!(report.violations.is_empty(), "at {hours} h: {:?}", report.violations);
@@ -139,13 +139,13 @@ async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
             .await;
         }
         enough.cancel();
-        claims
+        remembered
     };
-    let (answers, claims) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), jumps);
+    let (answers, remembered) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), jumps);
     let report = env.assert_audit_holds().await;
     assert_eq!(answers.account_for(&env, &report).await, 0);
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
-    let sold = i64::try_from(answers.accepted.len() + claims.len()).unwrap();
+    let sold = i64::try_from(answers.accepted.len() + remembered.len()).unwrap();
     assert_eq!((shoe.confirmed, shoe.available), (sold, 1_000_000 - sold));
     for (user, id) in answers.accepted.iter().take(50) {
         let again = service.buy("shoe", user, "r").await.unwrap();
@@ -171,10 +171,10 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
     let idle_ms = 1_800_000;
-    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
     assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
-    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 

@@ -53,7 +53,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     // A page is seven entries: all ten of the first consumer, then some of another consumer.
     let mut adopted = Vec::new();
     for (page, (taken, last)) in [(7, "1-7"), (3, "1-14"), (0, "")].into_iter().enumerate() {
-        let more = streams.adopt(partition, "heir", &mut scanned_to, 7).await.unwrap();
+        let more = streams.adopt(partition, "second", &mut scanned_to, 7).await.unwrap();
         assert_eq!((more.len(), scanned_to.as_str()), (taken, last), "page {page}");
         adopted.extend(more);
     }
@@ -62,7 +62,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let pending = pending(&env, &key).await;
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
-        assert_eq!(consumer, if n < 10 { "heir" } else { "alive" }, "{id}");
+        assert_eq!(consumer, if n < 10 { "second" } else { "alive" }, "{id}");
         assert_eq!(*deliveries, 1, "{id}: an adoption spends no delivery");
     }
     // The deleted consumer resumes and stores its entries; so do the others.

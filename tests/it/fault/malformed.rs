@@ -34,10 +34,10 @@ async fn malformed_script_reply_is_an_internal_error() {
     // A remembered request id without a valid reservation id: the script returns it as it is.
     let pattern = format!("{}:*", key(&env, "idempotency").await);
     let windows: Vec<String> = cli.keys(pattern).await.unwrap();
-    let claim: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
+    let remembered: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
     let () = cli.hset(&windows[0], "ann/shoe/r", "nonsense").await.unwrap();
     assert_eq!(internal(&service.buy("shoe", "ann", "r").await.unwrap_err()), "maybe");
-    let () = cli.hset(&windows[0], "ann/shoe/r", claim).await.unwrap();
+    let () = cli.hset(&windows[0], "ann/shoe/r", remembered).await.unwrap();
 
     // A stock that is not a number: the script fails, and so does every reader of it.
     let stock = key(&env, "stock").await;
