@@ -122,7 +122,7 @@ impl Bench {
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;
         let took = started.elapsed().as_secs_f64();
-        ensure!(rebuilt.is_some(), "another process rebuilt it");
+        ensure!(rebuilt.is_some(), "somebody else rebuilt it");
         ensure!(self.row().await?.status == PartitionStatus::Open, "it is not open");
         Ok(took)
     }

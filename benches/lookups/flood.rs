@@ -28,8 +28,8 @@ const PARTITIONS: u16 = 2;
 /// What a caller does that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// After the delay in `RetryInfo`.
-    AfterDelay,
+    /// It waits as long as `RetryInfo` says.
+    AsTold,
     /// It does not.
     AtOnce,
 }
@@ -39,7 +39,7 @@ impl FromStr for Retry {
 
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
-            "AfterDelay" => Ok(Self::AfterDelay),
+            "AsTold" => Ok(Self::AsTold),
             "AtOnce" => Ok(Self::AtOnce),
             _ => Err(format!("{word} is no way to retry")),
         }
@@ -113,15 +113,15 @@ async fn look_up(channel: Channel, retry: Retry, counts: Arc<Counts>, end: Cance
         let status = buyers.get_reservation(request).await.unwrap_err();
         counts.ended(status.code()).fetch_add(1, Ordering::Relaxed);
         let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        if let (Retry::AfterDelay, Some(delay)) = (retry, delay) {
+        if let (Retry::AsTold, Some(delay)) = (retry, delay) {
             // The end comes first, or the time to ask again.
             let _either = tokio::time::timeout(delay, end.cancelled()).await;
         }
     }
 }
 
-/// The process itself: prints `ready`, runs until its standard input ends, and prints its counts.
-pub async fn look_up_until_stopped(service: SocketAddr, lookups: u32, retry: Retry) {
+/// The process itself: says `ready`, goes on until its standard input ends, and prints its counts.
+pub async fn look_up_until_told(service: SocketAddr, lookups: u32, retry: Retry) {
     let (calls, counts) = (TaskTracker::new(), Arc::new(Counts::default()));
     let end = CancellationToken::new();
     let endpoint = Channel::from_shared(format!("http://{service}")).unwrap();

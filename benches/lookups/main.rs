@@ -1,7 +1,7 @@
 //! What a flood of look-ups costs: the rate at which orders are stored, and the time until a stop is in force.
 //!
 //! `make bench-lookups` prints a table. Each round sells and stores the same number of orders three times: without a flood, under one whose
-//! callers wait for the delay in `RetryInfo`, and under one whose callers ask again at once. The service, the flood and this program
+//! callers wait as long as `RetryInfo` says, and under one whose callers ask again at once. The service, the flood and this program
 //! (buyers, and a proxy that puts Postgres 5 ms away) are three processes; that of the flood has the lowest priority, since callers are on machines
 //! of their own. It ends in the audit.
 #![expect(clippy::print_stdout, reason = "its table is what it is for")]
@@ -54,11 +54,8 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     (values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
-const KINDS: [(&str, Option<Retry>); 3] = [
-    ("none", None),
-    ("after the delay", Some(Retry::AfterDelay)),
-    ("at once", Some(Retry::AtOnce)),
-];
+const KINDS: [(&str, Option<Retry>); 3] =
+    [("none", None), ("as told", Some(Retry::AsTold)), ("at once", Some(Retry::AtOnce))];
 
 fn print_row(round: &str, kind: &str, run: &Run, ratio: f64) {
     let [answered, refused, other] = run.lookups;
@@ -129,11 +126,7 @@ fn main() {
     match args.as_slice() {
         [word, address, lookups, retry] if word == "flood" => {
             let (address, lookups) = (address.parse().unwrap(), lookups.parse().unwrap());
-            runtime.block_on(flood::look_up_until_stopped(
-                address,
-                lookups,
-                retry.parse().unwrap(),
-            ));
+            runtime.block_on(flood::look_up_until_told(address, lookups, retry.parse().unwrap()));
         }
         _ => runtime.block_on(bench()),
     }
