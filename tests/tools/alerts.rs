@@ -7,7 +7,7 @@ use yoink::{
 };
 
 use crate::{
-    harness::{Service, TestEnv, product, run_yoink},
+    harness::{Service, TestEnv, dead_entries, product, run_yoink},
     prometheus::{Prometheus, alerts},
     running_load::RunningLoad,
 };
@@ -232,7 +232,7 @@ async fn unstorable_orders_fire_their_alert() {
     service.buy("shoe", "bad", "r").await.unwrap();
     watch.fires("YoinkDeadEntries").await;
     let all = ReleaseDeadEntriesRequest {
-        all: true,
+        selector: dead_entries::all(),
         actor: "ann".to_owned(),
         reason: "a test".to_owned(),
         ..Default::default()

@@ -49,7 +49,7 @@ async fn k6(script: &str, environment: &[(&str, &str)]) -> Json {
         command
     })
     .await;
-    assert!(output.status.success(), "a threshold of {script} fails: {}", message(&output));
+    assert!(output.status.success(), "a threshold of {script} fails: {}", log(&output));
     let summary: Json = serde_json::from_str(&std::fs::read_to_string(summary).unwrap()).unwrap();
     summary["metrics"].clone()
 }
@@ -106,7 +106,7 @@ async fn k6_script_fails_if_its_service_fails() {
     command.args(["-e", "RATE=10", "-e", "SECONDS=1", "k6/spike.js"]);
     let output = run(command).await;
     // 99: it ran to its end, and thresholds were crossed. Anything else would be a fault of the script.
-    assert_eq!(output.status.code(), Some(99), "{}", message(&output));
+    assert_eq!(output.status.code(), Some(99), "{}", log(&output));
 }
 
 /// Runs ghz with a configuration; returns its report.
@@ -115,7 +115,7 @@ async fn ghz(config: &str, service: &Service) -> Json {
     let target = service.grpc.to_string();
     command.args(["--config", config, "--total", "2000", "--format", "json", &target]);
     let output = run(command).await;
-    assert!(output.status.success(), "{}", message(&output));
+    assert!(output.status.success(), "{}", log(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
