@@ -131,9 +131,11 @@ mod tests {
     use crate::grpc::status::code_name;
 
     #[test]
-    fn the_table_of_errors_md_holds_every_reason_as_it_is_declared() {
-        let table = include_str!("../../docs/errors.md").lines();
-        let rows = table.filter(|line| line.starts_with("| `"));
+    fn errors_md_lists_every_reason_as_declared() {
+        // Read and not embedded: the image is built without the documents.
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        let rows = document.lines().filter(|line| line.starts_with("| `"));
         let rows: Vec<String> =
             rows.map(|row| row.splitn(8, " | ").take(6).collect::<Vec<_>>().join(" | ")).collect();
         let declared = Reason::ALL.iter().map(|reason| {
