@@ -21,13 +21,13 @@ const SIZES: &str = "1000,10000,100000";
 const RUNS: usize = 3;
 const DAY_MS: i64 = 86_400_000;
 
-/// What there is much of.
+/// What a row has many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Much {
+enum Load {
     /// Stored orders, older than any request id is remembered.
     Orders,
     /// Stored orders whose request ids are remembered.
-    Claims,
+    RequestIds,
     /// Accepted orders that are not stored.
     Backlog,
 }
@@ -122,7 +122,7 @@ impl Bench {
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;
         let took = started.elapsed().as_secs_f64();
-        ensure!(rebuilt.is_some(), "somebody else rebuilt it");
+        ensure!(rebuilt.is_some(), "another process rebuilt it");
         ensure!(self.row().await?.status == PartitionStatus::Open, "it is not open");
         Ok(took)
     }
@@ -135,17 +135,17 @@ impl Bench {
 
 async fn measure(
     (redis, postgres): (&RedisServer, &PostgresServer),
-    much: Much,
+    load: Load,
     size: i64,
 ) -> anyhow::Result<f64> {
     let mut times = Vec::new();
     for run in 0..RUNS {
-        let name = format!("{much:?}_{size}_{run}").to_lowercase();
+        let name = format!("{load:?}_{size}_{run}").to_lowercase();
         let bench = Bench::new(redis, postgres, &name).await?;
-        match much {
-            Much::Orders => bench.store(size, 3 * DAY_MS).await?,
-            Much::Claims => bench.store(size, 0).await?,
-            Much::Backlog => bench.accept(size).await?,
+        match load {
+            Load::Orders => bench.store(size, 3 * DAY_MS).await?,
+            Load::RequestIds => bench.store(size, 0).await?,
+            Load::Backlog => bench.accept(size).await?,
         }
         times.push(bench.rebuild().await?);
         let () = redis::cmd("FLUSHALL")
@@ -170,8 +170,8 @@ async fn main() -> anyhow::Result<()> {
     println!("{:>10} {:>12} {:>14} {:>12}", "rows", "old orders", "request ids", "backlog");
     for size in sizes {
         let mut cells = Vec::new();
-        for much in [Much::Orders, Much::Claims, Much::Backlog] {
-            let took = measure((&redis, &postgres), much, size).await?;
+        for load in [Load::Orders, Load::RequestIds, Load::Backlog] {
+            let took = measure((&redis, &postgres), load, size).await?;
             cells.push(format!("{took:.2} s"));
         }
         println!("{size:>10} {:>12} {:>14} {:>12}", cells[0], cells[1], cells[2]);

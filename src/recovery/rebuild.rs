@@ -105,7 +105,7 @@ impl Recovery {
             RebuildStart::Late => return Ok(None),
             RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
-        crash_point::reach("rebuild_seized");
+        crash_point::reach("rebuild_begun");
         tracing::debug!(%partition, %epoch, "closed in Redis");
         let rebuild = Rebuild {
             recovery: self,

@@ -58,7 +58,7 @@ impl Rebuild<'_> {
             self.resolve_unconfirmed().await?;
             let lost = self.rebuilt.lost_requests;
             tracing::debug!(%partition, %epoch, lost, "other request ids looked up");
-            crash_point::reach("rebuild_concluded");
+            crash_point::reach("rebuild_requests_resolved");
             let timeline = self.timeline.as_deref();
             match self.recovery.lifecycle.reopen(self.at, timeline).await? {
                 Reopened::Opened => {
