@@ -2,7 +2,7 @@
 //!
 //! `make bench-rebuild` prints a table; `ROWS=1000,1000000 make bench-rebuild` chooses its sizes. Each row is a rebuild by the real
 //! steps on a private Redis and a private Postgres, the median of three.
-#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+#![expect(clippy::print_stdout, reason = "it prints a table")]
 
 use std::{path::Path, time::Instant};
 
@@ -72,7 +72,7 @@ impl Bench {
         Ok(Self { stores, sql, prefix: name.to_owned() })
     }
 
-    /// So many rows of epoch 1, as sales would have left them; accepted so long ago.
+    /// Inserts this many rows of epoch 1, as sales would; they were accepted `ago_ms` ago.
     async fn store(&self, rows: i64, ago_ms: i64) -> anyhow::Result<()> {
         let first = ReservationId::new(0, Epoch(1), 0, 0)?.to_uuid().to_string();
         // The ids of `ReservationId`, whose random part may as well be 0.
@@ -92,7 +92,7 @@ impl Bench {
         Ok(())
     }
 
-    /// So many entries in the orders stream, as buyers would have left them.
+    /// Adds this many entries to the orders stream, as buyers would.
     async fn accept(&self, entries: i64) -> anyhow::Result<()> {
         let script = "local seq = tonumber(redis.call('HGET', KEYS[1], 'seq'))
             for n = seq + 1, seq + tonumber(ARGV[1]) do

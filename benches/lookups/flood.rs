@@ -121,7 +121,7 @@ async fn look_up(channel: Channel, retry: Retry, counts: Arc<Counts>, end: Cance
 }
 
 /// The process itself: prints `ready`, continues until its standard input ends, and prints its counts.
-pub async fn look_up_until_stopped(service: SocketAddr, lookups: u32, retry: Retry) {
+pub async fn look_up_until_end(service: SocketAddr, lookups: u32, retry: Retry) {
     let (calls, counts) = (TaskTracker::new(), Arc::new(Counts::default()));
     let end = CancellationToken::new();
     let endpoint = Channel::from_shared(format!("http://{service}")).unwrap();

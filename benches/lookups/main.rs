@@ -4,7 +4,7 @@
 //! callers wait for the delay of `RetryInfo`, and under one whose callers ask again at once. The service, the flood and this program
 //! (buyers, and a proxy that puts Postgres 5 ms away) are three processes; that of the flood has the lowest priority, since callers are on machines
 //! of their own. It ends in the audit.
-#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+#![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error, as a test does")]
 #![expect(unreachable_pub, reason = "a benchmark exports nothing")]
 
@@ -126,7 +126,7 @@ fn main() {
     match args.as_slice() {
         [word, address, lookups, retry] if word == "flood" => {
             let (address, lookups) = (address.parse().unwrap(), lookups.parse().unwrap());
-            runtime.block_on(flood::look_up_until_stopped(address, lookups, retry.parse().unwrap()));
+            runtime.block_on(flood::look_up_until_end(address, lookups, retry.parse().unwrap()));
         }
         _ => runtime.block_on(bench()),
     }

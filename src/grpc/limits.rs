@@ -19,7 +19,7 @@ use governor::{
 };
 use ipnet::IpNet;
 
-/// Checks between two removals of keys whose limit is as good as unused.
+/// How many checks there are between two removals of keys whose limit is unused again.
 const CHECKS_PER_SWEEP: u32 = 16_384;
 
 /// The limits, from the settings of the same names.
