@@ -1,11 +1,12 @@
-//! How the time of an import grows with its rows, and how long an emergency stop of another product takes meanwhile.
+//! How the time of an import grows with its rows, and how long an emergency stop of another product takes while it
+//! runs.
 //!
-//! `make bench-import` prints a table; `ROWS=1000,1000000 make bench-import` chooses its sizes. Each row is `yoink import`
-//! from its start to its end, by a private Postgres, into an empty database and then once more; then both over a link
-//! that delays what it carries by 3 ms for a request and its answer. A stop is measured beside a service that sells, with a
-//! private Redis: from the call of UpdateProduct to the first reservation that is refused, the longest one from the start
-//! of an import until Redis knows all of its products.
-#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+//! `make bench-import` prints a table; `ROWS=1000,1000000 make bench-import` chooses its sizes. Each row is `yoink
+//! import` from its start to its end, by a private Postgres, into an empty database and then once more; then both over
+//! a link that delays what it carries by 3 ms for a request and its answer. A stop is measured with a service that
+//! sells, with a private Redis: from the call of UpdateProduct to the first reservation that is refused, the longest
+//! one from the start of an import until Redis knows all of its products.
+#![expect(clippy::print_stdout, reason = "it prints a table")]
 
 // The link is the proxy of the tests, which use more of it.
 #[expect(dead_code, unreachable_pub, clippy::unwrap_used, reason = "a file of the tests")]
@@ -42,7 +43,7 @@ use self::proxy::Proxy;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the product is on sale before it is stopped again.
-const BETWEEN_STOPS: Duration = Duration::from_millis(200);
+const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
 const SIZES: &str = "1000,10000,100000";
 
@@ -54,7 +55,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Writes a file of so many products; returns its path and its size in bytes.
+    /// Writes a file of this many products; returns its path and its size in bytes.
     fn file(&self, rows: usize) -> anyhow::Result<(PathBuf, usize)> {
         let mut text =
             "product_id,name,price,currency,units,per_user_limit,opens_at,closes_at\n".to_owned();
@@ -98,7 +99,7 @@ async fn import(url: &str, file: &Path) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// A service that sells a product beside the import.
+/// A service that sells a product during the import.
 struct Service {
     admin: AdminServiceClient<Channel>,
     buyers: InventoryServiceClient<Channel>,
@@ -165,7 +166,7 @@ impl Service {
     }
 }
 
-/// Stops a product again and again beside an import; returns how long the import took until all is for sale, and the
+/// Stops a product again and again during an import; returns how long the import took until all is for sale, and the
 /// longest stop.
 async fn stops(bench: &Bench, rows: usize, file: &Path) -> anyhow::Result<[Duration; 2]> {
     let name = format!("stops_{rows}");
@@ -188,7 +189,7 @@ async fn stops(bench: &Bench, rows: usize, file: &Path) -> anyhow::Result<[Durat
             done = &mut import, if !imported => { done?; imported = true; }
             took = service.stop() => {
                 longest = longest.max(took?);
-                tokio::time::sleep(BETWEEN_STOPS).await;
+                tokio::time::sleep(STOP_INTERVAL).await;
             }
         }
     }

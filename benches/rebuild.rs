@@ -2,7 +2,7 @@
 //!
 //! `make bench-rebuild` prints a table; `ROWS=1000,1000000 make bench-rebuild` chooses its sizes. Each row is a rebuild by the real
 //! steps on a private Redis and a private Postgres, the median of three.
-#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+#![expect(clippy::print_stdout, reason = "it prints a table")]
 
 use std::{path::Path, time::Instant};
 
@@ -21,13 +21,13 @@ const SIZES: &str = "1000,10000,100000";
 const RUNS: usize = 3;
 const DAY_MS: i64 = 86_400_000;
 
-/// What there is much of.
+/// What a row has many of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Much {
+enum Load {
     /// Stored orders, older than any request id is remembered.
     Orders,
     /// Stored orders whose request ids are remembered.
-    Claims,
+    RequestIds,
     /// Accepted orders that are not stored.
     Backlog,
 }
@@ -72,7 +72,7 @@ impl Bench {
         Ok(Self { stores, sql, prefix: name.to_owned() })
     }
 
-    /// So many rows of epoch 1, as sales would have left them; accepted so long ago.
+    /// Inserts this many rows of epoch 1, as sales would; they were accepted `ago_ms` ago.
     async fn store(&self, rows: i64, ago_ms: i64) -> anyhow::Result<()> {
         let first = ReservationId::new(0, Epoch(1), 0, 0)?.to_uuid().to_string();
         // The ids of `ReservationId`, whose random part may as well be 0.
@@ -92,7 +92,7 @@ impl Bench {
         Ok(())
     }
 
-    /// So many entries in the orders stream, as buyers would have left them.
+    /// Adds this many entries to the orders stream, as buyers would.
     async fn accept(&self, entries: i64) -> anyhow::Result<()> {
         let script = "local seq = tonumber(redis.call('HGET', KEYS[1], 'seq'))
             for n = seq + 1, seq + tonumber(ARGV[1]) do
@@ -122,7 +122,7 @@ impl Bench {
         let started = Instant::now();
         let rebuilt = recovery.rebuild(row).await?;
         let took = started.elapsed().as_secs_f64();
-        ensure!(rebuilt.is_some(), "somebody else rebuilt it");
+        ensure!(rebuilt.is_some(), "another process rebuilt it");
         ensure!(self.row().await?.status == PartitionStatus::Open, "it is not open");
         Ok(took)
     }
@@ -135,17 +135,17 @@ impl Bench {
 
 async fn measure(
     (redis, postgres): (&RedisServer, &PostgresServer),
-    much: Much,
+    load: Load,
     size: i64,
 ) -> anyhow::Result<f64> {
     let mut times = Vec::new();
     for run in 0..RUNS {
-        let name = format!("{much:?}_{size}_{run}").to_lowercase();
+        let name = format!("{load:?}_{size}_{run}").to_lowercase();
         let bench = Bench::new(redis, postgres, &name).await?;
-        match much {
-            Much::Orders => bench.store(size, 3 * DAY_MS).await?,
-            Much::Claims => bench.store(size, 0).await?,
-            Much::Backlog => bench.accept(size).await?,
+        match load {
+            Load::Orders => bench.store(size, 3 * DAY_MS).await?,
+            Load::RequestIds => bench.store(size, 0).await?,
+            Load::Backlog => bench.accept(size).await?,
         }
         times.push(bench.rebuild().await?);
         let () = redis::cmd("FLUSHALL")
@@ -170,8 +170,8 @@ async fn main() -> anyhow::Result<()> {
     println!("{:>10} {:>12} {:>14} {:>12}", "rows", "old orders", "request ids", "backlog");
     for size in sizes {
         let mut cells = Vec::new();
-        for much in [Much::Orders, Much::Claims, Much::Backlog] {
-            let took = measure((&redis, &postgres), much, size).await?;
+        for load in [Load::Orders, Load::RequestIds, Load::Backlog] {
+            let took = measure((&redis, &postgres), load, size).await?;
             cells.push(format!("{took:.2} s"));
         }
         println!("{size:>10} {:>12} {:>14} {:>12}", cells[0], cells[1], cells[2]);

@@ -37,7 +37,7 @@ for _, entry in ipairs(page) do
 end
 local answer = { 'ok', #page < tonumber(ARGV[5]) and '' or last }
 for _, id in ipairs(orphans) do
-  -- Its first delivery is all that may be counted (R4).
+  -- Only its first delivery may be counted (R4).
   redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], '0', id, 'FORCE', 'JUSTID', 'RETRYCOUNT', '1')
   answer[#answer + 1] = id
 end

@@ -14,7 +14,7 @@ local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
 if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
 if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'late' } end
--- First what frees memory: a full Redis refuses any other first write.
+-- The first write frees memory, because a full Redis refuses any other first write.
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 local _, back, bucket = buckets_of(tonumber(ARGV[2]), tonumber(redis.call('TIME')[1]) * 1000)
 for b = bucket - back - 2, bucket + 1 do

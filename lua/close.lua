@@ -3,7 +3,7 @@
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'
 --
--- Returns {'fenced', reason} (closed already, one way or another) | {'closed'}
+-- Returns {'fenced', reason} (already closed or fenced) | {'closed'}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

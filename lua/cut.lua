@@ -1,9 +1,9 @@
--- A cut of a partition's log for the audit: everything that Redis knows, at one moment.
+-- A cut of a partition's log for the audit: everything that Redis holds, at one moment.
 --
 -- KEYS  1 meta  2 stock  3 supply  4 orders  5 dead  6 idempotency (base: buckets are <base>:<bucket>)
 -- ARGV  1 '<epoch> <deployment>'  2 most entries to read  3 idempotency_window_ms
 --
--- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four words:
+-- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four elements:
 --   p <product> <stock> <supply>
 --   o <entry id> <product> <random>      in orders
 --   d <entry id> <product> <random>      in dead, with the id it had in orders

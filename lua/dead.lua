@@ -1,11 +1,11 @@
--- Reads dead entries of a partition: a page of them, the oldest first, or the one of a name.
+-- Reads dead entries of a partition: a page of them, the oldest first, or the one with a given name.
 --
 -- KEYS  1 meta  2 dead  3 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 name, or '' for a page  3 first id ('-', or '(' and an id)  4 last id ('+', or an
 --       id)  5 most entries
 --
 -- Returns {'fenced', reason} | {'none'} (no entry has this name) | {'read', newest id of the stream ('' if it is
---         empty), then of each entry: its id, how many words its fields are, and these words}
+--         empty), then of each entry: its id, the number of elements of its fields, and these elements}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -20,6 +20,6 @@ local answer = { 'read', newest and newest[1] or '' }
 for _, entry in ipairs(redis.call('XRANGE', KEYS[2], first, last, 'COUNT', ARGV[5])) do
   answer[#answer + 1] = entry[1]
   answer[#answer + 1] = text(#entry[2])
-  for _, word in ipairs(entry[2]) do answer[#answer + 1] = word end
+  for _, part in ipairs(entry[2]) do answer[#answer + 1] = part end
 end
 return answer

@@ -8,7 +8,7 @@
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local found = redis.call('XRANGE', KEYS[2], ARGV[2], ARGV[2])
--- Another entry may have that id by now.
+-- Another entry may have that id now.
 if not found[1] or fields_of(found[1]).rid ~= ARGV[3] then return { 'gone' } end
 redis.call('HLEN', KEYS[3])
 if redis.call('XDEL', KEYS[2], ARGV[2]) == 0 then return { 'gone' } end

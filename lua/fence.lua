@@ -1,5 +1,5 @@
 -- The fence (R1). Every script that takes, moves or returns a unit begins with it, so that no script changes a
--- partition whose data may have changed without notice.
+-- partition whose data may have changed unnoticed.
 --
 -- caller is '<epoch> <deployment>', as the caller knows them. fence(meta_key, caller) returns
 --   reason            the script must return {'fenced', reason} and do nothing:

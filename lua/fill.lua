@@ -8,7 +8,7 @@
 
 local why = rebuild_fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
--- First a command that takes no memory (nothing has this field): a full Redis refuses any other first write. What a
+-- The first write needs no memory (no hash has this field), because a full Redis refuses any other first write. What a
 -- rebuild writes replaces what Redis held before.
 redis.call('HDEL', KEYS[2], '')
 if KEYS[3] then

@@ -1,5 +1,5 @@
--- Reads which deployment's data Redis holds for a partition, and its epoch and seq. Called before an epoch is spent on
--- the partition, and so refused where Redis cannot be written.
+-- Reads which deployment's data Redis holds for a partition, and its epoch and seq. Called before an epoch is used for
+-- the partition. Redis refuses it where it cannot be written.
 --
 -- KEYS  1 meta
 -- ARGV  none

@@ -5,8 +5,8 @@
 -- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres before this attempt ('' if unknown)
 --
--- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'late'} (another attempt is
--- further) | {'foreign', the key that belongs to another deployment}
+-- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'late'} (another attempt has
+-- a later epoch) | {'foreign', the key that belongs to another deployment}
 
 local replid = instance()
 if not replid then return { 'fenced', 'replica' } end

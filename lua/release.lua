@@ -1,9 +1,9 @@
--- Gives the unit of one voided order back: once, however often it is called (R5).
+-- Gives the unit of one voided order back, once, even if it is called several times (R5).
 -- The entry itself is the token: only the call that removes it adds the unit.
 --
 -- KEYS  1 meta  2 stock  3 idempotency (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
---       5 in 'dead': the name it was moved to dead under, since another entry may have that id by now
+--       5 in 'dead': the name under which it was moved there, since another entry may have that id now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (another call gave it back)
 --       | {'unreleasable'} (nothing done: not an order that this program wrote, or no stock to add to)
@@ -20,7 +20,7 @@ if from == KEYS[6] and not order.rid then return { 'unreleasable' } end
 if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
 if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
 
--- Read, and so type-checked, before the first write.
+-- Reading each key before the first write checks its type.
 local bucket_key, request_field, record
 local buyer = field_part(order.u) .. '/' .. field_part(order.p)
 if order.q and order.w then
@@ -44,7 +44,7 @@ if bought > 1 then
 elseif bought == 1 then
   redis.call('HDEL', KEYS[4], buyer)
 end
--- Only if it still names this reservation: a retry after the void may have bought again with it.
+-- Only if it still names this reservation: a repeated request may have bought again with it after the void.
 local mine = original .. ' ' .. order.r .. ' '
 if record and string.sub(record, 1, #mine) == mine then redis.call('HDEL', bucket_key, request_field) end
 return { 'released', text(stock) }

@@ -6,7 +6,7 @@
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
 --       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
 --
--- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one a request:
+-- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one per request:
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
@@ -15,9 +15,8 @@
 --   not_applied <refusal of Redis>     this one and all after it; nothing was done for them
 --
 -- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
--- Why it cannot stop halfway: every key is read, and so its type checked, before the first write; the
--- first write is an XADD, which alone may be refused (out of memory, id too small) and is caught; what
--- follows it can no longer fail.
+-- It cannot stop between two writes of a request: every key is read, and so its type checked, before the first
+-- write. The first write is an XADD. Only it may be refused (out of memory, id too small), and that is caught.
 
 local why, seq_text, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -35,7 +34,7 @@ for i = 4, #ARGV, 6 do
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
     format = ARGV[i + 5],
   }
-  -- Ids of format 1 have nothing to escape; a product's never has.
+  -- Only ids of format 2 may have characters to escape; a product's id never has any.
   local is_plain = r.format == '1'
   r.holder = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
@@ -54,7 +53,7 @@ local stock, catalogue = {}, {}
 local stock_now = redis.call('HMGET', KEYS[2], unpack(products))
 local catalogue_now = redis.call('HMGET', KEYS[3], unpack(products))
 for i, product in ipairs(products) do
-  stock[product] = assert(tonumber(stock_now[i] or '0'), 'stock is no number')
+  stock[product] = assert(tonumber(stock_now[i] or '0'), 'stock is not a number')
   if catalogue_now[i] then
     local status, limit, opens, closes =
       string.match(catalogue_now[i], '^%d+|([%a_]+)|(%d+)|(%d+)|(%d+)$')
@@ -98,8 +97,8 @@ if #bought_fields > 0 then
 end
 local backlog = redis.call('XLEN', KEYS[6])
 
--- 3. One decision after the other, in the order of the checks: duplicate first, so that the buyer of the
--- last unit who asks again gets the same answer.
+-- 3. One decision after the other. The check for a duplicate comes first, so that the buyer of the last unit gets
+-- the same answer when the request is repeated.
 local function refusal(r)
   local product = catalogue[r.product]
   if not product then return 'unknown_product' end
@@ -169,6 +168,6 @@ if next(taken) then
   for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
   if #new_records > 0 then redis.call('HSET', bucket_key, unpack(new_records)) end
 end
--- Refused where nothing may be written: then the next call does it.
+-- May be refused, as by a full Redis: then the next call does it.
 for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end
 return answers

@@ -23,7 +23,7 @@ for i = 3, #ARGV, 2 do
     lost[#lost + 1] = ARGV[i + 1]
   end
 end
--- First what frees memory: a full Redis refuses any other first write.
+-- The first write frees memory, because a full Redis refuses any other first write.
 redis.call('HDEL', KEYS[3], unpack(fields))
 if #lost > 0 then
   redis.call('HSET', KEYS[2], unpack(lost))

@@ -1,5 +1,5 @@
--- Removes orders that the ledger holds: acknowledged and deleted, or the stream would keep them. The highest seq
--- among them is kept as 'stored': a ledger that no longer holds it has lost commits.
+-- Removes orders that the ledger holds: acknowledges and deletes their entries, because the stream keeps acknowledged
+-- ones. The highest seq among them is kept as 'stored': a ledger that no longer holds it has lost commits.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3... entry ids
@@ -19,6 +19,6 @@ for _, id in ipairs(ids) do
 end
 redis.pcall('XACK', KEYS[2], ARGV[2], unpack(ids))
 local removed = redis.call('XDEL', KEYS[2], unpack(ids))
--- After what frees memory, so that a full Redis does not refuse it.
+-- Written after the writes that free memory, so that a full Redis does not refuse it.
 if stored > before then redis.call('HSET', KEYS[1], 'stored', epoch .. '-' .. text(stored)) end
 return { 'ok', text(removed) }

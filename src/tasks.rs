@@ -1,6 +1,6 @@
 //! Background tasks: each has a name, and an owner that waits for it.
 //!
-//! Must never: let the process go on unnoticed after a task has panicked.
+//! Must never: let the process continue unnoticed after a task has panicked.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn panic_of_a_task_is_reported_and_the_others_go_on() {
+    async fn panic_of_a_task_is_reported_and_the_others_continue() {
         let tasks = Tasks::default();
         let group = tasks.group();
         let (send, receive) = tokio::sync::oneshot::channel();

@@ -25,12 +25,12 @@ const CALLS_PER_CONNECTION: u32 = 500;
 /// As many as the service has.
 const PARTITIONS: u16 = 2;
 
-/// What a caller does that was refused.
+/// What a refused caller does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// It waits as long as `RetryInfo` says.
-    AsTold,
-    /// It does not.
+    /// It waits for the delay of `RetryInfo`.
+    AfterDelay,
+    /// It does not wait.
     AtOnce,
 }
 
@@ -39,9 +39,9 @@ impl FromStr for Retry {
 
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
-            "AsTold" => Ok(Self::AsTold),
+            "AfterDelay" => Ok(Self::AfterDelay),
             "AtOnce" => Ok(Self::AtOnce),
-            _ => Err(format!("{word} is no way to retry")),
+            _ => Err(format!("{word} is not a way to retry")),
         }
     }
 }
@@ -113,15 +113,15 @@ async fn look_up(channel: Channel, retry: Retry, counts: Arc<Counts>, end: Cance
         let status = buyers.get_reservation(request).await.unwrap_err();
         counts.ended(status.code()).fetch_add(1, Ordering::Relaxed);
         let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        if let (Retry::AsTold, Some(delay)) = (retry, delay) {
-            // The end comes first, or the time to ask again.
+        if let (Retry::AfterDelay, Some(delay)) = (retry, delay) {
+            // Waits until the end, or until the delay has passed.
             let _either = tokio::time::timeout(delay, end.cancelled()).await;
         }
     }
 }
 
-/// The process itself: says `ready`, goes on until its standard input ends, and prints its counts.
-pub async fn look_up_until_told(service: SocketAddr, lookups: u32, retry: Retry) {
+/// The process itself: prints `ready`, continues until its standard input ends, and prints its counts.
+pub async fn look_up_until_end(service: SocketAddr, lookups: u32, retry: Retry) {
     let (calls, counts) = (TaskTracker::new(), Arc::new(Counts::default()));
     let end = CancellationToken::new();
     let endpoint = Channel::from_shared(format!("http://{service}")).unwrap();

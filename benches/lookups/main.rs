@@ -1,10 +1,10 @@
 //! What a flood of look-ups costs: the rate at which orders are stored, and the time until a stop is in force.
 //!
 //! `make bench-lookups` prints a table. Each round sells and stores the same number of orders three times: without a flood, under one whose
-//! callers wait as long as `RetryInfo` says, and under one whose callers ask again at once. The service, the flood and this program
+//! callers wait for the delay of `RetryInfo`, and under one whose callers ask again at once. The service, the flood and this program
 //! (buyers, and a proxy that puts Postgres 5 ms away) are three processes; that of the flood has the lowest priority, since callers are on machines
 //! of their own. It ends in the audit.
-#![expect(clippy::print_stdout, reason = "its table is what it is for")]
+#![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(clippy::unwrap_used, reason = "a benchmark stops at the first error, as a test does")]
 #![expect(unreachable_pub, reason = "a benchmark exports nothing")]
 
@@ -31,7 +31,7 @@ fn size(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// What one run came to.
+/// The results of one run.
 struct Run {
     stored_per_second: f64,
     stop_seconds: f64,
@@ -47,7 +47,7 @@ async fn run(sale: &Sale, lookups: u32, retry: Option<Retry>) -> Run {
     Run { stored_per_second, stop_seconds, lookups }
 }
 
-/// The middle one, the least and the greatest.
+/// The median, the least and the greatest.
 fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -55,7 +55,7 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
 }
 
 const KINDS: [(&str, Option<Retry>); 3] =
-    [("none", None), ("as told", Some(Retry::AsTold)), ("at once", Some(Retry::AtOnce))];
+    [("none", None), ("delay", Some(Retry::AfterDelay)), ("at once", Some(Retry::AtOnce))];
 
 fn print_row(round: &str, kind: &str, run: &Run, ratio: f64) {
     let [answered, refused, other] = run.lookups;
@@ -126,7 +126,7 @@ fn main() {
     match args.as_slice() {
         [word, address, lookups, retry] if word == "flood" => {
             let (address, lookups) = (address.parse().unwrap(), lookups.parse().unwrap());
-            runtime.block_on(flood::look_up_until_told(address, lookups, retry.parse().unwrap()));
+            runtime.block_on(flood::look_up_until_end(address, lookups, retry.parse().unwrap()));
         }
         _ => runtime.block_on(bench()),
     }

@@ -54,7 +54,7 @@ impl Sale {
         buyers.reserve_unit(request).await.map(drop)
     }
 
-    /// One buyer, who waits as RetryInfo says where a call is shed.
+    /// One buyer, who waits for the delay of RetryInfo where a call is shed.
     async fn buy_certainly(&self, n: u32) {
         let user = format!("user-{n}");
         while let Err(status) = self.buy(n as usize % CONNECTIONS, &user).await {

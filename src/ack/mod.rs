@@ -1,7 +1,7 @@
 //! When an accepted reservation is answered: at once, or as soon as it is on Redis's disk, on replicas, or in
 //! the ledger. The unit is taken by then, and stays taken whether or not the answer arrives.
 //!
-//! Must never: answer sooner than was asked, or take a unit for an answer that the stores cannot give.
+//! Must never: answer before the requested level is reached, or take a unit for a level that the stores cannot give.
 
 mod replicated;
 mod stored;
@@ -33,7 +33,7 @@ pub struct AckSettings {
 }
 
 impl AckSettings {
-    /// What the default needs and the stores do not offer, in words; `None` if they offer all of it.
+    /// A message that names what the default needs and the stores do not offer; `None` if they offer all of it.
     pub fn unmet(&self, Offer { disk, replicas, ledger }: Offer) -> Option<String> {
         match self.default {
             Ack::Disk if !disk => Some(
@@ -64,7 +64,7 @@ pub struct Offer {
     pub ledger: bool,
 }
 
-/// Why a call does not get the acknowledgement that it asked for.
+/// Why a call does not get the requested acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
     /// The stores do not offer this now; nothing was done.
@@ -73,7 +73,7 @@ pub enum AckError {
     /// Too many calls wait already; the unit is taken, and the outcome is open.
     #[error("too many reservations wait for their answer")]
     Overloaded,
-    /// The order could not be stored: its unit goes back.
+    /// The order could not be stored: its unit is given back.
     #[error("the order could not be stored")]
     Voided,
     /// A store lost it.
@@ -84,11 +84,11 @@ pub enum AckError {
     Stopping,
 }
 
-/// What waits need.
+/// What the waits use.
 pub struct AckStores {
     /// The partitions.
     pub partitions: Partitions,
-    /// A connection that only waits use: they block it.
+    /// A connection for waits alone, because they block it.
     pub blocking: Connection,
     /// The ledger.
     pub ledger: Ledger,
@@ -107,7 +107,7 @@ pub struct Acks {
 }
 
 impl Acks {
-    /// Starts what waits on `tasks`; it ends when the last handle is dropped.
+    /// Starts the waiting tasks on `tasks`; they end when the last handle is dropped.
     pub fn start(stores: AckStores, settings: AckSettings, tasks: &Tasks) -> Self {
         let AckStores { partitions, blocking, ledger, metrics } = stores;
         let offered = Arc::new([(); 4].map(|()| AtomicBool::new(false)));
@@ -140,12 +140,12 @@ impl Acks {
     /// # Errors
     ///
     /// `Unavailable` when the stores do not offer that now.
-    pub fn choose(&self, asked: Option<Ack>) -> Result<Ack, AckError> {
-        let ack = asked.unwrap_or(self.settings.default);
+    pub fn choose(&self, requested: Option<Ack>) -> Result<Ack, AckError> {
+        let ack = requested.unwrap_or(self.settings.default);
         if self.is_offered(ack) { Ok(ack) } else { Err(AckError::Unavailable(ack)) }
     }
 
-    /// Waits until an accepted reservation may be answered; as long as the caller wants to.
+    /// Waits until an accepted reservation may be answered. The caller limits how long.
     ///
     /// # Errors
     ///
@@ -156,7 +156,7 @@ impl Acks {
             // Redis answers after it has written: with these settings, to the disk.
             Ack::Memory | Ack::Disk => return Ok(()),
             Ack::Ledger => self.stored.wait(id).await?,
-            // Its partition is in a later epoch by now: the ledger has the outcome.
+            // Its partition is in a later epoch now, so the ledger has the outcome.
             Ack::Replica => {
                 if !self.replicated.wait(id).await? {
                     self.stored.wait(id).await?;

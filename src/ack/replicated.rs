@@ -21,7 +21,7 @@ script!(TOUCH: () = "touch", include_str!("../../lua/touch.lua"), [Meta] {
     ["ok"] => (),
 });
 
-/// Whether replicas have it; not so when its partition is in a later epoch by now.
+/// Whether replicas have it; false when its partition is in a later epoch now.
 type Answer = bool;
 
 /// Where calls wait.

@@ -17,11 +17,11 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Most reservations a read.
+/// The most reservations per read.
 const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Reads take at most one part in so many of the time.
+/// Reads take at most one part in this many of the time.
 const SHARE: u32 = 3;
 /// After a read that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);

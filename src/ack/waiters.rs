@@ -9,9 +9,9 @@ use tokio::sync::{
 
 use super::AckError;
 
-/// Most calls that wait for the same kind of answer: far more than may be under way at once.
+/// The most calls that wait for the same kind of answer: far more than may be under way at once.
 const WAITING_MAX: usize = 65_536;
-/// Most calls that join at a time.
+/// The most calls that join at a time.
 const BATCH_MAX: usize = 4096;
 
 type Waiting<K, A> = (K, oneshot::Sender<A>);
@@ -53,7 +53,7 @@ pub(super) fn queue<K: Ord, A>() -> (Queue<K, A>, Waiters<K, A>) {
 
 impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
     /// Adds the calls that joined meanwhile and drops those that no longer wait; waits while there is none. Returns
-    /// whether any is left: not so when the last handle on the queue was dropped.
+    /// whether any is left; false when the last handle on the queue was dropped.
     pub(super) async fn update(&mut self) -> bool {
         let mut joined = Vec::new();
         loop {
@@ -87,7 +87,7 @@ impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
     /// Answers the calls that wait for `key`.
     pub(super) fn answer(&mut self, key: K, answer: &A) {
         for waiting in self.by_key.remove(&key).into_iter().flatten() {
-            // A caller that was dropped meanwhile asks again with its request id.
+            // A caller that was dropped meanwhile repeats its request with the same request id.
             drop(waiting.send(answer.clone()));
         }
     }

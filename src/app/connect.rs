@@ -37,11 +37,11 @@ const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 /// TCP keepalive: when a silent connection is probed first, and how often then.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a start waits for a Postgres that takes no connection, and how often it tries.
+/// How long a start waits for a Postgres that refuses connections, and how often it tries.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const START_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Both stores, and what works on them.
+/// Both stores, and the modules that work on them.
 #[derive(Clone)]
 pub struct Stores {
     /// The ledger, with the pool of operators.
@@ -114,12 +114,12 @@ impl Stores {
         })
     }
 
-    /// The auditor of both; its clones make one audit at a time.
+    /// The auditor of both stores; its clones make one audit at a time.
     pub fn auditor(&self) -> Auditor {
         self.auditor.clone()
     }
 
-    /// What acknowledges accepted reservations, for a process that answers calls.
+    /// The waits for acknowledgements, for a process that answers calls.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Stores {
         Ok(Acks::start(stores, settings, &self.tasks))
     }
 
-    /// What opens and rebuilds partitions.
+    /// The part that opens and rebuilds partitions.
     pub fn recovery(&self) -> Recovery {
         let (ledger, lifecycle) = (self.ledger.clone(), self.lifecycle.clone());
         let (streams, metrics) = (self.streams.clone(), self.metrics.clone());
@@ -156,7 +156,7 @@ impl Stores {
         retry_at_start(open).await.context("cannot connect to Redis")
     }
 
-    /// Takes each partition's epoch from the ledger, without opening any: for commands that run beside a service.
+    /// Takes each partition's epoch from the ledger, without opening any: for commands that run while a service runs.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ fn start_limit() -> Duration {
     START_LIMIT
 }
 
-/// Tries again, for some seconds, while Postgres runs and takes no connection: it starts, stops or recovers, or all of
+/// Tries again, for some seconds, while Postgres runs and refuses connections: it starts, stops or recovers, or all of
 /// its connections are in use. Only for work that may be repeated.
 pub(super) async fn retry_refused<T>(
     attempt: impl AsyncFn() -> anyhow::Result<T>,
@@ -231,7 +231,7 @@ async fn retry_while<T>(
             result => return result,
         };
         let error: &dyn std::error::Error = refused.as_ref();
-        tracing::warn!(error, "Postgres takes no connection at the start; trying again");
+        tracing::warn!(error, "Postgres refuses connections at the start; trying again");
         tokio::time::sleep(START_INTERVAL).await;
     }
 }

@@ -16,8 +16,8 @@ pub(crate) fn raise_descriptor_limit() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// How many gRPC connections there may be: the setting, or what the descriptor limit leaves beside the connections to
-/// Postgres; fails when that is none.
+/// How many gRPC connections there may be: the setting, or what the descriptor limit leaves after the connections to
+/// Postgres. Fails when it leaves none.
 pub(super) fn connections_max(config: &Config) -> anyhow::Result<usize> {
     let setting = u64::from(config.connections_max);
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -68,7 +68,7 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
     let settings = ledger.settings().await?;
     let judged = judge_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
-    let role = if settings.read_only { "read-only, or a standby" } else { "takes writes" };
+    let role = if settings.read_only { "read-only, or a standby" } else { "accepts writes" };
     let versions = schema_versions(&ledger).await?;
     let schema = match versions.found {
         0 => "no schema".to_owned(),

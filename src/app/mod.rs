@@ -1,5 +1,5 @@
-//! The service: connects the stores, builds what works on them, and runs it until it is stopped. The caller brings
-//! configuration, listeners and the shutdown.
+//! The service: connects the stores, builds the modules that work on them, and runs them until it is stopped. The
+//! caller provides configuration, listeners and the shutdown.
 
 mod connect;
 mod connections;
@@ -34,7 +34,7 @@ use crate::{
     worker::{Pauses, WorkerContext, WorkerSettings},
 };
 
-/// Between an order's own failure and its next attempt.
+/// The delay between an order's own failure and its next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What a process does.

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
 use crate::worker::PauseReason;
 
-/// A catalogue that was not read for so long is reported.
+/// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// What readiness follows from.
+/// What readiness depends on.
 #[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) watch: Watch,

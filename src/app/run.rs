@@ -74,7 +74,7 @@ impl App {
             () = async {
                 tokio::select! {
                     () = shutdown.cancelled() => {}
-                    // A process that stores no orders must not stay in service.
+                    // A process that can no longer store orders must end.
                     () = tasks.panicked() => shutdown.cancel(),
                 }
                 tracing::info!("shutting down");
@@ -97,7 +97,7 @@ impl App {
         served
     }
 
-    /// What the handlers work on, where calls are answered.
+    /// What the handlers use, in a process that answers calls.
     fn services(&self) -> Option<Services> {
         let stores = &self.stores;
         Some(Services {
@@ -113,7 +113,7 @@ impl App {
         })
     }
 
-    /// Starts what follows the ledger in this process, and what checks the stores.
+    /// Starts the tasks that read the ledger for this process, and those that check the stores.
     fn start_periodic(&self, tasks: &Tasks, stop: &CancellationToken) {
         tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
         tasks.spawn("partitions", self.recovery.clone().run(stop.clone()));
@@ -149,7 +149,7 @@ async fn leave(recovery: &Recovery) {
     };
     tracing::warn!(
         error = error.as_ref() as &dyn std::error::Error,
-        "the last marks of this process are not recorded: if Redis loses orders, their count is a minimum"
+        "the last marks of this process are not recorded: if Redis loses orders, the reported count is a minimum"
     );
 }
 

@@ -43,7 +43,7 @@ impl Scrape {
             };
             stop.run_until_cancelled(read_and_send).await;
         }
-        // A collector that is away does not delay the end.
+        // An unavailable collector does not delay the end of the process.
         drop(tokio::time::timeout(STORE_TIMEOUT, metrics.send()).await);
     }
 

@@ -1,5 +1,5 @@
-//! Health follows Redis: while Redis does not answer, cannot be sold from, or has settings that may lose what it
-//! decided, nothing is sold. Postgres may be away for a while.
+//! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings that may lose what it
+//! decided, nothing is sold. Postgres may be unavailable for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,11 +21,11 @@ use crate::{
     tasks::tick,
 };
 
-/// How often Redis is asked for its state and settings.
+/// How often the state and the settings of Redis are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often Postgres is asked for its settings.
+/// How often the settings of Postgres are read.
 const POSTGRES_INTERVAL: Duration = Duration::from_secs(5);
-/// How long one question may take: a store that is slow does not delay the check of the other for long.
+/// How long one read may take, so that a slow store does not delay the check of the other for long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 const UNAVAILABLE: &str = "Redis is unavailable";
@@ -41,7 +41,7 @@ struct Judged {
 }
 
 impl Judged {
-    /// The acknowledgements that can be given by a Redis in this mode.
+    /// The acknowledgements that a Redis in this mode can give.
     fn offer(&self, redis_mode: &str) -> Offer {
         Offer {
             disk: redis_mode == "always",
@@ -168,8 +168,8 @@ impl Watch {
         self.reasons.store(Arc::new(reasons));
     }
 
-    /// Judges Redis by its settings and by whether its scripts run. One that does not answer in time keeps the
-    /// judgement it had.
+    /// Judges Redis by its settings and by whether its scripts run. If it does not answer in time, the
+    /// last judgement stays.
     async fn check_redis(&mut self) -> Option<String> {
         let read = RedisState::read(self.stores.stock.partitions().connection());
         let state = match timeout(ANSWER_TIMEOUT, read).await {
@@ -195,8 +195,8 @@ impl Watch {
         timeout(ANSWER_TIMEOUT, self.check_partitions()).await.ok().flatten()
     }
 
-    /// Why no partition can be sold from, if none can. A script asks, as for a sale; the first partition that can be
-    /// sold from is enough.
+    /// Why no partition can be sold from, if none can. A script checks this, as for a sale. The check ends at the first
+    /// partition that can be sold from.
     async fn check_partitions(&self) -> Option<String> {
         let mut reason = "no partition is open for sale".to_owned();
         for partition in self.stores.deployment.partitions.all() {

@@ -59,7 +59,7 @@ pub(super) fn check_request_ids(
 ) {
     let (mut orders, mut remembered, mut off, mut forgotten) = (0, 0, 0, 0);
     for bucket in buckets {
-        let of_ledger = rows.claims_at_cut.get(&bucket.since_ms).copied().unwrap_or(0);
+        let of_ledger = rows.request_ids_at_cut.get(&bucket.since_ms).copied().unwrap_or(0);
         let in_bucket = of_ledger + bucket.waiting;
         if bucket.is_kept {
             orders += in_bucket;
@@ -193,7 +193,8 @@ mod tests {
             remembered,
             waiting,
         };
-        let rows = AuditRows { claims_at_cut: [(0, 5), (10, 2)].into(), ..AuditRows::default() };
+        let rows =
+            AuditRows { request_ids_at_cut: [(0, 5), (10, 2)].into(), ..AuditRows::default() };
         let check = |buckets: &[IdempotencyCut]| {
             let mut report = Report::default();
             check_request_ids(partition, buckets, &rows, &mut report);

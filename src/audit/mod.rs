@@ -3,7 +3,7 @@
 //! For each partition one script reads Redis at one moment, the cut. Then the ledger is read, without what is beyond
 //! the cut and what is in the streams. So it may run under traffic.
 //!
-//! Must never: report that something holds that it could not read.
+//! Must never: report *holds* for something that it could not read.
 
 mod checks;
 mod periodic;
@@ -66,7 +66,7 @@ impl Report {
         self.violations.push(what);
     }
 
-    /// The verdict. One violation is enough for [`Verdict::Violated`], whatever else is unknown.
+    /// The verdict. One violation is enough for [`Verdict::Violated`], even if something else is unknown.
     pub fn verdict(&self) -> Verdict {
         if !self.violations.is_empty() {
             Verdict::Violated
@@ -89,7 +89,7 @@ pub struct Auditor {
 }
 
 impl Auditor {
-    /// An auditor of these stores; request ids are remembered for so many milliseconds.
+    /// An auditor of these stores; request ids are remembered for that many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, idempotency_window_ms: u64) -> Self {
         Self { streams, ledger, idempotency_window_ms, turn: Arc::default() }
     }

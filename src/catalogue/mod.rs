@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a list waits for the stock of its products: a slow Redis must not make it slow.
 const STOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A product and its stock; no stock while its partition recovers, or Redis is away or slow.
+/// A product and its stock; no stock while its partition recovers, or Redis is unavailable or slow.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// The product.
@@ -48,8 +48,8 @@ pub enum RefreshError {
 
 /// What was found when the changes were read from the ledger.
 struct Read {
-    /// The ledger lost changes, so every product was read again.
-    went_back: bool,
+    /// The ledger has lost changes, so every product was read again.
+    lost_changes: bool,
     /// There are products without a version.
     versions_missing: bool,
 }
@@ -97,7 +97,7 @@ impl Catalogue {
             }
             for partition in count.all() {
                 // Changes of other processes are read also while many products are sent.
-                if self.age() > POLL_INTERVAL && self.read_changes(&mut sent).await?.went_back {
+                if self.age() > POLL_INTERVAL && self.read_changes(&mut sent).await?.lost_changes {
                     break;
                 }
                 let products = changes.remove(&partition).unwrap_or_default();
@@ -123,8 +123,8 @@ impl Catalogue {
         self.read.store(Arc::new(Instant::now()));
         let changed: Vec<_> = changes.products.into_iter().map(Arc::new).collect();
         let newest = changed.iter().map(|product| product.version).max();
-        let went_back = newest.is_some_and(|newest| newest < highest);
-        if went_back {
+        let lost_changes = newest.is_some_and(|newest| newest < highest);
+        if lost_changes {
             tracing::warn!(
                 seen = highest,
                 "Postgres lost changes of products: all products are read again"
@@ -134,7 +134,7 @@ impl Catalogue {
         } else if !changed.is_empty() {
             self.snapshot.rcu(|now| now.with_changes(&changed));
         }
-        Ok(Read { went_back, versions_missing: changes.versions_missing })
+        Ok(Read { lost_changes, versions_missing: changes.versions_missing })
     }
 
     /// How long ago the changes of other processes were read.
@@ -152,10 +152,10 @@ impl Catalogue {
         let products = self.ledger.products(&ids).await?;
         let products: Vec<_> = products.into_iter().map(Arc::new).collect();
         let held = self.snapshot.rcu(|now| now.with_products(&products));
-        let went_back = |product: &Arc<Product>| {
+        let lost_changes = |product: &Arc<Product>| {
             held.get(&product.id).is_some_and(|held| held.version > product.version)
         };
-        if products.iter().any(went_back) {
+        if products.iter().any(lost_changes) {
             // The ledger lost changes, or another process made one just now. A refresh is right in both cases.
             self.refresh().await?;
         }

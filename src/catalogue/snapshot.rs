@@ -1,4 +1,4 @@
-//! The catalogue as last read. It answers buyers' calls, also while Postgres is away.
+//! The catalogue as last read. It answers buyers' calls, also while Postgres is unavailable.
 
 use std::{
     collections::BTreeMap,

@@ -30,7 +30,7 @@ pub(super) struct SaleRun {
     pub(super) attempts: u64,
     /// Buyers at the same time.
     pub(super) buyers: u64,
-    /// Part of the user ids and request ids, so that two runs have none in common.
+    /// Part of the user ids and request ids, so that those of two runs differ.
     pub(super) run_id: String,
     /// What each answer waits for.
     pub(super) ack: pb::Ack,

@@ -44,12 +44,12 @@ pub(super) struct Filter {
     /// Refused with this SQLSTATE; `none`: not refused by Postgres.
     #[arg(long)]
     sqlstate: Option<SqlstateFilter>,
-    /// Moved to the dead stream at least so long ago by the clock of Redis: 90s, 10m, 2h, 1d.
+    /// Moved to the dead stream at least this long ago by the clock of Redis: 90s, 10m, 2h, 1d.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
 }
 
-/// Which entries, who acts on them, and why.
+/// Which entries are acted on, by whom, and why.
 #[derive(Debug, clap::Args)]
 pub(super) struct ActionArgs {
     /// The entries of these reservations.
@@ -63,17 +63,17 @@ pub(super) struct ActionArgs {
     /// Changes nothing, and prints what the command would do.
     #[arg(long)]
     dry_run: bool,
-    /// Who, for the record; without it, the login name.
+    /// Who acts, for the record; without it, the login name.
     #[arg(long, default_value = "")]
     actor: Note,
-    /// Why, for the record.
+    /// Why the action is done, for the record.
     #[arg(long, default_value = "")]
     reason: Note,
 }
 
 /// Parses an age; a day has 24 hours.
 fn age(text: &str) -> Result<Duration, String> {
-    let bad = || "is no age such as 90s, 10m, 2h or 1d".to_owned();
+    let bad = || "is not an age such as 90s, 10m, 2h or 1d".to_owned();
     let span: Span = text.parse().map_err(|_| bad())?;
     let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
     Duration::try_from(age).map_err(|_| bad())

@@ -54,7 +54,7 @@ struct TempDir(PathBuf);
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // If this fails, the operating system removes its temporary files some day.
+        // If this fails, the operating system removes the files when it cleans its temporary directory.
         drop(fs::remove_dir_all(&self.0));
     }
 }

@@ -36,7 +36,7 @@ mod tests {
     use super::csv_text;
 
     #[test]
-    fn cell_is_no_formula_and_can_be_read_back() {
+    fn cell_is_not_a_formula_and_can_be_read_back() {
         for text in ["=1+1", "+49151", "-1", "@ann", "\ta", "\ra", "'", "'=1"] {
             let cell = csv_text(text.to_owned());
             assert_eq!(cell.strip_prefix('\''), Some(text));

@@ -11,7 +11,7 @@ pub(super) struct Column {
     pub(super) product: String,
     pub(super) units: i64,
     pub(super) answers: Answers,
-    /// What the ledger holds of it, where that was read.
+    /// What the ledger holds of the sale, where that was read.
     pub(super) stored: Option<Stored>,
 }
 

@@ -32,7 +32,7 @@ const CHECKED: [(&str, &str); 12] = [
     ("channel_binding", "disable or prefer"),
 ];
 const NO_TLS: &str = "sslmode must be disable or prefer: Postgres is reached without TLS (for TLS, run a proxy such as \
-                      PgBouncer beside this program)";
+                      PgBouncer next to this program)";
 
 /// Reads the setting.
 ///
@@ -63,7 +63,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     let mut config: Config = text.parse().map_err(|error| explain(&error, url.is_some()))?;
     check(&config)?;
     if hosts(&config) > 1 {
-        // Everything that connects here writes: of several hosts, use one that takes writes.
+        // Every connection of this program writes, so of several hosts one that accepts writes is used.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     Ok(config)
@@ -74,7 +74,7 @@ fn hosts(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
-/// The library's error in other words: the library quotes parts of the text, which may be a password.
+/// Replaces the library's error, which quotes parts of the text that may be a password.
 fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
     let found = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let option = |before: &str| found.strip_prefix(before)?.strip_suffix('`').map(str::to_owned);

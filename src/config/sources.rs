@@ -223,7 +223,7 @@ pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
 }
 
 /// Whether Kubernetes sets such a variable, with such a value, for a Service `yoink` or `yoink-…`: `rest` is what
-/// follows `YOINK_`. No setting has such a name, whatever the name of the Service.
+/// follows `YOINK_`. No setting has such a name, for any name of the Service.
 fn is_from_kubernetes(rest: &str, value: &str) -> bool {
     let is_number = value.parse::<u16>().is_ok();
     let is_port = |word: &str| word.parse::<u16>().is_ok();

@@ -1,7 +1,7 @@
 //! Reads selected dead entries page by page.
 //!
 //! Must never: hold more than a page of entries, or read entries that are moved to a dead stream after
-//! the cursor came to it.
+//! the cursor reached it.
 
 use std::collections::VecDeque;
 
@@ -43,7 +43,7 @@ pub struct Cursor<'a> {
     partitions: VecDeque<Partition>,
     /// The last entry read from the first of `partitions`.
     after: Option<String>,
-    /// The newest entry of the first of `partitions` when the cursor came to it: it reads no further.
+    /// The newest entry of the first of `partitions` when the cursor reached it. Later entries are not read.
     newest: Option<String>,
     page_size: usize,
     scanned: usize,
@@ -82,7 +82,7 @@ impl<'a> Cursor<'a> {
             .all()
             .filter(|p| only.is_none_or(|only| *p == only) && first.is_none_or(|first| *p >= first))
             .collect();
-        // The position says nothing about a partition other than its own.
+        // The position applies only to its own partition.
         let after = from.filter(|from| partitions.front() == Some(&from.partition));
         let after = after.map(|from| from.dead_id);
         Ok(Self {

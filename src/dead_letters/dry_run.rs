@@ -1,6 +1,6 @@
 //! What an action would do, without doing it.
 //!
-//! Must never: write anything that stays.
+//! Must never: commit a write.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -60,7 +60,7 @@ impl DryRun {
 }
 
 impl DeadLetters {
-    /// What [`DeadLetters::apply`] would do if nothing else happened meanwhile. A retry is tried in
+    /// What [`DeadLetters::apply`] would do if nothing else changed meanwhile. A retry is tried in
     /// transactions that are rolled back.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Dead letters: orders that could not be stored are released (voided, and their units given back), or
 //! stored by a retry.
 //!
-//! A [`Selection`] says which dead entries, a [`Cursor`] reads them page by page,
+//! A [`Selection`] states which dead entries, a [`Cursor`] reads them page by page,
 //! [`DeadLetters::apply`] applies an [`Action`] to each of them, and [`DeadLetters::dry_run`] reports
 //! what it would do.
 //!

@@ -36,7 +36,7 @@ pub struct DeadFilter {
     pub product: Option<ProductId>,
     /// Refused with this SQLSTATE.
     pub sqlstate: Option<SqlstateFilter>,
-    /// Moved to the dead stream at least so long ago, by the clock of Redis.
+    /// Moved to the dead stream at least this long ago, by the clock of Redis.
     pub older_than: Option<Duration>,
 }
 

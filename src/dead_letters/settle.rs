@@ -11,7 +11,7 @@ use crate::{
 
 impl DeadLetters {
     /// Voids the order of an entry, then gives its unit back. If the order was stored meanwhile, only the
-    /// dead entry is removed. Callers may race: the unit goes back once.
+    /// dead entry is removed. Callers may race: the unit is given back once.
     ///
     /// # Errors
     ///

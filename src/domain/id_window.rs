@@ -12,7 +12,7 @@ pub struct IdWindow {
 }
 
 impl IdWindow {
-    /// A window of so many milliseconds.
+    /// A window of this many milliseconds.
     pub fn new(window_ms: u64) -> Self {
         Self { window_ms: i64::try_from(window_ms).unwrap_or(i64::MAX).max(1) }
     }

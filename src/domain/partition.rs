@@ -30,7 +30,7 @@ pub struct Epoch(pub u32);
 
 impl Epoch {
     /// The last epoch that fits a reservation id; one rebuild per minute reaches it after two years.
-    pub const LAST: Self = Self((1 << 20) - 1);
+    pub const MAX: Self = Self((1 << 20) - 1);
 }
 
 impl std::fmt::Display for Epoch {

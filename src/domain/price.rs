@@ -32,7 +32,7 @@ pub struct Price {
 /// Why a value is not a valid price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
-    /// Not digits, with at most one point between digits.
+    /// Something other than digits with at most one point between them.
     #[error(
         "is not an amount: write digits, and decimals behind a point, such as 19.99 (no sign, no exponent)"
     )]
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_price_is_refused() {
+    fn text_that_is_not_a_price_is_refused() {
         for bad in [
             "", ".", ".5", "5.", "x", "1,5", "1e3", "+5", "+1", " 1", "1 ", "1.2.3", "1_0",
             "\u{661}",

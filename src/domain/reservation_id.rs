@@ -46,7 +46,7 @@ pub enum ReservationIdError {
     NotAUuid,
     /// A UUID of another version or variant.
     #[error("is not a reservation id")]
-    NotOurs,
+    NotAReservationId,
     /// A part is larger than its field.
     #[error("has a {0} out of range")]
     OutOfRange(&'static str),
@@ -66,7 +66,7 @@ impl ReservationId {
     ) -> Result<Self, ReservationIdError> {
         let fits = [
             ("partition", partition < 4096),
-            ("epoch", epoch.0 > 0 && epoch <= Epoch::LAST),
+            ("epoch", epoch.0 > 0 && epoch <= Epoch::MAX),
             ("seq", seq < 1 << SEQ_BITS),
             ("random part", random < 1 << RANDOM_BITS),
         ];
@@ -95,7 +95,7 @@ impl ReservationId {
     pub fn range_of(partition: Partition) -> (Uuid, Uuid) {
         let (partition, full) = (partition.number(), u64::MAX);
         let first = Self { partition, epoch: Epoch(0), seq: 0, random: 0 };
-        let epoch = Epoch::LAST;
+        let epoch = Epoch::MAX;
         let (seq, random) = (full >> (64 - SEQ_BITS), full >> (64 - RANDOM_BITS));
         (first.to_uuid(), Self { partition, epoch, seq, random }.to_uuid())
     }
@@ -146,11 +146,11 @@ impl ReservationId {
     ///
     /// # Errors
     ///
-    /// `NotOurs` for any other UUID.
+    /// `NotAReservationId` for any other UUID.
     pub fn from_uuid(uuid: Uuid) -> Result<Self, ReservationIdError> {
         let raw = uuid.as_u128();
         if raw >> 76 & 0xf != 0x8 || raw >> LOW_BITS & 0b11 != 0b10 {
-            return Err(ReservationIdError::NotOurs);
+            return Err(ReservationIdError::NotAReservationId);
         }
         let bits = raw >> 80 << 74 | (raw >> 64 & 0xfff) << LOW_BITS | raw & ((1 << LOW_BITS) - 1);
         let part = |shift: u32, width: u32| {
@@ -164,7 +164,7 @@ impl ReservationId {
             part(RANDOM_BITS, SEQ_BITS),
             part(0, RANDOM_BITS),
         )
-        .map_err(|_| ReservationIdError::NotOurs)
+        .map_err(|_| ReservationIdError::NotAReservationId)
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn other_uuids_are_refused() {
         let v4 = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
-        assert_eq!(v4.parse::<ReservationId>(), Err(ReservationIdError::NotOurs));
+        assert_eq!(v4.parse::<ReservationId>(), Err(ReservationIdError::NotAReservationId));
         assert_eq!("nonsense".parse::<ReservationId>(), Err(ReservationIdError::NotAUuid));
         let braced = format!("{{{v4}}}");
         assert_eq!(braced.parse::<ReservationId>(), Err(ReservationIdError::NotAUuid));

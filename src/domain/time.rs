@@ -7,20 +7,21 @@ use jiff::fmt::temporal::{Pieces, PiecesOffset};
 
 /// The last second of the year 9999, since 1970.
 const TIME_MAX_SECONDS: i64 = 253_402_300_799;
-const NANOS_A_SECOND: i32 = 1_000_000_000;
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
 /// Why a value is not a valid time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
     /// Not in the format.
-    #[error("is no time such as 2026-11-27T18:00:00Z or 2026-11-27T19:00:00.5+01:00")]
+    #[error("is not a time such as 2026-11-27T18:00:00Z or 2026-11-27T19:00:00.5+01:00")]
     NotATime,
     /// In the format, before 1970 or after 9999.
     #[error("must be a time from 1970 to 9999")]
     OutOfRange,
 }
 
-/// Milliseconds since 1970 of a time as RFC 3339 writes it. A leap second is refused: it has no place in the count.
+/// Milliseconds since 1970 of a time as RFC 3339 writes it. A leap second is refused, because milliseconds since 1970
+/// do not count it.
 ///
 /// ```
 /// use yoink::domain::{TimeError, parse_rfc3339_ms};
@@ -56,7 +57,7 @@ pub fn parse_rfc3339_ms(text: &str) -> Result<i64, TimeError> {
 ///
 /// `OutOfRange`.
 pub fn ms_from_unix(seconds: i64, nanos: i32) -> Result<i64, TimeError> {
-    if !(0..=TIME_MAX_SECONDS).contains(&seconds) || !(0..NANOS_A_SECOND).contains(&nanos) {
+    if !(0..=TIME_MAX_SECONDS).contains(&seconds) || !(0..NANOS_PER_SECOND).contains(&nanos) {
         return Err(TimeError::OutOfRange);
     }
     Ok(seconds * 1000 + i64::from(nanos / 1_000_000))
@@ -130,7 +131,7 @@ mod tests {
             (i64::MIN, 0),
             (i64::MAX, 0),
             (0, -1),
-            (0, NANOS_A_SECOND),
+            (0, NANOS_PER_SECOND),
         ] {
             assert_eq!(ms_from_unix(seconds, nanos), Err(TimeError::OutOfRange));
         }

@@ -9,7 +9,7 @@ pub(crate) use append_only_file::CompleteFile;
 pub(crate) use postgres::judge_postgres;
 pub(crate) use redis_state::{RedisState, advice};
 
-/// What a store promises, and what speaks against selling with it.
+/// What a store promises, and the reasons not to sell with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Judgement {
     /// How durable its writes are: a label of `yoink_durability`.
@@ -22,7 +22,7 @@ pub(crate) struct Judgement {
     pub(crate) unusable: Vec<String>,
     /// Why nothing can be sold for now.
     pub(crate) outages: Vec<String>,
-    /// Why it promises less than it could.
+    /// Why it promises less than other settings would.
     pub(crate) warnings: Vec<&'static str>,
 }
 

@@ -56,7 +56,7 @@ fn field<T: FromRedisValue + Default>(info: &InfoDict, name: &str) -> T {
 }
 
 impl RedisState {
-    /// Asks Redis.
+    /// Reads the state from Redis.
     pub(crate) async fn read(mut connection: Commands) -> Result<Self, RedisError> {
         let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await?;
         let mut statistics = redis::cmd("INFO");
@@ -113,7 +113,7 @@ impl RedisState {
         self.role.as_deref().unwrap_or("unknown")
     }
 
-    /// What Redis promises. `file` remembers when the append-only file was complete.
+    /// What Redis promises. `file` holds when the append-only file was last seen to be complete.
     pub(crate) fn judge(&self, file: &mut CompleteFile) -> Judgement {
         let mut warnings = Vec::new();
         if self.maxmemory_policy.is_none() || self.appendfsync.is_none() {
@@ -213,7 +213,7 @@ impl RedisState {
     }
 }
 
-/// Settings that would keep Redis from being slow, or partitions from being fenced, without need.
+/// Messages about settings that make Redis slow, or partitions fenced, without need.
 pub(crate) async fn advice(mut connection: Commands) -> Result<Vec<String>, RedisError> {
     let mut advice = Vec::new();
     for (name, wanted, why) in [

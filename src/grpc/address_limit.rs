@@ -45,7 +45,7 @@ impl AddressLimitLayer {
         let headers = request.headers().get_all("x-forwarded-for").iter();
         let forwarded = headers.map(|value| value.to_str().unwrap_or("unreadable"));
         let client = client_address(peer.ip(), forwarded, &self.trusted);
-        self.rate.check(&client).map_err(|wait| ApiError::RateLimited { whose: "address", wait })
+        self.rate.check(&client).map_err(|wait| ApiError::RateLimited { limited: "address", wait })
     }
 }
 

@@ -58,10 +58,10 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::UpdateProductRequest>,
     ) -> Result<Response<pb::UpdateProductResponse>, Status> {
-        let asked = request.into_inner();
-        let id = asked.product_id.parse();
+        let message = request.into_inner();
+        let id = message.product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
-        let change = convert::sale_change(asked)?;
+        let change = convert::sale_change(message)?;
         let updated = self.services.catalogue.update(&id, &change).await;
         let updated = updated.map_err(|error| match error {
             UpdateError::Unknown => ApiError::ProductNotFound,
@@ -77,23 +77,23 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::RestockRequest>,
     ) -> Result<Response<pb::RestockResponse>, Status> {
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, _, message) = request.into_parts();
         let mut fields = Fields::default();
-        let product = fields.parse("product_id", &asked.product_id);
-        let request = match idempotency_key::request_id(&metadata, &asked.request_id) {
+        let product = fields.parse("product_id", &message.product_id);
+        let request = match idempotency_key::request_id(&metadata, &message.request_id) {
             Ok(id) => fields.parse("request_id", &id),
             Err((name, problem)) => {
                 fields.refuse(name, &problem);
                 None
             }
         };
-        if asked.units < 1 || asked.units > UNITS_MAX {
+        if message.units < 1 || message.units > UNITS_MAX {
             fields.refuse("units", "must be 1 to 9007199254740992");
         }
-        let notes = convert::notes(&mut fields, &asked.actor, &asked.reason);
+        let notes = convert::notes(&mut fields, &message.actor, &message.reason);
         let ((product, request), (actor, reason)) =
             fields.finish(product.zip(request).zip(notes))?;
-        let units = asked.units;
+        let units = message.units;
         let restock = Restock { product, units, request, actor, reason };
         let restocked = self.services.catalogue.restock(&restock).await;
         let (supply, duplicate) = match restocked.map_err(ApiError::from)? {
@@ -110,14 +110,14 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ListReservationsRequest>,
     ) -> Result<Response<pb::ListReservationsResponse>, Status> {
-        let asked = request.into_inner();
-        let size = convert::page_size(asked.page_size)?;
+        let message = request.into_inner();
+        let size = convert::page_size(message.page_size)?;
         let mut fields = Fields::default();
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let product = optional(&asked.product_id).map(|text| fields.parse("product_id", &text));
-        let user = optional(&asked.user_id).map(|text| fields.parse("user_id", &text));
-        let list = PagedList::new("reservations", &[&asked.product_id, &asked.user_id]);
-        let after = list.position(&asked.page_token, |id| id.parse::<ReservationId>().ok());
+        let product = optional(&message.product_id).map(|text| fields.parse("product_id", &text));
+        let user = optional(&message.user_id).map(|text| fields.parse("user_id", &text));
+        let list = PagedList::new("reservations", &[&message.product_id, &message.user_id]);
+        let after = list.position(&message.page_token, |id| id.parse::<ReservationId>().ok());
         let after = fields.keep("page_token", after);
         let filter = match (product, user) {
             (Some(product), Some(user)) => {
@@ -156,8 +156,8 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
         let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
             request.into_inner();
-        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
-        Ok(Response::new(dead::release(&self.services, asked).await?))
+        let message = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::release(&self.services, message).await?))
     }
 
     async fn retry_dead_entries(
@@ -165,8 +165,8 @@ impl AdminService for Admin {
         request: Request<pb::RetryDeadEntriesRequest>,
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
         let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
-        let asked = dead::ActionRequest { selector, actor, reason, dry_run };
-        Ok(Response::new(dead::retry(&self.services, asked).await?))
+        let message = dead::ActionRequest { selector, actor, reason, dry_run };
+        Ok(Response::new(dead::retry(&self.services, message).await?))
     }
 
     async fn audit(

@@ -69,7 +69,7 @@ impl Admission {
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
         let ack = self.services.acks.choose(ack)?;
-        let limited = |wait| ApiError::RateLimited { whose: "user", wait };
+        let limited = |wait| ApiError::RateLimited { limited: "user", wait };
         self.users.check(&request.user).map_err(limited)?;
         Ok((self.services.stock.reserve(request).await?, ack))
     }

@@ -52,8 +52,8 @@ const PAGE_SIZE_DEFAULT: usize = 50;
 const PAGE_SIZE_MAX: usize = 500;
 
 /// The size of a page: 0 means the default, and more than the maximum means the maximum.
-pub(super) fn page_size(asked: i32) -> Result<usize, ApiError> {
-    match usize::try_from(asked) {
+pub(super) fn page_size(requested: i32) -> Result<usize, ApiError> {
+    match usize::try_from(requested) {
         Ok(0) => Ok(PAGE_SIZE_DEFAULT),
         Ok(size) => Ok(size.min(PAGE_SIZE_MAX)),
         Err(_) => Err(ApiError::bad_field("page_size", "must not be negative")),
@@ -128,13 +128,13 @@ fn limit(value: i32) -> Result<Option<u32>, &'static str> {
     }
 }
 
-pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>, ApiError> {
-    if asked.is_empty() || asked.len() > 1000 {
+pub(super) fn new_products(messages: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>, ApiError> {
+    if messages.is_empty() || messages.len() > 1000 {
         return Err(ApiError::bad_field("products", "must have 1 to 1000 elements"));
     }
     let mut fields = Fields::default();
     let parsed =
-        asked.into_iter().enumerate().map(|(at, product)| new_product(&mut fields, at, product));
+        messages.into_iter().enumerate().map(|(at, message)| new_product(&mut fields, at, message));
     let products: Vec<Option<NewProduct>> = parsed.collect();
     let mut ids: Vec<_> = products.iter().flatten().map(|product| &product.id).collect();
     ids.sort();
@@ -144,38 +144,38 @@ pub(super) fn new_products(asked: Vec<pb::NewProduct>) -> Result<Vec<NewProduct>
     fields.finish(products.into_iter().collect())
 }
 
-fn new_product(fields: &mut Fields, at: usize, asked: pb::NewProduct) -> Option<NewProduct> {
+fn new_product(fields: &mut Fields, at: usize, message: pb::NewProduct) -> Option<NewProduct> {
     let name = |field: &str| format!("products[{at}].{field}");
-    let id = fields.parse(&name("product_id"), &asked.product_id);
-    let price = fields.keep(&name("price"), price(asked.price));
-    let opens = fields.keep(&name("opens_at"), asked.opens_at.map(milliseconds).transpose());
-    let closes = fields.keep(&name("closes_at"), asked.closes_at.map(milliseconds).transpose());
-    let limit = fields.keep(&name("per_user_limit"), limit(asked.per_user_limit));
-    let status = fields.keep(&name("status"), status(asked.status, ProductStatus::OnSale));
+    let id = fields.parse(&name("product_id"), &message.product_id);
+    let price = fields.keep(&name("price"), price(message.price));
+    let opens = fields.keep(&name("opens_at"), message.opens_at.map(milliseconds).transpose());
+    let closes = fields.keep(&name("closes_at"), message.closes_at.map(milliseconds).transpose());
+    let limit = fields.keep(&name("per_user_limit"), limit(message.per_user_limit));
+    let status = fields.keep(&name("status"), status(message.status, ProductStatus::OnSale));
     let sale = Sale {
-        name: asked.name,
+        name: message.name,
         price: price?,
         opens_at_ms: opens?,
         closes_at_ms: closes?,
         per_user_limit: limit?,
         status: status?,
     };
-    let product = NewProduct { id: id?, sale, units: asked.units };
+    let product = NewProduct { id: id?, sale, units: message.units };
     fields.keep(&format!("products[{at}]"), product.check()).map(|()| product)
 }
 
 /// The fields to set: those of the mask, or without a mask every field that has a value.
-pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange, ApiError> {
+pub(super) fn sale_change(message: pb::UpdateProductRequest) -> Result<SaleChange, ApiError> {
     let mut fields = Fields::default();
-    let paths = match asked.update_mask {
+    let paths = match message.update_mask {
         Some(mask) if !mask.paths.is_empty() => mask.paths,
         Some(_) | None => [
-            ("name", !asked.name.is_empty()),
-            ("price", asked.price.is_some()),
-            ("opens_at", asked.opens_at.is_some()),
-            ("closes_at", asked.closes_at.is_some()),
-            ("per_user_limit", asked.per_user_limit != 0),
-            ("status", asked.status != 0),
+            ("name", !message.name.is_empty()),
+            ("price", message.price.is_some()),
+            ("opens_at", message.opens_at.is_some()),
+            ("closes_at", message.closes_at.is_some()),
+            ("per_user_limit", message.per_user_limit != 0),
+            ("status", message.status != 0),
         ]
         .into_iter()
         .filter(|(_, set)| *set)
@@ -188,22 +188,24 @@ pub(super) fn sale_change(asked: pb::UpdateProductRequest) -> Result<SaleChange,
     let mut change = SaleChange::default();
     for path in &paths {
         match path.as_str() {
-            "name" => change.name = Some(asked.name.clone()),
-            "price" => change.price = fields.keep("price", price(asked.price.clone())),
+            "name" => change.name = Some(message.name.clone()),
+            "price" => change.price = fields.keep("price", price(message.price.clone())),
             "opens_at" => {
                 change.opens_at_ms =
-                    fields.keep("opens_at", asked.opens_at.map(milliseconds).transpose());
+                    fields.keep("opens_at", message.opens_at.map(milliseconds).transpose());
             }
             "closes_at" => {
                 change.closes_at_ms =
-                    fields.keep("closes_at", asked.closes_at.map(milliseconds).transpose());
+                    fields.keep("closes_at", message.closes_at.map(milliseconds).transpose());
             }
             "per_user_limit" => {
-                change.per_user_limit = fields.keep("per_user_limit", limit(asked.per_user_limit));
+                change.per_user_limit =
+                    fields.keep("per_user_limit", limit(message.per_user_limit));
             }
-            "status" if asked.status == 0 => fields.refuse("status", "must not be unspecified"),
+            "status" if message.status == 0 => fields.refuse("status", "must not be unspecified"),
             "status" => {
-                change.status = fields.keep("status", status(asked.status, ProductStatus::OnSale));
+                change.status =
+                    fields.keep("status", status(message.status, ProductStatus::OnSale));
             }
             _ => fields.refuse("update_mask", "has a field that cannot be changed"),
         }
@@ -309,15 +311,15 @@ mod tests {
     #[test]
     fn update_without_a_mask_sets_the_fields_that_have_values() {
         let status = pb::ProductStatus::Stopped.into();
-        let asked = pb::UpdateProductRequest { status, ..Default::default() };
-        let change = sale_change(asked).unwrap();
+        let message = pb::UpdateProductRequest { status, ..Default::default() };
+        let change = sale_change(message).unwrap();
         assert_eq!(
             change,
             SaleChange { status: Some(ProductStatus::Stopped), ..Default::default() }
         );
         assert!(sale_change(pb::UpdateProductRequest::default()).is_err());
         let mask = Some(prost_types::FieldMask { paths: vec!["closes_at".into()] });
-        let asked = pb::UpdateProductRequest { update_mask: mask, ..Default::default() };
-        assert_eq!(sale_change(asked).unwrap().closes_at_ms, Some(None), "cleared");
+        let message = pb::UpdateProductRequest { update_mask: mask, ..Default::default() };
+        assert_eq!(sale_change(message).unwrap().closes_at_ms, Some(None), "cleared");
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct ActionRequest {
 }
 
 /// Parses the filter at `path`. A field that is empty or absent sets no condition.
-fn filter(fields: &mut Fields, path: &str, asked: &pb::DeadEntryFilter) -> DeadFilter {
+fn filter(fields: &mut Fields, path: &str, message: &pb::DeadEntryFilter) -> DeadFilter {
     fn optional<T>(fields: &mut Fields, name: &str, text: &str) -> Option<T>
     where
         T: FromStr<Err: ToString>,
@@ -36,16 +36,16 @@ fn filter(fields: &mut Fields, path: &str, asked: &pb::DeadEntryFilter) -> DeadF
     }
     let age = |age| Duration::try_from(age).map_err(|_| "must not be negative");
     DeadFilter {
-        product: optional(fields, &format!("{path}.product_id"), &asked.product_id),
-        sqlstate: optional(fields, &format!("{path}.sqlstate"), &asked.sqlstate),
-        older_than: asked
+        product: optional(fields, &format!("{path}.product_id"), &message.product_id),
+        sqlstate: optional(fields, &format!("{path}.sqlstate"), &message.sqlstate),
+        older_than: message
             .older_than
-            .and_then(|asked| fields.keep(&format!("{path}.older_than"), age(asked))),
+            .and_then(|message| fields.keep(&format!("{path}.older_than"), age(message))),
     }
 }
 
-fn selection(fields: &mut Fields, asked: pb::DeadEntrySelector) -> Option<Selection> {
-    let pb::DeadEntrySelector { reservation_ids, all, filter: narrowed } = asked;
+fn selection(fields: &mut Fields, message: pb::DeadEntrySelector) -> Option<Selection> {
+    let pb::DeadEntrySelector { reservation_ids, all, filter: narrowed } = message;
     if all != reservation_ids.is_empty() || reservation_ids.len() > PAGE {
         let problem = "must name 1 to 500 reservations, unless `all` is set";
         fields.refuse("selector.reservation_ids", problem);
@@ -82,25 +82,25 @@ fn paged_list(filter: &pb::DeadEntryFilter) -> PagedList {
 
 pub(super) async fn list(
     services: &Services,
-    asked: pb::ListDeadEntriesRequest,
+    message: pb::ListDeadEntriesRequest,
 ) -> Result<pb::ListDeadEntriesResponse, ApiError> {
-    let size = convert::page_size(asked.page_size)?;
+    let size = convert::page_size(message.page_size)?;
     let mut fields = Fields::default();
-    let narrowed = asked.filter.unwrap_or_default();
-    if !asked.reservation_id.is_empty() {
+    let narrowed = message.filter.unwrap_or_default();
+    if !message.reservation_id.is_empty() {
         if narrowed != pb::DeadEntryFilter::default() {
             fields.refuse("filter", "is not allowed with reservation_id");
         }
-        if !asked.page_token.is_empty() {
+        if !message.page_token.is_empty() {
             fields.refuse("page_token", "is not allowed with reservation_id");
         }
-        let id = fields.parse("reservation_id", &asked.reservation_id);
+        let id = fields.parse("reservation_id", &message.reservation_id);
         let dead = services.dead_letters.find(fields.finish(id)?).await?;
         let entries = dead.iter().map(entry).collect();
         return Ok(pb::ListDeadEntriesResponse { entries, next_page_token: String::new() });
     }
     let list = paged_list(&narrowed);
-    let from = list.position(&asked.page_token, |text| position(services, text));
+    let from = list.position(&message.page_token, |text| position(services, text));
     let from = fields.keep("page_token", from);
     let filter = filter(&mut fields, "filter", &narrowed);
     let from = fields.finish(from)?;
@@ -117,13 +117,13 @@ pub(super) async fn list(
 async fn apply(
     services: &Services,
     action: Action,
-    asked: ActionRequest,
+    message: ActionRequest,
 ) -> Result<(Tally, Vec<pb::ProductEffect>), ApiError> {
     let mut fields = Fields::default();
-    let notes = convert::notes(&mut fields, &asked.actor, &asked.reason);
-    let selection = selection(&mut fields, asked.selector.unwrap_or_default());
+    let notes = convert::notes(&mut fields, &message.actor, &message.reason);
+    let selection = selection(&mut fields, message.selector.unwrap_or_default());
     let ((actor, reason), selection) = fields.finish(notes.zip(selection))?;
-    if asked.dry_run {
+    if message.dry_run {
         let DryRun { tally, products } = services.dead_letters.dry_run(action, &selection).await?;
         return Ok((tally, products.iter().map(effect).collect()));
     }
@@ -134,9 +134,9 @@ async fn apply(
 
 pub(super) async fn release(
     services: &Services,
-    asked: ActionRequest,
+    message: ActionRequest,
 ) -> Result<pb::ReleaseDeadEntriesResponse, ApiError> {
-    let (tally, effects) = apply(services, Action::Release, asked).await?;
+    let (tally, effects) = apply(services, Action::Release, message).await?;
     Ok(pb::ReleaseDeadEntriesResponse {
         released: count(tally.released),
         settled: count(tally.settled),
@@ -147,9 +147,9 @@ pub(super) async fn release(
 
 pub(super) async fn retry(
     services: &Services,
-    asked: ActionRequest,
+    message: ActionRequest,
 ) -> Result<pb::RetryDeadEntriesResponse, ApiError> {
-    let (tally, effects) = apply(services, Action::Retry, asked).await?;
+    let (tally, effects) = apply(services, Action::Retry, message).await?;
     Ok(pb::RetryDeadEntriesResponse {
         stored: count(tally.stored),
         refused: count(tally.refused),
@@ -172,7 +172,7 @@ impl From<Interrupted> for ApiError {
         ];
         let done: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
         let error = Self::from(error);
-        if done.is_empty() { error } else { Self::Halfway { error: Box::new(error), done } }
+        if done.is_empty() { error } else { Self::PartlyDone { error: Box::new(error), done } }
     }
 }
 

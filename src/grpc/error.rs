@@ -66,7 +66,7 @@ pub enum ApiError {
     /// An address or a user calls too often.
     RateLimited {
         /// `address` or `user`.
-        whose: &'static str,
+        limited: &'static str,
         /// The time until the next call is accepted.
         wait: Duration,
     },
@@ -93,7 +93,7 @@ pub enum ApiError {
     /// Recorded in the ledger; Redis has not been updated yet.
     NotInForce,
     /// The call failed after a part of it was done.
-    Halfway {
+    PartlyDone {
         /// Why it failed.
         error: Box<ApiError>,
         /// What was done before, with its count.
@@ -107,7 +107,7 @@ impl ApiError {
         Self::BadFields(vec![(field.to_owned(), error.to_string())])
     }
 
-    /// A number that is out of its range although its source limits it.
+    /// The error for a number that is out of its range although its source limits it.
     pub(super) fn bug(error: std::num::TryFromIntError) -> Self {
         tracing::error!(%error, "internal error: a number is out of its range");
         Self::Internal(Applied::Maybe)
@@ -142,7 +142,7 @@ impl ApiError {
             Self::AckUnavailable(_) => Reason::AckUnavailable,
             Self::ReservationVoided => Reason::ReservationVoided,
             Self::NotInForce => Reason::NotInForce,
-            Self::Halfway { error, .. } => error.reason(),
+            Self::PartlyDone { error, .. } => error.reason(),
         }
     }
 
@@ -166,9 +166,9 @@ impl ApiError {
             }
             Self::TooManyUnits => vec![("limit", UNITS_MAX.to_string())],
             Self::RequestLost(id) => vec![("reservation_id", id.to_string())],
-            Self::RateLimited { whose, .. } => vec![("limited", (*whose).to_owned())],
+            Self::RateLimited { limited, .. } => vec![("limited", (*limited).to_owned())],
             Self::AckUnavailable(ack) => vec![("ack", ack.as_str().to_owned())],
-            Self::Halfway { error, done } => {
+            Self::PartlyDone { error, done } => {
                 let done = done.iter().map(|(what, count)| (*what, count.to_string()));
                 error.metadata().into_iter().chain(done).collect()
             }
@@ -205,7 +205,7 @@ impl ApiError {
             let problems = fields.iter().map(|(field, problem)| format!("{field} {problem}"));
             return problems.collect::<Vec<_>>().join("; ");
         }
-        if let Self::Halfway { error, done } = self {
+        if let Self::PartlyDone { error, done } = self {
             let done = done.iter().map(|(what, count)| format!("{count} {what}"));
             let done = done.collect::<Vec<_>>().join(", ");
             return format!("{}; before that: {done}", error.message(metadata));
@@ -236,7 +236,7 @@ impl ApiError {
                 | Self::Internal(applied),
                 _,
             ) => Some(*applied),
-            (Self::Halfway { .. }, _) | (_, Effect::Maybe) => Some(Applied::Maybe),
+            (Self::PartlyDone { .. }, _) | (_, Effect::Maybe) => Some(Applied::Maybe),
             (Self::RequestLost(_), _) => Some(Applied::No),
             (_, Effect::No | Effect::Stated) => {
                 (rule.code == Code::Unavailable).then_some(Applied::No)

@@ -31,7 +31,7 @@ impl From<AckError> for ApiError {
             AckError::Unavailable(ack) => Self::AckUnavailable(ack),
             AckError::Voided => Self::ReservationVoided,
             AckError::Lost => Self::LostOrUnknown,
-            // The unit is taken, and the order on its way.
+            // The unit is taken, and the order will be stored.
             AckError::Overloaded | AckError::Stopping => Self::LedgerUnavailable(Applied::Maybe),
         }
     }

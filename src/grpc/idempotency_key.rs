@@ -115,11 +115,11 @@ mod tests {
             assert_eq!(request_id(&with(&[same.as_bytes()]), "").unwrap(), "order-1", "{same}");
             assert_eq!(request_id(&with(&[same.as_bytes()]), "order-1").unwrap(), "order-1");
         }
-        assert_eq!(request_id(&with(&[b"a", b"\"a\""]), "").unwrap(), "a", "twice the same");
+        assert_eq!(request_id(&with(&[b"a", b"\"a\""]), "").unwrap(), "a", "the same value twice");
     }
 
     #[test]
-    fn a_header_that_is_no_request_id_is_refused_by_its_name() {
+    fn a_header_that_is_not_a_request_id_is_refused_by_its_name() {
         let long = "x".repeat(1000);
         let wrong: [&[u8]; 11] = [
             b"",
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_and_a_field_that_differ_are_refused_beside_every_other_field() {
+    fn a_header_and_a_field_that_differ_are_refused_together_with_other_wrong_fields() {
         assert_eq!(request_id(&with(&[b"a"]), "b").unwrap_err().0, "request_id");
         let Err(ApiError::BadFields(fields)) = reserve(&with(&[b"a b"]), "", "ann", "") else {
             panic!("accepted");

@@ -43,7 +43,7 @@ pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> 
 async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = services.partitions().get_partition(id.partition());
     let partition = partition.ok_or(ApiError::ReservationNotFound)?;
-    // Before Redis is asked: look-ups share its connection with reservations.
+    // Admitted before Redis is read, because look-ups share its connection with reservations.
     let lookup = services.lookups.begin().ok_or(ApiError::Overloaded)?;
     let found = services.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
@@ -51,7 +51,7 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
     }
     let another = match lookup.find(id).await.map_err(unchanged)? {
         LookedUp::Reservation(stored) => return Ok(stored),
-        LookedUp::AnotherOfItsSeq => true,
+        LookedUp::NeverIssued => true,
         LookedUp::Nothing => false,
     };
     match found {
@@ -98,14 +98,14 @@ impl InventoryService for Inventory {
         request: Request<pb::ReserveUnitRequest>,
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, _, message) = request.into_parts();
         let reserve = idempotency_key::reserve(
             &metadata,
-            &asked.product_id,
-            &asked.user_id,
-            &asked.request_id,
+            &message.product_id,
+            &message.user_id,
+            &message.request_id,
         )?;
-        let ack = convert::ack(asked.ack)?;
+        let ack = convert::ack(message.ack)?;
         let request_id = reserve.request.as_ref().map(ToString::to_string).unwrap_or_default();
         let Taken { receipt, duplicate, ack } = self.admission.take(reserve, ack).await?;
         let (state, http_status) = match ack {
@@ -114,8 +114,8 @@ impl InventoryService for Inventory {
         };
         let reservation = pb::Reservation {
             reservation_id: receipt.reservation_id.to_string(),
-            product_id: asked.product_id,
-            user_id: asked.user_id,
+            product_id: message.product_id,
+            user_id: message.user_id,
             request_id,
             state: state.into(),
             reserved_at: Some(convert::timestamp(receipt.reserved_at_ms)),
@@ -135,10 +135,10 @@ impl InventoryService for Inventory {
         request: Request<pb::ListProductsRequest>,
     ) -> Result<Response<pb::ListProductsResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let asked = request.into_inner();
-        let size = convert::page_size(asked.page_size)?;
+        let message = request.into_inner();
+        let size = convert::page_size(message.page_size)?;
         let list = PagedList::new("products", &[]);
-        let after = list.position(&asked.page_token, |id| id.parse().ok());
+        let after = list.position(&message.page_token, |id| id.parse().ok());
         let after = after.map_err(|error| ApiError::bad_field("page_token", error))?;
         let listed = self.admission.services.catalogue.list(after.as_ref(), size).await;
         let (listed, more) = listed.map_err(ApiError::from)?;

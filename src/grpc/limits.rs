@@ -19,7 +19,7 @@ use governor::{
 };
 use ipnet::IpNet;
 
-/// Checks between two removals of keys whose limit is as good as unused.
+/// How many checks there are between two removals of keys whose limit is unused again.
 const CHECKS_PER_SWEEP: u32 = 16_384;
 
 /// The limits, from the settings of the same names.
@@ -79,9 +79,9 @@ impl<K: Hash + Eq + Clone> RateLimit<K> {
     }
 }
 
-/// Whose call it is: the peer, or, behind proxies that are trusted, the nearest address in
-/// `forwarded` (each `x-forwarded-for`, in order) that is none of them. What stands further left is
-/// what a client says of itself. An IPv6 client is its /64: it owns all of it.
+/// The address of the caller: the peer, or, behind trusted proxies, the last address in `forwarded` (each
+/// `x-forwarded-for`, in order) that is not a trusted proxy. The addresses before it are written by the client and
+/// prove nothing. An IPv6 client is counted by its /64, because it owns all of it.
 pub(super) fn client_address<'a>(
     peer: IpAddr,
     forwarded: impl DoubleEndedIterator<Item = &'a str>,

@@ -7,7 +7,7 @@ use tonic::Code;
 pub(super) enum Effect {
     /// The call changed nothing.
     No,
-    /// Nobody knows, or a part of the call was done.
+    /// It is unknown, or a part of the call was done.
     Maybe,
     /// It depends: `applied` in the metadata is `no` or `maybe`.
     Stated,

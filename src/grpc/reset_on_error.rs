@@ -1,7 +1,7 @@
 //! Resets a stream that Envoy transcodes to a JSON array and that ends with an error.
 //!
-//! gRPC reports the error in the trailers, but the transcoder ignores it and closes the array: the client would take a part of
-//! the list for the whole. After a reset the body is visibly incomplete.
+//! gRPC reports the error in the trailers, but the transcoder ignores it and closes the array: the client would mistake
+//! a part of the list for the whole list. After a reset the body is visibly incomplete.
 
 use std::{
     pin::Pin,

@@ -109,7 +109,7 @@ mod tests {
         let wait = Duration::from_millis(1500);
         let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
         let done = vec![("released", 3), ("settled", 4)];
-        let halfway = ApiError::Halfway { error: Box::new(ApiError::Recovering), done };
+        let partly_done = ApiError::PartlyDone { error: Box::new(ApiError::Recovering), done };
         vec![
             (ApiError::bad_field("user_id", "must not be empty"), &[]),
             (ApiError::UnreadableMessage, &[]),
@@ -126,7 +126,7 @@ mod tests {
             (ApiError::ProductNotFound, &[]),
             (ApiError::ReservationNotFound, &[]),
             (ApiError::LostOrUnknown, &[]),
-            (ApiError::RateLimited { whose: "user", wait }, &["limited", "retry_delay"]),
+            (ApiError::RateLimited { limited: "user", wait }, &["limited", "retry_delay"]),
             (ApiError::Overloaded, &[]),
             (ApiError::BacklogFull { wait }, &["retry_delay"]),
             (ApiError::AckUnavailable(Ack::Replica), &["ack"]),
@@ -138,7 +138,7 @@ mod tests {
             (ApiError::DeadlineExceeded, &[]),
             (ApiError::Internal(Applied::No), &[]),
             (ApiError::RequestLost(id), &["reservation_id"]),
-            (halfway, &["released", "settled"]),
+            (partly_done, &["released", "settled"]),
         ]
     }
 
@@ -167,7 +167,7 @@ mod tests {
     fn a_status_is_what_its_reason_declares() {
         for (error, _) in errors() {
             let (reason, rule) = (error.reason(), error.reason().rule());
-            let halfway = matches!(error, ApiError::Halfway { .. });
+            let partly_done = matches!(error, ApiError::PartlyDone { .. });
             let status = Status::from(error);
             let info = status.get_details_error_info().unwrap();
             assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", reason.as_str()));
@@ -181,7 +181,7 @@ mod tests {
             match rule.effect {
                 Effect::Stated => assert!(applied.is_some(), "{reason:?}"),
                 Effect::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
-                Effect::No if halfway => assert_eq!(applied, Some("maybe")),
+                Effect::No if partly_done => assert_eq!(applied, Some("maybe")),
                 Effect::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
             }
         }

@@ -51,12 +51,12 @@ impl StorefrontService for Storefront {
         request: Request<pb::PlaceOrderRequest>,
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let (metadata, _, asked) = request.into_parts();
+        let (metadata, _, message) = request.into_parts();
         let reserve = idempotency_key::reserve(
             &metadata,
-            &asked.product_id,
-            &asked.user_id,
-            &asked.request_id,
+            &message.product_id,
+            &message.user_id,
+            &message.request_id,
         )?;
         let taken = self.admission.take(reserve, None).await?;
         let response = pb::PlaceOrderResponse {

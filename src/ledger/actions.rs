@@ -22,7 +22,7 @@ pub struct ActionBy {
 /// An action on a dead entry, as it is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordedAction {
-    /// Voided the order; its unit goes back next.
+    /// Voided the order; its unit is given back next.
     Release,
     /// Gave back the unit of an order that had been voided before.
     Finish,
@@ -32,7 +32,7 @@ pub enum RecordedAction {
     Refused,
     /// Removed the dead entry of an order that is stored.
     Discard,
-    /// Began to finish or to discard, and did not learn whether Redis did it.
+    /// Began to finish or to discard, and the result in Redis is unknown.
     Unknown,
 }
 

@@ -33,7 +33,7 @@ pub struct AuditRows {
     pub settled_at_cut: i64,
     /// Confirmed rows up to the cut that are in no stream and have a request id, by the start of its bucket in
     /// milliseconds since 1970.
-    pub claims_at_cut: HashMap<i64, i64>,
+    pub request_ids_at_cut: HashMap<i64, i64>,
 }
 
 /// The time buckets by which request ids are counted.
@@ -100,7 +100,7 @@ impl Ledger {
             let (since, width_ms) = (timestamp(buckets.since_ms), buckets.width_ms);
             let counted =
                 tx.query(sql, &[&number, &epoch, &seq, &streams.ids, &since, &width_ms]).await?;
-            rows.claims_at_cut = counted.iter().map(|row| (row.get(0), row.get(1))).collect();
+            rows.request_ids_at_cut = counted.iter().map(|row| (row.get(0), row.get(1))).collect();
             Ok(rows)
         })
         .await

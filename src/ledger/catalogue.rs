@@ -193,7 +193,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// See [`UpdateError`]. Nothing was changed; after a lost reply to COMMIT, repeating it finds out.
+    /// See [`UpdateError`]. Nothing was changed. If the reply to COMMIT was lost, a repeated call shows the outcome.
     pub async fn update_product(
         &self,
         id: &ProductId,
@@ -300,8 +300,8 @@ mod tests {
     #[test]
     fn restock_is_never_stored_under_the_request_id_of_a_first_grant() {
         assert_eq!(stored_request("first/shoe"), " first/shoe");
-        for as_it_is in ["first", "r1", "a/b", "First/shoe"] {
-            assert_eq!(stored_request(as_it_is), as_it_is);
+        for unchanged in ["first", "r1", "a/b", "First/shoe"] {
+            assert_eq!(stored_request(unchanged), unchanged);
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum LedgerError {
         source: Cause,
     },
     /// The partition has another epoch now: read its row again.
-    #[error("the partition has another epoch by now")]
+    #[error("the partition has another epoch now")]
     GateClosed,
 }
 
@@ -145,7 +145,7 @@ impl From<tokio_postgres::Error> for LedgerError {
     fn from(error: tokio_postgres::Error) -> Self {
         let sqlstate = error.code().map(SqlState::code).map(str::to_owned);
         let constraint = error.as_db_error().and_then(|db| db.constraint()).map(str::to_owned);
-        // Without a SQLSTATE, the connection failed or a value has another type than was asked for.
+        // Without a SQLSTATE, the connection failed or a value has another type than the program expects.
         let io = error.source().is_some_and(|source| source.is::<std::io::Error>());
         let lost = if error.is_closed() || io { Class::Transient } else { Class::Unlisted };
         let class =

@@ -110,7 +110,7 @@ pub enum Migrated {
 }
 
 const EXISTS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
-/// As sqlx makes it.
+/// The table as sqlx creates it.
 const RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version BIGINT PRIMARY KEY,
     description TEXT NOT NULL,
@@ -211,7 +211,7 @@ fn lock_id(database: &str) -> i64 {
     0x3d32_ad9e * i64::from(crc32fast::hash(database.as_bytes()))
 }
 
-/// The schema of a database beside this program's.
+/// The schema of a database, compared with this program's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemaVersions {
     /// In the database; 0: none.
@@ -244,7 +244,7 @@ pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerEr
             let (mut found, mut oldest, program) = (0, None, newest());
             if client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
                 found = client.query_one(VERSION, &[]).await?.try_get(0)?;
-                // It came with version 5.
+                // The table exists since version 5.
                 let sql = "SELECT to_regclass('schema_compatibility') IS NOT NULL";
                 if client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
                     let sql = "SELECT max(oldest_program) FROM schema_compatibility";

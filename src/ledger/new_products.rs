@@ -36,7 +36,7 @@ pub enum Created {
     Done {
         /// The new products.
         new: Vec<ProductId>,
-        /// Existing products that differ from what was asked; they were not changed.
+        /// Existing products that differ from the request; they were not changed.
         kept: Vec<ProductId>,
     },
     /// None was created: this existing product was created with other units.
@@ -256,7 +256,7 @@ async fn store(
     Ok(Imported { created: Created::Done { new, kept }, unversioned })
 }
 
-/// How an existing product differs from what was asked.
+/// How an existing product differs from the requested one.
 struct Difference {
     /// Its index among the compared products.
     at: usize,

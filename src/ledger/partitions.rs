@@ -15,7 +15,7 @@ pub struct Deployment {
     pub partitions: PartitionCount,
 }
 
-/// Whether the database has the number of partitions that was asked for.
+/// Whether the database has the requested number of partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Established {
     /// It has.
@@ -119,7 +119,7 @@ impl Ledger {
                     Ok(epoch(row.get(1)).map_or(
                         PartitionRow {
                             partition,
-                            epoch: Epoch::LAST,
+                            epoch: Epoch::MAX,
                             status: PartitionStatus::Closed,
                         },
                         |epoch| PartitionRow { partition, epoch, status },
@@ -143,8 +143,7 @@ impl Ledger {
                         WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
                     RETURNING epoch";
             let (partition, seen) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            let row =
-                client.query_opt(sql, &[&partition, &seen, &i64::from(Epoch::LAST.0)]).await?;
+            let row = client.query_opt(sql, &[&partition, &seen, &i64::from(Epoch::MAX.0)]).await?;
             row.map(|row| epoch(row.get(0))).transpose()
         })
         .await
@@ -189,6 +188,6 @@ async fn deployment(tx: &Transaction<'_>) -> Result<Option<Deployment>, LedgerEr
 }
 
 pub(super) fn epoch(value: i64) -> Result<Epoch, LedgerError> {
-    let epoch = u32::try_from(value).ok().map(Epoch).filter(|epoch| *epoch <= Epoch::LAST);
+    let epoch = u32::try_from(value).ok().map(Epoch).filter(|epoch| *epoch <= Epoch::MAX);
     epoch.ok_or(LedgerError::unreadable("partitions.epoch"))
 }

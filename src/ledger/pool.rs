@@ -288,10 +288,10 @@ impl Ledger {
     /// When it does not.
     pub async fn probe(&self) -> Result<(), LedgerError> {
         let (client, connection) = self.config.connect(NoTls).await?;
-        let asked = async move { client.simple_query("SELECT 1").await.map(drop) };
+        let answered = async move { client.simple_query("SELECT 1").await.map(drop) };
         // The connection ends with its client.
-        let (asked, ended) = tokio::join!(asked, connection);
-        asked.and(ended)?;
+        let (answered, ended) = tokio::join!(answered, connection);
+        answered.and(ended)?;
         Ok(())
     }
 

@@ -73,7 +73,8 @@ async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
             return Err(PoolerError::TransactionMode);
         }
         second.batch_execute("BEGIN").await?;
-        // If both share one backend, the second holds it until its transaction ends, and asking the first would wait.
+        // If both share one backend, the second holds it until its transaction ends, and a statement on the first would
+        // wait.
         let shared = backend(second).await? == own || backend(first).await? != own;
         second.batch_execute("COMMIT").await?;
         if shared {

@@ -14,7 +14,7 @@ use crate::{
     telemetry::{Metrics, PoolReading},
 };
 
-/// Look-ups in flight per connection. Most of them wait, for at most about 32 times as long as one takes.
+/// Look-ups in flight per connection. Most of them wait; the last one waits about 32 times as long as one takes.
 const LOOKUPS_PER_CONNECTION: usize = 32;
 
 /// The most connections of each kind.

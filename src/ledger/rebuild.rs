@@ -1,4 +1,4 @@
-//! The ledger's half of a rebuild: the lock, and what Redis is filled from.
+//! The ledger's part of a rebuild: the lock, and the rows from which Redis is filled.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ impl Ledger {
                 PartitionStatus::Open => "open",
                 PartitionStatus::Closed => "closed",
             };
-            let (above, last) = (i64::from(above.0), i64::from(Epoch::LAST.0));
+            let (above, last) = (i64::from(above.0), i64::from(Epoch::MAX.0));
             let sql = "UPDATE partitions SET epoch = greatest(epoch, $4) + 1, status = 'closed'
                         WHERE partition = $1 AND epoch = $2 AND status = $3
                           AND greatest(epoch, $4) < $5
@@ -160,11 +160,11 @@ impl Ledger {
         .await
     }
 
-    /// The request ids of confirmed orders made since `since_ms`, as they come.
+    /// Streams the request ids of confirmed orders made since `since_ms`.
     ///
     /// # Errors
     ///
-    /// When Postgres does not answer, at the start or on the way.
+    /// When Postgres does not answer, at the start or later.
     pub async fn idempotency_records(
         &self,
         partition: Partition,

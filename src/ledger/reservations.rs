@@ -27,7 +27,7 @@ pub enum LookedUp {
     /// Found.
     Reservation(Reservation),
     /// Another reservation has its partition, epoch and seq: this id was never issued.
-    AnotherOfItsSeq,
+    NeverIssued,
     /// Not found.
     Nothing,
 }
@@ -110,7 +110,7 @@ impl Ledger {
                 if found.id == id {
                     return Ok(LookedUp::Reservation(found));
                 }
-                looked_up = LookedUp::AnotherOfItsSeq;
+                looked_up = LookedUp::NeverIssued;
             }
             Ok(looked_up)
         })

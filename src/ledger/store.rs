@@ -57,8 +57,8 @@ impl Ledger {
     /// # Errors
     ///
     /// `Rejected` when one of them cannot be stored: halve the batch. `GateClosed` when the partition
-    /// has another epoch by now. Nothing was stored; after a lost reply to COMMIT, running it again
-    /// finds out.
+    /// has another epoch now. Nothing was stored. If the reply to COMMIT was lost, running it again
+    /// shows the outcome.
     pub async fn store(
         &self,
         partition: Partition,

@@ -1,4 +1,4 @@
-//! Voids an order, before its unit goes back (R5). A void has the primary key of the order: an order is
+//! Voids an order, before its unit is given back (R5). A void has the primary key of the order: an order is
 //! stored or voided, never both.
 
 use super::{
@@ -37,7 +37,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// See [`LedgerError`]. The order may be voided all the same: a repeated call reports what holds.
+    /// See [`LedgerError`]. The order may be voided nevertheless; a repeated call reports the outcome.
     pub async fn void(
         &self,
         partition: Partition,

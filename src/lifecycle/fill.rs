@@ -8,7 +8,7 @@ use crate::{
     redis::{FenceError, Key, script},
 };
 
-/// Most fields a script call.
+/// The most fields per script call.
 const BATCH_MAX: usize = 1000;
 /// The hash does not expire.
 const NEVER: &str = "0";

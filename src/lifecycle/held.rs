@@ -1,4 +1,4 @@
-//! What Redis holds of a partition and whether it takes writes: read without the fence, and changing nothing.
+//! What Redis holds of a partition and whether it accepts writes. Reads without the fence and changes nothing.
 
 use redis::AsyncCommands as _;
 use uuid::Uuid;
@@ -30,11 +30,11 @@ script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] 
 });
 
 impl Lifecycle {
-    /// What Redis holds of a partition, if anything; read before an epoch is spent on it.
+    /// What Redis holds of a partition, if anything; read before an epoch is used for it.
     ///
     /// # Errors
     ///
-    /// When Redis is away; `Fenced` when it is a replica.
+    /// When Redis is unavailable; `Fenced` when it is a replica.
     pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
         self.partitions.call_script(partition, &HELD, &[]).await
     }
@@ -49,12 +49,12 @@ impl Lifecycle {
         Ok(self.partitions.connection().hget(key, product.as_str()).await?)
     }
 
-    /// Checks that Redis takes the writes of a rebuild now. Each of its scripts begins with a command that takes no
-    /// memory, and so does this check: a full Redis can be rebuilt.
+    /// Checks that Redis accepts the writes of a rebuild now. Each script of a rebuild begins with a command that needs
+    /// no memory, and so does this check, because a rebuild must also work on a full Redis.
     ///
     /// # Errors
     ///
-    /// When Redis is away or refuses: a replica, a failing disk, too few replicas, a user without the right.
+    /// When Redis is unavailable or refuses: a replica, a failing disk, too few replicas, a user without permission.
     pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
         let scratch = self.partitions.key(partition, Key::Scratch);
         let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;

@@ -1,4 +1,4 @@
-//! What happens to a partition as a whole in Redis: it is opened, probed, closed, and filled anew by a rebuild. Each
+//! What happens to a partition as a whole in Redis: it is opened, probed, closed, and filled again by a rebuild. Each
 //! step is a script or a read; `recovery` decides which one comes next.
 //!
 //! Must never: open a partition that has anything in flight, or change one that is not this rebuild's.
@@ -39,8 +39,8 @@ script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
     ["closed"] => (),
 });
 
-/// A handle on the life cycle of every partition; clones share what is known. Calls fail when Redis is away, and those
-/// of a rebuild are `Fenced` when it is over; a failed call may be repeated.
+/// A handle on the life cycle of every partition; clones share what is known. Calls fail when Redis is unavailable, and
+/// those of a rebuild are `Fenced` when it is over; a failed call may be repeated.
 #[derive(Clone)]
 pub struct Lifecycle {
     partitions: Partitions,
@@ -48,7 +48,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// The life cycle of these partitions, whose request ids are remembered for so long at least.
+    /// The life cycle of these partitions, whose request ids are remembered for this long at least.
     pub fn new(partitions: Partitions, idempotency_window_ms: u64) -> Self {
         Self { partitions, idempotency_window_ms }
     }
@@ -62,7 +62,7 @@ impl Lifecycle {
         IdWindow::new(self.idempotency_window_ms)
     }
 
-    /// Asks whether a partition is open in the epoch in which it is known to be open.
+    /// Checks whether a partition is open in the epoch in which it is known to be open.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ impl Lifecycle {
         self.partitions.run(partition, &PROBE, &[]).await.map(drop)
     }
 
-    /// Asks whether a partition is open in this epoch.
+    /// Checks whether a partition is open in this epoch.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl Lifecycle {
     ///
     /// # Errors
     ///
-    /// When it is fenced already, or Redis is away.
+    /// When it is fenced already, or Redis is unavailable.
     pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
         self.partitions.run(partition, &CLOSE, &[]).await
     }
@@ -97,7 +97,7 @@ impl Lifecycle {
     ///
     /// # Errors
     ///
-    /// When it is not, or Redis is away.
+    /// When it is not, or Redis is unavailable.
     pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         self.partitions.run_in(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
     }

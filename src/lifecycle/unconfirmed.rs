@@ -7,7 +7,7 @@ use crate::{
     redis::{FenceError, Key, script},
 };
 
-/// Most fields a page.
+/// The most fields per page.
 const PAGE: usize = 500;
 
 script!(RESOLVE_REQUESTS: () = "resolve_requests", include_str!("../../lua/resolve_requests.lua"),
@@ -20,14 +20,14 @@ script!(RESOLVE_REQUESTS: () = "resolve_requests", include_str!("../../lua/resol
 pub struct UnconfirmedRequest {
     /// User, product and request id.
     field: String,
-    /// The order that it stands for; none if this program did not write it.
+    /// The order that it belongs to; none if this program did not write it.
     pub id: Option<ReservationId>,
 }
 
 impl UnconfirmedRequest {
     fn new(partition: Partition, (field, value): (String, String)) -> Self {
-        let words: Vec<&str> = value.split(' ').collect();
-        let id = match *words.as_slice() {
+        let parts: Vec<&str> = value.split(' ').collect();
+        let id = match *parts.as_slice() {
             [entry_id, random, _] => ReservationId::from_entry(partition, entry_id, random),
             _ => None,
         };

@@ -11,14 +11,14 @@ use tracing::Instrument as _;
 use super::{RebuildError, Rebuilt, Recovery, status::Status};
 use crate::{domain::Partition, ledger::PartitionRow, redis::FenceReason};
 
-/// Most rebuilds at the same time: each holds a connection to Postgres.
+/// The most rebuilds at the same time: each holds a connection to Postgres.
 pub(super) const CONCURRENCY_MAX: usize = 4;
-/// After the first attempt at rebuilding a partition; doubled after each one that fails.
+/// The delay after the first attempt at a rebuild; doubled after each attempt that fails.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Each attempt may use an epoch up.
+/// The longest delay. Each attempt may use an epoch.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
-/// While a store is not ready: such an attempt costs one command and uses no epoch up, and the sale must go on soon
-/// after the store is back.
+/// The longest delay while a store is not ready. Such an attempt costs one command and uses no epoch, and the sale
+/// must continue soon after the store is back.
 const NOT_READY_DELAY_MAX: Duration = Duration::from_secs(4);
 /// Between two log lines about the progress of rebuilds.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -64,11 +64,11 @@ impl Attempts {
             return;
         }
         let recovery = recovery.clone();
-        let rebuild = async move { (partition, recovery.rebuild_seen(row).await) };
+        let rebuild = async move { (partition, recovery.rebuild_and_report(row).await) };
         self.running.spawn(rebuild.in_current_span());
     }
 
-    /// Takes note of the attempts that have ended. A failure is logged once, and again when it differs.
+    /// Records the attempts that have ended. A failure is logged once, and again when it differs.
     pub(super) fn collect(&mut self) {
         while let Some(ended) = self.running.try_join_next() {
             let (partition, rebuilt) = match ended {
@@ -97,7 +97,7 @@ impl Attempts {
         }
     }
 
-    /// Forgets the attempts at partitions that are not fenced any more.
+    /// Removes the attempts at partitions that are not fenced any more.
     pub(super) fn keep_fenced(&mut self, fenced: &[(PartitionRow, FenceReason)]) {
         let fenced: HashSet<Partition> = fenced.iter().map(|(row, _)| row.partition).collect();
         self.last.retain(|partition, _| fenced.contains(partition));
@@ -142,7 +142,7 @@ mod tests {
             all.take(8).map(|delay| delay.as_secs()).collect::<Vec<_>>()
         };
         assert_eq!(delays(false), [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(delays(true), [1, 2, 4, 4, 4, 4, 4, 4], "these use no epoch up");
+        assert_eq!(delays(true), [1, 2, 4, 4, 4, 4, 4, 4], "these use no epoch");
         assert_eq!(retry_delay(Some(RETRY_DELAY_MAX), true), NOT_READY_DELAY_MAX);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The last stored seq of each partition, as Redis had it. A ledger that lost this order may have stored later ones
-/// by the time it is asked.
+/// by the time it is read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastStored {
     seqs: Arc<Mutex<HashMap<Partition, (Epoch, u64)>>>,
@@ -43,7 +43,7 @@ impl Recovery {
             Timeline::On(timeline) => Ok(Some(timeline)),
             Timeline::Standby => Ok(None),
             Timeline::Refused => {
-                // Asked once, because Postgres logs each refusal as an error.
+                // Not read again after a refusal, because Postgres logs each one as an error.
                 if !self.timeline_refused.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         "Postgres refuses to report its timeline (pg_current_wal_lsn, pg_walfile_name): a failover \

@@ -147,7 +147,7 @@ impl Recovery {
         Ok(fenced)
     }
 
-    /// Looks for fenced partitions until stopped and, with `rebuild`, rebuilds them meanwhile. A rebuild that is
+    /// Checks for fenced partitions until stopped and, with `rebuild`, rebuilds them. A rebuild that is
     /// interrupted by the stop is done again by the next process that finds the partition fenced.
     pub async fn watch_fenced(self, rebuild: bool, stop: CancellationToken) {
         let mut attempts = Attempts::new(self.status.clone());
@@ -194,7 +194,7 @@ impl Recovery {
     }
 
     /// Rebuilds a partition that was seen to be fenced, and updates the status.
-    async fn rebuild_seen(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
+    async fn rebuild_and_report(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let rebuilt = self.rebuild(row).await;
         match &rebuilt {
             Ok(Some(_)) => self.status.set_open(row.partition),
@@ -215,7 +215,7 @@ impl Recovery {
     ) -> Vec<(Partition, Result<Option<Rebuilt>, RebuildError>)> {
         let rebuilds = rows
             .into_iter()
-            .map(|row| async move { (row.partition, self.rebuild_seen(row).await) });
+            .map(|row| async move { (row.partition, self.rebuild_and_report(row).await) });
         stream::iter(rebuilds).buffer_unordered(CONCURRENCY_MAX).collect().await
     }
 

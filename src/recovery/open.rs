@@ -29,14 +29,14 @@ impl Recovery {
     /// Opens a new partition. No process sells from it before it is open in the ledger.
     async fn open(&self, row: PartitionRow) -> Result<(), LedgerError> {
         let (partition, deployment) = (row.partition, self.deployment.id);
-        if row.epoch >= Epoch::LAST {
+        if row.epoch >= Epoch::MAX {
             let error = RebuildError::EpochsUsedUp(partition);
             if self.status.set_failure(partition, &error.to_string()) {
                 tracing::error!(%partition, "the new partition cannot be opened: {error}");
             }
             return Ok(());
         }
-        // An epoch is used up only if Redis holds nothing that would prevent the opening.
+        // An epoch is used only if Redis holds nothing that would prevent the opening.
         let opening = match self.lifecycle.unrecognized(partition, deployment).await {
             Ok(Some(key)) => Ok(Opening::Foreign { key }),
             Err(error) => Err(error),

@@ -11,7 +11,7 @@ use crate::{
     redis::FenceReason,
 };
 
-/// Most products that are shown.
+/// The most products that are shown.
 const SHOWN_MAX: usize = 100;
 
 /// What the streams hold that the ledger does not.

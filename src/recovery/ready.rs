@@ -1,4 +1,4 @@
-//! What a rebuild checks before it changes anything: an epoch is used up only where the rebuild can succeed.
+//! What a rebuild checks before it changes anything: an epoch is used only where the rebuild can succeed.
 
 use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     stream::{Source, Surviving},
 };
 
-/// Entries a page.
+/// Entries per page.
 const PAGE: usize = 1000;
 
 fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildError {
@@ -15,7 +15,7 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 }
 
 impl Recovery {
-    /// Checks that Redis holds data of this deployment and takes writes, that every surviving entry can be read, and
+    /// Checks that Redis holds data of this deployment and accepts writes, that every surviving entry can be read, and
     /// that there is an epoch left. Returns the highest epoch that is known of the partition outside the ledger.
     pub(super) async fn check_ready(&self, seen: PartitionRow) -> Result<Epoch, RebuildError> {
         let partition = seen.partition;
@@ -26,11 +26,11 @@ impl Recovery {
         }
         let adopted = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
         let above = held.map(|held| held.epoch).max(adopted).unwrap_or(seen.epoch);
-        if seen.epoch.max(above) >= Epoch::LAST {
+        if seen.epoch.max(above) >= Epoch::MAX {
             return Err(RebuildError::EpochsUsedUp(partition));
         }
         let writable = self.lifecycle.check_writable(partition).await;
-        writable.map_err(|error| not_ready("Redis takes no writes", error))?;
+        writable.map_err(|error| not_ready("Redis refuses writes", error))?;
         self.read_surviving(partition, async |_| Ok(())).await?;
         Ok(above)
     }
@@ -43,7 +43,7 @@ impl Recovery {
     ) -> Result<(), RebuildError> {
         let unreadable = |error| not_ready("Redis cannot be read", RebuildError::from(error));
         for source in [Source::Orders, Source::Dead] {
-            // Entries that are added meanwhile are not waited for.
+            // Reads only as many entries as there were at the start: new ones may be added while it reads.
             let mut left = self.streams.length(partition, source).await.map_err(unreadable)?;
             let mut after = String::new();
             while left > 0 {

@@ -20,7 +20,7 @@ use crate::{
 /// The name under which Redis's own count is recorded as a mark.
 const REDIS: &str = "redis";
 
-/// Why a partition stays closed for now.
+/// Why a partition is not rebuilt yet.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// Postgres did not answer.
@@ -39,11 +39,11 @@ pub enum RebuildError {
     #[error(
         "partition {0} has used the last of its {last} epochs and cannot be opened again: move its products to a \
          new deployment (another database and another key_prefix)",
-        last = Epoch::LAST
+        last = Epoch::MAX
     )]
     EpochsUsedUp(Partition),
     /// A check failed before anything was changed.
-    #[error("{what} (no epoch was spent)")]
+    #[error("{what} (no epoch was used)")]
     NotReady {
         /// What is wrong.
         what: &'static str,
@@ -54,7 +54,7 @@ pub enum RebuildError {
 }
 
 impl RebuildError {
-    /// Whether a store was found not to be ready, before anything was changed.
+    /// Whether a check before the first change found that a store is not ready.
     pub(super) fn is_not_ready(&self) -> bool {
         matches!(self, Self::NotReady { .. })
     }
@@ -84,7 +84,7 @@ impl Recovery {
     ///
     /// # Errors
     ///
-    /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts anew.
+    /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts from the beginning.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
@@ -105,7 +105,7 @@ impl Recovery {
             RebuildStart::Late => return Ok(None),
             RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
-        crash_point::reach("rebuild_seized");
+        crash_point::reach("rebuild_begun");
         tracing::debug!(%partition, %epoch, "closed in Redis");
         let rebuild = Rebuild {
             recovery: self,

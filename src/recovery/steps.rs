@@ -14,15 +14,15 @@ use crate::{
     stream::{EntryError, Source, Surviving},
 };
 
-/// Entries a step.
+/// Entries per step.
 const BATCH: usize = 500;
-/// Rows of the ledger a step.
+/// Rows of the ledger per step.
 const ROWS: usize = 5000;
-/// Most lost orders that a rebuild names.
+/// The most lost orders that a rebuild names.
 const NAMED_MAX: usize = 50;
 /// Why an order is voided that was not moved to the dead stream.
 const REFUSED: &str = "refused while its partition was rebuilt";
-/// Redis went back twice: the buyer may have bought again since.
+/// Redis lost data twice: the buyer may have bought again since.
 const GIVEN_UP: &str = "came back with an older Redis after it was given up as lost";
 
 /// A rebuild of a partition that is closed in both stores, in the epoch of this rebuild.
@@ -58,7 +58,7 @@ impl Rebuild<'_> {
             self.resolve_unconfirmed().await?;
             let lost = self.rebuilt.lost_requests;
             tracing::debug!(%partition, %epoch, lost, "other request ids looked up");
-            crash_point::reach("rebuild_concluded");
+            crash_point::reach("rebuild_requests_resolved");
             let timeline = self.timeline.as_deref();
             match self.recovery.lifecycle.reopen(self.at, timeline).await? {
                 Reopened::Opened => {
@@ -191,7 +191,7 @@ impl Rebuild<'_> {
                 let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();
                 lifecycle.resolve(self.at, bucket, &requests).await?;
                 self.progress.add(requests.len());
-                self.name_lost(&requests);
+                self.add_lost(&requests);
                 cursor = next;
                 if cursor == 0 {
                     break;
@@ -201,7 +201,7 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn name_lost(&mut self, requests: &[(UnconfirmedRequest, bool)]) {
+    fn add_lost(&mut self, requests: &[(UnconfirmedRequest, bool)]) {
         let lost = requests.iter().filter(|(_, is_lost)| *is_lost);
         for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;

@@ -55,8 +55,8 @@ pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
 pub(super) fn in_answer(answer: &Value) -> Option<DropReason> {
     let replica = if let Value::ServerError(error) = answer {
         error.kind().is_some_and(of_replica)
-    } else if let Value::Array(words) = answer {
-        match words.as_slice() {
+    } else if let Value::Array(elements) = answer {
+        match elements.as_slice() {
             [status, reason] if is(status, b"fenced") => is(reason, b"replica"),
             // Once an order of a batch is refused, so is the last one.
             [.., Value::BulkString(last)] => last.starts_with(b"not_applied READONLY"),
@@ -73,8 +73,8 @@ fn of_replica(kind: ServerErrorKind) -> bool {
     matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
 }
 
-fn is(value: &Value, word: &[u8]) -> bool {
-    matches!(value, Value::BulkString(bytes) if bytes == word)
+fn is(value: &Value, expected: &[u8]) -> bool {
+    matches!(value, Value::BulkString(bytes) if bytes == expected)
 }
 
 #[cfg(test)]
@@ -83,8 +83,10 @@ mod tests {
 
     use super::*;
 
-    fn answer(words: &[&str]) -> Value {
-        Value::Array(words.iter().map(|word| Value::BulkString(word.as_bytes().to_vec())).collect())
+    fn answer(elements: &[&str]) -> Value {
+        Value::Array(
+            elements.iter().map(|element| Value::BulkString(element.as_bytes().to_vec())).collect(),
+        )
     }
 
     #[test]

@@ -9,12 +9,12 @@ use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 pub enum Applied {
     /// Certainly not.
     No,
-    /// Possibly: a repeated call with the same request id gets the outcome.
+    /// Possibly. A repeated call with the same request id returns the outcome.
     Maybe,
 }
 
 impl Applied {
-    /// The word in error metadata.
+    /// The value in error metadata.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -51,8 +51,8 @@ pub enum FenceReason {
 }
 
 impl FenceReason {
-    pub(crate) fn from_word(word: &str) -> Self {
-        match word {
+    pub(crate) fn from_label(label: &str) -> Self {
+        match label {
             "replica" => Self::Replica,
             "missing" => Self::Missing,
             "deployment" => Self::Deployment,
@@ -103,7 +103,7 @@ pub enum FenceError {
     },
     /// The script never gives this reply, or it failed: a bug, or another program's data under the keys of this one. It
     /// may have taken effect.
-    #[error("Redis gave an answer that this program does not understand: {0:?}")]
+    #[error("Redis sent a reply that this program does not understand: {0:?}")]
     Malformed(Vec<String>),
 }
 

@@ -14,7 +14,7 @@ pub const GROUP: &str = "ledger";
 pub enum Key {
     /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
     Meta,
-    /// Never written: a command on it shows whether Redis takes writes.
+    /// Never written: a command on it shows whether Redis accepts writes.
     Scratch,
     /// Hash: product → available units.
     Stock,

@@ -2,7 +2,7 @@
 //! that begin with the fence (R1). A script runs on a partition only under that epoch, and Redis refuses it where
 //! its own state differs.
 //!
-//! A Redis that is a replica is fenced whatever it holds, and its connection is dropped.
+//! A Redis that is a replica is fenced, even if its data is right, and its connection is dropped.
 //!
 //! Must never: retry a script whose outcome is unknown; create stock or meta by itself.
 

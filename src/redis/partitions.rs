@@ -29,7 +29,7 @@ pub struct Partitions {
     epochs: Arc<[AtomicU32]>,
     /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
     seen: Arc<[AtomicU64]>,
-    /// Whether selling is forbidden, whatever is open.
+    /// Whether selling is forbidden, even from open partitions.
     forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
     taking: Arc<[AtomicBool]>,
@@ -51,7 +51,7 @@ impl Drop for Taking<'_> {
 /// What a WAIT waits for.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitLimit {
-    /// So many replicas,
+    /// This many replicas,
     pub replicas: u32,
     /// or the end of this time.
     pub timeout_ms: u64,
@@ -92,7 +92,7 @@ impl Partitions {
     /// Holds a partition to be open in this epoch, or (`None`) not to be open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
-            self.saw(partition, epoch, 0);
+            self.record_seen(partition, epoch, 0);
         }
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
     }
@@ -114,8 +114,8 @@ impl Partitions {
         self.epoch(partition)
     }
 
-    /// Notes that Redis reported an accept with this seq to this process.
-    pub fn saw(&self, partition: Partition, epoch: Epoch, seq: u64) {
+    /// Records that Redis reported an accept with this seq to this process.
+    pub fn record_seen(&self, partition: Partition, epoch: Epoch, seq: u64) {
         debug_assert!(seq < 1 << SEQ_BITS, "seq {seq} does not fit");
         let mark = u64::from(epoch.0) << SEQ_BITS | seq;
         self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
@@ -128,7 +128,7 @@ impl Partitions {
         Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
     }
 
-    /// Marks the partition as one from which units are being taken, until the answer is dropped; by one task a
+    /// Marks the partition as one from which units are being taken, until the answer is dropped; by one task per
     /// partition.
     pub fn take(&self, partition: Partition) -> Taking<'_> {
         let flag = &self.taking[partition.index()];
@@ -182,7 +182,7 @@ impl Partitions {
         self.run_on(at, script, &[], args).await
     }
 
-    /// Runs a script under an epoch that the caller knows, on these keys beside its own.
+    /// Runs a script under an epoch that the caller knows, on these keys in addition to its own.
     ///
     /// # Errors
     ///
@@ -234,7 +234,7 @@ impl Partitions {
         parsed
     }
 
-    /// Who calls, as every fenced script gets it.
+    /// The caller, in the form in which every fenced script gets it.
     fn caller(&self, epoch: Epoch) -> String {
         format!("{epoch} {}", self.deployment)
     }
@@ -250,7 +250,7 @@ impl Partitions {
     ///
     /// # Errors
     ///
-    /// When Redis is away, or refuses one of the calls.
+    /// When Redis is unavailable, or refuses one of the calls.
     pub async fn run_and_wait<T>(
         &self,
         script: &Script<T>,

@@ -26,7 +26,7 @@ struct Loaded {
 
 impl<T> Script<T> {
     /// A script that metrics call `name`. `keys` are its KEYS in order; a call may add keys that only it knows.
-    /// `parse` gets the words of the reply, and returns `None` for a reply that the script never gives.
+    /// `parse` gets the elements of the reply, and returns `None` for a reply that the script never gives.
     pub const fn new(
         name: &'static str,
         body: &'static str,
@@ -62,7 +62,7 @@ impl<T> Script<T> {
         call
     }
 
-    /// What a reply means, whose first word is its status.
+    /// Parses a reply, whose first element is its status.
     ///
     /// # Errors
     ///
@@ -71,18 +71,19 @@ impl<T> Script<T> {
         let Value::Array(items) = reply else {
             return Err(FenceError::Malformed(vec![format!("{reply:?}")]));
         };
-        let words: Vec<Cow<'_, str>> = items.iter().map(word).collect();
-        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-        if let ["fenced", reason] = words.as_slice() {
-            return Err(FenceError::Fenced(FenceReason::from_word(reason)));
+        let elements: Vec<Cow<'_, str>> = items.iter().map(element).collect();
+        let elements: Vec<&str> = elements.iter().map(AsRef::as_ref).collect();
+        if let ["fenced", reason] = elements.as_slice() {
+            return Err(FenceError::Fenced(FenceReason::from_label(reason)));
         }
-        let malformed = || FenceError::Malformed(words.iter().map(|&word| word.into()).collect());
-        (self.parse)(&words).ok_or_else(malformed)
+        let malformed =
+            || FenceError::Malformed(elements.iter().map(|&element| element.into()).collect());
+        (self.parse)(&elements).ok_or_else(malformed)
     }
 }
 
-/// A word of a reply. What is not UTF-8 in it is replaced, since entries may hold any bytes.
-fn word(value: &Value) -> Cow<'_, str> {
+/// An element of a reply as text. What is not UTF-8 in it is replaced, since entries may hold any bytes.
+fn element(value: &Value) -> Cow<'_, str> {
     if let Value::BulkString(bytes) = value {
         String::from_utf8_lossy(bytes)
     } else {
@@ -91,17 +92,17 @@ fn word(value: &Value) -> Cow<'_, str> {
 }
 
 /// Declares a script: the type of its reply, its name, its text, its keys in order, and the meaning of each reply that
-/// it gives. An arm leaves by `?` where a word cannot be parsed.
+/// it gives. An arm returns by `?` where an element cannot be parsed.
 macro_rules! script {
     ($script:ident: $reply:ty = $name:literal, $body:expr, [$($key:ident),*] {
-        $($words:pat => $meaning:expr,)*
+        $($elements:pat => $meaning:expr,)*
     }) => {
         static $script: $crate::redis::Script<$reply> = $crate::redis::Script::new(
             $name,
             $body,
             &[$($crate::redis::Key::$key),*],
-            |words| Some(match *words {
-                $($words => $meaning,)*
+            |elements| Some(match *elements {
+                $($elements => $meaning,)*
                 _ => return None,
             }),
         );
@@ -117,8 +118,8 @@ mod tests {
         ["count", count] => count.parse().ok()?,
     });
 
-    fn reply(words: &[&str]) -> Value {
-        Value::Array(words.iter().map(|word| Value::BulkString((*word).into())).collect())
+    fn reply(elements: &[&str]) -> Value {
+        Value::Array(elements.iter().map(|element| Value::BulkString((*element).into())).collect())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Collects questions while the batch before them is under way.
 //!
-//! No timer: an idle batcher sends a question at once, a busy one sends all that arrived meanwhile together.
+//! There is no timer. An idle batcher sends a question at once; a busy one sends all that arrived meanwhile together.
 
 use std::future::Future;
 
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StockError;
 use crate::tasks::Tasks;
 
-struct Ask<Q, A> {
+struct Queued<Q, A> {
     question: Q,
     answer: oneshot::Sender<A>,
 }
@@ -17,9 +17,9 @@ struct Ask<Q, A> {
 /// The limits of a batcher.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Most questions a batch.
+    /// The most questions per batch.
     pub(super) batch: usize,
-    /// Most questions that wait; one more is refused.
+    /// The most questions that wait; one more is refused.
     pub(super) queue: usize,
 }
 
@@ -47,9 +47,9 @@ impl From<BatcherClosed> for StockError {
     }
 }
 
-/// The asking end; the answering task ends when the last of these is dropped.
+/// The sender of questions; the task that answers them ends when the last sender is dropped.
 pub(super) struct Batcher<Q, A> {
-    queue: mpsc::Sender<Ask<Q, A>>,
+    queue: mpsc::Sender<Queued<Q, A>>,
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
@@ -59,15 +59,15 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         F: Fn(Vec<Q>) -> Fut + Send + 'static,
         Fut: Future<Output = Vec<A>> + Send,
     {
-        let (queue, mut asked) = mpsc::channel::<Ask<Q, A>>(limits.queue);
+        let (queue, mut queued) = mpsc::channel::<Queued<Q, A>>(limits.queue);
         tasks.spawn("batcher", async move {
             let mut waiting = Vec::with_capacity(limits.batch);
-            while asked.recv_many(&mut waiting, limits.batch).await > 0 {
+            while queued.recv_many(&mut waiting, limits.batch).await > 0 {
                 // The question of a caller that was dropped is not sent.
                 let (questions, answers): (Vec<_>, Vec<_>) = waiting
                     .drain(..)
-                    .filter(|ask| !ask.answer.is_closed())
-                    .map(|ask| (ask.question, ask.answer))
+                    .filter(|queued| !queued.answer.is_closed())
+                    .map(|queued| (queued.question, queued.answer))
                     .unzip();
                 if questions.is_empty() {
                     continue;
@@ -84,7 +84,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Queues a question and waits for its answer.
     pub(super) async fn ask(&self, question: Q) -> Result<A, BatcherClosed> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Ask { question, answer }).map_err(|refused| match refused {
+        self.queue.try_send(Queued { question, answer }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => BatcherClosed::Full,
             mpsc::error::TrySendError::Closed(_) => BatcherClosed::Ended,
         })?;

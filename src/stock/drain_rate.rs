@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(drain.wait(at(2), 1_200, 10_000), Duration::from_secs(10));
         // Twice as fast.
         assert_eq!(drain.wait(at(4), 1_600, 10_000), Duration::from_secs(5));
-        // Nothing drains any more, however little time passes between.
+        // Nothing drains any more, even if little time passes between two refusals.
         assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
         assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
         // Faster than the shortest wait.

@@ -1,5 +1,5 @@
 //! Live stock. A reader joins a read that has not been sent yet, never one under way: a buyer must see
-//! the stock after its own purchase. However many readers wait, Redis answers one read at a time a partition.
+//! the stock after its own purchase. Redis answers one read at a time per partition, however many readers wait.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,7 +19,7 @@ use crate::{
 /// Available units by product; a product that Redis does not know is absent.
 pub type Levels = Arc<HashMap<ProductId, i64>>;
 
-/// Most products a script call.
+/// The most products per script call.
 const BATCH_MAX: usize = 1000;
 
 type Question = Vec<ProductId>;
@@ -63,7 +63,7 @@ async fn read(
     for chunk in products.chunks(BATCH_MAX) {
         let args: Vec<&str> = chunk.iter().map(ProductId::as_str).collect();
         let levels = partitions.run(partition, &LEVELS, &args).await?;
-        debug_assert_eq!(levels.len(), chunk.len(), "one level a product");
+        debug_assert_eq!(levels.len(), chunk.len(), "one level per product");
         let levels = chunk.iter().zip(levels);
         found.extend(levels.filter_map(|(product, level)| Some((product.clone(), level?))));
     }
@@ -71,7 +71,7 @@ async fn read(
 }
 
 impl Stock {
-    /// The stock of products of one partition (at least of those asked for), not older than this call.
+    /// The stock of products of one partition (at least of the requested ones), not older than this call.
     ///
     /// # Errors
     ///

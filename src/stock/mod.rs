@@ -29,7 +29,7 @@ use crate::{
 pub struct StockSettings {
     /// How long a request id is remembered at least, in milliseconds. The same for every process.
     pub idempotency_window_ms: u64,
-    /// Most entries in a partition's orders stream before intake is refused.
+    /// The most entries in a partition's orders stream before intake is refused.
     pub backlog_max_entries: u64,
 }
 

@@ -9,7 +9,7 @@ use crate::{
     redis::{FenceError, Script, script},
 };
 
-/// Most products a script call.
+/// The most products per script call.
 const BATCH_MAX: usize = 500;
 
 script!(RESTOCK: () = "restock", include_str!("../../lua/restock.lua"), [Meta, Stock, Supply] {

@@ -14,9 +14,9 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Most requests a script call: about 1.3 ms of Redis at 10 µs each.
+/// The most requests per script call: about 1.3 ms of Redis at 10 µs each.
 const BATCH_MAX: usize = 128;
-/// Most requests that wait for a partition.
+/// The most requests that wait for a partition.
 const QUEUE_MAX: usize = 4096;
 
 script!(RESERVE: Vec<String> = "reserve", include_str!("../../lua/reserve.lua"),
@@ -49,7 +49,7 @@ impl Reserver {
         })
     }
 
-    /// One decision a request, in order.
+    /// One decision per request, in order.
     async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
         self.metrics.batch(batch.len());
         let decisions = match self.decide_open(partition, batch).await {
@@ -93,7 +93,7 @@ impl Reserver {
             _ => None,
         });
         let seqs = reported.filter(|id| id.epoch() == epoch).map(|id| id.seq());
-        self.partitions.saw(partition, epoch, seqs.max().unwrap_or(0));
+        self.partitions.record_seen(partition, epoch, seqs.max().unwrap_or(0));
         Ok(decisions)
     }
 
@@ -146,7 +146,7 @@ fn label(decision: &Decision) -> &'static str {
     }
 }
 
-/// What the decision on a request needs beside the answer of the script.
+/// What the decision on a request needs in addition to the answer of the script.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     partition: Partition,
@@ -159,9 +159,9 @@ struct Asked<'a> {
 /// The decision in an answer; `None` for an answer that the script never gives.
 fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
-    let words: Vec<&str> = rest.split(' ').collect();
+    let parts: Vec<&str> = rest.split(' ').collect();
     let partition = asked.partition;
-    let outcome = match (status, words.as_slice()) {
+    let outcome = match (status, parts.as_slice()) {
         ("accepted", [seq, remaining, at]) => {
             let (epoch, seq) = (asked.epoch, seq.parse().ok()?);
             let id = ReservationId::new(partition.number(), epoch, seq, asked.random).ok()?;

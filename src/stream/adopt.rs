@@ -18,8 +18,8 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// As [`crate::redis::Partitions::run`]; what was taken all the same is taken over when it was idle for long
-    /// enough.
+    /// As [`crate::redis::Partitions::run`]; entries that were taken nevertheless are taken over later, as idle
+    /// ones are.
     pub async fn adopt(
         &self,
         partition: Partition,

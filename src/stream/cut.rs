@@ -1,4 +1,4 @@
-//! `lua/cut.lua`: reads everything that Redis knows of a partition, at one moment.
+//! `lua/cut.lua`: reads everything that Redis holds of a partition, at one moment.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::{
     redis::{FenceError, script},
 };
 
-/// Most entries that one script may read: about 50 ms of Redis.
+/// The most entries that one script may read: about 50 ms of Redis.
 const ENTRIES_MAX: u32 = 20_000;
 
 /// One product's units at the cut.
@@ -74,13 +74,13 @@ enum Record {
 script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua/cut.lua"),
     [Meta, Stock, Supply, Orders, Dead, Idempotency] {
     ["too_many", entries] => Err(entries.to_owned()),
-    ["ok", seq, ref words @ ..] => {
-        Ok((seq.parse().ok()?, words.chunks(4).map(record).collect::<Option<_>>()?))
+    ["ok", seq, ref elements @ ..] => {
+        Ok((seq.parse().ok()?, elements.chunks(4).map(record).collect::<Option<_>>()?))
     },
 });
 
-fn record(words: &[&str]) -> Option<Record> {
-    let &[kind, a, b, c] = words else { return None };
+fn record(elements: &[&str]) -> Option<Record> {
+    let &[kind, a, b, c] = elements else { return None };
     Some(match kind {
         "p" => Record::Product {
             product: a.parse().ok()?,

@@ -32,11 +32,11 @@ pub struct DeadPage {
 /// The newest id of the stream, and entries.
 type Page = (Option<String>, Vec<Entry>);
 
-// `None` where no entry has the name that was asked for.
+// `None` where no entry has the requested name.
 script!(DEAD: Option<Page> = "dead", include_str!("../../lua/dead.lua"), [Meta, Dead, DeadIndex] {
     ["none"] => None,
-    ["read", newest, ref words @ ..] => {
-        Some(((!newest.is_empty()).then(|| newest.to_owned()), entries(words)?))
+    ["read", newest, ref elements @ ..] => {
+        Some(((!newest.is_empty()).then(|| newest.to_owned()), entries(elements)?))
     },
 });
 
@@ -46,15 +46,15 @@ script!(DISCARD: bool = "discard", include_str!("../../lua/discard.lua"), [Meta,
     ["gone"] => false,
 });
 
-/// Entries, each as its id, the number of words of its fields, and these words.
-fn entries(mut words: &[&str]) -> Option<Vec<Entry>> {
+/// Entries, each as its id, the number of elements of its fields, and these elements.
+fn entries(mut elements: &[&str]) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
-    while let [id, count, rest @ ..] = words {
+    while let [id, count, rest @ ..] = elements {
         let (of_entry, others) = rest.split_at_checked(count.parse().ok()?)?;
         entries.push(Entry { id: (*id).to_owned(), fields: fields(of_entry)? });
-        words = others;
+        elements = others;
     }
-    words.is_empty().then_some(entries)
+    elements.is_empty().then_some(entries)
 }
 
 impl DeadEntry {
@@ -125,8 +125,8 @@ impl Streams {
         self.read_dead(partition, &args).await.map(Option::unwrap_or_default)
     }
 
-    /// Reads dead entries behind the fence, since an older Redis holds entries that are settled; `None` where no entry
-    /// has the name that was asked for.
+    /// Reads dead entries under the fence, since an older Redis holds entries that are settled; `None` where no entry
+    /// has the requested name.
     async fn read_dead(
         &self,
         partition: Partition,
@@ -168,8 +168,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reply_with_a_wrong_number_of_words_has_no_entries() {
-        let read = |words: &str| entries(&words.split_whitespace().collect::<Vec<_>>());
+    fn reply_with_a_wrong_number_of_elements_has_no_entries() {
+        let read = |elements: &str| entries(&elements.split_whitespace().collect::<Vec<_>>());
         let entries = read("1-1 2 p shoe 1-2 0 1-3 4 p hat u ann").unwrap();
         let counts: Vec<usize> = entries.iter().map(|entry| entry.fields.len()).collect();
         assert_eq!(counts, [1, 0, 2]);

@@ -18,7 +18,7 @@ pub struct Depth {
     pub orders: u64,
     /// Of these, delivered and not settled.
     pub pending: u64,
-    /// Entries not delivered yet; Redis does not always know.
+    /// Entries not delivered yet, where Redis reports them.
     pub lag: Option<u64>,
     /// When the oldest entry was accepted, in milliseconds since 1970.
     pub oldest_ms: Option<i64>,

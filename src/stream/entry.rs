@@ -9,13 +9,13 @@ pub const FORMAT: u32 = 2;
 /// The names and values of an entry; what is not UTF-8 was replaced.
 pub(super) type Fields = Vec<(String, String)>;
 
-/// Words of a script's reply as names and values.
-pub(super) fn fields(words: &[&str]) -> Option<Fields> {
+/// Elements of a script's reply as names and values.
+pub(super) fn fields(elements: &[&str]) -> Option<Fields> {
     let pair = |pair: &[&str]| match *pair {
         [name, value] => Some((name.to_owned(), value.to_owned())),
         _ => None,
     };
-    words.chunks(2).map(pair).collect()
+    elements.chunks(2).map(pair).collect()
 }
 
 /// An entry of a stream.

@@ -30,7 +30,7 @@ script!(RETIRE: () = "retire", include_str!("../../lua/retire.lua"), [Meta, Orde
     ["retired" | "busy"] => (),
 });
 
-/// Which entries are claimed: those idle for so long, and at most so many.
+/// Which entries are claimed: those idle for at least this long, and at most this many.
 struct Limit {
     idle_ms: u64,
     count: usize,
@@ -41,7 +41,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away, or the group is gone.
+    /// When Redis is unavailable, or the group does not exist.
     pub async fn read_new(
         &self,
         connection: &mut Connection,
@@ -65,7 +65,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away, or the group is gone.
+    /// When Redis is unavailable, or the group does not exist.
     pub async fn take_over(
         &self,
         partition: Partition,
@@ -81,7 +81,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away, or the group is gone.
+    /// When Redis is unavailable, or the group does not exist.
     pub async fn take_back(
         &self,
         partition: Partition,
@@ -132,7 +132,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away; then the failure is not counted.
+    /// When Redis is unavailable; then the failure is not counted.
     pub async fn set_deliveries(
         &self,
         partition: Partition,
@@ -160,11 +160,11 @@ impl Streams {
     }
 
     /// Creates the group again where it was deleted: at 0, so that everything in the stream is delivered again.
-    /// A stream that is gone is not created: only a rebuild may do that.
+    /// A stream that does not exist is not created: only a rebuild may do that.
     ///
     /// # Errors
     ///
-    /// When Redis is away, or the stream is gone.
+    /// When Redis is unavailable, or the stream does not exist.
     pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
         self.partitions.connection().xgroup_create(key, GROUP, "0").await
@@ -179,7 +179,7 @@ impl Streams {
     ///
     /// # Errors
     ///
-    /// When Redis is away, or the group is gone.
+    /// When Redis is unavailable, or the group does not exist.
     pub async fn idle_consumers(
         &self,
         partition: Partition,

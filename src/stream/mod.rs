@@ -24,8 +24,8 @@ pub use move_to_dead::Rejection;
 
 use crate::redis::Partitions;
 
-/// A handle on the streams of every partition. Commands fail when Redis is away, scripts also when the partition is
-/// fenced (as [`Partitions::run`]); a failed call may be repeated.
+/// A handle on the streams of every partition. Commands fail when Redis is unavailable, scripts also when the partition
+/// is fenced (as [`Partitions::run`]); a failed call may be repeated.
 #[derive(Clone)]
 pub struct Streams {
     partitions: Partitions,

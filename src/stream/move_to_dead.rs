@@ -13,7 +13,7 @@ pub struct Rejection {
     pub entry_id: String,
     /// The reservation.
     pub reservation_id: Option<ReservationId>,
-    /// In words.
+    /// The reason, for operators.
     pub reason: String,
     /// The SQLSTATE of Postgres.
     pub sqlstate: Option<String>,

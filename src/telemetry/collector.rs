@@ -123,7 +123,7 @@ impl ExportLog {
     }
 }
 
-/// Sends spans. The batch processor would log each failure: it learns of none.
+/// Sends spans. The batch processor would log each failure: it is not given any.
 #[derive(Debug)]
 pub(super) struct LoggingSpanExporter {
     inner: SpanExporter,
@@ -150,7 +150,7 @@ impl opentelemetry_sdk::trace::SpanExporter for LoggingSpanExporter {
     }
 }
 
-/// Sends metrics when it is asked to.
+/// Sends the metrics each time it is called.
 pub(super) struct MetricSender {
     reader: Reader,
     exporter: MetricExporter,

@@ -1,5 +1,5 @@
-//! Operations on Redis and Postgres, and pools of connections, labelled as OpenTelemetry's conventions for database
-//! clients say.
+//! Operations on Redis and Postgres, and pools of connections, with the labels of OpenTelemetry's conventions for
+//! database clients.
 
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,7 @@ pub struct PartitionReading {
     pub orders: u64,
     /// Of these, delivered and not settled.
     pub pending: u64,
-    /// Entries not delivered yet, if Redis knows.
+    /// Entries not delivered yet, where Redis reports them.
     pub lag: Option<u64>,
     /// How long the oldest entry has waited, in seconds; 0 without one.
     pub oldest_seconds: f64,
@@ -56,12 +56,12 @@ impl Metrics {
         self.instruments().audit_unknown.record(u64::from(!whole), &[]);
     }
 
-    /// An audit found so many units too many or too few.
+    /// An audit found this many units too many or too few.
     pub fn off_by(&self, error_units: u64) {
         self.instruments().conservation.record(error_units, &[]);
     }
 
-    /// So many accepted reservations were lost; `certainty` is `exactly` or `at least`.
+    /// This many accepted reservations were lost; `certainty` is `exactly` or `at least`.
     pub fn lost(&self, certainty: &'static str, count: u64) {
         self.instruments().lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }

@@ -16,7 +16,7 @@ use crate::config::{Config, LogFormat};
 /// Libraries whose lower levels would print what buyers send; the settings cannot raise them.
 const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
 
-/// Writes log lines to standard error and sends spans to the collector, as the settings say.
+/// Writes log lines to standard error and sends spans to the collector, as the settings define.
 ///
 /// # Errors
 ///

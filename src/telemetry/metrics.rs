@@ -140,7 +140,7 @@ impl Metrics {
         self.instruments().calls.record(took.as_secs_f64(), labels);
     }
 
-    /// Redis decided so many requests.
+    /// Redis decided this many requests.
     pub fn decided(&self, outcome: &'static str, count: u64) {
         self.instruments().outcomes.add(count, &[KeyValue::new("outcome", outcome)]);
     }

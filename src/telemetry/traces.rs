@@ -85,7 +85,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// As the settings say.
+    /// The sampling that the settings define.
     pub fn new(config: &Config) -> Self {
         Self { ratio: config.otlp_endpoint.as_ref().map(|_| config.trace_sample_ratio) }
     }

@@ -34,9 +34,9 @@ use crate::{
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {
-    /// After so many refusals an order is moved to the dead stream.
+    /// After this many refusals an order is moved to the dead stream.
     pub max_deliveries: u32,
-    /// An entry is taken over after it was idle for so long.
+    /// An entry is taken over after it was idle for this long.
     pub takeover_idle: Duration,
     /// The delay between an order's refusal and its next attempt; it doubles each time.
     pub retry_delay: Duration,

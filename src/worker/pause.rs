@@ -32,7 +32,7 @@ pub enum PauseReason {
     Fenced,
     /// Redis is unavailable.
     RedisUnavailable,
-    /// A script returned an answer that this program does not understand: a bug.
+    /// A script returned a reply that this program does not understand: a bug.
     Malformed,
     /// A newer program wrote an entry: this one must be updated.
     NewerFormat,
@@ -51,7 +51,7 @@ impl fmt::Display for PauseReason {
             Self::Fenced => "the partition is fenced",
             Self::RedisUnavailable => "Redis is unavailable",
             Self::Malformed => {
-                "internal error: Redis gave an answer that this program does not understand"
+                "internal error: Redis sent a reply that this program does not understand"
             }
             Self::NewerFormat => "an entry is of a newer format",
         })

@@ -16,7 +16,7 @@ use crate::{
 /// How often the dead stream is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Releases the dead entries of one partition. Releasers may race: each unit goes back once.
+/// Releases the dead entries of one partition. Releasers may race: each unit is given back once.
 pub struct Releaser {
     dead_letters: DeadLetters,
     metrics: Metrics,

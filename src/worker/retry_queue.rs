@@ -8,7 +8,7 @@ use std::{
 use super::pause::UnlistedOrders;
 use crate::{ledger::Sqlstate, stream::Delivery};
 
-/// The most orders that wait; while there are so many, no new entry is read.
+/// The most orders that wait; while there are this many, no new entry is read.
 const WAITING_MAX: usize = 1000;
 /// The longest delay before another attempt.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);

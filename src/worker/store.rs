@@ -91,7 +91,7 @@ impl Fault {
     }
 }
 
-/// After so many unlisted failures an attempt that has stored nothing gives up: most likely no order is
+/// After this many unlisted failures an attempt that has stored nothing gives up: most likely no order is
 /// the cause.
 const UNLISTED_MAX: usize = 32;
 

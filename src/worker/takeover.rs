@@ -36,8 +36,8 @@ impl Takeover {
         (self.read_failed, self.next) = (true, Instant::now());
     }
 
-    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so that entries of
-    /// its own that an error let slip come back the same way. `waiting` of its own entries are in its
+    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of
+    /// its own that it lost by an error are taken over, too. `waiting` of its own entries are in its
     /// queue.
     pub(super) async fn run(
         &mut self,

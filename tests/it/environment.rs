@@ -206,7 +206,7 @@ async fn config_check_connect_reports_both_stores_and_changes_nothing() {
     };
     let (code, printed) = check(&[]);
     assert_eq!(code, 0, "{printed}");
-    for found in ["# Redis ", "role master", "durability always", "# Postgres ", "takes writes"] {
+    for found in ["# Redis ", "role master", "durability always", "# Postgres ", "accepts writes"] {
         assert!(printed.contains(found), "{found}: {printed}");
     }
     assert!(printed.contains("the first start does that"), "{printed}");

@@ -17,7 +17,7 @@ use self::{
 };
 use crate::telemetry::Metrics;
 
-/// Most connections to the HTTP listener: one more ends the oldest.
+/// The most connections to the HTTP listener: one more ends the oldest.
 const HTTP_CONNECTIONS_MAX: usize = 64;
 
 /// Connections to gRPC, `max` at the same time; one more is closed at once, so that its client can try another

@@ -85,10 +85,10 @@ async fn killed_service_keeps_every_accepted_order() {
 /// The crash points of a rebuild, in their order.
 pub(super) const REBUILD_POINTS: [&str; 6] = [
     "rebuild_closed",
-    "rebuild_seized",
+    "rebuild_begun",
     "rebuild_drained",
     "rebuild_filled",
-    "rebuild_concluded",
+    "rebuild_requests_resolved",
     "rebuild_opened",
 ];
 

@@ -132,11 +132,11 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
     let ready =
-        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis takes no writes")
+        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
             .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("no epoch was spent"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("no epoch was used"));
     assert_eq!(epoch(&env, 0).await, 1);
     config_set(&env, "min-replicas-to-write", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;

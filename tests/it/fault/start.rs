@@ -37,7 +37,7 @@ fn serve_waiting(env: &TestEnv, url: &str) -> Binary {
 async fn until_it_logs_the_wait(service: &mut Binary) {
     eventually("it logs what it waits for", async || {
         assert!(!service.has_ended(), "it ended: {}", service.log());
-        service.log().contains("Postgres takes no connection at the start").then_some(())
+        service.log().contains("Postgres refuses connections at the start").then_some(())
     })
     .await;
 }
