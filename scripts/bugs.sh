@@ -2,8 +2,8 @@
 # Builds each of the subtle bugs in `tests/bugs` into a copy of the sources, and runs the test that must find it.
 # A patch opens with two lines:
 #   test:   that test, as `cargo test` names it
-#   fails:  part of what its failure says; a test that fails otherwise has not found the bug
-# With words, only the bugs whose names contain one of them.
+#   fails:  part of the message of its failure; a test that fails otherwise has not found the bug
+# With arguments, only the bugs whose names contain one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,13 +20,13 @@ for patch in tests/bugs/*.patch; do
   if [ "$wanted" = yes ]; then patches+=("$patch"); fi
 done
 if [ ${#patches[@]} -eq 0 ]; then
-  echo "bugs.sh: no bug is named so" >&2
+  echo "bugs.sh: no bug has a name with one of the arguments" >&2
   exit 2
 fi
 
 header() { sed -n "s/^$2: //p;/^--- /q" "$1"; }
-# What git knows, and what is new and not ignored. A file that has not changed keeps its time, so that little is
-# built anew; one that is gone goes.
+# Copies tracked files, and new files that are not ignored. An unchanged file keeps its time, so that little is
+# rebuilt; a file that was deleted is deleted in the copy, too.
 refresh() {
   git ls-files -z --cached --others --exclude-standard >target/bugs/files
   while IFS= read -r -d '' file; do
@@ -45,7 +45,7 @@ run() {
   (cd "$copy" && cargo test --locked --test it -- --exact --test-threads=2 "$@") >"$log" 2>&1
 }
 
-# Without the bugs the tests pass: else they would find anything.
+# The tests must pass without the bugs: a test that always fails finds nothing.
 refresh
 tests=()
 for patch in "${patches[@]}"; do tests+=("$(header "$patch" test)"); done
@@ -72,7 +72,7 @@ for patch in "${patches[@]}"; do
   elif ! grep -q '^test result: FAILED. 0 passed; 1 failed' "$log"; then
     wrong+=("$name: does not build, or the test did not end (see $log)")
   elif [ -z "$fails" ] || ! grep -qF -- "$fails" "$log"; then
-    wrong+=("$name: $test fails, and does not say '$fails' (see $log)")
+    wrong+=("$name: $test fails without the message '$fails' (see $log)")
   else
     found=$((found + 1))
     printf 'found      %-45s by %s\n' "$name" "$test"

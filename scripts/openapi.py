@@ -9,7 +9,7 @@ import yaml
 
 ID = "^[A-Za-z0-9._~:+@-]{1,128}$"
 KEY = "^[!-~]{1,128}$"
-# Requests: by schema or parameter name, what a field must match. An empty request id means that there is none.
+# Requests: by schema or parameter name, what a field must match. An empty request id is the same as no request id.
 LIMITS = {
     "productId": {"pattern": ID},
     "userId": {"pattern": KEY},
@@ -37,7 +37,7 @@ KEY_HEADER = {
     "schema": {"type": "string"},
 }
 DETAIL = {
-    "description": "One detail of an error; its @type says which of the fields it has.",
+    "description": "One detail of an error; its @type determines which fields it has.",
     "type": "object",
     "required": ["@type"],
     "properties": {

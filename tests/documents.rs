@@ -1,5 +1,5 @@
 //! The documents: links lead somewhere, the glossary is sorted, and the same Rust version is named everywhere.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,
@@ -85,7 +85,7 @@ fn glossary_defines_each_term_once_in_alphabetical_order() {
         rows.map(|row| row.split("**").next().unwrap().to_lowercase()).collect();
     assert!(terms.len() > 60, "{}", terms.len());
     for pair in terms.windows(2) {
-        assert!(pair[0] < pair[1], "{} stands before {}", pair[0], pair[1]);
+        assert!(pair[0] < pair[1], "{} is before {}", pair[0], pair[1]);
     }
 }
 
@@ -159,6 +159,8 @@ const REFUSED_WORDS: &[&str] = &[
     "workshop",
     "yard",
 ];
+/// The user `nobody` of the operating system.
+const EXCEPT: (&str, &str) = ("src/servers/child.rs", "nobody");
 const REFUSED_PHRASES: &[&str] = &["is none of", "is not well", "not well:", "well again"];
 
 /// The words of a line, in lower case. Names are split at `_` and before capitals.
@@ -194,8 +196,9 @@ fn sources_and_documents_use_no_refused_word() {
             let of_line = words(line);
             let bad = REFUSED_WORDS.iter().filter(|bad| of_line.iter().any(|word| word == *bad));
             let phrases = REFUSED_PHRASES.iter().filter(|phrase| line.contains(**phrase));
-            let file = path.strip_prefix(root()).unwrap().display();
-            refused.extend(bad.chain(phrases).map(|bad| format!("{file}:{number}: {bad}")));
+            let file = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            let bad = bad.chain(phrases).filter(|bad| (file, **bad) != EXCEPT);
+            refused.extend(bad.map(|bad| format!("{file}:{number}: {bad}")));
         }
     }
     assert!(refused.is_empty(), "{} refused words:\n{}", refused.len(), refused.join("\n"));

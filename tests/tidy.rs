@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-/// Each module, and the modules it may use. `docs/STYLE.md` says what each is for.
+/// Each module, and the modules it may use. `docs/ARCHITECTURE.md` describes what each owns.
 const MODULES: [(&str, &[&str]); 23] = [
     ("domain", &[]),
     ("config", &["domain"]),

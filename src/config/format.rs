@@ -12,13 +12,11 @@ use ipnet::IpNet;
 use tonic::transport::Uri;
 use tracing_subscriber::EnvFilter;
 
-use super::listen;
+use super::{listen, shown};
 use crate::domain::{Ack, PartitionCount, ProductId};
 
 /// A day, in milliseconds.
 pub(super) const DAY_MS: u64 = 86_400_000;
-/// The longest part of a value that a message repeats.
-const SHOWN_CHARS_MAX: usize = 60;
 
 type Parse<T> = dyn Fn(&str) -> Result<T, String>;
 
@@ -44,11 +42,6 @@ impl<T> Format<T> {
         let (parse, show) = (Box::new(parse), Box::new(show));
         Self { values: values.to_owned(), is_number: false, parse, show }
     }
-}
-
-/// A value of a setting, short and escaped for a message.
-pub(super) fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(SHOWN_CHARS_MAX).collect::<String>())
 }
 
 /// A whole number in a range, written with digits.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::format::shown;
+use super::shown;
 
 /// `address:port`, `localhost:port`, or `:port` for every IPv4 address. No name is resolved: `localhost` is
 /// 127.0.0.1.

@@ -130,6 +130,14 @@ impl Config {
     }
 }
 
+/// The longest part of a value that a message repeats.
+const SHOWN_CHARS_MAX: usize = 60;
+
+/// A value of a setting, short and escaped for a message.
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(SHOWN_CHARS_MAX).collect::<String>())
+}
+
 #[cfg(test)]
 mod tests {
     use ipnet::IpNet;

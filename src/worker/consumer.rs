@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    WorkerContext,
+    BATCH_MAX, WorkerContext,
     pause::{Pause, PauseReason},
     retry_queue::RetryQueue,
     sleep,
@@ -21,8 +21,6 @@ use crate::{
     telemetry,
 };
 
-/// The most entries of a batch.
-pub(super) const BATCH_MAX: usize = 500;
 /// How long a read waits for a new entry, and how late a stop may be noticed.
 const BLOCK: Duration = Duration::from_millis(500);
 /// The delay between attempts while paused.

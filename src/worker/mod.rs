@@ -31,6 +31,9 @@ use crate::{
     stream::Streams, telemetry::Metrics,
 };
 
+/// The most entries of a batch.
+const BATCH_MAX: usize = 500;
+
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {

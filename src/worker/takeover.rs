@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::RedisError;
 
-use super::{WorkerContext, consumer::BATCH_MAX, pause::Pause};
+use super::{BATCH_MAX, WorkerContext, pause::Pause};
 use crate::{domain::Partition, stream::Delivery};
 
 /// The longest time between two takeovers.

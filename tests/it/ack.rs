@@ -30,7 +30,7 @@ async fn ledger_ack_is_answered_after_the_commit_even_by_another_process() {
         let (api, env) = (&api, &env);
         async move {
             let bought = api.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
-            // A few are enough to look at one by one.
+            // Every tenth order is looked up in the ledger.
             assert!(n % 10 > 0 || stored(env, &bought.reservation_id).await);
         }
     });
@@ -43,7 +43,7 @@ async fn ledger_ack_is_answered_after_the_commit_even_by_another_process() {
     };
     let (_, worker) = tokio::join!(join_all(buys), store);
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 300, "at once");
-    // Many are told by one commit: no call has a transaction of its own. What waits is one batch.
+    // One commit answers many calls: no call has a transaction of its own. All that wait are one batch.
     let transactions = get(worker.http, "/metrics").await;
     let count = transactions.lines().find(|line| line.starts_with("yoink_store_batch_size_count"));
     let count: u64 = count.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
@@ -61,7 +61,7 @@ async fn call_may_override_ack_and_its_deadline_ends_only_the_wait() {
     let api = env.serve(Role::Api, &[("call_timeout_ms", "1000")]).await;
     api.create(product("shoe", 10)).await;
     api.buy("shoe", "quick", "r").await.unwrap();
-    // Nobody stores orders: the answer cannot be given.
+    // No worker stores orders, so the answer cannot be given.
     let asked = ("shoe", "ann", "r");
     let status = api.buy_with(asked, Ack::Ledger).await.unwrap_err();
     assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
@@ -150,7 +150,7 @@ async fn configure(url: &str, name: &str, value: &str) {
 
 /// Refused before a unit is taken.
 async fn cannot_be_given(service: &Service, ack: Ack) {
-    let status = service.buy_with(("shoe", "nobody", "r"), ack).await.unwrap_err();
+    let status = service.buy_with(("shoe", "refused", "r"), ack).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "ACK_UNAVAILABLE"));
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
 }
@@ -165,7 +165,7 @@ async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
         [("appendfsync", "everysec", "always"), ("no-appendfsync-on-rewrite", "yes", "no")]
     {
         configure(&env.redis_url(), name, lies).await;
-        eventually("it is not promised any more", async || {
+        eventually("ack = disk is refused", async || {
             let status = service.buy("shoe", "bob", name).await.err()?;
             (reason(&status) == "ACK_UNAVAILABLE").then_some(())
         })
@@ -177,19 +177,21 @@ async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
         })
         .await;
         assert!(ready.contains("ack = disk needs"), "{ready}");
-        // Who asks for less gets it.
+        // A lower ack level is accepted.
         service.buy_with(("shoe", "bob", "memory"), Ack::Memory).await.unwrap();
         let mut refused = Binary::serve(&env, &[("ack", "disk")], None);
         assert_eq!(refused.ended().await.code(), Some(2));
         assert!(refused.log().contains("ack = disk needs"), "{}", refused.log());
         configure(&env.redis_url(), name, keeps).await;
-        eventually("it is promised again", async || service.buy("shoe", "cid", name).await.ok())
-            .await;
+        eventually("ack = disk is accepted again", async || {
+            service.buy("shoe", "cid", name).await.ok()
+        })
+        .await;
     }
     env.assert_audit_holds().await;
 }
 
-/// A replica of a env's Redis.
+/// A replica of the environment's Redis.
 async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
@@ -222,7 +224,7 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     let buys = users.iter().map(|user| service.buy_with(("shoe", user, "r"), Ack::Replica));
     assert!(join_all(buys).await.iter().all(Result::is_ok));
     assert_eq!(length().await, 51);
-    // A full Redis still says what its replicas have.
+    // A full Redis still reports what its replicas have.
     configure(&env.redis_url(), "maxmemory", "1").await;
     let again = service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.unwrap();
     assert!(again.duplicate);
@@ -246,8 +248,8 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     .await;
     assert!(taken.duplicate);
     tokio::task::spawn_blocking(move || drop(replica)).await.unwrap();
-    eventually("it is missed", async || {
-        let status = service.buy_with(("shoe", "nobody", "r"), Ack::Replica).await.err()?;
+    eventually("the service reports the missing replica", async || {
+        let status = service.buy_with(("shoe", "refused", "r"), Ack::Replica).await.err()?;
         (reason(&status) == "ACK_UNAVAILABLE").then_some(())
     })
     .await;

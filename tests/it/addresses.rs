@@ -1,4 +1,4 @@
-//! How the stores are reached: Unix sockets, key=value pairs, several hosts, and nothing that `postgres_url` does not say.
+//! How the stores are reached: Unix sockets, key=value pairs, several hosts, and nothing but `postgres_url`.
 
 use std::{
     fs::{self, Permissions},

@@ -14,7 +14,7 @@ use yoink::{
 
 use crate::harness::{TestEnv, dead_entries, product, reason, run_yoink};
 
-/// No id of anything.
+/// Texts that are no id of any kind.
 const BAD_IDS: [&str; 12] = [
     "",
     "a b",
@@ -30,7 +30,7 @@ const BAD_IDS: [&str; 12] = [
     "\u{e9}",
 ];
 
-/// No product ids; users and requests may have these.
+/// Texts that are valid as user and request ids, and not as product ids.
 const BAD_PRODUCT_IDS: [&str; 9] = ["{0}", "*", "?", "[", "a:b/c", "a|b", "a%2Fb", "a,b", "'a"];
 
 /// The fields that a status names.

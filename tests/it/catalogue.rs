@@ -45,7 +45,7 @@ async fn buyer_sees_the_stock_after_its_own_purchase() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 200)).await;
-    // Everybody reads right after buying, while all the others read, too.
+    // Each buyer reads directly after buying, while all the others read, too.
     let seen = join_all((0..100).map(|n| {
         let service = &service;
         async move {

@@ -216,7 +216,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     );
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bob')";
     env.sql().await.batch_execute(poison).await.unwrap();
-    let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "mended"];
+    let retry = ["retry", "--all", "--product", "shoe", "--actor", "ann", "--reason", "repaired"];
     let (code, reported, _) = dead(&[&retry[..], &["--dry-run"]].concat()).await;
     assert_eq!(code, 1, "one would be refused");
     assert_eq!(rows(&reported), [["shoe", "2", "7", "7"]], "{reported}");
@@ -241,7 +241,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     // The actions on former dead entries can still be shown.
     let (_, shown, _) = dead(&["show", &ids[0].to_string()]).await;
     assert!(shown.starts_with("state = confirmed"), "{shown}");
-    assert_eq!(rows(&shown)[0][1..], ["retry", "ann", "mended"], "{shown}");
+    assert_eq!(rows(&shown)[0][1..], ["retry", "ann", "repaired"], "{shown}");
     let (_, shown, _) = dead(&["show", &ids[1].to_string()]).await;
     assert!(shown.starts_with("state = voided"), "{shown}");
     let actions: Vec<_> = rows(&shown).into_iter().map(|row| row[1].clone()).collect();

@@ -97,7 +97,7 @@ async fn filters_select_entries_that_match_all_of_them() {
     }
     assert_eq!(listed(&service, filter("", "", None)).await.len(), 8);
 
-    // Work takes the same filters.
+    // Actions take the same filters.
     let release = |product: &str, sqlstate: &str, older_than| ReleaseDeadEntriesRequest {
         selector: dead_entries::matching(matching(product, sqlstate, older_than)),
         ..Default::default()
@@ -115,7 +115,7 @@ async fn filters_select_entries_that_match_all_of_them() {
     assert!(report.products.iter().all(|units| units.available == 10), "{report:#?}");
 }
 
-/// Everything that work on dead entries may touch, as text.
+/// Everything that an action on dead entries may change, as text.
 async fn everything(env: &TestEnv) -> String {
     let mut cli = env.cli().await;
     let keys: Vec<String> =
@@ -135,8 +135,8 @@ async fn everything(env: &TestEnv) -> String {
     all.join("\n")
 }
 
-/// Of what is dead: two that can be stored, one that is refused again, one stored already, one voided whose
-/// unit is still to go back, one that is none of ours, and another product.
+/// Dead entries: two that can be stored, one that is refused again, one that is stored already, one that is voided and
+/// not released, one that is unrecognized, and one of another product.
 async fn of_each_kind(env: &TestEnv, service: &Service) {
     for id in ["shoe", "hat"] {
         service.create(product(id, 10)).await;
@@ -156,7 +156,7 @@ async fn of_each_kind(env: &TestEnv, service: &Service) {
     env.sql().await.batch_execute(poison).await.unwrap();
     let mut add = redis::cmd("XADD");
     add.arg(format!("{}:{{{partition}}}:dead", env.prefix)).arg("*");
-    add.arg(&["p", "shoe", "rid", "stranger", "at", "1"]);
+    add.arg(&["p", "shoe", "rid", "unrecognized", "at", "1"]);
     let _id: String = add.query_async(&mut env.cli().await).await.unwrap();
 }
 
@@ -184,33 +184,33 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     };
 
     let before = everything(&env).await;
-    let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
-    assert_eq!((foretold.released, foretold.settled, foretold.unrecognized), (5, 1, 1));
-    let reported: Vec<_> = foretold
+    let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
+    assert_eq!((predicted.released, predicted.settled, predicted.unrecognized), (5, 1, 1));
+    let reported: Vec<_> = predicted
         .effects
         .iter()
         .map(|e| (e.product_id.as_str(), e.entries, e.stock_now, e.stock_after))
         .collect();
     assert_eq!(reported, [("hat", 1, Some(9), Some(10)), ("shoe", 4, Some(5), Some(9))]);
-    let foretold = service.admin().retry_dead_entries(retry(true)).await.unwrap().into_inner();
+    let predicted = service.admin().retry_dead_entries(retry(true)).await.unwrap().into_inner();
     assert_eq!(everything(&env).await, before, "a dry run wrote something");
 
     // The real run does what the dry run reported: first the retry, of one product.
     let done = service.admin().retry_dead_entries(retry(false)).await.unwrap().into_inner();
-    let effect = foretold.effects[0].clone();
+    let effect = predicted.effects[0].clone();
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
-    assert_eq!(done, RetryDeadEntriesResponse { effects: vec![], ..foretold });
+    assert_eq!(done, RetryDeadEntriesResponse { effects: vec![], ..predicted });
     assert_eq!((done.stored, done.refused, done.settled, done.released), (2, 1, 1, 1));
     assert_eq!(done.unrecognized, 1);
     assert_eq!(Some(stock(&service, "shoe").await), effect.stock_after);
-    assert_ne!(everything(&env).await, before, "what is compared does not see the work");
+    assert_ne!(everything(&env).await, before, "the comparison does not detect a change");
 
     // Then the release of the rest.
-    let foretold = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
+    let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
     let done = service.admin().release_dead_entries(release(false)).await.unwrap().into_inner();
-    assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..foretold.clone() });
+    assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..predicted.clone() });
     assert_eq!((done.released, done.settled, done.unrecognized), (2, 0, 1));
-    for effect in foretold.effects {
+    for effect in predicted.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
     // The unrecognized entry stays, and the audit reports it; without it the audit holds.
@@ -290,7 +290,7 @@ async fn work_ends_at_its_starting_bound_while_new_entries_arrive() {
     assert_eq!(cursor.next_page().await.unwrap().unwrap().entries.len(), PAGE);
     move_to_dead(&env, &service, ("shoe", None), users("late", 3)).await;
     let page = cursor.next_page().await.unwrap().unwrap();
-    assert_eq!(page.entries.len(), 1, "those that died meanwhile are for the next walk");
+    assert_eq!(page.entries.len(), 1, "entries added meanwhile are not part of this cursor");
     assert!(cursor.next_page().await.unwrap().is_none());
     let all = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     let answer = service.admin().release_dead_entries(all).await.unwrap().into_inner();

@@ -16,7 +16,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
     let request = ReleaseDeadEntriesRequest {
         selector: dead_entries::of([id]),
         actor: actor.to_owned(),
-        reason: format!("so says {actor}"),
+        reason: format!("reason of {actor}"),
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
@@ -27,18 +27,18 @@ async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) 
     let request = RetryDeadEntriesRequest {
         selector: dead_entries::of([id]),
         actor: actor.to_owned(),
-        reason: format!("so says {actor}"),
+        reason: format!("reason of {actor}"),
         ..Default::default()
     };
     let done = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
     (done.stored, done.refused)
 }
 
-/// `action actor`, oldest first; each must say why.
+/// `action actor`, oldest first; each must have its reason.
 async fn record(env: &TestEnv, id: ReservationId) -> Vec<String> {
     let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
     let reported = done.into_iter().map(|done| {
-        assert_eq!(done.reason, format!("so says {}", done.actor));
+        assert_eq!(done.reason, format!("reason of {}", done.actor));
         assert!(done.at_ms > 0);
         format!("{} {}", done.action, done.actor)
     });
@@ -57,7 +57,7 @@ async fn three_dead(env: &TestEnv) -> (Service, Vec<ReservationId>) {
 async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
-    let by = ActionBy { actor: "dave".to_owned(), reason: "so says dave".to_owned() };
+    let by = ActionBy { actor: "dave".to_owned(), reason: "reason of dave".to_owned() };
     let void = Void { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
 }
@@ -66,7 +66,7 @@ async fn void(env: &TestEnv, id: ReservationId) {
 async fn each_dead_letter_action_is_recorded_once() {
     let env = TestEnv::new().await;
     let (service, ids) = three_dead(&env).await;
-    let [released, retried, stood] = ids[..] else { panic!("three") };
+    let [released, retried, stored] = ids[..] else { panic!("three") };
 
     assert_eq!(release(&service, released, "ann").await, (1, 0));
     assert_eq!(release(&service, released, "late").await, (0, 1), "it is gone");
@@ -83,11 +83,11 @@ async fn each_dead_letter_action_is_recorded_once() {
 
     // Stored by a consumer that had stalled; only its dead entry is left.
     let stores = env.stores().await;
-    let dead = stores.dead_letters.find(stood).await.unwrap().unwrap();
+    let dead = stores.dead_letters.find(stored).await.unwrap().unwrap();
     let order = dead.order().unwrap();
-    stores.ledger.store(dead.partition, stood.epoch(), &[&order]).await.unwrap();
-    assert_eq!(release(&service, stood, "erna").await, (0, 1));
-    assert_eq!(record(&env, stood).await, ["discard erna"]);
+    stores.ledger.store(dead.partition, stored.epoch(), &[&order]).await.unwrap();
+    assert_eq!(release(&service, stored, "erna").await, (0, 1));
+    assert_eq!(record(&env, stored).await, ["discard erna"]);
 
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (8, 2));
@@ -126,7 +126,7 @@ async fn retry_of_a_voided_entry_gives_the_unit_back_and_reports_it() {
     let request = RetryDeadEntriesRequest {
         selector: dead_entries::all(),
         actor: "ann".to_owned(),
-        reason: "so says ann".to_owned(),
+        reason: "reason of ann".to_owned(),
         ..Default::default()
     };
     let done = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
@@ -236,7 +236,7 @@ async fn racing_workers_and_operators_finish_each_order_once() {
         assert_eq!(words[0], decided);
         assert!(words[1..].iter().all(|word| *word == allowed), "{state} {words:?}");
     }
-    eventually("both workers have looked", async || {
+    eventually("both workers have scanned the dead stream", async || {
         let dead = env.audit().await.products[0].in_dead;
         (dead == 0).then_some(())
     })

@@ -53,7 +53,7 @@ async fn sigterm_answers_calls_in_flight_and_does_not_wait_for_endless_ones() {
         let channel = binary.channel().await;
         let redis = env.redis.as_ref().unwrap();
         redis.pause();
-        // Two calls for one place: when one is refused, the other is under way.
+        // Two calls for one permit: when one is refused, the other is in flight.
         let buy = |user: &str| {
             let request = ReserveUnitRequest {
                 product_id: "shoe".to_owned(),
@@ -158,7 +158,7 @@ async fn health_depends_on_redis_and_not_on_postgres() {
     })
     .await;
     service.buy("shoe", "ann", "r").await.unwrap();
-    assert!(serves().await, "without Postgres it sells");
+    assert!(serves().await, "it sells without Postgres");
     env.postgres.as_mut().unwrap().restart().unwrap();
     env.assert_audit_holds().await;
     assert!(serves().await);

@@ -115,7 +115,7 @@ fn text_settings_accept_numbers_and_values_are_kept_as_written() {
     let (printed, _) = checked(&dir, &span, &[]);
     assert!(printed.contains("log = \"[call]=debug\""), "{printed}");
     assert!(printed.contains("reflection = \"on\""), "{printed}");
-    // A whole number is written with digits, wherever it is written.
+    // A whole number is written with digits in every source.
     for written in ["1e1", "8.0", "8e0", "0x10"] {
         let value = [("YOINK_PARTITIONS", written)];
         let wrong = refused(&dir, &value, &[]);
@@ -236,7 +236,7 @@ async fn config_check_connect_reports_both_stores_and_changes_nothing() {
     assert_eq!(code, 1, "{printed}");
     assert!(printed.contains("allkeys-lru"), "{printed}");
 
-    // Port 1 of loopback: no server listens there. The other store is looked at all the same.
+    // Port 1 of loopback: no server listens there. The other store is checked all the same.
     let (code, printed) = check(&[("redis_url", "redis://127.0.0.1:1")]);
     assert_eq!(code, 2, "{printed}");
     assert!(printed.contains("cannot check: Redis (redis_url)"), "{printed}");

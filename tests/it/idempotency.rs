@@ -97,7 +97,7 @@ async fn retry_after_a_void_is_a_new_request() {
         .await
         .unwrap();
     let first = service.buy("shoe", "ann", "r1").await.unwrap();
-    eventually("the order is voided and its claim is gone", async || {
+    eventually("the order is voided and its request id is no longer remembered", async || {
         let found = service.reservation(&first.reservation_id).await.unwrap();
         let voided = found.state().as_str_name() == "RESERVATION_STATE_VOIDED";
         let report = env.audit().await;
@@ -125,12 +125,12 @@ async fn request_id_in_a_key_of_the_old_layout_is_found_and_extended() {
     let base = format!("{}:{{{partition}}}:idempotency", env.prefix);
     let keys: Vec<String> = cli.keys(format!("{base}:*")).await.unwrap();
     let [key] = keys.as_slice() else { panic!("{keys:?}") };
-    let claim: String = cli.hget(key, "ann/shoe/r:1").await.unwrap();
+    let remembered: String = cli.hget(key, "ann/shoe/r:1").await.unwrap();
     // As if it had been taken twelve hours before, by a program that kept each key until the one after it had ended.
     let bucket: i64 = key.rsplit(':').next().unwrap().parse().unwrap();
     let before = format!("{base}:{}", bucket - 1);
     let () = cli.del(key).await.unwrap();
-    let () = cli.hset(&before, "ann/shoe/r:1", &claim).await.unwrap();
+    let () = cli.hset(&before, "ann/shoe/r:1", &remembered).await.unwrap();
     let () = cli.pexpire_at(&before, (bucket + 1) * BUCKET_MS).await.unwrap();
     let back = "UPDATE reservations SET reserved_at = reserved_at - interval '12 hours'";
     env.sql().await.batch_execute(back).await.unwrap();
@@ -146,7 +146,7 @@ async fn request_id_in_a_key_of_the_old_layout_is_found_and_extended() {
         .await
         .unwrap();
     let until = seconds * 1000 + micros / 1000 + left_ms;
-    assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the window says");
+    assert_eq!(until, (bucket + 6) * BUCKET_MS, "as long as the idempotency window requires");
     env.assert_audit_holds().await;
 }
 

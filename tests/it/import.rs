@@ -168,7 +168,7 @@ async fn killed_import_leaves_nothing() {
     .await;
     assert_eq!(products(&env).await, 0);
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 0);
-    // As autovacuum may do at this moment: the statistics then say that the table is empty.
+    // As autovacuum may do at this moment: the statistics then show the table as empty.
     env.sql().await.batch_execute("ANALYZE products, supply_changes").await.unwrap();
     let outcome = import(&env, &[], &file).await;
     assert!(outcome.contains("12000 products created, 0 existed already"), "{outcome}");
@@ -294,7 +294,7 @@ async fn emergency_stop_does_not_wait_for_an_import_to_reach_redis() {
     let url = proxy.postgres_url(&env.database);
     let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 10)).await;
-    // The refresh that tells Redis about the import does not get an answer.
+    // The refresh that writes the import to Redis does not get an answer.
     proxy.hold("(SELECT max(version) FROM products) <");
     eventually("the service refreshes", async || (proxy.held() > 0).then_some(())).await;
     let outcome = import(&env, &[], &file_of(0..2_000)).await;

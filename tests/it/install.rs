@@ -1,4 +1,4 @@
-//! `scripts/install.sh`, `scripts/tools.sh` and the Makefile, with programs that only say which version they are.
+//! `scripts/install.sh`, `scripts/tools.sh` and the Makefile, with programs that only print their version.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! The ledger's own promises, on a real Postgres.
+//! What the ledger alone guarantees, on a real Postgres.
 
 use futures_util::future::join_all;
 use yoink::{
@@ -142,7 +142,7 @@ async fn fill_unnoticed(env: &TestEnv, partition: Partition) {
 /// How many rows of both tables some work reads.
 async fn rows_read(env: &TestEnv, work: impl AsyncFnOnce(&Stores)) -> i64 {
     let read = async || {
-        // A session has reported what it read when it has ended.
+        // A session reports what it read when it ends.
         let sessions = "SELECT count(*) FROM pg_stat_activity
                          WHERE datname = current_database() AND pid <> pg_backend_pid()
                            AND backend_type = 'client backend'";

@@ -58,7 +58,10 @@ async fn emergency_stop_is_one_call_and_can_be_reverted() {
     set(ProductStatus::Stopped).await;
     assert_eq!(service.refusal("shoe", "bob", "").await, "SALE_STOPPED");
     let again = service.buy("shoe", "ann", "r1").await.unwrap();
-    assert_eq!(again.reservation_id, first.reservation_id, "who has bought has bought");
+    assert_eq!(
+        again.reservation_id, first.reservation_id,
+        "a repeated request gets its first answer"
+    );
     set(ProductStatus::OnSale).await;
     service.buy("shoe", "bob", "").await.unwrap();
     set(ProductStatus::Retired).await;
@@ -91,7 +94,7 @@ async fn limit_set_later_counts_new_units_and_after_a_rebuild_all_confirmed_ones
     env.assert_audit_holds().await;
 
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
-    // Of bob the ledger has two orders, from before the limit: one more is allowed.
+    // The ledger has two orders of bob from before the limit: one more is allowed.
     eventually("it sells again", async || service.buy("shoe", "bob", "last").await.ok()).await;
     assert_eq!(service.refusal("shoe", "bob", "more").await, "LIMIT_REACHED");
     assert_eq!(service.refusal("shoe", "ann", "more").await, "LIMIT_REACHED", "she has five");

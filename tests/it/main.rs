@@ -1,5 +1,5 @@
 //! Integration tests on a real Redis and a real Postgres, which the tests start themselves.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod harness;

@@ -54,7 +54,7 @@ async fn idempotency_key_metadata_is_used_as_the_request_id() {
         assert!(again.duplicate, "{field:?} {keys:?}");
         assert_eq!(again.reservation_id, first.reservation_id);
     }
-    // The other call that takes a unit has the same memory.
+    // The other call that takes a unit remembers the same request ids.
     let order = PlaceOrderRequest {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),

@@ -104,7 +104,7 @@ async fn metrics_are_answered_while_redis_is_silent_and_postgres_is_down() {
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (1.0, 1.0), "{text}");
     env.redis.as_ref().unwrap().pause();
     env.postgres.as_mut().unwrap().stop();
-    // A scraper waits for seconds, not for as long as a store is silent.
+    // A scrape is answered within seconds, however long a store is silent.
     let text = tokio::time::timeout(std::time::Duration::from_secs(10), scrape(&service)).await;
     let text = text.unwrap();
     assert_eq!((up(&text, "redis"), up(&text, "postgres")), (0.0, 0.0), "{text}");
@@ -131,8 +131,8 @@ async fn metrics_show_waiting_and_dead_entries() {
         let text = scrape(&worker).await;
         let (orders, dead) =
             (sum(&text, &["yoink_orders_depth"]), sum(&text, &["yoink_dead_depth"]));
-        let buried = sum(&text, &["yoink_dead_letters_total"]);
-        (orders == 0.0 && dead == 1.0 && buried == 1.0).then_some(())
+        let dead_letters = sum(&text, &["yoink_dead_letters_total"]);
+        (orders == 0.0 && dead == 1.0 && dead_letters == 1.0).then_some(())
     })
     .await;
     let text = scrape(&worker).await;
@@ -178,7 +178,7 @@ async fn metrics_document_lists_exactly_the_existing_metrics() {
     assert!(documented.is_empty(), "{:?} are not exported", documented.keys());
 }
 
-/// What the document says of a metric.
+/// The row of a metric in the document.
 struct Documented {
     opentelemetry: &'static str,
     labels: Vec<&'static str>,

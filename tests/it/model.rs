@@ -132,7 +132,7 @@ impl Run {
                 product.stock += units;
                 let supply = product.supply;
                 self.grant(p, supply).await;
-                // Told again, and late: nothing more.
+                // Repeated, and with an older total: no further effect.
                 self.grant(p, supply).await;
                 self.grant(p, supply - units).await;
             }
@@ -141,7 +141,7 @@ impl Run {
                 self.offer(p, limit, status, self.version).await;
                 let product = self.model.products.get_mut(&p).unwrap();
                 (product.limit, product.status) = (limit, status);
-                // An older version comes late: it changes nothing.
+                // An older version arrives late: it changes nothing.
                 self.offer(p, Some(1), ProductStatus::Stopped, self.version - 1).await;
             }
         }
@@ -234,11 +234,11 @@ fn confusable_ids() -> impl Strategy<Value = (Vec<String>, Vec<String>)> {
     })
 }
 
-/// Plays steps with these users and request ids, and compares Redis with the model.
+/// Runs steps with these users and request ids, and compares Redis with the model.
 async fn run_steps(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) {
     let env = TestEnv::new().await;
     let stores = env.app(&[]).await.stores().clone();
-    let mut run_steps = Run {
+    let mut run = Run {
         stores,
         users,
         requests,
@@ -249,15 +249,15 @@ async fn run_steps(users: Vec<String>, requests: Vec<String>, steps: Vec<Step>) 
     };
     for p in 0..2 {
         let (supply, status) = (3, ProductStatus::OnSale);
-        run_steps.grant(p, supply).await;
-        run_steps.offer(p, None, status, 1).await;
+        run.grant(p, supply).await;
+        run.offer(p, None, status, 1).await;
         let product = ModelProduct { stock: supply, supply, limit: None, status };
-        run_steps.model.products.insert(p, product);
+        run.model.products.insert(p, product);
     }
     for step in steps {
-        run_steps.step(step).await;
+        run.step(step).await;
     }
-    run_steps.compare().await;
+    run.compare().await;
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! More than the service takes on: the excess is refused by its reason, and the rest is not harmed.
+//! More calls than the service accepts: the excess is refused with its reason, and the other calls are not affected.
 
 use std::time::{Duration, Instant};
 
@@ -156,19 +156,19 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     let bought = other.buy("shoe", "late", "r").await.unwrap();
     assert_eq!(bought.remaining, 95);
 
-    // One of the four gives up; its place is free then, and no other.
+    // One of the four gives up; then its permit is free, and no other.
     drop(calls.pop());
-    eventually("there is a place", async || service.buy("shoe", "fifth", "r").await.ok()).await;
+    eventually("a permit is free", async || service.buy("shoe", "fifth", "r").await.ok()).await;
     let worker = env.serve(Role::Worker, &[]).await;
     let accepted = join_all(calls).await;
     assert!(accepted.iter().all(Result::is_ok), "{accepted:?}");
-    eventually("the four places are free again", async || {
+    eventually("the four permits are free again", async || {
         let users: Vec<String> = (0..4).map(|n| format!("later-{n}")).collect();
         let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
         buys.iter().all(Result::is_ok).then_some(())
     })
     .await;
-    // Who gave up had a unit by then.
+    // The call that gave up had a unit by then.
     assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 4 + 2 + 4);
     worker.stop().await;
 }
@@ -177,7 +177,7 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
 async fn set(service: &Service, status: ProductStatus) {
     let product_id = "shoe".to_owned();
     let request = UpdateProductRequest { product_id, status: status.into(), ..Default::default() };
-    // Operators are heard.
+    // Operators' calls are still answered.
     service.admin().update_product(request).await.unwrap();
 }
 

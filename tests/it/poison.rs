@@ -1,4 +1,4 @@
-//! An order that itself cannot be stored: its neighbours are, its unit comes back, once.
+//! An order that itself cannot be stored: its neighbours are stored, and its unit is given back, once.
 
 use futures_util::future::join_all;
 use yoink::app::Role;
@@ -44,7 +44,7 @@ async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
     assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions WHERE action = 'release'").await, 1);
 
-    // The limit and the claim are back, too: the same request is a new one now.
+    // The limit and the request id are released, too: the same request is a new one now.
     env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
     let again = service.buy(bad_product, bad_user, "bad").await.unwrap();
     assert!(!again.duplicate);
@@ -88,13 +88,13 @@ async fn entry_of_an_unknown_writer_is_kept_as_unrecognized() {
     })
     .await;
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
-    eventually("the stranger is buried", async || {
+    eventually("the unrecognized entry is moved to the dead stream", async || {
         let length: u64 =
             redis::cmd("XLEN").arg(&dead).query_async(&mut env.cli().await).await.unwrap();
         (length == 1).then_some(())
     })
     .await;
-    // The audit does not call this well: somebody wrote into the stream.
+    // The audit reports it: another program wrote into the stream.
     assert_eq!(env.audit().await.verdict(), yoink::audit::Verdict::Violated);
     worker.stop().await;
 }

@@ -28,7 +28,7 @@ async fn two_thousand_buyers_of_100_units_create_exactly_100_orders() {
     let sql = env.sql().await;
     let rows = sql.query("SELECT reservation_id::text FROM reservations", &[]).await.unwrap();
     let rows: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(rows, accepted, "who was accepted is stored, and nobody else");
+    assert_eq!(rows, accepted, "exactly the accepted orders are stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,14 +87,17 @@ async fn full_backlog_refuses_before_a_unit_is_taken() {
     assert_eq!(service.refusal("shoe", "late", "").await, "BACKLOG_FULL");
     let report = env.audit().await;
     assert_eq!((report.products[0].available, report.products[0].in_orders), (95, 5));
-    eventually("it is told that nothing drains", async || {
+    eventually("the refusal reports that nothing drains", async || {
         let status = service.buy("shoe", "late", "").await.unwrap_err();
         let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
         (wait == std::time::Duration::from_secs(30)).then_some(())
     })
     .await;
     let worker = env.serve(Role::Worker, &[]).await;
-    eventually("there is room again", async || service.buy("shoe", "late", "").await.ok()).await;
+    eventually("the backlog is below its limit again", async || {
+        service.buy("shoe", "late", "").await.ok()
+    })
+    .await;
     env.assert_audit_holds().await;
     worker.stop().await;
 }
@@ -137,7 +140,7 @@ async fn units_near_two_to_the_53_are_counted_exactly() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;
     let most = yoink::domain::UNITS_MAX;
-    service.try_create(product("shoe", most)).await.expect("Redis is told all of them");
+    service.try_create(product("shoe", most)).await.expect("Redis gets the whole supply");
     for n in 1..=3 {
         let bought = service.buy("shoe", &format!("user-{n}"), "r").await.unwrap();
         assert_eq!(bought.remaining, most - n);

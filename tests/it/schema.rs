@@ -1,11 +1,11 @@
-//! A schema that a newer program has migrated: older programs go on as long as it says that they can.
+//! A schema that a newer program has migrated: older programs continue as long as the schema allows it.
 
 use tokio::task::block_in_place;
 use yoink::app::Role;
 
 use crate::harness::{TestEnv, product, run_yoink};
 
-/// What a command of this program prints, and whether it succeeds.
+/// The output of a command, and whether it succeeds.
 fn run(env: &TestEnv, command: &str) -> (bool, String) {
     let output = block_in_place(|| run_yoink(env, &[command]));
     let printed = [output.stdout, output.stderr].concat();
@@ -43,7 +43,7 @@ async fn program_starts_on_a_newer_additive_schema_and_refuses_any_other() {
         assert!(printed.contains("install a newer yoink"), "{command}: {printed}");
         assert!(printed.contains("9001") && printed.contains("9000"), "{command}: {printed}");
     }
-    // An older schema is another matter.
+    // An older schema is refused.
     sql.batch_execute("DELETE FROM _sqlx_migrations WHERE version >= 5").await.unwrap();
     let (done, printed) = run(&env, "audit");
     assert!(!done && printed.contains("run `yoink migrate`"), "{printed}");

@@ -28,7 +28,10 @@ async fn calls_before_a_refused_entry_succeed_and_none_after_it_are_applied() {
         call.arg("shoe").arg(user).arg("r").arg("ab").arg("").arg("1");
     }
     let answers: Vec<String> = call.query_async(&mut cli).await.unwrap();
-    assert!(answers[1].starts_with("accepted 2 9 "), "who was taken is told so: {answers:?}");
+    assert!(
+        answers[1].starts_with("accepted 2 9 "),
+        "the accepted call gets its answer: {answers:?}"
+    );
     for refused in &answers[2..] {
         assert!(refused.starts_with("not_applied "), "{answers:?}");
         assert!(refused.contains("equal or smaller"), "{refused}");

@@ -42,11 +42,11 @@ async fn speak_tls(env: &TestEnv, certificates: &Path) -> u16 {
         set.arg(name).arg(certificates.join(file).to_str().unwrap());
     }
     let () = set.query_async(&mut cli).await.unwrap();
-    eventually("Redis listens on a port that nobody has", async || {
+    eventually("Redis listens on a free port", async || {
         let port: u16 = rand::random_range(10_000..32_000);
         let mut listen = redis::cmd("CONFIG");
         listen.arg("SET").arg("tls-port").arg(port);
-        // It says whether it could bind it: nobody else answers there.
+        // It reports whether it could bind the port, so no other server answers there.
         listen.query_async::<()>(&mut cli).await.ok().map(|()| port)
     })
     .await
@@ -60,9 +60,9 @@ async fn rediss_sells_over_tls_and_refuses_an_unknown_authority() {
     let url = format!("rediss://127.0.0.1:{port}");
     let settings = [("redis_url", url.as_str())];
 
-    let mut stranger = Binary::serve(&env, &settings, None);
-    assert_eq!(stranger.ended().await.code(), Some(2), "{}", stranger.log());
-    assert!(stranger.log().contains("certificate"), "{}", stranger.log());
+    let mut untrusting = Binary::serve(&env, &settings, None);
+    assert_eq!(untrusting.ended().await.code(), Some(2), "{}", untrusting.log());
+    assert!(untrusting.log().contains("certificate"), "{}", untrusting.log());
 
     let authority = certificates.join("ca.pem");
     let environment = [("SSL_CERT_FILE", authority.to_str().unwrap())];

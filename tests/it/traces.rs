@@ -175,7 +175,7 @@ async fn reservation_is_one_trace_from_the_call_to_the_commit() {
     .await
     .into_inner();
     env.assert_audit_holds().await;
-    // Told to end, both send what they have.
+    // Both send what they have when they are ended.
     for process in [&mut api, &mut worker] {
         process.signal(Signal::SIGTERM);
         process.ended().await;
@@ -261,7 +261,7 @@ async fn zero_sampling_traces_nothing_and_keeps_the_callers_decision() {
             range.arg(key).arg("-").arg("+").query_async(&mut cli).await.unwrap();
         entries.extend(found);
     }
-    assert_eq!(entries.len(), 1, "nobody stores it");
+    assert_eq!(entries.len(), 1, "no worker stores it");
     assert!(!entries[0].1.contains(&"c".to_owned()), "{entries:?}");
     let worker = env.serve(Role::Worker, &[]).await;
     env.assert_audit_holds().await;
@@ -290,19 +290,19 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     .into_inner();
     let stored = buyers.reserve_unit(order("ann", None)).await.unwrap().into_inner();
     env.assert_audit_holds().await;
-    eventually("it says that spans are not sent", async || {
+    eventually("the log reports that spans are not sent", async || {
         all.log().contains("spans cannot be sent to otlp_endpoint").then_some(())
     })
     .await;
     all.signal(Signal::SIGTERM);
     let status = all.ended().await;
     assert!(status.success(), "{}", all.log());
-    let said = all.log();
-    let moved = said.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
+    let log = all.log();
+    let moved = log.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
     let [bought, stored] =
         [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
     assert!(moved.contains(&bought) && moved.contains(&CALLER[3..35]), "{moved}");
-    assert!(!said.contains("secret"), "{said}");
+    assert!(!log.contains("secret"), "{log}");
     // At debug, each step of one reservation has a line with its id.
     for (id, step) in [
         (&bought, "order accepted"),
@@ -311,7 +311,7 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
         (&stored, "order stored"),
     ] {
         let has_step = |line: &str| line.contains(id.as_str()) && line.contains(step);
-        assert!(said.lines().any(has_step), "{step}: {said}");
+        assert!(log.lines().any(has_step), "{step}: {log}");
     }
 }
 

@@ -65,7 +65,11 @@ async fn price_keeps_every_digit() {
     let price = listed(&service, "clf").await.price.unwrap();
     assert_eq!((price.units, price.nanos), (1_234_567_890_123, 456_700_000));
     create(&service, largest()).await.unwrap();
-    assert_eq!(env.count("SELECT count(*) FROM products").await, 4, "the same again");
+    assert_eq!(
+        env.count("SELECT count(*) FROM products").await,
+        4,
+        "a repeated import changes nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

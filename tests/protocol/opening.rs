@@ -64,7 +64,7 @@ pub struct Opened {
     copy: Option<Redis>,
     openers: [Opener; 2],
     rewinds: u8,
-    /// What nobody knows: a late script that ran, an attempt after another, an order without a unit.
+    /// What no process knows: a late script that ran, an attempt after another, an order without a unit.
     came_late: bool,
     tried_again: bool,
     oversold: bool,

@@ -5,7 +5,7 @@ use crate::{ledger::Ledger, redis::Redis, rules::Bounds};
 /// The most reservations of a model.
 pub const RESERVATIONS_MAX: usize = 3;
 
-/// A reservation's identity: its number in the order of the accepts. It stands for the random part of
+/// A reservation's identity: its number in the order of the accepts. It represents the random part of
 /// the real id; the stream id is [`EntryId`].
 pub type Reservation = u8;
 

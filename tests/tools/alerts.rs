@@ -1,4 +1,4 @@
-//! Each alert fires when its fault is there, and clears when it is gone.
+//! Each alert fires on its fault, and clears when the fault is removed.
 
 use futures_util::future::join_all;
 use yoink::{
@@ -263,7 +263,7 @@ async fn slow_calls_fire_their_alert() {
     let watch = Prometheus::watching(service.http).await;
     let load = RunningLoad::on(&service, "shoe");
     let mut cli = env.cli().await;
-    // Again and again Redis stands still for most of a second.
+    // Redis repeatedly does not run for most of a second.
     let stand_still = async {
         let mut beat = tokio::time::interval(std::time::Duration::from_millis(900));
         loop {
@@ -321,7 +321,7 @@ async fn postgres_without_free_connections_fires_its_alert() {
     let watch = Prometheus::watching(service.http).await;
     let sql = env.sql().await;
     sql.batch_execute("BEGIN; LOCK TABLE reservations IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let look = || async {
+    let list = || async {
         let product_id = "shoe".to_owned();
         let request = ListReservationsRequest { product_id, ..Default::default() };
         // Refused, or kept waiting.
@@ -329,7 +329,7 @@ async fn postgres_without_free_connections_fires_its_alert() {
     };
     let many = async {
         loop {
-            join_all((0..40).map(|_| look())).await;
+            join_all((0..40).map(|_| list())).await;
         }
     };
     tokio::select! {

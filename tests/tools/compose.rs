@@ -125,7 +125,7 @@ fn private_network_is_allowed() -> bool {
     probe.status().is_ok_and(|status| status.success())
 }
 
-/// The addresses that the deployed Prometheus would scrape for one of its names, if DNS says so.
+/// The addresses that the deployed Prometheus would scrape for one of its names, with these answers of DNS.
 fn found(name: &str) -> Vec<String> {
     let dir = resolver_dir();
     let deployed = include_str!("../../deploy/prometheus/prometheus.yml");

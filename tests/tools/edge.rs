@@ -1,4 +1,4 @@
-//! What else goes through the edge, and what does not.
+//! Native gRPC, gRPC-Web and CORS through the edge, and the calls that it refuses.
 
 use http::{Method, Request};
 use http_body_util::Full;
@@ -144,14 +144,14 @@ async fn service_takes_the_client_address_only_from_envoy() {
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 1_000)).await;
     // Envoy calls from 127.0.0.1; its clients are others.
-    let order = async |client: [u8; 4], claims: &str| {
+    let order = async |client: [u8; 4], forwarded: &str| {
         let mut connector = HttpConnector::new();
         connector.set_local_address(Some(client.into()));
         let client =
             Client::builder(TokioExecutor::new()).build::<_, Full<bytes::Bytes>>(connector);
         let request = Request::post(format!("http://{}/orders", envoy.address))
             .header("content-type", "application/json")
-            .header("x-forwarded-for", claims)
+            .header("x-forwarded-for", forwarded)
             .body(Full::from(json!({ "productId": "shoe", "userId": "ann" }).to_string()));
         client.request(request.unwrap()).await.unwrap().status().as_u16()
     };
@@ -160,6 +160,9 @@ async fn service_takes_the_client_address_only_from_envoy() {
     }
     let load = (0..10).map(|n| order([127, 0, 0, 99], ["1.1.1.1", "2.2.2.2"][n % 2]));
     let statuses = futures_util::future::join_all(load).await;
-    assert!(statuses.contains(&429), "what a client says of itself is not believed: {statuses:?}");
+    assert!(
+        statuses.contains(&429),
+        "the x-forwarded-for header of a client is not used: {statuses:?}"
+    );
     env.assert_audit_holds().await;
 }

@@ -19,7 +19,7 @@ use crate::{
     listening::listening,
 };
 
-/// A busy machine is slow, and no test here asks how fast it is: `make bench-listing` has the deployed 15 s.
+/// These tests do not depend on the speed of the machine; `make bench-listing` uses the deployed 15 s.
 const ROUTE_TIMEOUT: &str = "600s";
 
 /// A running Envoy in front of one address.

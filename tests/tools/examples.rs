@@ -1,5 +1,5 @@
 //! The clients of `examples/`, as `scripts/tools.sh examples` builds them. Redis loses the first reply of each: the
-//! outcome is unclear, and the client finds it out.
+//! outcome is unclear, and the client resolves it.
 
 use std::{
     path::Path,

@@ -1,4 +1,4 @@
-//! Long lists through the edge: whole, or visibly not.
+//! Long lists through the edge: each is complete, or visibly incomplete.
 
 use std::process::Command;
 
@@ -127,14 +127,14 @@ async fn page_of_500_products_with_the_longest_names_is_complete() {
     }
 }
 
-/// What curl says of a list: its exit code, and the body that it got.
+/// The result of curl for a list: its exit code, and the body that it got.
 fn curl(envoy: &Envoy, protocol: &str) -> (i32, String) {
     let url = format!("http://{}/products", envoy.address);
     let run = Command::new("curl").args(["-s", protocol, &url]).output().unwrap();
     (run.status.code().unwrap(), String::from_utf8_lossy(&run.stdout).into_owned())
 }
 
-/// Makes the stock of a product something that no program of ours writes.
+/// Replaces the stock of a product by a value that this program never writes.
 async fn corrupt_stock(env: &TestEnv, id: &str) {
     let partition = env.stores().await.deployment.partitions.of(&id.parse().unwrap());
     let key = format!("{}:{{{partition}}}:stock", env.prefix);

@@ -39,7 +39,7 @@ async fn k6(script: &str, environment: &[(&str, &str)]) -> Json {
     let summary: PathBuf = scratch_dir("k6").join("summary.json");
     let mut command = Command::new(root().join(".tools/venv/bin/k6"));
     command.args(["run", "--quiet", "--no-usage-report", "--summary-export"]).arg(&summary);
-    // How fast this machine is today is no promise of ours: outcomes are asserted, times are not.
+    // The speed of this machine is not asserted: outcomes are checked, times are not.
     command.args(["-e", "P95_MS=60000", "-e", "P99_MS=60000"]);
     for (name, value) in environment {
         command.arg("-e").arg(format!("{name}={value}"));

@@ -1,5 +1,5 @@
-//! Tests with the real tools that people use Yoink by; `make tools` installs them under `.tools/`.
-#![expect(clippy::unwrap_used, reason = "a test says what it expects")]
+//! Tests with the real tools that people use with Yoink; `make tools` installs them under `.tools/`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
 #[path = "../it/harness/mod.rs"]

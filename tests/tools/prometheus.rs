@@ -1,4 +1,4 @@
-//! The real Prometheus, with the configuration that is deployed: only its targets and its patience differ.
+//! The real Prometheus, with the configuration that is deployed: only its targets and the durations of its alerts differ.
 
 use std::{
     fs::{self, File},
@@ -22,7 +22,7 @@ use crate::{
     listening::listening,
 };
 
-/// A rate looks a minute back: what clears, clears after that.
+/// A rate covers a minute, so an alert clears only after that.
 const WAIT_MAX: Duration = Duration::from_secs(150);
 
 /// A running Prometheus.
@@ -178,13 +178,13 @@ impl Prometheus {
         .await;
     }
 
-    /// Waits until something is there; a second is how often Prometheus looks.
-    pub async fn until<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    /// Polls until it returns a value. Prometheus scrapes once a second.
+    pub async fn until<T>(&self, what: &str, poll: impl AsyncFn() -> Option<T>) -> T {
         let started = Instant::now();
         let mut ticks = tokio::time::interval(Duration::from_millis(200));
         loop {
             ticks.tick().await;
-            if let Some(found) = look().await {
+            if let Some(found) = poll().await {
                 return found;
             }
             assert!(started.elapsed() < WAIT_MAX, "never happened: {what}");
@@ -201,7 +201,7 @@ impl Prometheus {
 
     /// Waits until no alert fires any more.
     pub async fn clears(&self) {
-        self.until("all is well", async || self.firing().await.is_empty().then_some(())).await;
+        self.until("no alert fires", async || self.firing().await.is_empty().then_some(())).await;
     }
 }
 

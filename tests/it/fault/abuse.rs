@@ -1,4 +1,4 @@
-//! Clients that abuse HTTP/2: what they cost is bounded, and buyers on other connections are served.
+//! Clients that abuse HTTP/2: their cost is bounded, and buyers on other connections are served.
 
 use std::{
     net::SocketAddr,
@@ -138,13 +138,13 @@ async fn attack(attack: Attack, until: impl Fn(&Seen) -> bool) -> Seen {
     let (seen, over) = (Seen::default(), CancellationToken::new());
     let attackers = join_all((0..ATTACKERS).map(|_| attacker(&seen, address, attack)));
     let bystanders = async {
-        eventually("the attack is felt", async || until(&seen).then_some(())).await;
+        eventually("the attack has had its effect", async || until(&seen).then_some(())).await;
         answers.sells(200).await;
         over.cancel();
     };
     tokio::join!(over.run_until_cancelled(attackers), bystanders);
     let most = memory_kib(&api, "VmHWM").saturating_sub(before);
-    assert!(most < MEMORY_MAX_KIB, "it took {most} KiB: {seen:?}");
+    assert!(most < MEMORY_MAX_KIB, "the process used {most} KiB: {seen:?}");
     let account = answers.end().await.assert_all_answers_kept(&env, &keeper).await;
     assert!(account.confirmed >= 250);
     let stored = env.count("SELECT count(*) FROM reservations").await;
@@ -238,7 +238,7 @@ async fn hundreds_of_half_open_handshakes_do_not_stop_buyers() {
     }
     answers.sells(200).await;
     let most = memory_kib(&api, "VmHWM").saturating_sub(before);
-    assert!(most < MEMORY_MAX_KIB, "it took {most} KiB");
+    assert!(most < MEMORY_MAX_KIB, "the process used {most} KiB");
     answers.end().await.assert_all_answers_kept(&env, &keeper).await;
     drop(held);
 }

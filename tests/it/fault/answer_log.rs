@@ -10,7 +10,7 @@ use yoink::audit::Report;
 
 use crate::harness::{Service, TestEnv, reason};
 
-/// What the buyers of one product were answered.
+/// The answers to the buyers of one product.
 #[derive(Default)]
 pub struct AnswerLog {
     /// The reservation of each user who was accepted.
@@ -53,7 +53,7 @@ impl AnswerLog {
         all
     }
 
-    /// Takes over what others were answered.
+    /// Adds the answers of another log.
     pub fn add(&mut self, other: Self) {
         self.accepted.extend(other.accepted);
         self.open.extend(other.open);
@@ -87,12 +87,15 @@ impl AnswerLog {
         let mut stored = HashMap::new();
         for row in rows {
             let (user, id): (String, String) = (row.get(0), row.get(1));
-            assert!(stored.insert(user.clone(), id).is_none(), "{user} has two");
+            assert!(stored.insert(user.clone(), id).is_none(), "{user} has two reservations");
         }
         for (user, id) in &stored {
             match self.accepted.get(user) {
                 Some(accepted) => assert_eq!(accepted, id, "{user} keeps the answer"),
-                None => assert!(self.open.contains(user), "{user} was refused and has {id}"),
+                None => assert!(
+                    self.open.contains(user),
+                    "{user} was refused and has the reservation {id}"
+                ),
             }
         }
         let gone = self.accepted.keys().filter(|user| !stored.contains_key(*user)).count();

@@ -80,7 +80,7 @@ async fn audit_names_a_leaked_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_names_a_missing_idempotency_claim() {
+async fn audit_names_a_missing_request_id() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
@@ -121,7 +121,7 @@ async fn audit_names_a_doubled_order_that_hides_a_lost_one() {
     let env = TestEnv::new().await;
     let worker = sale(&env, "worker").await;
     env.assert_audit_holds().await;
-    // The sum stays: one order is gone, another is there under its number.
+    // The sum is unchanged: one order is gone, and another has its seq.
     let sql = "UPDATE reservations SET seq = seq + 100 WHERE user_id = 'bob'";
     env.sql().await.batch_execute(sql).await.unwrap();
     named(&env, &worker, &["is in neither store"]).await;

@@ -53,7 +53,7 @@ async fn abandoned_audit_is_cancelled_in_postgres() {
         answered = admin.audit(AuditRequest {}) => panic!("{answered:?}"),
         _ = reads_one(&env, None) => {}
     }
-    // Its caller has gone away.
+    // The caller has disconnected.
     reads_none(&env).await;
     let mut request = Request::new(AuditRequest {});
     request.set_timeout(Duration::from_secs(1));
@@ -93,7 +93,7 @@ async fn concurrent_audits_of_a_process_run_one_after_another() {
         }
         first
     };
-    // The first one's caller has gone away: it is the second one's turn.
+    // The caller of the first audit has disconnected: the second audit runs.
     tokio::select! {
         answered = &mut later => panic!("{answered:?}"),
         _ = reads_one(&env, Some(first)) => {}

@@ -1,5 +1,5 @@
-//! The clock of Redis jumps by two hours, forward and back: windows, claims and idle times jump with it,
-//! and nobody is stored twice or answered differently. And days pass: request ids are remembered.
+//! The clock of Redis jumps by two hours, forward and back: windows, request ids and idle times jump with it,
+//! and no order is stored twice or answered differently. Request ids are also remembered for days.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use super::answer_log::AnswerLog;
 use crate::harness::{Service, TestEnv, eventually, product, reason, run_yoink, scratch_dir};
 
 const HOUR_MS: i64 = 3_600_000;
-/// Request ids lie in buckets of so much time.
+/// How much time a bucket of request ids covers.
 const BUCKET_MS: i64 = 12 * HOUR_MS;
 
 /// The clock of one Redis. At first a bucket of request ids is about to end in an hour, so that each jump of
@@ -59,12 +59,12 @@ impl Clock {
         self.offset.write_all_at(&(self.base_s + hours * 3600).to_ne_bytes(), 0).unwrap();
     }
 
-    /// Its time, without any jump.
+    /// The time of the clock without any jump.
     fn now_ms(&self) -> i64 {
         real_ms() + self.base_s * 1000
     }
 
-    /// Sets it, and sees that Redis goes by it.
+    /// Sets it, and checks that Redis uses it.
     async fn jump(&self, env: &TestEnv, hours: i64) {
         self.set(hours);
         let before = self.now_ms() + hours * HOUR_MS;
@@ -82,8 +82,8 @@ fn real_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }
 
-/// The answers of a sale window, a limit and a claim at this time.
-async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
+/// The answers of a sale window, a limit and a remembered request id at this time.
+async fn rules_hold(service: &Service, hours: i64, remembered: &[(&str, &str)]) {
     let refusal = async |product: &str| {
         let answer = service.buy(product, &format!("visitor-{hours}"), "r").await;
         answer.err().map_or("sold".to_owned(), |status| reason(&status))
@@ -95,7 +95,7 @@ async fn rules_hold(service: &Service, hours: i64, claims: &[(&str, &str)]) {
     assert_eq!(refusal("opening").await, opens_in_an_hour, "at {hours} h");
     assert_eq!(refusal("closing").await, closes_in_an_hour, "at {hours} h");
     assert_eq!(service.refusal("limited", "ann", "other").await, "LIMIT_REACHED", "at {hours} h");
-    for (user, id) in claims {
+    for (user, id) in remembered {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, again.reservation_id.as_str()), (true, *id), "at {hours} h");
     }
@@ -120,15 +120,15 @@ async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
 
     let enough = CancellationToken::new();
     let jumps = async {
-        let mut claims: Vec<(String, String)> = Vec::new();
+        let mut remembered: Vec<(String, String)> = Vec::new();
         let stored = "SELECT count(*) FROM reservations";
         for (round, hours) in [0, 2, 0, -2, 0].into_iter().enumerate() {
             clock.jump(&env, hours).await;
-            let user = format!("claim-{round}");
+            let user = format!("repeat-{round}");
             let bought = service.buy("shoe", &user, "r").await.unwrap();
-            claims.push((user, bought.reservation_id));
+            remembered.push((user, bought.reservation_id));
             let known: Vec<(&str, &str)> =
-                claims.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
+                remembered.iter().map(|(user, id)| (user.as_str(), id.as_str())).collect();
             rules_hold(&service, hours, &known).await;
             let report = env.audit().await;
             assert!(report.violations.is_empty(), "at {hours} h: {:?}", report.violations);
@@ -139,13 +139,13 @@ async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
             .await;
         }
         enough.cancel();
-        claims
+        remembered
     };
-    let (answers, claims) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), jumps);
+    let (answers, remembered) = tokio::join!(AnswerLog::on(&service, "shoe", 8, &enough), jumps);
     let report = env.assert_audit_holds().await;
     assert_eq!(answers.account_for(&env, &report).await, 0);
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
-    let sold = i64::try_from(answers.accepted.len() + claims.len()).unwrap();
+    let sold = i64::try_from(answers.accepted.len() + remembered.len()).unwrap();
     assert_eq!((shoe.confirmed, shoe.available), (sold, 1_000_000 - sold));
     for (user, id) in answers.accepted.iter().take(50) {
         let again = service.buy("shoe", user, "r").await.unwrap();
@@ -167,18 +167,18 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     let stores = app.stores();
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
     let mut reader = stores.reader().await.unwrap();
-    let held = stores.streams.read_new(&mut reader, partition, "lives", (500, 0)).await.unwrap();
+    let held = stores.streams.read_new(&mut reader, partition, "alive", (500, 0)).await.unwrap();
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
     let idle_ms = 1_800_000;
-    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
-    assert!(taken.is_empty(), "its consumer lives");
+    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
+    assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
-    let taken = stores.streams.take_over(partition, "thief", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 
-    // Both believe that it is theirs.
+    // Both consumers treat the entries as their own.
     let epoch = stores.stock.partitions().epoch(partition).unwrap();
     let store = async |held: &[Delivery]| {
         let order =
@@ -230,7 +230,7 @@ async fn request_id_from_71_hours_ago_is_a_duplicate_even_after_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lengthening_the_idempotency_window_keeps_existing_claims() {
+async fn lengthening_the_idempotency_window_keeps_remembered_request_ids() {
     let (clock, env) = Clock::of_a_redis().await;
     // Twelve hours were the default of earlier versions, which wrote the same keys.
     let before = env.serve(Role::All, &[TWELVE_HOURS]).await;
@@ -257,7 +257,7 @@ async fn lengthening_the_idempotency_window_keeps_existing_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn audit_after_lengthening_the_window_notes_claims_that_had_expired() {
+async fn audit_after_lengthening_the_window_notes_request_ids_that_had_expired() {
     let (clock, env) = Clock::of_a_redis().await;
     let service = env.serve(Role::All, &[TWELVE_HOURS]).await;
     service.create(product("shoe", 10)).await;

@@ -1,4 +1,4 @@
-//! Connections to Redis that stay open and are useless: to the former primary, or to a silent peer.
+//! Connections to Redis that stay open and cannot be used: to the former primary, or to a silent peer.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ async fn replication(server: &RedisServer) -> String {
     redis_command(&server.url(), &["INFO", "replication"]).await
 }
 
-/// Follows the other from now on, and has caught up with it.
+/// Makes it a replica of the other, and waits until it has caught up.
 async fn follow(replica: &RedisServer, primary: &RedisServer) {
     let () =
         redis_command(&replica.url(), &["REPLICAOF", "127.0.0.1", &primary.port().to_string()])
@@ -32,7 +32,7 @@ async fn follow(replica: &RedisServer, primary: &RedisServer) {
     .await;
 }
 
-/// A replica of a env's Redis.
+/// A replica of the environment's Redis.
 async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
@@ -62,7 +62,7 @@ async fn counter(service: &Service, name: &str, labels: &[&str]) -> usize {
     counted.unwrap_or(0)
 }
 
-/// How many connections were given up for this reason.
+/// How many connections were replaced for this reason.
 async fn dropped(service: &Service, reason: &str) -> usize {
     let label = format!("reason=\"{reason}\"");
     counter(service, "yoink_redis_connections_dropped_total{", &[&label]).await
@@ -77,7 +77,7 @@ async fn in_time<T>(what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, done).await.unwrap_or_else(|_| panic!("not in ten seconds: {what}"))
 }
 
-/// Buyers get units again, and orders of theirs are stored again.
+/// Waits until buyers get units again, and their orders are stored again.
 async fn works_again(env: &TestEnv, answers: &RunningLoad) {
     let stored = async || env.count("SELECT count(*) FROM reservations").await;
     let before = stored().await;
@@ -148,14 +148,14 @@ async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
 
     let () = redis_command(&primary.url(), &["CONFIG", "SET", "replica-read-only", "no"]).await;
     fail_over(primary, &replica).await;
-    // The address still leads to what was the primary: every new connection is useless again.
-    eventually("connections are tried again and again", async || {
+    // The address still leads to what was the primary: no new connection can be used either.
+    eventually("connections are tried repeatedly", async || {
         assert_eq!(service.refusal("shoe", "late", "r").await, "RECOVERING");
         let tries = (dropped(&service, "replica").await, dropped(&worker, "replica").await);
         (tries.0 >= 5 && tries.1 >= 5).then_some(())
     })
     .await;
-    // What a rebuild that was broken off leaves behind.
+    // The state that an interrupted rebuild leaves.
     let closed = "UPDATE partitions SET status = 'closed' WHERE partition = 0";
     env.sql().await.batch_execute(closed).await.unwrap();
     eventually("a rebuild is tried twice", async || {
@@ -229,7 +229,7 @@ async fn each_kind_of_connection_is_replaced_when_only_it_is_silent() {
         let (made, silent) = (front.made(), dropped(&service, "silent").await);
         front.silence_open(command);
         works(kind).await;
-        eventually("it was given up", async || {
+        eventually("the connection was replaced", async || {
             (dropped(&service, "silent").await > silent && front.made() > made).then_some(())
         })
         .await;
@@ -241,7 +241,7 @@ async fn each_kind_of_connection_is_replaced_when_only_it_is_silent() {
     drop(replica);
 }
 
-/// Idle connections to this port, and how many of them the kernel asks now and then whether the other end is there.
+/// Idle connections to this port, and for how many of them the kernel sends keepalive probes.
 fn kept_alive(port: u16) -> (usize, usize) {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let to = format!("0100007F:{port:04X}");

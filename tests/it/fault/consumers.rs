@@ -10,7 +10,7 @@ async fn orders(env: &TestEnv) -> (Partition, String) {
     (partition, format!("{}:{{{partition}}}:orders", env.prefix))
 }
 
-/// Who holds what, and its delivery count.
+/// The pending entries: id, consumer, idle time and delivery count.
 async fn pending(env: &TestEnv, orders: &str) -> Vec<(String, String, u64, u64)> {
     let mut command = redis::cmd("XPENDING");
     command.arg(orders).arg("ledger").arg("-").arg("+").arg(10_000);
@@ -43,26 +43,26 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     let streams = &gone.stores().streams;
     let mut reader = gone.stores().reader().await.unwrap();
     let held = streams.read_new(&mut reader, partition, "gone", (10, 0)).await.unwrap();
-    let kept = streams.read_new(&mut reader, partition, "lives", (10, 0)).await.unwrap();
+    let kept = streams.read_new(&mut reader, partition, "alive", (10, 0)).await.unwrap();
     assert_eq!((held.len(), kept.len()), (10, 10));
     assert_eq!(delete(&env, &key, "gone").await, 10);
     assert_eq!(pending(&env, &key).await.len(), 10, "no consumer has its entries");
 
-    let mut looked_at = String::new();
+    let mut scanned_to = String::new();
     let streams = &other.stores().streams;
     // A page is seven entries: all ten of the first consumer, then some of another consumer.
     let mut adopted = Vec::new();
     for (page, (taken, last)) in [(7, "1-7"), (3, "1-14"), (0, "")].into_iter().enumerate() {
-        let more = streams.adopt(partition, "heir", &mut looked_at, 7).await.unwrap();
-        assert_eq!((more.len(), looked_at.as_str()), (taken, last), "page {page}");
+        let more = streams.adopt(partition, "second", &mut scanned_to, 7).await.unwrap();
+        assert_eq!((more.len(), scanned_to.as_str()), (taken, last), "page {page}");
         adopted.extend(more);
     }
     assert_eq!(adopted, held, "each once, with one delivery, and none of the others");
-    assert!(streams.adopt(partition, "other", &mut looked_at, 500).await.unwrap().is_empty());
+    assert!(streams.adopt(partition, "other", &mut scanned_to, 500).await.unwrap().is_empty());
     let pending = pending(&env, &key).await;
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
-        assert_eq!(consumer, if n < 10 { "heir" } else { "lives" }, "{id}");
+        assert_eq!(consumer, if n < 10 { "second" } else { "alive" }, "{id}");
         assert_eq!(*deliveries, 1, "{id}: an adoption spends no delivery");
     }
     // The deleted consumer resumes and stores its entries; so do the others.
@@ -98,16 +98,16 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     let streams = &app.stores().streams;
     let mut reader = app.stores().reader().await.unwrap();
     // More than two pages of entries with an owner, then the orphans.
-    let lives = streams.read_new(&mut reader, partition, "lives", (1_200, 0)).await.unwrap();
+    let alive = streams.read_new(&mut reader, partition, "alive", (1_200, 0)).await.unwrap();
     let orphans = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
-    assert_eq!((lives.len(), orphans.len()), (1_200, 20));
+    assert_eq!((alive.len(), orphans.len()), (1_200, 20));
     assert_eq!(delete(&env, &key, "gone").await, 20);
     let other = env.app(&[("takeover_idle_ms", "100")]).await;
-    let mut shop = other.worker_context().clone();
-    // It looks often, and takes over nothing that is not an orphan.
-    shop.settings.takeover_idle = std::time::Duration::from_millis(100);
+    let mut context = other.worker_context().clone();
+    // It scans often, and takes over only orphans.
+    context.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();
-    let mut consumer = shop.consumer(partition, reader).without_waiting();
+    let mut consumer = context.consumer(partition, reader).without_waiting();
     let mut worked = 0;
     eventually("all are stored", async || {
         worked += consumer.run_once().await.unwrap();
@@ -146,7 +146,7 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     sql.batch_execute(end).await.unwrap();
     sql.batch_execute("ROLLBACK").await.unwrap();
 
-    // Others see to them long before anything would be idle enough to be taken over.
+    // Other consumers store them long before any entry is idle enough to be taken over.
     let mut other = Binary::serve_as("worker", &env, &[("takeover_idle_ms", "20000")], None);
     other.channel().await;
     let report = env.assert_audit_holds().await;

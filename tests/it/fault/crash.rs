@@ -1,4 +1,4 @@
-//! The process dies between two effects; another one finishes what it began, once.
+//! The process dies between two effects; another process completes what it began, once.
 
 use nix::sys::signal::Signal;
 use yoink::app::Role;

@@ -31,7 +31,7 @@ fn processor_seconds(of: &Binary) -> f64 {
     ticks / TICKS
 }
 
-/// Calls again and again for two seconds; the process must not use most of a core for that.
+/// Calls repeatedly for two seconds; the process must not use most of a core for that.
 async fn costs_little(process: &Binary, mut ask: impl AsyncFnMut(u32)) {
     let (started, before) = (Instant::now(), processor_seconds(process));
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -88,14 +88,14 @@ async fn more_connections_than_descriptors_do_not_affect_health_or_connected_buy
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
     keeper.create(product("shoe", 1000)).await;
-    // The soft limit is raised to the hard one, or nothing of this would fit.
+    // The soft limit is raised to the hard one; otherwise these connections would not fit.
     let mut api = Binary::serve_under(&["prlimit", "--nofile=64:256"], "api", &env, &[]);
     let connected = api.channel().await;
     let (grpc, http) = (api.address().unwrap(), api.http_address().unwrap());
     buy(&connected, "first").await;
 
     let held = connect(grpc, 500, b"").await;
-    eventually("what is too much is closed", async || {
+    eventually("the connections over the limit are closed", async || {
         (counted(http, "yoink_connections_limited_total", "grpc").await > 300).then_some(())
     })
     .await;
@@ -115,7 +115,7 @@ async fn more_connections_than_descriptors_do_not_affect_health_or_connected_buy
     assert!(message.contains("instead of connections_max = 10000"), "{message}");
 
     drop((held, slow));
-    eventually("there is room again", async || {
+    eventually("connections are accepted again", async || {
         (counted(http, "yoink_connections", "grpc").await < 10).then_some(())
     })
     .await;
@@ -130,7 +130,7 @@ fn limit_descriptors(of: &Binary, soft: &str) {
     assert!(command.status().unwrap().success());
 }
 
-/// Asks over a connection that stays open.
+/// Sends a request over a connection that stays open.
 async fn ask_again(http: &mut TcpStream, path: &str) -> String {
     http.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -157,7 +157,7 @@ async fn process_out_of_descriptors_waits_logs_once_and_recovers() {
     let mut asking = TcpStream::connect(http).await.unwrap();
     assert!(ask_again(&mut asking, "/readyz").await.starts_with("HTTP/1.1 200"));
 
-    // Fewer than it has: whatever it opens from now on is refused to it.
+    // Fewer than it has open: it cannot open any further descriptor.
     limit_descriptors(&api, "4");
     let mut waiting = connect(grpc, 20, b"").await;
     waiting.extend(connect(http, 20, b"").await);

@@ -37,7 +37,7 @@ async fn buy_until_refused(service: &Service, answers: &mut AnswerLog) -> tonic:
     panic!("never refused")
 }
 
-/// Whoever was accepted gets the same answer again.
+/// Every accepted buyer gets the same answer again.
 async fn each_keeps_the_answer(service: &Service, answers: &AnswerLog) {
     for (user, id) in &answers.accepted {
         let again = service.buy("shoe", user, "r").await.unwrap();
@@ -77,9 +77,9 @@ async fn full_redis_disk_refuses_whole_calls_and_recovers_by_itself() {
     }
     let report = env.audit().await;
     let units = &report.products[0];
-    assert!(report.violations.is_empty(), "nothing is half done: {:?}", report.violations);
+    assert!(report.violations.is_empty(), "nothing is done in part: {:?}", report.violations);
     let accepted = i64::try_from(answers.accepted.len()).unwrap();
-    assert_eq!(units.available, 10_000 - accepted, "the refused took nothing");
+    assert_eq!(units.available, 10_000 - accepted, "refused calls take no unit");
 
     disk.clear();
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;

@@ -39,13 +39,13 @@ async fn redis_restart_fences_partition_until_rebuilt() {
     assert_eq!(listed.products[0].stock, None);
     let state = service.reservation(&before.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
-    assert_eq!(service.refusal("shoe", "bob", "").await, "RECOVERING", "it stays so");
+    assert_eq!(service.refusal("shoe", "bob", "").await, "RECOVERING", "it stays fenced");
 
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let again =
         eventually("it sells again", async || service.buy("shoe", "ann", "r1").await.ok()).await;
-    assert!(again.duplicate, "the claim was restored from the ledger");
+    assert!(again.duplicate, "the request id was restored from the ledger");
     assert_eq!(again.reservation_id, before.reservation_id);
     assert_eq!((again.reserved_at, again.remaining), (before.reserved_at, 9));
     env.assert_audit_holds().await;
@@ -75,7 +75,7 @@ async fn redis_killed_under_load_loses_no_accepted_order() {
     let accepted = answers.accepted();
     assert!(accepted >= 300);
     let account = answers.assert_all_answers_kept(&env, &service).await;
-    assert!(account.confirmed >= accepted, "every accepted answer is assert_all_answers_kept");
+    assert!(account.confirmed >= accepted, "every accepted answer is kept");
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, i64::try_from(account.confirmed).unwrap());
     assert!(report.lost.is_empty(), "{:?}", report.lost);
@@ -152,7 +152,7 @@ async fn redis_of_another_deployment_is_never_changed() {
     let ours = env.serve(Role::Api, &[]).await;
     ours.create(product("shoe", 10)).await;
     let bought = ours.buy("shoe", "ann", "r").await.unwrap();
-    // Another database, initialised on another Redis, is pointed at ours.
+    // Another database, initialised on another Redis, is pointed at the Redis of this one.
     let elsewhere = TestEnv::with_own_redis().await;
     elsewhere.serve(Role::Api, &[]).await.stop().await;
     let (redis, prefix) = (env.redis_url(), env.prefix.clone());
@@ -208,7 +208,7 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
         ready.contains("partition 0 is fenced").then_some(ready)
     })
     .await;
-    assert!(ready.starts_with("HTTP/1.1 200"), "the other one sells");
+    assert!(ready.starts_with("HTTP/1.1 200"), "the other partition sells");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
     eventually("the recorded stop is in force", async || {
@@ -232,7 +232,7 @@ async fn oversold_partition_is_fenced_and_the_excess_is_voided() {
     let users: Vec<String> = (0..5).map(|n| format!("user-{n}")).collect();
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     let accepted: Vec<String> = buys.into_iter().flatten().map(|b| b.reservation_id).collect();
-    assert!(accepted.len() > 2, "Redis was made to believe it");
+    assert!(accepted.len() > 2, "Redis sells the units of the changed supply");
     // Redis showed the same before: only the ledger shows that it was rebuilt.
     let rebuilt = format!(
         "SELECT count(*) FROM partitions WHERE partition = {partition} AND epoch > 1 AND status = 'open'"
@@ -248,6 +248,6 @@ async fn oversold_partition_is_fenced_and_the_excess_is_voided() {
     for id in &accepted {
         let state = service.reservation(id).await.unwrap().state();
         let ended = ["RESERVATION_STATE_CONFIRMED", "RESERVATION_STATE_VOIDED"];
-        assert!(ended.contains(&state.as_str_name()), "everybody learns how it ended");
+        assert!(ended.contains(&state.as_str_name()), "each buyer gets the final state");
     }
 }

@@ -1,4 +1,4 @@
-//! A log that Redis has only begun to write promises nothing; one that it writes anew keeps its promise.
+//! An append-only file whose first rewrite is not complete promises nothing; one that is rewritten later keeps its promise.
 
 use std::process::Command;
 
@@ -41,13 +41,16 @@ async fn until_levels_are_read_again(service: &Service) {
         });
         line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
-    // Two a look.
+    // Each reading takes two commands.
     let enough = asked().await + 4;
-    eventually("it looks again", async || (asked().await >= enough).then_some(())).await;
+    eventually("the service reads the state again", async || {
+        (asked().await >= enough).then_some(())
+    })
+    .await;
 }
 
 async fn cannot_be_given(service: &Service) {
-    let status = service.buy_with(("shoe", "nobody", "r"), Ack::Disk).await.unwrap_err();
+    let status = service.buy_with(("shoe", "refused", "r"), Ack::Disk).await.unwrap_err();
     assert_eq!(reason(&status), "ACK_UNAVAILABLE");
 }
 
@@ -78,10 +81,10 @@ async fn disk_ack_is_refused_until_the_first_append_only_file_is_complete() {
     rewrites(&env).await;
     cannot_be_given(&service).await;
 
-    // Broken off, it is begun again, and ends.
+    // A rewrite that was cancelled is begun again, and ends.
     configure(&env, "rdb-key-save-delay", "0").await;
     break_rewrite_off(&env).await;
-    eventually("it is promised", async || {
+    eventually("ack = disk is accepted", async || {
         service.buy_with(("shoe", "cid", "r"), Ack::Disk).await.ok()
     })
     .await;
@@ -125,14 +128,14 @@ async fn aof_rewrite_keeps_disk_ack_and_a_start_waits_for_its_end() {
     service.buy("shoe", "bob", "r").await.unwrap();
     assert!(get(service.http, "/readyz").await.starts_with("HTTP/1.1 200"));
 
-    // It cannot know which one this is.
+    // It cannot know whether this is the first rewrite.
     let late = env.serve(Role::Api, &[("ack", "disk")]).await;
     let ready = get(late.http, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("is complete"), "{ready}");
     cannot_be_given(&late).await;
     late.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
     break_rewrite_off(&env).await;
-    eventually("it is promised", async || late.buy("shoe", "dora", "r").await.ok()).await;
+    eventually("ack = disk is accepted", async || late.buy("shoe", "dora", "r").await.ok()).await;
     late.stop().await;
     env.assert_audit_holds().await;
 }

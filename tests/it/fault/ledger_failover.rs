@@ -1,4 +1,4 @@
-//! Postgres fails over asynchronously and loses commits: noticed, fenced, rebuilt; the lost are counted and named.
+//! Postgres fails over asynchronously and loses commits: the partitions are fenced and rebuilt, and the lost orders are counted and named.
 
 use futures_util::future::join_all;
 use tokio_postgres::{Client, NoTls};
@@ -90,7 +90,7 @@ async fn until_stored(env: &TestEnv, rows: i64) {
         (env.count("SELECT count(*) FROM reservations").await == rows).then_some(())
     })
     .await;
-    // And settled: nothing of them is in Redis any more.
+    // They are also settled: Redis has none of them any more.
     env.assert_audit_holds().await;
 }
 
@@ -121,7 +121,7 @@ async fn commits_lost_in_a_failover_are_detected_counted_named_and_resold() {
     }
     for (user, id) in &lost {
         let status = service.buy("shoe", user, "r").await.unwrap_err();
-        assert_eq!(reason(&status), "LOST_OR_UNKNOWN", "{user}: not another unit unawares");
+        assert_eq!(reason(&status), "LOST_OR_UNKNOWN", "{user}: no second unit is sold silently");
         assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
         assert!(status.message().contains(id), "{}", status.message());
         let status = service.reservation(id).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn commits_lost_in_a_failover_are_detected_counted_named_and_resold() {
     assert_eq!(service.refusal("hat", "loser", "r").await, "LOST_OR_UNKNOWN");
     service.buy("hat", "loser", "r2").await.expect("a lost order does not count for the limit");
     assert_eq!(service.refusal("hat", "keeper", "r2").await, "LIMIT_REACHED");
-    // The units of the lost are for sale again, and no more than these.
+    // Exactly the units of the lost orders are for sale again.
     let users: Vec<String> = (100..160).map(|n| format!("user-{n}")).collect();
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 35);

@@ -78,7 +78,7 @@ async fn missing_order_is_detected_if_postgres_hides_its_timeline() {
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
     assert_eq!((report.lost.len(), report.lost[0].count), (1, 1));
-    assert_eq!(rows(&env).await[usize::from(1 - number)].0, 1, "the other is as it was");
+    assert_eq!(rows(&env).await[usize::from(1 - number)].0, 1, "the other partition is unchanged");
     service.stop().await;
 }
 
@@ -136,8 +136,12 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
     let all = rebuild(&env, &["--all", "--dry-run"]).1;
     assert!(all.contains("partition 0: ") && all.contains("partition 1: "), "{all}");
     assert!(rows(&env).await.iter().all(|(epoch, _)| *epoch == 1), "a dry run changes nothing");
-    assert_eq!(rebuild(&env, &["--partition", "2"]).0, Some(2), "there is none");
-    assert_eq!(rebuild(&env, &["--all", "--partition", "1"]).0, Some(2), "one or the other");
+    assert_eq!(rebuild(&env, &["--partition", "2"]).0, Some(2), "partition 2 does not exist");
+    assert_eq!(
+        rebuild(&env, &["--all", "--partition", "1"]).0,
+        Some(2),
+        "--all and --partition exclude each other"
+    );
 
     let (code, printed) = rebuild(&env, &["--partition", &this]);
     assert_eq!(code, Some(0), "{printed}");
@@ -210,7 +214,7 @@ async fn stop_takes_effect_after_the_ledger_lost_catalogue_changes() {
     }
     service.buy("shoe", "ann", "r").await.unwrap();
     until_stored(&env, 1).await;
-    // As a failover leaves it that has lost the three changes, and the numbers that they had.
+    // The state after a failover that lost the three changes and their version numbers.
     let lost = "UPDATE products SET name = 'zero', version = version - 3;
                 SELECT setval('catalogue_version', (SELECT max(version) FROM products))";
     env.sql().await.batch_execute(lost).await.unwrap();

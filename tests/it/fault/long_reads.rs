@@ -1,11 +1,11 @@
-//! A long read whose caller is gone: Postgres cancels it.
+//! A long read whose caller is gone is cancelled in Postgres.
 
 use tokio_util::sync::CancellationToken;
 use yoink::app::Role;
 
 use crate::harness::{TestEnv, eventually, product};
 
-/// Queries of ours that run, in this database.
+/// The queries of this program that run in this database.
 const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND application_name = 'yoink'
                           AND state = 'active' AND wait_event = 'PgSleep'";

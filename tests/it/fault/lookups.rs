@@ -1,5 +1,5 @@
-//! Far more buyers look up reservations than have a place, while Postgres is some milliseconds away. Orders are stored and
-//! operators are answered meanwhile; of the look-ups, the first ones are answered and the rest is shed.
+//! Far more buyers look up reservations than the limit allows, while Postgres is some milliseconds away. Orders are stored
+//! and operators are answered meanwhile; the first look-ups are answered and the rest are refused.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +44,7 @@ async fn look_up(channel: Channel, client: u32, enough: CancellationToken) -> An
         *answers.entry(reason.clone()).or_default() += 1;
         if reason == "OVERLOADED" {
             let retry = status.get_details_retry_info().unwrap();
-            // Asks again after the delay that it was given, unless the flood ends first.
+            // Repeats after the delay of the refusal, unless the flood ends first.
             let _ended = tokio::time::timeout(retry.retry_delay.unwrap(), enough.cancelled()).await;
         }
     }
@@ -152,7 +152,7 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
     println!("1,000 orders: {quiet:?}, in the flood {flooded:?}; a stop: {stopped:?}; {answers:?}");
 
     for reason in ["RESERVATION_NOT_FOUND", "OVERLOADED"] {
-        assert!(answers.contains_key(reason), "some are answered, some are shed: {answers:?}");
+        assert!(answers.contains_key(reason), "some are answered, some are refused: {answers:?}");
     }
     let shed = answers["OVERLOADED"];
     assert_eq!(counted(&service, &["yoink_refused_total{", "\"OVERLOADED\""]).await, shed);

@@ -12,11 +12,11 @@ use crate::harness::{
     Answers, Binary, BuyerLoad, RunningLoad, Schedule, Service, TestEnv, eventually, product,
 };
 
-/// Of everybody: more than can be bought, but for the hats.
+/// Units of the products that do not sell out.
 const SUPPLY: i64 = 10_000_000;
 
 /// Many buyers of products with many units in both partitions, and of one with few; each records its answers.
-async fn rush(env: &TestEnv, service: &Service, schedule: &Schedule) -> RunningLoad {
+async fn start_buyers(env: &TestEnv, service: &Service, schedule: &Schedule) -> RunningLoad {
     let plenty = [env.product_in(0).await, env.product_in(1).await];
     for id in &plenty {
         service.create(product(id, SUPPLY)).await;
@@ -58,7 +58,7 @@ async fn repeated_redis_kills_with_fsync_always_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let mut env = TestEnv::with_own_redis().await;
     let service = env.serve(Role::All, &[]).await;
-    let load = rush(&env, &service, &schedule).await;
+    let load = start_buyers(&env, &service, &schedule).await;
     for _ in 0..rounds {
         load.sells(1 + schedule.below(60)).await;
         block_in_place(|| {
@@ -78,7 +78,7 @@ async fn repeated_worker_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
-    let load = rush(&env, &api, &schedule).await;
+    let load = start_buyers(&env, &api, &schedule).await;
     let settings = [("takeover_idle_ms", "300")];
     let stored = async || env.count("SELECT count(*) FROM reservations").await;
     for _ in 0..rounds {
@@ -104,7 +104,7 @@ async fn repeated_gateway_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
     let env = TestEnv::new().await;
     let keeper = env.serve(Role::All, &[]).await;
-    let load = rush(&env, &keeper, &schedule).await;
+    let load = start_buyers(&env, &keeper, &schedule).await;
     for _ in 0..rounds {
         let mut gateway = Binary::serve_as("api", &env, &[], None);
         load.go_to(vec![gateway.channel().await]);
@@ -124,7 +124,7 @@ async fn repeated_postgres_kills_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(4));
     let mut env = TestEnv::with_durable_postgres().await;
     let service = env.serve(Role::All, &[("takeover_idle_ms", "500")]).await;
-    let load = rush(&env, &service, &schedule).await;
+    let load = start_buyers(&env, &service, &schedule).await;
     for _ in 0..rounds {
         load.sells(1 + schedule.below(100)).await;
         block_in_place(|| {
@@ -144,7 +144,7 @@ async fn repeated_postgres_kills_lose_no_accepted_order() {
     service.stop().await;
 }
 
-/// A worker that has connected to both stores: from then on no fault of theirs ends it.
+/// A worker that has connected to both stores: from then on no fault of a store ends it.
 async fn started(env: &TestEnv, settings: &[(&'static str, &str)]) -> Binary {
     let mut worker = Binary::serve_as("worker", env, settings, None);
     worker.channel().await;
@@ -161,7 +161,7 @@ async fn random_sequence_of_faults_keeps_the_audit_clean() {
     let settings = [("takeover_idle_ms", "300")];
     let service = env.serve(Role::All, &settings).await;
     let mut worker = started(&env, &settings).await;
-    let load = rush(&env, &service, &schedule).await;
+    let load = start_buyers(&env, &service, &schedule).await;
     for _ in 0..rounds {
         load.sells(1 + schedule.below(40)).await;
         let fault = schedule.below(6);

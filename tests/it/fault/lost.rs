@@ -152,7 +152,7 @@ async fn older_redis_copy_under_load_oversells_nothing_and_counts_every_answer()
     let copy = back_up(&env);
     let enough = CancellationToken::new();
     let rewind = async {
-        eventually("the answers is under way", async || {
+        eventually("more than 200 orders are stored", async || {
             (env.count("SELECT count(*) FROM reservations").await > 200).then_some(())
         })
         .await;

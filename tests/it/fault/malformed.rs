@@ -1,4 +1,4 @@
-//! Redis sends malformed replies: another program's data is under our keys.
+//! Redis sends malformed replies: another program's data is under the keys of the service.
 
 use redis::AsyncCommands as _;
 use tonic::{Code, Status};
@@ -31,15 +31,15 @@ async fn malformed_script_reply_is_an_internal_error() {
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     let mut cli = env.cli().await;
 
-    // A remembered request id that is none: the script returns it as it is.
+    // A remembered request id without a valid reservation id: the script returns it as it is.
     let pattern = format!("{}:*", key(&env, "idempotency").await);
     let windows: Vec<String> = cli.keys(pattern).await.unwrap();
-    let claim: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
+    let remembered: String = cli.hget(&windows[0], "ann/shoe/r").await.unwrap();
     let () = cli.hset(&windows[0], "ann/shoe/r", "nonsense").await.unwrap();
     assert_eq!(internal(&service.buy("shoe", "ann", "r").await.unwrap_err()), "maybe");
-    let () = cli.hset(&windows[0], "ann/shoe/r", claim).await.unwrap();
+    let () = cli.hset(&windows[0], "ann/shoe/r", remembered).await.unwrap();
 
-    // A stock that is no number: the script fails, and so does who reads it.
+    // A stock that is not a number: the script fails, and so does every reader of it.
     let stock = key(&env, "stock").await;
     let () = cli.hset(&stock, "shoe", "many").await.unwrap();
     assert_eq!(internal(&service.buy("shoe", "bob", "r").await.unwrap_err()), "maybe");
@@ -47,7 +47,7 @@ async fn malformed_script_reply_is_an_internal_error() {
     internal(&service.buyers().get_product(request).await.unwrap_err());
     let () = cli.hset(&stock, "shoe", 9).await.unwrap();
 
-    // A stream that is none: a look-up has changed nothing.
+    // A key that is not a stream: a look-up has changed nothing.
     let (orders, aside) = (key(&env, "orders").await, key(&env, "aside").await);
     let mut swap = redis::pipe();
     swap.atomic().rename(&orders, &aside).set(&orders, "x");

@@ -43,7 +43,7 @@ async fn voided(service: &Service, id: &str) {
     .await;
 }
 
-/// What Redis calls a script of ours.
+/// The hash by which Redis knows a script.
 fn hash(body: &str) -> String {
     let fence = include_str!("../../../lua/fence.lua");
     redis::Script::new(&format!("{fence}\n{body}")).get_hash().to_owned()
@@ -83,7 +83,8 @@ async fn settlement_with_lost_reply_is_repeated_without_effect() {
     service.buy("shoe", "ann", "r").await.unwrap();
     assert!(lost.reply().await.contains("ok\r\n$1\r\n1\r\n"), "the entry was removed");
     let later =
-        eventually("it sells on", async || service.buy("shoe", "bob", "r").await.ok()).await;
+        eventually("it continues to sell", async || service.buy("shoe", "bob", "r").await.ok())
+            .await;
     assert_eq!(later.remaining, 7);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
@@ -99,7 +100,7 @@ async fn move_to_dead_or_release_with_lost_reply_happens_once() {
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     poison(&env).await;
-    // The scripts are known to Redis by then: whose answer is lost below has run.
+    // The scripts are known to Redis by then, so a call whose answer is lost below has run.
     let first = service.buy("shoe", "mallory-0", "r").await.unwrap();
     voided(&service, &first.reservation_id).await;
     env.assert_audit_holds().await;
@@ -137,7 +138,7 @@ async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
     let reply = committed.reply().await;
     assert!(reply.contains("COMMIT"), "{reply}");
-    // By whichever of the processes' looks at the ledger, or by the call below.
+    // Applied when any of the processes reads the ledger, or by the call below.
     let again = eventually("the grant is answered", async || restock(&service, 5).await.ok()).await;
     assert_eq!((again.supply, again.duplicate), (15, true));
     assert!(applied.reply().await.contains("ok\r\n$1\r\n1\r\n"), "Redis ran the script");
@@ -214,9 +215,9 @@ async fn slow_redis_link_batches_buyers_and_answers_expired_deadlines() {
     let buys = join_all(users.iter().map(|user| patient.buy("shoe", user, "r"))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) = buys.into_iter().partition(Result::is_ok);
     assert!(accepted.len() >= 100, "{}", accepted.len());
-    assert!(!refused.is_empty(), "six times as many as there are places, and each takes 400 ms");
+    assert!(!refused.is_empty(), "six times as many calls as permits, and each takes 400 ms");
     for status in refused.into_iter().map(Result::unwrap_err) {
-        assert_eq!(reason(&status), "OVERLOADED", "there was no place, or it waited");
+        assert_eq!(reason(&status), "OVERLOADED", "refused, and not made to wait");
     }
     let calls = calls(&patient).await - before;
     assert!(calls * 10 < accepted.len(), "{calls} calls for {} buyers", accepted.len());

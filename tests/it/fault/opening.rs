@@ -1,4 +1,4 @@
-//! A partition's first opening: by many at once, by one that dies on the way, by one that comes late.
+//! A partition's first opening: by many processes at once, by one that dies before its end, by one that is late.
 
 use std::os::unix::process::ExitStatusExt as _;
 
@@ -22,7 +22,7 @@ async fn processes_started_at_once_each_sell_every_product_when_ready() {
         let starts = (0..4).map(|_| async {
             let service = env.serve(Role::All, &settings).await;
             let closed = "SELECT count(*) FROM partitions WHERE status <> 'open'";
-            assert_eq!(env.count(closed).await, 0, "it serves before all is open");
+            assert_eq!(env.count(closed).await, 0, "it serves before every partition is open");
             service
         });
         let services = join_all(starts).await;
@@ -78,10 +78,10 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     env.assert_audit_holds().await;
     let opened = stores.lifecycle.open(at, None).await.unwrap();
-    assert_eq!(opened, Opening::Late, "another attempt is further");
+    assert_eq!(opened, Opening::Late, "another attempt has a later epoch");
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.lifecycle.open(at, None).await.unwrap();
-    assert_eq!(opened, Opening::Opened, "Redis alone cannot know better");
+    assert_eq!(opened, Opening::Opened, "Redis alone cannot know of the later attempt");
     assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
@@ -96,9 +96,9 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let env = TestEnv::new().await;
-    let stranger = format!("{}:{{0}}:stock", env.prefix);
+    let foreign_key = format!("{}:{{0}}:stock", env.prefix);
     let mut set = redis::cmd("SET");
-    let () = set.arg(&stranger).arg("1").query_async(&mut env.cli().await).await.unwrap();
+    let () = set.arg(&foreign_key).arg("1").query_async(&mut env.cli().await).await.unwrap();
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
     eventually("it logs this repeatedly", async || {
@@ -109,5 +109,5 @@ async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";
     assert_eq!(env.count(epochs).await, 0);
     let open = "SELECT count(*) FROM partitions WHERE partition = 1 AND status = 'open'";
-    assert_eq!(env.count(open).await, 1, "the other one sells");
+    assert_eq!(env.count(open).await, 1, "the other partition sells");
 }

@@ -16,7 +16,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     let mut env = TestEnv::with_own_postgres().await;
     let settings = [("takeover_idle_ms", "200"), ("max_deliveries", "2")];
     let first = env.serve(Role::All, &settings).await;
-    // A second worker takes over, again and again, what the first cannot store.
+    // A second worker repeatedly takes over what the first cannot store.
     let second = env.serve(Role::Worker, &settings).await;
     first.create(product("shoe", 100)).await;
     let before = first.buy("shoe", "early", "r").await.unwrap();
@@ -105,7 +105,7 @@ async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
         assert!(status.get_details_retry_info().is_some());
         status.get_details_error_info().unwrap().metadata["applied"].clone()
     };
-    // Two calls for one place: when one is refused, the other is under way, and Redis ends before it answers.
+    // Two calls for one permit: when one is refused, the other is in flight, and Redis ends before it answers.
     env.redis.as_ref().unwrap().pause();
     let calls = ["ann", "bob"].map(|user| Box::pin(service.buy("shoe", user, "r")));
     let (refused, _, mut under_way) = futures_util::future::select_all(calls).await;
@@ -177,7 +177,7 @@ async fn redis_out_of_memory_refuses_whole_calls() {
             assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "no");
         }
     }
-    // Who has bought gets the same answer: nothing needs to be written for it.
+    // A buyer of an earlier call gets the same answer: nothing needs to be written for it.
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
     let report = env.audit().await;

@@ -13,7 +13,7 @@ use yoink::{app::Role, servers::PostgresServer};
 use super::answer_log::AnswerLog;
 use crate::harness::{Binary, Service, TestEnv, eventually, product, reason, scratch_dir};
 
-/// Both servers the test's own.
+/// An environment with its own Redis and its own Postgres.
 async fn own_servers() -> TestEnv {
     let mut env = TestEnv::with_own_redis().await;
     let other = TestEnv::with_own_postgres().await;
@@ -30,7 +30,7 @@ async fn length(env: &TestEnv, stream: &str) -> u64 {
     redis::cmd("XLEN").arg(stream).query_async(&mut env.cli().await).await.unwrap()
 }
 
-/// Nobody's order was given up on.
+/// No order was given up.
 async fn assert_no_dead_actions(env: &TestEnv) {
     let voided = "SELECT count(*) FROM reservations WHERE state = 'voided'";
     assert_eq!(env.count(voided).await, 0);
@@ -68,7 +68,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     })
     .await;
     sell(20..60).await;
-    eventually("the worker has met it", async || {
+    eventually("the worker has tried to store", async || {
         worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;
@@ -138,7 +138,7 @@ async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     let orders = key(&env, "orders").await;
     let enough = CancellationToken::new();
     let outage = async {
-        eventually("the answers is under way", async || {
+        eventually("more than 100 orders are stored", async || {
             (env.count("SELECT count(*) FROM reservations").await > 100).then_some(())
         })
         .await;
@@ -154,7 +154,7 @@ async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     let (data, used) = (memory(&env).await, used_memory(&env).await);
     all_are_refused(&service, 1, 3_200).await;
     assert_eq!(length(&env, &orders).await, 2_000);
-    // Less, when Redis has done with enlarging a table since.
+    // It is less if Redis has finished resizing a hash table since.
     assert!(memory(&env).await <= data, "refusals leave nothing behind");
     // Beside the data there are only buffers, whose size does not depend on how many ask.
     let grown = used_memory(&env).await.saturating_sub(used);
@@ -191,7 +191,7 @@ async fn take_all(url: &str) -> Vec<Client> {
         if taken.len() == MAX_CONNECTIONS {
             return Some(());
         }
-        // Whoever has the others loses them, also one that connected a moment ago.
+        // Every other session is ended, also one that connected a moment ago.
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                       WHERE backend_type = 'client backend' AND application_name <> 'taker'";
         taken[0].batch_execute(others).await.unwrap();
@@ -201,7 +201,7 @@ async fn take_all(url: &str) -> Vec<Client> {
     taken
 }
 
-/// Of the Postgres whose connections are exhausted.
+/// A line in the log of the Postgres whose connections are exhausted.
 const MAX_CONNECTIONS: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +226,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
         let id = api.buy("shoe", &user, "r").await.unwrap().reservation_id;
         answers.note(user, Ok(id));
     }
-    // It stores them, so that what is not stored later is for want of a connection.
+    // It stores them, so that a later order can only lack a connection.
     env.assert_audit_holds().await;
     let taken = take_all(&env.postgres_url()).await;
     let enough = CancellationToken::new();
@@ -240,7 +240,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     let (more, ()) = tokio::join!(AnswerLog::on(&api, "shoe", 8, &enough), full);
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
-    eventually("the worker says so", async || {
+    eventually("the worker logs it", async || {
         worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
     })
     .await;

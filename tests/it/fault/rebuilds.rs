@@ -41,7 +41,7 @@ async fn selling(env: &TestEnv) -> (Service, String) {
     (service, id)
 }
 
-async fn until_ready_says(service: &Service, what: &str) -> String {
+async fn until_ready_shows(service: &Service, what: &str) -> String {
     eventually("readiness shows it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains(what).then_some(ready)
@@ -52,7 +52,7 @@ async fn until_ready_says(service: &Service, what: &str) -> String {
 /// Waits until so many units of a product are confirmed and available; the audit finds nothing wrong, and cannot see
 /// partition 0.
 async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expected: (i64, i64)) {
-    let report = eventually("the other's orders are settled", async || {
+    let report = eventually("the orders of the other partition are settled", async || {
         let report = env.audit().await;
         let units = report.products.iter().find(|units| units.product.as_str() == product)?;
         ((units.confirmed, units.available) == expected).then(|| report.clone())
@@ -86,7 +86,7 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
 
     close(&env, 0).await;
     let reported = "partition 0 has used the last of its 1048575 epochs";
-    let ready = until_ready_says(&service, reported).await;
+    let ready = until_ready_shows(&service, reported).await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     assert!(ready.contains("move its products to a new deployment"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
@@ -96,7 +96,10 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     // The other partition sells, stores, recovers and is rebuilt.
     service.buy(&other, "ann", "r").await.unwrap();
     close(&env, 1).await;
-    eventually("the other is rebuilt", async || service.buy(&other, "bob", "r").await.ok()).await;
+    eventually("the other partition is rebuilt", async || {
+        service.buy(&other, "bob", "r").await.ok()
+    })
+    .await;
     // An invalid row affects only this partition.
     sql.batch_execute("UPDATE partitions SET epoch = 1048576 WHERE partition = 0").await.unwrap();
     service.buy(&other, "cid", "r").await.unwrap();
@@ -113,7 +116,7 @@ async fn new_partition_with_exhausted_epochs_stays_closed_and_the_others_open() 
     let service = env.serve(Role::All, &[]).await;
     service.create(product(&other, 10)).await;
     service.buy(&other, "ann", "r").await.unwrap();
-    until_ready_says(&service, "partition 0 has used the last of its 1048575 epochs").await;
+    until_ready_shows(&service, "partition 0 has used the last of its 1048575 epochs").await;
     assert_eq!(epoch(&env, 0).await, 1_048_575);
     assert_settled_but_for_partition_0(&env, &other, (1, 9)).await;
     service.stop().await;
@@ -129,7 +132,7 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
     let ready =
-        until_ready_says(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
+        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
             .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
@@ -153,7 +156,7 @@ async fn entry_of_a_newer_program_uses_no_epoch() {
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     let () = pipeline.add_command(add).ignore().query_async(&mut env.cli().await).await.unwrap();
-    until_ready_says(&service, "entry of format 3").await;
+    until_ready_shows(&service, "entry of format 3").await;
     assert_eq!(epoch(&env, 0).await, 1);
     let _: i64 = env.cli().await.xdel(key(&env, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;

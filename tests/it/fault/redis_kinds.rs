@@ -1,4 +1,4 @@
-//! Servers that answer and cannot be sold with: each is named, at the start and while the service runs.
+//! Redis servers that answer and cannot be used to sell: the reason is named, at the start and while the service runs.
 
 use redis::FromRedisValue;
 use tonic::transport::Channel;
@@ -49,7 +49,7 @@ async fn assert_unready(service: &Service, why: &str) {
     eventually("NOT_SERVING", async || (!is_serving(service.channel()).await).then_some(())).await;
 }
 
-/// Both agree that it sells, and it does.
+/// Waits until it sells, and until health and `/readyz` report it.
 async fn sells_again(service: &Service, user: &str) {
     eventually("it sells", async || service.buy("shoe", user, "r").await.ok()).await;
     eventually("SERVING", async || is_serving(service.channel()).await.then_some(())).await;

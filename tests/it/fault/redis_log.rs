@@ -60,7 +60,7 @@ async fn all_have_reported(env: &TestEnv) {
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
     let Some(mut env) = with_slow_disk(AppendFsync::Everysec, "5s").await else { return };
-    // Nobody stores: whatever Redis loses is lost.
+    // No worker stores orders: what Redis loses is lost.
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000_000)).await;
     let enough = CancellationToken::new();
@@ -96,7 +96,7 @@ async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
     all_have_reported(&env).await;
     let report = env.assert_audit_holds().await;
     let lost = answers.account_for(&env, &report).await;
-    assert!(lost > 0, "{} were accepted", answers.accepted.len());
+    assert!(lost > 0, "{} orders were accepted", answers.accepted.len());
     let units = &report.products[0];
     assert_eq!(units.confirmed + units.available, 1_000_000, "the units of the lost are back");
     worker.stop().await;
@@ -111,7 +111,7 @@ async fn fsync_always_on_a_slow_disk_loses_nothing_and_sheds_overload() {
     monitor.arg("SET").arg("latency-monitor-threshold").arg(90);
     let () = monitor.query_async(&mut env.cli().await).await.unwrap();
     // It is not made durable within this deadline, so it is not answered within it either.
-    let slow = eventually("a call is let in", async || {
+    let slow = eventually("a call is admitted", async || {
         let mut request = tonic::Request::new(ReserveUnitRequest {
             product_id: "shoe".to_owned(),
             user_id: "hasty".to_owned(),
@@ -153,10 +153,11 @@ async fn fsync_always_on_a_slow_disk_loses_nothing_and_sheds_overload() {
     let stored = env.sql().await.query_one(stored, &[&accepted]).await.unwrap();
     assert_eq!(stored.get::<_, i64>(0), i64::try_from(accepted.len()).unwrap());
     assert_eq!(answers.account_for(&env, &report).await, 0, "always loses nothing");
-    // The hasty one asks again and learns how it ended: all that Redis took is stored by now.
+    // The buyer with the short deadline repeats its call: all that Redis accepted is stored by now.
     let hasty = "SELECT count(*) FROM reservations WHERE user_id = 'hasty'";
     let was_taken = env.count(hasty).await == 1;
-    let again = eventually("it is let in", async || service.buy("shoe", "hasty", "r").await.ok());
+    let again =
+        eventually("the call is admitted", async || service.buy("shoe", "hasty", "r").await.ok());
     assert_eq!(again.await.duplicate, was_taken);
     env.assert_audit_holds().await;
     assert_eq!(env.count(hasty).await, 1);
@@ -200,10 +201,10 @@ async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     }
     // While Redis is paused, one call is in flight and the others wait behind it.
     let users: Vec<String> = (0..=BATCH).map(|n| format!("user-{n}")).collect();
-    // The call that asks whether there is a place left holds one itself for a moment: whom it keeps out asks again.
+    // The call that checks for a free permit holds one itself for a moment: a call that it displaces is repeated.
     let buys = users.iter().map(|user| {
         let api = &api;
-        eventually("it is let in", async move || match api.buy("shoe", user, "r").await {
+        eventually("the call is admitted", async move || match api.buy("shoe", user, "r").await {
             Err(status) if reason(&status) == "OVERLOADED" => None,
             answered => Some(answered),
         })
@@ -211,7 +212,7 @@ async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     let redis = env.redis.as_ref().unwrap();
     redis.pause();
     let let_go = async {
-        // As soon as there is no place for one more call, all of them are under way.
+        // When no permit is left, all calls are in flight.
         eventually("all calls are under way", async || {
             let status = api.buy("shoe", "", "r").await.unwrap_err();
             (reason(&status) == "OVERLOADED").then_some(())
@@ -283,7 +284,7 @@ async fn redis_with_deleted_directory_is_rebuilt_and_counts_every_answer() {
     service.create(product("shoe", 3_000)).await;
     let enough = CancellationToken::new();
     let vanish = async {
-        eventually("the answers is under way", async || {
+        eventually("more than 200 orders are stored", async || {
             (env.count("SELECT count(*) FROM reservations").await > 200).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! A failover to a replica that had fallen behind: Redis forgets what it had accepted (R1, R10).
+//! A failover to a replica that had fallen behind: Redis loses orders that it had accepted (R1, R10).
 
 use futures_util::future::join_all;
 use yoink::{
@@ -60,7 +60,7 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
 
     let () = redis_command(&replica.url(), &["REPLICAOF", "NO", "ONE"]).await;
     front.point_at(replica.port());
-    eventually("the service meets the new one", async || {
+    eventually("the service is connected to the new primary", async || {
         (service.refusal("shoe", "late", "r").await == "RECOVERING").then_some(())
     })
     .await;
@@ -89,6 +89,6 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
         let status = service.reservation(id).await.unwrap_err();
         assert_eq!(crate::harness::reason(&status), "LOST_OR_UNKNOWN");
     }
-    assert_eq!(orders(&old, &env).await, 25, "the old one was not touched any more");
+    assert_eq!(orders(&old, &env).await, 25, "the old primary was not changed any more");
     worker.stop().await;
 }

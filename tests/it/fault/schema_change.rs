@@ -1,5 +1,5 @@
-//! Somebody changes the schema under a running process: what it had prepared is prepared again, so that an
-//! operator's stop takes effect, orders are stored, and buyers find them.
+//! The schema changes while a process runs: its prepared statements are prepared again, so that an operator's stop
+//! takes effect, orders are stored, and buyers find them.
 
 use yoink::{
     app::Role,
@@ -63,7 +63,7 @@ async fn discarded_prepared_statements_are_prepared_again_and_orders_are_stored(
     api.create(product("shoe", 100)).await;
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     worker.channel().await;
-    // Each connection that stores orders forgets what was prepared on it.
+    // Each connection that stores orders drops its prepared statements.
     let sql = "CREATE FUNCTION discard() RETURNS trigger LANGUAGE plpgsql AS
                    $$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN NULL; END $$;
                CREATE TRIGGER discard AFTER INSERT ON reservations

@@ -35,13 +35,13 @@ impl SmallDisk {
         None
     }
 
-    /// What runs a server that sees it.
+    /// The command line that runs a server in the namespace of this disk.
     pub fn wrapper(&self) -> [String; 4] {
         let pid = self.keeper.id().to_string();
         ["nsenter".to_owned(), "--mount".to_owned(), "--target".to_owned(), pid]
     }
 
-    /// Where it is, to that server.
+    /// The path of the disk in that namespace.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -62,7 +62,7 @@ impl SmallDisk {
         assert_eq!(full.kind(), ErrorKind::StorageFull);
     }
 
-    /// Makes room again.
+    /// Frees the space again.
     pub fn clear(&self) {
         fs::remove_file(self.filler()).unwrap();
     }

@@ -89,7 +89,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();
     let epoch = slow.stores().stock.partitions().epoch(partition).unwrap();
     let stored = slow.stores().ledger.store(partition, epoch, &[&order]).await.unwrap();
-    assert_eq!((stored.inserted, stored.voided.len()), (0, 1), "the void stands");
+    assert_eq!((stored.inserted, stored.voided.len()), (0, 1), "the order stays void");
     let released = slow.stores().stock.release(
         partition,
         yoink::stock::ReleaseFrom::Orders,

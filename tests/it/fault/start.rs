@@ -28,14 +28,13 @@ async fn role_without_connections(env: &TestEnv) -> (String, String) {
     (role, url)
 }
 
-/// Starts the service at a Postgres that takes no connection yet. It waits for far longer than these tests take: Postgres is
-/// freed however late.
+/// Starts the service while Postgres accepts no connection. Its limit is far longer than these tests take.
 fn serve_waiting(env: &TestEnv, url: &str) -> Binary {
     let waits = ("YOINK_START_LIMIT_MS", "3600000");
     Binary::serve_with("all", env, &[("postgres_url", url)], &[waits])
 }
 
-async fn says_that_it_waits(service: &mut Binary) {
+async fn until_it_logs_the_wait(service: &mut Binary) {
     eventually("it logs what it waits for", async || {
         assert!(!service.has_ended(), "it ended: {}", service.log());
         service.log().contains("Postgres refuses connections at the start").then_some(())
@@ -68,7 +67,7 @@ async fn start_waits_until_postgres_has_a_free_connection() {
     let env = TestEnv::new().await;
     let (role, url) = role_without_connections(&env).await;
     let mut service = serve_waiting(&env, &url);
-    says_that_it_waits(&mut service).await;
+    until_it_logs_the_wait(&mut service).await;
     let free = format!("ALTER ROLE {role} CONNECTION LIMIT -1");
     env.sql().await.batch_execute(&free).await.unwrap();
     sells(&env, &mut service).await;
@@ -85,7 +84,7 @@ async fn start_fails_with_the_reason_if_postgres_has_no_free_connection() {
     assert!(message.contains("too many connections for role"), "{message}");
 }
 
-/// Lets a Postgres that only follows become one that takes connections.
+/// Promotes a standby that accepts no connections.
 fn promote(dir: &Path) {
     let data = dir.join("data");
     std::fs::write(data.join("promote"), "").unwrap();
@@ -116,7 +115,7 @@ async fn start_waits_until_postgres_has_started() {
     })
     .await;
     let mut service = serve_waiting(&env, &url);
-    says_that_it_waits(&mut service).await;
+    until_it_logs_the_wait(&mut service).await;
     promote(&dir);
     env.postgres = Some(starting.await.unwrap());
     sells(&env, &mut service).await;

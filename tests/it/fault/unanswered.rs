@@ -59,7 +59,7 @@ async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
     let users = (0..6).map(|n| format!("user-{n}"));
     let ids = move_to_dead(&env, &service, ("shoe", Some("23514")), users).await;
     settle_in_the_ledger(&env, &ids[..3], &ids[3..]).await;
-    // The scripts are known to Redis by then: whose answer is lost below has run.
+    // The scripts are known to Redis by then, so a call whose answer is lost below has run.
     assert_eq!(release(&service, ids[0], "early").await.unwrap(), (1, 0));
     assert_eq!(release(&service, ids[3], "early").await.unwrap(), (0, 1));
     assert_eq!(record(&env, ids[0]).await, ["release dave", "finish early"]);
@@ -73,10 +73,10 @@ async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
         let status = release(&service, id, "ann").await.unwrap_err();
         assert_eq!(reason(&status), "REDIS_UNAVAILABLE");
         let reply = lost.reply().await;
-        assert!(reply.contains(word), "Redis did it: {reply}");
+        assert!(reply.contains(word), "the script had its effect: {reply}");
         let recorded = [before, vec!["unknown ann"]].concat();
         assert_eq!(record(&env, id).await, recorded);
-        // Whoever comes later finds that it is gone, and has done nothing.
+        // A later caller finds that the entry is gone, and has no effect.
         let late =
             eventually("Redis is asked again", async || release(&service, id, "late").await.ok());
         assert_eq!(late.await, (0, 1));

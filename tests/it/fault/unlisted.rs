@@ -74,7 +74,7 @@ async fn order_refused_by_a_trigger_is_kept_and_its_neighbours_are_stored() {
     refuse_nothing(&env).await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].available), (22, 78));
-    eventually("readiness forgets it", async || {
+    eventually("readiness no longer shows it", async || {
         (!get(worker.http, "/readyz").await.contains("P0001")).then_some(())
     })
     .await;
@@ -90,7 +90,7 @@ async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     let buys = join_all(users.iter().map(|user| api.buy("shoe", user, "r"))).await;
     assert!(buys.iter().all(Result::is_ok));
     refuse(&env, "true").await;
-    // A step at a time: so many transactions are tried, and no more.
+    // One step at a time: exactly so many transactions are tried.
     let app = env.app(&[("max_deliveries", "1")]).await;
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let reader = app.stores().reader().await.unwrap();
@@ -145,7 +145,7 @@ async fn rebuild_waits_for_a_refused_order_and_reports_why() {
     api.create(product("shoe", 10)).await;
     refuse(&env, "NEW.user_id = 'mallory'").await;
     let kept = api.buy("shoe", "mallory", "r").await.unwrap();
-    // Closed before a worker is there: only a rebuild tries to store the order.
+    // Closed before a worker runs: only a rebuild tries to store the order.
     let number = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let meta = format!("{}:{{{number}}}:meta", env.prefix);
     let _: i64 = env.cli().await.hset(meta, "status", "closed").await.unwrap();

@@ -37,7 +37,7 @@ pub struct Ask {
 pub(super) enum Attempt {
     /// It was accepted.
     Accepted(Bought),
-    /// It was refused for good.
+    /// It was refused, finally.
     Refused(String),
     /// It was not applied; a later attempt may be.
     Later,
@@ -52,7 +52,7 @@ pub(super) struct Record {
     pub(super) ids: Vec<String>,
     /// The last attempt's outcome is unknown.
     pub(super) open: bool,
-    /// Its last answer, if that was a refusal for good.
+    /// Its last answer, if that was a final refusal.
     pub(super) refused: Option<String>,
 }
 

@@ -137,7 +137,7 @@ fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
     postgres
 }
 
-/// Redis as the compose file starts it. Whoever answers to the new password is this one.
+/// Redis as the compose file starts it. A server that accepts the new password is this one.
 async fn start_redis(dir: &Path, passwords: &Path) -> (Child, u16) {
     let data = dir.join("redis");
     fs::create_dir(&data).unwrap();

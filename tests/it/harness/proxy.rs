@@ -39,7 +39,7 @@ enum Flow {
 #[derive(Debug, Clone)]
 struct State {
     flow: Flow,
-    /// Added to what goes to the server, and to what comes back.
+    /// The delays of requests and of answers.
     delays: [Duration; 2],
     server: SocketAddr,
     /// Whether connections that were made to another server stay.
@@ -53,7 +53,7 @@ struct State {
 /// A request whose reply is to be lost.
 struct Armed {
     texts: Vec<String>,
-    tell: oneshot::Sender<Vec<u8>>,
+    reply: oneshot::Sender<Vec<u8>>,
 }
 
 /// What the connections share.
@@ -80,11 +80,11 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// An answer that will have been lost.
+/// An answer that the proxy loses.
 pub struct Lost(oneshot::Receiver<Vec<u8>>);
 
 impl Lost {
-    /// Waits until the answer was dropped, and tells what it was: proof that the server did the work.
+    /// Waits until the answer was dropped, and returns it: proof that the server did the work.
     pub async fn reply(self) -> String {
         let reply = timeout(WAIT_MAX, self.0).await;
         let Ok(Ok(reply)) = reply else { panic!("no answer was lost") };
@@ -164,7 +164,7 @@ impl Proxy {
         self.shared.held.load(Ordering::SeqCst)
     }
 
-    /// Delays what is sent to the server, and what comes back.
+    /// Delays requests and answers.
     pub fn delay(&self, to_server: Duration, back: Duration) {
         self.state.send_modify(|state| state.delays = [to_server, back]);
     }
@@ -216,9 +216,9 @@ impl Proxy {
     /// Loses the answer of the next script call that carries all these texts (of Postgres: the COMMIT of
     /// the next transaction that does), and the connection with it; the server does its work.
     pub fn lose_reply(&self, texts: &[&str]) -> Lost {
-        let (tell, lost) = oneshot::channel();
+        let (reply, lost) = oneshot::channel();
         let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-        *self.shared.armed.lock().unwrap() = Some(Armed { texts, tell });
+        *self.shared.armed.lock().unwrap() = Some(Armed { texts, reply });
         Lost(lost)
     }
 
@@ -280,7 +280,7 @@ struct Line {
     number: u64,
     /// The commands of Redis that it has carried.
     carried: Mutex<BTreeSet<String>>,
-    /// Set once a request was sent whose answer is to be lost; nothing comes back from then on.
+    /// Set once a request was sent whose answer is to be lost; the client gets no answer from then on.
     losing: Mutex<Option<oneshot::Sender<Vec<u8>>>>,
 }
 
@@ -322,7 +322,7 @@ impl Line {
         let mut armed = self.shared.armed.lock().unwrap();
         let hit = armed.take_if(|armed| requests.carries(request, &armed.texts));
         let Some(hit) = hit else { return false };
-        *self.losing.lock().unwrap() = Some(hit.tell);
+        *self.losing.lock().unwrap() = Some(hit.reply);
         true
     }
 }
@@ -330,7 +330,7 @@ impl Line {
 /// Chunks under way, each with the time when it arrives.
 const UNDER_WAY: usize = 256;
 
-/// Reads until the end; each chunk arrives after the delay of its way.
+/// Reads until the end; each chunk arrives after the delay of its direction.
 async fn read(line: &Line, way: usize, mut from: OwnedReadHalf, to: mpsc::Sender<Chunk>) {
     let mut buffer = vec![0; 16_384];
     // A connection that breaks has ended.
@@ -384,9 +384,9 @@ async fn answers(line: &Line, from: OwnedReadHalf, mut to: OwnedWriteHalf) {
             }
         }
         // The server has closed: its last reply is kept here and not forwarded.
-        if let Some(tell) = line.losing.lock().unwrap().take() {
+        if let Some(reply) = line.losing.lock().unwrap().take() {
             line.shared.broken.fetch_add(1, Ordering::SeqCst);
-            drop(tell.send(dropped));
+            drop(reply.send(dropped));
         }
     };
     tokio::join!(read(line, 1, from, queue), write);

@@ -35,7 +35,7 @@ fn run_dir() -> PathBuf {
     base().join(format!("it-{}", std::process::id()))
 }
 
-/// One test binary at a time removes what runs left that have ended, and what an earlier process with our
+/// One test binary at a time removes the files of runs that have ended, and what an earlier process with our
 /// own id left.
 fn remove_ended_runs() {
     fs::create_dir_all(base()).unwrap();

@@ -97,7 +97,7 @@ impl Service {
         self.try_create(product).await.unwrap();
     }
 
-    /// Creates a product, unless something is broken.
+    /// Creates a product, or returns the error.
     pub async fn try_create(&self, product: NewProduct) -> Result<(), Status> {
         let price = product.sale.price;
         let at = |ms: i64| prost_types::Timestamp {

@@ -28,7 +28,7 @@ pub fn standby(primary: &Path, port: u16) -> PostgresServer {
     ]);
     let copied = copy.arg(&data).output().unwrap();
     assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    // Whoever runs the primary runs the standby.
+    // The standby runs as the user of the primary.
     let owner = format!("--reference={}", primary.join("data").display());
     assert!(Command::new("chown").arg("-R").arg(owner).arg(&data).status().unwrap().success());
     PostgresServer::start(&dir, &POSTGRES_SETTINGS).unwrap()
