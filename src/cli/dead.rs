@@ -1,6 +1,6 @@
 //! `yoink dead`: lists, shows, retries and releases dead entries.
 
-use std::{env, io, process::ExitCode, time::Duration};
+use std::{env, io, ops::ControlFlow, process::ExitCode, time::Duration};
 
 use anyhow::{bail, ensure};
 use clap::Subcommand;
@@ -235,9 +235,8 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         let by = ActionBy { actor, reason: args.reason.to_string() };
         let mut printed = Ok(());
         let applied = stores.dead_letters.apply(action, &selection, &by, |dead, outcome| {
-            if printed.is_ok() {
-                printed = output::line(entry_line(dead, outcome));
-            }
+            printed = output::line(entry_line(dead, outcome));
+            if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         let (tally, error) = match applied.await {
             Ok(tally) => (tally, None),

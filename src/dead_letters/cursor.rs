@@ -151,9 +151,10 @@ impl DeadLetters {
         }
     }
 
-    /// A cursor over every dead entry of one partition.
-    pub fn cursor_of(&self, partition: Partition) -> Cursor<'_> {
-        Cursor { partitions: VecDeque::from([partition]), ..Cursor::over_ids(self, &[]) }
+    /// A cursor over every dead entry of one partition, in pages of `page_size`.
+    pub fn cursor_of(&self, partition: Partition, page_size: usize) -> Cursor<'_> {
+        let partitions = VecDeque::from([partition]);
+        Cursor { partitions, page_size, ..Cursor::over_ids(self, &[]) }
     }
 
     /// At most `size` dead entries that match the filter, after a position, and the position of the next

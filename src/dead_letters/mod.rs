@@ -12,6 +12,8 @@ mod dry_run;
 mod selection;
 mod settle;
 
+use std::ops::ControlFlow;
+
 use redis::RedisError;
 
 pub use self::{
@@ -155,7 +157,7 @@ impl DeadLetters {
         }
     }
 
-    /// Applies an action to the selected entries, one after the other, and calls `on_entry` after each.
+    /// Applies an action to the selected entries, one after the other, and calls `on_entry` after each, which can end it.
     ///
     /// # Errors
     ///
@@ -165,7 +167,7 @@ impl DeadLetters {
         action: Action,
         selection: &Selection,
         by: &ActionBy,
-        mut on_entry: impl FnMut(&DeadEntry, EntryOutcome),
+        mut on_entry: impl FnMut(&DeadEntry, EntryOutcome) -> ControlFlow<()>,
     ) -> Result<Tally, Interrupted> {
         let mut done = Tally::default();
         let applied: Result<(), DeadLetterError> = async {
@@ -178,7 +180,9 @@ impl DeadLetters {
                         Action::Retry => self.retry(dead, by).await?,
                     };
                     done.add(outcome);
-                    on_entry(dead, outcome);
+                    if on_entry(dead, outcome).is_break() {
+                        return Ok(());
+                    }
                 }
             }
             Ok(())

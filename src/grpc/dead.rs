@@ -1,6 +1,6 @@
 //! Dead letters in `AdminService`: lists dead entries, and releases or retries them.
 
-use std::{str::FromStr, time::Duration};
+use std::{ops::ControlFlow, str::FromStr, time::Duration};
 
 use super::{
     Services,
@@ -128,7 +128,10 @@ async fn apply(
         return Ok((tally, products.iter().map(effect).collect()));
     }
     let by = ActionBy { actor, reason };
-    let tally = services.dead_letters.apply(action, &selection, &by, |_, _| {}).await?;
+    let tally = services
+        .dead_letters
+        .apply(action, &selection, &by, |_, _| ControlFlow::Continue(()))
+        .await?;
     Ok((tally, Vec::new()))
 }
 

@@ -106,7 +106,7 @@ impl Ledger {
         .await
     }
 
-    /// At most 20 of the seqs from 1 to `seq` that have no row in the ledger and are not `waiting`.
+    /// The lowest seqs, at most 20, of those from 1 to `seq` that have no row in the ledger and are not `waiting`.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Ledger {
         // statistics say that it is empty.
         let sql = "SELECT n FROM generate_series(1, $3::bigint) n WHERE n <> ALL($4)
                    EXCEPT SELECT seq FROM reservations WHERE partition = $1 AND epoch = $2
-                    LIMIT 20";
+                    ORDER BY n LIMIT 20";
         let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
         self.with_long("missing_seqs", |client| async move {
             let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;

@@ -20,12 +20,17 @@ pub struct Held {
     pub seq: u64,
 }
 
+/// A seq in a meta, which has 36 bits.
+pub(super) fn seq_of(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|seq| *seq < 1 << 36)
+}
+
 script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] {
     ["none"] => None,
     ["held", owner, epoch, seq] => Some(Held {
         owner: owner.parse().unwrap_or(Uuid::nil()),
         epoch: Epoch(epoch.parse().ok()?),
-        seq: seq.parse().ok()?,
+        seq: seq_of(seq)?,
     }),
 });
 

@@ -30,7 +30,7 @@ pub struct SinceOpened {
 
 script!(PROBE: SinceOpened = "probe", include_str!("../../lua/probe.lua"), [Meta] {
     ["ok", stored, timeline] => SinceOpened {
-        stored: stored.parse().ok()?,
+        stored: held::seq_of(stored)?,
         timeline: (!timeline.is_empty()).then(|| timeline.to_owned()),
     },
 });

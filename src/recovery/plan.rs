@@ -43,7 +43,7 @@ impl Recovery {
         let refused = self.check_ready(row).await.err();
         let held = self.lifecycle.held(partition).await?;
         let (held_epoch, seq) = held.map_or((epoch, 0), |held| (held.epoch, held.seq));
-        let next = Epoch(epoch.max(held_epoch).0 + 1);
+        let next = Epoch(epoch.max(held_epoch).0.saturating_add(1));
         let waiting = self.waiting(partition, held_epoch).await?;
         let mut lines =
             vec![format!("{status} in epoch {epoch}; it would be open in epoch {next}")];
@@ -53,7 +53,7 @@ impl Recovery {
         lines.push(format!("{} entries would be stored or voided", waiting.entries));
         // What is missing of the count of Redis, or of the highest mark.
         let settled = self.ledger.settled_seqs(partition, held_epoch).await?;
-        let marked = self.ledger.lost(partition, Epoch(held_epoch.0 + 1)).await?;
+        let marked = self.ledger.lost(partition, Epoch(held_epoch.0.saturating_add(1))).await?;
         let marked =
             marked.iter().find(|lost| lost.epoch == held_epoch).map_or(0, |lost| lost.count);
         let lost = seq.saturating_sub(settled).max(marked).saturating_sub(waiting.of_epoch);

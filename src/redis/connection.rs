@@ -203,7 +203,8 @@ impl Connection {
         }
         let Settings { name, metrics, response_timeout, .. } = &*self.shared;
         metrics.redis_connection_dropped(reason.label());
-        let timeout_ms = response_timeout.as_millis();
+        // A u64, because a JSON log writes a u128 as a string.
+        let timeout_ms = u64::try_from(response_timeout.as_millis()).unwrap_or(u64::MAX);
         if link.previous == Some(reason) && link.made.elapsed() < LOG_INTERVAL {
             tracing::debug!(connection = name, %error, timeout_ms, "{reason}: connecting again");
         } else {

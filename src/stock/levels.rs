@@ -63,7 +63,10 @@ async fn read(
     for chunk in products.chunks(BATCH_MAX) {
         let args: Vec<&str> = chunk.iter().map(ProductId::as_str).collect();
         let levels = partitions.run(partition, &LEVELS, &args).await?;
-        debug_assert_eq!(levels.len(), chunk.len(), "one level per product");
+        if levels.len() != chunk.len() {
+            let reply = format!("{} levels for {} products", levels.len(), chunk.len());
+            return Err(FenceError::Malformed(vec![reply]));
+        }
         let levels = chunk.iter().zip(levels);
         found.extend(levels.filter_map(|(product, level)| Some((product.clone(), level?))));
     }

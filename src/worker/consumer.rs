@@ -10,7 +10,7 @@ use super::{
     retry_queue::RetryQueue,
     sleep,
     store::{Attempt, Failure, Unlisted, store},
-    takeover::{Takeover, or_restored_group, retire_idle_consumers},
+    takeover::{Takeover, or_restored_group},
 };
 use crate::{
     crash_point,
@@ -169,7 +169,6 @@ impl Consumer {
             let taken = self.takeover.run(&self.context, self.partition, waiting.len()).await?;
             let new = taken.into_iter().filter(|taken| !waiting.contains(taken.entry.id.as_str()));
             self.held = new.take(BATCH_MAX).collect();
-            retire_idle_consumers(&self.context, self.partition).await?;
         }
         if self.held.is_empty() {
             self.read_new().await?;

@@ -15,6 +15,8 @@ use crate::{
 
 /// How often the dead stream is read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How many dead entries one script reads.
+const PAGE: usize = 100;
 
 /// Releases the dead entries of one partition. Releasers may race: each unit is given back once.
 pub struct Releaser {
@@ -58,7 +60,7 @@ impl Releaser {
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
         let (mut released, mut failed) = (0, None);
         let dead_letters = self.dead_letters.clone();
-        let mut cursor = dead_letters.cursor_of(self.partition);
+        let mut cursor = dead_letters.cursor_of(self.partition, PAGE);
         loop {
             let page = match cursor.next_page().await {
                 Ok(Some(page)) => page,

@@ -59,6 +59,7 @@ impl Takeover {
             let interval = context.settings.takeover_idle / 4;
             self.next = Instant::now() + interval.min(INTERVAL_MAX);
         }
+        retire_idle_consumers(context, partition).await?;
         Ok(taken)
     }
 
@@ -87,10 +88,7 @@ fn idle_ms(context: &WorkerContext) -> u64 {
 }
 
 /// Removes the other consumers that have nothing pending and have long read nothing.
-pub(super) async fn retire_idle_consumers(
-    context: &WorkerContext,
-    partition: Partition,
-) -> Result<(), Pause> {
+async fn retire_idle_consumers(context: &WorkerContext, partition: Partition) -> Result<(), Pause> {
     let idle_ms = usize::try_from(idle_ms(context).saturating_mul(10)).unwrap_or(usize::MAX);
     for consumer in context.streams.idle_consumers(partition, idle_ms).await? {
         if consumer != context.consumer {
