@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Compares the contract with that of the last tag, or of main where there is no tag: a change that breaks clients fails.
-# ALLOW_BREAKING=1 only reports it; before 0.2.0 such a change is allowed with a line in CHANGELOG.md.
+# Compares the contract with that of the last tag: a change that breaks clients of a release fails, unless ALLOW_BREAKING=1.
+# Without a tag nothing is released: the contract is compared with main, and such a change is reported; CHANGELOG.md names it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 against=
-for ref in "$(git describe --tags --abbrev=0 2>/dev/null || true)" main origin/main; do
+tag=$(git describe --tags --abbrev=0 2>/dev/null || true)
+for ref in "$tag" main origin/main; do
   if [ -n "$ref" ] && git rev-parse --quiet --verify "$ref^{commit}" >/dev/null; then
     against=$ref
     break
@@ -21,6 +22,10 @@ trap 'rm -rf "$before"' EXIT
 git archive "$against" proto | tar -x -C "$before"
 echo "buf breaking: comparing proto/ with $against"
 if .tools/venv/bin/buf breaking --against "$before" --against-config buf.yaml; then exit 0; fi
+if [ -z "$tag" ]; then
+  echo "buf breaking: nothing is released yet, so these changes are allowed; CHANGELOG.md must name them" >&2
+  exit 0
+fi
 if [ "${ALLOW_BREAKING:-}" = 1 ]; then
   echo "buf breaking: these changes are allowed by ALLOW_BREAKING=1" >&2
   exit 0

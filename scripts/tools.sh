@@ -23,7 +23,7 @@ python_tools() {
 }
 
 go_tools() {
-  if cmp -s scripts/tools-go.txt .tools/bin/installed.txt; then return; fi
+  if cmp -s scripts/tools-go.txt .tools/bin/installed.txt && cmp -s tests/tools/go/go.sum .tools/bin/go.sum; then return; fi
   local found=none
   if have go; then found=$(go env GOVERSION); fi
   if [ "$(printf '%s\n%s\n' "${found#go}" "$go_needed" | sort -V | head -n 1)" != "$go_needed" ] || [ "$found" = none ]; then
@@ -40,6 +40,7 @@ go_tools() {
   done < scripts/tools-go.txt
   # What the generated Go clients of the tests need.
   (cd tests/tools/go && go mod download)
+  cp tests/tools/go/go.sum .tools/bin/go.sum
   cp scripts/tools-go.txt .tools/bin/installed.txt
 }
 

@@ -31,8 +31,9 @@ impl Tasks {
                 panicked.cancel();
             }
         };
-        // At the level of errors, so that each line that is logged at all carries the name.
-        self.tracker.spawn(work.instrument(tracing::error_span!("task", name)));
+        // At the level of errors, so that each line that is logged at all carries the name. The field is not called
+        // `name`, because a JSON log has the name of the span under that key.
+        self.tracker.spawn(work.instrument(tracing::error_span!("task", task = name)));
     }
 
     /// Returns as soon as a task has panicked.

@@ -45,27 +45,27 @@ func buy(client pb.InventoryServiceClient, wanted *pb.ReserveUnitRequest) *pb.Re
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		answer, err := client.ReserveUnit(ctx, wanted)
 		cancel()
-		switch status.Code(err) {
-		case codes.OK:
+		if err == nil {
 			return answer
-		case codes.Unavailable, codes.DeadlineExceeded:
-			// The unit may have been taken. The same request id never takes a second one, so the call can be repeated.
-			fmt.Println("unclear:", status.Convert(err).Message())
-			time.Sleep(500 * time.Millisecond)
-		default:
-			log.Fatal("refused: ", reason(err))
 		}
+		code := status.Code(err)
+		if reason := reason(err); reason != "" && code != codes.Unavailable && code != codes.DeadlineExceeded {
+			log.Fatal("refused: ", reason)
+		}
+		// The unit may have been taken. The same request id never takes a second one, so the call can be repeated.
+		fmt.Println("unclear:", status.Convert(err).Message())
+		time.Sleep(500 * time.Millisecond)
 	}
 	log.Fatal("no answer: ask again later with the same request id")
 	return nil
 }
 
-// The reason in the ErrorInfo of an error, such as SOLD_OUT.
+// The reason in the ErrorInfo of an error, such as SOLD_OUT; none, if the error does not come from the service.
 func reason(err error) string {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
 			return info.Reason
 		}
 	}
-	return err.Error()
+	return ""
 }

@@ -12,11 +12,11 @@ UNCLEAR = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def reason(error):
-    """The reason in the ErrorInfo of an error, such as SOLD_OUT."""
+    """The reason in the ErrorInfo of an error, such as SOLD_OUT; None, if the error does not come from the service."""
     metadata = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
     info = error_details_pb2.ErrorInfo()
-    return next((info.reason for detail in status.details if detail.Unpack(info)), error.details())
+    return next((info.reason for detail in status.details if detail.Unpack(info)), None)
 
 
 def buy(client, wanted):
@@ -24,7 +24,7 @@ def buy(client, wanted):
         try:
             return client.ReserveUnit(wanted, timeout=2)
         except grpc.RpcError as error:
-            if error.code() not in UNCLEAR:
+            if error.code() not in UNCLEAR and reason(error):
                 sys.exit(f"refused: {reason(error)}")
             # The unit may have been taken. The same request id never takes a second one, so the call can be repeated.
             print("unclear:", error.details())

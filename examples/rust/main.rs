@@ -48,6 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Err("no answer: ask again later with the same request id".into())
 }
 
+/// Whether the unit may have been taken. An error without a reason does not come from the service.
 fn is_unclear(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+        || status.get_details_error_info().is_none()
 }

@@ -27,8 +27,10 @@ async function buy(): Promise<Answer> {
     try {
       return await call((options, done) => client.reserveUnit({ productId, userId, requestId }, options, done));
     } catch (error) {
-      const { code, details } = error as grpc.ServiceError;
-      if (code !== grpc.status.UNAVAILABLE && code !== grpc.status.DEADLINE_EXCEEDED) {
+      const { code, details, metadata } = error as grpc.ServiceError;
+      // An error without details does not come from the service.
+      const decided = metadata.get("grpc-status-details-bin").length > 0;
+      if (decided && code !== grpc.status.UNAVAILABLE && code !== grpc.status.DEADLINE_EXCEEDED) {
         throw new Error(`refused: ${details}`);
       }
       // The unit may have been taken. The same request id never takes a second one, so the call can be repeated.

@@ -188,6 +188,16 @@ mod tests {
     }
 
     #[test]
+    fn stated_effect_is_in_the_metadata_and_in_the_header_that_envoy_reads() {
+        for (applied, text) in [(Applied::No, "no"), (Applied::Maybe, "maybe")] {
+            let status = Status::from(ApiError::RedisUnavailable(applied));
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.metadata["applied"], text);
+            assert_eq!(status.metadata().get("x-yoink-applied").unwrap(), text);
+        }
+    }
+
+    #[test]
     fn bad_fields_are_named_in_bad_request() {
         let status = Status::from(ApiError::bad_field("user_id", "must not be empty"));
         let violations = status.get_details_bad_request().unwrap().field_violations;

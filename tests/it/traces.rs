@@ -302,6 +302,8 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     let [bought, stored] =
         [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
     assert!(moved.contains(&bought) && moved.contains(&CALLER[3..35]), "{moved}");
+    // The name of the task that logged it; `name` is the name of a span.
+    assert!(moved.contains("\"task\":\"consumer\""), "{moved}");
     assert!(!log.contains("secret"), "{log}");
     // At debug, each step of one reservation has a line with its id.
     for (id, step) in [
