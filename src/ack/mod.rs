@@ -73,7 +73,7 @@ pub enum AckError {
     /// Too many calls wait already; the unit is taken, and the outcome is open.
     #[error("too many reservations wait for their answer")]
     Overloaded,
-    /// The order could not be stored: its unit is given back.
+    /// The ledger records that the order will never be stored; its unit is given back after that.
     #[error("the order could not be stored")]
     Voided,
     /// A store lost it.

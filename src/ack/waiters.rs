@@ -52,7 +52,7 @@ pub(super) fn queue<K: Ord, A>() -> (Queue<K, A>, Waiters<K, A>) {
 }
 
 impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
-    /// Adds the calls that joined meanwhile and drops those that no longer wait; waits while there is none. Returns
+    /// Adds the calls that joined meanwhile and drops those that no longer wait; if no call waits, it waits for one. Returns
     /// whether any is left; false when the last handle on the queue was dropped.
     pub(super) async fn update(&mut self) -> bool {
         let mut joined = Vec::new();

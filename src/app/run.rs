@@ -23,7 +23,7 @@ const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl App {
     /// Serves until `shutdown`, then ends in order: new calls are refused, the calls under way are answered, the
-    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 8 seconds.
+    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 9 seconds.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl App {
         leave(&self.recovery).await;
         anyhow::ensure!(
             !tasks.has_panicked(),
-            "a task panicked; another process takes its work over"
+            "a task panicked (see the log); another worker, or this one after a restart, stores its pending orders"
         );
         served
     }

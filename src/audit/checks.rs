@@ -81,7 +81,7 @@ pub(super) fn check_request_ids(
     if forgotten > 0 {
         report.notes.push(format!(
             "partition {partition}: the request ids of {forgotten} orders within idempotency_window_ms are not \
-             remembered: they were taken under a shorter window, and `yoink rebuild` restores them"
+             remembered: they were recorded under a shorter one; `yoink rebuild --partition {partition}` restores them"
         ));
     }
 }

@@ -266,7 +266,7 @@ impl Catalogue {
         Ok((self.with_stock(page).await?, more))
     }
 
-    /// One product; `None` if there is none with this id.
+    /// One product; `None` if no product has this id.
     ///
     /// # Errors
     ///

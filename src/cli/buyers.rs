@@ -132,7 +132,7 @@ fn add(total: &Mutex<Answers>, answers: Vec<(Duration, Result<String, Status>)>)
     }
 }
 
-/// The reason of the service, or the status code where there is none.
+/// The reason of the service, or the status code of an error without a reason.
 fn reason(status: &Status) -> String {
     status
         .get_details_error_info()

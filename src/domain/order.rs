@@ -29,7 +29,7 @@ pub enum ReservationState {
         /// When it was stored, in milliseconds since 1970.
         recorded_at_ms: i64,
     },
-    /// The order could not be stored; its unit is given back.
+    /// The ledger records that the order will never be stored; its unit is given back after that.
     Voided {
         /// When that was recorded, in milliseconds since 1970.
         recorded_at_ms: i64,

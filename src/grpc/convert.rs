@@ -183,7 +183,7 @@ pub(super) fn sale_change(message: pb::UpdateProductRequest) -> Result<SaleChang
         .collect(),
     };
     if paths.is_empty() {
-        fields.refuse("update_mask", "no field is to be changed");
+        fields.refuse("update_mask", "names no field to change");
     }
     let mut change = SaleChange::default();
     for path in &paths {

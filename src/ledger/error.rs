@@ -1,4 +1,4 @@
-//! Errors of Postgres, classified by what the caller does next (DESIGN, when storing fails).
+//! Errors of Postgres, classified by what the caller does next (`docs/ARCHITECTURE.md`, errors of the ledger).
 
 use std::{error::Error as _, fmt};
 

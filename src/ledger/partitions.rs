@@ -31,7 +31,7 @@ pub enum PartitionStatus {
     New,
     /// Selling.
     Open,
-    /// Being rebuilt.
+    /// Closed until a rebuild opens it again.
     Closed,
 }
 

@@ -64,7 +64,7 @@ impl Recovery {
         for remaining in products.iter().take(SHOWN_MAX) {
             let product = &remaining.product.id;
             let now = self.lifecycle.held_stock(partition, product).await?;
-            let now = now.map_or("no".to_owned(), |now| now.to_string());
+            let now = now.map_or("an unknown number of".to_owned(), |now| now.to_string());
             let waiting = waiting.by_product.get(product).copied().unwrap_or(0);
             let afterwards = remaining.product.supply - remaining.sold - waiting;
             lines.push(format!(

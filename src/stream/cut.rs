@@ -27,7 +27,7 @@ pub struct IdempotencyCut {
     /// When the bucket begins, in milliseconds since 1970.
     pub since_ms: i64,
     /// Whether every request id of its orders must be in it. Not so for an earlier bucket that does not exist: it may
-    /// have been written under a shorter window.
+    /// have been written under a shorter `idempotency_window_ms`.
     pub is_kept: bool,
     /// How many it holds.
     pub remembered: i64,
