@@ -15,8 +15,8 @@ use crate::{
     dead_letters::DeadLetters,
     domain::PartitionCount,
     ledger::{
-        Deployment, Established, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
-        check_pooler, check_schema,
+        Deployment, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools, check_pooler,
+        check_schema,
     },
     lifecycle::Lifecycle,
     recovery::Recovery,
@@ -75,14 +75,8 @@ impl Stores {
         let metrics = Metrics::of(config)?;
         let pools = pools(config, &metrics).await?;
         let ledger = pools.operators.clone();
-        retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
-        let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
-        let deployment = match established.await? {
-            Established::Matches(deployment) => deployment,
-            Established::Differs(found) => {
-                bail!(other_partitions(found.partitions, config.partitions))
-            }
-        };
+        retry_refused(async || check_schema(&ledger).await).await?;
+        let deployment = retry_refused(async || established(&ledger, config).await).await?;
         let (client, tasks) = (client(config)?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
@@ -255,12 +249,21 @@ fn tcp_settings() -> TcpSettings {
         .set_user_timeout(UNACKNOWLEDGED_TIMEOUT)
 }
 
-/// The message for a database that was initialised with another number of partitions.
+/// The deployment of the ledger, which must have as many partitions as the settings. The first call ever fixes them.
+pub(crate) async fn established(ledger: &Ledger, config: &Config) -> anyhow::Result<Deployment> {
+    let deployment = ledger.establish(config.partitions).await?;
+    if deployment.partitions != config.partitions {
+        bail!(other_partitions(deployment.partitions, config.partitions));
+    }
+    Ok(deployment)
+}
+
+/// The message for a database that has another number of partitions than the settings.
 pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) -> String {
     let (found, config) = (found.get(), config.get());
     format!(
-        "this database was initialised with {found} partitions, the settings say {config}: the number \
-         cannot be changed, set partitions = {found}"
+        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} (the \
+         number of a database cannot be changed)"
     )
 }
 

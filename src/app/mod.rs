@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 pub use self::{connect::Stores, listeners::Listeners};
 pub(crate) use self::{
-    connect::pools,
+    connect::{established, pools},
     descriptors::{check_descriptor_limit, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };

@@ -142,7 +142,8 @@ impl App {
 
 /// Reports what this process saw of its epochs, so that a later count of what was lost is exact (R10).
 async fn leave(recovery: &Recovery) {
-    let error = match tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.leave()).await {
+    let report = tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.report_final_marks());
+    let error = match report.await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => anyhow::Error::from(error),
         Err(late) => late.into(),

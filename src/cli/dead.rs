@@ -16,7 +16,7 @@ use crate::{
         SqlstateFilter, Tally,
     },
     domain::{Note, ProductId, Reservation, ReservationId, ReservationState},
-    ledger::ActionBy,
+    ledger::{ActionBy, LookedUp},
     stream::DeadEntry,
 };
 
@@ -181,7 +181,7 @@ async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
     };
     if let Ok(Some(dead)) = &found {
         print_entry(dead)?;
-    } else if let Some(stored) = stores.ledger.find(id).await? {
+    } else if let LookedUp::Reservation(stored) = stores.ledger.look_up(id).await? {
         print_stored(stored)?;
     } else {
         found.map_err(with_advice)?;

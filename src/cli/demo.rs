@@ -26,7 +26,7 @@ use crate::{
     audit::{Report, Verdict},
     config::Config,
     grpc::pb,
-    ledger::{Ledger, ReservationFilter},
+    ledger::Ledger,
     telemetry,
 };
 
@@ -176,9 +176,9 @@ async fn column(
     ledger: &Ledger,
 ) -> anyhow::Result<Column> {
     let (mut confirmed, mut after) = (HashSet::new(), None);
-    let filter = ReservationFilter::Product(product.parse()?);
+    let id = product.parse()?;
     loop {
-        let page = ledger.list(&filter, after, 5000).await?;
+        let page = ledger.list(Some(&id), None, after, 5000).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.to_uuid());
         confirmed.extend(page.iter().map(|reservation| reservation.id.to_string()));

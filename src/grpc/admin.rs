@@ -17,7 +17,7 @@ use crate::{
     audit::Verdict,
     catalogue::Listed,
     domain::{ReservationId, UNITS_MAX},
-    ledger::{Created, ReservationFilter, Restock, Restocked, UpdateError},
+    ledger::{Created, Restock, Restocked, UpdateError},
 };
 
 pub(super) struct Admin {
@@ -116,24 +116,17 @@ impl AdminService for Admin {
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let product = optional(&message.product_id).map(|text| fields.parse("product_id", &text));
         let user = optional(&message.user_id).map(|text| fields.parse("user_id", &text));
+        if product.is_none() && user.is_none() {
+            fields.refuse("product_id", "must not be empty if user_id is empty");
+        }
         let list = PagedList::new("reservations", &[&message.product_id, &message.user_id]);
         let after = list.position(&message.page_token, |id| id.parse::<ReservationId>().ok());
         let after = fields.keep("page_token", after);
-        let filter = match (product, user) {
-            (Some(product), Some(user)) => {
-                product.zip(user).map(|(product, user)| ReservationFilter::Both(product, user))
-            }
-            (Some(product), None) => product.map(ReservationFilter::Product),
-            (None, Some(user)) => user.map(ReservationFilter::User),
-            (None, None) => {
-                fields.refuse("product_id", "must not be empty if user_id is empty");
-                None
-            }
-        };
-        let filter = fields.finish(filter)?;
+        let after = fields.finish(after)?.map(|id| id.to_uuid());
+        let (product, user) = (product.flatten(), user.flatten());
         let limit = i64::try_from(size + 1).map_err(ApiError::bug)?;
-        let after = after.flatten().map(|id| id.to_uuid());
-        let found = self.services.ledger.list(&filter, after, limit).await;
+        let ledger = &self.services.ledger;
+        let found = ledger.list(product.as_ref(), user.as_ref(), after, limit).await;
         let mut found = found.map_err(ApiError::from)?;
         let more = found.len() > size;
         found.truncate(size);

@@ -68,7 +68,7 @@ impl Ledger {
         streams: InStreams<'_>,
         buckets: IdBuckets,
     ) -> Result<AuditRows, LedgerError> {
-        self.with_long("audit_rows", |mut client| async move {
+        self.with_long("audit_rows", async move |mut client| {
             let tx = client
                 .build_transaction()
                 .isolation_level(IsolationLevel::RepeatableRead)
@@ -123,7 +123,7 @@ impl Ledger {
                    EXCEPT SELECT seq FROM reservations WHERE partition = $1 AND epoch = $2
                     ORDER BY n LIMIT 20";
         let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
-        self.with_long("missing_seqs", |client| async move {
+        self.with_long("missing_seqs", async move |client| {
             let rows = client.query(sql, &[&number, &epoch, &seq, &waiting]).await?;
             Ok(rows.iter().map(|row| row.get(0)).collect())
         })

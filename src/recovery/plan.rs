@@ -24,21 +24,15 @@ struct Waiting {
 
 impl Recovery {
     /// What a rebuild of this partition would do now, in lines to be printed.
-    ///
-    /// # Errors
-    ///
-    /// When a store does not answer, or an entry cannot be read.
     pub async fn plan(
         &self,
         row: PartitionRow,
         fenced: Option<FenceReason>,
     ) -> Result<Vec<String>, RebuildError> {
         let PartitionRow { partition, epoch, status } = row;
-        let status = match (status, fenced) {
-            (PartitionStatus::New, _) => "new".to_owned(),
-            (_, Some(reason)) => format!("fenced ({reason})"),
-            (PartitionStatus::Open, None) => "open".to_owned(),
-            (PartitionStatus::Closed, None) => "closed".to_owned(),
+        let status = match fenced.filter(|_| status != PartitionStatus::New) {
+            Some(reason) => format!("fenced ({reason})"),
+            None => status.as_str().to_owned(),
         };
         let refused = self.check_ready(row).await.err();
         let held = self.lifecycle.held(partition).await?;
@@ -64,12 +58,10 @@ impl Recovery {
         for remaining in products.iter().take(SHOWN_MAX) {
             let product = &remaining.product.id;
             let now = self.lifecycle.held_stock(partition, product).await?;
-            let now = now.map_or("an unknown number of".to_owned(), |now| now.to_string());
+            let now = now.map_or("unknown".to_owned(), |now| now.to_string());
             let waiting = waiting.by_product.get(product).copied().unwrap_or(0);
             let afterwards = remaining.product.supply - remaining.sold - waiting;
-            lines.push(format!(
-                "product {product}: {now} units for sale now, {afterwards} afterwards"
-            ));
+            lines.push(format!("product {product}: stock {now} now, {afterwards} afterwards"));
         }
         if let Some(hidden @ 1..) = products.len().checked_sub(SHOWN_MAX) {
             lines.push(format!("partition {partition}: {hidden} more products are not shown"));

@@ -50,19 +50,19 @@ impl Rebuild<'_> {
                 self.drain(source).await?;
             }
             let Rebuilt { stored, voided, .. } = self.rebuilt;
-            tracing::debug!(%partition, %epoch, stored, voided, "drained");
+            tracing::debug!(%partition, %epoch, stored, voided, "both streams are drained");
             crash_point::reach("rebuild_drained");
             self.fill().await?;
-            tracing::debug!(%partition, %epoch, "filled");
+            tracing::debug!(%partition, %epoch, "Redis is filled from the ledger");
             crash_point::reach("rebuild_filled");
             self.resolve_unconfirmed().await?;
             let lost = self.rebuilt.lost_requests;
-            tracing::debug!(%partition, %epoch, lost, "other request ids looked up");
+            tracing::debug!(%partition, %epoch, lost, "the other request ids are looked up");
             crash_point::reach("rebuild_requests_resolved");
             let timeline = self.timeline.as_deref();
             match self.recovery.lifecycle.reopen(self.at, timeline).await? {
                 Reopened::Opened => {
-                    tracing::debug!(%partition, %epoch, "open in Redis");
+                    tracing::debug!(%partition, %epoch, "the partition is open in Redis");
                     return Ok(self.rebuilt);
                 }
                 Reopened::NotEmpty => {}
@@ -108,7 +108,7 @@ impl Rebuild<'_> {
         let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
-                "the rebuild dropped an entry that was not written by this service"
+                "the rebuild dropped an entry that was not written by this program"
             );
             return Ok(());
         };
@@ -133,7 +133,8 @@ impl Rebuild<'_> {
                 for mismatch in stored.mismatched {
                     tracing::error!(
                         reservation.id = %mismatch.id, column = mismatch.column,
-                        "the ledger holds another order under this reservation id"
+                        "the ledger holds another order under this id; run `yoink audit` and compare both rows \
+                         (docs/operations.md, YoinkNotConserved)"
                     );
                 }
                 Ok(true)
@@ -213,7 +214,7 @@ impl Rebuild<'_> {
     }
 }
 
-/// The orders in entries; an entry that this service did not write has none.
+/// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
     entries: &[Surviving],

@@ -19,9 +19,10 @@ use anyhow::{Context as _, bail};
 use self::{position::Position, row::Row};
 use super::{output, progress, store_commands};
 use crate::{
+    app::established,
     config::Config,
     domain::{NewProduct, ProductId},
-    ledger::{Created, Established, Ledger},
+    ledger::{Created, Ledger},
 };
 
 /// How many problems are printed; the others are counted.
@@ -72,15 +73,7 @@ async fn store(
     ledger: &Ledger,
     products: &[NewProduct],
 ) -> anyhow::Result<Created> {
-    let deployment = match ledger.establish(config.partitions).await? {
-        Established::Matches(deployment) => deployment,
-        Established::Differs(found) => {
-            let number = found.partitions.get();
-            bail!(
-                "this database was initialised with {number} partitions: set partitions = {number}"
-            )
-        }
-    };
+    let deployment = established(ledger, config).await?;
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.import_products(products, deployment.partitions, "import", &done);
     let total = products.len() as u64;

@@ -129,7 +129,7 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
         "it would be open in epoch 2",
         "1 entries would be stored or voided",
         "1 accepted orders of epoch 1 are in neither store",
-        "product shoe: 7 units for sale now, 8 afterwards",
+        "product shoe: stock 7 now, 8 afterwards",
     ] {
         assert!(plan.contains(line), "{line}: {plan}");
     }
