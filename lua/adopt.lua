@@ -27,16 +27,16 @@ local first, last = page[1][1], page[#page][1]
 for _, held in ipairs(redis.call('XPENDING', KEYS[2], ARGV[2], first, last, ARGV[5])) do
   pending[held[1]] = true
 end
-local orphans = {}
+local unowned = {}
 for _, entry in ipairs(page) do
   local id = entry[1]
   -- Pending entries that are no longer in the stream may have filled the reply above: checked again, one by one.
   if not pending[id] and #redis.call('XPENDING', KEYS[2], ARGV[2], id, id, '1') == 0 then
-    orphans[#orphans + 1] = id
+    unowned[#unowned + 1] = id
   end
 end
 local answer = { 'ok', #page < tonumber(ARGV[5]) and '' or last }
-for _, id in ipairs(orphans) do
+for _, id in ipairs(unowned) do
   -- Only its first delivery may be counted (R4).
   redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], '0', id, 'FORCE', 'JUSTID', 'RETRYCOUNT', '1')
   answer[#answer + 1] = id

@@ -37,8 +37,8 @@ impl Recovery {
             return Ok(());
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening.
-        let opening = match self.lifecycle.unrecognized(partition, deployment).await {
-            Ok(Some(key)) => Ok(Opening::Foreign { key }),
+        let opening = match self.lifecycle.foreign_key(partition, deployment).await {
+            Ok(Some(key)) => Ok(Opening::Foreign(key)),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
@@ -56,9 +56,9 @@ impl Recovery {
             }
         };
         match opening {
-            // Late: the process that took a higher epoch opens it.
-            Ok(Opening::Opened | Opening::Late) => {}
-            Ok(Opening::Foreign { key }) => tracing::error!(
+            // Superseded: the process that took a higher epoch opens it.
+            Ok(Opening::Opened | Opening::Superseded) => {}
+            Ok(Opening::Foreign(key)) => tracing::error!(
                 %partition, key,
                 "Redis holds keys of another deployment, so the new partition is not opened"
             ),

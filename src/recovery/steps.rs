@@ -108,7 +108,7 @@ impl Rebuild<'_> {
         let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
-                "the rebuild dropped an entry that was not written by this service"
+                "the rebuild dropped an entry that was not written by this program"
             );
             return Ok(());
         };
@@ -213,7 +213,7 @@ impl Rebuild<'_> {
     }
 }
 
-/// The orders in entries; an entry that this service did not write has none.
+/// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
     entries: &[Surviving],
