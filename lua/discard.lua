@@ -1,7 +1,7 @@
 -- Removes one dead entry whose order is stored in the ledger. Gives nothing back.
 --
 -- KEYS  1 meta  2 dead  3 dead_index
--- ARGV  1 '<epoch> <deployment>'  2 dead id  3 reservation id
+-- ARGV  1 '<epoch> <deployment>'  2 dead id  3 dead key
 --
 -- Returns {'fenced', reason} | {'discarded'} | {'gone'} (another call removed it)
 

@@ -51,12 +51,12 @@ local function text(number) return string.format('%.0f', number) end
 local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', ['/'] = '%2F' })) end
 
 -- Request ids are remembered in hashes <base>:<bucket>, by the time of the accept. A bucket is as wide as the
--- window and at most 12 hours, so that buckets written under another window are found (src/domain/id_window.rs
--- does the same).
--- Returns the width in ms, how many earlier buckets the window reaches back, and the bucket of now.
-local function buckets_of(window_ms, now_ms)
-  local width_ms = math.min(window_ms, 43200000)
-  return width_ms, math.ceil(window_ms / width_ms), math.floor(now_ms / width_ms)
+-- idempotency window and at most 12 hours, so that buckets written under another idempotency window are found
+-- (src/domain/id_window.rs does the same).
+-- Returns the width in ms, how many earlier buckets this window reaches back, and the bucket of now.
+local function buckets_of(idempotency_window_ms, now_ms)
+  local width_ms = math.min(idempotency_window_ms, 43200000)
+  return width_ms, math.ceil(idempotency_window_ms / width_ms), math.floor(now_ms / width_ms)
 end
 
 -- A stream entry's flat list of fields as a table.

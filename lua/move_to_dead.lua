@@ -1,7 +1,8 @@
 -- Moves one order that cannot be stored from orders to dead. Its unit stays taken until it is released.
 --
 -- KEYS  1 meta  2 orders  3 dead  4 dead_index
--- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 reservation id  5 reason  6 SQLSTATE ('' for none)
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 dead key: the reservation id, or the entry
+--       id if it has none  5 reason  6 SQLSTATE ('' for none)
 --
 -- Returns {'fenced', reason} | {'moved', id in dead} | {'gone'} (no longer in orders)
 --       | {'not_applied', the refusal of Redis}

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 meta  2 stock  3 idempotency (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
---       5 in 'dead': the name under which it was moved there, since another entry may have that id now
+--       5 in 'dead': its dead key, since another entry may have that id now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (another call gave it back)
 --       | {'unreleasable'} (nothing done: not an order that this program wrote, or no stock to add to)

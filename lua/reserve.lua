@@ -76,7 +76,7 @@ if #request_fields > 0 then
         if found[i] then records[request_fields[i]] = found[i] end
       end
     end
-    -- The bucket is new, or was written under a shorter window. (The clock moves on between two commands.)
+    -- The bucket is new, or was written under a shorter idempotency window. (The clock moves on between two commands.)
     if (exists or b == bucket) and until_ms - now_ms - ttl_ms > 1000 then kept_until[key] = until_ms end
   end
   if redis.call('EXISTS', KEYS[7]) == 1 then

@@ -163,7 +163,7 @@ impl Acks {
                 }
             }
         }
-        self.metrics.acknowledged(ack.as_str(), started.elapsed());
+        self.metrics.record_ack_wait(ack.as_str(), started.elapsed());
         Ok(())
     }
 }

@@ -173,7 +173,7 @@ pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::R
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    Pools::new(config.postgres.clone(), sizes, metrics)
+    Pools::new(config.postgres_url.clone(), sizes, metrics)
 }
 
 /// The pools of the settings, after Postgres has answered.
@@ -185,7 +185,7 @@ pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<
     let pools = unconnected_pools(config, metrics)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
-        Ok(check_pooler(&config.postgres).await?)
+        Ok(check_pooler(&config.postgres_url).await?)
     })
     .await?;
     Ok(pools)
@@ -238,7 +238,7 @@ fn refuses_connections(error: &anyhow::Error) -> bool {
 /// A client of the Redis of the settings, without any connection yet.
 pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
     // A Unix socket has none of these settings and needs none: the kernel reports at once that its peer has ended.
-    Ok(Client::open(config.redis.clone().set_tcp_settings(tcp_settings()))?)
+    Ok(Client::open(config.redis_url.clone().set_tcp_settings(tcp_settings()))?)
 }
 
 fn tcp_settings() -> TcpSettings {

@@ -83,7 +83,7 @@ impl App {
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
         let watch = Watch::start(stores.clone(), role, acks.clone()).await?;
-        stores.metrics.backlog_max_entries(config.backlog_max_entries);
+        stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();
         if role.answers_calls() {

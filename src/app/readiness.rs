@@ -97,7 +97,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 async fn metrics(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
     readiness.scrape.read().await;
     readiness.scrape.stores.metrics.encode().map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be encoded");
+        tracing::error!(error = &*error as &dyn std::error::Error, "the metrics cannot be encoded");
         StatusCode::INTERNAL_SERVER_ERROR
     })
 }

@@ -27,7 +27,7 @@ pub(super) fn check_log(
     for entry in &cut.unrecognized {
         report.violated(
             1,
-            format!("partition {partition}: the entry {entry:?} was not written by this service"),
+            format!("partition {partition}: the entry {entry:?} was not written by this program"),
         );
     }
     let waiting = waiting_seqs(cut).len();

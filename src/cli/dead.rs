@@ -126,7 +126,7 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
         for dead in &page.entries {
             let moved_at = time(dead.moved_at_ms())?.to_string();
             let product = dead.entry.field("p").unwrap_or_default();
-            let row = [dead.named(), product, &moved_at, dead.sqlstate(), dead.reason()];
+            let row = [dead.dead_key(), product, &moved_at, dead.sqlstate(), dead.reason()];
             table.add_row(row.map(plain));
         }
         if table.row_count() >= PAGE {
@@ -259,9 +259,9 @@ fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
         EntryOutcome::Stored => "stored",
         EntryOutcome::AlreadySettled => "already settled",
         EntryOutcome::Refused => "refused again, the entry stays",
-        EntryOutcome::Unrecognized => "not written by yoink, the entry stays",
+        EntryOutcome::Unrecognized => "not written by this program, the entry stays",
     };
-    format!("{} {outcome}", plain(dead.named()))
+    format!("{} {outcome}", plain(dead.dead_key()))
 }
 
 fn counts(tally: &Tally) -> String {

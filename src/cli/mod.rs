@@ -148,7 +148,7 @@ impl Cli {
 ///
 /// When the command failed; its exit code then is 2.
 pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    // If this fails, the limit stays as it was, and `check_descriptor_limit` judges it.
+    // If this fails, the limit stays as it was, and `check_descriptor_limit` reports it.
     let _failed = raise_descriptor_limit();
     let settings = &cli.settings;
     match cli.command {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    let migrated = crate::ledger::migrate(&config.postgres).await?;
+    let migrated = crate::ledger::migrate(&config.postgres_url).await?;
     output::line(match migrated {
         Migrated::UpToDate(version) => format!("The schema is at version {version}."),
         Migrated::Newer { found, program } => format!(

@@ -105,8 +105,9 @@ impl<'a> Cursor<'a> {
             return self.find_named().await.map(Some);
         }
         while let Some(&partition) = self.partitions.front() {
-            let range = (self.after.as_deref(), self.newest.as_deref());
-            let read = self.dead_letters.streams.dead(partition, range, self.page_size).await?;
+            let (after, newest) = (self.after.as_deref(), self.newest.as_deref());
+            let streams = &self.dead_letters.streams;
+            let read = streams.dead(partition, after, newest, self.page_size).await?;
             self.newest = self.newest.take().or(read.newest);
             let mut entries = read.entries;
             if let Some(last) = entries.last() {

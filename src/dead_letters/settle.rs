@@ -90,7 +90,7 @@ impl DeadLetters {
 
     /// Gives the unit of an entry back. The void must be committed.
     async fn give_back(&self, dead: &DeadEntry) -> Result<EntryOutcome, DeadLetterError> {
-        let from = ReleaseFrom::Dead { named: dead.named() };
+        let from = ReleaseFrom::Dead { dead_key: dead.dead_key() };
         match self.stock.release(dead.partition, from, dead.dead_id()).await? {
             Released::Now => Ok(EntryOutcome::Released),
             Released::Before => Ok(EntryOutcome::AlreadySettled),

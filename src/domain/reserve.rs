@@ -6,12 +6,11 @@ use super::{ProductId, RequestId, ReservationId, UserId};
 
 /// A request for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Reserve {
-    /// The product.
     pub product: ProductId,
-    /// The buyer.
     pub user: UserId,
-    /// The idempotency key, scoped to user and product.
+    /// The request id, which belongs to this user and product.
     pub request: Option<RequestId>,
     /// The trace of its order, as a W3C `traceparent`.
     pub traceparent: Option<String>,
@@ -60,7 +59,7 @@ pub enum Outcome {
     },
     /// The sale has ended, or the product is retired.
     Closed,
-    /// An administrator stopped the sale.
+    /// An operator stopped the sale.
     Stopped,
     /// Redis knows no such product.
     UnknownProduct,

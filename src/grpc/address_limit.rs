@@ -80,7 +80,7 @@ where
         match self.limit.check(&request) {
             Ok(()) => Either::Right(self.inner.call(request)),
             Err(error) => {
-                self.limit.metrics.refused(error.reason().as_str());
+                self.limit.metrics.record_refused(error.reason().as_str());
                 Either::Left(ready(Ok(Status::from(error).into_http())))
             }
         }

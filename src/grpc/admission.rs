@@ -55,7 +55,7 @@ impl Admission {
         if self.require_request_id && request.request.is_none() {
             return Err(ApiError::bad_field(
                 "request_id",
-                "must not be empty: this service requires it",
+                "must not be empty: the setting require_request_id is on",
             ));
         }
         let decided = self.decide(request, ack).await;
@@ -77,7 +77,7 @@ impl Admission {
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.metrics.refused(error.reason().as_str());
+            self.services.metrics.record_refused(error.reason().as_str());
         }
     }
 }

@@ -199,7 +199,7 @@ fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect 
 fn entry(dead: &DeadEntry) -> pb::DeadEntry {
     let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
     pb::DeadEntry {
-        reservation_id: dead.named().to_owned(),
+        reservation_id: dead.dead_key().to_owned(),
         partition: i32::from(dead.partition.number()),
         dead_id: dead.dead_id().to_owned(),
         entry_id: dead.accepted_as().to_owned(),

@@ -35,7 +35,7 @@ pub enum ApiError {
     },
     /// The sale has ended.
     SaleClosed,
-    /// An administrator stopped the sale.
+    /// An operator stopped the sale.
     SaleStopped,
     /// No product has this id.
     ProductNotFound,
@@ -80,7 +80,7 @@ pub enum ApiError {
     DeadlineExceeded,
     /// Redis is unavailable or refuses.
     RedisUnavailable(Applied),
-    /// A store sent a reply that this version does not understand: a bug, or data of another program.
+    /// A store sent a reply that this program does not understand: a bug, or data of another program.
     Internal(Applied),
     /// The partition is fenced.
     Recovering,

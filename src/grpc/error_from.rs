@@ -45,7 +45,7 @@ impl From<FenceError> for ApiError {
             FenceError::Malformed(answer) => {
                 tracing::error!(
                     ?answer,
-                    "Redis sent a reply that this version does not understand"
+                    "Redis sent a reply that this program does not understand"
                 );
                 Self::Internal(Applied::Maybe)
             }

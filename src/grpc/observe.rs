@@ -133,7 +133,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         telemetry::record_status(&self.span, self.code);
-        self.metrics.call(self.method, self.code, self.started.elapsed());
+        self.metrics.record_call(self.method, self.code, self.started.elapsed());
     }
 }
 

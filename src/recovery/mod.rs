@@ -193,7 +193,7 @@ impl Recovery {
             Ok(Some(_)) => self.status.set_open(row.partition),
             Err(RebuildError::Ledger(error)) => {
                 if let Some(sqlstate) = error.unlisted() {
-                    self.metrics.unlisted(sqlstate);
+                    self.metrics.record_unlisted(sqlstate);
                 }
             }
             Ok(None) | Err(_) => {}

@@ -34,8 +34,8 @@ impl Recovery {
             return Ok(());
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening.
-        let opening = match self.lifecycle.unrecognized(partition, deployment).await {
-            Ok(Some(key)) => Ok(Opening::Foreign { key }),
+        let opening = match self.lifecycle.foreign_key(partition, deployment).await {
+            Ok(Some(key)) => Ok(Opening::Foreign(key)),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
@@ -53,9 +53,9 @@ impl Recovery {
             }
         };
         match opening {
-            // Late: the process that took a higher epoch opens it.
-            Ok(Opening::Opened | Opening::Late) => {}
-            Ok(Opening::Foreign { key }) => self.report_unopened(
+            // Superseded: the process that took a higher epoch opens it.
+            Ok(Opening::Opened | Opening::Superseded) => {}
+            Ok(Opening::Foreign(key)) => self.report_unopened(
                 partition,
                 &format!(
                     "Redis holds the key {key} of another deployment: set another key_prefix or redis_url, or delete \

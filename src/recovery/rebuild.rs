@@ -81,7 +81,7 @@ impl Recovery {
         let at = PartitionEpoch { partition, epoch };
         match self.lifecycle.begin_rebuild(at).await? {
             RebuildStart::Begun => {}
-            RebuildStart::Late => return Ok(None),
+            RebuildStart::Superseded => return Ok(None),
             RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_begun");

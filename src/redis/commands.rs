@@ -32,7 +32,7 @@ impl ConnectionLike for Commands {
                 Some(_) | None => "other".to_owned(),
             };
             let error = reply.as_ref().err().map(|error| error.category().to_owned());
-            self.metrics.command(name, started.elapsed(), error);
+            self.metrics.record_command(name, started.elapsed(), error);
             reply
         }
         .boxed()

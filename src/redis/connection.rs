@@ -202,7 +202,7 @@ impl Connection {
             return;
         }
         let Settings { name, metrics, response_timeout, .. } = &*self.shared;
-        metrics.redis_connection_dropped(reason.label());
+        metrics.record_dropped_connection(reason.label());
         // A u64, because a JSON log writes a u128 as a string.
         let timeout_ms = u64::try_from(response_timeout.as_millis()).unwrap_or(u64::MAX);
         if link.previous == Some(reason) && link.made.elapsed() < LOG_INTERVAL {

@@ -13,7 +13,7 @@ pub(super) enum DropReason {
     Closed,
     /// A request timed out, and no other request was answered meanwhile.
     Silent,
-    /// It leads to a replica: after a failover, to what was the primary.
+    /// This Redis is a replica: after a failover, the former primary.
     Replica,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for DropReason {
             Self::Unreachable => "cannot connect to Redis",
             Self::Closed => "the connection to Redis was closed",
             Self::Silent => "Redis does not answer on this connection",
-            Self::Replica => "the connection leads to a replica of Redis, which cannot be written",
+            Self::Replica => "this Redis is a replica, which cannot be written",
         })
     }
 }

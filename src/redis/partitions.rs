@@ -230,7 +230,7 @@ impl Partitions {
         let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
         let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
         let error = parsed.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name, started.elapsed(), error);
+        self.metrics.record_script(script.name, started.elapsed(), error);
         parsed
     }
 
@@ -269,7 +269,7 @@ impl Partitions {
             pipeline.query_async(&mut self.connection.clone()).await;
         let replies = replies.map_err(FenceError::from);
         let error = replies.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name, started.elapsed(), error);
+        self.metrics.record_script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
         let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;

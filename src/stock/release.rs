@@ -13,8 +13,8 @@ pub enum ReleaseFrom<'a> {
     Orders,
     /// `dead` (R5).
     Dead {
-        /// The name under which it was moved there.
-        named: &'a str,
+        /// Its key in the dead index.
+        dead_key: &'a str,
     },
 }
 
@@ -45,11 +45,11 @@ impl Stock {
         from: ReleaseFrom<'_>,
         entry_id: &str,
     ) -> Result<Released, FenceError> {
-        let (stream, named) = match from {
+        let (stream, dead_key) = match from {
             ReleaseFrom::Orders => ("orders", ""),
-            ReleaseFrom::Dead { named } => ("dead", named),
+            ReleaseFrom::Dead { dead_key } => ("dead", dead_key),
         };
-        let args = [GROUP, stream, entry_id, named];
+        let args = [GROUP, stream, entry_id, dead_key];
         self.partitions.run(partition, &RELEASE, &args).await
     }
 }

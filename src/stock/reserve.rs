@@ -51,7 +51,7 @@ impl Reserver {
 
     /// One decision per request, in order.
     async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
-        self.metrics.batch(batch.len());
+        self.metrics.record_reserve_batch(batch.len());
         let decisions = match self.decide_open(partition, batch).await {
             Ok(decisions) => decisions,
             Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
@@ -61,7 +61,7 @@ impl Reserver {
             *counts.entry(label(decision)).or_default() += 1;
         }
         for (outcome, count) in counts {
-            self.metrics.decided(outcome, count);
+            self.metrics.record_outcome(outcome, count);
         }
         decisions
     }
@@ -116,7 +116,7 @@ impl Reserver {
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
             let (product, user) = (request.product.as_str(), request.user.as_str());
             // A program of an earlier version leaves entries of format 2 to newer ones; without the format it would
-            // take them for entries that this service did not write.
+            // take them for entries that this program did not write.
             let format = if request.is_plain() { "1" } else { "2" };
             args.extend([product, user, request_id, random, traceparent, format]);
         }

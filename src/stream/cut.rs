@@ -82,20 +82,20 @@ script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua
 fn record(elements: &[&str]) -> Option<Record> {
     let &[kind, a, b, c] = elements else { return None };
     Some(match kind {
-        "p" => Record::Product {
+        "product" => Record::Product {
             product: a.parse().ok()?,
             available: b.parse().ok()?,
             supply: c.parse().ok()?,
         },
-        "o" | "d" => Record::Entry {
-            in_dead: kind == "d",
+        "order" | "dead" => Record::Entry {
+            in_dead: kind == "dead",
             accepted_as: a.to_owned(),
             product: b.to_owned(),
             random: c.to_owned(),
         },
-        "c" | "u" => Record::Bucket(IdempotencyCut {
+        "bucket" | "no_bucket" => Record::Bucket(IdempotencyCut {
             since_ms: a.parse().ok()?,
-            is_kept: kind == "c",
+            is_kept: kind == "bucket",
             remembered: b.parse().ok()?,
             waiting: c.parse().ok()?,
         }),
@@ -104,14 +104,14 @@ fn record(elements: &[&str]) -> Option<Record> {
 }
 
 impl Streams {
-    /// Reads a cut of a partition whose request ids are remembered for `window_ms`.
-    ///
-    /// # Errors
-    ///
-    /// See [`CutError`].
-    pub async fn cut(&self, partition: Partition, window_ms: u64) -> Result<Cut, CutError> {
+    /// Reads a cut of a partition whose request ids are remembered for `idempotency_window_ms`.
+    pub async fn cut(
+        &self,
+        partition: Partition,
+        idempotency_window_ms: u64,
+    ) -> Result<Cut, CutError> {
         let epoch = self.partitions.epoch(partition)?;
-        let args = [&*ENTRIES_MAX.to_string(), &*window_ms.to_string()];
+        let args = [&*ENTRIES_MAX.to_string(), &*idempotency_window_ms.to_string()];
         let at = PartitionEpoch { partition, epoch };
         let cut = self.partitions.run_in(at, &CUT, &args).await?;
         let (seq, records) = cut.map_err(CutError::TooMany)?;

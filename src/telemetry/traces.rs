@@ -41,7 +41,7 @@ pub struct Traces {
 impl Traces {
     /// Sends spans to `otlp_endpoint`, if there is one.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
-        let Some(collector) = Collector::of(config)? else { return Ok(Self { provider: None }) };
+        let Some(collector) = Collector::of(config) else { return Ok(Self { provider: None }) };
         // `Sampling` decides: a span is made only for a call that is sampled.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)

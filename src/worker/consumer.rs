@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     crash_point,
-    domain::{AfterFailure, Epoch, Partition, after_failure},
+    domain::{Epoch, Partition, next_delivery},
     redis::Connection,
     stock::{ReleaseFrom, Released},
     stream::{Delivery, Rejection},
@@ -85,9 +85,8 @@ impl Consumer {
             }
         }
         // A consumer with pending entries is not removed: another one takes them over.
-        if let Err(error) =
-            self.context.streams.retire(self.partition, &self.context.consumer).await
-        {
+        let (streams, consumer) = (&self.context.streams, &self.context.consumer);
+        if let Err(error) = streams.remove_consumer(self.partition, consumer).await {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(partition = %self.partition, error, "the consumer was not removed");
         }
@@ -254,11 +253,10 @@ impl Consumer {
     /// Counts an order's own failure in its deliveries; after the last one, moves it to the dead stream.
     async fn handle_failure(&mut self, failure: Failure) -> Result<(), Pause> {
         let settings = self.context.settings;
-        let delivery = match after_failure(failure.delivery.deliveries, settings.max_deliveries) {
-            AfterFailure::MoveToDead => return self.move_to_dead(failure).await,
-            AfterFailure::Retry { deliveries } => Delivery { deliveries, ..failure.delivery },
-        };
-        let (id, deliveries) = (delivery.entry.id.clone(), delivery.deliveries);
+        let next = next_delivery(failure.delivery.deliveries, settings.max_deliveries);
+        let Some(deliveries) = next else { return self.move_to_dead(failure).await };
+        let delivery = Delivery { deliveries, ..failure.delivery };
+        let id = delivery.entry.id.clone();
         self.waiting.add_failed(delivery);
         let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         Ok(streams.set_deliveries(self.partition, consumer, &id, deliveries).await?)
@@ -282,7 +280,7 @@ impl Consumer {
             reason = rejection.reason,
             "an order cannot be stored: moved to the dead stream"
         );
-        self.context.metrics.dead_lettered();
+        self.context.metrics.record_dead_letter();
         crash_point::reach("after_move_to_dead");
         Ok(())
     }

@@ -85,7 +85,7 @@ impl Releaser {
         let released = self.dead_letters.release(dead, &by).await;
         match &released {
             Ok(EntryOutcome::Released) => {
-                tracing::warn!(partition = %self.partition, reservation.id = dead.named(), "a dead order was voided and its unit given back");
+                tracing::warn!(partition = %self.partition, reservation.id = dead.dead_key(), "a dead order was voided and its unit given back");
             }
             Ok(EntryOutcome::Unrecognized) => {
                 if self.unrecognized.insert(dead.dead_id().to_owned()) {
@@ -97,7 +97,7 @@ impl Releaser {
                 if let DeadLetterError::Ledger(error) = error
                     && let Some(sqlstate) = error.unlisted()
                 {
-                    self.metrics.unlisted(sqlstate);
+                    self.metrics.record_unlisted(sqlstate);
                 }
             }
         }

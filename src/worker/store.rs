@@ -118,14 +118,14 @@ pub(super) async fn store(
         let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
         let fault = match stored {
             Ok(Ok(stored)) => {
-                metrics.stored(orders.iter().map(|order| age(order)));
+                metrics.record_stored(orders.iter().map(|order| age(order)));
                 stored_any = true;
                 add_stored(batch, stored, &mut attempt);
                 continue;
             }
             Ok(Err(error)) => {
                 if let LedgerError::Unlisted { sqlstate, .. } = &error {
-                    metrics.unlisted(code_of(*sqlstate));
+                    metrics.record_unlisted(code_of(*sqlstate));
                     unlisted += 1;
                 }
                 Fault::of(error, unlisted >= UNLISTED_MAX && !stored_any)

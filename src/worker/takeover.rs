@@ -1,4 +1,4 @@
-//! Takes over entries that another consumer read and left behind, and retires idle consumers.
+//! Takes over entries that another consumer read and left behind, and removes idle consumers.
 //!
 //! Must never: spend a delivery (R4), or move an entry to the dead stream.
 
@@ -47,19 +47,20 @@ impl Takeover {
     ) -> Result<Vec<Delivery>, Pause> {
         let (streams, consumer) = (&context.streams, &context.consumer);
         if self.read_failed {
-            let taken = streams.take_back(partition, consumer, BATCH_MAX + waiting).await;
+            let taken =
+                streams.claim(partition, consumer, Some(consumer), (0, BATCH_MAX + waiting)).await;
             let taken = or_restored_group(context, partition, taken).await?;
             self.read_failed = false;
             return Ok(taken);
         }
-        let taken = streams.take_over(partition, consumer, idle_ms(context), BATCH_MAX).await;
+        let taken = streams.claim(partition, consumer, None, (idle_ms(context), BATCH_MAX)).await;
         let mut taken = or_restored_group(context, partition, taken).await?;
         if taken.len() < BATCH_MAX {
             taken.extend(self.adopt(context, partition, BATCH_MAX - taken.len()).await?);
             let interval = context.settings.takeover_idle / 4;
             self.next = Instant::now() + interval.min(INTERVAL_MAX);
         }
-        retire_idle_consumers(context, partition).await?;
+        remove_idle_consumers(context, partition).await?;
         Ok(taken)
     }
 
@@ -88,11 +89,11 @@ fn idle_ms(context: &WorkerContext) -> u64 {
 }
 
 /// Removes the other consumers that have nothing pending and have long read nothing.
-async fn retire_idle_consumers(context: &WorkerContext, partition: Partition) -> Result<(), Pause> {
+async fn remove_idle_consumers(context: &WorkerContext, partition: Partition) -> Result<(), Pause> {
     let idle_ms = usize::try_from(idle_ms(context).saturating_mul(10)).unwrap_or(usize::MAX);
     for consumer in context.streams.idle_consumers(partition, idle_ms).await? {
         if consumer != context.consumer {
-            context.streams.retire(partition, &consumer).await?;
+            context.streams.remove_consumer(partition, &consumer).await?;
         }
     }
     Ok(())

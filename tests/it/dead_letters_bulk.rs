@@ -53,7 +53,7 @@ async fn grow_old(env: &TestEnv, id: ReservationId) {
     let mut cli = env.cli().await;
     let anew: String = add.query_async(&mut cli).await.unwrap();
     let mut pipe = redis::pipe();
-    pipe.hset(key("dead_index"), dead.named(), anew).xdel(key("dead"), &[dead.dead_id()]);
+    pipe.hset(key("dead_index"), dead.dead_key(), anew).xdel(key("dead"), &[dead.dead_id()]);
     let _: (i64, i64) = pipe.query_async(&mut cli).await.unwrap();
 }
 
@@ -236,7 +236,7 @@ async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
     let mut read = Vec::new();
     while let Some(page) = cursor.next_page().await.unwrap() {
         pages.push(page.entries.len());
-        read.extend(page.entries.into_iter().map(|dead| dead.named().to_owned()));
+        read.extend(page.entries.into_iter().map(|dead| dead.dead_key().to_owned()));
     }
     assert_eq!(pages, [PAGE, 20]);
 

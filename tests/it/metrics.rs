@@ -59,7 +59,7 @@ async fn metrics_count_calls_outcomes_batches_and_orders() {
     assert_eq!(sum(&text, &["rpc_server_call_duration_seconds_count", "error_type"]), 1.0);
     assert_eq!(sum(&text, &["yoink_reserve_batch_size_sum"]), 6.0);
     assert_eq!(sum(&text, &["yoink_store_batch_size_sum"]), 3.0);
-    assert_eq!(sum(&text, &["yoink_write_lag_seconds_count"]), 3.0);
+    assert_eq!(sum(&text, &["yoink_store_delay_seconds_count"]), 3.0);
     let operations = "db_client_operation_duration_seconds_count";
     for operation in [
         ["\"redis\"", "db_operation_name=\"EVALSHA\"", "db_stored_procedure_name=\"reserve\""],

@@ -134,8 +134,8 @@ fn every_wrong_row_is_reported_with_line_and_column() {
     );
     assert_eq!(
         problems[7],
-        "line 10, column 4 (currency): price is not in a currency of ISO 4217 that has a number of decimals: \
-         write three capital letters such as EUR"
+        "line 10, column 4 (currency): price has an unknown currency: \
+         write an ISO 4217 code in capital letters, such as EUR"
     );
 }
 

@@ -171,10 +171,10 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
     let idle_ms = 1_800_000;
-    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.claim(partition, "second", None, (idle_ms, 500)).await.unwrap();
     assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
-    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.claim(partition, "second", None, (idle_ms, 500)).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 

@@ -169,7 +169,7 @@ async fn older_redis_copy_under_load_oversells_nothing_and_counts_every_answer()
     eventually("the worker announces it", async || {
         let metrics = get(service.http, "/metrics").await;
         let answered = metrics.lines().find(|line| {
-            line.starts_with("yoink_lost_reservations{") && line.contains("\"exactly\"")
+            line.starts_with("yoink_lost_reservations{") && line.contains("\"exact\"")
         });
         // Without a loss there is no line.
         let answered = answered.map_or(Some("0"), |line| Some(line.rsplit_once(' ')?.1))?;

@@ -79,7 +79,7 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     env.assert_audit_holds().await;
     let opened = stores.lifecycle.open(at, None).await.unwrap();
-    assert_eq!(opened, Opening::Late, "another attempt has a later epoch");
+    assert_eq!(opened, Opening::Superseded, "another attempt has a later epoch");
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know of the later attempt");

@@ -156,7 +156,7 @@ async fn entry_of_a_newer_program_uses_no_epoch() {
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     let () = pipeline.add_command(add).ignore().query_async(&mut env.cli().await).await.unwrap();
-    until_ready_shows(&service, "entry of format 3").await;
+    until_ready_shows(&service, "the entry has format 3").await;
     assert_eq!(epoch(&env, 0).await, 1);
     let _: i64 = env.cli().await.xdel(key(&env, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;

@@ -46,7 +46,7 @@ async fn loss_is_reported_while_its_partition_is_fenced_again() {
                     && line.ends_with(&format!(" {value}"))
             })
         };
-        let announced = gauge("yoink_lost_reservations{", "\"exactly\"", "3");
+        let announced = gauge("yoink_lost_reservations{", "\"exact\"", "3");
         (announced && gauge("yoink_audit_unknown{", "", "1")).then_some(())
     })
     .await;
