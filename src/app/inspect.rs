@@ -44,11 +44,11 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
 }
 
 async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<(Judgement, u32)> {
-    let (client, metrics) = (client(config)?, Metrics::new()?);
-    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, metrics.clone());
+    let client = client(config)?;
+    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
     let connection = connection.await?;
     let version = redis_version(&connection).await?;
-    let commands = Commands::new(connection, metrics);
+    let commands = Commands(connection);
     let state = RedisState::read(commands.clone()).await?;
     let judged = state.judge(&mut CompleteFile::default());
     let (role, mode, replicas) = (state.role(), judged.mode, state.replicas);

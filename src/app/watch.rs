@@ -185,7 +185,7 @@ impl Watch {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
-        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
+        self.stores.stock.partitions().set_selling_allowed(redis.refusals.is_empty());
         let logged =
             |judged: &Judgement| (judged.mode, judged.refusals.clone(), judged.warnings.clone());
         if logged(&self.judged.redis) != logged(&redis) {

@@ -106,18 +106,18 @@ impl Ledger {
     /// # Errors
     ///
     /// When Postgres does not answer.
-    pub async fn settled_seqs(
+    pub async fn decided_seqs(
         &self,
         partition: Partition,
         epoch: Epoch,
     ) -> Result<u64, LedgerError> {
-        self.with("settled_seqs", |client| async move {
+        self.with("decided_seqs", |client| async move {
             let sql = "SELECT count(DISTINCT seq) FROM (
                            SELECT seq FROM reservations
                             WHERE state = 'confirmed' AND partition = $1 AND epoch = $2
                            UNION ALL
                            SELECT seq FROM reservations
-                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) settled";
+                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) decided";
             let number = i32::from(partition.number());
             let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
             Ok(from_count(row.get(0)))
