@@ -6,7 +6,8 @@
 --       5 in 'dead': its dead key, since another entry may have that id now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (another call gave it back)
---       | {'unreleasable'} (nothing done: not an order that this program wrote, or no stock to add to)
+--       | {'unrecognized'} (nothing done: this program did not write the entry)
+--       | {'no_stock'} (nothing done: Redis has no stock of the product)
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -15,10 +16,10 @@ local found = redis.call('XRANGE', from, id, id)
 if not found[1] then return { 'gone' } end
 local order = fields_of(found[1])
 local original = order.id or id
-if not (order.p and order.u and order.r) then return { 'unreleasable' } end
-if from == KEYS[6] and not order.rid then return { 'unreleasable' } end
+if not (order.p and order.u and order.r) then return { 'unrecognized' } end
+if from == KEYS[6] and not order.rid then return { 'unrecognized' } end
 if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
-if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
+if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'no_stock' } end
 
 -- Reading each key before the first write checks its type.
 local bucket_key, request_field, record

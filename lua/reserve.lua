@@ -10,7 +10,7 @@
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
---   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
+--   sold_out | limit_reached <limit> | not_open <opens_at_ms> | ended <closes_at_ms> | ended | stopped
 --   unknown_product | backlog_full <entries that left the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
@@ -104,10 +104,10 @@ local function refusal(r)
   local product = catalogue[r.product]
   if not product then return 'unknown_product' end
   if product.status == 'stopped' then return 'stopped' end
-  if product.status ~= 'on_sale' then return 'closed' end
+  if product.status ~= 'on_sale' then return 'ended' end
   if backlog >= backlog_max then return 'backlog_full ' .. text(seq - backlog) end
   if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
-  if product.closes > 0 and product.closes <= now_ms then return 'closed' end
+  if product.closes > 0 and product.closes <= now_ms then return 'ended ' .. text(product.closes) end
   if r.buyer and bought[r.buyer] >= product.limit then return 'limit_reached ' .. text(product.limit) end
   if stock[r.product] <= 0 then return 'sold_out' end
   return nil

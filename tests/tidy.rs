@@ -46,6 +46,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "redis",
             "domain",
             "crash_point",
+            "tasks",
             "telemetry",
         ],
     ),

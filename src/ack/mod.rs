@@ -77,8 +77,8 @@ pub enum AckError {
     #[error("the order could not be stored")]
     Voided,
     /// A store lost it.
-    #[error("the reservation was lost")]
-    Lost,
+    #[error("reservation {0} was lost")]
+    Lost(ReservationId),
     /// The service is shutting down; the outcome is open.
     #[error("the service is shutting down")]
     Stopping,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{PartitionEpoch, ReservationId},
-    redis::{FenceError, Partitions, WaitLimit, script},
+    redis::{FenceError, Partitions, script},
     tasks::Tasks,
 };
 
@@ -51,11 +51,11 @@ impl Replicated {
 }
 
 async fn run(partitions: Partitions, replicas: u32, mut waiters: Waiters<PartitionEpoch, Answer>) {
-    let limit = WaitLimit { replicas, timeout_ms: WAIT_MS };
     while waiters.update().await {
         let calls = waiters.keys();
         // The fence refuses the mark where the partition is in a later epoch.
-        let Ok((touched, reached)) = partitions.run_and_wait(&TOUCH, &calls, limit).await else {
+        let waited = partitions.run_and_wait(&TOUCH, &calls, replicas, WAIT_MS).await;
+        let Ok((touched, reached)) = waited else {
             // No answer shows that the replicas have it: the calls wait on.
             tokio::time::sleep(RETRY_INTERVAL).await;
             continue;

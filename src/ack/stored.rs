@@ -86,13 +86,13 @@ async fn read(
         };
         let ended: Vec<ReservationId> = batch.iter().filter(has_ended).copied().collect();
         let uuids: Vec<Uuid> = batch.iter().map(ReservationId::to_uuid).collect();
-        for (uuid, voided) in ledger.settled(&uuids).await? {
+        for (uuid, voided) in ledger.decided(&uuids).await? {
             if let Ok(id) = ReservationId::from_uuid(uuid) {
                 waiters.answer(id, &voided.map_or(Ok(()), |_| Err(AckError::Voided)));
             }
         }
         for id in ended {
-            waiters.answer(id, &Err(AckError::Lost));
+            waiters.answer(id, &Err(AckError::Lost(id)));
         }
     }
     Ok(())

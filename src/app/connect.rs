@@ -82,8 +82,7 @@ impl Stores {
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
         let (id, count) = (deployment.id, deployment.partitions);
-        let partitions =
-            Partitions::new(connection, &config.key_prefix, id, count, metrics.clone());
+        let partitions = Partitions::new(connection, &config.key_prefix, id, count);
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,

@@ -43,15 +43,12 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     inspection
 }
 
-async fn inspect_redis(
-    config: &Config,
-    this: &mut Inspection,
-) -> anyhow::Result<(Assessment, u32)> {
-    let (client, metrics) = (client(config)?, Metrics::new()?);
-    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, metrics.clone());
+async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<(Assessment, u32)> {
+    let client = client(config)?;
+    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
     let connection = connection.await?;
     let version = redis_version(&connection).await?;
-    let commands = Commands::new(connection, metrics);
+    let commands = Commands(connection);
     let state = RedisState::read(commands.clone()).await?;
     let assessed = state.assess(&mut CompleteFile::default());
     let (role, mode, replicas) = (state.role(), assessed.mode, state.replicas);

@@ -9,11 +9,11 @@ use tonic::codec::CompressionEncoding;
 use super::{App, connections, http2, readiness::Readiness, scrape::Scrape, watch::report};
 use crate::{
     config::{Automation, Config},
-    grpc::{self, Limits, Observe, Services},
+    grpc::{self, Limits, Services},
     recovery::Recovery,
     tasks::Tasks,
     telemetry::Sampling,
-    worker::Releaser,
+    worker::{Consumer, Releaser},
 };
 
 /// How long calls may take to end after a shutdown began, and then the tasks.
@@ -66,7 +66,7 @@ impl App {
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
         let server = http2::server(&self.config)
-            .layer(Observe::new(metrics, limits.call_timeout, sampling))
+            .layer(grpc::observe(metrics, limits.call_timeout, sampling))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {
@@ -129,7 +129,8 @@ impl App {
 
     async fn start_workers(&self, tasks: &Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
         for partition in self.stores.deployment.partitions.all() {
-            let consumer = self.worker_context.consumer(partition, self.stores.reader().await?);
+            let reader = self.stores.reader().await?;
+            let consumer = Consumer::new(self.worker_context.clone(), partition, reader);
             tasks.spawn("consumer", consumer.run(stop.clone()));
             if self.config.dead_letter_release == Automation::Auto {
                 let releaser = Releaser::new(self.worker_context.clone(), partition);

@@ -186,7 +186,7 @@ impl Watch {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
-        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
+        self.stores.stock.partitions().set_selling_allowed(redis.refusals.is_empty());
         let logged = |assessed: &Assessment| {
             (assessed.mode, assessed.refusals.clone(), assessed.warnings.clone())
         };

@@ -35,7 +35,7 @@ pub(super) fn check_log(
         let what = "its streams hold a reservation twice, or one of another epoch";
         report.violated(1, format!("partition {partition}: {what}"));
     }
-    let found = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.settled_at_cut;
+    let found = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.decided_at_cut;
     let off = cut.seq - found;
     if off != 0 {
         let accepted = cut.seq;

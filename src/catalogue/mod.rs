@@ -42,8 +42,8 @@ pub enum RefreshError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The ledger has the change, Redis does not: it is sent again by each refresh.
-    #[error("recorded, but not in force yet")]
-    NotInForce(#[source] FenceError),
+    #[error("recorded in Postgres; it is applied to Redis as soon as Redis can be reached")]
+    NotAppliedYet(#[source] FenceError),
 }
 
 /// What was found when the changes were read from the ledger.
@@ -168,7 +168,7 @@ impl Catalogue {
             self.send(partition, &products).await
         };
         let sent = join_all(by_partition.into_iter().map(send)).await;
-        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotInForce)
+        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotAppliedYet)
     }
 
     /// Sends the units first, so that a product that is on offer has its stock.
@@ -285,7 +285,7 @@ impl Catalogue {
             by_partition.entry(count.of(&product.id)).or_default().push(product.id.clone());
         }
         let reads = by_partition.into_iter().map(|(partition, ids)| async move {
-            let read = tokio::time::timeout(STOCK_TIMEOUT, self.stock.levels(partition, ids)).await;
+            let read = tokio::time::timeout(STOCK_TIMEOUT, self.stock.read(partition, ids)).await;
             match read {
                 Ok(Ok(levels)) => Ok((partition, Some(levels))),
                 Ok(Err(error)) if !is_passing(&error) => Err(error),

@@ -250,25 +250,28 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         }
         tally
     };
-    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized > 0)))
+    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized + tally.no_stock > 0)))
 }
 
 fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
     let outcome = match outcome {
         EntryOutcome::Released => "voided, unit given back",
         EntryOutcome::Stored => "stored",
-        EntryOutcome::AlreadySettled => "already settled",
+        EntryOutcome::AlreadyDecided => "already stored or released",
         EntryOutcome::Refused => "refused again, the entry stays",
         EntryOutcome::Unrecognized => "not written by this program, the entry stays",
+        EntryOutcome::NoStock => {
+            "voided, but Redis has no stock of the product: rebuild the partition"
+        }
     };
     format!("{} {outcome}", plain(dead.dead_key()))
 }
 
 fn counts(tally: &Tally) -> String {
-    let Tally { released, stored, settled, refused, unrecognized } = tally;
+    let Tally { released, stored, decided, refused, unrecognized, no_stock } = tally;
     format!(
-        "{released} units given back, {stored} orders stored, {refused} refused again, {settled} \
-         already settled, {unrecognized} unrecognized"
+        "{released} units given back, {stored} orders stored, {refused} refused again, {decided} \
+         already stored or released, {unrecognized} unrecognized, {no_stock} without stock"
     )
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Re
     match app.create_products(&demo_products(scarce_units)?).await {
         Ok(Created::Done { .. }) => Ok(()),
         // The data of an earlier run: its products stay, and its partitions are rebuilt before they sell.
-        Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotInForce(_)) => Ok(()),
+        Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotAppliedYet(_)) => Ok(()),
         Err(error @ RefreshError::Ledger(_)) => Err(error.into()),
     }
 }

@@ -57,8 +57,11 @@ pub enum Outcome {
         /// When it begins, in milliseconds since 1970.
         opens_at_ms: i64,
     },
-    /// The sale has ended, or the product is retired.
-    Closed,
+    /// The sale has ended.
+    Ended {
+        /// When it ended, in milliseconds since 1970; `None` if the product is no longer offered.
+        closes_at_ms: Option<i64>,
+    },
     /// An operator stopped the sale.
     Stopped,
     /// Redis knows no such product.

@@ -30,7 +30,7 @@ pub struct AuditRows {
     /// By product.
     pub products: HashMap<ProductId, LedgerUnits>,
     /// Seqs of the cut's epoch, up to its own, that have a row and are in no stream.
-    pub settled_at_cut: i64,
+    pub decided_at_cut: i64,
     /// Confirmed rows up to the cut that are in no stream and have a request id, by the start of its bucket in
     /// milliseconds since 1970.
     pub request_ids_at_cut: HashMap<i64, i64>,
@@ -86,10 +86,10 @@ impl Ledger {
                        UNION ALL
                        SELECT seq FROM reservations
                         WHERE state = 'voided' AND partition = $1 AND epoch = $2 AND seq <= $3
-                   ) settled WHERE seq <> ALL($4)";
+                   ) decided WHERE seq <> ALL($4)";
             let epoch = i64::from(epoch.0);
             let row = tx.query_one(sql, &[&number, &epoch, &seq, &streams.seqs]).await?;
-            rows.settled_at_cut = row.get(0);
+            rows.decided_at_cut = row.get(0);
             let sql =
                 "SELECT round(extract(epoch FROM reserved_at) * 1000)::bigint / $6 * $6, count(*)
                      FROM reservations

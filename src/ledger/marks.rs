@@ -86,7 +86,7 @@ impl Ledger {
                      WHERE state = 'confirmed' AND partition = $1 AND epoch < $2
                     UNION ALL
                     SELECT epoch, seq FROM reservations
-                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) settled
+                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) decided
                  GROUP BY epoch),
             both_of AS (
                 SELECT epoch, coalesce(exact, false) AS exact, coalesce(known, 0) AS known,

@@ -88,9 +88,9 @@ impl Ledger {
         .await
     }
 
-    /// Those of these reservations that are settled: with the reason if voided, with `None` if confirmed.
-    pub async fn settled(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
-        self.with("settled_reservations", async move |client| {
+    /// Those of these reservations that are decided: with the reason if voided, with `None` if confirmed.
+    pub async fn decided(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
+        self.with("decided_reservations", async move |client| {
             let sql = "SELECT reservation_id, CASE state WHEN 'confirmed' THEN NULL
                                               ELSE coalesce(void_reason, '') END
                          FROM reservations WHERE reservation_id = ANY($1)";

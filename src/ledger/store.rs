@@ -19,7 +19,7 @@ use crate::{
 /// The result of a batch that committed. An order that is in neither list is confirmed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// How many orders were stored now; the others had been settled before.
+    /// How many orders were stored now; the others had been decided before.
     pub inserted: usize,
     /// Orders that had been voided before: their units must go back (R6).
     pub voided: Vec<ReservationId>,

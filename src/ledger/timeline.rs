@@ -90,18 +90,18 @@ impl Ledger {
     }
 
     /// How many seqs of an epoch have a row, confirmed or voided.
-    pub async fn settled_seqs(
+    pub async fn decided_seqs(
         &self,
         partition: Partition,
         epoch: Epoch,
     ) -> Result<u64, LedgerError> {
-        self.with("settled_seqs", async move |client| {
+        self.with("decided_seqs", async move |client| {
             let sql = "SELECT count(DISTINCT seq) FROM (
                            SELECT seq FROM reservations
                             WHERE state = 'confirmed' AND partition = $1 AND epoch = $2
                            UNION ALL
                            SELECT seq FROM reservations
-                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) settled";
+                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) decided";
             let number = i32::from(partition.number());
             let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
             Ok(from_count(row.get(0)))

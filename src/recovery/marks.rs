@@ -50,7 +50,7 @@ impl Recovery {
                 continue;
             }
             partitions.set_epoch(partition, None);
-            if self.gateway.is_some() && partitions.is_taking(partition) {
+            if self.gateway.is_some() && partitions.is_selling(partition) {
                 // A script is under way; the epoch is left at the next refresh.
                 continue;
             }
@@ -94,7 +94,7 @@ impl Recovery {
         };
         let all = self.deployment.partitions.all();
         all.clone().for_each(|partition| partitions.set_epoch(partition, None));
-        let idle = all.filter(|partition| !partitions.is_taking(*partition));
+        let idle = all.filter(|partition| !partitions.is_selling(*partition));
         self.report(idle.filter_map(mark).collect(), &mut reported).await
     }
 

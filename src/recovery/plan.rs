@@ -46,11 +46,11 @@ impl Recovery {
         }
         lines.push(format!("{} entries would be stored or voided", waiting.entries));
         // What is missing of the count of Redis, or of the highest mark.
-        let settled = self.ledger.settled_seqs(partition, held_epoch).await?;
+        let decided = self.ledger.decided_seqs(partition, held_epoch).await?;
         let marked = self.ledger.lost(partition, Epoch(held_epoch.0.saturating_add(1))).await?;
         let marked =
             marked.iter().find(|lost| lost.epoch == held_epoch).map_or(0, |lost| lost.count);
-        let lost = seq.saturating_sub(settled).max(marked).saturating_sub(waiting.of_epoch);
+        let lost = seq.saturating_sub(decided).max(marked).saturating_sub(waiting.of_epoch);
         lines.push(format!("{lost} accepted orders of epoch {held_epoch} are in neither store"));
         let mut lines: Vec<_> =
             lines.into_iter().map(|line| format!("partition {partition}: {line}")).collect();
@@ -74,9 +74,9 @@ impl Recovery {
         self.read_surviving(partition, async |page| {
             let orders = orders_in(partition, page)?;
             let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
-            let settled = self.ledger.settled(&ids).await?;
-            let settled: HashSet<Uuid> = settled.into_iter().map(|(id, _)| id).collect();
-            for order in orders.into_iter().filter(|o| !settled.contains(&o.id.to_uuid())) {
+            let decided = self.ledger.decided(&ids).await?;
+            let decided: HashSet<Uuid> = decided.into_iter().map(|(id, _)| id).collect();
+            for order in orders.into_iter().filter(|o| !decided.contains(&o.id.to_uuid())) {
                 waiting.entries += 1;
                 waiting.of_epoch += u64::from(order.id.epoch() == epoch);
                 *waiting.by_product.entry(order.product).or_default() += 1;

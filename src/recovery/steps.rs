@@ -29,7 +29,7 @@ const GIVEN_UP: &str = "came back with an older Redis after it was given up as l
 pub(super) struct Rebuild<'a> {
     pub(super) recovery: &'a Recovery,
     pub(super) at: PartitionEpoch,
-    /// Orders of earlier epochs than this one were settled or given up as lost before.
+    /// Orders of earlier epochs than this one were decided or given up as lost before.
     pub(super) last_open: Epoch,
     /// The timeline of the ledger before this rebuild began.
     pub(super) timeline: Option<String>,
@@ -126,7 +126,7 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Stores these orders; returns whether all are settled in the ledger now: stored, or voided before.
+    /// Stores these orders; returns whether all are decided in the ledger now: stored, or voided before.
     async fn store(&self, orders: &[&Order]) -> Result<bool, LedgerError> {
         match self.recovery.ledger.store(self.at.partition, self.at.epoch, orders).await {
             Ok(stored) => {
@@ -183,10 +183,10 @@ impl Rebuild<'_> {
                 let (next, page) = lifecycle.unconfirmed(self.at.partition, bucket, cursor).await?;
                 let ids = page.iter().filter_map(|request| request.id);
                 let uuids: Vec<_> = ids.map(|id| id.to_uuid()).collect();
-                let settled = ledger.settled(&uuids).await?;
-                let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
+                let decided = ledger.decided(&uuids).await?;
+                let decided: HashSet<_> = decided.into_iter().map(|(id, _)| id).collect();
                 let page = page.into_iter().map(|request| {
-                    let lost = request.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
+                    let lost = request.id.is_some_and(|id| !decided.contains(&id.to_uuid()));
                     (request, lost)
                 });
                 let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();

@@ -1,7 +1,5 @@
 //! The dead stream: entries that could not be stored. Each entry is the token for its own unit.
 
-use redis::RedisError;
-
 use super::{
     Streams,
     entry::{Entry, EntryError, fields},
@@ -171,7 +169,7 @@ impl Streams {
     }
 
     /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
-    pub async fn now_ms(&self) -> Result<i64, RedisError> {
+    pub async fn now_ms(&self) -> Result<i64, FenceError> {
         let time = redis::cmd("TIME");
         let (seconds, micros): (i64, i64) =
             time.query_async(&mut self.partitions.connection()).await?;

@@ -27,7 +27,7 @@ const OUTCOMES: [&str; 11] = [
     "sold_out",
     "limit_reached",
     "not_open",
-    "closed",
+    "ended",
     "stopped",
     "unknown_product",
     "backlog_full",

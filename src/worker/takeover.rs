@@ -36,19 +36,18 @@ impl Takeover {
         (self.read_failed, self.next) = (true, Instant::now());
     }
 
-    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of
-    /// its own that it lost by an error are taken over, too. `waiting` of its own entries are in its
-    /// queue.
+    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of its own that it
+    /// lost by an error are taken over, too. It has delayed so many of its own entries.
     pub(super) async fn run(
         &mut self,
         context: &WorkerContext,
         partition: Partition,
-        waiting: usize,
+        delayed: usize,
     ) -> Result<Vec<Delivery>, Pause> {
         let (streams, consumer) = (&context.streams, &context.consumer);
         if self.read_failed {
             let taken =
-                streams.claim(partition, consumer, Some(consumer), (0, BATCH_MAX + waiting)).await;
+                streams.claim(partition, consumer, Some(consumer), (0, BATCH_MAX + delayed)).await;
             let taken = or_restored_group(context, partition, taken).await?;
             self.read_failed = false;
             return Ok(taken);

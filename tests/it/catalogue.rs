@@ -102,7 +102,7 @@ async fn creating_a_product_again_is_idempotent_and_other_units_are_refused() {
         }],
     };
     let status = service.admin().create_products(request).await.unwrap_err();
-    assert_eq!(reason(&status), "OTHER_UNITS");
+    assert_eq!(reason(&status), "SUPPLY_DIFFERS");
     drop(app);
     env.assert_audit_holds().await;
 }

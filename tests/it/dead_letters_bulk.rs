@@ -109,7 +109,7 @@ async fn filters_select_entries_that_match_all_of_them() {
         (release("", "", None), 2),
     ] {
         let answer = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-        assert_eq!((answer.released, answer.settled), (released, 0));
+        assert_eq!((answer.released, answer.decided), (released, 0));
     }
     let report = env.assert_audit_holds().await;
     assert!(report.products.iter().all(|units| units.available == 10), "{report:#?}");
@@ -185,7 +185,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
 
     let before = everything(&env).await;
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
-    assert_eq!((predicted.released, predicted.settled, predicted.unrecognized), (5, 1, 1));
+    assert_eq!((predicted.released, predicted.decided, predicted.unrecognized), (5, 1, 1));
     let reported: Vec<_> = predicted
         .effects
         .iter()
@@ -200,7 +200,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let effect = predicted.effects[0].clone();
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
     assert_eq!(done, RetryDeadEntriesResponse { effects: vec![], ..predicted });
-    assert_eq!((done.stored, done.refused, done.settled, done.released), (2, 1, 1, 1));
+    assert_eq!((done.stored, done.refused, done.decided, done.released), (2, 1, 1, 1));
     assert_eq!(done.unrecognized, 1);
     assert_eq!(Some(stock(&service, "shoe").await), effect.stock_after);
     assert_ne!(everything(&env).await, before, "the comparison does not detect a change");
@@ -209,7 +209,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
     let done = service.admin().release_dead_entries(release(false)).await.unwrap().into_inner();
     assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..predicted.clone() });
-    assert_eq!((done.released, done.settled, done.unrecognized), (2, 0, 1));
+    assert_eq!((done.released, done.decided, done.unrecognized), (2, 0, 1));
     for effect in predicted.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }

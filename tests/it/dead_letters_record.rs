@@ -20,7 +20,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-    (done.released, done.settled)
+    (done.released, done.decided)
 }
 
 async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
@@ -130,7 +130,7 @@ async fn retry_of_a_voided_entry_gives_the_unit_back_and_reports_it() {
         ..Default::default()
     };
     let done = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
-    assert_eq!((done.released, done.stored, done.refused, done.settled), (1, 2, 0, 0));
+    assert_eq!((done.released, done.stored, done.refused, done.decided), (1, 2, 0, 0));
     assert_eq!(record(&env, ids[0]).await, ["release dave", "finish ann"]);
     assert_eq!(record(&env, ids[1]).await, ["retry ann"]);
     let report = env.assert_audit_holds().await;

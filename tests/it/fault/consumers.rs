@@ -1,7 +1,7 @@
 //! A consumer is deleted: its pending entries have no owner, and are taken over.
 
 use nix::sys::signal::Signal;
-use yoink::{app::Role, domain::Partition};
+use yoink::{app::Role, domain::Partition, worker::Consumer};
 
 use crate::harness::{Binary, Service, TestEnv, eventually, product};
 
@@ -107,7 +107,7 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     // It scans often, and takes over only orphans.
     context.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();
-    let mut consumer = context.consumer(partition, reader).without_waiting();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     let mut worked = 0;
     eventually("all are stored", async || {
         worked += consumer.run_once().await.unwrap();

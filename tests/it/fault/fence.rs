@@ -202,7 +202,11 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     stop(&open).await.unwrap();
     assert_eq!(service.refusal(&open, "ann", "").await, "SALE_STOPPED");
     let status = stop(&fenced).await.unwrap_err();
-    assert_eq!(reason(&status), "NOT_IN_FORCE", "the status is reported where it is not in force");
+    assert_eq!(
+        reason(&status),
+        "NOT_APPLIED_YET",
+        "the status is reported where it is not applied"
+    );
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
         ready.contains("partition 0 is fenced").then_some(ready)
@@ -211,7 +215,7 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     assert!(ready.starts_with("HTTP/1.1 200"), "the other partition sells");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
-    eventually("the recorded stop is in force", async || {
+    eventually("the recorded stop is applied", async || {
         let refusal = service.buy(&fenced, "ann", "").await.unwrap_err();
         (reason(&refusal) == "SALE_STOPPED").then_some(())
     })

@@ -1,7 +1,10 @@
 //! A consumer stalls longer than `takeover_idle_ms`, another settles its entries, and it resumes.
 
 use nix::sys::signal::Signal;
-use yoink::app::Role;
+use yoink::{
+    app::Role,
+    worker::{Consumer, Releaser},
+};
 
 use crate::harness::{Binary, TestEnv, eventually, product};
 
@@ -76,12 +79,13 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let reader = fast.stores().reader().await.unwrap();
-    let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
+    let context = fast.worker_context().clone();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
         (consumer.run_once().await.unwrap() == 1).then_some(())
     })
     .await;
-    let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
+    let mut releaser = Releaser::new(fast.worker_context().clone(), partition);
     assert_eq!(releaser.run_once().await.unwrap(), 1);
     env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
 
@@ -95,7 +99,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
         yoink::stock::ReleaseFrom::Orders,
         &held[0].entry.id,
     );
-    assert_eq!(released.await.unwrap(), yoink::stock::Released::Before);
+    assert_eq!(released.await.unwrap(), yoink::stock::ReleaseOutcome::AlreadyReleased);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
     let state = api.reservation(&bought.reservation_id).await.unwrap().state();
@@ -121,7 +125,8 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
     app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
+    let context = app.worker_context().clone();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));

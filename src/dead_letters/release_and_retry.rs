@@ -5,17 +5,13 @@ use crate::{
     crash_point,
     domain::ReservationId,
     ledger::{ActionBy, LedgerError, RecordedAction, Void, VoidOutcome},
-    stock::{ReleaseFrom, Released},
+    stock::{ReleaseFrom, ReleaseOutcome},
     stream::DeadEntry,
 };
 
 impl DeadLetters {
     /// Voids the order of an entry, then gives its unit back. If the order was stored meanwhile, only the
     /// dead entry is removed. Callers may race: the unit is given back once.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeadLetterError`]; repeat it.
     pub async fn release(
         &self,
         dead: &DeadEntry,
@@ -27,7 +23,7 @@ impl DeadLetters {
         };
         let epoch = self.streams.partitions().epoch(partition)?;
         if id.epoch() != epoch {
-            return Ok(EntryOutcome::AlreadySettled);
+            return Ok(EntryOutcome::AlreadyDecided);
         }
         let void = Void {
             id,
@@ -47,10 +43,6 @@ impl DeadLetters {
     }
 
     /// Stores the order of an entry, then removes the entry.
-    ///
-    /// # Errors
-    ///
-    /// See [`DeadLetterError`]; repeat it.
     pub async fn retry(
         &self,
         dead: &DeadEntry,
@@ -62,29 +54,29 @@ impl DeadLetters {
         };
         let epoch = self.streams.partitions().epoch(partition)?;
         if order.id.epoch() != epoch {
-            return Ok(EntryOutcome::AlreadySettled);
+            return Ok(EntryOutcome::AlreadyDecided);
         }
-        match self.ledger.retry(partition, epoch, &order, by).await {
-            Err(LedgerError::Rejected { .. }) => {
-                self.ledger.record(order.id, RecordedAction::Refused, by).await?;
-                Ok(EntryOutcome::Refused)
-            }
-            Err(error) => Err(error.into()),
+        let retried = match self.ledger.retry(partition, epoch, &order, by).await {
+            Err(LedgerError::Rejected { .. }) => None,
             Ok(stored) if !stored.mismatched.is_empty() => {
-                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id; the dead entry stays");
-                self.ledger.record(order.id, RecordedAction::Refused, by).await?;
-                Ok(EntryOutcome::Refused)
+                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id, and the dead entry stays: run `yoink audit` and compare both (docs/operations.md, YoinkNotConserved)");
+                None
             }
+            retried => Some(retried?),
+        };
+        let Some(stored) = retried else {
+            self.ledger.record(order.id, RecordedAction::Refused, by).await?;
+            return Ok(EntryOutcome::Refused);
+        };
+        if !stored.voided.is_empty() {
             // Voided before: only its unit is left to give back.
-            Ok(stored) if !stored.voided.is_empty() => {
-                self.finish_release(dead, order.id, by).await
-            }
-            Ok(stored) if stored.inserted == 0 => self.discard(dead, order.id, by).await,
+            self.finish_release(dead, order.id, by).await
+        } else if stored.inserted == 0 {
+            self.discard(dead, order.id, by).await
+        } else {
             // Stored and recorded by this call, even if another caller removes the entry.
-            Ok(_) => {
-                self.streams.discard(dead).await?;
-                Ok(EntryOutcome::Stored)
-            }
+            self.streams.discard(dead).await?;
+            Ok(EntryOutcome::Stored)
         }
     }
 
@@ -92,9 +84,10 @@ impl DeadLetters {
     async fn give_back(&self, dead: &DeadEntry) -> Result<EntryOutcome, DeadLetterError> {
         let from = ReleaseFrom::Dead { dead_key: dead.dead_key() };
         match self.stock.release(dead.partition, from, dead.dead_id()).await? {
-            Released::Now => Ok(EntryOutcome::Released),
-            Released::Before => Ok(EntryOutcome::AlreadySettled),
-            Released::Never => Ok(EntryOutcome::Unrecognized),
+            ReleaseOutcome::Released => Ok(EntryOutcome::Released),
+            ReleaseOutcome::AlreadyReleased => Ok(EntryOutcome::AlreadyDecided),
+            ReleaseOutcome::Unrecognized => Ok(EntryOutcome::Unrecognized),
+            ReleaseOutcome::NoStock => Ok(EntryOutcome::NoStock),
         }
     }
 
@@ -121,7 +114,7 @@ impl DeadLetters {
         let discard = async { Ok(self.streams.discard(dead).await?) };
         let recorded = |removed: &bool| removed.then_some(RecordedAction::Discard);
         self.with_record(id, by, discard, recorded).await?;
-        Ok(EntryOutcome::AlreadySettled)
+        Ok(EntryOutcome::AlreadyDecided)
     }
 
     /// Changes Redis and records it. `recorded` derives the record from the result; `None` means that

@@ -1,4 +1,4 @@
-//! How fast a full stream drains, measured at its refusals: from that, how long a client should wait.
+//! How fast the orders of a full stream are stored, measured at its refusals: from that, how long a client should wait.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 /// Before anything was measured.
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// Also while nothing drains: an operator may repair it.
+/// Also while nothing is stored: an operator may repair it.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Two samples this far apart make a rate.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -17,9 +17,9 @@ const SAMPLE_AGE_MAX: Duration = Duration::from_secs(60);
 /// A client should ask again when this share of the stream is free.
 const FREE_PERCENT: f64 = 10.0;
 
-/// The rate at which a partition's stream drains.
+/// The rate at which the orders of a partition are stored.
 #[derive(Debug, Default)]
-pub(super) struct DrainRate {
+pub(super) struct StoreRate {
     seen: Mutex<Seen>,
 }
 
@@ -30,7 +30,7 @@ struct Seen {
     per_second: Option<f64>,
 }
 
-impl DrainRate {
+impl StoreRate {
     /// How long to wait until a stream of `capacity` entries has free space again; `left` entries have left it in
     /// this epoch.
     pub(super) fn wait(&self, now: Instant, left: i64, capacity: u64) -> Duration {
@@ -68,19 +68,19 @@ mod tests {
 
     #[test]
     fn wait_follows_the_rate_at_which_entries_leave() {
-        let (drain, start) = (DrainRate::default(), Instant::now());
+        let (rate, start) = (StoreRate::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(drain.wait(at(0), 1_000, 10_000), WAIT_DEFAULT, "nothing is known yet");
+        assert_eq!(rate.wait(at(0), 1_000, 10_000), WAIT_DEFAULT, "nothing is known yet");
         // 100 a second: 1,000 of 10,000 are free in ten seconds.
-        assert_eq!(drain.wait(at(2), 1_200, 10_000), Duration::from_secs(10));
+        assert_eq!(rate.wait(at(2), 1_200, 10_000), Duration::from_secs(10));
         // Twice as fast.
-        assert_eq!(drain.wait(at(4), 1_600, 10_000), Duration::from_secs(5));
-        // Nothing drains any more, even if little time passes between two refusals.
-        assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
-        assert_eq!(drain.wait(at(5), 1_600, 10_000), WAIT_MAX);
+        assert_eq!(rate.wait(at(4), 1_600, 10_000), Duration::from_secs(5));
+        // Nothing is stored any more, even if little time passes between two refusals.
+        assert_eq!(rate.wait(at(5), 1_600, 10_000), WAIT_MAX);
+        assert_eq!(rate.wait(at(5), 1_600, 10_000), WAIT_MAX);
         // Faster than the shortest wait.
-        assert_eq!(drain.wait(at(6), 900_000, 10_000), WAIT_MIN);
+        assert_eq!(rate.wait(at(6), 900_000, 10_000), WAIT_MIN);
         // Another epoch begins at 0.
-        assert_eq!(drain.wait(at(7), 5, 10_000), WAIT_DEFAULT);
+        assert_eq!(rate.wait(at(7), 5, 10_000), WAIT_DEFAULT);
     }
 }

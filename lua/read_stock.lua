@@ -8,5 +8,5 @@
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local answer = { 'ok' }
-for i, level in ipairs(redis.call('HMGET', KEYS[2], unpack(ARGV, 2))) do answer[i + 1] = level or '' end
+for i, units in ipairs(redis.call('HMGET', KEYS[2], unpack(ARGV, 2))) do answer[i + 1] = units or '' end
 return answer
