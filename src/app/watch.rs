@@ -1,5 +1,5 @@
-//! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings that may lose what it
-//! decided, nothing is sold. Postgres may be unavailable for a while.
+//! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings with which it may lose
+//! orders, nothing is sold. Postgres may be unavailable for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{Role, Stores, connect::retry_refused};
 use crate::{
-    ack::{Acks, Offer},
+    ack::{Acks, AvailableAcks},
     durability::{
         CompleteFile, Judgement, POSTGRES_MODES, REDIS_MODES, RedisState, advice, judge_postgres,
     },
@@ -41,9 +41,9 @@ struct Judged {
 }
 
 impl Judged {
-    /// The acknowledgements that a Redis in this mode can give.
-    fn offer(&self, redis_mode: &str) -> Offer {
-        Offer {
+    /// The ack levels that a Redis in this mode can give.
+    fn available_acks(&self, redis_mode: &str) -> AvailableAcks {
+        AvailableAcks {
             disk: redis_mode == "always",
             replicas: self.replicas,
             ledger: self.postgres.mode == "synchronous",
@@ -85,8 +85,8 @@ impl Watch {
         let (redis, postgres) = (&judged.redis, &judged.postgres);
         let mut refusals = [&redis.unusable[..], &redis.refusals, &postgres.refusals].concat();
         // An append-only file that is not complete yet refuses no start: it will be.
-        let offer = judged.offer(redis.configured_mode);
-        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = judged.available_acks(redis.configured_mode);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.set_available(available)));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
@@ -94,7 +94,7 @@ impl Watch {
         for advice in advised.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{advice}");
         }
-        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability");
+        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability of the stores");
         let this = Self { stores, role, acks, reasons: Arc::default(), judged };
         this.publish("redis", &REDIS_MODES, &this.judged.redis);
         this.publish("postgres", &POSTGRES_MODES, &this.judged.postgres);
@@ -128,9 +128,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::warn!("healthy");
+                    tracing::info!("Redis can be used again: selling continues");
                 } else {
-                    tracing::warn!("unhealthy: {}", reasons.join("; "));
+                    tracing::warn!("selling has stopped: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;
@@ -163,8 +163,8 @@ impl Watch {
         for more in [&redis.unusable, &redis.refusals, &redis.outages] {
             reasons.extend_from_slice(more);
         }
-        let offer = self.judged.offer(redis.mode);
-        reasons.extend(self.acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = self.judged.available_acks(redis.mode);
+        reasons.extend(self.acks.as_ref().and_then(|acks| acks.set_available(available)));
         self.reasons.store(Arc::new(reasons));
     }
 
@@ -205,7 +205,7 @@ impl Watch {
                 Err(FenceError::Fenced(_)) => {}
                 Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {
                     Some(message) => {
-                        reason = format!("Redis refuses the service's scripts: {message}");
+                        reason = format!("Redis refuses the scripts of this program: {message}");
                     }
                     None => return Some(UNAVAILABLE.to_owned()),
                 },

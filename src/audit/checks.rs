@@ -18,7 +18,7 @@ pub(super) fn waiting_seqs(cut: &Cut) -> Vec<i64> {
 
 /// Each reservation accepted in this epoch is in exactly one store. The sum of units alone would not show a
 /// reservation that is there twice while another one is lost. Returns whether none is missing.
-pub(super) fn check_log(
+pub(super) fn check_seqs(
     partition: Partition,
     cut: &Cut,
     rows: &AuditRows,
@@ -27,7 +27,7 @@ pub(super) fn check_log(
     for entry in &cut.unrecognized {
         report.violated(
             1,
-            format!("partition {partition}: the entry {entry:?} was not written by this service"),
+            format!("partition {partition}: the entry {entry:?} was not written by this program"),
         );
     }
     let waiting = waiting_seqs(cut).len();
@@ -81,7 +81,8 @@ pub(super) fn check_request_ids(
     if forgotten > 0 {
         report.notes.push(format!(
             "partition {partition}: the request ids of {forgotten} orders within idempotency_window_ms are not \
-             remembered: they were recorded under a shorter one; `yoink rebuild --partition {partition}` restores them"
+             remembered: they were recorded under a shorter idempotency_window_ms; \
+             `yoink rebuild --partition {partition}` restores them"
         ));
     }
 }

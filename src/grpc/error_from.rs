@@ -78,7 +78,7 @@ impl From<RefreshError> for ApiError {
     fn from(error: RefreshError) -> Self {
         match error {
             RefreshError::Ledger(error) => error.into(),
-            RefreshError::NotInForce(_) => Self::NotInForce,
+            RefreshError::NotAppliedYet(_) => Self::NotInForce,
         }
     }
 }

@@ -103,7 +103,7 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     assert_eq!((alive.len(), orphans.len()), (1_200, 20));
     assert_eq!(delete(&env, &key, "gone").await, 20);
     let other = env.app(&[("takeover_idle_ms", "100")]).await;
-    let mut context = other.worker_context().clone();
+    let mut context = other.worker_context.clone();
     // It scans often, and takes over only orphans.
     context.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();

@@ -205,7 +205,9 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     assert_eq!(reason(&status), "NOT_IN_FORCE", "the status is reported where it is not in force");
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
-        ready.contains("partition 0 is fenced").then_some(ready)
+        let line =
+            "partition 0 is fenced: it is closed for a rebuild; run `yoink rebuild --partition 0`";
+        ready.contains(line).then_some(ready)
     })
     .await;
     assert!(ready.starts_with("HTTP/1.1 200"), "the other partition sells");

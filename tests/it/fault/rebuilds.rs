@@ -131,9 +131,11 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
-    let ready =
-        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
-            .await;
+    let ready = until_ready_shows(
+        &service,
+        "partition 0 is fenced: it is closed for a rebuild; not rebuilt: Redis refuses writes",
+    )
+    .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(String::from_utf8_lossy(&output.stdout).contains("no epoch was used"));

@@ -76,12 +76,12 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let reader = fast.stores().reader().await.unwrap();
-    let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
+    let mut consumer = fast.worker_context.consumer(partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
         (consumer.run_once().await.unwrap() == 1).then_some(())
     })
     .await;
-    let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
+    let mut releaser = yoink::worker::Releaser::new(fast.worker_context.clone(), partition);
     assert_eq!(releaser.run_once().await.unwrap(), 1);
     env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
 
@@ -121,7 +121,7 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
     app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
+    let mut consumer = app.worker_context.consumer(partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));

@@ -94,7 +94,7 @@ async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     let app = env.app(&[("max_deliveries", "1")]).await;
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
+    let mut consumer = app.worker_context.consumer(partition, reader).without_waiting();
     let metrics = &app.stores().metrics;
     let tried = || {
         let text = metrics.encode().unwrap();
