@@ -37,7 +37,7 @@ pub enum Verdict {
 pub struct ProductUnits {
     pub product: ProductId,
     pub supply: i64,
-    pub available: i64,
+    pub stock: i64,
     pub in_orders: i64,
     pub in_dead: i64,
     pub confirmed: i64,
@@ -144,9 +144,9 @@ impl Auditor {
             let redis = cut.products.get(product).copied().unwrap_or_default();
             let ledger = rows.products.get(product).copied().unwrap_or_default();
             check_product(product, redis, ledger, report);
-            let ProductCut { supply, available, in_orders, in_dead } = redis;
+            let ProductCut { supply, stock, in_orders, in_dead } = redis;
             let (product, confirmed) = (product.clone(), ledger.confirmed_at_cut);
-            let units = ProductUnits { product, supply, available, in_orders, in_dead, confirmed };
+            let units = ProductUnits { product, supply, stock, in_orders, in_dead, confirmed };
             report.products.push(units);
         }
         Ok(())

@@ -118,7 +118,7 @@ pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<Exit
         let products = report.products.iter().map(|units| {
             json!({
                 "product_id": units.product.as_str(), "supply": units.supply,
-                "available": units.available, "in_orders": units.in_orders,
+                "stock": units.stock, "in_orders": units.in_orders,
                 "in_dead": units.in_dead, "confirmed": units.confirmed,
             })
         });

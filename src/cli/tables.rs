@@ -74,10 +74,10 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
 /// The units of each product, then the findings of the audit.
 pub(super) fn audit_table(report: &Report) -> String {
     let mut table = Table::new();
-    table.set_header(["product", "supply", "available", "in orders", "in dead", "confirmed"]);
+    table.set_header(["product", "supply", "stock", "in orders", "in dead", "confirmed"]);
     for units in &report.products {
-        let ProductUnits { product, supply, available, in_orders, in_dead, confirmed } = units;
-        let numbers = [supply, available, in_orders, in_dead, confirmed].map(i64::to_string);
+        let ProductUnits { product, supply, stock, in_orders, in_dead, confirmed } = units;
+        let numbers = [supply, stock, in_orders, in_dead, confirmed].map(i64::to_string);
         table.add_row(std::iter::once(product.to_string()).chain(numbers));
     }
     let lost: Vec<_> = report.lost.iter().map(ToString::to_string).collect();

@@ -172,7 +172,7 @@ async fn dead_letters_can_be_listed_shown_and_released() {
     let released = yoink(&env, &["dead", "release", "--all"]).await;
     assert!(text(&released.stdout).contains("unit given back"));
     let report = env.assert_audit_holds().await;
-    assert_eq!(report.products[0].available, 5);
+    assert_eq!(report.products[0].stock, 5);
 }
 
 /// The cells of a printed table, row by row, without its header.
@@ -253,7 +253,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     assert_eq!(env.count(by_login).await, 2);
 
     let report = env.assert_audit_holds().await;
-    let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
+    let units: Vec<_> = report.products.iter().map(|p| (p.stock, p.confirmed)).collect();
     assert_eq!(units, [(9, 0), (8, 1)]);
 }
 

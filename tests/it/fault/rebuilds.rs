@@ -55,7 +55,7 @@ async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expect
     let report = eventually("the orders of the other partition are settled", async || {
         let report = env.audit().await;
         let units = report.products.iter().find(|units| units.product.as_str() == product)?;
-        ((units.confirmed, units.available) == expected).then(|| report.clone())
+        ((units.confirmed, units.stock) == expected).then(|| report.clone())
     })
     .await;
     assert!(report.violations.is_empty(), "{report:?}");

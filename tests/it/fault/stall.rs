@@ -50,7 +50,7 @@ async fn stalled_process_changes_nothing_when_it_resumes() {
     other.stop().await;
     api.buy("shoe", "late", "").await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (101, 899));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (101, 899));
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
     stalled.signal(Signal::SIGTERM);
     assert!(stalled.ended().await.success());
@@ -97,7 +97,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     );
     assert_eq!(released.await.unwrap(), yoink::stock::Released::Before);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (5, 0));
     let state = api.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED");
 }
@@ -124,7 +124,7 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let mut consumer = app.worker_context.consumer(partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     }
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (20, 30));
     assert!(worker.log().contains("the consumer group was deleted"), "{}", worker.log());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
@@ -177,6 +177,6 @@ async fn late_commit_after_a_rebuild_stores_nothing() {
     let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
     assert!(refused, "a late commit stores nothing: {late:?}");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (4, 1));
     worker.stop().await;
 }
