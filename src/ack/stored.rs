@@ -28,23 +28,15 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
 
-/// Where calls wait.
-#[derive(Clone)]
-pub(super) struct Stored {
-    queue: Queue<ReservationId, Answer>,
-}
-
-impl Stored {
-    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &Tasks) -> Self {
-        let (queue, waiters) = queue();
-        tasks.spawn("ack ledger", run(partitions, ledger, waiters));
-        Self { queue }
-    }
-
-    /// Waits until the order is committed, voided, or certain to be lost.
-    pub(super) async fn wait(&self, id: ReservationId) -> Answer {
-        self.queue.join(id).await?
-    }
+/// Starts the task that answers calls when their orders are committed, voided, or certain to be lost.
+pub(super) fn start(
+    partitions: Partitions,
+    ledger: Ledger,
+    tasks: &Tasks,
+) -> Queue<ReservationId, Answer> {
+    let (queue, waiters) = queue();
+    tasks.spawn("ack ledger", run(partitions, ledger, waiters));
+    queue
 }
 
 async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<ReservationId, Answer>) {

@@ -6,7 +6,7 @@ use super::connect::{
     ANSWER_TIMEOUT, check_redis_version, client, other_partitions, redis_version, unconnected_pools,
 };
 use crate::{
-    ack::{AckSettings, Offer},
+    ack::{AckSettings, AvailableAcks},
     config::Config,
     durability::{Assessment, CompleteFile, RedisState, assess_postgres, setting_warnings},
     ledger::{PoolerError, check_pooler, schema_versions},
@@ -38,7 +38,7 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     if let (Ok((redis, replicas)), Ok(ledger)) = (redis, ledger) {
         let (disk, ledger) = (redis.configured_mode == "always", ledger.mode == "synchronous");
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        this.refusals.extend(settings.unmet(Offer { disk, replicas, ledger }));
+        this.refusals.extend(settings.unmet(AvailableAcks { disk, replicas, ledger }));
     }
     inspection
 }

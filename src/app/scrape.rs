@@ -60,9 +60,10 @@ impl Scrape {
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().fenced());
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().seen().fenced);
         for partition in partitions.count().all() {
-            let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
+            let (fenced, paused) =
+                (fenced.contains_key(&partition), self.pauses.is_paused(partition));
             metrics.set_partition_state(partition.number(), fenced, paused);
         }
         let answers = tokio::time::timeout(STORE_TIMEOUT, partitions.ping()).await;

@@ -12,7 +12,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{Role, Stores, connect::retry_refused};
 use crate::{
-    ack::{Acks, Offer},
+    ack::{Acks, AvailableAcks},
     durability::{
         Assessment, CompleteFile, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
         setting_warnings,
@@ -42,9 +42,9 @@ struct Assessed {
 }
 
 impl Assessed {
-    /// The acknowledgements that a Redis in this mode can give.
-    fn offer(&self, redis_mode: &str) -> Offer {
-        Offer {
+    /// The ack levels that a Redis in this mode can give.
+    fn available_acks(&self, redis_mode: &str) -> AvailableAcks {
+        AvailableAcks {
             disk: redis_mode == "always",
             replicas: self.replicas,
             ledger: self.postgres.mode == "synchronous",
@@ -86,8 +86,8 @@ impl Watch {
         let (redis, postgres) = (&assessed.redis, &assessed.postgres);
         let mut refusals = [&redis.unusable[..], &redis.refusals, &postgres.refusals].concat();
         // An append-only file that is not complete yet refuses no start: it will be.
-        let offer = assessed.offer(redis.configured_mode);
-        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = assessed.available_acks(redis.configured_mode);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.set_available(available)));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
@@ -95,7 +95,7 @@ impl Watch {
         for warning in warnings.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{warning}");
         }
-        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability");
+        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability of the stores");
         let this = Self { stores, role, acks, reasons: Arc::default(), assessed };
         this.publish("redis", &REDIS_MODES, &this.assessed.redis);
         this.publish("postgres", &POSTGRES_MODES, &this.assessed.postgres);
@@ -129,9 +129,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::warn!("healthy");
+                    tracing::info!("Redis can be used again: selling continues");
                 } else {
-                    tracing::warn!("unhealthy: {}", reasons.join("; "));
+                    tracing::warn!("selling has stopped: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;
@@ -164,8 +164,8 @@ impl Watch {
         for more in [&redis.unusable, &redis.refusals, &redis.outages] {
             reasons.extend_from_slice(more);
         }
-        let offer = self.assessed.offer(redis.mode);
-        reasons.extend(self.acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = self.assessed.available_acks(redis.mode);
+        reasons.extend(self.acks.as_ref().and_then(|acks| acks.set_available(available)));
         self.reasons.store(Arc::new(reasons));
     }
 

@@ -20,7 +20,6 @@ use tonic_types::StatusExt as _;
 
 use crate::grpc::pb::{self, ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
-/// A client of the buyers' service.
 pub(super) type Client = InventoryServiceClient<Channel>;
 
 /// What the buyers buy, and with how many calls.
@@ -63,8 +62,8 @@ impl Answers {
 
 /// Opens connections to one service.
 pub(super) async fn connect(target: &str, connections: usize) -> anyhow::Result<Vec<Client>> {
-    let endpoint =
-        Endpoint::from_shared(target.to_owned()).context("--target is not an address")?;
+    let endpoint = Endpoint::from_shared(target.to_owned())
+        .context("--target must be an address such as http://127.0.0.1:50051")?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(Duration::from_secs(5));
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {

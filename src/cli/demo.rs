@@ -73,14 +73,13 @@ pub(super) async fn run(
     let temp_dir = TempDir(dir);
     output::line("Starting a temporary Redis and a temporary Postgres.")?;
     let servers = Servers::start(&temp_dir.0).await?;
-    let mut more = vec![quiet];
+    let free_port = || "127.0.0.1:0".to_owned();
+    let mut more = vec![quiet, ("grpc_listen", free_port()), ("http_listen", free_port())];
     more.extend(servers.settings());
-    more.push(("grpc_listen", "127.0.0.1:0".to_owned()));
-    more.push(("http_listen", "127.0.0.1:0".to_owned()));
     let config = settings(&more)?;
     let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
     create_catalogue(&app, args.units).await?;
-    let (address, stores) = (app.grpc_address()?, app.stores().clone());
+    let (address, stores) = (app.listeners.grpc.local_addr()?, app.stores().clone());
 
     let (tasks, stop_app) = (TaskTracker::new(), CancellationToken::new());
     let serving = tasks.spawn(app.run(stop_app.clone()));
@@ -153,10 +152,9 @@ async fn sell(
 
 /// Audits until every order is stored, or until the audit is violated.
 async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
-    let auditor = stores.auditor();
     let started = Instant::now();
     loop {
-        let report = auditor.audit().await;
+        let report = stores.auditor.audit().await;
         let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
         if !waiting && report.unknown.is_empty() || report.verdict() == Verdict::Violated {
             return Ok(report);

@@ -13,7 +13,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output;
 
-/// Shows progress while `work` runs.
 pub(super) async fn show<T>(
     label: &str,
     total: u64,
@@ -23,8 +22,7 @@ pub(super) async fn show<T>(
     let terminal = stderr().is_terminal();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(total), target);
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec}")?;
-    bar.set_style(style);
+    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec}")?);
     bar.set_message(label.to_owned());
     let period = if terminal { Duration::from_millis(100) } else { Duration::from_secs(1) };
     let mut ticks = tokio::time::interval(period);

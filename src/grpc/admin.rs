@@ -189,7 +189,7 @@ impl AdminService for Admin {
         let products = report.products.into_iter().map(|units| pb::ProductAudit {
             product_id: units.product.to_string(),
             supply: units.supply,
-            available: units.available,
+            stock: units.stock,
             in_orders: units.in_orders,
             in_dead: units.in_dead,
             confirmed: units.confirmed,

@@ -22,7 +22,7 @@ mod timeline;
 mod void;
 
 pub use actions::{ActionBy, ActionRecord, OpenRecord, RecordedAction};
-pub use audit::{AuditRows, IdBuckets, InStreams, LedgerUnits};
+pub use audit::{AuditCut, AuditRows, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, LedgerError, Sqlstate, code_of};
 pub use marks::Mark;

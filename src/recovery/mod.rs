@@ -28,7 +28,7 @@ use self::{
 };
 pub use self::{
     rebuild::{RebuildError, Rebuilt},
-    status::{Stage, Status},
+    status::{Seen, Stage, Status},
 };
 use crate::{
     domain::Partition,
@@ -167,7 +167,7 @@ impl Recovery {
         rebuild: bool,
         attempts: &mut Attempts,
     ) {
-        self.status.set_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        self.status.set_fenced(fenced.iter().map(|(row, reason)| (row.partition, *reason)));
         attempts.keep_fenced(&fenced);
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
@@ -180,7 +180,7 @@ impl Recovery {
             }
         }
         if attempts.progress_is_due() {
-            for (partition, stage) in self.status.stages() {
+            for (partition, stage) in self.status.seen().stages {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
@@ -217,13 +217,13 @@ impl Recovery {
         &self.status
     }
 
-    /// The partitions that Redis refuses in the last epoch that this process knows.
-    async fn refused_by_redis(&self) -> Vec<Partition> {
+    /// The partitions that Redis refuses in the epoch that this process knows.
+    async fn refused_by_redis(&self) -> Vec<(Partition, FenceReason)> {
         let mut refused = Vec::new();
         for (partition, epoch) in self.known_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
                 Ok(since) => self.last_stored.set(partition, epoch, since.stored),
-                Err(FenceError::Fenced(_)) => refused.push(partition),
+                Err(FenceError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}
             }
         }

@@ -15,7 +15,7 @@ const ENTRIES_MAX: u32 = 20_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the terms of the design")]
 pub struct ProductCut {
-    pub available: i64,
+    pub stock: i64,
     pub supply: i64,
     pub in_orders: i64,
     pub in_dead: i64,
@@ -65,7 +65,7 @@ pub enum CutError {
 
 /// A record of the reply.
 enum Record {
-    Product { product: ProductId, available: i64, supply: i64 },
+    Product { product: ProductId, stock: i64, supply: i64 },
     Entry { in_dead: bool, accepted_as: String, product: String, random: String },
     Bucket(IdempotencyCut),
 }
@@ -84,7 +84,7 @@ fn record(elements: &[&str]) -> Option<Record> {
     Some(match kind {
         "product" => Record::Product {
             product: a.parse().ok()?,
-            available: b.parse().ok()?,
+            stock: b.parse().ok()?,
             supply: c.parse().ok()?,
         },
         "order" | "dead" => Record::Entry {
@@ -134,9 +134,9 @@ impl Cut {
     fn add(&mut self, partition: Partition, record: Record) {
         match record {
             Record::Bucket(bucket) => self.idempotency.push(bucket),
-            Record::Product { product, available, supply } => {
+            Record::Product { product, stock, supply } => {
                 let units = self.products.entry(product).or_default();
-                (units.available, units.supply) = (available, supply);
+                (units.stock, units.supply) = (stock, supply);
             }
             Record::Entry { in_dead, accepted_as, product, random } => {
                 let entry = Entry { id: accepted_as, fields: vec![("r".to_owned(), random)] };

@@ -57,7 +57,7 @@ async fn buyer_sees_the_stock_after_its_own_purchase() {
         assert!(stock <= remaining, "{stock} seen after {remaining}");
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 100));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (100, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,7 @@ async fn dead_order_stays_accepted_and_shows_why_it_is_dead() {
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
     let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
-    assert_eq!((report.products[0].in_dead, report.products[0].available), (3, 6));
+    assert_eq!((report.products[0].in_dead, report.products[0].stock), (3, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn concurrent_releases_give_each_unit_back_once() {
     }));
     assert_eq!(races.await.into_iter().sum::<i32>(), 2, "each unit goes back once");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (9, 1));
     let by_ann = "SELECT count(*) FROM dead_actions
                    WHERE actor = 'ann' AND reason = 'refunded' AND action = 'release'";
     assert_eq!(env.count(by_ann).await, 3);

@@ -112,7 +112,7 @@ async fn filters_select_entries_that_match_all_of_them() {
         assert_eq!((answer.released, answer.decided), (released, 0));
     }
     let report = env.assert_audit_holds().await;
-    assert!(report.products.iter().all(|units| units.available == 10), "{report:#?}");
+    assert!(report.products.iter().all(|units| units.stock == 10), "{report:#?}");
 }
 
 /// Everything that an action on dead entries may change, as text.
@@ -218,7 +218,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();
     let report = env.assert_audit_holds().await;
-    let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
+    let units: Vec<_> = report.products.iter().map(|p| (p.stock, p.confirmed)).collect();
     assert_eq!(units, [(10, 0), (7, 3)]);
 }
 
@@ -275,7 +275,7 @@ async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
     assert_eq!(env.count(by_ann).await, many);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, many, "each once");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (1000, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (1000, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,5 +108,5 @@ async fn limit_set_later_counts_new_units_and_after_a_rebuild_all_confirmed_ones
     }
     assert_eq!(service.refusal("shoe", "cid", "more").await, "LIMIT_REACHED");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (11, 89));
 }

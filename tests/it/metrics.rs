@@ -146,7 +146,7 @@ async fn metrics_show_waiting_and_dead_entries() {
     let release = ReleaseDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     service.admin().release_dead_entries(release).await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (3, 7));
     worker.stop().await;
 }
 

@@ -57,7 +57,7 @@ async fn partition_left_half_opened_by_a_crash_is_opened_by_the_next_process() {
         service.create(product("shoe", 10)).await;
         service.buy("shoe", "ann", "r").await.unwrap();
         let report = env.assert_audit_holds().await;
-        assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+        assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
         assert_eq!(env.count("SELECT max(epoch) FROM partitions").await, 2, "{point}");
     }
 }

@@ -181,14 +181,14 @@ async fn redis_out_of_memory_refuses_whole_calls() {
     let again = service.buy("shoe", "ann", "r").await.unwrap();
     assert_eq!((again.duplicate, again.reservation_id), (true, first.reservation_id));
     let report = env.audit().await;
-    assert_eq!(report.products[0].available, 99);
+    assert_eq!(report.products[0].stock, 99);
     maxmemory("0").await;
     for n in 0..60 {
         let bought = service.buy("shoe", &format!("full-{n}"), "r").await.unwrap();
         assert!(!bought.duplicate, "nothing of the refused call is left");
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (61, 39));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (61, 39));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expect
     let report = eventually("the orders of the other partition are settled", async || {
         let report = env.audit().await;
         let units = report.products.iter().find(|units| units.product.as_str() == product)?;
-        ((units.confirmed, units.available) == expected).then(|| report.clone())
+        ((units.confirmed, units.stock) == expected).then(|| report.clone())
     })
     .await;
     assert!(report.violations.is_empty(), "{report:?}");
@@ -131,9 +131,11 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
-    let ready =
-        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
-            .await;
+    let ready = until_ready_shows(
+        &service,
+        "partition 0 is fenced: it is closed for a rebuild; not rebuilt: Redis refuses writes",
+    )
+    .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(String::from_utf8_lossy(&output.stdout).contains("the rebuild has not begun"));

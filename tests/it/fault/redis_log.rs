@@ -98,7 +98,7 @@ async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
     let lost = answers.account_for(&env, &report).await;
     assert!(lost > 0, "{} orders were accepted", answers.accepted.len());
     let units = &report.products[0];
-    assert_eq!(units.confirmed + units.available, 1_000_000, "the units of the lost are back");
+    assert_eq!(units.confirmed + units.stock, 1_000_000, "the units of the lost are back");
     worker.stop().await;
 }
 
@@ -307,7 +307,7 @@ async fn redis_with_deleted_directory_is_rebuilt_and_counts_every_answer() {
     all_have_reported(&env).await;
     let report = env.assert_audit_holds().await;
     answers.account_for(&env, &report).await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (3_000, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (3_000, 0));
     assert!(env.count("SELECT max(epoch) FROM partitions").await > 1, "it was rebuilt");
 }
 

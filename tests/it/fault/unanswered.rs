@@ -104,5 +104,5 @@ async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
     assert_eq!(record(&env, ids[2]).await, ["release dave", "finish bob"]);
     assert_eq!(record(&env, ids[5]).await, ["discard bob"]);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (7, 3));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (7, 3));
 }

@@ -53,6 +53,6 @@ async fn loss_is_reported_while_its_partition_is_fenced_again() {
 
     rebuild(&env);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.lost.len()), (10, 1));
+    assert_eq!((report.products[0].stock, report.lost.len()), (10, 1));
     worker.stop().await;
 }

@@ -67,7 +67,7 @@ impl Service {
         let listeners = Listeners { grpc, http };
         let http = listeners.http.local_addr().unwrap();
         let app = App::build(config, role, listeners).await.unwrap();
-        let grpc = app.grpc_address().unwrap();
+        let grpc = app.listeners.grpc.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = TaskTracker::new().spawn(app.run(stop.clone()));
         let channel = Channel::from_shared(format!("http://{grpc}")).unwrap();
