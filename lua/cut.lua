@@ -1,7 +1,7 @@
--- A cut of a partition's log for the audit: everything that Redis holds, at one moment.
+-- Reads everything that Redis holds of a partition, at one moment, for the audit (glossary: cut).
 --
 -- KEYS  1 meta  2 stock  3 supply  4 orders  5 dead  6 idempotency (base: buckets are <base>:<bucket>)
--- ARGV  1 '<epoch> <deployment>'  2 most entries to read  3 idempotency_window_ms
+-- ARGV  1 '<epoch> <deployment>'  2 most entries to read, of orders and dead together  3 idempotency_window_ms
 --
 -- Returns {'fenced', reason} | {'too_many', entries} | {'ok', seq, then records of four elements:
 --   p <product> <stock> <supply>
@@ -32,7 +32,7 @@ for product, level in pairs(stock) do record('p', product, level, supply[product
 for product, granted in pairs(supply) do
   if not stock[product] then record('p', product, '0', granted) end
 end
--- The buckets that reserve.lua reads.
+-- The same buckets as those that reserve.lua reads.
 local time, waiting = redis.call('TIME'), {}
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local width_ms, back, bucket = buckets_of(tonumber(ARGV[3]), now_ms)

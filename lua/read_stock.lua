@@ -3,7 +3,7 @@
 -- KEYS  1 meta  2 stock
 -- ARGV  1 '<epoch> <deployment>'  2... products
 --
--- Returns {'fenced', reason} | {'ok', stock or '' when unknown, ...}
+-- Returns {'fenced', reason} | {'ok', stock ('' if Redis does not know the product), ...}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -1,5 +1,5 @@
--- Gives the unit of one voided order back, once, even if it is called several times (R5).
--- The entry itself is the token: only the call that removes it adds the unit.
+-- Gives the unit of one voided order back, once, even if it is called several times (R5, R6). Only the call that removes
+-- the entry adds the unit.
 --
 -- KEYS  1 meta  2 stock  3 idempotency (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
@@ -45,7 +45,8 @@ if bought > 1 then
 elseif bought == 1 then
   redis.call('HDEL', KEYS[4], buyer)
 end
--- Only if it still names this reservation: a repeated request may have bought again with it after the void.
+-- The request id is forgotten only if it still belongs to this reservation: after the void, a repeated request may have
+-- bought again with it.
 local mine = original .. ' ' .. order.r .. ' '
 if record and string.sub(record, 1, #mine) == mine then redis.call('HDEL', bucket_key, request_field) end
 return { 'released', text(stock) }
