@@ -43,7 +43,10 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     inspection
 }
 
-async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<(Assessment, u32)> {
+async fn inspect_redis(
+    config: &Config,
+    this: &mut Inspection,
+) -> anyhow::Result<(Assessment, u32)> {
     let client = client(config)?;
     let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
     let connection = connection.await?;

@@ -16,12 +16,12 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 pub use self::connect::Stores;
+use self::{connect::retry_refused, watch::Watch};
 pub(crate) use self::{
     connect::{established, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };
-use self::{connect::retry_refused, watch::Watch};
 use crate::{
     ack::Acks,
     catalogue::{Catalogue, RefreshError},
