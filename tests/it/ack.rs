@@ -231,14 +231,14 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     configure(&env.redis_url(), "maxmemory", "0").await;
     // One that is connected and does not answer: the unit is taken, the answer waits to its deadline.
     replica.pause();
-    let mut request = tonic::Request::new(yoink::grpc::pb::ReserveUnitRequest {
+    let request = yoink::grpc::pb::ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "bob".to_owned(),
         request_id: "r".to_owned(),
         ack: Ack::Replica.into(),
-    });
-    request.set_timeout(std::time::Duration::from_millis(800));
-    let status = service.buyers().reserve_unit(request).await.unwrap_err();
+    };
+    let deadline = std::time::Duration::from_millis(800);
+    let status = service.reserve_within(deadline, request).await.unwrap_err();
     assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
     service.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
     replica.resume();

@@ -112,14 +112,14 @@ async fn fsync_always_on_a_slow_disk_loses_nothing_and_sheds_overload() {
     let () = monitor.query_async(&mut env.cli().await).await.unwrap();
     // It is not made durable within this deadline, so it is not answered within it either.
     let slow = eventually("a call is admitted", async || {
-        let mut request = tonic::Request::new(ReserveUnitRequest {
+        let request = ReserveUnitRequest {
             product_id: "shoe".to_owned(),
             user_id: "hasty".to_owned(),
             request_id: "r".to_owned(),
             ..Default::default()
-        });
-        request.metadata_mut().insert("grpc-timeout", "30m".parse().unwrap());
-        let status = service.buyers().reserve_unit(request).await.expect_err("it is too slow");
+        };
+        let answer = service.reserve_within(Duration::from_millis(30), request).await;
+        let status = answer.expect_err("it is too slow");
         (status.code() == Code::DeadlineExceeded).then_some(status)
     })
     .await;
