@@ -106,7 +106,7 @@ enum Command {
     Dead(dead::DeadCommand),
     /// Buys from a running service with many buyers at the same time.
     Load(load::LoadArgs),
-    /// Prints the contract as a descriptor set, for Envoy.
+    /// Prints the API as a descriptor set, for Envoy.
     Descriptor,
     /// Checks or prints settings.
     #[command(subcommand)]

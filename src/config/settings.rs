@@ -92,7 +92,7 @@ settings! {
     partitions: PartitionCount = "8", format::partition_count();
     /// Every Redis key starts with it.
     key_prefix: String = "yoink", format::key_prefix();
-    /// Whether gRPC reflection shows the contract to clients; `auto` is `on` for a loopback `grpc_listen`.
+    /// Whether gRPC reflection shows the API to clients; `auto` is `on` for a loopback `grpc_listen`.
     reflection: Reflection = "auto", format::word([
         ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
     ]);

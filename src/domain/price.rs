@@ -109,7 +109,7 @@ impl Price {
     }
 
     /// As a float, for the storefront API only.
-    #[expect(clippy::cast_precision_loss, reason = "the storefront contract has a JSON number")]
+    #[expect(clippy::cast_precision_loss, reason = "the storefront API has a JSON number")]
     pub fn as_f64(&self) -> f64 {
         self.ten_thousandths as f64 / 10_000.0
     }

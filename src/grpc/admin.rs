@@ -42,7 +42,7 @@ impl AdminService for Admin {
         let created = self.services.catalogue.create(&products, "operator").await;
         let created = match created.map_err(ApiError::from)? {
             Created::Done { new, .. } => new.len(),
-            Created::OtherUnits { at, units } => Err(ApiError::supply_differs(at, units))?,
+            Created::SupplyDiffers { at, units } => Err(ApiError::supply_differs(at, units))?,
         };
         let mut now = Vec::with_capacity(products.len());
         for product in &products {

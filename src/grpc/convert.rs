@@ -1,4 +1,4 @@
-//! Conversions between the messages of the contract and the types of the domain.
+//! Conversions between the messages of the API and the types of the domain.
 
 use std::str::FromStr;
 

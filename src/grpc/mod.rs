@@ -1,4 +1,4 @@
-//! The contract of `proto/yoink/v1`: parses requests, calls the modules below, and builds responses. The only module that
+//! The API of `proto/yoink/v1`: parses requests, calls the modules below, and builds responses. The only module that
 //! knows status codes.
 //!
 //! Must never: validate again what was parsed, decide anything about a unit, or show an internal text to a client.
@@ -47,7 +47,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The generated contract.
+/// The generated types and services of the API.
 #[expect(
     missing_docs,
     clippy::too_many_lines,
@@ -60,13 +60,13 @@ pub mod pb {
     pub use self::yoink::v1::*;
 }
 
-/// The contract as a descriptor set, with its HTTP rules: for reflection and for Envoy.
+/// The API as a descriptor set, with its HTTP rules: for reflection and for Envoy.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/yoink.binpb"));
 
 /// The largest request of an operator: 1,000 products fit.
 pub const ADMIN_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// The services of the contract, as the health service names them.
+/// The services of the API, as the health service names them.
 pub const SERVICES: [&str; 3] =
     ["yoink.v1.InventoryService", "yoink.v1.AdminService", "yoink.v1.StorefrontService"];
 
@@ -85,7 +85,7 @@ pub struct Services {
     pub metrics: Metrics,
 }
 
-/// The services of the contract as routes. Of these limits, only that of a message has a counterpart for operators. Requests may
+/// The services of the API as routes. Of these limits, only that of a message has a counterpart for operators. Requests may
 /// be compressed with gzip; the limit of a message applies to its decompressed size. Responses are not compressed.
 pub fn routes(services: Services, limits: &Limits) -> Routes {
     use pb::{
@@ -111,7 +111,7 @@ pub fn routes(services: Services, limits: &Limits) -> Routes {
         .add_service(admin)
 }
 
-/// Adds reflection in both of its versions, through which clients read the contract. Fails if its descriptor cannot be read.
+/// Adds reflection in both of its versions, through which clients read the API. Fails if its descriptor cannot be read.
 pub fn reflect(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
     let builder = || {
         tonic_reflection::server::Builder::configure()

@@ -149,7 +149,7 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// The name of a method of the contract, by the path of its call.
+/// The name of a method of the API, by the path of its call.
 fn method_of(path: &str) -> &'static str {
     static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
         let set = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap_or_default();

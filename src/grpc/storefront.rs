@@ -1,4 +1,4 @@
-//! `StorefrontService`: the contract of the service that Yoink replaces.
+//! `StorefrontService`: the API of the service that Yoink replaces.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(super) struct Storefront {
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "the original's contract is a JSON number; 2^53 fits"
+    reason = "the original's API has a JSON number; 2^53 fits"
 )]
 fn item(listed: &Listed) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {

@@ -35,7 +35,7 @@ pub enum Created {
     /// All exist now: some are new, the others existed before. Those that differ from the request were kept unchanged.
     Done { new: Vec<ProductId>, kept: Vec<ProductId> },
     /// None was created: the product at this index of the list exists and was created with these other units.
-    OtherUnits { at: usize, units: i64 },
+    SupplyDiffers { at: usize, units: i64 },
 }
 
 /// What an import stored, and which of its products have no version yet.
@@ -200,7 +200,7 @@ async fn store(
         for difference in compare(&tx, &known, partitions).await? {
             let (at, wanted) = known[difference.at];
             if difference.first_units != wanted.units {
-                let created = Created::OtherUnits { at, units: difference.first_units };
+                let created = Created::SupplyDiffers { at, units: difference.first_units };
                 return Ok(Imported { created, unversioned: Vec::new() });
             }
             if difference.differs {

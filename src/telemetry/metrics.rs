@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::Config;
 
-/// Label values that the contract and the code fix. Their counters are exported as 0 from the start: a rate over
+/// Label values that the API and the code fix. Their counters are exported as 0 from the start: a rate over
 /// the first event needs a value before it.
 const OUTCOMES: [&str; 11] = [
     "accepted",
@@ -109,7 +109,7 @@ impl Metrics {
         self.instruments().unlisted.add(0, &[KeyValue::new("sqlstate", "none")]);
     }
 
-    /// A gRPC call ended; `method` is one of the contract's, or `_OTHER`.
+    /// A gRPC call ended; `method` is one of the API's, or `_OTHER`.
     pub fn record_call(&self, method: &'static str, code: &'static str, took: Duration) {
         let labels = [
             KeyValue::new("rpc.system.name", "grpc"),
@@ -155,7 +155,7 @@ impl Metrics {
         self.instruments().unlisted.add(1, &[KeyValue::new("sqlstate", label)]);
     }
 
-    /// A call was refused before Redis was asked; `reason` is one of the contract's.
+    /// A call was refused before Redis was asked; `reason` is one of the API's.
     pub fn record_refused(&self, reason: &'static str) {
         self.instruments().refused.add(1, &[KeyValue::new("reason", reason)]);
     }

@@ -27,7 +27,7 @@ use crate::config::Config;
 pub(super) const TARGET: &str = "yoink_trace";
 /// How long sending the last spans may take when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A method that is not of the contract: a label must not grow with the names that clients invent.
+/// A method that the API does not have: a label must not grow with the names that clients invent.
 pub const OTHER_METHOD: &str = "_OTHER";
 /// The header of a call that carries its caller's trace.
 const TRACEPARENT: &str = "traceparent";

@@ -59,7 +59,7 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
             }
             Ok(ExitCode::SUCCESS)
         }
-        Created::OtherUnits { at, units } => bail!(
+        Created::SupplyDiffers { at, units } => bail!(
             "nothing was imported: {} (product_id): {} was created with {units} units, not {}; \
              for more units use `yoink restock`",
             positions[at],

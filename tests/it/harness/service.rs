@@ -127,7 +127,7 @@ impl Service {
         Ok(client.audit(with_deadline(deadline, AuditRequest {})).await?.into_inner())
     }
 
-    /// Creates a product through the contract.
+    /// Creates a product through the API.
     pub async fn create(&self, product: NewProduct) {
         self.try_create(product).await.unwrap();
     }
