@@ -17,6 +17,7 @@ function outcome(response) {
   switch (response.status) {
     case grpc.StatusOK: return 'accepted';
     case grpc.StatusFailedPrecondition: return 'sold_out';
+    // Also OVERLOADED with applied = maybe, which takes a unit: only with ack = replica or ledger.
     case grpc.StatusResourceExhausted: return 'shed';
     case grpc.StatusUnavailable: return 'unavailable';
     default: return 'other';

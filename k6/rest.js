@@ -37,6 +37,7 @@ function outcome(response) {
   switch (response.status) {
     case 202: return 'accepted';
     case 409: return 'sold_out';
+    // Also OVERLOADED with applied = maybe, which takes a unit: only with ack = replica or ledger.
     case 429: return 'shed';
     case 503: return 'unavailable';
     default: return 'other';

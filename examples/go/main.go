@@ -48,8 +48,7 @@ func buy(client pb.InventoryServiceClient, wanted *pb.ReserveUnitRequest) *pb.Re
 		if err == nil {
 			return answer
 		}
-		code := status.Code(err)
-		if reason := reason(err); reason != "" && code != codes.Unavailable && code != codes.DeadlineExceeded {
+		if reason, unclear := assess(err); !unclear {
 			log.Fatal("refused: ", reason)
 		}
 		// The unit may have been taken. The same request id never takes a second one, so the call can be repeated.
@@ -60,12 +59,15 @@ func buy(client pb.InventoryServiceClient, wanted *pb.ReserveUnitRequest) *pb.Re
 	return nil
 }
 
-// The reason in the ErrorInfo of an error, such as SOLD_OUT; none, if the error does not come from the service.
-func reason(err error) string {
+// The reason of an error, such as SOLD_OUT, and whether the unit may have been taken. An error without ErrorInfo does not
+// come from the service.
+func assess(err error) (reason string, unclear bool) {
+	code := status.Code(err)
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok {
-			return info.Reason
+			open := code == codes.Unavailable || code == codes.DeadlineExceeded
+			return info.Reason, open || info.Metadata["applied"] == "maybe"
 		}
 	}
-	return ""
+	return "", true
 }

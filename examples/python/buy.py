@@ -11,12 +11,12 @@ from yoink.v1 import inventory_pb2_grpc, types_pb2
 UNCLEAR = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-def reason(error):
-    """The reason in the ErrorInfo of an error, such as SOLD_OUT; None, if the error does not come from the service."""
+def error_info(error):
+    """The ErrorInfo of an error; None, if the error does not come from the service."""
     metadata = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
     info = error_details_pb2.ErrorInfo()
-    return next((info.reason for detail in status.details if detail.Unpack(info)), None)
+    return next((info for detail in status.details if detail.Unpack(info)), None)
 
 
 def buy(client, wanted):
@@ -24,8 +24,9 @@ def buy(client, wanted):
         try:
             return client.ReserveUnit(wanted, timeout=2)
         except grpc.RpcError as error:
-            if error.code() not in UNCLEAR and reason(error):
-                sys.exit(f"refused: {reason(error)}")
+            info = error_info(error)
+            if info and info.metadata.get("applied") != "maybe" and error.code() not in UNCLEAR:
+                sys.exit(f"refused: {info.reason}")
             # The unit may have been taken. The same request id never takes a second one, so the call can be repeated.
             print("unclear:", error.details())
             time.sleep(0.5)

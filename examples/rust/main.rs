@@ -50,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Whether the unit may have been taken. An error without a reason does not come from the service.
 fn is_unclear(status: &Status) -> bool {
+    let Some(info) = status.get_details_error_info() else { return true };
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-        || status.get_details_error_info().is_none()
+        || info.metadata.get("applied").is_some_and(|applied| applied == "maybe")
 }

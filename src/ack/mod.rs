@@ -91,8 +91,8 @@ pub enum AckError {
     /// A store lost it.
     #[error("reservation {0} was lost")]
     Lost(ReservationId),
-    /// The service is shutting down; the outcome is open.
-    #[error("the service is shutting down")]
+    /// This process is shutting down; the outcome is open.
+    #[error("this process is shutting down")]
     Stopping,
 }
 

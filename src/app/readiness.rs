@@ -27,7 +27,8 @@ impl Readiness {
         let mut reasons = self.watch.reasons();
         let healthy = reasons.is_empty();
         let pauses = self.scrape.pauses.reasons();
-        // An outage of Postgres keeps the process ready; a pause for one of these reasons does not.
+        // A pause for one of these reasons makes the process unready. An outage of Postgres, an unlisted SQLSTATE and a
+        // void that Postgres refuses (`VoidRefused`) do not: reservations are accepted until the backlog is full.
         let lasting = [
             PauseReason::LedgerMisconfigured,
             PauseReason::Inconsistent,
@@ -71,7 +72,7 @@ impl Readiness {
             lines.push(format!("partition {partition} is fenced: {reason}{more}"));
         }
         for (partition, failure) in failures {
-            lines.push(format!("partition {partition}: {failure}"));
+            lines.push(format!("partition {partition} is not opened: {failure}"));
         }
         lines
     }

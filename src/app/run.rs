@@ -95,7 +95,7 @@ impl App {
                  a restart"
             );
         }
-        leave(&self.recovery).await;
+        report_final_marks(&self.recovery).await;
         anyhow::ensure!(
             !tasks.has_panicked(),
             "a task panicked (see the log); another worker, or this one after a restart, stores its pending orders"
@@ -148,7 +148,7 @@ impl App {
 }
 
 /// Reports what this process saw of its epochs, so that a later count of what was lost is exact (R10).
-async fn leave(recovery: &Recovery) {
+async fn report_final_marks(recovery: &Recovery) {
     let report = tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.report_final_marks());
     let error = match report.await {
         Ok(Ok(())) => return,

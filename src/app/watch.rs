@@ -129,9 +129,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::info!("Redis can be used again: selling continues");
+                    tracing::warn!("this process is ready again");
                 } else {
-                    tracing::warn!("selling has stopped: {}", reasons.join("; "));
+                    tracing::warn!("this process is not ready: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;

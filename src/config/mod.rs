@@ -159,6 +159,8 @@ mod tests {
             ("redis_url", "redis://host:notaport"),
             ("postgres_url", "http://x"),
             ("log", "info=debug=warn"),
+            ("ack", "fsync"),
+            ("otlp_headers", "secret"),
             ("unknown", "1"),
         ];
         let error = load(&flags).unwrap_err();

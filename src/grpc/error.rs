@@ -69,7 +69,7 @@ impl ApiError {
         let text =
             "reservation {reservation_id} was lost with a store: buy again, with a new request id";
         let error = Self::with(Reason::LostOrUnknown, [("reservation_id", id.to_string())]);
-        Self { text: text.into(), applied: Some(Applied::No), ..error }
+        Self { text: text.into(), ..error }
     }
 
     /// The error for a number that is out of its range although its source limits it.
@@ -92,7 +92,8 @@ impl ApiError {
 
     /// Whether a limit or the requested `ack` refused the call before anything was decided.
     pub(super) fn is_shed(&self) -> bool {
-        [Reason::RateLimited, Reason::Overloaded, Reason::AckUnavailable].contains(&self.reason)
+        let shed = [Reason::RateLimited, Reason::Overloaded, Reason::AckUnavailable];
+        shed.contains(&self.reason) && self.applied != Some(Applied::Maybe)
     }
 
     /// The values that the message mentions, by their names in the metadata.
@@ -129,7 +130,7 @@ impl ApiError {
         Err(match outcome {
             Outcome::Accepted(receipt) => return Ok((receipt, false)),
             Outcome::Duplicate(receipt) => return Ok((receipt, true)),
-            Outcome::Lost(id) => Self::reservation_lost(id),
+            Outcome::Lost(id) => Self { applied: Some(Applied::No), ..Self::reservation_lost(id) },
             Outcome::SoldOut => Reason::SoldOut.into(),
             Outcome::LimitReached { limit } => {
                 Self::with(Reason::LimitReached, [("limit", limit.to_string())])

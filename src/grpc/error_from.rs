@@ -33,6 +33,7 @@ impl From<AckError> for ApiError {
             AckError::Unavailable(ack) => {
                 return Self::with(Reason::AckUnavailable, [("ack", ack.as_str().to_owned())]);
             }
+            // It does not state `applied`: Envoy would repeat the call, which took a unit and whose request id is free again.
             AckError::Lost(id) => return Self::reservation_lost(id),
             AckError::Voided => return Reason::ReservationVoided.into(),
             AckError::Overloaded => Reason::Overloaded,

@@ -85,8 +85,8 @@ pub struct Services {
     pub metrics: Metrics,
 }
 
-/// The services of the API as routes. Of these limits, only that of a message has a counterpart for operators. Requests may
-/// be compressed with gzip; the limit of a message applies to its decompressed size. Responses are not compressed.
+/// The services of the API as routes. `limits` apply to buyers; operators have only `ADMIN_REQUEST_BYTES_MAX`. Requests
+/// may be compressed with gzip; the limit of a message applies to its decompressed size. Responses are not compressed.
 pub fn routes(services: Services, limits: &Limits) -> Routes {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,

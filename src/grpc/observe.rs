@@ -42,6 +42,8 @@ pub fn observe(
     call_timeout: Duration,
     sampling: Sampling,
 ) -> impl Layer<Routes, Service = Observed> + Clone {
+    // At the start, so that the first call does not wait for it.
+    LazyLock::force(&METHODS);
     layer_fn(move |inner| Observed { inner, metrics: metrics.clone(), call_timeout, sampling })
 }
 
@@ -83,7 +85,8 @@ impl Service<Request<Body>> for Observed {
                 },
             };
             if let Some(status) = response.extensions().get::<Status>() {
-                log_cause(method, status);
+                // Outside the span of the call, the line would have no trace id.
+                call.span.in_scope(|| log_cause(method, status));
             }
             // An error has its status in the headers. A response without one is OK, or a stream that has begun.
             let mut status = Status::from_header_map(response.headers());
@@ -149,20 +152,22 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     }
 }
 
+/// The names of the methods of the API.
+static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    let set = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap_or_default();
+    let mut names = HashSet::from(["grpc.health.v1.Health/Check".to_owned()]);
+    for file in &set.file {
+        for service in &file.service {
+            let full = format!("{}.{}", file.package(), service.name());
+            names.extend(service.method.iter().map(|m| format!("{full}/{}", m.name())));
+        }
+    }
+    names
+});
+
 /// The name of a method of the API, by the path of its call.
 fn method_of(path: &str) -> &'static str {
-    static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
-        let set = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap_or_default();
-        let mut names = HashSet::from(["grpc.health.v1.Health/Check".to_owned()]);
-        for file in &set.file {
-            for service in &file.service {
-                let full = format!("{}.{}", file.package(), service.name());
-                names.extend(service.method.iter().map(|m| format!("{full}/{}", m.name())));
-            }
-        }
-        names
-    });
-    let name = path.strip_prefix('/').and_then(|name| NAMES.get(name));
+    let name = path.strip_prefix('/').and_then(|name| METHODS.get(name));
     name.map_or(telemetry::OTHER_METHOD, String::as_str)
 }
 

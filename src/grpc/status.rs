@@ -39,9 +39,10 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Logs what failed below a call, if its error has that; a client gets no internal text.
+/// Logs what failed below a call, if its error has that; a client gets no internal text. A status without details is
+/// tonic's; its source is the client's fault, for example an upload that was aborted.
 pub(super) fn log_cause(method: &str, status: &Status) {
-    let Some(error) = status.source() else { return };
+    let Some(error) = status.source().filter(|_| !status.details().is_empty()) else { return };
     if status.code() == Code::Internal {
         tracing::error!(method, error, "a call failed");
     } else {
@@ -208,6 +209,23 @@ mod tests {
         for error in [AckError::Overloaded, AckError::Stopping] {
             let status = Status::from(ApiError::from(error));
             assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
+        }
+    }
+
+    #[test]
+    fn lost_reservation_states_no_effect_only_if_the_call_did_not_make_it() {
+        let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
+        for (error, applied) in [
+            (ApiError::refusal(Outcome::Lost(id)).unwrap_err(), Some("no")),
+            // Envoy repeats the calls that state `no`. This one took a unit, and its request id is free again.
+            (AckError::Lost(id).into(), None),
+        ] {
+            let status = Status::from(error);
+            let info = status.get_details_error_info().unwrap();
+            assert_eq!(info.metadata["reservation_id"], id.to_string());
+            assert_eq!(info.metadata.get("applied").map(String::as_str), applied);
+            let header = status.metadata().get("x-yoink-applied");
+            assert_eq!(header.map(|value| value.to_str().unwrap()), applied);
         }
     }
 

@@ -30,7 +30,7 @@ impl Recovery {
     async fn open(&self, row: PartitionRow) -> Result<(), LedgerError> {
         let (partition, deployment) = (row.partition, self.deployment.id);
         if row.epoch >= Epoch::MAX {
-            self.report_unopened(partition, &RebuildError::EpochsUsedUp(partition).to_string());
+            self.report_unopened(partition, &RebuildError::EpochsUsedUp.to_string());
             return Ok(());
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening.

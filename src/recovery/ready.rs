@@ -28,7 +28,7 @@ impl Recovery {
         let known = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
         let above = held.map(|held| held.epoch).max(known).unwrap_or(seen.epoch);
         if seen.epoch.max(above) >= Epoch::MAX {
-            return Err(RebuildError::EpochsUsedUp(partition));
+            return Err(RebuildError::EpochsUsedUp);
         }
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;

@@ -39,11 +39,11 @@ pub enum RebuildError {
     Foreign,
     /// A reservation id holds epochs up to this one, and ids are never used again.
     #[error(
-        "partition {0} has used the last of its {last} epochs and cannot be opened again: move its products to a \
+        "the partition has used the last of its {last} epochs and cannot be opened again: move its products to a \
          new deployment (another database and another key_prefix)",
         last = Epoch::MAX
     )]
-    EpochsUsedUp(Partition),
+    EpochsUsedUp,
     /// A check failed before anything was changed.
     #[error("{what}, so the rebuild has not begun")]
     #[expect(missing_docs, reason = "what is wrong, and how the check failed")]

@@ -119,12 +119,18 @@ async fn ledger_ack_reports_an_order_that_redis_lost() {
             (env.audit().await.products.first()?.in_orders == 1).then_some(())
         })
         .await;
+        let taken = api.buy_with(("shoe", "ann", "r"), Ack::Memory).await.unwrap();
+        assert!(taken.duplicate, "{taken:?}");
         let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
-        env.serve(Role::Worker, &[]).await
+        (taken.reservation_id, env.serve(Role::Worker, &[]).await)
     };
-    let (answer, worker) = tokio::join!(waits, loses);
+    let (answer, (taken_id, worker)) = tokio::join!(waits, loses);
     let status = answer.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "LOST_OR_UNKNOWN"));
+    // Without `applied`: Envoy repeats the calls that state `no`, and this one would take another unit.
+    let metadata = status.get_details_error_info().unwrap().metadata;
+    assert_eq!(metadata["reservation_id"], taken_id);
+    assert!(!metadata.contains_key("applied"), "{metadata:?}");
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].stock), (0, 10));
     assert_eq!(report.lost.iter().map(|lost| lost.count).sum::<u64>(), 1);

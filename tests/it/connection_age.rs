@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Channel, Endpoint, Uri},
 };
 use tower::service_fn;
@@ -46,7 +46,7 @@ fn request(user: usize, number: usize) -> ReserveUnitRequest {
 /// after the last stream that GOAWAY names. Clients in Go, Java and C++ send it again by themselves.
 fn is_from_the_client(status: &Status) -> bool {
     // The service's refusals carry their reason in the details.
-    status.details().is_empty()
+    status.details().is_empty() && [Code::Cancelled, Code::Internal].contains(&status.code())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,11 +34,13 @@ use tonic::{
 };
 use yoink::{
     app::Role,
-    grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
+    grpc::pb::{
+        GetReservationRequest, ReserveUnitRequest, inventory_service_client::InventoryServiceClient,
+    },
 };
 
 use crate::{
-    harness::{Binary, TestEnv, eventually, product},
+    harness::{Binary, TestEnv, eventually, product, reason},
     tls::certificates,
 };
 
@@ -294,13 +296,22 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
         all.log().contains("spans cannot be sent to otlp_endpoint").then_some(())
     })
     .await;
+    let [bought, stored] =
+        [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
+    // A call that fails below: the ledger cannot be read.
+    let hidden = "ALTER TABLE reservations RENAME TO hidden";
+    env.sql().await.batch_execute(hidden).await.unwrap();
+    let mut look_up = Request::new(GetReservationRequest { reservation_id: stored.clone() });
+    look_up.metadata_mut().insert("traceparent", CALLER.parse().unwrap());
+    let failed = buyers.get_reservation(look_up).await.unwrap_err();
+    assert_eq!(reason(&failed), "LEDGER_UNAVAILABLE");
     all.signal(Signal::SIGTERM);
     let status = all.ended().await;
     assert!(status.success(), "{}", all.log());
     let log = all.log();
+    let failed = log.lines().find(|line| line.contains("a call failed")).unwrap();
+    assert!(failed.contains("GetReservation") && failed.contains(&CALLER[3..35]), "{failed}");
     let moved = log.lines().find(|line| line.contains("moved to the dead stream")).unwrap();
-    let [bought, stored] =
-        [bought, stored].map(|answer| answer.reservation.unwrap().reservation_id);
     assert!(moved.contains(&bought) && moved.contains(&CALLER[3..35]), "{moved}");
     // The name of the task that logged it; `name` is the name of a span.
     assert!(moved.contains("\"task\":\"consumer\""), "{moved}");

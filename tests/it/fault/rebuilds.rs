@@ -85,7 +85,7 @@ async fn partition_with_exhausted_epochs_is_refused_and_the_others_sell() {
     .await;
 
     close(&env, 0).await;
-    let reported = "partition 0 has used the last of its 1048575 epochs";
+    let reported = "the partition has used the last of its 1048575 epochs";
     let ready = until_ready_shows(&service, reported).await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     assert!(ready.contains("move its products to a new deployment"), "{ready}");
@@ -116,7 +116,9 @@ async fn new_partition_with_exhausted_epochs_stays_closed_and_the_others_open() 
     let service = env.serve(Role::All, &[]).await;
     service.create(product(&other, 10)).await;
     service.buy(&other, "ann", "r").await.unwrap();
-    until_ready_shows(&service, "partition 0 has used the last of its 1048575 epochs").await;
+    let reported =
+        "partition 0 is not opened: the partition has used the last of its 1048575 epochs";
+    until_ready_shows(&service, reported).await;
     assert_eq!(epoch(&env, 0).await, 1_048_575);
     assert_settled_but_for_partition_0(&env, &other, (1, 9)).await;
     service.stop().await;

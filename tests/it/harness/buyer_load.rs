@@ -264,15 +264,15 @@ fn assess(status: &Status) -> Attempt {
     let applied = info.and_then(|info| info.metadata.get("applied").cloned());
     let broken = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];
     let no_error_info = status.get_details_error_info().is_none();
-    if status.code() == Code::FailedPrecondition {
-        Attempt::Refused(reason(status))
-    } else if status.code() == Code::ResourceExhausted || applied.as_deref() == Some("no") {
-        Attempt::Later
-    } else {
-        // A broken connection does not show whether the call was applied.
-        let open =
-            broken.contains(&status.code()) || (status.code() == Code::Internal && no_error_info);
-        assert!(open, "an answer that no buyer may get: {status:?}");
-        Attempt::Open
+    match (status.code(), applied.as_deref()) {
+        (Code::FailedPrecondition, _) => Attempt::Refused(reason(status)),
+        (Code::Unavailable | Code::ResourceExhausted, Some("maybe")) => Attempt::Open,
+        (Code::ResourceExhausted, _) | (Code::Unavailable, Some("no")) => Attempt::Later,
+        (code, _) => {
+            // A broken connection does not show whether the call was applied.
+            let open = broken.contains(&code) || (code == Code::Internal && no_error_info);
+            assert!(open, "an answer that no buyer may get: {status:?}");
+            Attempt::Open
+        }
     }
 }

@@ -22,6 +22,8 @@ use yoink::{
     },
 };
 
+use super::WAIT_MAX;
+
 /// The answer to `ReserveUnit`, with the fields of its reservation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bought {
@@ -55,6 +57,11 @@ fn with_deadline<T>(deadline: Duration, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request
+}
+
+/// The answer to a call. Nothing on the side of the client enforces its deadline, so a lost answer fails the test here.
+async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(WAIT_MAX, call).await.unwrap()
 }
 
 /// A running service; ends with [`Service::stop`] or with the test.
@@ -117,14 +124,16 @@ impl Service {
     ) -> Result<ReserveUnitResponse, Status> {
         let (transport, origin) = self.untimed();
         let mut client = InventoryServiceClient::with_origin(transport, origin);
-        Ok(client.reserve_unit(with_deadline(deadline, request)).await?.into_inner())
+        let call = client.reserve_unit(with_deadline(deadline, request));
+        Ok(answered(call).await?.into_inner())
     }
 
     /// Audits with a deadline that only the service enforces.
     pub async fn audit_within(&self, deadline: Duration) -> Result<AuditResponse, Status> {
         let (transport, origin) = self.untimed();
         let mut client = AdminServiceClient::with_origin(transport, origin);
-        Ok(client.audit(with_deadline(deadline, AuditRequest {})).await?.into_inner())
+        let call = client.audit(with_deadline(deadline, AuditRequest {}));
+        Ok(answered(call).await?.into_inner())
     }
 
     /// Creates a product through the API.
