@@ -24,10 +24,7 @@ pub(super) struct Storefront {
     pub(super) admission: Arc<Admission>,
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "the original's API has a JSON number; 2^53 fits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "the original's API has a JSON number; 2^53 fits")]
 fn item(listed: &Listed) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {
         id: listed.product.id.to_string(),
