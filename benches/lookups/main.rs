@@ -1,4 +1,4 @@
-//! What a flood of look-ups costs: the rate at which orders are stored, and the time until a stop is in force.
+//! What a flood of look-ups costs: the rate at which orders are stored, and the time until a stop is applied.
 //!
 //! `make bench-lookups` prints a table. Each round sells and stores the same number of orders three times: without a flood, under one whose
 //! callers wait for the delay of `RetryInfo`, and under one whose callers ask again at once. The service, the flood and this program
@@ -78,7 +78,7 @@ fn print_medians(rounds: &[Vec<Run>]) {
         let (stop, soonest, latest) = spread(runs().map(|run| run.stop_seconds * 1000.0));
         println!(
             "{kind:>8}: stored {rate:.0}/s ({low:.0} to {high:.0}), ratio {ratio:.2} ({worst:.2} to {best:.2}), \
-             stop in force after {stop:.0} ms ({soonest:.0} to {latest:.0})"
+             stop applied after {stop:.0} ms ({soonest:.0} to {latest:.0})"
         );
     }
 }

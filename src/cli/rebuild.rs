@@ -106,7 +106,9 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
                 }
             }
             Ok(None) => line("another process is rebuilding it".to_owned())?,
-            Err(error) => line(format!("{:#}", anyhow::Error::from(error)))?,
+            Err(error) => {
+                line(format!("{}: {:#}", error.summary(), anyhow::Error::from(error)))?;
+            }
         }
     }
     for lost in recovery.count_lost(&opened).await? {

@@ -51,7 +51,7 @@ impl DryRun {
         else {
             return;
         };
-        if let Some(product) = product(dead) {
+        if let Some(product) = dead.product() {
             let stock_now = stock.get(&product).copied();
             let effect = self.products.entry(product).or_default();
             effect.tally.add(outcome);
@@ -88,7 +88,7 @@ impl DeadLetters {
     ) -> Result<(), DeadLetterError> {
         let [first, ..] = entries else { return Ok(()) };
         let epoch = self.streams.partitions().epoch(first.partition)?;
-        let products: Vec<ProductId> = entries.iter().filter_map(product).collect();
+        let products: Vec<ProductId> = entries.iter().filter_map(DeadEntry::product).collect();
         let stock = self.stock.read(first.partition, products).await?;
         let confirmed = match action {
             Action::Release => self.confirmed(entries).await?,
@@ -134,14 +134,10 @@ impl DeadLetters {
     }
 }
 
-fn product(dead: &DeadEntry) -> Option<ProductId> {
-    dead.entry.field("p")?.parse().ok()
-}
-
-/// Decides as `lua/release.lua` does.
+/// Decides as `lua/release.lua` and [`DeadLetters::give_back`] do.
 fn would_release(dead: &DeadEntry, stock: &StockByProduct) -> EntryOutcome {
     let complete = ["p", "u", "r", "rid"].into_iter().all(|name| dead.entry.field(name).is_some());
-    match product(dead) {
+    match dead.product() {
         Some(product) if complete && stock.contains_key(&product) => EntryOutcome::Released,
         Some(_) if complete => EntryOutcome::NoStock,
         Some(_) | None => EntryOutcome::Unrecognized,

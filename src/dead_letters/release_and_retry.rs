@@ -59,7 +59,7 @@ impl DeadLetters {
         let retried = match self.ledger.retry(partition, epoch, &order, by).await {
             Err(LedgerError::Rejected { .. }) => None,
             Ok(stored) if !stored.mismatched.is_empty() => {
-                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id, and the dead entry stays: run `yoink audit` and compare both (docs/operations.md, YoinkNotConserved)");
+                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id, and the dead entry stays: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
                 None
             }
             retried => Some(retried?),
@@ -87,6 +87,8 @@ impl DeadLetters {
             ReleaseOutcome::Released => Ok(EntryOutcome::Released),
             ReleaseOutcome::AlreadyReleased => Ok(EntryOutcome::AlreadyDecided),
             ReleaseOutcome::Unrecognized => Ok(EntryOutcome::Unrecognized),
+            // Redis never has stock of what is not a product id.
+            ReleaseOutcome::NoStock if dead.product().is_none() => Ok(EntryOutcome::Unrecognized),
             ReleaseOutcome::NoStock => Ok(EntryOutcome::NoStock),
         }
     }

@@ -87,11 +87,12 @@ impl Attempts {
             };
             self.last.insert(partition, LastAttempt { ended: Instant::now(), delay });
             let Err(error) = rebuilt else { continue };
+            let summary = error.summary();
             let error = anyhow::Error::from(error);
             if self.status.set_failure(partition, &format!("{error:#}")) {
                 tracing::error!(
-                    %partition, error = error.as_ref() as &dyn std::error::Error,
-                    "the rebuild failed; the next attempt begins in {delay:?}"
+                    %partition, error = error.as_ref() as &dyn std::error::Error, retry_in = ?delay,
+                    "{summary}; the next attempt begins in {delay:?} or later"
                 );
             }
         }

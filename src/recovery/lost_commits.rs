@@ -125,8 +125,8 @@ impl Recovery {
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(
                     partition = %row.partition, %epoch, error = &error as &dyn std::error::Error,
-                    "Postgres lost commits, and Redis did not answer when the partition was to be closed: it still \
-                     sells; trying again"
+                    "Postgres lost commits, and Redis did not confirm that the partition is closed: it may still \
+                     sell; trying again"
                 ),
             }
         }

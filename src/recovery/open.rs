@@ -62,10 +62,15 @@ impl Recovery {
                      the keys"
                 ),
             ),
-            Err(error) => tracing::warn!(
-                %partition, error = &error as &dyn std::error::Error,
-                "the new partition cannot be opened yet"
-            ),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                if self.status.set_failure(partition, &format!("{error:#}")) {
+                    tracing::warn!(
+                        %partition, error = error.as_ref() as &dyn std::error::Error,
+                        "the new partition cannot be opened yet; trying again"
+                    );
+                }
+            }
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Recovery {
         let mut lines =
             vec![format!("{status} in epoch {epoch}; it would be open in epoch {next}")];
         if let Some(refused) = refused.map(anyhow::Error::from) {
-            lines.push(format!("a rebuild would be refused now: {refused:#}"));
+            lines.push(format!("the rebuild cannot begin now: {refused:#}"));
         }
         lines.push(format!("{} entries would be stored or voided", waiting.entries));
         // What is missing of the count of Redis, or of the highest mark.

@@ -45,9 +45,21 @@ pub enum RebuildError {
     )]
     EpochsUsedUp,
     /// A check failed before anything was changed.
-    #[error("{what}, so the rebuild has not begun")]
+    #[error("{what}")]
     #[expect(missing_docs, reason = "what is wrong, and how the check failed")]
     NotReady { what: &'static str, source: Box<RebuildError> },
+}
+
+impl RebuildError {
+    /// Whether the rebuild failed or did not begin, as the start of a message.
+    pub fn summary(&self) -> &'static str {
+        match self {
+            Self::NotReady { .. } | Self::EpochsUsedUp(_) => "the rebuild cannot begin",
+            Self::Ledger(_) | Self::Fence(_) | Self::NewerFormat(_) | Self::Foreign => {
+                "the rebuild failed"
+            }
+        }
+    }
 }
 
 /// What a rebuild did.

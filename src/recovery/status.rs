@@ -57,13 +57,19 @@ impl Status {
         self.lock().clone()
     }
 
-    /// Replaces the fenced partitions. That a partition is closed says only that it was fenced before: the earlier reason
-    /// is kept.
+    /// Replaces the fenced partitions. That a partition is closed does not say why: the earlier reason is kept if it is
+    /// the cause. The reasons that hold only for a while (a replica, another epoch, an unknown state) are not kept.
     pub(super) fn set_fenced(&self, fenced: impl IntoIterator<Item = (Partition, FenceReason)>) {
         let mut seen = self.lock();
         let keep = |(partition, reason): (Partition, FenceReason)| {
-            let earlier = seen.fenced.get(&partition).filter(|_| reason == FenceReason::Closed);
-            (partition, earlier.copied().unwrap_or(reason))
+            let earlier = seen.fenced.get(&partition).copied().filter(|earlier| {
+                let is_temporary = matches!(
+                    earlier,
+                    FenceReason::Replica | FenceReason::Epoch | FenceReason::Unknown
+                );
+                reason == FenceReason::Closed && !is_temporary
+            });
+            (partition, earlier.unwrap_or(reason))
         };
         let fenced = fenced.into_iter().map(keep).collect();
         seen.fenced = fenced;
@@ -134,6 +140,17 @@ mod tests {
         assert_eq!(status.seen().failures[&partition], "Redis is full");
         status.set_open(partition);
         assert!(status.seen().fenced.is_empty() && status.seen().failures.is_empty());
+    }
+
+    #[test]
+    fn temporary_reason_is_replaced_when_the_partition_is_closed() {
+        let (partition, status) = (partition(), Status::default());
+        for temporary in [FenceReason::Replica, FenceReason::Epoch, FenceReason::Unknown] {
+            status.set_fenced([(partition, temporary)]);
+            assert_eq!(status.seen().fenced[&partition], temporary);
+            status.set_fenced([(partition, FenceReason::Closed)]);
+            assert_eq!(status.seen().fenced[&partition], FenceReason::Closed);
+        }
     }
 
     #[test]

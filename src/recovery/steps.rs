@@ -133,8 +133,8 @@ impl Rebuild<'_> {
                 for mismatch in stored.mismatched {
                     tracing::error!(
                         reservation.id = %mismatch.id, column = mismatch.column,
-                        "the ledger holds another order under this id; run `yoink audit` and compare both rows \
-                         (docs/operations.md, YoinkNotConserved)"
+                        "the ledger holds another order under this id: run `yoink audit`, and compare the row and \
+                         the entry (docs/operations.md, YoinkNotConserved)"
                     );
                 }
                 Ok(true)

@@ -5,7 +5,7 @@ use super::{
     entry::{Entry, EntryError, fields},
 };
 use crate::{
-    domain::{Order, Partition, ReservationId},
+    domain::{Order, Partition, ProductId, ReservationId},
     redis::{Applied, FenceError, GROUP, script},
 };
 
@@ -94,6 +94,11 @@ impl DeadEntry {
     /// Its key in the dead index: the reservation id, or `accepted_as` if it has none.
     pub fn dead_key(&self) -> &str {
         self.field("rid")
+    }
+
+    /// Its product; `None` if the entry has no valid product id.
+    pub fn product(&self) -> Option<ProductId> {
+        self.field("p").parse().ok()
     }
 
     /// Why it was moved to `dead`.

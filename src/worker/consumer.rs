@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{Epoch, Partition, next_delivery},
-    redis::Connection,
+    redis::{Connection, FenceError},
     stock::{ReleaseFrom, ReleaseOutcome},
     stream::{Delivery, Rejection},
     tasks::tick,
@@ -199,7 +199,7 @@ impl Consumer {
     async fn finish(&mut self, attempt: Attempt) -> Result<(), Pause> {
         crash_point::reach("after_commit");
         for mismatch in &attempt.mismatched {
-            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit` and compare both (docs/operations.md, YoinkNotConserved)");
+            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
         }
         self.held = attempt.unfinished;
         let mut pause = attempt.pause;
@@ -302,8 +302,12 @@ impl Consumer {
 
     /// Stops the sale of a partition whose stores disagree.
     async fn close_partition(&self) {
-        if let Err(error) = self.context.lifecycle.close(self.partition).await {
-            tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "Redis and the ledger disagree, and Redis did not answer when the partition was to be closed: it still sells; trying again");
+        match self.context.lifecycle.close(self.partition).await {
+            // Fenced: it is closed already.
+            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "Redis and the ledger disagree, and Redis did not confirm that the partition is closed: it may still sell; trying again");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Orders that were refused and wait for another attempt, each after a delay that grows.
+//! Orders that were refused and are delayed until another attempt; the delay grows with each refusal.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -96,9 +96,9 @@ impl DelayedOrders {
     /// The orders that were refused with such a SQLSTATE and are delayed or held by the consumer.
     pub(super) fn unlisted(&mut self, held: &[Delivery]) -> Option<UnlistedOrders> {
         if !self.refusals.is_empty() {
-            let waiting = self.orders.iter().map(|order| &order.delivery);
+            let delayed = self.orders.iter().map(|order| &order.delivery);
             let here: HashSet<&str> =
-                waiting.chain(held).map(|delivery| delivery.entry.id.as_str()).collect();
+                delayed.chain(held).map(|delivery| delivery.entry.id.as_str()).collect();
             self.refusals.retain(|entry, _| here.contains(entry.as_str()));
         }
         let orders = self.refusals.len();
@@ -122,27 +122,27 @@ mod tests {
     }
 
     #[test]
-    fn unlisted_order_waits_longer_each_time_and_spends_no_delivery() {
+    fn unlisted_order_is_delayed_longer_each_time_and_spends_no_delivery() {
         let sqlstate = Sqlstate::new("P0001").unwrap();
-        let mut queue = DelayedOrders::new(Duration::ZERO);
-        assert!(queue.add_unlisted(delivery("1-1"), sqlstate));
-        assert_eq!(queue.unlisted(&[]), Some(UnlistedOrders { orders: 1, sqlstate }));
-        let due = queue.take_due(10);
+        let mut delayed = DelayedOrders::new(Duration::ZERO);
+        assert!(delayed.add_unlisted(delivery("1-1"), sqlstate));
+        assert_eq!(delayed.unlisted(&[]), Some(UnlistedOrders { orders: 1, sqlstate }));
+        let due = delayed.take_due(10);
         assert_eq!((due.len(), due[0].deliveries), (1, 1));
         assert_eq!(
-            queue.unlisted(&due),
+            delayed.unlisted(&due),
             Some(UnlistedOrders { orders: 1, sqlstate }),
             "it is held"
         );
-        let others = queue.add_unlisted_again([due, vec![delivery("1-2")]].concat());
+        let others = delayed.add_unlisted_again([due, vec![delivery("1-2")]].concat());
         assert_eq!(others, [delivery("1-2")], "not refused so far");
-        assert!(queue.entries().contains("1-1"));
+        assert!(delayed.entries().contains("1-1"));
         let mut slow = DelayedOrders::new(Duration::from_secs(1));
         for times in [1, 2, 4, 8, 16, 30, 30] {
             let before = Instant::now();
             slow.add_unlisted(delivery("1-1"), sqlstate);
-            let wait = slow.next_due().unwrap() - before;
-            assert_eq!(wait.as_secs(), times);
+            let delay = slow.next_due().unwrap() - before;
+            assert_eq!(delay.as_secs(), times);
             slow.retain(|_| false);
         }
         assert_eq!(slow.unlisted(&[]), None);

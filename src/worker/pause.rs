@@ -23,7 +23,7 @@ pub enum PauseReason {
     LedgerUnlisted(Option<Sqlstate>),
     #[error("Postgres refuses: its schema, role or database is wrong")]
     LedgerMisconfigured,
-    #[error("Postgres refuses to void an order (SQLSTATE {}): correct the constraint or trigger that refuses it", code_of(*.0))]
+    #[error("Postgres refuses to void a dead letter or to record it (SQLSTATE {}): correct the constraint or trigger", code_of(*.0))]
     VoidRefused(Option<Sqlstate>),
     /// The partition was closed.
     #[error("Redis and the ledger disagree")]
@@ -51,7 +51,7 @@ impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
             LedgerError::Unavailable { .. } => PauseReason::LedgerUnavailable,
-            // Of a void: the rejection of an order is handled before it becomes a pause.
+            // Of a void or its record: the rejection of an order is handled before it becomes a pause.
             LedgerError::Rejected { sqlstate, .. } => {
                 PauseReason::VoidRefused(Sqlstate::new(sqlstate))
             }

@@ -62,7 +62,7 @@ impl Releaser {
             let page = match cursor.next_page().await {
                 Ok(Some(page)) => page,
                 Ok(None) => break,
-                // The rebuild of the partition settles its dead entries.
+                // The rebuild of the partition decides their orders and removes them.
                 Err(error) if error.is_fenced() => break,
                 Err(error) => return Err(error.into()),
             };

@@ -136,7 +136,8 @@ async fn everything(env: &TestEnv) -> String {
 }
 
 /// Dead entries: two that can be stored, one that is refused again, one that is stored already, one that is voided and
-/// not released, one that is unrecognized, and one of another product.
+/// not released, two that are unrecognized (one of them has the id of the voided order and an invalid product id), and
+/// one of another product.
 async fn of_each_kind(env: &TestEnv, service: &Service) {
     for id in ["shoe", "hat"] {
         service.create(product(id, 10)).await;
@@ -154,9 +155,16 @@ async fn of_each_kind(env: &TestEnv, service: &Service) {
     stores.ledger.void(partition, epoch, &void, &by).await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad-2')";
     env.sql().await.batch_execute(poison).await.unwrap();
+    let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let mut add = redis::cmd("XADD");
-    add.arg(format!("{}:{{{partition}}}:dead", env.prefix)).arg("*");
-    add.arg(&["p", "shoe", "rid", "unrecognized", "at", "1"]);
+    add.arg(&dead).arg("*").arg(&["p", "shoe", "rid", "unrecognized", "at", "1"]);
+    let _id: String = add.query_async(&mut env.cli().await).await.unwrap();
+    let voided = stores.dead_letters.find(bad[1]).await.unwrap().unwrap();
+    let mut add = redis::cmd("XADD");
+    add.arg(&dead).arg("*");
+    for (name, value) in &voided.entry.fields {
+        add.arg(name).arg(if name == "p" { "not a product" } else { value });
+    }
     let _id: String = add.query_async(&mut env.cli().await).await.unwrap();
 }
 
@@ -185,7 +193,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
 
     let before = everything(&env).await;
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
-    assert_eq!((predicted.released, predicted.decided, predicted.unrecognized), (5, 1, 1));
+    assert_eq!((predicted.released, predicted.decided, predicted.unrecognized), (5, 1, 2));
     let reported: Vec<_> = predicted
         .effects
         .iter()
@@ -209,11 +217,11 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
     let done = service.admin().release_dead_entries(release(false)).await.unwrap().into_inner();
     assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..predicted.clone() });
-    assert_eq!((done.released, done.decided, done.unrecognized), (2, 0, 1));
+    assert_eq!((done.released, done.decided, done.unrecognized), (2, 0, 2));
     for effect in predicted.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
-    // The unrecognized entry stays, and the audit reports it; without it the audit holds.
+    // The unrecognized entries stay, and the audit reports them; without them the audit holds.
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();

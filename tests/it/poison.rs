@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use yoink::app::Role;
 
-use crate::harness::{TestEnv, eventually, product};
+use crate::harness::{Binary, TestEnv, eventually, move_to_dead, product};
 
 /// Buys with a poison user among good ones, or a poison product, under a constraint of the test's own.
 async fn poison_among_good_orders(constraint: &str, poison: (&str, &str)) {
@@ -93,4 +93,40 @@ async fn entry_of_an_unknown_writer_is_kept_as_unrecognized() {
     // The audit reports it: another program wrote into the stream.
     assert_eq!(env.audit().await.verdict(), yoink::audit::Verdict::Violated);
     worker.stop().await;
+}
+
+/// A constraint prevents that a dead letter is voided; it is removed later.
+async fn dead_letter_that_cannot_be_voided(table: &str, constraint: &str) {
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10)).await;
+    let sql = env.sql().await;
+    let add = format!("ALTER TABLE {table} ADD CONSTRAINT refuse CHECK ({constraint})");
+    sql.batch_execute(&add).await.unwrap();
+    move_to_dead(&env, &api, ("shoe", Some("23514")), ["ann".to_owned()]).await;
+    let worker = Binary::serve_as("worker", &env, &[], None);
+    let paused = "release of dead entries paused: Postgres refuses to void a dead letter or to record it \
+                  (SQLSTATE 23514): correct the constraint or trigger";
+    eventually("the log states what refuses the void", async || {
+        worker.log().contains(paused).then_some(())
+    })
+    .await;
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0, "nothing is voided");
+    let report = env.audit().await;
+    assert_eq!((report.products[0].stock, report.products[0].in_dead), (9, 1));
+
+    sql.batch_execute(&format!("ALTER TABLE {table} DROP CONSTRAINT refuse")).await.unwrap();
+    let report = env.assert_audit_holds().await;
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (10, 0));
+    assert_eq!(worker.log().matches(paused).count(), 1, "it is logged once: {}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_void_is_logged_and_the_unit_is_given_back_after_the_correction() {
+    dead_letter_that_cannot_be_voided("reservations", "state <> 'voided'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_record_of_a_void_is_logged_and_the_unit_is_given_back_after_the_correction() {
+    dead_letter_that_cannot_be_voided("dead_actions", "action <> 'release'").await;
 }

@@ -148,7 +148,7 @@ async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
 
     let () = redis_command(&primary.url(), &["CONFIG", "SET", "replica-read-only", "no"]).await;
     fail_over(primary, &replica).await;
-    // The address still leads to what was the primary: no new connection can be used either.
+    // The address is still that of the former primary: no new connection can be used either.
     eventually("connections are tried repeatedly", async || {
         assert_eq!(service.refusal("shoe", "late", "r").await, "RECOVERING");
         let tries = (dropped(&service, "replica").await, dropped(&worker, "replica").await);

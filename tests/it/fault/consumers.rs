@@ -85,7 +85,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
+async fn consumer_finds_unowned_entries_behind_more_pending_entries_than_one_scan() {
     let env = TestEnv::new().await;
     let settings = [("takeover_idle_ms", "600000")];
     let app = env.app(&settings).await;
@@ -97,14 +97,14 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     let (partition, key) = orders(&env).await;
     let streams = &app.stores().streams;
     let mut reader = app.stores().reader().await.unwrap();
-    // More than two pages of entries with an owner, then the orphans.
+    // More than two pages of entries with an owner, then the unowned ones.
     let alive = streams.read_new(&mut reader, partition, "alive", (1_200, 0)).await.unwrap();
-    let orphans = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
-    assert_eq!((alive.len(), orphans.len()), (1_200, 20));
+    let unowned = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
+    assert_eq!((alive.len(), unowned.len()), (1_200, 20));
     assert_eq!(delete(&env, &key, "gone").await, 20);
     let other = env.app(&[("takeover_idle_ms", "100")]).await;
     let mut context = other.worker_context.clone();
-    // It scans often, and takes over only orphans.
+    // It scans often, and takes over only unowned entries.
     context.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();
     let mut consumer = Consumer::new(context, partition, reader).without_waiting();

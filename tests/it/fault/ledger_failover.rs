@@ -55,7 +55,7 @@ impl Pair {
         .await;
     }
 
-    /// The primary dies and the standby is promoted in its place.
+    /// The primary dies and the standby is promoted.
     async fn fail_over(mut self) -> (TestEnv, Proxy) {
         let mut primary = self.env.postgres.take().unwrap();
         tokio::task::spawn_blocking(move || primary.kill()).await.unwrap();

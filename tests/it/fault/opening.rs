@@ -132,3 +132,36 @@ async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let open = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'open'";
     assert_eq!(env.count(open).await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_refusing_writes_keeps_new_partitions_closed_and_is_reported_once() {
+    let env = TestEnv::with_own_redis().await;
+    let set = async |replicas: &str| {
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("min-replicas-to-write").arg(replicas);
+        let () = set.query_async(&mut env.cli().await).await.unwrap();
+    };
+    set("1").await;
+    let mut service = Binary::serve(&env, &[], None);
+    service.channel().await;
+    let http = service.http_address().unwrap();
+    let epochs = "SELECT min(epoch) FROM partitions";
+    eventually("both are tried several times", async || {
+        (env.count(epochs).await >= 3).then_some(())
+    })
+    .await;
+    let ready = get(http, "/readyz").await;
+    for partition in 0..2 {
+        let line = format!("partition {partition}: Redis is unavailable: ");
+        let line = ready.lines().find(|found| found.starts_with(&line));
+        assert!(line.is_some_and(|line| line.contains("NOREPLICAS")), "{ready}");
+    }
+    let log = service.log();
+    assert_eq!(log.matches("the new partition cannot be opened yet").count(), 2, "{log}");
+    set("0").await;
+    eventually("it is open, and nothing is reported", async || {
+        get(http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())?;
+        (!get(http, "/readyz").await.contains("NOREPLICAS")).then_some(())
+    })
+    .await;
+}

@@ -140,7 +140,7 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("the rebuild has not begun"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("the rebuild cannot begin"));
     assert_eq!(epoch(&env, 0).await, 1);
     config_set(&env, "min-replicas-to-write", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;

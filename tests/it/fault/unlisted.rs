@@ -1,4 +1,4 @@
-//! Postgres refuses with a SQLSTATE that is in no list: a trigger that raises P0001.
+//! Postgres refuses with a SQLSTATE that this program does not classify: a trigger that raises P0001.
 
 use futures_util::future::join_all;
 use redis::AsyncCommands as _;
