@@ -12,6 +12,7 @@
 //! - [`catalogue`], [`recovery`], [`dead_letters`]: products, opening and rebuilding partitions, dead entries
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
 //! - [`app`]: connects, builds and runs the service; [`tasks`]: background tasks
+//! - [`load`]: calls a running service and reports what was answered, and how fast
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
 //!
 //! # Examples
@@ -69,6 +70,7 @@ mod durability;
 pub mod grpc;
 pub mod ledger;
 pub mod lifecycle;
+pub mod load;
 pub mod recovery;
 pub mod redis;
 pub mod servers;

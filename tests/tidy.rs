@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Each module, and the modules it may use. `docs/ARCHITECTURE.md` describes what each owns.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -60,6 +60,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "telemetry",
         ],
     ),
+    ("load", &["grpc"]),
     ("servers", &[]),
     (
         "app",
@@ -95,6 +96,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "domain",
             "grpc",
             "ledger",
+            "load",
             "stream",
             "telemetry",
         ],
