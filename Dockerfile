@@ -14,14 +14,14 @@ COPY lua lua
 COPY migrations migrations
 COPY deploy/catalogue.csv deploy/catalogue.csv
 COPY src src
-# There is no repository in here for build.rs to ask; `yoink --version` shows this.
+# The build has no repository that build.rs could ask. `yoink --version` shows this value.
 ARG YOINK_COMMIT=unknown
-# Only downloads are cached: a kept target/ could take older sources for the ones it has built.
+# Only downloads are cached: cargo could take a cached target/ for a build of these sources.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     YOINK_COMMIT="$YOINK_COMMIT" cargo build --locked --release --bin yoink
 RUN target/release/yoink descriptor > yoink.binpb
 
-# The sidecar: Envoy with its configuration and the contract of this build. No digest of this version was known.
+# Envoy with its configuration and the API of this build. No digest of this version was known.
 FROM envoyproxy/envoy:v1.40.0 AS edge
 COPY --chmod=0644 deploy/envoy/envoy.yaml /etc/envoy/envoy.yaml
 COPY --from=build --chmod=0644 /build/yoink.binpb /etc/envoy/yoink.binpb
@@ -41,25 +41,25 @@ FROM grafana/grafana:13.2.3@sha256:b28bae15e219c998fb0e0424ed724930cc61b1f61fb40
 COPY --chmod=0755 deploy/grafana/provisioning /etc/grafana/provisioning
 COPY --chmod=0755 deploy/grafana/dashboards /var/lib/grafana-dashboards
 
-# Makes the passwords of a deployment; as root, since each file gets an owner.
+# Makes the passwords of a deployment. It runs as root, because it gives each file an owner.
 FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS passwords
 COPY --chmod=0755 deploy/compose/passwords.sh /usr/local/bin/passwords.sh
 ENTRYPOINT ["passwords.sh"]
 
 FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS service
-# For rediss://, which trusts the system's certificates; the slim image has none.
+# For rediss://, which trusts the system's certificates. The slim image has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin yoink
 COPY --from=build /build/target/release/yoink /usr/local/bin/yoink
 # The demo catalogue, for `yoink import`.
 COPY --chmod=0644 deploy/catalogue.csv /usr/share/yoink/catalogue.csv
-# yoink.toml is looked for here; without one, defaults and environment apply.
+# yoink.toml is read from here. Without one, defaults and the environment apply.
 WORKDIR /etc/yoink
-# By number, so that a runtime can see that it is not root.
+# A number, so that a container runtime can check that it is not root.
 USER 10001
-# gRPC, and HTTP for /healthz and /readyz. Both listen on loopback unless YOINK_GRPC_LISTEN and
-# YOINK_HTTP_LISTEN say otherwise.
+# gRPC, and HTTP for /healthz, /readyz and /metrics. Both listen on loopback unless YOINK_GRPC_LISTEN and
+# YOINK_HTTP_LISTEN have other addresses.
 EXPOSE 50051 9464
-# No HEALTHCHECK: nothing in here speaks HTTP. Ask /readyz from outside.
+# No HEALTHCHECK, because the image has no HTTP client. Check /readyz from outside.
 ENTRYPOINT ["yoink"]
 CMD ["serve"]

@@ -8,23 +8,26 @@ DEMO_ARGS ?=
 .PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint doc openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
 
 help:
-	@echo "make demo    a flash sale against a throw-away service"
-	@echo "make test    every test, on private servers that the tests start"
-	@echo "make test-tools  tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
-	@echo "make test-servers  the integration tests on the newer Redis and Postgres of the compose file, from PyPI"
-	@echo "make fault   the fault matrix only; make soak: its long loops; make bugs: known bugs must be found by their tests"
-	@echo "make repeat  the integration tests N=20 times beside two busy processes; STRICT=1: a fault that cannot be tried here fails"
-	@echo "make dev     the service, with its own Redis and Postgres under .yoink/"
-	@echo "make edge    Envoy in front of it: REST on port 8080"
-	@echo "make watch   Prometheus beside it, on port 9090"
-	@echo "make lint    formatting, clippy, unused dependencies, shell scripts, the contract's style, Dockerfile and compose file"
-	@echo "make doc     the documentation of the code, without warnings"
-	@echo "make openapi the REST side of the contract as docs/openapi.yaml"
-	@echo "make bench-rebuild  time of a rebuild by number of rows"
-	@echo "make bench-import  time of an import by number of products, with an emergency stop during it, and bench-listing"
-	@echo "make bench-listing  sizes and times of long lists through Envoy"
-	@echo "make bench-lookups  rate of stored orders during a flood of look-ups"
-	@echo "make deny    licences, bans and sources of the dependencies"
+	@echo "make demo    runs a flash sale on private servers and audits it"
+	@echo "make test    runs every test, on private servers that the tests start"
+	@echo "make test-tools  runs the tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
+	@echo "make test-servers  runs the integration tests with a newer Redis and Postgres, from PyPI"
+	@echo "make fault   runs the fault matrix only"
+	@echo "make soak    runs the loops of the fault matrix, long"
+	@echo "make bugs    checks that each known bug is found by its test"
+	@echo "make repeat  runs the integration tests N=20 times beside two busy processes; with STRICT=1, a fault that cannot be tried fails"
+	@echo "make dev     runs the service with its own Redis and Postgres, whose data stay under .yoink/"
+	@echo "make edge    runs Envoy in front of make dev: REST on port 8080"
+	@echo "make watch   runs Prometheus beside make dev, on port 9090"
+	@echo "make tools   installs the pinned tools of the checks (grpcurl, ghz, k6, Envoy and others) under .tools/"
+	@echo "make lint    checks formatting, clippy, unused dependencies, shell scripts, proto files, Dockerfile and compose file"
+	@echo "make doc     builds the documentation of the code; a warning fails"
+	@echo "make openapi writes docs/openapi.yaml, the REST side of the API, from the proto files"
+	@echo "make bench-rebuild  measures the time of a rebuild by number of rows"
+	@echo "make bench-import  measures the time of an import by number of products, and of an emergency stop during it; then bench-listing"
+	@echo "make bench-listing  measures sizes and times of long lists through Envoy"
+	@echo "make bench-lookups  measures how many orders per second are stored during a flood of look-ups"
+	@echo "make deny    checks licences, bans and sources of the dependencies"
 
 install:
 	@scripts/install.sh
@@ -32,7 +35,8 @@ install:
 test: install
 	$(CARGO) test --locked
 
-# PyPI's Redis is built without TLS, so the tests of TLS are left out. TESTS="end_to_end sale": only tests whose names contain one of these.
+# PyPI's Redis is built without TLS, so the tests of TLS are left out. With TESTS="end_to_end sale", only tests whose names
+# contain one of these words run.
 test-servers: export PATH := $(CURDIR)/.tools/servers:$(PATH)
 test-servers:
 	@scripts/tools.sh servers
@@ -43,23 +47,23 @@ test-servers:
 fault: install
 	$(CARGO) test --locked --test it fault::
 
-# The loops of the fault matrix, long: 200 kills each, 50 of Postgres. FAULT_ROUNDS and FAULT_SEED may be set.
+# 200 kills in each loop, 50 of Postgres. FAULT_ROUNDS and FAULT_SEED may be set.
 soak: export FAULT_ROUNDS ?= 200
 soak: install
 	@echo "| killed | times | accepted | confirmed | lost | doubled | oversold | seed |"
 	@$(CARGO) test --locked --test it loops:: -- --nocapture --test-threads=3
 
-# Builds each known bug into a copy of the sources; its test must find it.
+# Builds each known bug into a copy of the sources. Its test must find it.
 bugs: install
 	@scripts/install.sh tools
 	@scripts/bugs.sh
 
-# No test may fail because the machine is busy. TESTS="kills loops": only tests whose names contain one of these.
+# No test may fail because the machine is busy. With TESTS="kills loops", only tests whose names contain one of these words run.
 repeat: export N ?= 20
 repeat: install
 	@scripts/repeat.sh $(TESTS)
 
-# Cargo is not quiet: a first build takes minutes, and this shows its progress.
+# Cargo prints its progress, because a first build takes minutes.
 demo: install
 	$(CARGO) run --locked --profile $(PROFILE) -- demo $(DEMO_ARGS)
 
@@ -108,7 +112,7 @@ bench-import: install
 	$(CARGO) bench --locked --profile $(PROFILE) --bench import
 	@$(MAKE) --no-print-directory bench-listing
 
-# ORDERS, LOOKUPS, ROUNDS choose its sizes.
+# ORDERS, LOOKUPS and ROUNDS set its sizes.
 bench-lookups: install
 	$(CARGO) bench --locked --bench lookups
 
@@ -116,7 +120,7 @@ openapi: tools
 	@$(MAKE) --no-print-directory target/openapi.yaml
 	cp target/openapi.yaml docs/openapi.yaml
 
-# Always made anew: it costs a second.
+# Made each time, which takes a second.
 .PHONY: target/openapi.yaml
 target/openapi.yaml:
 	.tools/venv/bin/buf generate -o target/openapi

@@ -174,7 +174,7 @@ async fn stops(bench: &Bench, rows: usize, file: &Path) -> anyhow::Result<[Durat
     let bind = || TcpListener::bind("127.0.0.1:0");
     let listeners = Listeners { grpc: bind().await?, http: bind().await? };
     let app = App::build(&bench.config(&name)?, Role::All, listeners).await?;
-    let address = app.grpc_address()?;
+    let address = app.listeners.grpc.local_addr()?;
     let shutdown = CancellationToken::new();
     let running = TaskTracker::new().spawn(app.run(shutdown.clone()));
     let mut service = Service::connect(address).await?;

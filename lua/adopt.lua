@@ -1,12 +1,12 @@
--- Takes entries that were delivered and that no consumer has pending: XGROUP DELCONSUMER drops what its consumer
--- had pending. Checks one page of the stream, up to the last delivered entry; never takes an entry that a consumer
--- has pending, nor one that was not delivered yet.
+-- Takes over entries that were delivered and that no consumer has pending. XGROUP DELCONSUMER leaves such entries behind,
+-- because it drops what its consumer had pending. Each call checks one page of the stream, up to the last delivered
+-- entry. It never takes an entry that a consumer has pending, or one that was not delivered yet.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer  4 the last entry checked before ('' for the start)
 --       5 most entries to check
 --
--- Returns {'fenced', reason} | {'ok', last entry checked ('' when it was the last delivered), taken id, ...}
+-- Returns {'fenced', reason} | {'ok', last entry checked ('' if every delivered entry was checked), taken id, ...}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -24,19 +24,20 @@ local page = redis.call('XRANGE', KEYS[2], from, delivered, 'COUNT', ARGV[5])
 if #page == 0 then return { 'ok', '' } end
 local pending = {}
 local first, last = page[1][1], page[#page][1]
-for _, held in ipairs(redis.call('XPENDING', KEYS[2], ARGV[2], first, last, ARGV[5])) do
-  pending[held[1]] = true
+for _, row in ipairs(redis.call('XPENDING', KEYS[2], ARGV[2], first, last, ARGV[5])) do
+  pending[row[1]] = true
 end
-local orphans = {}
+local unowned = {}
 for _, entry in ipairs(page) do
   local id = entry[1]
-  -- Pending entries that are no longer in the stream may have filled the reply above: checked again, one by one.
+  -- Entries that are pending but no longer in the stream may have filled the reply above, so each entry that it did not
+  -- name is checked by itself.
   if not pending[id] and #redis.call('XPENDING', KEYS[2], ARGV[2], id, id, '1') == 0 then
-    orphans[#orphans + 1] = id
+    unowned[#unowned + 1] = id
   end
 end
 local answer = { 'ok', #page < tonumber(ARGV[5]) and '' or last }
-for _, id in ipairs(orphans) do
+for _, id in ipairs(unowned) do
   -- Only its first delivery may be counted (R4).
   redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], '0', id, 'FORCE', 'JUSTID', 'RETRYCOUNT', '1')
   answer[#answer + 1] = id

@@ -1,10 +1,10 @@
--- Reads dead entries of a partition: a page of them, the oldest first, or the one with a given name.
+-- Reads dead entries of a partition: a page of them, the oldest first, or the one with a given dead key.
 --
 -- KEYS  1 meta  2 dead  3 dead_index
--- ARGV  1 '<epoch> <deployment>'  2 name, or '' for a page  3 first id ('-', or '(' and an id)  4 last id ('+', or an
---       id)  5 most entries
+-- ARGV  1 '<epoch> <deployment>'  2 dead key (the key in dead_index), or '' for a page  3 first id ('-', or '('
+--       and an id)  4 last id ('+', or an id)  5 most entries
 --
--- Returns {'fenced', reason} | {'none'} (no entry has this name) | {'read', newest id of the stream ('' if it is
+-- Returns {'fenced', reason} | {'none'} (no entry has this dead key) | {'read', newest id of the stream ('' if it is
 --         empty), then of each entry: its id, the number of elements of its fields, and these elements}
 
 local why = fence(KEYS[1], ARGV[1])

@@ -1,9 +1,9 @@
--- Removes entries that a rebuild has stored or voided (R8).
+-- Removes entries whose orders a rebuild has stored or voided (R8).
 --
 -- KEYS  1 meta  2 (given) orders or dead
 -- ARGV  1 '<epoch> <deployment>'  2... entry ids
 --
--- Returns {'fenced', reason} (this rebuild is over) | {'ok', number removed}
+-- Returns {'fenced', reason} (this rebuild may not continue) | {'ok', number removed}
 
 local why = rebuild_fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -1,15 +1,17 @@
--- The fence (R1). Every script that takes, moves or returns a unit begins with it, so that no script changes a
--- partition whose data may have changed unnoticed.
+-- The fence (R1). Every script that runs on an open partition begins with fence(), and the scripts of a rebuild after
+-- begin_rebuild.lua begin with rebuild_fence(). So no script changes a partition after Redis lost data or was exchanged.
 --
 -- caller is '<epoch> <deployment>', as the caller knows them. fence(meta_key, caller) returns
---   reason            the script must return {'fenced', reason} and do nothing:
---                     'replica' this Redis follows another one (also where a replica may be written),
---                     'missing' no meta (an emptied Redis), 'deployment' another deployment's Redis, 'replid'
---                     a restart, promotion or restored backup, 'epoch' the caller or Redis is in another
---                     epoch, 'closed' closed for a rebuild
---   nil, seq, epoch   the partition is open; seq is the number of accepts in this epoch, as text
+--   reason            The script must return {'fenced', reason} and do nothing. The reason is one of
+--                     'replica'     this Redis is a replica, even a writable one (replica-read-only no)
+--                     'missing'     there is no meta: Redis was emptied, or never had this partition
+--                     'deployment'  the data belong to another deployment
+--                     'replid'      Redis restarted, was promoted, or was restored from a backup
+--                     'epoch'       the caller or Redis is in another epoch
+--                     'closed'      the partition is closed until a rebuild has opened it again
+--   nil, seq, epoch   The partition is open. seq is the number of accepts in this epoch. Both are text.
 --
--- instance() returns the replid of this Redis; nil if it is a replica.
+-- instance() returns the replid of this Redis, or nil if it is a replica.
 local function instance()
   local info = redis.call('INFO', 'replication')
   if string.match(info, 'role:(%a+)') ~= 'master' then return nil end
@@ -29,7 +31,7 @@ local function fence(meta_key, caller)
   return nil, meta[4], epoch
 end
 
--- As fence, for a rebuild: the partition must be closed under this rebuild's epoch.
+-- As fence, for a rebuild: the partition must be closed under this rebuild's epoch. Returns reason, or nil and epoch.
 local function rebuild_fence(meta_key, caller)
   local replid = instance()
   if not replid then return 'replica' end
@@ -49,12 +51,12 @@ local function text(number) return string.format('%.0f', number) end
 local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', ['/'] = '%2F' })) end
 
 -- Request ids are remembered in hashes <base>:<bucket>, by the time of the accept. A bucket is as wide as the
--- window and at most 12 hours, so that buckets written under another window are found (src/domain/id_window.rs
--- does the same).
--- Returns the width in ms, how many earlier buckets the window reaches back, and the bucket of now.
-local function buckets_of(window_ms, now_ms)
-  local width_ms = math.min(window_ms, 43200000)
-  return width_ms, math.ceil(window_ms / width_ms), math.floor(now_ms / width_ms)
+-- idempotency window and at most 12 hours, so that buckets written under another idempotency window are found
+-- (src/domain/id_window.rs does the same).
+-- Returns the width in ms, how many earlier buckets this window reaches back, and the bucket of now.
+local function buckets_of(idempotency_window_ms, now_ms)
+  local width_ms = math.min(idempotency_window_ms, 43200000)
+  return width_ms, math.ceil(idempotency_window_ms / width_ms), math.floor(now_ms / width_ms)
 end
 
 -- A stream entry's flat list of fields as a table.

@@ -1,11 +1,11 @@
--- Reads the entry of a reservation that is not settled yet: from orders, else from dead.
+-- Reads the entry of a reservation whose order is still in a stream: in orders, or else in dead.
 --
 -- KEYS  1 meta  2 orders  3 dead  4 dead_index
--- ARGV  1 '<epoch> <deployment>'  2 the id it has in orders  3 the reservation id  4 its random part
+-- ARGV  1 '<epoch> <deployment>'  2 the id that it has in orders  3 the reservation id  4 its random part
 --       (hexadecimal)
 --
--- Returns {'fenced', reason} | {'found', name, value, ...} (its fields)
---       | {'none', highest seq of this epoch that was settled as stored (0 for none)}
+-- Returns {'fenced', reason} | {'found', name, value, ...} (the fields of the entry)
+--       | {'none', highest seq of this epoch that was settled as stored ('0' for none)}
 
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -20,6 +20,6 @@ if not found then
   found = dead_id and entry(KEYS[3], dead_id)
 end
 if found then return { 'found', unpack(found[2]) } end
--- '<epoch>-<seq>'; that of another epoch does not count.
+-- '<epoch>-<seq>'. A value of another epoch does not count.
 local of, stored = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
 return { 'none', of == epoch and stored or '0' }

@@ -1,11 +1,11 @@
--- Reads which deployment's data Redis holds for a partition, and its epoch and seq. Called before an epoch is used for
--- the partition. Redis refuses it where it cannot be written.
+-- Reads the deployment, epoch and seq of the partition's data in Redis. Called before an epoch is used for the partition.
+-- A replica answers 'replica': no epoch is used for a Redis that cannot be written.
 --
 -- KEYS  1 meta
 -- ARGV  none
 --
--- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'held', deployment, epoch, seq}
---       | {'none'} (it holds nothing of this partition)
+-- Returns {'fenced', 'replica'} (this Redis is a replica) | {'held', deployment, epoch, seq}
+--       | {'none'} (Redis holds no meta of this partition)
 
 if not instance() then return { 'fenced', 'replica' } end
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')

@@ -1,15 +1,17 @@
--- Moves one order that cannot be stored from orders to dead; the unit stays taken until it is released.
+-- Moves one order that cannot be stored from orders to dead. Its unit stays taken until it is released.
 --
 -- KEYS  1 meta  2 orders  3 dead  4 dead_index
--- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 reservation id  5 reason  6 SQLSTATE ('' for none)
+-- ARGV  1 '<epoch> <deployment>'  2 group  3 entry id  4 dead key: the reservation id, or the entry
+--       id if it has none  5 reason  6 SQLSTATE ('' for none)
 --
--- Returns {'fenced', reason} | {'moved', dead id} | {'gone'} (no longer in orders)
+-- Returns {'fenced', reason} | {'moved', id in dead} | {'gone'} (no longer in orders)
 --       | {'not_applied', the refusal of Redis}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local found = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])
 if not found[1] then return { 'gone' } end
+-- Reading the index before the first write checks its type.
 redis.call('HLEN', KEYS[4])
 local time = redis.call('TIME')
 local at_ms = text(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))

@@ -3,13 +3,13 @@
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'
 --
--- Returns {'fenced', reason} | {'ok', highest seq of this epoch that was settled as stored (0 for none),
---         timeline of Postgres when it was opened ('' if unknown)}
+-- Returns {'fenced', reason} | {'ok', highest seq of this epoch that was settled as stored ('0' for none),
+--         timeline of Postgres when the partition was opened ('' if unknown)}
 
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local meta = redis.call('HMGET', KEYS[1], 'stored', 'timeline')
--- Each begins with its epoch: an older program does not reset them when it rebuilds a partition.
+-- Each value begins with its epoch, because an older program does not reset them when it rebuilds a partition.
 local function of_epoch(value, pattern)
   local of, rest = string.match(value or '', pattern)
   return of == epoch and rest or nil

@@ -1,8 +1,9 @@
--- Writes how products are offered; a change applies only over a lower version.
+-- Writes the terms of the sale of products. A product changes only if the given version is higher than the one that Redis
+-- has, so any process may repeat the call at any time.
 --
 -- KEYS  1 meta  2 catalogue
--- ARGV  1 '<epoch> <deployment>', then for each product: product, version, status, per-user limit (0 for none),
---       opens and closes in ms since 1970 (0 for none)
+-- ARGV  1 '<epoch> <deployment>', then for each product: product, version, status, per-user limit ('0' for none),
+--       opens_at and closes_at in ms since 1970 ('0' for none)
 --
 -- Returns {'fenced', reason} | {'ok', number of products that changed}
 

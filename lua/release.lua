@@ -1,12 +1,13 @@
--- Gives the unit of one voided order back, once, even if it is called several times (R5).
--- The entry itself is the token: only the call that removes it adds the unit.
+-- Gives the unit of one voided order back, once, even if it is called several times (R5, R6). Only the call that removes
+-- the entry adds the unit.
 --
 -- KEYS  1 meta  2 stock  3 idempotency (base)  4 bought  5 orders  6 dead  7 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 where the entry is: 'orders' or 'dead'  4 its id there
---       5 in 'dead': the name under which it was moved there, since another entry may have that id now
+--       5 in 'dead': its dead key, since another entry may have that id now
 --
 -- Returns {'fenced', reason} | {'released', stock} | {'gone'} (another call gave it back)
---       | {'unreleasable'} (nothing done: not an order that this program wrote, or no stock to add to)
+--       | {'unrecognized'} (nothing done: this program did not write the entry)
+--       | {'no_stock'} (nothing done: Redis has no stock of the product)
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -15,10 +16,10 @@ local found = redis.call('XRANGE', from, id, id)
 if not found[1] then return { 'gone' } end
 local order = fields_of(found[1])
 local original = order.id or id
-if not (order.p and order.u and order.r) then return { 'unreleasable' } end
-if from == KEYS[6] and not order.rid then return { 'unreleasable' } end
+if not (order.p and order.u and order.r) then return { 'unrecognized' } end
+if from == KEYS[6] and not order.rid then return { 'unrecognized' } end
 if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
-if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'unreleasable' } end
+if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'no_stock' } end
 
 -- Reading each key before the first write checks its type.
 local bucket_key, request_field, record
@@ -44,7 +45,8 @@ if bought > 1 then
 elseif bought == 1 then
   redis.call('HDEL', KEYS[4], buyer)
 end
--- Only if it still names this reservation: a repeated request may have bought again with it after the void.
+-- The request id is forgotten only if it still belongs to this reservation: after the void, a repeated request may have
+-- bought again with it.
 local mine = original .. ' ' .. order.r .. ' '
 if record and string.sub(record, 1, #mine) == mine then redis.call('HDEL', bucket_key, request_field) end
 return { 'released', text(stock) }

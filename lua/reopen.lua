@@ -1,9 +1,9 @@
--- Ends a rebuild (R9): opens a partition that is this rebuild's, still closed, and has nothing in flight.
+-- Ends a rebuild (R9): opens a partition that is closed under this rebuild's epoch and whose streams are empty.
 --
 -- KEYS  1 meta  2 orders  3 dead  4 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres when this rebuild began ('' if unknown)
 --
--- Returns {'fenced', reason} (this rebuild is over) | {'not_empty'} (drain again) | {'opened'}
+-- Returns {'fenced', reason} (this rebuild may not continue) | {'not_empty'} (drain again) | {'opened'}
 
 local why, epoch = rebuild_fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

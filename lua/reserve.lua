@@ -1,4 +1,4 @@
--- Decides a batch of requests of one partition: takes units and writes their orders in one atomic step.
+-- Decides a batch of requests of one partition: takes units and writes their orders, in one atomic step.
 --
 -- KEYS  1 meta  2 stock  3 catalogue  4 idempotency (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
@@ -10,13 +10,14 @@
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
---   sold_out | limit_reached <limit> | not_open <opens_at_ms> | closed | stopped
+--   sold_out | limit_reached <limit> | not_open <opens_at_ms> | ended <closes_at_ms> | ended | stopped
 --   unknown_product | backlog_full <entries that left the stream in this epoch>
---   not_applied <refusal of Redis>     this one and all after it; nothing was done for them
+--   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
 -- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
--- It cannot stop between two writes of a request: every key is read, and so its type checked, before the first
--- write. The first write is an XADD. Only it may be refused (out of memory, id too small), and that is caught.
+-- The script cannot fail between two writes of a request. Every key is read before the first write, which checks the type
+-- of the key. The first write is an XADD. Redis may refuse only this write (out of memory, id too small), and the refusal
+-- is caught.
 
 local why, seq_text, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
@@ -48,7 +49,7 @@ for i = 4, #ARGV, 6 do
   requests[#requests + 1] = r
 end
 
--- 2. Everything is read before anything is written.
+-- 2. Every key is read before the first write.
 local stock, catalogue = {}, {}
 local stock_now = redis.call('HMGET', KEYS[2], unpack(products))
 local catalogue_now = redis.call('HMGET', KEYS[3], unpack(products))
@@ -64,7 +65,7 @@ for i, product in ipairs(products) do
 end
 local records, lost, kept_until = {}, {}, {}
 if #request_fields > 0 then
-  -- The next bucket, too: the clock may have been set back since.
+  -- The next bucket is read as well: the clock may have been set back since it was written.
   for b = bucket - back, bucket + 1 do
     local key, until_ms = KEYS[4] .. ':' .. text(b), (b + back + 1) * width_ms
     local ttl_ms = redis.call('PTTL', key)
@@ -75,7 +76,7 @@ if #request_fields > 0 then
         if found[i] then records[request_fields[i]] = found[i] end
       end
     end
-    -- The bucket is new, or was written under a shorter window. (The clock moves on between two commands.)
+    -- The bucket is new, or was written under a shorter idempotency window. (The clock moves on between two commands.)
     if (exists or b == bucket) and until_ms - now_ms - ttl_ms > 1000 then kept_until[key] = until_ms end
   end
   if redis.call('EXISTS', KEYS[7]) == 1 then
@@ -97,16 +98,16 @@ if #bought_fields > 0 then
 end
 local backlog = redis.call('XLEN', KEYS[6])
 
--- 3. One decision after the other. The check for a duplicate comes first, so that the buyer of the last unit gets
+-- 3. The requests are decided in order. The check for a duplicate comes first, so that the buyer of the last unit gets
 -- the same answer when the request is repeated.
 local function refusal(r)
   local product = catalogue[r.product]
   if not product then return 'unknown_product' end
   if product.status == 'stopped' then return 'stopped' end
-  if product.status ~= 'on_sale' then return 'closed' end
+  if product.status ~= 'on_sale' then return 'ended' end
   if backlog >= backlog_max then return 'backlog_full ' .. text(seq - backlog) end
   if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
-  if product.closes > 0 and product.closes <= now_ms then return 'closed' end
+  if product.closes > 0 and product.closes <= now_ms then return 'ended ' .. text(product.closes) end
   if r.buyer and bought[r.buyer] >= product.limit then return 'limit_reached ' .. text(product.limit) end
   if stock[r.product] <= 0 then return 'sold_out' end
   return nil
@@ -168,6 +169,6 @@ if next(taken) then
   for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
   if #new_records > 0 then redis.call('HSET', bucket_key, unpack(new_records)) end
 end
--- May be refused, as by a full Redis: then the next call does it.
+-- Redis may refuse this, for example when it is full. Then the next call does it.
 for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end
 return answers

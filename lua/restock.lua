@@ -1,5 +1,5 @@
--- Brings the supply that Redis knows up to what the ledger granted (R3): absolute, so that any process may
--- repeat it at any time and a grant is added once.
+-- Sets the supply of products to the totals that the ledger has granted, and adds the difference to their stock (R3). It
+-- takes the total and not a difference, so any process may repeat the call at any time and a grant is added once.
 --
 -- KEYS  1 meta  2 stock  3 supply
 -- ARGV  1 '<epoch> <deployment>', then for each product: product, supply
@@ -8,6 +8,7 @@
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
+-- Reading the key before the first write checks its type.
 redis.call('HLEN', KEYS[2])
 local raised = 0
 for i = 2, #ARGV, 2 do

@@ -1,5 +1,5 @@
--- Removes orders that the ledger holds: acknowledges and deletes their entries, because the stream keeps acknowledged
--- ones. The highest seq among them is kept as 'stored': a ledger that no longer holds it has lost commits.
+-- Removes the entries of orders that the ledger holds: acknowledges and deletes them, because a stream keeps acknowledged
+-- entries. The highest seq among them is kept as 'stored'. A ledger that no longer holds this order has lost commits.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3... entry ids
@@ -9,7 +9,7 @@
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
 local ids = { unpack(ARGV, 3) }
--- '<epoch>-<seq>'; that of another epoch does not count.
+-- '<epoch>-<seq>'. A value of another epoch does not count.
 local of, before = string.match(redis.call('HGET', KEYS[1], 'stored') or '', '^(%d+)-(%d+)$')
 before = of == epoch and tonumber(before) or 0
 local stored = before

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compares the contract with that of the last tag: a change that breaks clients of a release fails, unless ALLOW_BREAKING=1.
-# Without a tag nothing is released: the contract is compared with main, and such a change is reported; CHANGELOG.md names it.
+# Compares the API (proto/) with that of the last tag. A change that breaks clients of a release fails, unless
+# ALLOW_BREAKING=1. Without a tag nothing is released: the API is compared with main, and such a change is only reported;
+# CHANGELOG.md must name it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ for ref in "$tag" main origin/main; do
   fi
 done
 if [ -z "$against" ]; then
-  echo "buf breaking: SKIPPED: this clone has neither a tag nor a branch main to compare the contract with" >&2
+  echo "buf breaking: SKIPPED: this clone has neither a tag nor a branch main to compare proto/ with" >&2
   exit 0
 fi
 

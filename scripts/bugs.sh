@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds each of the subtle bugs in `tests/bugs` into a copy of the sources, and runs the test that must find it.
-# A patch opens with two lines:
+# Builds each known bug of `tests/bugs` into a copy of the sources, and runs the test that must find it.
+# A patch begins with two lines:
 #   test:   that test, as `cargo test` names it
-#   fails:  part of the message of its failure; a test that fails otherwise has not found the bug
-# With arguments, only the bugs whose names contain one of them.
+#   fails:  part of the message of its failure; a test that fails with another message has not found the bug
+# With arguments, it takes only the bugs whose names contain one of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ fi
 
 header() { sed -n "s/^$2: //p;/^--- /q" "$1"; }
 # Copies tracked files, and new files that are not ignored. An unchanged file keeps its time, so that little is
-# rebuilt; a file that was deleted is deleted in the copy, too.
+# rebuilt. A file that was deleted is deleted in the copy, too.
 refresh() {
   git ls-files -z --cached --others --exclude-standard >target/bugs/files
   while IFS= read -r -d '' file; do

@@ -3,11 +3,11 @@
 # strace, patch, openssl and pgbouncer.
 #   install.sh [part…]   only these parts: `servers` (the above), `prometheus`, `venv` (Python's), `tools` (curl, git and
 #                        Python's venv)
-# Installs nothing that is there, and refuses versions that the service refuses. It starts no server, does not touch running
+# It installs only what is missing, and refuses versions that the program refuses. It starts no server, does not change running
 # ones, and prints what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
 
-# As the service demands: src/app/connect.rs and src/durability/postgres.rs.
+# The versions that the program needs: src/app/connect.rs and src/durability/postgres.rs.
 redis_needed=6.2
 postgres_needed=13
 
@@ -16,7 +16,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 have_venv() { python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$2" ]; }
 
-# The Postgres that Yoink would start: complete, first in the PATH, else the newest that Debian installed.
+# The Postgres that Yoink would start: the first complete one in the PATH, otherwise the newest that Debian installed.
 postgres_version() {
   local dir
   while read -r dir; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Completes the OpenAPI document of protoc-gen-openapi, which knows neither our HTTP statuses and error bodies nor the limits of
-ids: reads it from the first argument, writes the second one."""
+"""Completes the OpenAPI document of protoc-gen-openapi, which has neither the HTTP statuses and error bodies of this API nor the
+limits of ids. Reads the first argument and writes the second one."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ ERRORS = {"post": ["400", "404", "409", "413", "429", "500", "503", "504"], "get
 KEY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The request id, where the body has none.",
+    "description": "The request id, if the body has none.",
     "schema": {"type": "string"},
 }
 DETAIL = {
@@ -84,7 +84,7 @@ def error_response(status, reasons):
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
     }
     if status in ("429", "503"):
-        wait = {"description": "Seconds to wait, rounded up.", "schema": {"type": "integer"}}
+        wait = {"description": "Seconds to wait before the call is repeated, rounded up.", "schema": {"type": "integer"}}
         response["headers"] = {"Retry-After": wait}
     return response
 
@@ -138,7 +138,7 @@ class Dumper(yaml.SafeDumper):
 def main(source, target):
     document = with_joined_lines(yaml.safe_load(open(source, encoding="utf-8")))
     document["info"]["description"] = (
-        "Sells a limited number of units to far more buyers than there are units, exactly. "
+        "Sells a limited number of units to far more buyers than there are units, and never more than there are. "
         "An error is a google.rpc.Status with details."
     )
     for path in document["paths"].values():
@@ -150,7 +150,7 @@ def main(source, target):
     for name, schema in schemas.items():
         complete_schema(name, schema)
     schemas.update(ErrorDetail=DETAIL, FieldViolation=VIOLATION)
-    schemas["Status"]["description"] = "An error: docs/errors.md."
+    schemas["Status"]["description"] = "An error; docs/errors.md lists the reasons."
     schemas["Status"]["properties"]["code"]["description"] = "The gRPC status code."
     schemas["Status"]["properties"]["message"]["description"] = "What happened, for people. Programs read the reason in details."
     schemas["Status"]["properties"]["details"]["description"] = "ErrorInfo, and BadRequest or RetryInfo."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the integration tests repeatedly beside two busy processes, and prints the failures by test.
 #   repeat.sh [name…]   only tests whose names contain one of these
-# N is the number of runs, 20 by default. The log of each failed run is kept under target/repeat.
+# N is the number of runs, 20 by default. The log of each failed run stays under target/repeat.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

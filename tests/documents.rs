@@ -1,36 +1,17 @@
 //! The documents: links lead somewhere, the glossary is sorted, and the same Rust version is named everywhere.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod files;
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use files::{files, root};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
-}
-
-/// Every file with this ending below a directory, sorted.
-fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut dirs = vec![root().join(dir)];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == ending) {
-                found.push(path);
-            }
-        }
-    }
-    assert!(!found.is_empty(), "{dir} has no {ending} file");
-    found.sort();
-    found
 }
 
 fn documents() -> Vec<PathBuf> {

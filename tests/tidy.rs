@@ -2,12 +2,16 @@
 //! script documents its replies.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod files;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
+
+use files::{files, root};
 
 /// Each module, and the modules it may use. `docs/ARCHITECTURE.md` describes what each owns.
 const MODULES: [(&str, &[&str]); 24] = [
@@ -42,6 +46,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "redis",
             "domain",
             "crash_point",
+            "tasks",
             "telemetry",
         ],
     ),
@@ -108,25 +113,8 @@ const MODULES: [(&str, &[&str]); 24] = [
 /// The most lines of a file.
 const LINES_MAX: usize = 420;
 
-fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == ending) {
-                found.push(path);
-            }
-        }
-    }
-    assert!(!found.is_empty());
-    found
-}
-
 fn module_of(path: &Path) -> String {
-    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
+    let inside = path.strip_prefix(root().join("src")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
@@ -234,7 +222,7 @@ fn every_file_starts_with_a_module_comment() {
 
 /// The integration tests, by their whole path as `cargo test` prints it.
 fn tests() -> BTreeSet<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let root = root().join("tests/it");
     let mut names = BTreeSet::new();
     for path in files("tests/it", "rs") {
         let module = path.strip_prefix(&root).unwrap().with_extension("");
@@ -255,7 +243,7 @@ fn tests() -> BTreeSet<String> {
 
 #[test]
 fn reliability_page_names_existing_tests_and_every_fault_and_bug() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
     let tests = tests();
     let mut named = 0;
@@ -341,7 +329,7 @@ fn each_script_is_declared_once_with_the_keys_of_its_header() {
             let (file, keys) = declaration.split_once("/lua/").unwrap().1.split_once('"').unwrap();
             assert_eq!(file, format!("{name}.lua"));
             assert!(declared.insert(file.to_owned()), "{file} is declared twice");
-            let lua = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua").join(file);
+            let lua = root().join("lua").join(file);
             let header = header_keys(&fs::read_to_string(lua).unwrap());
             let keys = keys.split(['[', ']']).nth(1).unwrap().split(',').map(str::trim);
             let mut keys: Vec<String> = keys.map(snake_case).collect();

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Makes the passwords of one deployment, when it starts for the first time. Each file belongs to the one
-# user that reads it; the names of the accounts are those of docker-compose.yml. Nothing here has a default.
+# Makes the passwords of a deployment when it starts for the first time. Each file belongs to the user that reads it; the
+# names of the accounts are those of docker-compose.yml. No password has a default.
 #   passwords.sh [DIRECTORY]
 set -eu
 cd "${1:-/run/yoink}"
 umask 077
 
-# This file is written last: where it is, the others are.
+# This file is written last. If it exists, the others exist.
 if [ -e yoink.toml ]; then exit 0; fi
 
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# keep NAME OWNER: standard input becomes the file, whole or not at all. Owners are numbers, as in the images.
+# keep NAME OWNER: writes standard input to the file, completely or not at all. Owners are numbers, as in the images.
 keep() {
   cat > "$1.new"
   if [ "$(id -u)" -eq 0 ]; then chown "$2" "$1.new"; fi

@@ -7,14 +7,12 @@ mod replicated;
 mod stored;
 mod waiters;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use self::{replicated::Replicated, stored::Stored};
+use self::{replicated::Replicated, waiters::Queue};
 use crate::{
     domain::{Ack, ReservationId},
     ledger::Ledger,
@@ -33,29 +31,32 @@ pub struct AckSettings {
 }
 
 impl AckSettings {
-    /// A message that names what the default needs and the stores do not offer; `None` if they offer all of it.
-    pub fn unmet(&self, Offer { disk, replicas, ledger }: Offer) -> Option<String> {
+    /// A message that names what the default needs and the stores cannot give; `None` if they can give it.
+    pub fn unmet(&self, available: AvailableAcks) -> Option<String> {
+        if available.contains(self.default, self.replicas) {
+            return None;
+        }
         match self.default {
-            Ack::Disk if !disk => Some(
+            Ack::Memory => None,
+            Ack::Disk => Some(
                 "ack = disk needs a Redis with appendonly yes, appendfsync always and \
                  no-appendfsync-on-rewrite no, and whose append-only file is complete"
                     .to_owned(),
             ),
-            Ack::Replica if replicas < self.replicas => Some(format!(
-                "ack = replica needs {} replicas (ack_replicas), Redis has {replicas}",
-                self.replicas
+            Ack::Replica => Some(format!(
+                "ack = replica needs {} replicas (ack_replicas), Redis has {}",
+                self.replicas, available.replicas
             )),
-            Ack::Ledger if !ledger => Some(
+            Ack::Ledger => Some(
                 "ack = ledger needs a Postgres with synchronous_commit and fsync on".to_owned(),
             ),
-            Ack::Memory | Ack::Disk | Ack::Replica | Ack::Ledger => None,
         }
     }
 }
 
-/// What the stores offer now, by their own settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offer {
+/// The ack levels that the stores can give now, by their own settings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AvailableAcks {
     /// Redis answers after its log is on the disk.
     pub disk: bool,
     /// Replicas that are connected and up to date with Redis.
@@ -64,10 +65,21 @@ pub struct Offer {
     pub ledger: bool,
 }
 
+impl AvailableAcks {
+    fn contains(self, ack: Ack, replicas: u32) -> bool {
+        match ack {
+            Ack::Memory => true,
+            Ack::Disk => self.disk,
+            Ack::Replica => self.replicas >= replicas,
+            Ack::Ledger => self.ledger,
+        }
+    }
+}
+
 /// Why a call does not get the requested acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
-    /// The stores do not offer this now; nothing was done.
+    /// The stores cannot give this now; nothing was done.
     #[error("the stores cannot give ack = {} now", .0.as_str())]
     Unavailable(Ack),
     /// Too many calls wait already; the unit is taken, and the outcome is open.
@@ -77,22 +89,20 @@ pub enum AckError {
     #[error("the order could not be stored")]
     Voided,
     /// A store lost it.
-    #[error("the reservation was lost")]
-    Lost,
+    #[error("reservation {0} was lost")]
+    Lost(ReservationId),
     /// The service is shutting down; the outcome is open.
     #[error("the service is shutting down")]
     Stopping,
 }
 
 /// What the waits use.
+#[expect(missing_docs, reason = "the types describe the others")]
 pub struct AckStores {
-    /// The partitions.
     pub partitions: Partitions,
     /// A connection for waits alone, because they block it.
     pub blocking: Connection,
-    /// The ledger.
     pub ledger: Ledger,
-    /// Where the length of each wait is recorded.
     pub metrics: Metrics,
 }
 
@@ -101,78 +111,49 @@ pub struct AckStores {
 pub struct Acks {
     metrics: Metrics,
     settings: AckSettings,
-    offered: Arc<[AtomicBool; 4]>,
+    available: Arc<ArcSwap<AvailableAcks>>,
     replicated: Replicated,
-    stored: Stored,
+    stored: Queue<ReservationId, Result<(), AckError>>,
 }
 
 impl Acks {
     /// Starts the waiting tasks on `tasks`; they end when the last handle is dropped.
     pub fn start(stores: AckStores, settings: AckSettings, tasks: &Tasks) -> Self {
         let AckStores { partitions, blocking, ledger, metrics } = stores;
-        let offered = Arc::new([(); 4].map(|()| AtomicBool::new(false)));
         let replicated = Replicated::start(partitions.on(blocking), settings.replicas, tasks);
-        let stored = Stored::start(partitions, ledger, tasks);
-        let this = Self { metrics, settings, offered, replicated, stored };
-        this.offered[index(Ack::Memory)].store(true, Ordering::Release);
-        this
+        let stored = stored::start(partitions, ledger, tasks);
+        Self { metrics, settings, available: Arc::default(), replicated, stored }
     }
 
-    /// Sets what the stores offer from now on; returns what the default lacks.
-    pub fn offer(&self, offer: Offer) -> Option<String> {
-        let Offer { disk, replicas, ledger } = offer;
-        for (ack, given) in [
-            (Ack::Disk, disk),
-            (Ack::Replica, replicas >= self.settings.replicas),
-            (Ack::Ledger, ledger),
-        ] {
-            self.offered[index(ack)].store(given, Ordering::Release);
-        }
-        self.settings.unmet(offer)
+    /// Sets what the stores can give from now on; returns what the default lacks.
+    pub fn set_available(&self, available: AvailableAcks) -> Option<String> {
+        self.available.store(Arc::new(available));
+        self.settings.unmet(available)
     }
 
-    fn is_offered(&self, ack: Ack) -> bool {
-        self.offered[index(ack)].load(Ordering::Acquire)
-    }
-
-    /// What a call waits for; chosen before a unit is taken for it.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable` when the stores do not offer that now.
+    /// What a call waits for, or `Unavailable`; chosen before a unit is taken for it.
     pub fn choose(&self, requested: Option<Ack>) -> Result<Ack, AckError> {
         let ack = requested.unwrap_or(self.settings.default);
-        if self.is_offered(ack) { Ok(ack) } else { Err(AckError::Unavailable(ack)) }
+        let available = self.available.load().contains(ack, self.settings.replicas);
+        if available { Ok(ack) } else { Err(AckError::Unavailable(ack)) }
     }
 
-    /// Waits until an accepted reservation may be answered. The caller limits how long.
-    ///
-    /// # Errors
-    ///
-    /// Never `Unavailable`. `Overloaded` and `Stopping` leave the outcome open.
+    /// Waits until an accepted reservation may be answered. The caller limits how long. `Overloaded` and `Stopping`
+    /// leave the outcome open.
     pub async fn wait(&self, ack: Ack, id: ReservationId) -> Result<(), AckError> {
         let started = Instant::now();
         match ack {
             // Redis answers after it has written: with these settings, to the disk.
             Ack::Memory | Ack::Disk => return Ok(()),
-            Ack::Ledger => self.stored.wait(id).await?,
+            Ack::Ledger => self.stored.join(id).await??,
             // Its partition is in a later epoch now, so the ledger has the outcome.
             Ack::Replica => {
                 if !self.replicated.wait(id).await? {
-                    self.stored.wait(id).await?;
+                    self.stored.join(id).await??;
                 }
             }
         }
-        self.metrics.acknowledged(ack.as_str(), started.elapsed());
+        self.metrics.record_ack_wait(ack.as_str(), started.elapsed());
         Ok(())
-    }
-}
-
-fn index(ack: Ack) -> usize {
-    match ack {
-        Ack::Memory => 0,
-        Ack::Disk => 1,
-        Ack::Replica => 2,
-        Ack::Ledger => 3,
     }
 }

@@ -1,4 +1,5 @@
-//! Waits for replicas of Redis: one mark behind everything that was accepted, one WAIT for all calls that wait.
+//! Waits for replicas of Redis: a script gives the connection a position in the replication stream that is after
+//! everything that was accepted, and one WAIT for that position answers all calls that wait.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{PartitionEpoch, ReservationId},
-    redis::{FenceError, Partitions, WaitLimit, script},
+    redis::{FenceError, Partitions, script},
     tasks::Tasks,
 };
 
@@ -17,7 +18,7 @@ const WAIT_MS: u64 = 500;
 /// After a WAIT that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-script!(TOUCH: () = "touch", include_str!("../../lua/touch.lua"), [Meta] {
+script!(PROBE: () = "replication_probe", include_str!("../../lua/replication_probe.lua"), [Meta] {
     ["ok"] => (),
 });
 
@@ -51,17 +52,17 @@ impl Replicated {
 }
 
 async fn run(partitions: Partitions, replicas: u32, mut waiters: Waiters<PartitionEpoch, Answer>) {
-    let limit = WaitLimit { replicas, timeout_ms: WAIT_MS };
     while waiters.update().await {
         let calls = waiters.keys();
-        // The fence refuses the mark where the partition is in a later epoch.
-        let Ok((touched, reached)) = partitions.run_and_wait(&TOUCH, &calls, limit).await else {
+        // The fence refuses the script where the partition is in a later epoch.
+        let waited = partitions.run_and_wait(&PROBE, &calls, replicas, WAIT_MS).await;
+        let Ok((written, reached)) = waited else {
             // No answer shows that the replicas have it: the calls wait on.
             tokio::time::sleep(RETRY_INTERVAL).await;
             continue;
         };
-        for (at, touched) in calls.into_iter().zip(touched) {
-            match touched {
+        for (at, written) in calls.into_iter().zip(written) {
+            match written {
                 Ok(()) if reached >= replicas => waiters.answer(at, &true),
                 Ok(()) | Err(FenceError::Unavailable { .. } | FenceError::Malformed(_)) => {}
                 Err(FenceError::Fenced(_)) => waiters.answer(at, &false),

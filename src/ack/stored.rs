@@ -28,23 +28,15 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
 
-/// Where calls wait.
-#[derive(Clone)]
-pub(super) struct Stored {
-    queue: Queue<ReservationId, Answer>,
-}
-
-impl Stored {
-    pub(super) fn start(partitions: Partitions, ledger: Ledger, tasks: &Tasks) -> Self {
-        let (queue, waiters) = queue();
-        tasks.spawn("ack ledger", run(partitions, ledger, waiters));
-        Self { queue }
-    }
-
-    /// Waits until the order is committed, voided, or certain to be lost.
-    pub(super) async fn wait(&self, id: ReservationId) -> Answer {
-        self.queue.join(id).await?
-    }
+/// Starts the task that answers calls when their orders are committed, voided, or certain to be lost.
+pub(super) fn start(
+    partitions: Partitions,
+    ledger: Ledger,
+    tasks: &Tasks,
+) -> Queue<ReservationId, Answer> {
+    let (queue, waiters) = queue();
+    tasks.spawn("ack ledger", run(partitions, ledger, waiters));
+    queue
 }
 
 async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<ReservationId, Answer>) {
@@ -86,13 +78,13 @@ async fn read(
         };
         let ended: Vec<ReservationId> = batch.iter().filter(has_ended).copied().collect();
         let uuids: Vec<Uuid> = batch.iter().map(ReservationId::to_uuid).collect();
-        for (uuid, voided) in ledger.settled(&uuids).await? {
+        for (uuid, voided) in ledger.decided(&uuids).await? {
             if let Ok(id) = ReservationId::from_uuid(uuid) {
                 waiters.answer(id, &voided.map_or(Ok(()), |_| Err(AckError::Voided)));
             }
         }
         for id in ended {
-            waiters.answer(id, &Err(AckError::Lost));
+            waiters.answer(id, &Err(AckError::Lost(id)));
         }
     }
     Ok(())

@@ -17,18 +17,12 @@ const BATCH_MAX: usize = 4096;
 type Waiting<K, A> = (K, oneshot::Sender<A>);
 
 /// Where calls join; clones share the queue.
+#[derive(Clone)]
 pub(super) struct Queue<K, A> {
     sender: mpsc::Sender<Waiting<K, A>>,
 }
 
-impl<K, A> Clone for Queue<K, A> {
-    fn clone(&self) -> Self {
-        Self { sender: self.sender.clone() }
-    }
-}
-
 impl<K, A> Queue<K, A> {
-    /// Waits for the answer to `key`.
     pub(super) async fn join(&self, key: K) -> Result<A, AckError> {
         let (answer, answered) = oneshot::channel();
         self.sender.try_send((key, answer)).map_err(|refused| match refused {
@@ -45,7 +39,6 @@ pub(super) struct Waiters<K, A> {
     by_key: BTreeMap<K, Vec<oneshot::Sender<A>>>,
 }
 
-/// A queue, and the calls that join it.
 pub(super) fn queue<K: Ord, A>() -> (Queue<K, A>, Waiters<K, A>) {
     let (sender, queue) = mpsc::channel(WAITING_MAX);
     (Queue { sender }, Waiters { queue, by_key: BTreeMap::new() })
@@ -84,7 +77,6 @@ impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
         self.by_key.keys().copied().collect()
     }
 
-    /// Answers the calls that wait for `key`.
     pub(super) fn answer(&mut self, key: K, answer: &A) {
         for waiting in self.by_key.remove(&key).into_iter().flatten() {
             // A caller that was dropped meanwhile repeats its request with the same request id.

@@ -15,8 +15,8 @@ use crate::{
     dead_letters::DeadLetters,
     domain::PartitionCount,
     ledger::{
-        Deployment, Established, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools,
-        check_pooler, check_schema,
+        Deployment, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools, check_pooler,
+        check_schema,
     },
     lifecycle::Lifecycle,
     recovery::Recovery,
@@ -41,89 +41,63 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const START_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Both stores, and the modules that work on them.
+/// Both stores, and the modules that work on them. Calls fail when a store does not answer.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "the types describe the others")]
 pub struct Stores {
-    /// The ledger, with the pool of operators.
+    /// With the pool of operators.
     pub ledger: Ledger,
-    /// The ledger, with each pool.
     pub pools: Pools,
-    /// The stock.
     pub stock: Stock,
-    /// The life cycle of the partitions.
     pub lifecycle: Lifecycle,
-    /// The streams.
     pub streams: Streams,
-    /// The dead letters, with the pool of operators.
+    /// With the pool of operators.
     pub dead_letters: DeadLetters,
-    /// The deployment.
+    /// Its clones make one audit at a time.
+    pub auditor: Auditor,
     pub deployment: Deployment,
-    /// The instruments of everything that works on them.
     pub metrics: Metrics,
     pub(super) tasks: Tasks,
     client: Client,
-    auditor: Auditor,
 }
 
 impl Stores {
-    /// Connects to both, and starts the tasks that collect commands for Redis.
-    ///
-    /// # Errors
-    ///
-    /// When one of them does not answer, or is not the one that the settings mean.
+    /// Connects to both, and starts the tasks that collect commands for Redis. Fails also when one is not the store that
+    /// the settings mean.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let metrics = Metrics::of(config)?;
         let pools = pools(config, &metrics).await?;
         let ledger = pools.operators.clone();
-        retry_refused(async || Ok(check_schema(&ledger).await?)).await?;
-        let established = retry_refused(async || Ok(ledger.establish(config.partitions).await?));
-        let deployment = match established.await? {
-            Established::Matches(deployment) => deployment,
-            Established::Differs(found) => {
-                bail!(other_partitions(found.partitions, config.partitions))
-            }
-        };
+        retry_refused(async || check_schema(&ledger).await).await?;
+        let deployment = retry_refused(async || established(&ledger, config).await).await?;
         let (client, tasks) = (client(config)?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
         let (id, count) = (deployment.id, deployment.partitions);
-        let partitions =
-            Partitions::new(connection, &config.key_prefix, id, count, metrics.clone());
+        let partitions = Partitions::new(connection, &config.key_prefix, id, count);
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
         };
         let stock = Stock::start(partitions.clone(), settings, metrics.clone(), &tasks);
-        let lifecycle = Lifecycle::new(partitions.clone(), config.idempotency_window_ms);
-        let streams = Streams::new(partitions);
-        let dead_letters = DeadLetters::new(streams.clone(), stock.clone(), ledger.clone());
-        let auditor = Auditor::new(streams.clone(), ledger.clone(), config.idempotency_window_ms);
+        let streams = Streams::new(partitions.clone());
         Ok(Self {
+            lifecycle: Lifecycle::new(partitions, config.idempotency_window_ms),
+            dead_letters: DeadLetters::new(streams.clone(), stock.clone(), ledger.clone()),
+            auditor: Auditor::new(streams.clone(), ledger.clone(), config.idempotency_window_ms),
             ledger,
             pools,
             stock,
-            lifecycle,
             streams,
-            dead_letters,
             deployment,
             metrics,
             tasks,
             client,
-            auditor,
         })
     }
 
-    /// The auditor of both stores; its clones make one audit at a time.
-    pub fn auditor(&self) -> Auditor {
-        self.auditor.clone()
-    }
-
     /// The waits for acknowledgements, for a process that answers calls.
-    ///
-    /// # Errors
-    ///
-    /// When Redis does not answer.
     pub async fn acks(&self, config: &Config) -> anyhow::Result<Acks> {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
         let stores = AckStores {
@@ -143,10 +117,6 @@ impl Stores {
     }
 
     /// A connection of its own for one blocking reader.
-    ///
-    /// # Errors
-    ///
-    /// When Redis does not answer.
     pub async fn reader(&self) -> anyhow::Result<Connection> {
         self.blocking("reader of orders").await
     }
@@ -157,10 +127,6 @@ impl Stores {
     }
 
     /// Takes each partition's epoch from the ledger, without opening any: for commands that run while a service runs.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn load_epochs(&self) -> anyhow::Result<()> {
         for row in self.ledger.partitions(self.deployment.partitions).await? {
             let open = row.status == PartitionStatus::Open;
@@ -179,19 +145,15 @@ pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::R
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    Pools::new(config.postgres.clone(), sizes, metrics)
+    Pools::new(config.postgres_url.clone(), sizes, metrics)
 }
 
-/// The pools of the settings, after Postgres has answered.
-///
-/// # Errors
-///
-/// When Postgres does not answer, or a pooler in between cannot be used.
+/// The pools of the settings, after Postgres has answered and a pooler in between was found usable.
 pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
     let pools = unconnected_pools(config, metrics)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
-        Ok(check_pooler(&config.postgres).await?)
+        Ok(check_pooler(&config.postgres_url).await?)
     })
     .await?;
     Ok(pools)
@@ -199,15 +161,9 @@ pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<
 
 /// A development build takes the limit from the environment variable `YOINK_START_LIMIT_MS`, so that a test that frees
 /// Postgres need not be faster than the limit.
-#[cfg(debug_assertions)]
 fn start_limit() -> Duration {
-    let set = std::env::var("YOINK_START_LIMIT_MS").ok().and_then(|text| text.parse().ok());
-    set.map_or(START_LIMIT, Duration::from_millis)
-}
-
-#[cfg(not(debug_assertions))]
-fn start_limit() -> Duration {
-    START_LIMIT
+    let set = std::env::var("YOINK_START_LIMIT_MS").ok().filter(|_| cfg!(debug_assertions));
+    set.and_then(|text| text.parse().ok()).map_or(START_LIMIT, Duration::from_millis)
 }
 
 /// Tries again, for some seconds, while Postgres runs and refuses connections: it starts, stops or recovers, or all of
@@ -218,16 +174,16 @@ pub(super) async fn retry_refused<T>(
     retry_while(refuses_connections, start_limit(), attempt).await
 }
 
-/// Tries again while `is_passing` holds for the error, until the limit.
+/// Tries again while `is_transient` holds for the error, until the limit.
 async fn retry_while<T>(
-    is_passing: impl Fn(&anyhow::Error) -> bool,
+    is_transient: impl Fn(&anyhow::Error) -> bool,
     limit: Duration,
     attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let end = Instant::now() + limit;
     loop {
         let refused = match attempt().await {
-            Err(error) if is_passing(&error) && Instant::now() < end => error,
+            Err(error) if is_transient(&error) && Instant::now() < end => error,
             result => return result,
         };
         let error: &dyn std::error::Error = refused.as_ref();
@@ -243,24 +199,28 @@ fn refuses_connections(error: &anyhow::Error) -> bool {
 
 /// A client of the Redis of the settings, without any connection yet.
 pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
-    // A Unix socket has none of these settings and needs none: the kernel reports at once that its peer has ended.
-    Ok(Client::open(config.redis.clone().set_tcp_settings(tcp_settings()))?)
-}
-
-fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive)
-        .set_user_timeout(UNACKNOWLEDGED_TIMEOUT)
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED_TIMEOUT);
+    // A Unix socket has none of these settings and needs none: the kernel reports at once that its peer has ended.
+    Ok(Client::open(config.redis_url.clone().set_tcp_settings(tcp))?)
 }
 
-/// The message for a database that was initialised with another number of partitions.
+/// The deployment of the ledger, which must have as many partitions as the settings. The first call ever fixes them.
+pub(crate) async fn established(ledger: &Ledger, config: &Config) -> anyhow::Result<Deployment> {
+    let deployment = ledger.establish(config.partitions).await?;
+    if deployment.partitions != config.partitions {
+        bail!(other_partitions(deployment.partitions, config.partitions));
+    }
+    Ok(deployment)
+}
+
+/// The message for a database that has another number of partitions than the settings.
 pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) -> String {
     let (found, config) = (found.get(), config.get());
     format!(
-        "this database was initialised with {found} partitions, the settings say {config}: the number \
-         cannot be changed, set partitions = {found}"
+        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} (the \
+         number of a database cannot be changed)"
     )
 }
 
@@ -296,8 +256,8 @@ mod tests {
         error: &'static str,
     ) -> (Result<(), String>, u32) {
         let times = Cell::new(0);
-        let is_passing = |error: &anyhow::Error| error.to_string() == "refused";
-        let answer = retry_while(is_passing, limit, async || {
+        let is_transient = |error: &anyhow::Error| error.to_string() == "refused";
+        let answer = retry_while(is_transient, limit, async || {
             times.set(times.get() + 1);
             if times.get() > failures { Ok(()) } else { Err(anyhow::anyhow!(error)) }
         });

@@ -6,9 +6,9 @@ use super::connect::{
     ANSWER_TIMEOUT, check_redis_version, client, other_partitions, redis_version, unconnected_pools,
 };
 use crate::{
-    ack::{AckSettings, Offer},
+    ack::{AckSettings, AvailableAcks},
     config::Config,
-    durability::{CompleteFile, Judgement, RedisState, advice, judge_postgres},
+    durability::{Assessment, CompleteFile, RedisState, assess_postgres, setting_warnings},
     ledger::{PoolerError, check_pooler, schema_versions},
     redis::{Commands, Connection},
     telemetry::Metrics,
@@ -27,7 +27,7 @@ pub(crate) struct Inspection {
     pub(crate) failures: Vec<String>,
 }
 
-/// Connects to both stores and judges them as a start would.
+/// Connects to both stores and assesses them as a start would.
 pub(crate) async fn inspect(config: &Config) -> Inspection {
     let mut inspection = Inspection::default();
     let this = &mut inspection;
@@ -38,35 +38,38 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     if let (Ok((redis, replicas)), Ok(ledger)) = (redis, ledger) {
         let (disk, ledger) = (redis.configured_mode == "always", ledger.mode == "synchronous");
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        this.refusals.extend(settings.unmet(Offer { disk, replicas, ledger }));
+        this.refusals.extend(settings.unmet(AvailableAcks { disk, replicas, ledger }));
     }
     inspection
 }
 
-async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<(Judgement, u32)> {
-    let (client, metrics) = (client(config)?, Metrics::new()?);
-    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, metrics.clone());
+async fn inspect_redis(
+    config: &Config,
+    this: &mut Inspection,
+) -> anyhow::Result<(Assessment, u32)> {
+    let client = client(config)?;
+    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
     let connection = connection.await?;
     let version = redis_version(&connection).await?;
-    let commands = Commands::new(connection, metrics);
+    let commands = Commands(connection);
     let state = RedisState::read(commands.clone()).await?;
-    let judged = state.judge(&mut CompleteFile::default());
-    let (role, mode, replicas) = (state.role(), judged.mode, state.replicas);
+    let assessed = state.assess(&mut CompleteFile::default());
+    let (role, mode, replicas) = (state.role(), assessed.mode, state.replicas);
     this.found.push(format!(
         "Redis {version}: role {role}, {replicas} replicas caught up, durability {mode}"
     ));
     this.refusals.extend(check_redis_version(&version).err().map(|error| error.to_string()));
-    this.refusals.extend(judged.unusable.iter().chain(&judged.refusals).cloned());
-    this.warnings.extend(judged.outages.iter().cloned());
-    this.warnings.extend(judged.warnings.iter().map(|warning| (*warning).to_owned()));
-    this.warnings.extend(advice(commands).await?);
-    Ok((judged, replicas))
+    this.refusals.extend(assessed.unusable.iter().chain(&assessed.refusals).cloned());
+    this.warnings.extend(assessed.outages.iter().cloned());
+    this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
+    this.warnings.extend(setting_warnings(commands).await?);
+    Ok((assessed, replicas))
 }
 
-async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Judgement> {
+async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Assessment> {
     let ledger = unconnected_pools(config, &Metrics::new()?)?.operators;
     let settings = ledger.settings().await?;
-    let judged = judge_postgres(&settings);
+    let assessed = assess_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
     let role = if settings.read_only { "read-only, or a standby" } else { "accepts writes" };
     let versions = schema_versions(&ledger).await?;
@@ -76,11 +79,11 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
     };
     this.found.push(format!(
         "Postgres {major}.{minor}: {role}, durability {}, {schema} (this program's: {})",
-        judged.mode, versions.program
+        assessed.mode, versions.program
     ));
-    this.refusals.extend(judged.refusals.iter().cloned());
-    this.warnings.extend(judged.warnings.iter().map(|warning| (*warning).to_owned()));
-    match check_pooler(&config.postgres).await {
+    this.refusals.extend(assessed.refusals.iter().cloned());
+    this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
+    match check_pooler(&config.postgres_url).await {
         Ok(()) => this.found.push(
             "Connections to Postgres keep their backend: no pooler, or one in session mode"
                 .to_owned(),
@@ -100,5 +103,5 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
             }
         },
     }
-    Ok(judged)
+    Ok(assessed)
 }

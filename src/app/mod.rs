@@ -3,10 +3,7 @@
 
 mod connect;
 mod connections;
-mod descriptors;
-mod http2;
 mod inspect;
-mod listeners;
 mod readiness;
 mod run;
 mod scrape;
@@ -15,15 +12,16 @@ mod watch;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
-pub use self::{connect::Stores, listeners::Listeners};
+pub use self::connect::Stores;
+use self::{connect::retry_refused, watch::Watch};
 pub(crate) use self::{
-    connect::pools,
-    descriptors::{check_descriptor_limit, raise_descriptor_limit},
+    connect::{established, pools},
+    connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };
-use self::{connect::retry_refused, descriptors::connections_max, watch::Watch};
 use crate::{
     ack::Acks,
     catalogue::{Catalogue, RefreshError},
@@ -58,32 +56,53 @@ impl Role {
     }
 }
 
+/// Where a service listens; bound by the caller.
+#[derive(Debug)]
+pub struct Listeners {
+    /// gRPC.
+    pub grpc: TcpListener,
+    /// `/healthz`, `/readyz` and `/metrics`.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the settings.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = async |name: &str, address: SocketAddr| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {name} {address}"))
+        };
+        let grpc = bind("grpc_listen", config.grpc_listen).await?;
+        Ok(Self { grpc, http: bind("http_listen", config.http_listen).await? })
+    }
+}
+
 /// A service that is ready to run.
 pub struct App {
     config: Config,
     role: Role,
-    listeners: Listeners,
+    /// Where it listens.
+    pub listeners: Listeners,
     connections_max: usize,
     stores: Stores,
     /// Where calls are answered.
     acks: Option<Acks>,
     catalogue: Catalogue,
     recovery: Recovery,
-    worker_context: WorkerContext,
+    /// What the workers use: for tests that run them step by step.
+    pub worker_context: WorkerContext,
     watch: Watch,
 }
 
 impl App {
-    /// Connects both stores, opens new partitions, reads the catalogue.
-    ///
-    /// # Errors
-    ///
-    /// When a store cannot be used, or is not the one that the settings mean.
+    /// Connects both stores, opens new partitions, reads the catalogue. Fails when a store cannot be used, or is not the
+    /// one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
         let watch = Watch::start(stores.clone(), role, acks.clone()).await?;
-        stores.metrics.backlog_max_entries(config.backlog_max_entries);
+        stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();
         if role.answers_calls() {
@@ -108,13 +127,11 @@ impl App {
             pauses: Arc::new(Pauses::none(stores.deployment.partitions.get())),
             consumer: name,
         };
-        let connections_max = connections_max(config)?;
-        let config = config.clone();
         Ok(Self {
-            config,
+            config: config.clone(),
             role,
             listeners,
-            connections_max,
+            connections_max: connections_max(config)?,
             stores,
             acks,
             catalogue,
@@ -124,39 +141,12 @@ impl App {
         })
     }
 
-    /// Where gRPC listens.
-    ///
-    /// # Errors
-    ///
-    /// When the operating system does not report it.
-    pub fn grpc_address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.listeners.grpc.local_addr()?)
-    }
-
-    /// Where HTTP listens.
-    ///
-    /// # Errors
-    ///
-    /// When the operating system does not report it.
-    pub fn http_address(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.listeners.http.local_addr()?)
-    }
-
     /// Both stores.
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    /// What the workers use: for tests that run them step by step.
-    pub fn worker_context(&self) -> &WorkerContext {
-        &self.worker_context
-    }
-
     /// Creates products before the first call can name them.
-    ///
-    /// # Errors
-    ///
-    /// As [`Catalogue::create`].
     pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
         self.catalogue.create(products, "demo").await
     }

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
-use crate::worker::PauseReason;
+use crate::{config::Automation, recovery::Seen, worker::PauseReason};
 
 /// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -17,6 +17,8 @@ const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Readiness {
     pub(super) watch: Watch,
     pub(super) scrape: Scrape,
+    /// Whether workers rebuild fenced partitions.
+    pub(super) recovery: Automation,
 }
 
 impl Readiness {
@@ -25,20 +27,22 @@ impl Readiness {
         let mut reasons = self.watch.reasons();
         let healthy = reasons.is_empty();
         let pauses = self.scrape.pauses.reasons();
-        // An outage of Postgres stops no sale; what an operator must repair does.
-        let needs_operator = [
+        // An outage of Postgres keeps the process ready; a pause for one of these reasons does not.
+        let lasting = [
             PauseReason::LedgerMisconfigured,
             PauseReason::Inconsistent,
             PauseReason::Malformed,
             PauseReason::NewerFormat,
         ];
-        let needs_operator = pauses.iter().any(|pause| needs_operator.contains(pause));
-        reasons.extend(self.partitions());
+        let is_paused = pauses.iter().any(|pause| lasting.contains(pause));
+        let seen = self.scrape.recovery.status().seen();
+        let sells = seen.fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
+        reasons.extend(self.partitions(seen));
         reasons.extend(pauses.iter().map(|pause| format!("consumption paused: {pause}")));
         reasons.extend(self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
                 "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
-                 SQLSTATE {}, which is in no list",
+                 SQLSTATE {}, which this program does not classify",
                 kept.orders, kept.sqlstate
             )
         }));
@@ -49,30 +53,29 @@ impl Readiness {
                 "the catalogue was not read for {age} s: changes of products do not take effect"
             ));
         }
-        let fenced = self.scrape.recovery.status().fenced().len();
-        let sells = fenced < usize::from(self.scrape.stores.deployment.partitions.get());
-        (healthy && sells && !needs_operator, reasons)
+        (healthy && sells && !is_paused, reasons)
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
-    fn partitions(&self) -> Vec<String> {
-        let status = self.scrape.recovery.status();
-        let (fenced, failures, stages) = (status.fenced(), status.failures(), status.stages());
-        let line = |partition| {
-            let more = match (stages.get(partition), failures.get(partition)) {
+    fn partitions(&self, Seen { fenced, mut failures, stages }: Seen) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (partition, reason) in fenced {
+            let more = match (stages.get(&partition), failures.remove(&partition)) {
                 (Some(stage), _) => format!("; rebuilding: {stage}"),
                 (None, Some(failure)) => format!("; not rebuilt: {failure}"),
+                (None, None) if self.recovery == Automation::Manual => {
+                    format!("; run `yoink rebuild --partition {partition}`")
+                }
                 (None, None) => String::new(),
             };
-            format!("partition {partition} is fenced{more}")
-        };
-        let unopened = failures.iter().filter(|(partition, _)| !fenced.contains(partition));
-        let unopened =
-            unopened.map(|(partition, failure)| format!("partition {partition}: {failure}"));
-        fenced.iter().map(line).chain(unopened).collect()
+            lines.push(format!("partition {partition} is fenced: {reason}{more}"));
+        }
+        for (partition, failure) in failures {
+            lines.push(format!("partition {partition}: {failure}"));
+        }
+        lines
     }
 
-    /// Serves until stopped.
     pub(super) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let listener = HttpListener::new(listener, &self.scrape.stores.metrics);
         let routes = Router::new()
@@ -97,7 +100,7 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 async fn metrics(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
     readiness.scrape.read().await;
     readiness.scrape.stores.metrics.encode().map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "the metrics cannot be encoded");
+        tracing::error!(error = &*error as &dyn std::error::Error, "the metrics cannot be encoded");
         StatusCode::INTERNAL_SERVER_ERROR
     })
 }

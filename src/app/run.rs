@@ -4,30 +4,33 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::CompressionEncoding;
+use tonic::{codec::CompressionEncoding, transport::Server};
 
-use super::{App, connections, http2, readiness::Readiness, scrape::Scrape, watch::report};
+use super::{App, connections, readiness::Readiness, scrape::Scrape, watch::report};
 use crate::{
     config::{Automation, Config},
-    grpc::{self, Limits, Observe, Services},
+    grpc::{self, Limits, Services},
     recovery::Recovery,
     tasks::Tasks,
     telemetry::Sampling,
-    worker::Releaser,
+    worker::{Consumer, Releaser},
 };
 
 /// How long calls may take to end after a shutdown began, and then the tasks.
-const CALLS_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
-const TASKS_DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
+const CALLS_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
+const TASKS_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// HTTP/2's own limit of streams that were reset before they were accepted.
+const PENDING_RESETS_MIN: u32 = 20;
+/// A client that provokes more resets is disconnected; without this there is no limit.
+const LOCAL_RESETS_MAX: usize = 1024;
 
 impl App {
     /// Serves until `shutdown`, then ends in order: new calls are refused, the calls under way are answered, the
-    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 9 seconds.
-    ///
-    /// # Errors
-    ///
-    /// When a server fails, or a task panicked.
+    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 9 seconds, and the caller then
+    /// sends the last spans. Fails when a server fails, or a task panicked.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (tasks, stop) = (self.stores.tasks.group(), CancellationToken::new());
         if self.role.stores_orders() {
@@ -46,8 +49,8 @@ impl App {
             routes = grpc::reflect(routes)?;
         }
         tracing::info!(
-            grpc = %self.grpc_address()?, http = %self.http_address()?, role = ?self.role,
-            connections_max = self.connections_max, "serving"
+            grpc = %self.listeners.grpc.local_addr()?, http = %self.listeners.http.local_addr()?,
+            role = ?self.role, connections_max = self.connections_max, "this process listens"
         );
         let scrape = Scrape {
             stores: self.stores.clone(),
@@ -60,13 +63,13 @@ impl App {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
-        let readiness = Readiness { watch: self.watch, scrape };
+        let readiness = Readiness { watch: self.watch, scrape, recovery: self.config.recovery };
         tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
         let metrics = self.stores.metrics;
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
-        let server = http2::server(&self.config)
-            .layer(Observe::new(metrics, limits.call_timeout, sampling))
+        let server = server(&self.config)
+            .layer(grpc::observe(metrics, limits.call_timeout, sampling))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {
@@ -79,15 +82,18 @@ impl App {
                 }
                 tracing::info!("shutting down");
                 report(&reporter, self.role, false).await;
-                tokio::time::sleep(CALLS_DRAIN_TIMEOUT).await;
+                tokio::time::sleep(CALLS_SHUTDOWN_TIMEOUT).await;
             } => {
                 tracing::warn!("some calls did not end in time and are cancelled");
                 Ok(())
             }
         };
         stop.cancel();
-        if !tasks.wait(TASKS_DRAIN_TIMEOUT).await {
-            tracing::warn!("some tasks did not end in time; what they held stays in the streams");
+        if !tasks.wait(TASKS_SHUTDOWN_TIMEOUT).await {
+            tracing::warn!(
+                "some tasks did not end in time: the orders that they had read are stored by another worker, or after \
+                 a restart"
+            );
         }
         leave(&self.recovery).await;
         anyhow::ensure!(
@@ -102,7 +108,7 @@ impl App {
         let stores = &self.stores;
         Some(Services {
             acks: self.acks.clone()?,
-            auditor: stores.auditor(),
+            auditor: stores.auditor.clone(),
             stock: stores.stock.clone(),
             streams: stores.streams.clone(),
             ledger: stores.ledger.clone(),
@@ -123,13 +129,14 @@ impl App {
         if stores_orders && self.config.audit_interval_ms > 0 {
             let interval = Duration::from_millis(self.config.audit_interval_ms);
             let metrics = self.stores.metrics.clone();
-            tasks.spawn("audit", self.stores.auditor().run(metrics, interval, stop.clone()));
+            tasks.spawn("audit", self.stores.auditor.clone().run(metrics, interval, stop.clone()));
         }
     }
 
     async fn start_workers(&self, tasks: &Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
         for partition in self.stores.deployment.partitions.all() {
-            let consumer = self.worker_context.consumer(partition, self.stores.reader().await?);
+            let reader = self.stores.reader().await?;
+            let consumer = Consumer::new(self.worker_context.clone(), partition, reader);
             tasks.spawn("consumer", consumer.run(stop.clone()));
             if self.config.dead_letter_release == Automation::Auto {
                 let releaser = Releaser::new(self.worker_context.clone(), partition);
@@ -142,7 +149,8 @@ impl App {
 
 /// Reports what this process saw of its epochs, so that a later count of what was lost is exact (R10).
 async fn leave(recovery: &Recovery) {
-    let error = match tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.leave()).await {
+    let report = tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.report_final_marks());
+    let error = match report.await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => anyhow::Error::from(error),
         Err(late) => late.into(),
@@ -151,6 +159,25 @@ async fn leave(recovery: &Recovery) {
         error = error.as_ref() as &dyn std::error::Error,
         "the last marks of this process are not recorded: if Redis loses orders, the reported count is a minimum"
     );
+}
+
+/// The gRPC server of these settings: what one connection may do, in terms of HTTP/2.
+fn server(config: &Config) -> Server {
+    let max_streams = config.connection_max_streams;
+    // A client may cancel all of its calls at once, and no more.
+    let pending_resets = usize::try_from(max_streams.max(PENDING_RESETS_MIN));
+    // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls under way. Without it the
+    // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
+    let server = match config.connection_max_age_ms {
+        0 => Server::builder(),
+        age_ms => Server::builder().max_connection_age(Duration::from_millis(age_ms)),
+    };
+    server
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .max_concurrent_streams(max_streams)
+        .http2_max_pending_accept_reset_streams(pending_resets.ok())
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+        .http2_max_header_list_size(config.header_max_bytes)
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {

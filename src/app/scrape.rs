@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
@@ -11,9 +10,7 @@ use crate::{
     catalogue::Catalogue,
     domain::{Partition, ProductId},
     recovery::Recovery,
-    stream::Depth,
     tasks::tick,
-    telemetry::PartitionReading,
     worker::Pauses,
 };
 
@@ -55,25 +52,26 @@ impl Scrape {
     async fn postgres(&self) {
         let (metrics, ledger) = (&self.stores.metrics, &self.stores.ledger);
         for (pool, reading) in self.stores.pools.connections() {
-            metrics.pool(pool, reading);
+            metrics.set_pool(pool, reading);
         }
         let answers = tokio::time::timeout(STORE_TIMEOUT, ledger.probe()).await;
-        metrics.store_up("postgres", matches!(answers, Ok(Ok(()))));
+        metrics.set_store_up("postgres", matches!(answers, Ok(Ok(()))));
     }
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().fenced());
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().seen().fenced);
         for partition in partitions.count().all() {
-            let (fenced, paused) = (fenced.contains(&partition), self.pauses.is_paused(partition));
-            metrics.partition_state(partition.number(), fenced, paused);
+            let (fenced, paused) =
+                (fenced.contains_key(&partition), self.pauses.is_paused(partition));
+            metrics.set_partition_state(partition.number(), fenced, paused);
         }
         let answers = tokio::time::timeout(STORE_TIMEOUT, partitions.ping()).await;
         let up = matches!(answers, Ok(Ok(())));
         // A Redis that answers too late counts as down; the rest keeps its last value.
         let read =
             up && tokio::time::timeout(STORE_TIMEOUT, self.streams_and_stock()).await.is_ok();
-        metrics.store_up("redis", read);
+        metrics.set_store_up("redis", read);
     }
 
     async fn streams_and_stock(&self) {
@@ -87,8 +85,8 @@ impl Scrape {
     }
 
     async fn partition(&self, partition: Partition) {
-        if let Ok(depth) = self.stores.streams.depth(partition).await {
-            self.stores.metrics.partition(partition.number(), &reading(&depth));
+        if let Ok(reading) = self.stores.streams.depth(partition).await {
+            self.stores.metrics.set_partition(partition.number(), &reading);
         }
     }
 
@@ -96,25 +94,7 @@ impl Scrape {
         if let Ok(Some(listed)) = self.catalogue.get(&product).await
             && let Some(stock) = listed.stock
         {
-            self.stores.metrics.product_stock(product.as_str(), stock);
+            self.stores.metrics.set_product_stock(product.as_str(), stock);
         }
     }
-}
-
-fn reading(depth: &Depth) -> PartitionReading {
-    PartitionReading {
-        orders: depth.orders,
-        pending: depth.pending,
-        lag: depth.lag,
-        oldest_seconds: oldest_age(depth).as_secs_f64(),
-        dead: depth.dead,
-    }
-}
-
-/// How long the oldest order has waited, by the clocks of this machine and of Redis.
-fn oldest_age(depth: &Depth) -> Duration {
-    let now_ms = Timestamp::now().as_millisecond();
-    let waited_ms = depth.oldest_ms.map_or(0, |at| now_ms.saturating_sub(at));
-    // The clocks may differ.
-    Duration::from_millis(u64::try_from(waited_ms).unwrap_or(0))
 }

@@ -1,5 +1,5 @@
-//! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings that may lose what it
-//! decided, nothing is sold. Postgres may be unavailable for a while.
+//! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings with which it may lose
+//! orders, nothing is sold. Postgres may be unavailable for a while.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,9 +12,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{Role, Stores, connect::retry_refused};
 use crate::{
-    ack::{Acks, Offer},
+    ack::{Acks, AvailableAcks},
     durability::{
-        CompleteFile, Judgement, POSTGRES_MODES, REDIS_MODES, RedisState, advice, judge_postgres,
+        Assessment, CompleteFile, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
+        setting_warnings,
     },
     grpc,
     redis::{FenceError, retry_at_start},
@@ -30,20 +31,20 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 const UNAVAILABLE: &str = "Redis is unavailable";
 
-/// The judgements of both stores, and when they were made.
+/// The assessments of both stores, and when Postgres was assessed.
 #[derive(Debug, Clone)]
-struct Judged {
-    redis: Judgement,
+struct Assessed {
+    redis: Assessment,
     replicas: u32,
     file: CompleteFile,
-    postgres: Judgement,
+    postgres: Assessment,
     postgres_at: Instant,
 }
 
-impl Judged {
-    /// The acknowledgements that a Redis in this mode can give.
-    fn offer(&self, redis_mode: &str) -> Offer {
-        Offer {
+impl Assessed {
+    /// The ack levels that a Redis in this mode can give.
+    fn available_acks(&self, redis_mode: &str) -> AvailableAcks {
+        AvailableAcks {
             disk: redis_mode == "always",
             replicas: self.replicas,
             ledger: self.postgres.mode == "synchronous",
@@ -60,11 +61,11 @@ pub(super) struct Watch {
     acks: Option<Acks>,
     reasons: Arc<ArcSwap<Vec<String>>>,
     /// Kept by the clone that runs.
-    judged: Judged,
+    assessed: Assessed,
 }
 
 impl Watch {
-    /// Judges both stores' settings.
+    /// Assesses both stores' settings.
     pub(super) async fn start(
         stores: Stores,
         role: Role,
@@ -75,29 +76,29 @@ impl Watch {
         let state = state.context("cannot read Redis's settings")?;
         let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
         let mut file = CompleteFile::default();
-        let judged = Judged {
-            redis: state.judge(&mut file),
+        let assessed = Assessed {
+            redis: state.assess(&mut file),
             replicas: state.replicas,
             file,
-            postgres: judge_postgres(&settings),
+            postgres: assess_postgres(&settings),
             postgres_at: Instant::now(),
         };
-        let (redis, postgres) = (&judged.redis, &judged.postgres);
+        let (redis, postgres) = (&assessed.redis, &assessed.postgres);
         let mut refusals = [&redis.unusable[..], &redis.refusals, &postgres.refusals].concat();
         // An append-only file that is not complete yet refuses no start: it will be.
-        let offer = judged.offer(redis.configured_mode);
-        refusals.extend(acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = assessed.available_acks(redis.configured_mode);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.set_available(available)));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        let advised = retry_at_start(|| advice(partitions.connection())).await;
-        for advice in advised.context("cannot read Redis's settings")? {
-            tracing::warn!(store = "redis", "{advice}");
+        let warnings = retry_at_start(|| setting_warnings(partitions.connection())).await;
+        for warning in warnings.context("cannot read Redis's settings")? {
+            tracing::warn!(store = "redis", "{warning}");
         }
-        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability");
-        let this = Self { stores, role, acks, reasons: Arc::default(), judged };
-        this.publish("redis", &REDIS_MODES, &this.judged.redis);
-        this.publish("postgres", &POSTGRES_MODES, &this.judged.postgres);
+        tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability of the stores");
+        let this = Self { stores, role, acks, reasons: Arc::default(), assessed };
+        this.publish("redis", &REDIS_MODES, &this.assessed.redis);
+        this.publish("postgres", &POSTGRES_MODES, &this.assessed.postgres);
         Ok(this)
     }
 
@@ -106,16 +107,16 @@ impl Watch {
         self.reasons.load().to_vec()
     }
 
-    /// Logs a judgement that is new, and sets its metrics.
-    fn publish(&self, store: &'static str, modes: &[&'static str], judged: &Judgement) {
-        for refusal in &judged.refusals {
+    /// Logs an assessment that is new, and sets its metrics.
+    fn publish(&self, store: &'static str, modes: &[&'static str], assessed: &Assessment) {
+        for refusal in &assessed.refusals {
             tracing::error!(store, "{refusal}");
         }
-        for warning in &judged.warnings {
-            tracing::warn!(store, mode = judged.mode, "{warning}");
+        for warning in &assessed.warnings {
+            tracing::warn!(store, mode = assessed.mode, "{warning}");
         }
         for mode in modes {
-            self.stores.metrics.durability(store, mode, judged.mode == *mode);
+            self.stores.metrics.set_durability(store, mode, assessed.mode == *mode);
         }
     }
 
@@ -128,9 +129,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::warn!("healthy");
+                    tracing::info!("Redis can be used again: selling continues");
                 } else {
-                    tracing::warn!("unhealthy: {}", reasons.join("; "));
+                    tracing::warn!("selling has stopped: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;
@@ -155,21 +156,21 @@ impl Watch {
             reasons.extend(self.check_redis().await);
         }
         reasons.extend(refusal);
-        if self.judged.postgres_at.elapsed() >= POSTGRES_INTERVAL {
+        if self.assessed.postgres_at.elapsed() >= POSTGRES_INTERVAL {
             self.check_postgres().await;
-            self.judged.postgres_at = Instant::now();
+            self.assessed.postgres_at = Instant::now();
         }
-        let redis = &self.judged.redis;
+        let redis = &self.assessed.redis;
         for more in [&redis.unusable, &redis.refusals, &redis.outages] {
             reasons.extend_from_slice(more);
         }
-        let offer = self.judged.offer(redis.mode);
-        reasons.extend(self.acks.as_ref().and_then(|acks| acks.offer(offer)));
+        let available = self.assessed.available_acks(redis.mode);
+        reasons.extend(self.acks.as_ref().and_then(|acks| acks.set_available(available)));
         self.reasons.store(Arc::new(reasons));
     }
 
-    /// Judges Redis by its settings and by whether its scripts run. If it does not answer in time, the
-    /// last judgement stays.
+    /// Assesses Redis by its settings and by whether its scripts run. If it does not answer in time, the
+    /// last assessment stays.
     async fn check_redis(&mut self) -> Option<String> {
         let read = RedisState::read(self.stores.stock.partitions().connection());
         let state = match timeout(ANSWER_TIMEOUT, read).await {
@@ -180,18 +181,19 @@ impl Watch {
             }
             Err(_) => return None,
         };
-        let redis = state.judge(&mut self.judged.file);
+        let redis = state.assess(&mut self.assessed.file);
         if !redis.refusals.is_empty() {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
-        self.stores.stock.partitions().forbid(!redis.refusals.is_empty());
-        let logged =
-            |judged: &Judgement| (judged.mode, judged.refusals.clone(), judged.warnings.clone());
-        if logged(&self.judged.redis) != logged(&redis) {
+        self.stores.stock.partitions().set_selling_allowed(redis.refusals.is_empty());
+        let logged = |assessed: &Assessment| {
+            (assessed.mode, assessed.refusals.clone(), assessed.warnings.clone())
+        };
+        if logged(&self.assessed.redis) != logged(&redis) {
             self.publish("redis", &REDIS_MODES, &redis);
         }
-        (self.judged.redis, self.judged.replicas) = (redis, state.replicas);
+        (self.assessed.redis, self.assessed.replicas) = (redis, state.replicas);
         timeout(ANSWER_TIMEOUT, self.check_partitions()).await.ok().flatten()
     }
 
@@ -205,7 +207,7 @@ impl Watch {
                 Err(FenceError::Fenced(_)) => {}
                 Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {
                     Some(message) => {
-                        reason = format!("Redis refuses the service's scripts: {message}");
+                        reason = format!("Redis refuses the scripts of this program: {message}");
                     }
                     None => return Some(UNAVAILABLE.to_owned()),
                 },
@@ -219,10 +221,10 @@ impl Watch {
         let Ok(Ok(settings)) = timeout(ANSWER_TIMEOUT, self.stores.ledger.settings()).await else {
             return;
         };
-        let postgres = judge_postgres(&settings);
-        if self.judged.postgres != postgres {
+        let postgres = assess_postgres(&settings);
+        if self.assessed.postgres != postgres {
             self.publish("postgres", &POSTGRES_MODES, &postgres);
-            self.judged.postgres = postgres;
+            self.assessed.postgres = postgres;
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn waiting_seqs(cut: &Cut) -> Vec<i64> {
 
 /// Each reservation accepted in this epoch is in exactly one store. The sum of units alone would not show a
 /// reservation that is there twice while another one is lost. Returns whether none is missing.
-pub(super) fn check_log(
+pub(super) fn check_seqs(
     partition: Partition,
     cut: &Cut,
     rows: &AuditRows,
@@ -27,7 +27,7 @@ pub(super) fn check_log(
     for entry in &cut.unrecognized {
         report.violated(
             1,
-            format!("partition {partition}: the entry {entry:?} was not written by this service"),
+            format!("partition {partition}: the entry {entry:?} was not written by this program"),
         );
     }
     let waiting = waiting_seqs(cut).len();
@@ -35,7 +35,7 @@ pub(super) fn check_log(
         let what = "its streams hold a reservation twice, or one of another epoch";
         report.violated(1, format!("partition {partition}: {what}"));
     }
-    let found = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.settled_at_cut;
+    let found = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.decided_at_cut;
     let off = cut.seq - found;
     if off != 0 {
         let accepted = cut.seq;
@@ -81,7 +81,8 @@ pub(super) fn check_request_ids(
     if forgotten > 0 {
         report.notes.push(format!(
             "partition {partition}: the request ids of {forgotten} orders within idempotency_window_ms are not \
-             remembered: they were recorded under a shorter one; `yoink rebuild --partition {partition}` restores them"
+             remembered: they were recorded under a shorter idempotency_window_ms; \
+             `yoink rebuild --partition {partition}` restores them"
         ));
     }
 }
@@ -99,17 +100,17 @@ pub(super) fn check_product(
             report.violated(off, format!("product {product}: {what}"));
         }
     };
-    let ProductCut { supply, available, in_orders, in_dead } = redis;
+    let ProductCut { supply, stock, in_orders, in_dead } = redis;
     let confirmed = ledger.confirmed_at_cut;
-    let off = supply - (available + in_orders + in_dead + confirmed);
+    let off = supply - (stock + in_orders + in_dead + confirmed);
     require(
         off,
         format!(
-            "supply {supply} is not the sum of available {available}, in orders {in_orders}, in dead {in_dead} \
+            "supply {supply} is not the sum of stock {stock}, in orders {in_orders}, in dead {in_dead} \
              and confirmed {confirmed} (off by {off})"
         ),
     );
-    require(available.min(0), format!("{available} units are available"));
+    require(stock.min(0), format!("the stock is {stock} units"));
     require(
         (supply - ledger.supply).max(0),
         format!("Redis has a supply of {supply} units, the ledger granted {}", ledger.supply),
@@ -151,7 +152,7 @@ mod tests {
         report
     }
 
-    const REDIS: ProductCut = ProductCut { available: 5, supply: 10, in_orders: 2, in_dead: 1 };
+    const REDIS: ProductCut = ProductCut { stock: 5, supply: 10, in_orders: 2, in_dead: 1 };
     const LEDGER: LedgerUnits =
         LedgerUnits { supply: 10, sold: 2, confirmed: 2, confirmed_at_cut: 2, over_limit: 0 };
 
@@ -160,11 +161,11 @@ mod tests {
         let violations = |redis, ledger| report_of(redis, ledger).violations.len();
         assert_eq!(violations(REDIS, LEDGER), 0);
         for wrong in [
-            ProductCut { available: 6, ..REDIS },
-            ProductCut { available: 4, ..REDIS },
+            ProductCut { stock: 6, ..REDIS },
+            ProductCut { stock: 4, ..REDIS },
             ProductCut { in_dead: 0, ..REDIS },
             ProductCut { in_orders: 3, ..REDIS },
-            ProductCut { available: -1, in_orders: 8, ..REDIS },
+            ProductCut { stock: -1, in_orders: 8, ..REDIS },
         ] {
             assert_eq!(violations(wrong, LEDGER), 1, "{wrong:?}");
         }

@@ -12,12 +12,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::Mutex;
 
-use self::checks::{check_log, check_product, check_request_ids, waiting_seqs};
+use self::checks::{check_product, check_request_ids, check_seqs, waiting_seqs};
 use crate::{
     domain::{IdWindow, Lost, Partition, ProductId},
-    ledger::{IdBuckets, InStreams, Ledger},
+    ledger::{AuditCut, Ledger},
     redis::FenceError,
-    stream::{CutError, Streams},
+    stream::{CutError, ProductCut, Streams},
 };
 
 /// What an audit found.
@@ -37,7 +37,7 @@ pub enum Verdict {
 pub struct ProductUnits {
     pub product: ProductId,
     pub supply: i64,
-    pub available: i64,
+    pub stock: i64,
     pub in_orders: i64,
     pub in_dead: i64,
     pub confirmed: i64,
@@ -119,18 +119,19 @@ impl Auditor {
             Err(CutError::Fence(FenceError::Fenced(reason))) => anyhow::bail!("fenced: {reason}"),
             cut => cut?,
         };
-        let in_streams: Vec<_> = cut.in_streams.iter().map(|id| id.to_uuid()).collect();
-        let waiting = waiting_seqs(&cut);
-        let at = (cut.epoch, cut.seq);
-        let streams = InStreams { ids: &in_streams, seqs: &waiting };
-        let buckets = IdBuckets {
+        let of_ledger = AuditCut {
+            partition,
+            epoch: cut.epoch,
+            seq: cut.seq,
+            ids: cut.in_streams.iter().map(|id| id.to_uuid()).collect(),
+            seqs: waiting_seqs(&cut),
             since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
             width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
         };
-        let rows = self.ledger.audit_rows(partition, at, streams, buckets).await?;
+        let rows = self.ledger.audit_rows(&of_ledger).await?;
         check_request_ids(partition, &cut.idempotency, &rows, report);
-        if !check_log(partition, &cut, &rows, report) {
-            for seq in self.ledger.missing_seqs(partition, at, &waiting).await? {
+        if !check_seqs(partition, &cut, &rows, report) {
+            for seq in self.ledger.missing_seqs(&of_ledger).await? {
                 report.violations.push(format!(
                     "partition {partition}: {}-{seq} was accepted and is in neither store",
                     cut.epoch
@@ -143,14 +144,10 @@ impl Auditor {
             let redis = cut.products.get(product).copied().unwrap_or_default();
             let ledger = rows.products.get(product).copied().unwrap_or_default();
             check_product(product, redis, ledger, report);
-            report.products.push(ProductUnits {
-                product: product.clone(),
-                supply: redis.supply,
-                available: redis.available,
-                in_orders: redis.in_orders,
-                in_dead: redis.in_dead,
-                confirmed: ledger.confirmed_at_cut,
-            });
+            let ProductCut { supply, stock, in_orders, in_dead } = redis;
+            let (product, confirmed) = (product.clone(), ledger.confirmed_at_cut);
+            let units = ProductUnits { product, supply, stock, in_orders, in_dead, confirmed };
+            report.products.push(units);
         }
         Ok(())
     }

@@ -35,10 +35,10 @@ struct Findings {
 impl Findings {
     fn publish(&mut self, report: Report, metrics: &Metrics) {
         let complete = report.unknown.is_empty();
-        metrics.audited(complete);
+        metrics.set_audit_complete(complete);
         // An audit that could not read everything does not end an earlier violation.
         if complete || !report.violations.is_empty() {
-            metrics.off_by(report.error_units);
+            metrics.set_conservation_error(report.error_units);
             self.log_violations(report.violations);
         }
         for lost in report.lost.iter().filter(|lost| !self.lost.contains(lost)) {
@@ -56,7 +56,7 @@ impl Findings {
         for exact in [true, false] {
             let counted = self.lost.iter().filter(|lost| lost.exact == exact);
             let count = counted.map(|lost| lost.count).sum();
-            metrics.lost(if exact { "exactly" } else { "at least" }, count);
+            metrics.set_lost(exact, count);
         }
     }
 
@@ -95,12 +95,12 @@ mod tests {
         };
         findings.publish(report(&[lost(0, 3)], &["partition 1: fenced"]), &metrics);
         assert_eq!(findings.lost, [lost(0, 3)], "announced once, not at every audit");
-        assert!(gauge("certainty=\"exactly\",otel_scope_name=\"yoink\"} 3\n"));
+        assert!(gauge("certainty=\"exact\",otel_scope_name=\"yoink\"} 3\n"));
         // A late mark corrects the count; the loss of a partition that cannot be read now is kept.
         findings.publish(report(&[lost(0, 4)], &["partition 1: fenced"]), &metrics);
         findings.publish(report(&[lost(1, 2)], &["partition 0: fenced"]), &metrics);
         assert_eq!(findings.lost, [lost(0, 4), lost(1, 2)]);
-        assert!(gauge("certainty=\"exactly\",otel_scope_name=\"yoink\"} 6\n"));
+        assert!(gauge("certainty=\"exact\",otel_scope_name=\"yoink\"} 6\n"));
         findings.publish(report(&[lost(1, 2)], &[]), &metrics);
         assert_eq!(findings.lost, [lost(1, 2)]);
     }

@@ -31,7 +31,7 @@ const STOCK_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Listed {
     /// The product.
     pub product: Arc<Product>,
-    /// Units available.
+    /// Units that can be sold now.
     pub stock: Option<i64>,
 }
 
@@ -42,8 +42,8 @@ pub enum RefreshError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The ledger has the change, Redis does not: it is sent again by each refresh.
-    #[error("recorded, but not in force yet")]
-    NotInForce(#[source] FenceError),
+    #[error("recorded in Postgres; it is applied to Redis as soon as Redis can be reached")]
+    NotAppliedYet(#[source] FenceError),
 }
 
 /// What was found when the changes were read from the ledger.
@@ -54,7 +54,7 @@ struct Read {
     versions_missing: bool,
 }
 
-/// The catalogue of this process.
+/// The catalogue of this process. Calls fail when the ledger does not answer; those that only read never ask it.
 #[derive(Clone)]
 pub struct Catalogue {
     ledger: Ledger,
@@ -78,18 +78,14 @@ impl Catalogue {
 
     /// Reads what changed in the ledger and sends it to Redis, also what another process recorded before it crashed
     /// (R3). The next refresh tries again where Redis cannot be reached.
-    ///
-    /// # Errors
-    ///
-    /// When the ledger does not answer.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut sent = self.sent.lock().await;
         let read = self.read_changes(&mut sent).await?;
         let snapshot = self.snapshot.load_full();
         let count = self.stock.partitions().count();
-        if sent.iter().any(|sent| *sent != snapshot.version()) {
+        if sent.iter().any(|sent| *sent != snapshot.version) {
             let mut changes: HashMap<Partition, Vec<Arc<Product>>> = HashMap::new();
-            for product in snapshot.all() {
+            for product in snapshot.products.values() {
                 let partition = count.of(&product.id);
                 if product.version > sent[partition.index()] {
                     changes.entry(partition).or_default().push(product.clone());
@@ -103,7 +99,7 @@ impl Catalogue {
                 let products = changes.remove(&partition).unwrap_or_default();
                 // Otherwise the partition is fenced or Redis does not answer, which is reported elsewhere.
                 if self.send(partition, &products).await.is_ok() {
-                    sent[partition.index()] = snapshot.version();
+                    sent[partition.index()] = snapshot.version;
                 }
             }
         }
@@ -113,12 +109,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Reads what changed in the ledger.
     async fn read_changes(&self, sent: &mut [i64]) -> Result<Read, LedgerError> {
-        let (seen, highest) = {
-            let snapshot = self.snapshot.load();
-            (snapshot.version(), snapshot.highest())
-        };
+        let Snapshot { version: seen, highest, .. } = **self.snapshot.load();
         let changes = self.ledger.products_since(seen, highest).await?;
         self.read.store(Arc::new(Instant::now()));
         let changed: Vec<_> = changes.products.into_iter().map(Arc::new).collect();
@@ -153,7 +145,7 @@ impl Catalogue {
         let products: Vec<_> = products.into_iter().map(Arc::new).collect();
         let held = self.snapshot.rcu(|now| now.with_products(&products));
         let lost_changes = |product: &Arc<Product>| {
-            held.get(&product.id).is_some_and(|held| held.version > product.version)
+            held.products.get(&product.id).is_some_and(|held| held.version > product.version)
         };
         if products.iter().any(lost_changes) {
             // The ledger lost changes, or another process made one just now. A refresh is right in both cases.
@@ -164,11 +156,9 @@ impl Catalogue {
         for product in products {
             by_partition.entry(count.of(&product.id)).or_default().push(product);
         }
-        let send = |(partition, products): (Partition, Vec<_>)| async move {
-            self.send(partition, &products).await
-        };
-        let sent = join_all(by_partition.into_iter().map(send)).await;
-        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotInForce)
+        let sends = by_partition.iter().map(|(partition, changed)| self.send(*partition, changed));
+        let sent = join_all(sends).await;
+        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotAppliedYet)
     }
 
     /// Sends the units first, so that a product that is on offer has its stock.
@@ -200,10 +190,6 @@ impl Catalogue {
     }
 
     /// Creates products, all or none; see [`Ledger::create_products`].
-    ///
-    /// # Errors
-    ///
-    /// See [`RefreshError`].
     pub async fn create(
         &self,
         products: &[NewProduct],
@@ -218,11 +204,8 @@ impl Catalogue {
         Ok(created)
     }
 
-    /// Changes how a product is offered.
-    ///
-    /// # Errors
-    ///
-    /// The outer one for the change itself; the inner one when it was recorded and has not taken effect yet.
+    /// Changes how a product is offered. The outer error is that of the change itself; the inner one means that it was
+    /// recorded and has not taken effect yet.
     pub async fn update(
         &self,
         id: &ProductId,
@@ -232,11 +215,7 @@ impl Catalogue {
         Ok(self.send_changed([id]).await.map(|()| product))
     }
 
-    /// Grants units, once per request id.
-    ///
-    /// # Errors
-    ///
-    /// See [`RefreshError`]; repeat it with the same request id.
+    /// Grants units, once per request id: after an error, repeat it with the same one.
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
         let restocked = self.ledger.restock(restock).await?;
         if matches!(restocked, Restocked::Added(_) | Restocked::AlreadyAdded(_)) {
@@ -246,12 +225,8 @@ impl Catalogue {
     }
 
     /// At most `size` products that are offered, in the order of their ids, after `after`; and whether
-    /// there are more.
-    ///
-    /// # Errors
-    ///
-    /// When an answer of Redis is not understood, or the service is shutting down. A product whose stock
-    /// cannot be read now is listed without it.
+    /// there are more. A product whose stock cannot be read now is listed without it. It fails when an answer of Redis is
+    /// not understood, or this program is shutting down.
     pub async fn list(
         &self,
         after: Option<&ProductId>,
@@ -267,15 +242,9 @@ impl Catalogue {
     }
 
     /// One product; `None` if no product has this id.
-    ///
-    /// # Errors
-    ///
-    /// As [`Catalogue::list`].
     pub async fn get(&self, id: &ProductId) -> Result<Option<Listed>, StockError> {
-        match self.snapshot.load().get(id).cloned() {
-            Some(product) => Ok(self.with_stock(vec![product]).await?.pop()),
-            None => Ok(None),
-        }
+        let product = self.snapshot.load().products.get(id).cloned();
+        Ok(self.with_stock(product.into_iter().collect()).await?.pop())
     }
 
     async fn with_stock(&self, products: Vec<Arc<Product>>) -> Result<Vec<Listed>, StockError> {
@@ -285,10 +254,10 @@ impl Catalogue {
             by_partition.entry(count.of(&product.id)).or_default().push(product.id.clone());
         }
         let reads = by_partition.into_iter().map(|(partition, ids)| async move {
-            let read = tokio::time::timeout(STOCK_TIMEOUT, self.stock.levels(partition, ids)).await;
+            let read = tokio::time::timeout(STOCK_TIMEOUT, self.stock.read(partition, ids)).await;
             match read {
                 Ok(Ok(levels)) => Ok((partition, Some(levels))),
-                Ok(Err(error)) if !is_passing(&error) => Err(error),
+                Ok(Err(error)) if !is_transient(&error) => Err(error),
                 Ok(Err(_)) | Err(_) => Ok((partition, None)),
             }
         });
@@ -303,7 +272,7 @@ impl Catalogue {
 }
 
 /// Whether a stock that cannot be read now may be readable later.
-fn is_passing(error: &StockError) -> bool {
+fn is_transient(error: &StockError) -> bool {
     match error {
         StockError::Fence(FenceError::Fenced(_) | FenceError::Unavailable { .. })
         | StockError::Overloaded

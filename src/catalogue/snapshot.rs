@@ -11,9 +11,12 @@ use crate::domain::{Product, ProductId};
 /// Products in the order of their ids.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshot {
-    products: BTreeMap<ProductId, Arc<Product>>,
-    version: i64,
-    highest: i64,
+    pub(super) products: BTreeMap<ProductId, Arc<Product>>,
+    /// Every change up to this version is included; -1 when none was read.
+    pub(super) version: i64,
+    /// The highest version of a product. It is above `version` while a change of this process is included and the
+    /// changes of others before it are not read yet.
+    pub(super) highest: i64,
 }
 
 impl Default for Snapshot {
@@ -23,17 +26,6 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// Every change up to this version is included; -1 when none was read.
-    pub(super) fn version(&self) -> i64 {
-        self.version
-    }
-
-    /// The highest version of a product. It is above [`Self::version`] while a change of this process is included and
-    /// the changes of others before it are not read yet.
-    pub(super) fn highest(&self) -> i64 {
-        self.highest
-    }
-
     /// This snapshot with everything that changed since its version.
     pub(super) fn with_changes(&self, changed: &[Arc<Product>]) -> Self {
         let mut next = self.with_products(changed);
@@ -54,19 +46,9 @@ impl Snapshot {
         next
     }
 
-    /// Every product.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Product>> {
-        self.products.values()
-    }
-
     /// The products after an id, or all.
     pub(super) fn after(&self, after: Option<&ProductId>) -> impl Iterator<Item = &Arc<Product>> {
         let start = after.map_or(Unbounded, Excluded);
         self.products.range((start, Unbounded)).map(|(_, product)| product)
-    }
-
-    /// The product with this id.
-    pub(super) fn get(&self, id: &ProductId) -> Option<&Arc<Product>> {
-        self.products.get(id)
     }
 }

@@ -1,11 +1,11 @@
 //! `yoink dead`: lists, shows, retries and releases dead entries.
 
-use std::{env, io, ops::ControlFlow, process::ExitCode, time::Duration};
+use std::{env, io, ops::ControlFlow, process::ExitCode};
 
 use anyhow::{bail, ensure};
 use clap::Subcommand;
 use comfy_table::Table;
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 
 use super::output;
 use crate::{
@@ -13,17 +13,17 @@ use crate::{
     config::Config,
     dead_letters::{
         Action, DeadFilter, DeadLetterError, DryRun, EntryOutcome, Interrupted, PAGE, Selection,
-        SqlstateFilter, Tally,
+        Tally,
     },
-    domain::{Note, ProductId, Reservation, ReservationId, ReservationState},
-    ledger::ActionBy,
+    domain::{Note, Reservation, ReservationId, ReservationState},
+    ledger::{ActionBy, LookedUp},
     stream::DeadEntry,
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadCommand {
     /// Lists dead entries: all, or by product, SQLSTATE and age.
-    List(Filter),
+    List(DeadFilter),
     /// Shows one reservation: its dead entry or its state in the ledger, and every action on it.
     Show {
         /// The reservation.
@@ -33,20 +33,6 @@ pub(super) enum DeadCommand {
     Retry(ActionArgs),
     /// Voids the orders and gives their units back.
     Release(ActionArgs),
-}
-
-/// Conditions; several together must all be met.
-#[derive(Debug, clap::Args)]
-pub(super) struct Filter {
-    /// Orders of this product.
-    #[arg(long)]
-    product: Option<ProductId>,
-    /// Refused with this SQLSTATE; `none`: not refused by Postgres.
-    #[arg(long)]
-    sqlstate: Option<SqlstateFilter>,
-    /// Moved to the dead stream at least this long ago by the clock of Redis: 90s, 10m, 2h, 1d.
-    #[arg(long, value_name = "AGE", value_parser = age)]
-    older_than: Option<Duration>,
 }
 
 /// Which entries are acted on, by whom, and why.
@@ -59,7 +45,7 @@ pub(super) struct ActionArgs {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: DeadFilter,
     /// Changes nothing, and prints what the command would do.
     #[arg(long)]
     dry_run: bool,
@@ -71,25 +57,11 @@ pub(super) struct ActionArgs {
     reason: Note,
 }
 
-/// Parses an age; a day has 24 hours.
-fn age(text: &str) -> Result<Duration, String> {
-    let bad = || "is not an age such as 90s, 10m, 2h or 1d".to_owned();
-    let span: Span = text.parse().map_err(|_| bad())?;
-    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
-    Duration::try_from(age).map_err(|_| bad())
-}
-
-impl From<Filter> for DeadFilter {
-    fn from(Filter { product, sqlstate, older_than }: Filter) -> Self {
-        Self { product, sqlstate, older_than }
-    }
-}
-
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
     stores.load_epochs().await?;
     match command {
-        DeadCommand::List(filter) => list(&stores, filter.into()).await?,
+        DeadCommand::List(filter) => list(&stores, filter).await?,
         DeadCommand::Show { reservation_id } => show(&stores, reservation_id).await?,
         DeadCommand::Retry(args) => return apply(&stores, Action::Retry, args).await,
         DeadCommand::Release(args) => return apply(&stores, Action::Release, args).await,
@@ -126,7 +98,7 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
         for dead in &page.entries {
             let moved_at = time(dead.moved_at_ms())?.to_string();
             let product = dead.entry.field("p").unwrap_or_default();
-            let row = [dead.named(), product, &moved_at, dead.sqlstate(), dead.reason()];
+            let row = [dead.dead_key(), product, &moved_at, dead.sqlstate(), dead.reason()];
             table.add_row(row.map(plain));
         }
         if table.row_count() >= PAGE {
@@ -141,9 +113,30 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
     read
 }
 
+/// What the fields of a dead entry are called here.
+const FIELD_NAMES: [(&str, &str); 13] = [
+    ("v", "format"),
+    ("p", "product"),
+    ("u", "user"),
+    ("r", "random part"),
+    ("t", "reserved at"),
+    ("q", "request id"),
+    ("w", "bucket"),
+    ("l", "counts for the limit"),
+    ("c", "traceparent"),
+    ("id", "entry id"),
+    ("rid", "dead key"),
+    ("sqlstate", "SQLSTATE"),
+    ("at", "moved at"),
+];
+
 fn print_entry(dead: &DeadEntry) -> io::Result<()> {
-    for (name, value) in &dead.entry.fields {
-        output::line(format!("{name} = {value:?}"))?;
+    for (field, value) in &dead.entry.fields {
+        let known = FIELD_NAMES.iter().find(|(known, _)| known == field);
+        let name = known.map_or(field.as_str(), |(_, name)| name);
+        let at = if name.ends_with(" at") { value.parse().ok() } else { None };
+        let value = at.and_then(|ms| Some(time(ms).ok()?.to_string())).unwrap_or(value.clone());
+        output::line(format!("{} = {value:?}", plain(name)))?;
     }
     Ok(())
 }
@@ -181,7 +174,7 @@ async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
     };
     if let Ok(Some(dead)) = &found {
         print_entry(dead)?;
-    } else if let Some(stored) = stores.ledger.find(id).await? {
+    } else if let LookedUp::Reservation(stored) = stores.ledger.look_up(id).await? {
         print_stored(stored)?;
     } else {
         found.map_err(with_advice)?;
@@ -207,7 +200,7 @@ fn login_name() -> String {
 }
 
 async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Result<ExitCode> {
-    let filter = DeadFilter::from(args.filter);
+    let filter = args.filter;
     ensure!(args.all || filter.is_empty(), "filters are allowed only with --all");
     let selection = if args.all {
         Selection::All(filter)
@@ -250,25 +243,28 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         }
         tally
     };
-    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized > 0)))
+    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized + tally.no_stock > 0)))
 }
 
 fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
     let outcome = match outcome {
         EntryOutcome::Released => "voided, unit given back",
         EntryOutcome::Stored => "stored",
-        EntryOutcome::AlreadySettled => "already settled",
+        EntryOutcome::AlreadyDecided => "already stored or released",
         EntryOutcome::Refused => "refused again, the entry stays",
-        EntryOutcome::Unrecognized => "not written by yoink, the entry stays",
+        EntryOutcome::Unrecognized => "not written by this program, the entry stays",
+        EntryOutcome::NoStock => {
+            "voided, but Redis has no stock of the product: rebuild the partition"
+        }
     };
-    format!("{} {outcome}", plain(dead.named()))
+    format!("{} {outcome}", plain(dead.dead_key()))
 }
 
 fn counts(tally: &Tally) -> String {
-    let Tally { released, stored, settled, refused, unrecognized } = tally;
+    let Tally { released, stored, decided, refused, unrecognized, no_stock } = tally;
     format!(
-        "{released} units given back, {stored} orders stored, {refused} refused again, {settled} \
-         already settled, {unrecognized} unrecognized"
+        "{released} units given back, {stored} orders stored, {refused} refused again, {decided} \
+         already stored or released, {unrecognized} unrecognized, {no_stock} without stock"
     )
 }
 
@@ -285,20 +281,4 @@ fn effect_table(dry_run: &DryRun) -> Table {
         ]);
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn age_is_a_number_and_a_unit() {
-        let ages = [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h 30m", 5400)];
-        for (text, seconds) in ages.into_iter().chain([("0s", 0), ("PT5M", 300)]) {
-            assert_eq!(age(text).unwrap(), Duration::from_secs(seconds), "{text}");
-        }
-        for bad in ["", "10", "-10m", "10m ago", "1mo", "1y", "soon", "99999999999999d"] {
-            assert!(age(bad).is_err(), "{bad}");
-        }
-    }
 }

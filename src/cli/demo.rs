@@ -27,7 +27,7 @@ use crate::{
     app::{App, Listeners, Role, Stores},
     audit::{self, Verdict},
     config::Config,
-    ledger::{Ledger, ReservationFilter},
+    ledger::Ledger,
     load::{self, Plan},
     telemetry,
 };
@@ -75,14 +75,13 @@ pub(super) async fn run(
     let temp_dir = TempDir(dir);
     output::line("Starting a temporary Redis and a temporary Postgres.")?;
     let servers = Servers::start(&temp_dir.0).await?;
-    let mut more = vec![quiet];
+    let free_port = || "127.0.0.1:0".to_owned();
+    let mut more = vec![quiet, ("grpc_listen", free_port()), ("http_listen", free_port())];
     more.extend(servers.settings());
-    more.push(("grpc_listen", "127.0.0.1:0".to_owned()));
-    more.push(("http_listen", "127.0.0.1:0".to_owned()));
     let config = settings(&more)?;
     let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
     create_catalogue(&app, args.units).await?;
-    let (address, stores) = (app.grpc_address()?, app.stores().clone());
+    let (address, stores) = (app.listeners.grpc.local_addr()?, app.stores().clone());
 
     let (tasks, stop_app) = (TaskTracker::new(), CancellationToken::new());
     let serving = tasks.spawn(app.run(stop_app.clone()));
@@ -153,10 +152,9 @@ async fn sell(
 
 /// Audits until every order is stored, or until the audit is violated.
 async fn settled_report(stores: &Stores) -> anyhow::Result<audit::Report> {
-    let auditor = stores.auditor();
     let started = Instant::now();
     loop {
-        let report = auditor.audit().await;
+        let report = stores.auditor.audit().await;
         let waiting = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
         if !waiting && report.unknown.is_empty() || report.verdict() == Verdict::Violated {
             return Ok(report);
@@ -176,9 +174,9 @@ async fn column(
     ledger: &Ledger,
 ) -> anyhow::Result<Column> {
     let (mut confirmed, mut after) = (HashSet::new(), None);
-    let filter = ReservationFilter::Product(product.parse()?);
+    let id = product.parse()?;
     loop {
-        let page = ledger.list(&filter, after, 5000).await?;
+        let page = ledger.list(Some(&id), None, after, 5000).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.id.to_uuid());
         confirmed.extend(page.iter().map(|reservation| reservation.id.to_string()));

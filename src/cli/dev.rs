@@ -2,27 +2,25 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tokio_util::sync::CancellationToken;
 
-use super::output;
+use super::{import, output};
 use crate::{
     app::{App, Listeners, Role},
     catalogue::RefreshError,
     config::Config,
-    domain::{NewProduct, Price, ProductId, ProductStatus, Sale},
-    ledger::Created,
+    domain::NewProduct,
     servers::{AppendFsync, PostgresServer, RedisServer},
     telemetry,
 };
 
-/// The scarce product of the demo catalogue.
+/// The products of the demo catalogue.
 pub(super) const SCARCE_PRODUCT: &str = "sneaker-42";
-/// The plentiful product of the demo catalogue.
 pub(super) const PLENTIFUL_PRODUCT: &str = "sticker-7";
 
 /// Private servers whose data is in one directory; they end when this is dropped.
@@ -57,30 +55,20 @@ const CATALOGUE: &str = include_str!("../../deploy/catalogue.csv");
 
 /// The demo catalogue, with `scarce_units` of the scarce product.
 fn demo_products(scarce_units: i64) -> anyhow::Result<Vec<NewProduct>> {
-    let mut reader = csv::Reader::from_reader(CATALOGUE.as_bytes());
-    let rows = reader.deserialize::<(String, String, String, String, i64)>();
-    let products = rows.map(|row| {
-        let (id, name, price, currency, units) = row?;
-        let sale = Sale {
-            name,
-            price: Price::parse(&price, &currency)?,
-            opens_at_ms: None,
-            closes_at_ms: None,
-            per_user_limit: None,
-            status: ProductStatus::OnSale,
-        };
-        let units = if id == SCARCE_PRODUCT { scarce_units } else { units };
-        Ok(NewProduct { id: id.parse::<ProductId>()?, sale, units })
-    });
-    products.collect()
+    let parsed = import::parse(CATALOGUE.as_bytes(), false);
+    let parsed = parsed.map_err(|problems| anyhow!("catalogue.csv: {}", problems.join("; ")))?;
+    let mut products: Vec<NewProduct> = parsed.into_iter().map(|(_, product)| product).collect();
+    for scarce in products.iter_mut().filter(|product| product.id.as_str() == SCARCE_PRODUCT) {
+        scarce.units = scarce_units;
+    }
+    Ok(products)
 }
 
 /// Creates the demo catalogue in the ledger of the service.
 pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
     match app.create_products(&demo_products(scarce_units)?).await {
-        Ok(Created::Done { .. }) => Ok(()),
-        // The data of an earlier run: its products stay, and its partitions are rebuilt before they sell.
-        Ok(Created::OtherUnits { .. }) | Err(RefreshError::NotInForce(_)) => Ok(()),
+        // With data of an earlier run its products stay, and its partitions are rebuilt before they sell.
+        Ok(_) | Err(RefreshError::NotAppliedYet(_)) => Ok(()),
         Err(error @ RefreshError::Ledger(_)) => Err(error.into()),
     }
 }
@@ -89,8 +77,7 @@ pub(super) async fn run(
     settings: impl Fn(&[(&'static str, String)]) -> anyhow::Result<Config>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let dir =
-        fs::canonicalize(".").map(|here| here.join(".yoink")).unwrap_or(PathBuf::from(".yoink"));
+    let dir = std::path::absolute(".yoink")?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let lock = File::create(dir.join("lock"))?;
     match lock.try_lock() {
@@ -103,12 +90,11 @@ pub(super) async fn run(
     let config = settings(&servers.settings())?;
     let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
     create_catalogue(&app, 500).await?;
-    output::line(format!("gRPC     {}", app.grpc_address()?))?;
-    output::line(format!("HTTP     http://{}/readyz", app.http_address()?))?;
-    output::line(format!("Redis    {}", servers.redis.url()))?;
-    output::line(format!("Postgres {}", servers.postgres.url("yoink")))?;
+    let (grpc, http) = (app.listeners.grpc.local_addr()?, app.listeners.http.local_addr()?);
+    let (redis, postgres) = (servers.redis.url(), servers.postgres.url("yoink"));
     output::line(format!(
-        "Products {SCARCE_PRODUCT} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; the data stays in .yoink/."
+        "gRPC     {grpc}\nHTTP     http://{http}/readyz\nRedis    {redis}\nPostgres {postgres}\n\
+         Products {SCARCE_PRODUCT} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; the data stays in .yoink/."
     ))?;
     app.run(shutdown).await?;
     traces.finish().await;

@@ -1,6 +1,5 @@
 //! The commands.
 
-mod check;
 mod dead;
 mod demo;
 mod dev;
@@ -19,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Listeners, Role, raise_descriptor_limit},
+    app::{App, Inspection, Listeners, Role, connections_max, inspect, raise_descriptor_limit},
     config::{self, Config, setting_name},
     grpc, telemetry,
 };
@@ -93,7 +92,7 @@ enum Command {
     Restock(store_commands::RestockArgs),
     /// Prints every stored reservation as CSV.
     Export,
-    /// Checks that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 2 (unknown).
+    /// Checks that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 3 (unknown).
     Audit {
         /// Prints JSON.
         #[arg(long)]
@@ -106,7 +105,7 @@ enum Command {
     Dead(dead::DeadCommand),
     /// Calls a running service over many connections, and reports what was answered, and how fast.
     Load(Box<load::LoadArgs>),
-    /// Prints the contract as a descriptor set, for Envoy.
+    /// Prints the API as a descriptor set, for Envoy.
     Descriptor,
     /// Checks or prints settings.
     #[command(subcommand)]
@@ -116,7 +115,12 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Prints the settings as they would apply (exits 0), or every problem at once (exits 2). Connects to nothing.
-    Check(check::CheckArgs),
+    Check {
+        /// Also connects to both stores and prints what they are; changes nothing. Exits 0, 1 (a start would be refused)
+        /// or 2 (a store could not be reached).
+        #[arg(long)]
+        connect: bool,
+    },
     /// Prints a settings file that has every setting as a comment, at its default.
     Sample {
         /// Prints the table of docs/operations.md instead.
@@ -141,13 +145,9 @@ impl Cli {
     }
 }
 
-/// Runs a command until it ends, or until `shutdown`.
-///
-/// # Errors
-///
-/// When the command failed; its exit code then is 2.
+/// Runs a command until it ends, or until `shutdown`. After an error the exit code is 2.
 pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    // If this fails, the limit stays as it was, and `check_descriptor_limit` judges it.
+    // If this fails, the limit stays as it was, and `connections_max` reports it.
     let _failed = raise_descriptor_limit();
     let settings = &cli.settings;
     match cli.command {
@@ -166,8 +166,8 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(args) => load::run(*args, shutdown).await,
-        Command::Config(ConfigCommand::Check(args)) => {
-            check::run(&settings.load_and_warn()?, args).await
+        Command::Config(ConfigCommand::Check { connect }) => {
+            check(&settings.load_and_warn()?, connect).await
         }
         Command::Config(ConfigCommand::Sample { table }) => {
             let text = if table { config::table() } else { config::sample() };
@@ -188,4 +188,31 @@ async fn serve(
     let ended = app.run(shutdown).await;
     traces.finish().await;
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn check(config: &Config, connect: bool) -> anyhow::Result<ExitCode> {
+    connections_max(config)?;
+    output::line(config)?;
+    if let Some(note) = config.ignored.kubernetes() {
+        output::line(format!("# {note}"))?;
+    }
+    if !connect {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Inspection { found, warnings, refusals, failures } = inspect(config).await;
+    for (lines, kind) in [
+        (&found, ""),
+        (&warnings, "warning: "),
+        (&refusals, "a start is refused: "),
+        (&failures, "cannot check: "),
+    ] {
+        for line in lines {
+            output::line(format!("# {kind}{line}"))?;
+        }
+    }
+    Ok(ExitCode::from(match (failures.is_empty(), refusals.is_empty()) {
+        (true, true) => 0,
+        (true, false) => 1,
+        (false, _) => 2,
+    }))
 }

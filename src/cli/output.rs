@@ -5,7 +5,6 @@ use std::{
     io::{self, Write as _},
 };
 
-/// Prints bytes as they are.
 pub(super) fn bytes(bytes: &[u8]) -> io::Result<()> {
     io::stdout().lock().write_all(bytes)
 }

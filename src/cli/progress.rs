@@ -13,7 +13,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output;
 
-/// Shows progress while `work` runs.
 pub(super) async fn show<T>(
     label: &str,
     total: u64,

@@ -56,7 +56,6 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rows of the partitions with these numbers.
 fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<PartitionRow>> {
     let mut chosen: Vec<PartitionRow> = Vec::new();
     for number in numbers {
@@ -82,39 +81,32 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
             _ = ticks.tick() => {
-                for (partition, stage) in recovery.status().stages() {
+                for (partition, stage) in recovery.status().seen().stages {
                     output::line(format!("partition {partition}: {stage}"))?;
                 }
             }
         }
     };
     for (partition, rebuilt) in rebuilt {
+        let line = |text: String| output::line(format!("partition {partition}: {text}"));
         all_open &= matches!(rebuilt, Ok(Some(_)));
         match rebuilt {
             Ok(Some(rebuilt)) => {
                 opened.push(partition);
-                output::line(format!(
-                    "partition {partition}: rebuilt and open; from its streams {} orders are \
-                     stored, {} are voided",
+                line(format!(
+                    "rebuilt and open; from its streams {} orders are stored, {} are voided",
                     rebuilt.stored, rebuilt.voided
                 ))?;
                 for lost in &rebuilt.lost {
-                    output::line(format!("partition {partition}: {lost}"))?;
+                    line(lost.to_string())?;
                 }
                 let unnamed = rebuilt.lost_requests.saturating_sub(rebuilt.lost.len());
                 if unnamed > 0 {
-                    let more = format!(
-                        "partition {partition}: {unnamed} more lost reservations are not shown"
-                    );
-                    output::line(more)?;
+                    line(format!("{unnamed} more lost reservations are not shown"))?;
                 }
             }
-            Ok(None) => {
-                output::line(format!("partition {partition}: another process is rebuilding it"))?
-            }
-            Err(error) => {
-                output::line(format!("partition {partition}: {:#}", anyhow::Error::from(error)))?;
-            }
+            Ok(None) => line("another process is rebuilding it".to_owned())?,
+            Err(error) => line(format!("{:#}", anyhow::Error::from(error)))?,
         }
     }
     for lost in recovery.count_lost(&opened).await? {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    let migrated = crate::ledger::migrate(&config.postgres).await?;
+    let migrated = crate::ledger::migrate(&config.postgres_url).await?;
     output::line(match migrated {
         Migrated::UpToDate(version) => format!("The schema is at version {version}."),
         Migrated::Newer { found, program } => format!(
@@ -46,7 +46,7 @@ pub(super) struct RestockArgs {
     /// The same id adds units once: with one, the command can be repeated.
     #[arg(long)]
     request_id: Option<RequestId>,
-    /// Why, for the audit trail.
+    /// Why the units are added, for the record.
     #[arg(long, default_value = "")]
     reason: Note,
 }
@@ -56,22 +56,21 @@ pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Resul
         bail!("units must be 1 to {UNITS_MAX}");
     }
     let ledger = checked_ledger(config).await?;
-    let request = match args.request_id {
-        Some(request) => request,
-        None => Uuid::new_v4().to_string().parse()?,
-    };
+    let request = args.request_id.map_or_else(|| Uuid::new_v4().to_string().parse(), Ok)?;
     let product = args.product.clone();
     let actor = "command line".to_owned();
     let reason = args.reason.to_string();
     let restock = Restock { product, units: args.units, request, actor, reason };
     match ledger.restock(&restock).await? {
         Restocked::Added(supply) => output::line(format!(
-            "{} units added (request id {}), {supply} in all. \
+            "{} units added (request id {}); the supply is {supply} units. \
              A running service sells them within a second.",
             args.units, restock.request
         ))?,
         Restocked::AlreadyAdded(supply) => {
-            output::line(format!("This request id has already added them; {supply} in all."))?;
+            output::line(format!(
+                "An earlier call with this request id added these units; the supply is {supply} units."
+            ))?;
         }
         Restocked::UnknownProduct => bail!("there is no product {}", args.product),
         Restocked::RequestReused => {
@@ -86,17 +85,9 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
     let ledger = checked_ledger(config).await?;
     let mut rows = ledger.export().await?;
     let mut csv = csv::Writer::from_writer(std::io::stdout().lock());
-    csv.write_record([
-        "reservation_id",
-        "state",
-        "product_id",
-        "user_id",
-        "units",
-        "request_id",
-        "reserved_at",
-        "recorded_at",
-        "void_reason",
-    ])?;
+    let columns = "reservation_id,state,product_id,user_id,units,request_id,reserved_at,recorded_at,\
+                   void_reason";
+    csv.write_record(columns.split(','))?;
     while let Some(row) = rows.try_next().await? {
         csv.write_record([
             row.reservation_id.to_string(),
@@ -117,35 +108,30 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
 pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
     stores.load_epochs().await?;
-    let report = stores.auditor().audit().await;
+    let report = stores.auditor.audit().await;
     let (word, code) = match report.verdict() {
         Verdict::Holds => ("holds", 0),
         Verdict::Violated => ("violated", 1),
-        Verdict::Unknown => ("unknown", 2),
+        Verdict::Unknown => ("unknown", 3),
     };
     if as_json {
-        let products: Vec<_> = report
-            .products
-            .iter()
-            .map(|units| {
-                json!({
-                    "product_id": units.product.as_str(), "supply": units.supply,
-                    "available": units.available, "in_orders": units.in_orders,
-                    "in_dead": units.in_dead, "confirmed": units.confirmed,
-                })
+        let products = report.products.iter().map(|units| {
+            json!({
+                "product_id": units.product.as_str(), "supply": units.supply,
+                "stock": units.stock, "in_orders": units.in_orders,
+                "in_dead": units.in_dead, "confirmed": units.confirmed,
             })
-            .collect();
+        });
         let lost = report.lost.iter().map(|lost| {
             json!({
                 "partition": lost.partition.number(), "epoch": lost.epoch.0,
                 "count": lost.count, "exact": lost.exact,
             })
         });
-        let lost: Vec<_> = lost.collect();
         let report = json!({
-            "verdict": word, "products": products,
+            "verdict": word, "products": products.collect::<Vec<_>>(),
             "violations": report.violations, "unknown": report.unknown,
-            "notes": report.notes, "lost": lost,
+            "notes": report.notes, "lost": lost.collect::<Vec<_>>(),
         });
         output::line(serde_json::to_string_pretty(&report)?)?;
     } else {

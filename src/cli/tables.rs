@@ -2,7 +2,10 @@
 
 use comfy_table::{Cell, CellAlignment, Table};
 
-use crate::{audit, load};
+use crate::{
+    audit::{self, ProductUnits},
+    load,
+};
 
 /// The result of a sale: one column of the table.
 #[derive(Debug)]
@@ -68,24 +71,21 @@ pub(super) fn load_table(report: &load::Report) -> Table {
 /// The units of each product, then the findings of the audit.
 pub(super) fn audit_table(report: &audit::Report) -> String {
     let mut table = Table::new();
-    table.set_header(["product", "supply", "available", "in orders", "in dead", "confirmed"]);
+    table.set_header(["product", "supply", "stock", "in orders", "in dead", "confirmed"]);
     for units in &report.products {
-        table.add_row([
-            units.product.to_string(),
-            units.supply.to_string(),
-            units.available.to_string(),
-            units.in_orders.to_string(),
-            units.in_dead.to_string(),
-            units.confirmed.to_string(),
-        ]);
+        let ProductUnits { product, supply, stock, in_orders, in_dead, confirmed } = units;
+        let numbers = [supply, stock, in_orders, in_dead, confirmed].map(i64::to_string);
+        table.add_row(std::iter::once(product.to_string()).chain(numbers));
     }
-    let findings = report.violations.iter().map(|found| format!("\nVIOLATED: {found}"));
-    let unknown = report.unknown.iter().map(|found| format!("\nUNKNOWN: {found}"));
-    let notes = report.notes.iter().map(|note| format!("\nnote: {note}"));
-    let lost = report.lost.iter().map(|lost| format!("\nLOST: {lost}"));
-    findings
-        .chain(unknown)
-        .chain(lost)
-        .chain(notes)
-        .fold(table.to_string(), |text, line| text + &line)
+    let lost: Vec<_> = report.lost.iter().map(ToString::to_string).collect();
+    let mut text = table.to_string();
+    for (kind, findings) in [
+        ("VIOLATED", &report.violations),
+        ("UNKNOWN", &report.unknown),
+        ("LOST", &lost),
+        ("note", &report.notes),
+    ] {
+        text.extend(findings.iter().map(|found| format!("\n{kind}: {found}")));
+    }
+    text
 }

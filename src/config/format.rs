@@ -9,11 +9,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tonic::transport::Uri;
+use tonic::{
+    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    transport::Uri,
+};
 use tracing_subscriber::EnvFilter;
 
 use super::{listen, shown};
-use crate::domain::{Ack, PartitionCount, ProductId};
+use crate::domain::{PartitionCount, ProductId};
 
 /// A day, in milliseconds.
 pub(super) const DAY_MS: u64 = 86_400_000;
@@ -123,11 +126,6 @@ where
     Format::text(&values, parse, show)
 }
 
-/// When an accepted reservation is answered.
-pub(super) fn ack() -> Format<Ack> {
-    word(Ack::ALL.map(|ack| (ack.as_str(), ack)))
-}
-
 /// Values separated by commas; `parse` reads one of them.
 pub(super) fn list<T: Display + 'static>(
     values: &str,
@@ -201,29 +199,33 @@ pub(super) fn endpoint() -> Format<Option<String>> {
 }
 
 /// Metadata of a gRPC call, `name=value` separated by commas. A secret.
-pub(super) fn metadata() -> Format<String> {
-    let is_name = |name: &str| {
-        let is_allowed =
-            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-        let is_reserved = name.starts_with("grpc-") || name.ends_with("-bin");
-        !name.is_empty() && name.chars().all(is_allowed) && !is_reserved
-    };
-    let is_value =
-        |value: &str| !value.is_empty() && value.chars().all(|c| (' '..='~').contains(&c));
-    let is_pair = move |pair: &&str| {
-        pair.split_once('=').is_some_and(|(name, value)| is_name(name) && is_value(value))
-    };
-    let parse = move |text: &str| {
-        let pairs: Vec<&str> = text.split(',').map(str::trim).collect();
-        if text.is_empty() || pairs.iter().all(is_pair) {
-            return Ok(pairs.join(","));
+pub(super) fn metadata() -> Format<MetadataMap> {
+    let parse = |text: &str| {
+        let mut metadata = MetadataMap::new();
+        let pairs: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
+        for pair in pairs {
+            let (name, value) = metadata_pair(pair.trim()).ok_or(
+                "must be name=value pairs separated by commas, such as authorization=Bearer abc: a name has \
+                 lower-case letters, digits, - _ and ., a value has printable ASCII characters",
+            )?;
+            metadata.append(name, value);
         }
-        Err("must be name=value pairs separated by commas, such as authorization=Bearer abc: a name has \
-             lower-case letters, digits, - _ and ., a value has printable ASCII characters"
-            .to_owned())
+        Ok(metadata)
     };
-    let show = |text: &String| if text.is_empty() { "" } else { "(hidden)" }.to_owned();
+    let show = |pairs: &MetadataMap| if pairs.is_empty() { "" } else { "(hidden)" }.to_owned();
     Format::text("`name=value` pairs, by commas", parse, show)
+}
+
+fn metadata_pair(pair: &str) -> Option<(AsciiMetadataKey, AsciiMetadataValue)> {
+    let (name, value) = pair.split_once('=')?;
+    let in_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    let is_name = name.chars().all(in_name) && !name.starts_with("grpc-");
+    let is_value = !value.is_empty() && value.chars().all(|c| (' '..='~').contains(&c));
+    let mut value = value.trim().parse::<AsciiMetadataValue>().ok()?;
+    value.set_sensitive(true);
+    // The key refuses an empty name, and one that ends in `-bin`.
+    let name = name.parse().ok()?;
+    (is_name && is_value).then_some((name, value))
 }
 
 #[cfg(test)]
@@ -249,16 +251,19 @@ mod tests {
 
     #[test]
     fn metadata_with_a_wrong_name_or_value_is_refused_without_its_text() {
-        for text in ["", "authorization=Bearer a=b", "a=1,x-b_c.d=2"] {
-            assert_eq!((metadata().parse)(text), Ok(text.to_owned()));
-        }
-        assert_eq!((metadata().parse)(" a=1, b=2"), Ok("a=1,b=2".to_owned()));
-        for text in ["hunter2", "A=hunter2", "a=hunter2,", "=hunter2", "a=", "grpc-a=1", "a-bin=1"]
-        {
-            let problem = (metadata().parse)(text).unwrap_err();
+        let parse = metadata().parse;
+        assert!(parse("").unwrap().is_empty());
+        let pairs = parse(" authorization=Bearer a=b, x-b_c.d= shop").unwrap();
+        assert_eq!(pairs.get("authorization").unwrap(), "Bearer a=b");
+        assert_eq!(pairs.get("x-b_c.d").unwrap(), "shop");
+        assert!(pairs.len() == 2 && pairs.get("authorization").unwrap().is_sensitive());
+        let refused =
+            "hunter2|A=hunter2|a=hunter2,|=hunter2|a=|grpc-a=1|a-bin=1|a b=hunter2|a=hunter2\u{7f}";
+        for text in refused.split('|') {
+            let problem = parse(text).unwrap_err();
             assert!(!problem.contains("hunter2"), "{problem}");
         }
-        assert_eq!((metadata().show)(&"a=hunter2".to_owned()), "(hidden)");
+        assert_eq!((metadata().show)(&pairs), "(hidden)");
     }
 
     #[test]

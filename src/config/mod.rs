@@ -9,7 +9,7 @@ mod settings;
 mod sources;
 mod url_text;
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
 use self::sources::Sources;
 pub(crate) use self::sources::setting_name;
@@ -55,27 +55,16 @@ pub enum LogFormat {
 }
 
 /// Everything that is wrong with the settings.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the settings are wrong:\n  {}", .problems.join("\n  "))]
 pub struct ConfigError {
     /// One sentence for each problem.
     pub problems: Vec<String>,
 }
 
-impl std::error::Error for ConfigError {}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the settings are wrong:")?;
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
 impl Config {
-    /// Reads `file` (if it exists; it must exist if it was `named`), the environment, then `flags`.
-    ///
-    /// # Errors
-    ///
-    /// Every problem at once.
+    /// Reads `file` (if it exists; it must exist if it was `named`), the environment, then `flags`. An error has every
+    /// problem.
     pub fn load(
         file: &Path,
         named: bool,
@@ -88,18 +77,14 @@ impl Config {
         Self::of(Sources::gather(file, std::env::vars_os(), flags)?)
     }
 
-    /// The defaults.
-    ///
-    /// # Errors
-    ///
-    /// Never in a released build: a test holds the defaults valid.
+    /// The defaults. They are valid, which a test checks.
     pub fn defaults() -> Result<Self, ConfigError> {
         Self::of(Sources::default())
     }
 
     fn of(mut sources: Sources) -> Result<Self, ConfigError> {
         let config = Self::read(&mut sources);
-        let mut problems = sources.into_problems();
+        let mut problems = sources.problems;
         if let Some(mut config) = config {
             // An address that is wrong was replaced by its default, which is not compared.
             let names_listener = |problem: &String| {
@@ -144,6 +129,12 @@ mod tests {
 
     use super::*;
 
+    fn load(flags: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
+        let flags: Vec<_> =
+            flags.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Config::load(Path::new("none.toml"), false, &flags)
+    }
+
     #[test]
     fn defaults_are_those_of_the_design() {
         let config = Config::defaults().unwrap();
@@ -170,8 +161,7 @@ mod tests {
             ("log", "info=debug=warn"),
             ("unknown", "1"),
         ];
-        let flags = flags.map(|(name, value)| (name, value.to_owned()));
-        let error = Config::load(Path::new("none.toml"), false, &flags).unwrap_err();
+        let error = load(&flags).unwrap_err();
         for (name, _) in &flags {
             assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name}: {error}");
         }
@@ -180,34 +170,27 @@ mod tests {
 
     #[test]
     fn flags_win_and_unknown_names_are_refused() {
-        let none = Path::new("does-not-exist.toml");
-        let config = Config::load(none, false, &[("key_prefix", "mine".into())]).unwrap();
-        assert_eq!(config.key_prefix, "mine");
+        assert_eq!(load(&[("key_prefix", "mine")]).unwrap().key_prefix, "mine");
+        let none = Path::new("none.toml");
         assert!(Config::load(none, true, &[]).is_err(), "a file that was named must exist");
-        let error = Config::load(none, false, &[("nonsense", "1".into())]).unwrap_err();
-        assert!(error.to_string().contains("nonsense"));
+        assert!(load(&[("nonsense", "1")]).unwrap_err().to_string().contains("nonsense"));
     }
 
     #[test]
     fn reflection_is_auto_on_or_off() {
-        let reflection = |flags: &[(&'static str, String)]| {
-            Config::load(Path::new("none.toml"), false, flags)
-                .map(|config| config.reflection.is_on())
-        };
-        let everywhere = ("grpc_listen", "0.0.0.0:1".to_owned());
-        assert!(!reflection(std::slice::from_ref(&everywhere)).unwrap(), "off beyond loopback");
+        let everywhere = ("grpc_listen", "0.0.0.0:1");
+        assert!(!load(&[everywhere]).unwrap().reflection.is_on(), "off beyond loopback");
         for (word, on) in [("on", true), ("true", true), ("off", false), ("false", false)] {
-            assert_eq!(reflection(&[everywhere.clone(), ("reflection", word.into())]).unwrap(), on);
+            let config = load(&[everywhere, ("reflection", word)]).unwrap();
+            assert_eq!(config.reflection.is_on(), on);
         }
-        assert!(reflection(&[("reflection", "perhaps".into())]).is_err());
+        assert!(load(&[("reflection", "perhaps")]).is_err());
     }
 
     #[test]
     fn proxies_are_addresses_or_networks() {
-        let proxies = |text: &str| {
-            let flags = [("trusted_proxies", text.to_owned())];
-            Config::load(Path::new("none.toml"), false, &flags).map(|config| config.trusted_proxies)
-        };
+        let proxies =
+            |text: &str| load(&[("trusted_proxies", text)]).map(|config| config.trusted_proxies);
         assert!(proxies("").unwrap().is_empty());
         let two = proxies("127.0.0.1, fd00::/8").unwrap();
         assert_eq!(
@@ -220,12 +203,12 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let flags = [
-            ("redis_url", "redis://:hunter2@cache:6379".to_owned()),
-            ("postgres_url", "postgres://ann:hunter2@db/yoink?password=hunter2".to_owned()),
-            ("otlp_headers", "authorization=hunter2".to_owned()),
-        ];
-        let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
+        let config = load(&[
+            ("redis_url", "redis://:hunter2@cache:6379"),
+            ("postgres_url", "postgres://ann:hunter2@db/yoink?password=hunter2"),
+            ("otlp_headers", "authorization=hunter2"),
+        ]);
+        let config = config.unwrap();
         assert!(!config.to_string().contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
     }

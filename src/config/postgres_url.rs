@@ -34,11 +34,7 @@ const CHECKED: [(&str, &str); 12] = [
 const NO_TLS: &str = "sslmode must be disable or prefer: Postgres is reached without TLS (for TLS, run a proxy such as \
                       PgBouncer next to this program)";
 
-/// Reads the setting.
-///
-/// # Errors
-///
-/// What is wrong with it; the text continues a sentence that begins with the setting's name.
+/// Reads the setting; the text of an error continues a sentence that begins with the setting's name.
 pub(super) fn parse(text: &str) -> Result<Config, String> {
     check_quotes(text)?;
     let prefixes = ["postgres://", "postgresql://"];
@@ -62,16 +58,11 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     }
     let mut config: Config = text.parse().map_err(|error| explain(&error, url.is_some()))?;
     check(&config)?;
-    if hosts(&config) > 1 {
+    if config.get_hosts().len().max(config.get_hostaddrs().len()) > 1 {
         // Every connection of this program writes, so of several hosts one that accepts writes is used.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     Ok(config)
-}
-
-/// How many hosts are tried.
-fn hosts(config: &Config) -> usize {
-    config.get_hosts().len().max(config.get_hostaddrs().len())
 }
 
 /// Replaces the library's error, which quotes parts of the text that may be a password.

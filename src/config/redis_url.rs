@@ -8,11 +8,7 @@ use super::url_text::{check_characters, check_login, check_quotes};
 
 const EXAMPLE: &str = "write redis://host:6379, rediss://host:6379 or unix:///run/redis.sock";
 
-/// Reads the setting.
-///
-/// # Errors
-///
-/// What is wrong with it; the text continues a sentence that begins with the setting's name.
+/// Reads the setting; the text of an error continues a sentence that begins with the setting's name.
 pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
     check_quotes(text)?;
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -122,16 +118,10 @@ pub(super) fn show(info: &ConnectionInfo) -> String {
             format!("rediss://{login}{}:{port}{database}", host(name))
         }
         ConnectionAddr::Unix(path) => {
-            let mut options = Vec::new();
-            if db != 0 {
-                options.push(format!("db={db}"));
-            }
-            if !user.is_empty() {
-                options.push(format!("user={user}"));
-            }
-            if hidden {
-                options.push("pass=***".to_owned());
-            }
+            let db = (db != 0).then(|| format!("db={db}"));
+            let user = (!user.is_empty()).then(|| format!("user={user}"));
+            let password = hidden.then(|| "pass=***".to_owned());
+            let options: Vec<String> = [db, user, password].into_iter().flatten().collect();
             let mark = if options.is_empty() { "" } else { "?" };
             format!("unix://{}{mark}{}", path.display(), options.join("&"))
         }

@@ -7,6 +7,7 @@
 use std::{fmt, net::SocketAddr};
 
 use ipnet::IpNet;
+use tonic::metadata::MetadataMap;
 
 use super::{
     Automation, LogFormat, Reflection,
@@ -30,22 +31,11 @@ pub(super) struct Setting {
     pub(super) show: fn(&Config) -> String,
 }
 
-/// The name of a setting: the name of its field, unless another one is given.
-macro_rules! name {
-    ($field:ident) => {
-        stringify!($field)
-    };
-    ($field:ident $name:literal) => {
-        $name
-    };
-}
-
-/// `/// documentation` and `field: type = "default", format;` for each setting. A setting that is not called like its
-/// field has its name in parentheses.
+/// `/// documentation` and `name: type = "default", format;` for each setting.
 macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+
-        $field:ident $(($name:literal))?: $type:ty = $default:literal, $format:expr;
+        $field:ident: $type:ty = $default:literal, $format:expr;
     )+) => {
         /// Every setting, checked.
         #[derive(Clone)]
@@ -56,13 +46,13 @@ macro_rules! settings {
         }
 
         /// The names of the settings.
-        pub const NAMES: &[&str] = &[$(name!($field $($name)?)),+];
+        pub const NAMES: &[&str] = &[$(stringify!($field)),+];
 
         impl Config {
             /// Reads each setting by itself. One that is wrong adds to the problems and has its default.
             pub(super) fn read(sources: &mut Sources) -> Option<Self> {
-                $(let $field = sources.read(name!($field $($name)?), $default, &$format);)+
-                Some(Self { $($field: $field?,)+ ignored: sources.take_ignored() })
+                $(let $field = sources.read(stringify!($field), $default, &$format);)+
+                Some(Self { $($field: $field?,)+ ignored: std::mem::take(&mut sources.ignored) })
             }
         }
 
@@ -71,7 +61,7 @@ macro_rules! settings {
             vec![$({
                 let format: Format<$type> = $format;
                 Setting {
-                    name: name!($field $($name)?),
+                    name: stringify!($field),
                     default: $default,
                     values: format.values,
                     is_number: format.is_number,
@@ -93,16 +83,16 @@ settings! {
     /// Where `/healthz`, `/readyz` and `/metrics` listen, written like `grpc_listen`.
     http_listen: SocketAddr = "127.0.0.1:9464", format::address();
     /// How to reach Redis: `redis://`, `rediss://` for TLS, or `unix:///run/redis.sock` for a Unix socket (below).
-    redis ("redis_url"): redis::ConnectionInfo = "redis://127.0.0.1:6379",
+    redis_url: redis::ConnectionInfo = "redis://127.0.0.1:6379",
         Format::text("URL", redis_url::parse, redis_url::show);
     /// How to reach Postgres: a URL or `key=value` pairs (below).
-    postgres ("postgres_url"): tokio_postgres::Config = "postgres://postgres@127.0.0.1:5432/yoink",
+    postgres_url: tokio_postgres::Config = "postgres://postgres@127.0.0.1:5432/yoink",
         Format::text("URL or `key=value` pairs", postgres_url::parse, postgres_url::show);
     /// Number of partitions, fixed when the database is first initialised.
     partitions: PartitionCount = "8", format::partition_count();
     /// Every Redis key starts with it.
     key_prefix: String = "yoink", format::key_prefix();
-    /// Whether gRPC reflection shows the contract to clients; `auto` is `on` for a loopback `grpc_listen`.
+    /// Whether gRPC reflection shows the API to clients; `auto` is `on` for a loopback `grpc_listen`.
     reflection: Reflection = "auto", format::word([
         ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
     ]);
@@ -116,7 +106,7 @@ settings! {
     /// again for three days. It must be the same for every process and for `yoink audit` (below).
     idempotency_window_ms: u64 = "259200000", format::whole("ms", 1_000..=30 * DAY_MS);
     /// When an accepted reservation is answered, unless its call chooses (below).
-    ack: Ack = "memory", format::ack();
+    ack: Ack = "memory", format::word(Ack::ALL.map(|ack| (ack.as_str(), ack)));
     /// How many replicas of Redis `ack = replica` waits for.
     ack_replicas: u32 = "1", format::whole("", 1..=100);
     /// Who voids and releases dead entries: `auto` the workers, `manual` operators.
@@ -166,7 +156,7 @@ settings! {
     /// A collector that receives OTLP over gRPC, such as http://127.0.0.1:4317.
     otlp_endpoint: Option<String> = "", format::endpoint();
     /// Metadata of each OTLP export, such as a token. A secret.
-    otlp_headers: String = "", format::metadata();
+    otlp_headers: MetadataMap = "", format::metadata();
     /// How often metrics are sent to `otlp_endpoint`.
     otlp_metrics_interval_ms: u64 = "60000", format::whole_or_off("ms", 1_000..=3_600_000);
     /// Share of the calls that are traced. A call that belongs to a trace already follows the decision of its client.

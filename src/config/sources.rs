@@ -62,16 +62,12 @@ fn list(names: &[String]) -> Option<String> {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     values: BTreeMap<&'static str, Written>,
-    problems: Vec<String>,
-    ignored: IgnoredVariables,
+    pub(super) problems: Vec<String>,
+    pub(super) ignored: IgnoredVariables,
 }
 
 impl Sources {
-    /// The file (if it exists), then the environment, then the flags.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read or is not valid TOML.
+    /// The file (if it exists; then it must be valid TOML), then the environment, then the flags.
     pub(super) fn gather(
         file: &Path,
         environment: impl Iterator<Item = (OsString, OsString)>,
@@ -114,14 +110,6 @@ impl Sources {
         }
         let value = (format.parse)(default);
         value.map_err(|problem| self.problems.push(format!("{name} {problem} (default)"))).ok()
-    }
-
-    pub(super) fn into_problems(self) -> Vec<String> {
-        self.problems
-    }
-
-    pub(super) fn take_ignored(&mut self) -> IgnoredVariables {
-        std::mem::take(&mut self.ignored)
     }
 
     fn set(&mut self, name: &str, text: String, source: &str) {
@@ -210,11 +198,7 @@ fn escaped(name: &str) -> String {
     name.chars().take(100).flat_map(char::escape_debug).collect()
 }
 
-/// The setting with this name.
-///
-/// # Errors
-///
-/// There is no such setting; the message names a similar one.
+/// The setting with this name; an error names a similar one.
 pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
     NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| {
         let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));

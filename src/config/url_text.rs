@@ -1,10 +1,7 @@
-//! What the URLs of both stores have in common: the login before the `@`, and `%` with its two digits.
+//! What the URLs of both stores have in common: the login before the `@`, and `%` with its two digits. Each error says
+//! what is wrong, and what to write instead.
 
 /// Refuses a URL in quotation marks.
-///
-/// # Errors
-///
-/// What is wrong, and what to write instead.
 pub(super) fn check_quotes(text: &str) -> Result<(), String> {
     if text.starts_with(['"', '\'']) {
         return Err("begins with a quotation mark, which is part of the value here: leave it out"
@@ -14,10 +11,6 @@ pub(super) fn check_quotes(text: &str) -> Result<(), String> {
 }
 
 /// Refuses characters that a URL must escape. `rest` is what follows `scheme://`.
-///
-/// # Errors
-///
-/// What is wrong, and what to write instead.
 pub(super) fn check_characters(rest: &str) -> Result<(), String> {
     let problem = if rest.contains('#') {
         "has a raw #, which ends a URL: write %23 for a # in a password"
@@ -32,10 +25,6 @@ pub(super) fn check_characters(rest: &str) -> Result<(), String> {
 }
 
 /// Accepts one `@` at most, before the host: it ends the login.
-///
-/// # Errors
-///
-/// What is wrong, and what to write instead.
 pub(super) fn check_login(rest: &str) -> Result<(), String> {
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let problem = if path.contains('@') {

@@ -50,16 +50,17 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn over_ids(dead_letters: &'a DeadLetters, ids: &'a [ReservationId]) -> Self {
+    /// A cursor over nothing.
+    fn new(dead_letters: &'a DeadLetters, page_size: usize) -> Self {
         Self {
             dead_letters,
-            ids,
+            ids: &[],
             filter: DeadFilter::default(),
             now_ms: 0,
             partitions: VecDeque::new(),
             after: None,
             newest: None,
-            page_size: PAGE,
+            page_size,
             scanned: 0,
         }
     }
@@ -85,28 +86,18 @@ impl<'a> Cursor<'a> {
         // The position applies only to its own partition.
         let after = from.filter(|from| partitions.front() == Some(&from.partition));
         let after = after.map(|from| from.dead_id);
-        Ok(Self {
-            filter,
-            now_ms,
-            partitions,
-            after,
-            page_size,
-            ..Self::over_ids(dead_letters, &[])
-        })
+        Ok(Self { filter, now_ms, partitions, after, ..Self::new(dead_letters, page_size) })
     }
 
     /// The next page, which may be empty; `None` after the last.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or a partition is fenced.
     pub async fn next_page(&mut self) -> Result<Option<Page>, DeadLetterError> {
         if !self.ids.is_empty() {
             return self.find_named().await.map(Some);
         }
         while let Some(&partition) = self.partitions.front() {
-            let range = (self.after.as_deref(), self.newest.as_deref());
-            let read = self.dead_letters.streams.dead(partition, range, self.page_size).await?;
+            let (after, newest) = (self.after.as_deref(), self.newest.as_deref());
+            let streams = &self.dead_letters.streams;
+            let read = streams.dead(partition, after, newest, self.page_size).await?;
             self.newest = self.newest.take().or(read.newest);
             let mut entries = read.entries;
             if let Some(last) = entries.last() {
@@ -137,33 +128,24 @@ impl<'a> Cursor<'a> {
 
 impl DeadLetters {
     /// A cursor over the selected entries.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable.
     pub async fn cursor<'a>(
         &'a self,
         selection: &'a Selection,
     ) -> Result<Cursor<'a>, DeadLetterError> {
         match selection {
-            Selection::Ids(ids) => Ok(Cursor::over_ids(self, ids)),
+            Selection::Ids(ids) => Ok(Cursor { ids, ..Cursor::new(self, PAGE) }),
             Selection::All(filter) => Cursor::over_streams(self, filter.clone(), None, PAGE).await,
         }
     }
 
     /// A cursor over every dead entry of one partition, in pages of `page_size`.
     pub fn cursor_of(&self, partition: Partition, page_size: usize) -> Cursor<'_> {
-        let partitions = VecDeque::from([partition]);
-        Cursor { partitions, page_size, ..Cursor::over_ids(self, &[]) }
+        Cursor { partitions: VecDeque::from([partition]), ..Cursor::new(self, page_size) }
     }
 
     /// At most `size` dead entries that match the filter, after a position, and the position of the next
     /// page. A page may have fewer entries, even none, and not be the last: the number of entries that
     /// are read for it is limited.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or a partition is fenced.
     pub async fn list(
         &self,
         filter: &DeadFilter,

@@ -10,7 +10,7 @@ use super::{Action, DeadLetterError, DeadLetters, EntryOutcome, Selection, Tally
 use crate::{
     domain::{Epoch, ProductId},
     ledger::LedgerError,
-    stock::Levels,
+    stock::StockByProduct,
     stream::DeadEntry,
 };
 
@@ -40,18 +40,19 @@ impl ProductEffect {
 pub struct DryRun {
     /// All entries.
     pub tally: Tally,
-    /// By product. Entries that are already settled or unrecognized are only in `tally`.
+    /// By product, of the entries that would be released, stored or refused.
     pub products: BTreeMap<ProductId, ProductEffect>,
 }
 
 impl DryRun {
-    fn add(&mut self, dead: &DeadEntry, levels: &Levels, outcome: EntryOutcome) {
+    fn add(&mut self, dead: &DeadEntry, stock: &StockByProduct, outcome: EntryOutcome) {
         self.tally.add(outcome);
-        if matches!(outcome, EntryOutcome::AlreadySettled | EntryOutcome::Unrecognized) {
+        let (EntryOutcome::Released | EntryOutcome::Stored | EntryOutcome::Refused) = outcome
+        else {
             return;
-        }
+        };
         if let Some(product) = product(dead) {
-            let stock_now = levels.get(&product).copied();
+            let stock_now = stock.get(&product).copied();
             let effect = self.products.entry(product).or_default();
             effect.tally.add(outcome);
             effect.stock_now = stock_now;
@@ -62,10 +63,6 @@ impl DryRun {
 impl DeadLetters {
     /// What [`DeadLetters::apply`] would do if nothing else changed meanwhile. A retry is tried in
     /// transactions that are rolled back.
-    ///
-    /// # Errors
-    ///
-    /// As [`DeadLetters::apply`].
     pub async fn dry_run(
         &self,
         action: Action,
@@ -74,7 +71,7 @@ impl DeadLetters {
         let mut dry_run = DryRun::default();
         let mut cursor = self.cursor(selection).await?;
         while let Some(page) = cursor.next_page().await? {
-            dry_run.tally.settled += page.missing;
+            dry_run.tally.decided += page.missing;
             for entries in page.entries.chunk_by(|a, b| a.partition == b.partition) {
                 self.try_out(action, entries, &mut dry_run).await?;
             }
@@ -92,7 +89,7 @@ impl DeadLetters {
         let [first, ..] = entries else { return Ok(()) };
         let epoch = self.streams.partitions().epoch(first.partition)?;
         let products: Vec<ProductId> = entries.iter().filter_map(product).collect();
-        let levels = self.stock.levels(first.partition, products).await?;
+        let stock = self.stock.read(first.partition, products).await?;
         let confirmed = match action {
             Action::Release => self.confirmed(entries).await?,
             Action::Retry => HashSet::new(),
@@ -101,12 +98,12 @@ impl DeadLetters {
             let outcome = match (action, dead.reservation_id()) {
                 (_, Err(_)) => EntryOutcome::Unrecognized,
                 (_, Ok(id)) if id.epoch() != epoch || confirmed.contains(&id.to_uuid()) => {
-                    EntryOutcome::AlreadySettled
+                    EntryOutcome::AlreadyDecided
                 }
-                (Action::Release, Ok(_)) => would_release(dead, &levels),
-                (Action::Retry, Ok(_)) => self.would_store(dead, epoch, &levels).await?,
+                (Action::Release, Ok(_)) => would_release(dead, &stock),
+                (Action::Retry, Ok(_)) => self.would_store(dead, epoch, &stock).await?,
             };
-            dry_run.add(dead, &levels, outcome);
+            dry_run.add(dead, &stock, outcome);
         }
         Ok(())
     }
@@ -115,23 +112,23 @@ impl DeadLetters {
     async fn confirmed(&self, entries: &[DeadEntry]) -> Result<HashSet<Uuid>, LedgerError> {
         let ids = entries.iter().filter_map(|dead| dead.reservation_id().ok());
         let ids: Vec<Uuid> = ids.map(|id| id.to_uuid()).collect();
-        let settled = self.ledger.settled(&ids).await?;
-        Ok(settled.into_iter().filter(|(_, void)| void.is_none()).map(|(id, _)| id).collect())
+        let decided = self.ledger.decided(&ids).await?;
+        Ok(decided.into_iter().filter(|(_, void)| void.is_none()).map(|(id, _)| id).collect())
     }
 
     async fn would_store(
         &self,
         dead: &DeadEntry,
         epoch: Epoch,
-        levels: &Levels,
+        stock: &StockByProduct,
     ) -> Result<EntryOutcome, DeadLetterError> {
         let Ok(order) = dead.order() else { return Ok(EntryOutcome::Unrecognized) };
         match self.ledger.try_store(dead.partition, epoch, &order).await {
             Err(LedgerError::Rejected { .. }) => Ok(EntryOutcome::Refused),
             Err(error) => Err(error.into()),
             Ok(stored) if !stored.mismatched.is_empty() => Ok(EntryOutcome::Refused),
-            Ok(stored) if !stored.voided.is_empty() => Ok(would_release(dead, levels)),
-            Ok(stored) if stored.inserted == 0 => Ok(EntryOutcome::AlreadySettled),
+            Ok(stored) if !stored.voided.is_empty() => Ok(would_release(dead, stock)),
+            Ok(stored) if stored.inserted == 0 => Ok(EntryOutcome::AlreadyDecided),
             Ok(_) => Ok(EntryOutcome::Stored),
         }
     }
@@ -142,8 +139,11 @@ fn product(dead: &DeadEntry) -> Option<ProductId> {
 }
 
 /// Decides as `lua/release.lua` does.
-fn would_release(dead: &DeadEntry, levels: &Levels) -> EntryOutcome {
+fn would_release(dead: &DeadEntry, stock: &StockByProduct) -> EntryOutcome {
     let complete = ["p", "u", "r", "rid"].into_iter().all(|name| dead.entry.field(name).is_some());
-    let known = product(dead).is_some_and(|product| levels.contains_key(&product));
-    if complete && known { EntryOutcome::Released } else { EntryOutcome::Unrecognized }
+    match product(dead) {
+        Some(product) if complete && stock.contains_key(&product) => EntryOutcome::Released,
+        Some(_) if complete => EntryOutcome::NoStock,
+        Some(_) | None => EntryOutcome::Unrecognized,
+    }
 }

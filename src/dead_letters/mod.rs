@@ -9,12 +9,10 @@
 
 mod cursor;
 mod dry_run;
+mod release_and_retry;
 mod selection;
-mod settle;
 
 use std::ops::ControlFlow;
-
-use redis::RedisError;
 
 pub use self::{
     cursor::{Cursor, PAGE, Page, Position},
@@ -41,16 +39,18 @@ pub enum Action {
 /// What an action did with an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryOutcome {
-    /// The order is voided, and its unit went back.
+    /// The order is voided, and its unit is given back.
     Released,
     /// The order is stored.
     Stored,
-    /// Nothing: another caller had settled the order, or its epoch has ended and a rebuild settled it.
-    AlreadySettled,
+    /// Nothing: the order was stored, or voided and released, by another caller or by a rebuild.
+    AlreadyDecided,
     /// The ledger refused the order again; the entry stays dead.
     Refused,
-    /// The entry was not written by this program; it stays.
+    /// This program did not write the entry; it stays.
     Unrecognized,
+    /// The order is voided, but Redis has no stock of the product; the entry stays.
+    NoStock,
 }
 
 /// How many entries had each outcome.
@@ -59,9 +59,10 @@ pub enum EntryOutcome {
 pub struct Tally {
     pub released: u64,
     pub stored: u64,
-    pub settled: u64,
+    pub decided: u64,
     pub refused: u64,
     pub unrecognized: u64,
+    pub no_stock: u64,
 }
 
 impl Tally {
@@ -69,23 +70,22 @@ impl Tally {
         *match outcome {
             EntryOutcome::Released => &mut self.released,
             EntryOutcome::Stored => &mut self.stored,
-            EntryOutcome::AlreadySettled => &mut self.settled,
+            EntryOutcome::AlreadyDecided => &mut self.decided,
             EntryOutcome::Refused => &mut self.refused,
             EntryOutcome::Unrecognized => &mut self.unrecognized,
+            EntryOutcome::NoStock => &mut self.no_stock,
         } += 1;
     }
 }
 
-/// Why an entry could not be read or settled. It is still dead, or another caller settled it.
+/// Why an entry could not be read, released or stored. It is still dead, or another caller has removed it.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each is described by its error")]
 pub enum DeadLetterError {
-    /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A script did not run to its end.
     #[error(transparent)]
     Fence(#[from] FenceError),
-    /// The stock could not be read.
     #[error(transparent)]
     Stock(#[from] StockError),
 }
@@ -102,20 +102,13 @@ impl DeadLetterError {
 
     /// Whether the script that failed may have taken effect.
     fn may_have_happened(&self) -> bool {
-        match self {
-            Self::Fence(error) | Self::Stock(StockError::Fence(error)) => match error {
-                FenceError::Fenced(_) => false,
-                FenceError::Unavailable { applied, .. } => *applied == Applied::Maybe,
-                FenceError::Malformed(_) => true,
-            },
-            Self::Ledger(_) | Self::Stock(_) => true,
-        }
-    }
-}
-
-impl From<RedisError> for DeadLetterError {
-    fn from(error: RedisError) -> Self {
-        Self::Fence(error.into())
+        let (Self::Fence(error) | Self::Stock(StockError::Fence(error))) = self else {
+            return true;
+        };
+        !matches!(
+            error,
+            FenceError::Fenced(_) | FenceError::Unavailable { applied: Applied::No, .. }
+        )
     }
 }
 
@@ -130,7 +123,7 @@ pub struct Interrupted {
     pub error: DeadLetterError,
 }
 
-/// The dead entries of every partition.
+/// The dead entries of every partition. A call that fails may be repeated.
 #[derive(Clone)]
 pub struct DeadLetters {
     streams: Streams,
@@ -145,23 +138,14 @@ impl DeadLetters {
     }
 
     /// The dead entry of a reservation.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the partition is fenced.
     pub async fn find(&self, id: ReservationId) -> Result<Option<DeadEntry>, DeadLetterError> {
         let count = self.streams.partitions().count();
-        match count.get_partition(id.partition()) {
-            Some(partition) => Ok(self.streams.dead_of(partition, &id.to_string()).await?),
-            None => Ok(None),
-        }
+        let Some(partition) = count.get_partition(id.partition()) else { return Ok(None) };
+        Ok(self.streams.dead_of(partition, &id.to_string()).await?)
     }
 
     /// Applies an action to the selected entries, one after the other, and calls `on_entry` after each, which can end it.
-    ///
-    /// # Errors
-    ///
-    /// At the first entry that could not be settled, with what was done before it.
+    /// The error has what was done before the entry that failed.
     pub async fn apply(
         &self,
         action: Action,
@@ -173,12 +157,18 @@ impl DeadLetters {
         let applied: Result<(), DeadLetterError> = async {
             let mut cursor = self.cursor(selection).await?;
             while let Some(page) = cursor.next_page().await? {
-                done.settled += page.missing;
+                done.decided += page.missing;
                 for dead in &page.entries {
                     let outcome = match action {
                         Action::Release => self.release(dead, by).await?,
                         Action::Retry => self.retry(dead, by).await?,
                     };
+                    tracing::debug!(
+                        reservation.id = dead.entry.field("rid"),
+                        actor = by.actor,
+                        ?outcome,
+                        "dead entry processed"
+                    );
                     done.add(outcome);
                     if on_entry(dead, outcome).is_break() {
                         return Ok(());

@@ -2,6 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
+use jiff::{Span, SpanRelativeTo};
+
 use crate::{
     domain::{ProductId, ReservationId},
     stream::DeadEntry,
@@ -29,15 +31,26 @@ impl FromStr for SqlstateFilter {
     }
 }
 
-/// Matches entries that meet every condition that is set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Conditions; several together must all be met.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct DeadFilter {
     /// Orders of this product.
+    #[arg(long)]
     pub product: Option<ProductId>,
-    /// Refused with this SQLSTATE.
+    /// Refused with this SQLSTATE; `none`: not refused by Postgres.
+    #[arg(long)]
     pub sqlstate: Option<SqlstateFilter>,
-    /// Moved to the dead stream at least this long ago, by the clock of Redis.
+    /// Moved to the dead stream at least this long ago by the clock of Redis: 90s, 10m, 2h, 1d.
+    #[arg(long, value_name = "AGE", value_parser = age)]
     pub older_than: Option<Duration>,
+}
+
+/// Parses an age; a day has 24 hours.
+fn age(text: &str) -> Result<Duration, String> {
+    let bad = || "is not an age such as 90s, 10m, 2h or 1d".to_owned();
+    let span: Span = text.parse().map_err(|_| bad())?;
+    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+    Duration::try_from(age).map_err(|_| bad())
 }
 
 impl DeadFilter {
@@ -95,6 +108,17 @@ mod tests {
         assert!(!filter("", "none", 0).matches(&entry, 3000));
         assert!(filter("", "none", 0).matches(&dead("shoe", "", 1000), 3000));
         assert!(!filter("", "", u64::MAX).matches(&entry, i64::MAX));
+    }
+
+    #[test]
+    fn age_is_a_number_and_a_unit() {
+        let ages = [("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("1h 30m", 5400)];
+        for (text, seconds) in ages.into_iter().chain([("0s", 0), ("PT5M", 300)]) {
+            assert_eq!(age(text).unwrap(), Duration::from_secs(seconds), "{text}");
+        }
+        for bad in ["", "10", "-10m", "10m ago", "1mo", "1y", "soon", "99999999999999d"] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

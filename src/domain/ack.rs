@@ -26,22 +26,4 @@ impl Ack {
             Self::Ledger => "ledger",
         }
     }
-
-    /// From that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|ack| ack.as_str() == name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ack_is_parsed_from_its_own_name() {
-        for ack in Ack::ALL {
-            assert_eq!(Ack::from_name(ack.as_str()), Some(ack));
-        }
-        assert_eq!(Ack::from_name("fsync"), None);
-    }
 }

@@ -1,31 +1,16 @@
 //! What happens to an entry whose order cannot be stored (R4).
 
-/// What to do with an entry after its order was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterFailure {
-    /// Set the delivery count to this value and try again later.
-    Retry {
-        /// The new delivery count.
-        deliveries: u32,
-    },
-    /// All deliveries are used up: move the entry to the dead stream.
-    MoveToDead,
-}
-
-/// Decides from the delivery count of the failed attempt (1 on the first).
+/// The delivery count to write after an order was refused on the attempt that `deliveries` counts (1 on the first);
+/// `None` if all deliveries are used up, so that the entry is moved to the dead stream.
 ///
 /// ```
-/// use yoink::domain::{AfterFailure, after_failure};
+/// use yoink::domain::next_delivery;
 ///
-/// assert_eq!(after_failure(1, 3), AfterFailure::Retry { deliveries: 2 });
-/// assert_eq!(after_failure(3, 3), AfterFailure::MoveToDead);
+/// assert_eq!(next_delivery(1, 3), Some(2));
+/// assert_eq!(next_delivery(3, 3), None);
 /// ```
-pub fn after_failure(deliveries: u32, max_deliveries: u32) -> AfterFailure {
-    if deliveries >= max_deliveries {
-        AfterFailure::MoveToDead
-    } else {
-        AfterFailure::Retry { deliveries: deliveries + 1 }
-    }
+pub fn next_delivery(deliveries: u32, max_deliveries: u32) -> Option<u32> {
+    (deliveries < max_deliveries).then(|| deliveries + 1)
 }
 
 #[cfg(test)]
@@ -37,7 +22,7 @@ mod tests {
         for max in 1..6 {
             let mut deliveries = 1;
             let mut attempts = 1;
-            while let AfterFailure::Retry { deliveries: next } = after_failure(deliveries, max) {
+            while let Some(next) = next_delivery(deliveries, max) {
                 deliveries = next;
                 attempts += 1;
             }
@@ -47,6 +32,6 @@ mod tests {
 
     #[test]
     fn count_beyond_the_maximum_moves_to_dead() {
-        assert_eq!(after_failure(u32::MAX, 3), AfterFailure::MoveToDead);
+        assert_eq!(next_delivery(u32::MAX, 3), None);
     }
 }

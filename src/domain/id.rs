@@ -13,61 +13,36 @@ const OLD_LEN_MAX: usize = 64;
 
 /// Why a text is not a valid id. Never contains the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe them")]
 pub enum IdError {
-    /// Nothing was given.
     #[error("must not be empty")]
     Empty,
-    /// More than 128 bytes.
     #[error("is {len} bytes long, at most 128 are allowed")]
-    TooLong {
-        /// Bytes given.
-        len: usize,
-    },
-    /// A character outside the alphabet.
+    TooLong { len: usize },
     #[error("has a character at byte {at} that is not among {alphabet}")]
-    BadCharacter {
-        /// Where, in bytes.
-        at: usize,
-        /// What is allowed.
-        alphabet: &'static str,
-    },
+    BadCharacter { at: usize, alphabet: &'static str },
 }
 
-/// The characters of an id.
-#[derive(Clone, Copy)]
-enum Alphabet {
-    /// Easy to read, and safe in a path and in a list: `[A-Za-z0-9._~:+@-]`.
-    Product,
-    /// Printable ASCII except for the space, which separates fields in replies of scripts.
-    Printable,
-}
+/// The characters of an id: what messages call them, and which they are.
+type Alphabet = (&'static str, fn(&u8) -> bool);
 
-impl Alphabet {
-    fn has(self, byte: u8) -> bool {
-        match self {
-            Self::Product => byte.is_ascii_alphanumeric() || b"._~:+@-".contains(&byte),
-            Self::Printable => byte.is_ascii_graphic(),
-        }
-    }
+/// Easy to read, and safe in a path and in a list.
+const PRODUCT: Alphabet =
+    ("[A-Za-z0-9._~:+@-]", |byte| byte.is_ascii_alphanumeric() || b"._~:+@-".contains(byte));
+/// Without the space, which separates fields in replies of scripts.
+const PRINTABLE: Alphabet =
+    ("the printable ASCII characters other than space", u8::is_ascii_graphic);
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::Product => "[A-Za-z0-9._~:+@-]",
-            Self::Printable => "the printable ASCII characters other than space",
-        }
-    }
-}
-
-fn check(text: &str, alphabet: Alphabet) -> Result<(), IdError> {
+fn check(text: &str, (alphabet, has): Alphabet) -> Result<(), IdError> {
     if text.is_empty() {
         return Err(IdError::Empty);
     }
     if text.len() > LEN_MAX {
         return Err(IdError::TooLong { len: text.len() });
     }
-    match text.bytes().position(|byte| !alphabet.has(byte)) {
+    match text.bytes().position(|byte| !has(&byte)) {
         None => Ok(()),
-        Some(at) => Err(IdError::BadCharacter { at, alphabet: alphabet.name() }),
+        Some(at) => Err(IdError::BadCharacter { at, alphabet }),
     }
 }
 
@@ -125,7 +100,7 @@ id!(
     /// assert!(matches!("a/b".parse::<ProductId>(), Err(IdError::BadCharacter { at: 1, .. })));
     /// # Ok::<(), IdError>(())
     /// ```
-    ProductId, Alphabet::Product, colon_before: false
+    ProductId, PRODUCT, colon_before: false
 );
 id!(
     /// A buyer's id: 1 to 128 printable ASCII characters other than space.
@@ -136,11 +111,11 @@ id!(
     /// assert!("auth0|5f7c8ec7c33c".parse::<UserId>().is_ok());
     /// assert_eq!("x".repeat(129).parse::<UserId>(), Err(IdError::TooLong { len: 129 }));
     /// ```
-    UserId, Alphabet::Printable, colon_before: false
+    UserId, PRINTABLE, colon_before: false
 );
 id!(
     /// A caller's idempotency key: 1 to 128 printable ASCII characters other than space.
-    RequestId, Alphabet::Printable, colon_before: true
+    RequestId, PRINTABLE, colon_before: true
 );
 
 #[cfg(test)]

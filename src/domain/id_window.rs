@@ -1,14 +1,15 @@
 //! How long request ids are kept, and in which time bucket each is.
 
-/// The widest bucket: 12 hours, which was the default window of earlier versions.
+/// The widest bucket: 12 hours, which was the default of `idempotency_window_ms` in earlier versions.
 const WIDTH_MAX_MS: i64 = 43_200_000;
 
-/// The minimum time for which a request id is kept. Ids are in buckets by the time of their first use. A bucket is as
-/// wide as the window, and at most 12 hours wide, so that a longer window can be changed and still finds existing ids.
-/// `buckets_of` in `lua/fence.lua` computes the same.
+/// The idempotency window: how long a request id is remembered at least. Ids are in buckets by the time of their first
+/// use. A bucket is as wide as the window, and at most 12 hours wide. So the setting can be changed between values of 12
+/// hours or more, and request ids that were remembered under the old value are still found. `buckets_of` in
+/// `lua/fence.lua` computes the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdWindow {
-    window_ms: i64,
+    pub(crate) window_ms: i64,
 }
 
 impl IdWindow {

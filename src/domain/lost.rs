@@ -6,10 +6,9 @@ use super::{Epoch, Partition, ReservationId};
 
 /// The reservations that an epoch of a partition lost, because Redis or Postgres lost data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Lost {
-    /// The partition.
     pub partition: Partition,
-    /// The epoch.
     pub epoch: Epoch,
     /// Reservations, each of one unit.
     pub count: u64,
@@ -33,12 +32,10 @@ impl fmt::Display for Lost {
 
 /// An order that was accepted and is in neither store, found by its request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct LostOrder {
-    /// The reservation.
     pub id: ReservationId,
-    /// The buyer.
     pub user: String,
-    /// The product.
     pub product: String,
 }
 

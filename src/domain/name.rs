@@ -3,25 +3,62 @@
 //! Marks that scripts and emoji need are allowed (joiners, direction marks). Characters that hide text, reorder the text around
 //! them or break a line are not.
 
+use std::{fmt, str::FromStr};
+
 /// Opens an emoji flag of a region, such as that of Scotland; tag characters follow.
 const BLACK_FLAG: char = '\u{1f3f4}';
 const CANCEL_TAG: char = '\u{e007f}';
 
-/// The most characters of a name.
+/// The most characters of a name or a note.
 const CHARACTERS_MAX: usize = 200;
 
 /// Why a text is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe them")]
 pub enum NameError {
-    /// No character, or too many.
     #[error("name must have 1 to 200 characters")]
     Length,
-    /// A control character, an embedding or override of direction, a character that hides others.
     #[error("name has a control character or an invisible one that alters the text around it")]
     Character,
-    /// It has no visible character.
     #[error("name has no visible character")]
     Blank,
+}
+
+/// A text of an operator for the record of dead letters, such as a reason: at most 200 characters, none of which
+/// changes how the text around it is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note(String);
+
+/// A text is not a valid note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must have at most 200 characters, and none that is a control character or an invisible one \
+     that alters the text around it"
+)]
+pub struct NoteError;
+
+impl Note {
+    /// The note, or `other` if it is empty.
+    pub fn or(self, other: &str) -> String {
+        if self.0.is_empty() { other.to_owned() } else { self.0 }
+    }
+}
+
+impl FromStr for Note {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        if text.chars().count() > CHARACTERS_MAX || has_refused_character(text) {
+            return Err(NoteError);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Checks a product's name.
@@ -40,7 +77,7 @@ pub(super) fn check_name(name: &str) -> Result<(), NameError> {
 }
 
 /// Whether a text has a character that may change how the text around it is shown.
-pub(super) fn has_refused_character(text: &str) -> bool {
+fn has_refused_character(text: &str) -> bool {
     let mut characters = text.chars();
     while let Some(c) = characters.next() {
         if c == BLACK_FLAG {
@@ -161,5 +198,20 @@ mod tests {
         }
         assert_eq!(check_name(""), Err(NameError::Length));
         assert_eq!(check_name(&"x".repeat(201)), Err(NameError::Length));
+    }
+
+    #[test]
+    fn long_notes_and_control_characters_are_refused() {
+        assert_eq!("refunded, é".parse::<Note>().unwrap().or("x"), "refunded, é");
+        assert_eq!("".parse::<Note>().unwrap().or("x"), "x");
+        assert!("é".repeat(200).parse::<Note>().is_ok());
+        for bad in
+            ["a\nb", "a\0", "\u{1b}[31m", "\u{85}", "\u{202e}a", "a\u{2028}b", &"x".repeat(201)]
+        {
+            assert_eq!(bad.parse::<Note>(), Err(NoteError), "{bad:?}");
+        }
+        let message = "must have at most 200 characters, and none that is a control character or an \
+                       invisible one that alters the text around it";
+        assert_eq!(NoteError.to_string(), message);
     }
 }

@@ -4,14 +4,11 @@ use super::{ProductId, RequestId, ReservationId, UserId};
 
 /// An accepted reservation on its way to the ledger, or in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Order {
-    /// Its identity.
     pub id: ReservationId,
-    /// The product.
     pub product: ProductId,
-    /// The buyer.
     pub user: UserId,
-    /// The idempotency key it was made with.
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
     pub reserved_at_ms: i64,
@@ -40,15 +37,25 @@ pub enum ReservationState {
 
 /// A reservation and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Reservation {
-    /// Its identity.
     pub id: ReservationId,
-    /// Its state.
     pub state: ReservationState,
     /// Product and buyer; a voided row keeps neither.
     pub buyer: Option<(ProductId, UserId)>,
-    /// The idempotency key it was made with; a voided row does not keep it.
+    /// The request id it was made with; a voided row does not keep it.
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
+    pub reserved_at_ms: i64,
+}
+
+/// The request id of a confirmed order, and what a repeated request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in `Order`")]
+pub struct IdempotencyRecord {
+    pub id: ReservationId,
+    pub user: String,
+    pub product: String,
+    pub request: String,
     pub reserved_at_ms: i64,
 }

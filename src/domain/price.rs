@@ -31,40 +31,26 @@ pub struct Price {
 
 /// Why a value is not a valid price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe them")]
 pub enum PriceError {
-    /// Something other than digits with at most one point between them.
     #[error(
         "is not an amount: write digits, and decimals behind a point, such as 19.99 (no sign, no exponent)"
     )]
     NotAnAmount,
-    /// A minus sign.
     #[error("has a minus sign: an amount is 0 or more")]
     Negative,
-    /// Above 922,337,203,685,477.
     #[error("is too large: the largest amount is 922337203685477")]
     TooLarge,
     /// Not in ISO 4217, or no currency to pay with, such as gold.
-    #[error(
-        "is not in a currency of ISO 4217 that has a number of decimals: write three capital letters such as EUR"
-    )]
+    #[error("has an unknown currency: write an ISO 4217 code in capital letters, such as EUR")]
     UnknownCurrency,
-    /// Finer than the smallest unit of the currency.
     #[error("has more decimals than {currency} has ({decimals})")]
-    TooFine {
-        /// The currency's code.
-        currency: &'static str,
-        /// Its decimals.
-        decimals: u16,
-    },
+    TooFine { currency: &'static str, decimals: u16 },
 }
 
 impl Price {
     /// From a decimal amount such as `199.99` and a currency code. Zeros at the end of the decimals do not count:
     /// `1.50000 EUR` is 1.50.
-    ///
-    /// # Errors
-    ///
-    /// See [`PriceError`].
     pub fn parse(amount: &str, currency: &str) -> Result<Self, PriceError> {
         let amount = ten_thousandths(amount)?;
         let currency = code(currency)?;
@@ -73,10 +59,6 @@ impl Price {
     }
 
     /// From units and billionths of a unit, as `google.type.Money` has them.
-    ///
-    /// # Errors
-    ///
-    /// See [`PriceError`].
     pub fn from_money(units: i64, nanos: i32, currency: &str) -> Result<Self, PriceError> {
         if units < 0 || nanos < 0 {
             return Err(PriceError::Negative);
@@ -95,10 +77,6 @@ impl Price {
 
     /// From a row of the ledger. What an earlier version accepted is read as it is: a currency that has been replaced
     /// since, or more decimals than it has.
-    ///
-    /// # Errors
-    ///
-    /// When no version wrote it.
     pub fn stored(amount: &str, currency: &str) -> Result<Self, PriceError> {
         let ten_thousandths = ten_thousandths(amount)?.ok_or(PriceError::NotAnAmount)?;
         Ok(Self { ten_thousandths, currency: code(currency)? })
@@ -131,7 +109,7 @@ impl Price {
     }
 
     /// As a float, for the storefront API only.
-    #[expect(clippy::cast_precision_loss, reason = "the storefront contract has a JSON number")]
+    #[expect(clippy::cast_precision_loss, reason = "the storefront API has a JSON number")]
     pub fn as_f64(&self) -> f64 {
         self.ten_thousandths as f64 / 10_000.0
     }
@@ -237,8 +215,7 @@ mod tests {
         let error = Price::parse("1", "XAU").unwrap_err();
         assert_eq!(
             format!("price {error}"),
-            "price is not in a currency of ISO 4217 that has a number of decimals: \
-             write three capital letters such as EUR"
+            "price has an unknown currency: write an ISO 4217 code in capital letters, such as EUR"
         );
     }
 

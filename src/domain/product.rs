@@ -13,7 +13,7 @@ pub const UNITS_MAX: i64 = 1 << 53;
 pub enum ProductStatus {
     /// Inside its window.
     OnSale,
-    /// An administrator has stopped the sale.
+    /// An operator has stopped the sale.
     Stopped,
     /// No longer offered, not listed.
     Retired,
@@ -35,56 +35,40 @@ impl ProductStatus {
     }
 }
 
-/// How a product is offered: all that an administrator may change.
+/// How a product is offered: all that an operator may change. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Sale {
-    /// The name.
     pub name: String,
-    /// The price of one unit.
     pub price: Price,
-    /// The sale starts, in milliseconds since 1970.
     pub opens_at_ms: Option<i64>,
-    /// The sale ends, in milliseconds since 1970.
     pub closes_at_ms: Option<i64>,
-    /// Units a user may buy.
     pub per_user_limit: Option<u32>,
-    /// Whether it can be bought.
     pub status: ProductStatus,
 }
 
 /// Why a product is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe them")]
 pub enum ProductError {
-    /// The name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// The sale would end before it starts.
     #[error("closes_at must be after opens_at")]
     Window,
-    /// Not 1 to 2^53.
     #[error("units must be 1 to 9007199254740992")]
     Units,
-    /// Not 0 to 1,000,000.
     #[error("per_user_limit must be 0 (none) to 1000000")]
     Limit,
 }
 
 impl Sale {
     /// Checks the name and the terms.
-    ///
-    /// # Errors
-    ///
-    /// The first check that fails.
     pub fn check(&self) -> Result<(), ProductError> {
         check_name(&self.name)?;
         self.check_terms()
     }
 
     /// Checks all but the name: a product may have one that an earlier version accepted.
-    ///
-    /// # Errors
-    ///
-    /// The first check that fails.
     pub fn check_terms(&self) -> Result<(), ProductError> {
         if self.per_user_limit.is_some_and(|limit| limit == 0 || limit > 1_000_000) {
             return Err(ProductError::Limit);
@@ -109,10 +93,6 @@ pub struct NewProduct {
 
 impl NewProduct {
     /// Checks units and sale.
-    ///
-    /// # Errors
-    ///
-    /// The first check that fails.
     pub fn check(&self) -> Result<(), ProductError> {
         if self.units < 1 || self.units > UNITS_MAX {
             return Err(ProductError::Units);

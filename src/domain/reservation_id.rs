@@ -47,17 +47,13 @@ pub enum ReservationIdError {
     /// A UUID of another version or variant.
     #[error("is not a reservation id")]
     NotAReservationId,
-    /// A part is larger than its field.
-    #[error("has a {0} out of range")]
+    /// A part does not fit its bits.
+    #[error("has a value for its {0} that a reservation id cannot hold")]
     OutOfRange(&'static str),
 }
 
 impl ReservationId {
     /// An id from its parts.
-    ///
-    /// # Errors
-    ///
-    /// `OutOfRange` when a part does not fit its bits.
     pub fn new(
         partition: u16,
         epoch: Epoch,
@@ -142,11 +138,7 @@ impl ReservationId {
         Uuid::from_u128(a << 80 | 0x8 << 76 | b << 64 | 0b10 << LOW_BITS | c)
     }
 
-    /// From a UUIDv8 that `to_uuid` made.
-    ///
-    /// # Errors
-    ///
-    /// `NotAReservationId` for any other UUID.
+    /// From a UUIDv8 that `to_uuid` made; any other UUID is an error.
     pub fn from_uuid(uuid: Uuid) -> Result<Self, ReservationIdError> {
         let raw = uuid.as_u128();
         if raw >> 76 & 0xf != 0x8 || raw >> LOW_BITS & 0b11 != 0b10 {

@@ -6,12 +6,11 @@ use super::{ProductId, RequestId, ReservationId, UserId};
 
 /// A request for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Reserve {
-    /// The product.
     pub product: ProductId,
-    /// The buyer.
     pub user: UserId,
-    /// The idempotency key, scoped to user and product.
+    /// The request id, which belongs to this user and product.
     pub request: Option<RequestId>,
     /// The trace of its order, as a W3C `traceparent`.
     pub traceparent: Option<String>,
@@ -58,9 +57,12 @@ pub enum Outcome {
         /// When it begins, in milliseconds since 1970.
         opens_at_ms: i64,
     },
-    /// The sale has ended, or the product is retired.
-    Closed,
-    /// An administrator stopped the sale.
+    /// The sale has ended.
+    Ended {
+        /// When it ended, in milliseconds since 1970; `None` if the product is no longer offered.
+        closes_at_ms: Option<i64>,
+    },
+    /// An operator stopped the sale.
     Stopped,
     /// Redis knows no such product.
     UnknownProduct,

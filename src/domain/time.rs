@@ -29,10 +29,6 @@ pub enum TimeError {
 /// assert_eq!(parse_rfc3339_ms("1970-01-01T01:00:00.25+01:00"), Ok(250));
 /// assert_eq!(parse_rfc3339_ms("1969-12-31T23:59:59Z"), Err(TimeError::OutOfRange));
 /// ```
-///
-/// # Errors
-///
-/// See [`TimeError`].
 pub fn parse_rfc3339_ms(text: &str) -> Result<i64, TimeError> {
     if !has_shape(text.as_bytes()) {
         return Err(TimeError::NotATime);
@@ -52,10 +48,6 @@ pub fn parse_rfc3339_ms(text: &str) -> Result<i64, TimeError> {
 }
 
 /// Milliseconds since 1970 of seconds and nanoseconds, as `google.protobuf.Timestamp` has them.
-///
-/// # Errors
-///
-/// `OutOfRange`.
 pub fn ms_from_unix(seconds: i64, nanos: i32) -> Result<i64, TimeError> {
     if !(0..=TIME_MAX_SECONDS).contains(&seconds) || !(0..NANOS_PER_SECOND).contains(&nanos) {
         return Err(TimeError::OutOfRange);

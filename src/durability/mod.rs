@@ -1,17 +1,15 @@
-//! What the settings and the state of Redis and Postgres allow the service to promise. Some of them refuse the start,
+//! What the settings and the state of Redis and Postgres allow this program to promise. Some of them refuse the start,
 //! or stop the sale; others lower the promise, and are logged.
 
-mod append_only_file;
 mod postgres;
 mod redis_state;
 
-pub(crate) use append_only_file::CompleteFile;
-pub(crate) use postgres::judge_postgres;
-pub(crate) use redis_state::{RedisState, advice};
+pub(crate) use postgres::assess_postgres;
+pub(crate) use redis_state::{CompleteFile, RedisState, setting_warnings};
 
 /// What a store promises, and the reasons not to sell with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Judgement {
+pub(crate) struct Assessment {
     /// How durable its writes are: a label of `yoink_durability`.
     pub(crate) mode: &'static str,
     /// The mode by its settings alone: `mode`, as soon as its append-only file is complete.

@@ -1,10 +1,10 @@
-//! Judges the settings of Postgres.
+//! Assesses the settings of Postgres.
 
-use super::Judgement;
+use super::Assessment;
 use crate::ledger::LedgerSettings;
 
 /// What Postgres promises with these settings.
-pub(crate) fn judge_postgres(settings: &LedgerSettings) -> Judgement {
+pub(crate) fn assess_postgres(settings: &LedgerSettings) -> Assessment {
     let (mut refusals, mut warnings) = (Vec::new(), Vec::new());
     if settings.read_only {
         refusals.push("Postgres is read-only, or a standby: orders cannot be stored".to_owned());
@@ -20,7 +20,7 @@ pub(crate) fn judge_postgres(settings: &LedgerSettings) -> Judgement {
         warnings.push("Postgres's fsync is off: a crash of its machine destroys the ledger");
     }
     let mode = if warnings.is_empty() { "synchronous" } else { "asynchronous" };
-    Judgement { mode, configured_mode: mode, refusals, warnings, ..Judgement::default() }
+    Assessment { mode, configured_mode: mode, refusals, warnings, ..Assessment::default() }
 }
 
 #[cfg(test)]
@@ -35,21 +35,18 @@ mod tests {
             synchronous_commit: "on".to_owned(),
             fsync: true,
         };
-        let judge = |settings| {
-            let judged = judge_postgres(&settings);
-            (judged.mode, judged.refusals.len(), judged.warnings.len())
+        let assess = |settings| {
+            let assessed = assess_postgres(&settings);
+            (assessed.mode, assessed.refusals.len(), assessed.warnings.len())
         };
-        assert_eq!(judge(good.clone()), ("synchronous", 0, 0));
-        assert_eq!(
-            judge(LedgerSettings { read_only: true, ..good.clone() }),
-            ("synchronous", 1, 0)
-        );
-        assert_eq!(
-            judge(LedgerSettings { version: 120_001, ..good.clone() }),
-            ("synchronous", 1, 0)
-        );
+        let read_only = LedgerSettings { read_only: true, ..good.clone() };
+        let old = LedgerSettings { version: 120_001, ..good.clone() };
         let off = LedgerSettings { synchronous_commit: "off".to_owned(), ..good.clone() };
-        assert_eq!(judge(off), ("asynchronous", 0, 1));
-        assert_eq!(judge(LedgerSettings { fsync: false, ..good }), ("asynchronous", 0, 1));
+        let no_fsync = LedgerSettings { fsync: false, ..good.clone() };
+        assert_eq!(assess(good), ("synchronous", 0, 0));
+        assert_eq!(assess(read_only), ("synchronous", 1, 0));
+        assert_eq!(assess(old), ("synchronous", 1, 0));
+        assert_eq!(assess(off), ("asynchronous", 0, 1));
+        assert_eq!(assess(no_fsync), ("asynchronous", 0, 1));
     }
 }

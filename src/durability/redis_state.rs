@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, InfoDict, RedisError};
 
-use super::{CompleteFile, Judgement};
+use super::Assessment;
 use crate::redis::Commands;
 
 /// The state and the settings that matter; `None` where Redis does not report them.
@@ -12,19 +12,19 @@ use crate::redis::Commands;
 pub(crate) struct RedisState {
     mode: Option<String>,
     role: Option<String>,
-    master: Option<String>,
-    pub(super) run_id: Option<String>,
+    primary: Option<String>,
+    run_id: Option<String>,
     /// How often settings were changed since its start (7.0 and newer).
-    pub(super) config_sets: u64,
+    config_sets: u64,
     /// Replicas that have caught up.
     pub(crate) replicas: u32,
     maxmemory_policy: Option<String>,
     /// More memory is in use than `maxmemory`.
     is_full: bool,
     /// There is an append-only file.
-    pub(super) has_file: Option<bool>,
+    has_file: Option<bool>,
     /// That file is being rewritten, or will be as soon as another child process of Redis has ended.
-    pub(super) is_rewriting: bool,
+    is_rewriting: bool,
     file_fails: bool,
     snapshot_fails: bool,
     appendfsync: Option<String>,
@@ -89,11 +89,11 @@ impl RedisState {
         });
         let (used, limit): (u64, u64) = (field(info, "used_memory"), field(info, "maxmemory"));
         let counted = used.saturating_sub(field(info, "mem_not_counted_for_evict"));
-        let master = text("master_host").zip(text("master_port"));
+        let primary = text("master_host").zip(text("master_port"));
         Self {
             mode: text("redis_mode"),
             role: text("role"),
-            master: master.map(|(host, port)| format!("{host}:{port}")),
+            primary: primary.map(|(host, port)| format!("{host}:{port}")),
             run_id: text("run_id"),
             config_sets: 0,
             replicas: u32::try_from(replicas.count()).unwrap_or(u32::MAX),
@@ -114,7 +114,7 @@ impl RedisState {
     }
 
     /// What Redis promises. `file` holds when the append-only file was last seen to be complete.
-    pub(crate) fn judge(&self, file: &mut CompleteFile) -> Judgement {
+    pub(crate) fn assess(&self, file: &mut CompleteFile) -> Assessment {
         let mut warnings = Vec::new();
         if self.maxmemory_policy.is_none() || self.appendfsync.is_none() {
             warnings.push("some settings of Redis are unknown: it refuses CONFIG GET");
@@ -131,7 +131,7 @@ impl RedisState {
             }
             mode => mode,
         };
-        Judgement {
+        Assessment {
             mode,
             configured_mode,
             refusals: self.may_evict().into_iter().collect(),
@@ -177,19 +177,19 @@ impl RedisState {
     fn unusable(&self) -> Option<String> {
         match (self.mode.as_deref(), self.role.as_deref()) {
             (Some("sentinel"), _) => Some(
-                "redis_url names a Sentinel: name the Redis that it watches (SENTINEL \
-                 get-master-addr-by-name names it)"
+                "redis_url is the address of a Sentinel: set it to that of the Redis that it watches \
+                 (SENTINEL get-master-addr-by-name returns it)"
                     .to_owned(),
             ),
             (Some("cluster"), _) => Some(
-                "redis_url names a node of a Redis Cluster: name a Redis that holds every key \
-                 (cluster-enabled no)"
+                "redis_url is the address of a node of a Redis Cluster: set it to that of a Redis that \
+                 holds every key (cluster-enabled no)"
                     .to_owned(),
             ),
             (_, Some("slave")) => Some(format!(
-                "redis_url names a replica: name its master ({}), or an address that follows it in a \
-                 failover",
-                self.master.as_deref().unwrap_or("unknown")
+                "redis_url is the address of a replica: set it to the primary ({}), or to an address that \
+                 follows a failover",
+                self.primary.as_deref().unwrap_or("unknown")
             )),
             _ => None,
         }
@@ -213,9 +213,36 @@ impl RedisState {
     }
 }
 
-/// Messages about settings that make Redis slow, or partitions fenced, without need.
-pub(crate) async fn advice(mut connection: Commands) -> Result<Vec<String>, RedisError> {
-    let mut advice = Vec::new();
+/// The instance whose file was last seen to be complete, and its count of CONFIG SET then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CompleteFile {
+    seen: Option<(String, u64)>,
+}
+
+impl CompleteFile {
+    /// Whether a restart would find everything in the file. After `CONFIG SET appendonly yes`, Redis writes to a
+    /// temporary file until the first rewrite has ended, and INFO shows that as it shows an ordinary rewrite. So a
+    /// rewrite counts as the first one if it was under way when this process read INFO first, or if it began
+    /// together with a CONFIG SET.
+    fn check(&mut self, state: &RedisState) -> bool {
+        let now = state.run_id.clone().map(|run_id| (run_id, state.config_sets));
+        match (state.has_file, state.is_rewriting) {
+            (Some(true), false) => {
+                self.seen = now;
+                true
+            }
+            (Some(true), true) => now.is_some() && self.seen == now,
+            (Some(false) | None, _) => {
+                self.seen = None;
+                false
+            }
+        }
+    }
+}
+
+/// Warnings about settings that make Redis slow, or partitions fenced, without need.
+pub(crate) async fn setting_warnings(mut connection: Commands) -> Result<Vec<String>, RedisError> {
+    let mut warnings = Vec::new();
     for (name, wanted, why) in [
         ("lazyfree-lazy-expire", "yes", "Redis answers nothing while it frees a large key"),
         (
@@ -226,10 +253,10 @@ pub(crate) async fn advice(mut connection: Commands) -> Result<Vec<String>, Redi
     ] {
         let set = config(&mut connection, name).await?.unwrap_or_else(|| "unknown".to_owned());
         if set != wanted {
-            advice.push(format!("Redis's {name} is {set}; set it to {wanted}, or {why}"));
+            warnings.push(format!("Redis's {name} is {set}; set it to {wanted}, or {why}"));
         }
     }
-    Ok(advice)
+    Ok(warnings)
 }
 
 #[cfg(test)]
@@ -250,18 +277,18 @@ mod tests {
         }
     }
 
-    fn judge(info: &str, fsync: &str, on_rewrite: &str) -> Judgement {
-        state(info, fsync, on_rewrite).judge(&mut CompleteFile::default())
+    fn assess(info: &str, fsync: &str, on_rewrite: &str) -> Assessment {
+        state(info, fsync, on_rewrite).assess(&mut CompleteFile::default())
     }
 
     #[test]
     fn durability_mode_follows_the_settings() {
         let mode = |enabled: &str, fsync, rewrite| {
             let info = HEALTHY.replace("aof_enabled:1", enabled);
-            let judged = judge(&info, fsync, rewrite);
-            assert!(judged.refusals.is_empty() && judged.unusable.is_empty());
-            assert!(REDIS_MODES.contains(&judged.mode));
-            (judged.mode, judged.warnings.len())
+            let assessed = assess(&info, fsync, rewrite);
+            assert!(assessed.refusals.is_empty() && assessed.unusable.is_empty());
+            assert!(REDIS_MODES.contains(&assessed.mode));
+            (assessed.mode, assessed.warnings.len())
         };
         assert_eq!(mode("aof_enabled:1", "always", "no"), ("always", 0));
         assert_eq!(mode("aof_enabled:1", "everysec", "no"), ("everysec", 0));
@@ -276,8 +303,8 @@ mod tests {
     fn redis_that_may_evict_is_refused_whatever_reports_its_policy() {
         for policy in ["allkeys-lru", "volatile-ttl", "allkeys-random"] {
             let info = HEALTHY.replace("noeviction", policy);
-            assert_eq!(judge(&info, "always", "no").refusals.len(), 1);
-            assert_eq!(judge(&info, "", "").refusals.len(), 1);
+            assert_eq!(assess(&info, "always", "no").refusals.len(), 1);
+            assert_eq!(assess(&info, "", "").refusals.len(), 1);
         }
     }
 
@@ -288,21 +315,21 @@ mod tests {
             ("standalone", "cluster", "cluster-enabled no"),
             ("master", "slave\r\nmaster_host:a\r\nmaster_port:1", "(a:1)"),
         ] {
-            let judged = judge(&HEALTHY.replace(from, to), "always", "no");
-            assert_eq!(judged.unusable.len(), 1, "{to}");
-            assert!(judged.unusable[0].contains(reason), "{judged:?}");
+            let assessed = assess(&HEALTHY.replace(from, to), "always", "no");
+            assert_eq!(assessed.unusable.len(), 1, "{to}");
+            assert!(assessed.unusable[0].contains(reason), "{assessed:?}");
         }
     }
 
     #[test]
     fn redis_that_refuses_writes_is_an_outage() {
         let full = HEALTHY.replace("maxmemory:0", "maxmemory:999");
-        assert_eq!(judge(&full, "always", "no").outages.len(), 1);
+        assert_eq!(assess(&full, "always", "no").outages.len(), 1);
         let uncounted = format!("{full}mem_not_counted_for_evict:2\r\n");
-        assert!(judge(&uncounted, "always", "no").outages.is_empty());
+        assert!(assess(&uncounted, "always", "no").outages.is_empty());
         let failing = HEALTHY.replace("write_status:ok", "write_status:err");
-        assert_eq!(judge(&failing, "always", "no").outages.len(), 1);
-        assert!(judge(HEALTHY, "always", "no").outages.is_empty());
+        assert_eq!(assess(&failing, "always", "no").outages.len(), 1);
+        assert!(assess(HEALTHY, "always", "no").outages.is_empty());
     }
 
     #[test]
@@ -313,12 +340,12 @@ mod tests {
         let mut mode = |info: &str, more_sets: u64| {
             sets += more_sets;
             let state = RedisState { config_sets: sets, ..state(info, "always", "no") };
-            let judged = state.judge(&mut file);
+            let assessed = state.assess(&mut file);
             assert_eq!(
-                judged.configured_mode,
+                assessed.configured_mode,
                 if info.contains("enabled:0") { "memory" } else { "always" }
             );
-            judged.mode
+            assessed.mode
         };
         assert_eq!(mode(&rewriting, 0), "memory", "under way before the first check");
         assert_eq!(mode(&scheduled, 0), "memory", "to be tried again");

@@ -7,30 +7,28 @@ use tonic::{Request, Response, Status};
 use super::{
     Services,
     convert::{self, Fields},
-    dead,
+    dead::{self, count},
     error::ApiError,
     idempotency_key,
     page_token::PagedList,
     pb::{self, admin_service_server::AdminService},
+    reason::Reason,
 };
 use crate::{
     audit::Verdict,
     catalogue::Listed,
+    dead_letters::Action,
     domain::{ReservationId, UNITS_MAX},
-    ledger::{Created, ReservationFilter, Restock, Restocked, UpdateError},
+    ledger::{Created, Restock, Restocked, UpdateError},
 };
 
 pub(super) struct Admin {
-    services: Arc<Services>,
+    pub(super) services: Arc<Services>,
 }
 
 impl Admin {
-    pub(super) fn new(services: Arc<Services>) -> Self {
-        Self { services }
-    }
-
     async fn listed(&self, id: &crate::domain::ProductId) -> Result<Listed, ApiError> {
-        self.services.catalogue.get(id).await?.ok_or(ApiError::ProductNotFound)
+        Ok(self.services.catalogue.get(id).await?.ok_or(Reason::ProductNotFound)?)
     }
 }
 
@@ -44,7 +42,7 @@ impl AdminService for Admin {
         let created = self.services.catalogue.create(&products, "operator").await;
         let created = match created.map_err(ApiError::from)? {
             Created::Done { new, .. } => new.len(),
-            Created::OtherUnits { at, units } => Err(ApiError::OtherUnits { at, units })?,
+            Created::SupplyDiffers { at, units } => Err(ApiError::supply_differs(at, units))?,
         };
         let mut now = Vec::with_capacity(products.len());
         for product in &products {
@@ -64,7 +62,7 @@ impl AdminService for Admin {
         let change = convert::sale_change(message)?;
         let updated = self.services.catalogue.update(&id, &change).await;
         let updated = updated.map_err(|error| match error {
-            UpdateError::Unknown => ApiError::ProductNotFound,
+            UpdateError::Unknown => Reason::ProductNotFound.into(),
             UpdateError::Invalid(error) => ApiError::bad_field("product", error),
             UpdateError::Ledger(error) => error.into(),
         })?;
@@ -99,9 +97,9 @@ impl AdminService for Admin {
         let (supply, duplicate) = match restocked.map_err(ApiError::from)? {
             Restocked::Added(supply) => (supply, false),
             Restocked::AlreadyAdded(supply) => (supply, true),
-            Restocked::UnknownProduct => Err(ApiError::ProductNotFound)?,
-            Restocked::RequestReused => Err(ApiError::RequestReused)?,
-            Restocked::TooMany => Err(ApiError::TooManyUnits)?,
+            Restocked::UnknownProduct => Err(ApiError::from(Reason::ProductNotFound))?,
+            Restocked::RequestReused => Err(ApiError::from(Reason::RequestIdReused))?,
+            Restocked::TooMany => Err(ApiError::too_many_units())?,
         };
         Ok(Response::new(pb::RestockResponse { supply, duplicate }))
     }
@@ -116,24 +114,17 @@ impl AdminService for Admin {
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let product = optional(&message.product_id).map(|text| fields.parse("product_id", &text));
         let user = optional(&message.user_id).map(|text| fields.parse("user_id", &text));
+        if product.is_none() && user.is_none() {
+            fields.refuse("product_id", "must not be empty if user_id is empty");
+        }
         let list = PagedList::new("reservations", &[&message.product_id, &message.user_id]);
         let after = list.position(&message.page_token, |id| id.parse::<ReservationId>().ok());
         let after = fields.keep("page_token", after);
-        let filter = match (product, user) {
-            (Some(product), Some(user)) => {
-                product.zip(user).map(|(product, user)| ReservationFilter::Both(product, user))
-            }
-            (Some(product), None) => product.map(ReservationFilter::Product),
-            (None, Some(user)) => user.map(ReservationFilter::User),
-            (None, None) => {
-                fields.refuse("product_id", "must not be empty if user_id is empty");
-                None
-            }
-        };
-        let filter = fields.finish(filter)?;
+        let after = fields.finish(after)?.map(|id| id.to_uuid());
+        let (product, user) = (product.flatten(), user.flatten());
         let limit = i64::try_from(size + 1).map_err(ApiError::bug)?;
-        let after = after.flatten().map(|id| id.to_uuid());
-        let found = self.services.ledger.list(&filter, after, limit).await;
+        let ledger = &self.services.ledger;
+        let found = ledger.list(product.as_ref(), user.as_ref(), after, limit).await;
         let mut found = found.map_err(ApiError::from)?;
         let more = found.len() > size;
         found.truncate(size);
@@ -157,7 +148,14 @@ impl AdminService for Admin {
         let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
             request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        Ok(Response::new(dead::release(&self.services, message).await?))
+        let (tally, effects) = dead::apply(&self.services, Action::Release, message).await?;
+        Ok(Response::new(pb::ReleaseDeadEntriesResponse {
+            released: count(tally.released),
+            decided: count(tally.decided),
+            unrecognized: count(tally.unrecognized),
+            effects,
+            no_stock: count(tally.no_stock),
+        }))
     }
 
     async fn retry_dead_entries(
@@ -166,7 +164,16 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
         let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        Ok(Response::new(dead::retry(&self.services, message).await?))
+        let (tally, effects) = dead::apply(&self.services, Action::Retry, message).await?;
+        Ok(Response::new(pb::RetryDeadEntriesResponse {
+            stored: count(tally.stored),
+            refused: count(tally.refused),
+            decided: count(tally.decided),
+            released: count(tally.released),
+            unrecognized: count(tally.unrecognized),
+            effects,
+            no_stock: count(tally.no_stock),
+        }))
     }
 
     async fn audit(
@@ -182,7 +189,7 @@ impl AdminService for Admin {
         let products = report.products.into_iter().map(|units| pb::ProductAudit {
             product_id: units.product.to_string(),
             supply: units.supply,
-            available: units.available,
+            stock: units.stock,
             in_orders: units.in_orders,
             in_dead: units.in_dead,
             confirmed: units.confirmed,

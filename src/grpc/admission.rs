@@ -8,6 +8,7 @@ use super::{
     Services,
     error::ApiError,
     limits::{Limits, RateLimit},
+    reason::Reason,
 };
 use crate::{
     domain::{Ack, Outcome, Receipt, Reserve, UserId},
@@ -46,8 +47,8 @@ impl Admission {
     /// A permit, to be held until the response is complete. It is taken after the message has arrived, so that a client that
     /// opens a call and sends nothing holds none.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = self.permits.clone().try_acquire_owned().map_err(|_| ApiError::Overloaded);
-        permit.inspect_err(|error| self.count_refusal(error))
+        let permit = self.permits.clone().try_acquire_owned();
+        permit.map_err(|_| Reason::Overloaded.into()).inspect_err(|error| self.count_refusal(error))
     }
 
     /// Takes one unit, and waits for what `ack`, or else the setting, requires.
@@ -55,7 +56,7 @@ impl Admission {
         if self.require_request_id && request.request.is_none() {
             return Err(ApiError::bad_field(
                 "request_id",
-                "must not be empty: this service requires it",
+                "must not be empty: the setting require_request_id is on",
             ));
         }
         let decided = self.decide(request, ack).await;
@@ -69,15 +70,15 @@ impl Admission {
 
     async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
         let ack = self.services.acks.choose(ack)?;
-        let limited = |wait| ApiError::RateLimited { limited: "user", wait };
-        self.users.check(&request.user).map_err(limited)?;
+        let checked = self.users.check(&request.user);
+        checked.map_err(|wait| ApiError::rate_limited("user", wait))?;
         Ok((self.services.stock.reserve(request).await?, ack))
     }
 
     /// Counts a call that a limit refused.
     pub(super) fn count_refusal(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.metrics.refused(error.reason().as_str());
+            self.services.metrics.record_refused(error.reason.as_str());
         }
     }
 }

@@ -68,7 +68,7 @@ fn selection(fields: &mut Fields, message: pb::DeadEntrySelector) -> Option<Sele
 /// Parses a position of a page token, `<partition>/<id in dead>`.
 fn position(services: &Services, text: &str) -> Option<Position> {
     let (partition, dead_id) = text.split_once('/')?;
-    let partition = services.partitions().get_partition(partition.parse().ok()?)?;
+    let partition = services.stock.partitions().count().get_partition(partition.parse().ok()?)?;
     let (ms, n) = dead_id.split_once('-')?;
     let digits = |text: &str| text.parse::<u64>().is_ok();
     (digits(ms) && digits(n)).then(|| Position { partition, dead_id: dead_id.to_owned() })
@@ -112,9 +112,8 @@ pub(super) async fn list(
     })
 }
 
-/// Applies an action to the selected entries, or reports what a dry run found; a dry run alone reports
-/// products.
-async fn apply(
+/// Applies an action to the selected entries, or reports what a dry run found; only a dry run reports products.
+pub(super) async fn apply(
     services: &Services,
     action: Action,
     message: ActionRequest,
@@ -135,51 +134,24 @@ async fn apply(
     Ok((tally, Vec::new()))
 }
 
-pub(super) async fn release(
-    services: &Services,
-    message: ActionRequest,
-) -> Result<pb::ReleaseDeadEntriesResponse, ApiError> {
-    let (tally, effects) = apply(services, Action::Release, message).await?;
-    Ok(pb::ReleaseDeadEntriesResponse {
-        released: count(tally.released),
-        settled: count(tally.settled),
-        unrecognized: count(tally.unrecognized),
-        effects,
-    })
-}
-
-pub(super) async fn retry(
-    services: &Services,
-    message: ActionRequest,
-) -> Result<pb::RetryDeadEntriesResponse, ApiError> {
-    let (tally, effects) = apply(services, Action::Retry, message).await?;
-    Ok(pb::RetryDeadEntriesResponse {
-        stored: count(tally.stored),
-        refused: count(tally.refused),
-        settled: count(tally.settled),
-        released: count(tally.released),
-        unrecognized: count(tally.unrecognized),
-        effects,
-    })
-}
-
 impl From<Interrupted> for ApiError {
     fn from(Interrupted { done, error }: Interrupted) -> Self {
-        let Tally { released, stored, settled, refused, unrecognized } = done;
+        let Tally { released, stored, decided, refused, unrecognized, no_stock } = done;
         let counts = [
             ("released", released),
             ("stored", stored),
-            ("settled", settled),
+            ("decided", decided),
             ("refused", refused),
             ("unrecognized", unrecognized),
+            ("no_stock", no_stock),
         ];
         let done: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
         let error = Self::from(error);
-        if done.is_empty() { error } else { Self::PartlyDone { error: Box::new(error), done } }
+        if done.is_empty() { error } else { error.after(&done) }
     }
 }
 
-fn count(count: u64) -> i32 {
+pub(super) fn count(count: u64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -199,7 +171,7 @@ fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect 
 fn entry(dead: &DeadEntry) -> pb::DeadEntry {
     let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
     pb::DeadEntry {
-        reservation_id: dead.named().to_owned(),
+        reservation_id: dead.dead_key().to_owned(),
         partition: i32::from(dead.partition.number()),
         dead_id: dead.dead_id().to_owned(),
         entry_id: dead.accepted_as().to_owned(),

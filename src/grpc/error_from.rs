@@ -1,6 +1,8 @@
 //! Errors of the modules below as errors of a call.
 
-use super::error::ApiError;
+use std::sync::Arc;
+
+use super::{error::ApiError, reason::Reason};
 use crate::{
     ack::AckError,
     catalogue::RefreshError,
@@ -13,13 +15,13 @@ use crate::{
 impl From<StockError> for ApiError {
     fn from(error: StockError) -> Self {
         match error {
-            StockError::Overloaded => Self::Overloaded,
-            StockError::Stopping => Self::Stopping,
-            StockError::Abandoned => Self::RedisUnavailable(Applied::Maybe),
-            StockError::Refused(message) => {
-                tracing::warn!(message, "Redis refused a reservation");
-                Self::RedisUnavailable(Applied::No)
-            }
+            StockError::Overloaded => Reason::Overloaded.into(),
+            StockError::Stopping => Reason::Stopping.into(),
+            StockError::Abandoned => Self::open(Reason::RedisUnavailable, Applied::Maybe),
+            StockError::Refused(_) => Self {
+                cause: Some(Arc::new(error)),
+                ..Self::open(Reason::RedisUnavailable, Applied::No)
+            },
             StockError::Fence(error) => error.into(),
         }
     }
@@ -27,50 +29,51 @@ impl From<StockError> for ApiError {
 
 impl From<AckError> for ApiError {
     fn from(error: AckError) -> Self {
-        match error {
-            AckError::Unavailable(ack) => Self::AckUnavailable(ack),
-            AckError::Voided => Self::ReservationVoided,
-            AckError::Lost => Self::LostOrUnknown,
-            // The unit is taken, and the order will be stored.
-            AckError::Overloaded | AckError::Stopping => Self::LedgerUnavailable(Applied::Maybe),
-        }
+        let reason = match error {
+            AckError::Unavailable(ack) => {
+                return Self::with(Reason::AckUnavailable, [("ack", ack.as_str().to_owned())]);
+            }
+            AckError::Lost(id) => return Self::reservation_lost(id),
+            AckError::Voided => return Reason::ReservationVoided.into(),
+            AckError::Overloaded => Reason::Overloaded,
+            AckError::Stopping => Reason::Stopping,
+        };
+        let text =
+            "the unit is taken and its order is on its way, but the call cannot wait for its ack";
+        Self { text: text.into(), ..Self::open(reason, Applied::Maybe) }
     }
 }
 
 impl From<FenceError> for ApiError {
     fn from(error: FenceError) -> Self {
         match error {
-            FenceError::Fenced(_) => Self::Recovering,
-            FenceError::Unavailable { applied, .. } => Self::RedisUnavailable(applied),
-            FenceError::Malformed(answer) => {
-                tracing::error!(
-                    ?answer,
-                    "Redis sent a reply that this version does not understand"
-                );
-                Self::Internal(Applied::Maybe)
+            FenceError::Fenced(_) => Reason::Recovering.into(),
+            FenceError::Unavailable { applied, .. } => {
+                Self::open(Reason::RedisUnavailable, applied)
             }
+            FenceError::Malformed(_) => Self {
+                cause: Some(Arc::new(error)),
+                ..Self::open(Reason::Internal, Applied::Maybe)
+            },
         }
     }
 }
 
 impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "Postgres failed a call of a client"
-        );
-        match error {
+        let (reason, applied) = match error {
             LedgerError::Unlisted { source: Cause::Unreadable(_), .. } => {
-                Self::Internal(Applied::Maybe)
+                (Reason::Internal, Some(Applied::Maybe))
             }
             LedgerError::Unavailable { .. } | LedgerError::Unlisted { .. } => {
-                Self::LedgerUnavailable(Applied::Maybe)
+                (Reason::LedgerUnavailable, Some(Applied::Maybe))
             }
             LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
-            | LedgerError::Rejected { .. } => Self::LedgerUnavailable(Applied::No),
-            LedgerError::GateClosed => Self::Recovering,
-        }
+            | LedgerError::Rejected { .. } => (Reason::LedgerUnavailable, Some(Applied::No)),
+            LedgerError::GateClosed => (Reason::Recovering, None),
+        };
+        Self { applied, cause: Some(Arc::new(error)), ..reason.into() }
     }
 }
 
@@ -78,7 +81,7 @@ impl From<RefreshError> for ApiError {
     fn from(error: RefreshError) -> Self {
         match error {
             RefreshError::Ledger(error) => error.into(),
-            RefreshError::NotInForce(_) => Self::NotInForce,
+            RefreshError::NotAppliedYet(_) => Reason::NotAppliedYet.into(),
         }
     }
 }
@@ -104,7 +107,7 @@ impl ApiError {
         };
         let fields: Vec<_> = fields.take_while(named).collect();
         match fields.as_slice() {
-            [] => Self::UnreadableMessage,
+            [] => Reason::UnreadableMessage.into(),
             fields => Self::bad_field(&fields.join("."), "cannot be read: it has another type"),
         }
     }
@@ -118,8 +121,8 @@ mod tests {
     fn undecodable_message_names_the_field_that_the_decoder_names() {
         let unreadable = |text: &str| {
             let error = ApiError::unreadable(text);
-            let reason = error.reason().as_str().to_owned();
-            if let ApiError::BadFields(fields) = error { fields[0].0.clone() } else { reason }
+            let field = error.fields.first().map(|(field, _)| field.as_str());
+            field.unwrap_or(error.reason.as_str()).to_owned()
         };
         let decoder = "failed to decode Protobuf message: ";
         let text = format!("{decoder}ReserveUnitRequest.user_id: invalid wire type: Varint");

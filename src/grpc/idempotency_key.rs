@@ -13,11 +13,8 @@ const HEADER: &str = "idempotency-key";
 /// A field and what is wrong with it.
 pub(super) type Problem = (&'static str, String);
 
-/// The request id of a call: the field, or the header where the field is empty.
-///
-/// # Errors
-///
-/// When the header is not a request id, or differs from the field or between its values.
+/// The request id of a call: the field, or the header where the field is empty. The header is refused if it is not a request id,
+/// or differs from the field or between its values.
 pub(super) fn request_id<'a>(
     metadata: &MetadataMap,
     field: &'a str,
@@ -42,10 +39,6 @@ pub(super) fn request_id<'a>(
 }
 
 /// Parses the fields of a reservation; the error names every wrong field.
-///
-/// # Errors
-///
-/// As [`convert::reserve`] and [`request_id`].
 pub(super) fn reserve(
     metadata: &MetadataMap,
     product: &str,
@@ -56,12 +49,10 @@ pub(super) fn reserve(
         Ok(id) => return convert::reserve(product, user, &id),
         Err(problem) => problem,
     };
-    let mut problems = match convert::reserve(product, user, "") {
-        Err(ApiError::BadFields(problems)) => problems,
-        Ok(_) | Err(_) => Vec::new(),
-    };
+    let mut problems =
+        convert::reserve(product, user, "").err().map_or_else(Vec::new, |error| error.fields);
     problems.push((name.to_owned(), problem));
-    Err(ApiError::BadFields(problems))
+    Err(ApiError::bad_fields(problems))
 }
 
 /// The key in one value of the header. The draft of the IETF defines it as a quoted string, and most clients send it without
@@ -143,9 +134,7 @@ mod tests {
     #[test]
     fn a_header_and_a_field_that_differ_are_refused_together_with_other_wrong_fields() {
         assert_eq!(request_id(&with(&[b"a"]), "b").unwrap_err().0, "request_id");
-        let Err(ApiError::BadFields(fields)) = reserve(&with(&[b"a b"]), "", "ann", "") else {
-            panic!("accepted");
-        };
+        let fields = reserve(&with(&[b"a b"]), "", "ann", "").unwrap_err().fields;
         let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["product_id", HEADER]);
     }

@@ -12,6 +12,7 @@ use super::{
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
+    reason::{Effect, Reason},
     status::HTTP_STATUS,
 };
 use crate::{
@@ -22,13 +23,7 @@ use crate::{
 };
 
 pub(super) struct Inventory {
-    admission: Arc<Admission>,
-}
-
-impl Inventory {
-    pub(super) fn new(admission: Arc<Admission>) -> Self {
-        Self { admission }
-    }
+    pub(super) admission: Arc<Admission>,
 }
 
 /// A response to which Envoy gives this HTTP status; gRPC clients get OK.
@@ -41,10 +36,10 @@ pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> 
 /// A reservation in its current state. The streams are read first, through the fence, and then the ledger, because an order
 /// only moves from a stream to the ledger.
 async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
-    let partition = services.partitions().get_partition(id.partition());
-    let partition = partition.ok_or(ApiError::ReservationNotFound)?;
+    let partition = services.stock.partitions().count().get_partition(id.partition());
+    let partition = partition.ok_or(Reason::ReservationNotFound)?;
     // Admitted before Redis is read, because look-ups share its connection with reservations.
-    let lookup = services.lookups.begin().ok_or(ApiError::Overloaded)?;
+    let lookup = services.lookups.begin().ok_or(Reason::Overloaded)?;
     let found = services.streams.find(partition, id).await;
     if let Ok(Found::Entry(entry)) = &found {
         return Ok(accepted(id, partition, entry));
@@ -59,28 +54,20 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
         // yet. The ledger had all orders up to `stored`: one of these that it does not have was lost.
         Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
             // The first order of an epoch has seq 1.
-            if another || id.seq() == 0 || id.seq() > stored {
-                Err(ApiError::ReservationNotFound)
-            } else {
-                Err(ApiError::LostOrUnknown)
-            }
+            let never = another || id.seq() == 0 || id.seq() > stored;
+            Err(if never { Reason::ReservationNotFound } else { Reason::LostOrUnknown }.into())
         }
         // The epoch has ended or may be lost: the reservation may have existed.
-        Ok(_) | Err(FenceError::Fenced(_)) => Err(ApiError::LostOrUnknown),
+        Ok(_) | Err(FenceError::Fenced(_)) => Err(Reason::LostOrUnknown.into()),
         Err(error) => Err(unchanged(error)),
     }
 }
 
 /// A look-up changes nothing, so its error is never open.
 fn unchanged(error: impl Into<ApiError>) -> ApiError {
-    let mut error = error.into();
-    if let ApiError::RedisUnavailable(applied)
-    | ApiError::LedgerUnavailable(applied)
-    | ApiError::Internal(applied) = &mut error
-    {
-        *applied = Applied::No;
-    }
-    error
+    let error: ApiError = error.into();
+    let stated = error.reason.rule().effect == Effect::Stated;
+    if stated { ApiError { applied: Some(Applied::No), ..error } } else { error }
 }
 
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
@@ -157,7 +144,8 @@ impl InventoryService for Inventory {
         let id = request.into_inner().product_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("product_id", error))?;
         let listed = self.admission.services.catalogue.get(&id).await.map_err(ApiError::from)?;
-        let product = listed.map(convert::product).ok_or(ApiError::ProductNotFound)?;
+        let product =
+            listed.map(convert::product).ok_or_else(|| ApiError::from(Reason::ProductNotFound))?;
         Ok(Response::new(pb::GetProductResponse { product: Some(product) }))
     }
 

@@ -22,22 +22,16 @@ use ipnet::IpNet;
 /// How many checks there are between two removals of keys whose limit is unused again.
 const CHECKS_PER_SWEEP: u32 = 16_384;
 
-/// The limits, from the settings of the same names.
+/// The limits.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each is described by the setting of its name")]
 pub struct Limits {
-    /// How many calls of buyers may be under way at once.
     pub concurrency_max_calls: usize,
-    /// How many calls an address may make per second; 0 means no limit.
     pub address_calls_per_second: u32,
-    /// How many reservations a user may request per second; 0 means no limit.
     pub user_calls_per_second: u32,
-    /// How long a call may take.
     pub call_timeout: Duration,
-    /// The largest message of a buyer, in bytes.
     pub request_max_bytes: usize,
-    /// Peers whose `x-forwarded-for` is used.
     pub trusted_proxies: Vec<IpNet>,
-    /// Refuses a reservation without a request id.
     pub require_request_id: bool,
 }
 
@@ -58,10 +52,7 @@ impl<K: Hash + Eq + Clone> RateLimit<K> {
     }
 
     /// Counts a call. A refused call is not counted.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait.
+    /// The error is how long to wait.
     pub(super) fn check(&self, key: &K) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         if self.checks.fetch_add(1, Ordering::Relaxed) % CHECKS_PER_SWEEP == CHECKS_PER_SWEEP - 1 {
@@ -122,24 +113,22 @@ mod tests {
     fn forwarded_address_counts_only_from_trusted_proxies() {
         let edge = ["10.0.0.0/8"];
         assert_eq!(address("192.0.2.7", &["1.1.1.1"], &edge), "192.0.2.7", "not a trusted proxy");
-        assert_eq!(address("10.0.0.1", &["1.1.1.1"], &edge), "1.1.1.1");
-        assert_eq!(
-            address("10.0.0.1", &["6.6.6.6, 1.1.1.1"], &edge),
-            "1.1.1.1",
-            "forged before it"
-        );
-        assert_eq!(address("10.0.0.1", &["6.6.6.6", "1.1.1.1,10.0.0.2"], &edge), "1.1.1.1");
-        assert_eq!(
-            address("10.0.0.1", &["10.0.0.3"], &edge),
-            "10.0.0.3",
-            "no other address is named"
-        );
-        assert_eq!(address("10.0.0.1", &["1.1.1.1, unknown"], &edge), "10.0.0.1");
-        assert_eq!(address("10.0.0.1", &[], &edge), "10.0.0.1");
-        assert_eq!(address("10.0.0.1", &["1.1.1.1:51234"], &edge), "1.1.1.1");
-        assert_eq!(address("10.0.0.1", &["[2001:db8::1]:80"], &edge), "2001:db8::");
-        assert_eq!(address("10.0.0.1", &["[2001:db8::1]"], &edge), "2001:db8::");
         assert_eq!(address("10.0.0.1", &["1.1.1.1"], &[]), "10.0.0.1");
+        for (forwarded, expected) in [
+            (["1.1.1.1"].as_slice(), "1.1.1.1"),
+            // The address before it may be forged.
+            (&["6.6.6.6, 1.1.1.1"], "1.1.1.1"),
+            (&["6.6.6.6", "1.1.1.1,10.0.0.2"], "1.1.1.1"),
+            // No other address is named.
+            (&["10.0.0.3"], "10.0.0.3"),
+            (&["1.1.1.1, unknown"], "10.0.0.1"),
+            (&[], "10.0.0.1"),
+            (&["1.1.1.1:51234"], "1.1.1.1"),
+            (&["[2001:db8::1]:80"], "2001:db8::"),
+            (&["[2001:db8::1]"], "2001:db8::"),
+        ] {
+            assert_eq!(address("10.0.0.1", forwarded, &edge), expected, "{forwarded:?}");
+        }
     }
 
     #[test]

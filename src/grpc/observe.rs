@@ -3,9 +3,10 @@
 //! One layer and one allocation for each call: every buyer passes through here.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
+    convert::Infallible,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::LazyLock,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -15,79 +16,62 @@ use tonic::{
     Status,
     body::Body,
     codegen::http::{Request, Response},
+    service::Routes,
 };
-use tower::{Layer, Service};
+use tower::{Layer, Service, layer::layer_fn};
 use tracing::{Instrument as _, Span};
 
 use super::{
-    DESCRIPTOR_SET, deadline,
+    DESCRIPTOR_SET,
     error::ApiError,
-    status::{code_name, error_of_tonic},
+    reason::Reason,
+    status::{code_name, error_of_tonic, log_cause},
 };
 use crate::telemetry::{self, Metrics, Sampling};
+
+/// How long before the client's deadline a call is answered, because tonic answers CANCELLED at the deadline itself.
+/// Commands that were sent to Redis before it are completed after it; the response reports that the outcome is not known.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(10);
 
 /// Calls of operators.
 const OPERATORS: &str = "/yoink.v1.AdminService/";
 
-/// Puts `Observed` around a service.
-#[derive(Clone)]
-pub struct Observe {
+/// The layer around all routes. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
+pub fn observe(
     metrics: Metrics,
-    /// By path.
-    methods: Arc<HashMap<String, &'static str>>,
+    call_timeout: Duration,
+    sampling: Sampling,
+) -> impl Layer<Routes, Service = Observed> + Clone {
+    layer_fn(move |inner| Observed { inner, metrics: metrics.clone(), call_timeout, sampling })
+}
+
+/// Routes whose calls are timed, and answered by their deadline.
+#[derive(Clone)]
+pub struct Observed {
+    inner: Routes,
+    metrics: Metrics,
     call_timeout: Duration,
     sampling: Sampling,
 }
 
-impl Observe {
-    /// Records into these metrics. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
-    pub fn new(metrics: Metrics, call_timeout: Duration, sampling: Sampling) -> Self {
-        Self { metrics, methods: Arc::new(methods()), call_timeout, sampling }
-    }
-}
-
-impl<S> Layer<S> for Observe {
-    type Service = Observed<S>;
-
-    fn layer(&self, inner: S) -> Observed<S> {
-        Observed { inner, observe: self.clone() }
-    }
-}
-
-/// A service whose calls are timed, and answered by their deadline.
-#[derive(Clone)]
-pub struct Observed<S> {
-    inner: S,
-    observe: Observe,
-}
-
-impl<S> Service<Request<Body>> for Observed<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
+impl Service<Request<Body>> for Observed {
     type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.inner, context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        let method = self
-            .observe
-            .methods
-            .get(request.uri().path())
-            .copied()
-            .unwrap_or(telemetry::OTHER_METHOD);
+        let method = method_of(request.uri().path());
         let operators = request.uri().path().starts_with(OPERATORS);
-        let timeout = (!operators).then_some(self.observe.call_timeout);
-        let limit = deadline::of(&request).into_iter().chain(timeout).min();
+        let timeout = (!operators).then_some(self.call_timeout);
+        let limit = deadline(&request).into_iter().chain(timeout).min();
         let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-        let span = self.observe.sampling.call_span(method, trace);
-        let metrics = self.observe.metrics.clone();
+        let span = self.sampling.call_span(method, trace);
+        let metrics = self.metrics.clone();
         let mut call = Call { method, started, metrics, span: span.clone(), code: CANCELLED };
         let answer = self.inner.call(request).instrument(span);
         Box::pin(async move {
@@ -95,9 +79,12 @@ where
                 None => answer.await?,
                 Some(limit) => match tokio::time::timeout(limit, answer).await {
                     Ok(response) => response?,
-                    Err(_) => Status::from(ApiError::DeadlineExceeded).into_http(),
+                    Err(_) => Status::from(ApiError::from(Reason::DeadlineExceeded)).into_http(),
                 },
             };
+            if let Some(status) = response.extensions().get::<Status>() {
+                log_cause(method, status);
+            }
             // An error has its status in the headers. A response without one is OK, or a stream that has begun.
             let mut status = Status::from_header_map(response.headers());
             if let Some(error) = status.as_ref().and_then(error_of_tonic) {
@@ -133,16 +120,40 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         telemetry::record_status(&self.span, self.code);
-        self.metrics.call(self.method, self.code, self.started.elapsed());
+        self.metrics.record_call(self.method, self.code, self.started.elapsed());
     }
 }
 
-/// Every method of the contract, by its path.
-fn methods() -> HashMap<String, &'static str> {
-    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
-    let names = NAMES.get_or_init(|| {
+/// How long a call may take, if its client has set a deadline.
+fn deadline(request: &Request<Body>) -> Option<Duration> {
+    let limit = request.headers().get("grpc-timeout")?.to_str().ok().and_then(grpc_timeout)?;
+    Some(limit.saturating_sub(DEADLINE_MARGIN).max(limit / 2))
+}
+
+/// The value of the header: at most eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let digits = text.strip_suffix(unit)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        'H' => Some(Duration::from_secs(amount * 3600)),
+        'M' => Some(Duration::from_secs(amount * 60)),
+        'S' => Some(Duration::from_secs(amount)),
+        'm' => Some(Duration::from_millis(amount)),
+        'u' => Some(Duration::from_micros(amount)),
+        'n' => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// The name of a method of the API, by the path of its call.
+fn method_of(path: &str) -> &'static str {
+    static NAMES: LazyLock<HashSet<String>> = LazyLock::new(|| {
         let set = prost_types::FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap_or_default();
-        let mut names = vec!["grpc.health.v1.Health/Check".to_owned()];
+        let mut names = HashSet::from(["grpc.health.v1.Health/Check".to_owned()]);
         for file in &set.file {
             for service in &file.service {
                 let full = format!("{}.{}", file.package(), service.name());
@@ -151,5 +162,21 @@ fn methods() -> HashMap<String, &'static str> {
         }
         names
     });
-    names.iter().map(|name| (format!("/{name}"), name.as_str())).collect()
+    let name = path.strip_prefix('/').and_then(|name| NAMES.get(name));
+    name.map_or(telemetry::OTHER_METHOD, String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        assert_eq!(grpc_timeout("300m"), Some(Duration::from_millis(300)));
+        assert_eq!(grpc_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(grpc_timeout("5S"), Some(Duration::from_secs(5)));
+        for bad in ["", "m", "5", "5x", "-5S", "123456789S", "5é", "é"] {
+            assert_eq!(grpc_timeout(bad), None, "{bad}");
+        }
+    }
 }

@@ -42,10 +42,7 @@ impl PagedList {
     }
 
     /// The position of a token, as `parse` reads it; `None` for the first page.
-    ///
-    /// # Errors
-    ///
-    /// Why the token is refused.
+    /// A token that is refused is an error, with its problem.
     pub(super) fn position<T>(
         &self,
         token: &str,

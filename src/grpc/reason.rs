@@ -9,7 +9,7 @@ pub(super) enum Effect {
     No,
     /// It is unknown, or a part of the call was done.
     Maybe,
-    /// It depends: `applied` in the metadata is `no` or `maybe`.
+    /// It depends: `applied` in the metadata is `no` (also if it is absent) or `maybe`.
     Stated,
 }
 
@@ -84,14 +84,14 @@ reasons! {
     SaleNotOpen "SALE_NOT_OPEN": FailedPrecondition 409 No No
         "the sale begins at {opens_at}";
     SaleClosed "SALE_CLOSED": FailedPrecondition 409 No No
-        "the sale has ended";
+        "the sale has ended, or the product is no longer offered";
     SaleStopped "SALE_STOPPED": FailedPrecondition 409 No No
         "the sale is stopped";
     ReservationVoided "RESERVATION_VOIDED": FailedPrecondition 409 No No
-        "the order could not be stored; its unit goes back";
+        "the order could not be stored; its unit is given back";
     TooManyUnits "TOO_MANY_UNITS": FailedPrecondition 409 No No
         "the supply would exceed {limit} units";
-    OtherUnits "OTHER_UNITS": AlreadyExists 409 No No
+    SupplyDiffers "SUPPLY_DIFFERS": AlreadyExists 409 No No
         "{field} was created with {units} units: use Restock for more";
     RequestIdReused "REQUEST_ID_REUSED": AlreadyExists 409 No WithNewId
         "this request id was used for another product or other units";
@@ -103,22 +103,22 @@ reasons! {
         "no such reservation; it may have been accepted before a store lost data";
     RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay
         "this {limited} calls too often: retry in {retry_delay}";
-    Overloaded "OVERLOADED": ResourceExhausted 429 No AfterDelay
+    Overloaded "OVERLOADED": ResourceExhausted 429 Stated AfterDelay
         "too many calls are under way";
     BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
         "too many accepted orders wait to be stored: retry in {retry_delay}";
     AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay
         "the stores cannot give ack = {ack} now";
     Recovering "RECOVERING": Unavailable 503 No AfterDelay
-        "the product's partition is being rebuilt";
-    Stopping "STOPPING": Unavailable 503 No AfterDelay
-        "the service is shutting down";
+        "the product's partition is fenced: nothing is sold from it until it is rebuilt, or until Redis can be used again";
+    Stopping "STOPPING": Unavailable 503 Stated AfterDelay
+        "this process is shutting down: repeat the call";
     RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 Stated AfterDelay
-        "Redis is unavailable";
+        "Redis did not answer or refused the request";
     LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay
-        "Postgres is unavailable";
-    NotInForce "NOT_IN_FORCE": Unavailable 503 Maybe AfterDelay
-        "recorded; it takes effect as soon as Redis can be reached";
+        "Postgres did not answer or refused the request";
+    NotAppliedYet "NOT_APPLIED_YET": Unavailable 503 Maybe AfterDelay
+        "recorded in Postgres; it is applied to Redis as soon as Redis can be reached";
     DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce
         "the deadline passed before the outcome was known: repeat the call with the same request id";
     Internal "INTERNAL": Internal 500 Stated No

@@ -15,29 +15,17 @@ use tonic::{
     body::Body,
     codegen::http::{Request, Response},
 };
-use tower::{Layer, Service};
+use tower::Service;
 
-use super::status::is_error;
+use super::status::code_name;
 
 /// The header that the transcoder sets on its calls.
 const TRANSCODED: &str = "x-envoy-original-path";
 
-/// Puts [`ResetOnError`] around a service.
-#[derive(Clone)]
-pub(super) struct ResetOnErrorLayer;
-
-impl<S> Layer<S> for ResetOnErrorLayer {
-    type Service = ResetOnError<S>;
-
-    fn layer(&self, inner: S) -> ResetOnError<S> {
-        ResetOnError { inner }
-    }
-}
-
 /// A service whose transcoded response streams are reset when an error ends them.
 #[derive(Clone)]
 pub(super) struct ResetOnError<S> {
-    inner: S,
+    pub(super) inner: S,
 }
 
 impl<S> Service<Request<Body>> for ResetOnError<S>
@@ -70,7 +58,7 @@ fn reset_on_error(body: Body) -> Body {
     let frames = BodyStream::new(body).map(|frame| {
         let frame = frame?;
         match frame.trailers_ref().and_then(Status::from_header_map) {
-            Some(status) if is_error(&status) => Err(status),
+            Some(status) if code_name(status.code()) != "OK" => Err(status),
             Some(_) | None => Ok(frame),
         }
     });

@@ -1,6 +1,6 @@
 //! The status that a client gets for an error: code, details, and headers.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, error::Error as _};
 
 use tonic::{
     Code, Status,
@@ -8,7 +8,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::error::ApiError;
+use super::{error::ApiError, reason::Reason};
 
 /// The header that names the HTTP status of a transcoded response, where the gRPC status does not determine it.
 pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
@@ -39,9 +39,14 @@ pub(super) fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// Whether a status is an error of any kind.
-pub(super) fn is_error(status: &Status) -> bool {
-    status.code() != Code::Ok
+/// Logs what failed below a call, if its error has that; a client gets no internal text.
+pub(super) fn log_cause(method: &str, status: &Status) {
+    let Some(error) = status.source() else { return };
+    if status.code() == Code::Internal {
+        tracing::error!(method, error, "a call failed");
+    } else {
+        tracing::warn!(method, error, "a call failed");
+    }
 }
 
 /// The error to answer in place of a status that tonic made, and that has no reason.
@@ -54,7 +59,7 @@ pub(super) fn error_of_tonic(status: &Status) -> Option<ApiError> {
     // The message is missing, not framed, not gzip or not of its type.
     let unreadable = status.code() == Code::Internal;
     let unreadable = unreadable.then(|| ApiError::unreadable(status.message()));
-    too_large.then_some(ApiError::MessageTooLarge).or(unreadable)
+    too_large.then(|| Reason::MessageTooLarge.into()).or(unreadable)
 }
 
 /// A number as the value of a header.
@@ -64,7 +69,7 @@ fn number(number: u128) -> MetadataValue<Ascii> {
 
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        let (reason, metadata) = (error.reason(), error.metadata());
+        let (rule, metadata) = (error.reason.rule(), error.metadata());
         let message = error.message(&metadata);
         let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
         let mut metadata: HashMap<String, String> = metadata.collect();
@@ -73,7 +78,6 @@ impl From<ApiError> for Status {
             metadata.insert("applied".to_owned(), applied.as_str().to_owned());
             headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
         }
-        let rule = reason.rule();
         if rule.http_status == 409 {
             headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
         }
@@ -83,13 +87,16 @@ impl From<ApiError> for Status {
             headers.insert("retry-after", number(delay.as_nanos().div_ceil(1_000_000_000)));
             headers.insert("grpc-retry-pushback-ms", number(delay.as_nanos().div_ceil(1_000_000)));
         }
-        details.set_error_info(reason.as_str(), DOMAIN, metadata);
-        if let ApiError::BadFields(fields) = error {
-            for (field, problem) in fields {
-                details.add_bad_request_violation(field, problem);
-            }
+        details.set_error_info(error.reason.as_str(), DOMAIN, metadata);
+        for (field, problem) in error.fields {
+            details.add_bad_request_violation(field, problem);
         }
-        Status::with_error_details_and_metadata(rule.code, message, details, headers)
+        let mut status =
+            Status::with_error_details_and_metadata(rule.code, message, details, headers);
+        if let Some(cause) = error.cause {
+            status.set_source(cause);
+        }
+        status
     }
 }
 
@@ -99,52 +106,49 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{Ack, Epoch, ReservationId},
-        grpc::reason::{Effect, Reason, Repeat},
+        ack::AckError,
+        domain::{Ack, Epoch, Outcome, ReservationId},
+        grpc::reason::{Effect, Repeat},
         redis::Applied,
     };
 
-    /// One error of each reason, with the names of the metadata that its message mentions.
+    /// An error of each reason, with the names of the metadata that its message mentions.
     fn errors() -> Vec<(ApiError, &'static [&'static str])> {
         let wait = Duration::from_millis(1500);
         let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
-        let done = vec![("released", 3), ("settled", 4)];
-        let partly_done = ApiError::PartlyDone { error: Box::new(ApiError::Recovering), done };
-        vec![
+        let refusal = |outcome| ApiError::refusal(outcome).unwrap_err();
+        let (opens_at_ms, closes_at_ms) = (1_800_000_000_000, Some(1_800_000_000_000));
+        let mut errors: Vec<(ApiError, &'static [&'static str])> = vec![
             (ApiError::bad_field("user_id", "must not be empty"), &[]),
-            (ApiError::UnreadableMessage, &[]),
-            (ApiError::MessageTooLarge, &[]),
-            (ApiError::SoldOut, &[]),
-            (ApiError::LimitReached { limit: 2 }, &["limit"]),
-            (ApiError::SaleNotOpen { opens_at_ms: 1_800_000_000_000 }, &["opens_at"]),
-            (ApiError::SaleClosed, &[]),
-            (ApiError::SaleStopped, &[]),
-            (ApiError::ReservationVoided, &[]),
-            (ApiError::TooManyUnits, &["limit"]),
-            (ApiError::OtherUnits { at: 5, units: 9 }, &["field", "units"]),
-            (ApiError::RequestReused, &[]),
-            (ApiError::ProductNotFound, &[]),
-            (ApiError::ReservationNotFound, &[]),
-            (ApiError::LostOrUnknown, &[]),
-            (ApiError::RateLimited { limited: "user", wait }, &["limited", "retry_delay"]),
-            (ApiError::Overloaded, &[]),
-            (ApiError::BacklogFull { wait }, &["retry_delay"]),
-            (ApiError::AckUnavailable(Ack::Replica), &["ack"]),
-            (ApiError::Recovering, &[]),
-            (ApiError::Stopping, &[]),
-            (ApiError::RedisUnavailable(Applied::Maybe), &[]),
-            (ApiError::LedgerUnavailable(Applied::No), &[]),
-            (ApiError::NotInForce, &[]),
-            (ApiError::DeadlineExceeded, &[]),
-            (ApiError::Internal(Applied::No), &[]),
-            (ApiError::RequestLost(id), &["reservation_id"]),
-            (partly_done, &["released", "settled"]),
-        ]
+            (refusal(Outcome::LimitReached { limit: 2 }), &["limit"]),
+            (refusal(Outcome::NotOpen { opens_at_ms }), &["opens_at"]),
+            (refusal(Outcome::Ended { closes_at_ms }), &[]),
+            (refusal(Outcome::BacklogFull { retry_after: wait }), &["retry_delay"]),
+            (ApiError::too_many_units(), &["limit"]),
+            (ApiError::supply_differs(5, 9), &["field", "units"]),
+            (ApiError::rate_limited("user", wait), &["limited", "retry_delay"]),
+            (AckError::Unavailable(Ack::Replica).into(), &["ack"]),
+            (AckError::Overloaded.into(), &[]),
+            (AckError::Lost(id).into(), &["reservation_id"]),
+            (ApiError::open(Reason::RedisUnavailable, Applied::Maybe), &[]),
+            (ApiError::open(Reason::Internal, Applied::No), &[]),
+            (
+                ApiError::from(Reason::Recovering).after(&[("released", 3), ("decided", 4)]),
+                &["released", "decided"],
+            ),
+        ];
+        let mentions = |reason: &Reason| reason.rule().text.contains('{');
+        // The others are always made with more than the reason.
+        let plain = Reason::ALL.iter().copied().filter(|reason| {
+            !mentions(reason) && ![Reason::BadField, Reason::Internal].contains(reason)
+        });
+        errors.extend(plain.map(|reason| (ApiError::from(reason), [].as_slice())));
+        errors
     }
 
     #[test]
     fn every_value_of_a_message_is_in_the_metadata() {
-        let covered: Vec<_> = errors().iter().map(|(error, _)| error.reason()).collect();
+        let covered: Vec<_> = errors().iter().map(|(error, _)| error.reason).collect();
         for reason in Reason::ALL {
             assert!(covered.contains(reason), "{reason:?} is not tested");
         }
@@ -166,8 +170,8 @@ mod tests {
     #[test]
     fn a_status_is_what_its_reason_declares() {
         for (error, _) in errors() {
-            let (reason, rule) = (error.reason(), error.reason().rule());
-            let partly_done = matches!(error, ApiError::PartlyDone { .. });
+            let (reason, rule) = (error.reason, error.reason.rule());
+            let partly_done = error.text.contains("before that");
             let status = Status::from(error);
             let info = status.get_details_error_info().unwrap();
             assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", reason.as_str()));
@@ -179,6 +183,8 @@ mod tests {
             assert_eq!(delayed, info.metadata.contains_key("retry_delay"), "{reason:?}");
             let applied = info.metadata.get("applied").map(String::as_str);
             match rule.effect {
+                // Envoy repeats the calls that state `no`.
+                Effect::Stated if reason == Reason::Overloaded => assert_ne!(applied, Some("no")),
                 Effect::Stated => assert!(applied.is_some(), "{reason:?}"),
                 Effect::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
                 Effect::No if partly_done => assert_eq!(applied, Some("maybe")),
@@ -190,10 +196,18 @@ mod tests {
     #[test]
     fn stated_effect_is_in_the_metadata_and_in_the_header_that_envoy_reads() {
         for (applied, text) in [(Applied::No, "no"), (Applied::Maybe, "maybe")] {
-            let status = Status::from(ApiError::RedisUnavailable(applied));
+            let status = Status::from(ApiError::open(Reason::RedisUnavailable, applied));
             let info = status.get_details_error_info().unwrap();
             assert_eq!(info.metadata["applied"], text);
             assert_eq!(status.metadata().get("x-yoink-applied").unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn call_that_cannot_wait_for_its_ack_states_that_its_unit_may_be_taken() {
+        for error in [AckError::Overloaded, AckError::Stopping] {
+            let status = Status::from(ApiError::from(error));
+            assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
         }
     }
 

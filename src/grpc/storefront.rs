@@ -1,4 +1,4 @@
-//! `StorefrontService`: the contract of the service that Yoink replaces.
+//! `StorefrontService`: the API of the service that Yoink replaces.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -12,6 +12,8 @@ use super::{
     idempotency_key,
     inventory::response_with_http_status,
     pb::{self, storefront_service_server::StorefrontService},
+    reason::Reason,
+    status::log_cause,
 };
 use crate::{catalogue::Listed, domain::ProductId};
 
@@ -19,18 +21,12 @@ use crate::{catalogue::Listed, domain::ProductId};
 const PAGE: usize = 500;
 
 pub(super) struct Storefront {
-    admission: Arc<Admission>,
-}
-
-impl Storefront {
-    pub(super) fn new(admission: Arc<Admission>) -> Self {
-        Self { admission }
-    }
+    pub(super) admission: Arc<Admission>,
 }
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "the original's contract is a JSON number; 2^53 fits"
+    reason = "the original's API has a JSON number; 2^53 fits"
 )]
 fn item(listed: &Listed) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {
@@ -71,8 +67,8 @@ impl StorefrontService for Storefront {
         &self,
         _request: Request<pb::ListStorefrontRequest>,
     ) -> Result<Response<Self::ListStorefrontStream>, Status> {
-        let (admission, until) =
-            (self.admission.clone(), Instant::now() + self.admission.call_timeout);
+        let admission = self.admission.clone();
+        let until = Instant::now() + admission.call_timeout;
         // The first page is read before the response begins, so that its error is the status of the call.
         let (first, more) = page(&admission, None, until).await?;
         let after = next_after(&first, more);
@@ -82,7 +78,11 @@ impl StorefrontService for Storefront {
             let admission = admission.clone();
             async move {
                 let (items, next) = match page(&admission, Some(&after?), until).await {
-                    Err(error) => (vec![Err(Status::from(error))], None),
+                    Err(error) => {
+                        let status = Status::from(error);
+                        log_cause("yoink.v1.StorefrontService/ListStorefront", &status);
+                        (vec![Err(status)], None)
+                    }
                     Ok((listed, more)) => (items(&listed), next_after(&listed, more)),
                 };
                 Some((stream::iter(items), next))
@@ -110,5 +110,5 @@ async fn page(
     let _permit = admission.enter()?;
     let page = admission.services.catalogue.list(after, PAGE);
     let page = tokio::time::timeout_at(until, page).await;
-    Ok(page.map_err(|_| ApiError::DeadlineExceeded)??)
+    Ok(page.map_err(|_| Reason::DeadlineExceeded)??)
 }

@@ -12,10 +12,9 @@ const RECORDS_MAX: i64 = 1000;
 
 /// Who acts on a dead entry, and why.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the type describes them")]
 pub struct ActionBy {
-    /// Who.
     pub actor: String,
-    /// Why.
     pub reason: String,
 }
 
@@ -57,16 +56,13 @@ pub struct OpenRecord {
     number: i64,
 }
 
-/// One record.
+/// One record, with the time by the clock of Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the columns of `dead_actions`")]
 pub struct ActionRecord {
-    /// When, in milliseconds since 1970, by the clock of Postgres.
     pub at_ms: i64,
-    /// Who.
     pub actor: String,
-    /// What: see [`RecordedAction::as_str`].
     pub action: String,
-    /// Why.
     pub reason: String,
 }
 
@@ -87,17 +83,13 @@ pub(super) async fn write(
 
 impl Ledger {
     /// Records an attempt that changed nothing.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
     pub async fn record(
         &self,
         id: ReservationId,
         action: RecordedAction,
         by: &ActionBy,
     ) -> Result<(), LedgerError> {
-        self.with("record_dead_action", |client| async move {
+        self.with("record_dead_action", async move |client| {
             write(&**client, id, action, by).await.map(drop)
         })
         .await
@@ -105,16 +97,13 @@ impl Ledger {
 
     /// Records an action in Redis as `unknown` before it is done. If the answer of Redis, the caller or this
     /// process is lost, the record remains: nothing is done without one.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it; then the action must not be done.
+    /// After an error the action must not be done.
     pub async fn begin_record(
         &self,
         id: ReservationId,
         by: &ActionBy,
     ) -> Result<OpenRecord, LedgerError> {
-        self.with("begin_dead_action", |client| async move {
+        self.with("begin_dead_action", async move |client| {
             let number = write(&**client, id, RecordedAction::Unknown, by).await?;
             Ok(OpenRecord { id, number })
         })
@@ -122,17 +111,14 @@ impl Ledger {
     }
 
     /// Completes a record with the action that was done, or deletes it if nothing was done (`None`).
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it; then the record stays `unknown`.
+    /// After an error it stays `unknown`.
     pub async fn end_record(
         &self,
         record: OpenRecord,
         done: Option<RecordedAction>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();
-        self.with("end_dead_action", |client| async move {
+        self.with("end_dead_action", async move |client| {
             match done {
                 Some(action) => {
                     let sql = "UPDATE dead_actions SET action = $3
@@ -150,12 +136,8 @@ impl Ledger {
     }
 
     /// The records of a reservation, oldest first.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn dead_actions(&self, id: ReservationId) -> Result<Vec<ActionRecord>, LedgerError> {
-        self.with("list_dead_actions", |client| async move {
+        self.with("list_dead_actions", async move |client| {
             let sql = "SELECT at, actor, action, reason FROM dead_actions
                         WHERE reservation_id = $1 ORDER BY at DESC LIMIT $2";
             let rows = client.query(sql, &[&id.to_uuid(), &RECORDS_MAX]).await?;

@@ -1,6 +1,6 @@
 //! Products and grants. The ledger is changed first; then any process updates Redis (R3).
 //!
-//! Every version is drawn under one advisory lock, so that versions commit in their order and a reader that has
+//! Every version is assigned under one advisory lock, so that versions commit in their order and a reader that has
 //! seen version n has seen all before it.
 
 use std::{borrow::Cow, time::SystemTime};
@@ -58,36 +58,26 @@ impl SaleChange {
 
 /// Why a product could not be changed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages describe the variants")]
 pub enum UpdateError {
-    /// No such product.
     #[error("no such product")]
     Unknown,
-    /// The result would be invalid.
     #[error(transparent)]
     Invalid(#[from] ProductError),
-    /// Postgres failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
 
-impl From<tokio_postgres::Error> for UpdateError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Ledger(error.into())
-    }
-}
-
 /// Units to add.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "named as in the table `supply_changes`")]
 pub struct Restock {
-    /// The product.
     pub product: ProductId,
-    /// The units, at least 1.
+    /// At least 1.
     pub units: i64,
     /// The idempotency key.
     pub request: RequestId,
-    /// Who.
     pub actor: String,
-    /// Why.
     pub reason: String,
 }
 
@@ -151,12 +141,8 @@ pub(super) async fn lock(tx: &Transaction<'_>) -> Result<(), LedgerError> {
 impl Ledger {
     /// Products changed after `version`, ordered by version. All of them for -1, and if the ledger has no version as
     /// high as `highest`, because it lost commits.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn products_since(&self, version: i64, highest: i64) -> Result<Changes, LedgerError> {
-        self.with("products_since", |client| async move {
+        self.with("products_since", async move |client| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM products
                   WHERE version > $1 OR (SELECT max(version) FROM products) < $2 ORDER BY version"
@@ -176,12 +162,8 @@ impl Ledger {
     }
 
     /// The current state of these products.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn products(&self, ids: &[&str]) -> Result<Vec<Product>, LedgerError> {
-        self.with("products", |client| async move {
+        self.with("products", async move |client| {
             let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = ANY($1)");
             let rows = client.query_typed(&sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
             rows.iter().map(product).collect()
@@ -190,16 +172,13 @@ impl Ledger {
     }
 
     /// Changes the sale of a product; returns the product after the change.
-    ///
-    /// # Errors
-    ///
-    /// See [`UpdateError`]. Nothing was changed. If the reply to COMMIT was lost, a repeated call shows the outcome.
+    /// If the reply to COMMIT was lost, a repeated call shows the outcome.
     pub async fn update_product(
         &self,
         id: &ProductId,
         change: &SaleChange,
     ) -> Result<Product, UpdateError> {
-        let updated = self.with("update_product", |mut client| async move {
+        let updated = self.with("update_product", async move |mut client| {
             let tx = client.transaction().await?;
             lock(&tx).await?;
             let sql = format!("SELECT {COLUMNS} FROM products WHERE product_id = $1 FOR NO KEY UPDATE");
@@ -240,13 +219,9 @@ impl Ledger {
         updated.await?
     }
 
-    /// Grants units, once per request id.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it; repeat it with the same request id.
+    /// Grants units, once per request id. After an error, repeat it with the same request id.
     pub async fn restock(&self, restock: &Restock) -> Result<Restocked, LedgerError> {
-        self.with("restock", |mut client| async move {
+        self.with("restock", async move |mut client| {
             let tx = client.transaction().await?;
             lock(&tx).await?;
             let id = restock.product.as_str();

@@ -7,47 +7,27 @@ use tokio_postgres::error::SqlState;
 
 /// Why an operation of the ledger failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each field is the source or the SQLSTATE")]
 pub enum LedgerError {
     /// No order is the cause: wait and try again, without a limit.
     #[error("Postgres is unavailable")]
-    Unavailable {
-        /// What happened.
-        #[source]
-        source: Cause,
-    },
-    /// A failure whose SQLSTATE is in no list: retried like a transient one, with an alert. One order may be
-    /// the cause, so a batch is halved.
-    #[error("Postgres failed with an error that this program does not know (SQLSTATE {})", code_of(*.sqlstate))]
-    Unlisted {
-        /// `None` if Postgres gave no code.
-        sqlstate: Option<Sqlstate>,
-        /// What happened.
-        #[source]
-        source: Cause,
-    },
-    /// A wrong schema, role or database: stop, report it, compensate nothing.
+    Unavailable { source: Cause },
+    /// A SQLSTATE that `classify` does not know, or none: retried like a transient failure, with an alert. One order
+    /// may be the cause, so a batch is halved.
+    #[error(
+        "Postgres failed with an error that this program does not classify (SQLSTATE {})",
+        code_of(*.sqlstate)
+    )]
+    Unlisted { sqlstate: Option<Sqlstate>, source: Cause },
+    /// A wrong schema, role or database: stop and report it; void and release nothing.
     #[error("Postgres is misconfigured")]
-    Misconfigured {
-        /// What happened.
-        #[source]
-        source: Cause,
-    },
+    Misconfigured { source: Cause },
     /// Redis and the ledger disagree: the partition must be fenced and rebuilt.
     #[error("Redis and the ledger disagree")]
-    Inconsistent {
-        /// What happened.
-        #[source]
-        source: Cause,
-    },
+    Inconsistent { source: Cause },
     /// One of these orders cannot be stored as it is.
     #[error("an order cannot be stored")]
-    Rejected {
-        /// Its SQLSTATE.
-        sqlstate: String,
-        /// What happened.
-        #[source]
-        source: Cause,
-    },
+    Rejected { sqlstate: String, source: Cause },
     /// The partition has another epoch now: read its row again.
     #[error("the partition has another epoch now")]
     GateClosed,
@@ -109,23 +89,18 @@ fn server_message(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// What the caller does after a failure.
+/// The variant of [`LedgerError`]; `Transient` is `Unavailable`, and `Order` is `Rejected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Try again.
+enum Class {
     Transient,
-    /// In no list: halve the batch, keep a single order, and alert.
     Unlisted,
-    /// An operator must repair it.
     Misconfigured,
-    /// The partition must be rebuilt.
     Inconsistent,
-    /// This order cannot be stored.
     Order,
 }
 
 /// The class of a SQLSTATE and of the constraint that was violated.
-pub fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
+fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
     match (sqlstate, constraint) {
         ("40001" | "40P01" | "55P03" | "25006", _) => Class::Transient,
         // Every column without a default is written: another NOT NULL column is a fault of the schema.
@@ -187,24 +162,18 @@ impl LedgerError {
         }
     }
 
-    /// The SQLSTATE as metrics have it, where it is in no list.
+    /// The SQLSTATE as metrics have it, if this program does not classify it.
     pub fn unlisted(&self) -> Option<String> {
-        match self {
-            Self::Unlisted { sqlstate, .. } => Some(code_of(*sqlstate)),
-            Self::Unavailable { .. }
-            | Self::Misconfigured { .. }
-            | Self::Inconsistent { .. }
-            | Self::Rejected { .. }
-            | Self::GateClosed => None,
-        }
+        let Self::Unlisted { sqlstate, .. } = self else { return None };
+        Some(code_of(*sqlstate))
     }
 
     /// Whether Postgres runs and refuses connections: it starts, stops or recovers (57P03), or all its
     /// connections are in use (53300).
     pub fn refuses_connections(&self) -> bool {
         let Self::Unavailable { source: Cause::Postgres(error) } = self else { return false };
-        let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
-        error.code().is_some_and(|code| passing.contains(code))
+        let refusals = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
+        error.code().is_some_and(|code| refusals.contains(code))
     }
 
     pub(super) fn unreadable(what: &'static str) -> Self {

@@ -9,21 +9,17 @@ use crate::domain::{Epoch, Lost, Partition};
 
 /// The highest seq that a gateway saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the types describe the others")]
 pub struct Mark {
-    /// The partition.
     pub partition: Partition,
-    /// The epoch.
     pub epoch: Epoch,
-    /// `None` while the gateway takes orders and has not reported.
+    /// `None` while the gateway accepts reservations and has not reported.
     pub seq: Option<u64>,
 }
 
 impl Ledger {
     /// Records the marks of a gateway. A mark lower than the recorded one changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer; repeat it.
+    /// After an error, repeat it.
     pub async fn report_marks(&self, gateway: &str, marks: &[Mark]) -> Result<(), LedgerError> {
         if marks.is_empty() {
             return Ok(());
@@ -31,7 +27,7 @@ impl Ledger {
         let partitions: Vec<i32> = marks.iter().map(|m| i32::from(m.partition.number())).collect();
         let epochs: Vec<i64> = marks.iter().map(|m| i64::from(m.epoch.0)).collect();
         let seqs: Vec<i64> = marks.iter().map(|mark| mark.seq.map_or(-1, to_bigint)).collect();
-        self.with("report_marks", |client| async move {
+        self.with("report_marks", async move |client| {
             let sql = "INSERT INTO reported_marks (gateway, partition, epoch, seq)
                        SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::bigint[])
                            ON CONFLICT (gateway, partition, epoch) DO UPDATE
@@ -43,18 +39,14 @@ impl Ledger {
         .await
     }
 
-    /// The last epoch before this one in which a gateway took orders, and how many gateways have not
+    /// The last epoch before this one in which a gateway accepted reservations, and how many gateways have not
     /// reported their highest seq of it.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn unreported(
         &self,
         partition: Partition,
         before: Epoch,
     ) -> Result<Option<(Epoch, i64)>, LedgerError> {
-        self.with("unreported_marks", |client| async move {
+        self.with("unreported_marks", async move |client| {
             let sql = "SELECT epoch, count(*) FILTER (WHERE seq < 0) FROM reported_marks
                         WHERE partition = $1 AND epoch < $2
                         GROUP BY epoch ORDER BY epoch DESC LIMIT 1";
@@ -67,12 +59,8 @@ impl Ledger {
 
     /// The orders lost in epochs that have ended: those before the last one in which the partition was open.
     /// While the partition is closed, that last one may still be drained.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn lost_of_ended(&self, partition: Partition) -> Result<Vec<Lost>, LedgerError> {
-        let opened = self.with("lost_of_ended_epochs", |client| async move {
+        let opened = self.with("lost_of_ended_epochs", async move |client| {
             let sql = "SELECT opened FROM partitions WHERE partition = $1";
             let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
             epoch_of(row.try_get(0)?)
@@ -83,10 +71,6 @@ impl Ledger {
 
     /// The orders that were accepted in the epochs before this one and are in no store. No order of these
     /// epochs may be in flight any more (R8).
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn lost(
         &self,
         partition: Partition,
@@ -102,7 +86,7 @@ impl Ledger {
                      WHERE state = 'confirmed' AND partition = $1 AND epoch < $2
                     UNION ALL
                     SELECT epoch, seq FROM reservations
-                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) settled
+                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) decided
                  GROUP BY epoch),
             both_of AS (
                 SELECT epoch, coalesce(exact, false) AS exact, coalesce(known, 0) AS known,
@@ -110,7 +94,7 @@ impl Ledger {
                   FROM marks FULL JOIN rows USING (epoch))
             SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
         let number = i32::from(partition.number());
-        self.with_long("lost_reservations", |client| async move {
+        self.with_long("lost_reservations", async move |client| {
             let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
             let lost = rows.iter().map(|row| {
                 let count = from_count(row.get(1));

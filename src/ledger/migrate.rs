@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, ensure};
 use sqlx::migrate::{Migration, Migrator};
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use super::{Ledger, LedgerError, PoolerError, check_pooler, pool::with_timeouts};
+use super::{Ledger, LedgerError, check_pooler, pool::with_timeouts};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -18,95 +19,18 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a migration waits for a lock: transactions that need the same table wait behind it.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why the schema could not be brought up to date.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    /// The pooler in front of Postgres cannot be used.
-    #[error(transparent)]
-    Pooler(#[from] PoolerError),
-    /// No connection.
-    #[error("cannot connect to Postgres (postgres_url)")]
-    Connect(#[source] tokio_postgres::Error),
-    /// Postgres accepts the connection and does not answer.
-    #[error(
-        "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
-    )]
-    Silent,
-    /// Another process migrates this database.
-    #[error("another `yoink migrate` is running: run it again when that one has ended")]
-    Running(#[source] tokio_postgres::Error),
-    /// Another session holds a lock that a migration needs.
-    #[error(
-        "another session of Postgres holds a lock that the migration needs, for longer than {LOCK_LIMIT:?} (pg_locks and \
-         pg_stat_activity show which): end it, and run `yoink migrate` again; migrations that were completed stay"
-    )]
-    Locked(#[source] tokio_postgres::Error),
-    /// What was applied before could not be read, or the record of it could not be prepared.
-    #[error("cannot read which migrations were applied")]
-    Applied(#[source] tokio_postgres::Error),
-    /// A migration failed; those before it stay.
-    #[error("migration {version} failed and was rolled back")]
-    Failed {
-        /// Which.
-        version: i64,
-        /// Why.
-        #[source]
-        source: tokio_postgres::Error,
-    },
-    /// The record says that a migration began and did not end: no release of this program leaves that.
-    #[error(
-        "migration {0} is recorded as not finished: restore the schema, or remove its row from _sqlx_migrations"
-    )]
-    Unfinished(i64),
-    /// The database was migrated by other files than those of this program.
-    #[error(
-        "migration {0} was applied from another file than this program has: install the release that applied it"
-    )]
-    Other(i64),
-    /// The schema is older than the one this program was built with.
-    #[error(
-        "the database is at schema version {found}, this program needs {needed}: run `yoink migrate`"
-    )]
-    OutOfDate {
-        /// In the database; 0: none.
-        found: i64,
-        /// In this program.
-        needed: i64,
-    },
-    /// The schema is newer, and not by additions only.
-    #[error(
-        "the database is at schema version {found}, which works with programs of schema version {oldest} \
-         or newer; this program is of schema version {program}: install a newer yoink"
-    )]
-    TooNew {
-        /// In the database.
-        found: i64,
-        /// The oldest program that works with it.
-        oldest: i64,
-        /// In this program.
-        program: i64,
-    },
-    /// The version could not be read.
-    #[error("cannot read the schema version")]
-    Ledger(#[source] LedgerError),
-}
-
 fn newest() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// The schema after a migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `SchemaVersions`")]
 pub enum Migrated {
     /// It is this program's, at this version.
     UpToDate(i64),
     /// A newer program has migrated it: nothing was done.
-    Newer {
-        /// In the database.
-        found: i64,
-        /// In this program.
-        program: i64,
-    },
+    Newer { found: i64, program: i64 },
 }
 
 const EXISTS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
@@ -122,67 +46,82 @@ const RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
 const VERSION: &str =
     "SELECT coalesce(max(version) FILTER (WHERE success), 0) FROM _sqlx_migrations";
 
-/// Brings the schema up to date. Running it again changes nothing.
-///
-/// # Errors
-///
-/// See [`MigrateError`].
-pub async fn migrate(config: &Config) -> Result<Migrated, MigrateError> {
+/// Brings the schema up to date. Running it again changes nothing; after a failure, the migrations that were completed
+/// stay.
+pub async fn migrate(config: &Config) -> anyhow::Result<Migrated> {
     check_pooler(config).await?;
     let connect = with_timeouts(config.clone());
     let connected = tokio::time::timeout(CONNECT_LIMIT, connect.connect(NoTls)).await;
-    let connected = connected.map_err(|_| MigrateError::Silent)?;
-    let (mut client, connection) = connected.map_err(MigrateError::Connect)?;
+    let (mut client, connection) = connected
+        .map_err(|_| {
+            anyhow!(
+                "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
+            )
+        })?
+        .context("cannot connect to Postgres (postgres_url)")?;
     // The connection ends with its client.
     let migrate = async move { migrate_with(&mut client).await };
     let (migrated, _ended) = tokio::join!(migrate, connection);
     migrated
 }
 
-async fn migrate_with(client: &mut Client) -> Result<Migrated, MigrateError> {
-    let applied = |error| locked(error, MigrateError::Locked, MigrateError::Applied);
+async fn migrate_with(client: &mut Client) -> anyhow::Result<Migrated> {
+    let unread = |error| explain(error, "cannot read which migrations were applied");
     // Not as an option of the connection, which a pooler may drop.
     let limit_ms = LOCK_LIMIT.as_millis().to_string();
     let set = "SELECT set_config('lock_timeout', $1, false)";
-    client.execute(set, &[&limit_ms]).await.map_err(applied)?;
-    let database = client.query_one("SELECT current_database()", &[]).await.map_err(applied)?;
-    let lock = lock_id(database.try_get(0).map_err(applied)?);
+    client.execute(set, &[&limit_ms]).await.map_err(unread)?;
+    let database = client.query_one("SELECT current_database()", &[]).await.map_err(unread)?;
+    let lock = lock_id(database.try_get(0).map_err(unread)?);
     // Waits for another migration that runs; closing the connection releases it.
-    let taken = client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await;
-    taken.map_err(|error| locked(error, MigrateError::Running, MigrateError::Applied))?;
-    let found = version(client).await.map_err(applied)?;
+    match client.execute("SELECT pg_advisory_lock($1)", &[&lock]).await {
+        Err(error) if is_locked(&error) => Err(error)
+            .context("another `yoink migrate` is running: run it again when that one has ended")?,
+        taken => taken.map_err(unread)?,
+    };
+    let found = version(client).await.map_err(unread)?;
     if found > newest() {
         return Ok(Migrated::Newer { found, program: newest() });
     }
-    client.batch_execute(RECORD).await.map_err(applied)?;
+    client.batch_execute(RECORD).await.map_err(unread)?;
     let sql = "SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version";
     let mut recorded = Vec::new();
-    for row in client.query(sql, &[]).await.map_err(applied)? {
+    for row in client.query(sql, &[]).await.map_err(unread)? {
         let (version, success): (i64, bool) = (row.get(0), row.get(1));
-        if !success {
-            return Err(MigrateError::Unfinished(version));
-        }
+        // No release of this program leaves such a row.
+        ensure!(
+            success,
+            "migration {version} is recorded as not finished: restore the schema, or remove its row from \
+             _sqlx_migrations"
+        );
         let file = MIGRATIONS.iter().find(|migration| migration.version == version);
-        if file.is_none_or(|file| file.checksum.as_ref() != row.get::<_, &[u8]>(2)) {
-            return Err(MigrateError::Other(version));
-        }
+        ensure!(
+            file.is_some_and(|file| file.checksum.as_ref() == row.get::<_, &[u8]>(2)),
+            "migration {version} was applied from another file than this program has: install the release that applied \
+             it"
+        );
         recorded.push(version);
     }
     for migration in MIGRATIONS.iter().filter(|file| !recorded.contains(&file.version)) {
-        let failed = |source| MigrateError::Failed { version: migration.version, source };
-        let applied = apply(client, migration).await;
-        applied.map_err(|error| locked(error, MigrateError::Locked, failed))?;
+        let failed = format!("migration {} failed and was rolled back", migration.version);
+        apply(client, migration).await.map_err(|error| explain(error, failed))?;
     }
     Ok(Migrated::UpToDate(newest()))
 }
 
-/// Distinguishes a failure caused by another session's lock from every other one.
-fn locked(
-    error: tokio_postgres::Error,
-    by_lock: impl FnOnce(tokio_postgres::Error) -> MigrateError,
-    other: impl FnOnce(tokio_postgres::Error) -> MigrateError,
-) -> MigrateError {
-    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) { by_lock(error) } else { other(error) }
+fn is_locked(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// A failure of a migration with what failed, or with what to do if another session's lock is the cause.
+fn explain(error: tokio_postgres::Error, failed: impl Into<String>) -> anyhow::Error {
+    let locked = is_locked(&error).then(|| {
+        format!(
+            "another session of Postgres holds a lock that the migration needs, for longer than {LOCK_LIMIT:?} (pg_locks \
+             and pg_stat_activity show which): end it, and run `yoink migrate` again; migrations that were completed stay"
+        )
+    });
+    anyhow::Error::from(error).context(locked.unwrap_or_else(|| failed.into()))
 }
 
 /// Applies a migration and records it in one transaction.
@@ -223,24 +162,29 @@ pub struct SchemaVersions {
 }
 
 impl SchemaVersions {
-    /// Whether this program works with it.
-    ///
-    /// # Errors
-    ///
-    /// `OutOfDate` or `TooNew`.
-    pub fn check(&self) -> Result<(), MigrateError> {
-        fit(self.found, self.oldest, self.program)
+    /// Refuses a schema that this program cannot work with. A newer one is accepted as long as `schema_compatibility`
+    /// says that programs of this one's version still work: it grew by additions.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let Self { found, oldest, program } = *self;
+        ensure!(
+            found >= program,
+            "the database is at schema version {found}, this program needs {program}: run `yoink migrate`"
+        );
+        // A database that does not state it works only with programs of its own version.
+        let oldest = oldest.unwrap_or(found);
+        ensure!(
+            program >= oldest,
+            "the database is at schema version {found}, which works with programs of schema version {oldest} or \
+             newer; this program is of schema version {program}: install a newer yoink"
+        );
+        Ok(())
     }
 }
 
 /// Reads the version of a database's schema.
-///
-/// # Errors
-///
-/// When it cannot be read.
 pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerError> {
     ledger
-        .with("schema_versions", |client| async move {
+        .with("schema_versions", async move |client| {
             let (mut found, mut oldest, program) = (0, None, newest());
             if client.query_one(EXISTS, &[]).await?.try_get::<_, bool>(0)? {
                 found = client.query_one(VERSION, &[]).await?.try_get(0)?;
@@ -256,14 +200,9 @@ pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerEr
         .await
 }
 
-/// Refuses a database whose schema this program cannot work with. A newer one is accepted as long as
-/// `schema_compatibility` says that programs of this one's version still work: it grew by additions.
-///
-/// # Errors
-///
-/// `OutOfDate`, `TooNew`, or `Ledger` when the version cannot be read.
-pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
-    let versions = schema_versions(ledger).await.map_err(MigrateError::Ledger)?;
+/// Reads the schema of a database, and refuses it if this program cannot work with it.
+pub async fn check_schema(ledger: &Ledger) -> anyhow::Result<()> {
+    let versions = schema_versions(ledger).await.context("cannot read the schema version")?;
     versions.check()?;
     let SchemaVersions { found, program, .. } = versions;
     if found > program {
@@ -274,19 +213,6 @@ pub async fn check_schema(ledger: &Ledger) -> Result<(), MigrateError> {
         );
     }
     Ok(())
-}
-
-/// Whether a program of one version works with a schema of another, with which programs from `oldest` on work.
-fn fit(found: i64, oldest: Option<i64>, program: i64) -> Result<(), MigrateError> {
-    // A database that does not state it works only with programs of its own version.
-    let oldest = oldest.unwrap_or(found);
-    if found < program {
-        Err(MigrateError::OutOfDate { found, needed: program })
-    } else if program < oldest {
-        Err(MigrateError::TooNew { found, oldest, program })
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -306,13 +232,20 @@ mod tests {
 
     #[test]
     fn newer_schema_fits_if_it_allows_this_version() {
-        assert!(fit(5, Some(5), 5).is_ok());
-        assert!(fit(9, Some(5), 5).is_ok());
-        assert!(fit(9, Some(5), 7).is_ok());
-        assert!(matches!(fit(9, Some(6), 5), Err(MigrateError::TooNew { oldest: 6, .. })));
-        assert!(matches!(fit(9, None, 5), Err(MigrateError::TooNew { oldest: 9, .. })));
-        assert!(matches!(fit(5, Some(5), 6), Err(MigrateError::OutOfDate { .. })));
-        assert!(matches!(fit(0, None, 6), Err(MigrateError::OutOfDate { found: 0, needed: 6 })));
+        let refusal = |found, oldest, program| {
+            let checked = SchemaVersions { found, oldest, program }.check();
+            checked.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refusal(5, Some(5), 5), "");
+        assert_eq!(refusal(9, Some(5), 5), "");
+        assert_eq!(refusal(9, Some(5), 7), "");
+        let too_new = |oldest| {
+            format!("version 9, which works with programs of schema version {oldest} or newer")
+        };
+        assert!(refusal(9, Some(6), 5).contains(&too_new(6)));
+        assert!(refusal(9, None, 5).contains(&too_new(9)));
+        assert!(refusal(5, Some(5), 6).contains("run `yoink migrate`"));
+        assert!(refusal(0, None, 6).contains("at schema version 0, this program needs 6: run"));
     }
 
     #[test]

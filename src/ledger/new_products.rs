@@ -7,7 +7,6 @@
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
 };
 
 use deadpool_postgres::{ClientWrapper, Transaction};
@@ -31,21 +30,12 @@ const IMPORT_LOCK_TIMEOUT: &str = "SET lock_timeout = '10min'";
 
 /// The result of creating products.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants describe their fields")]
 pub enum Created {
-    /// All exist now: some are new, the others existed before.
-    Done {
-        /// The new products.
-        new: Vec<ProductId>,
-        /// Existing products that differ from the request; they were not changed.
-        kept: Vec<ProductId>,
-    },
-    /// None was created: this existing product was created with other units.
-    OtherUnits {
-        /// Its index in the list.
-        at: usize,
-        /// The units it was created with.
-        units: i64,
-    },
+    /// All exist now: some are new, the others existed before. Those that differ from the request were kept unchanged.
+    Done { new: Vec<ProductId>, kept: Vec<ProductId> },
+    /// None was created: the product at this index of the list exists and was created with these other units.
+    SupplyDiffers { at: usize, units: i64 },
 }
 
 /// What an import stored, and which of its products have no version yet.
@@ -59,19 +49,15 @@ pub struct Imported {
 
 impl Ledger {
     /// Creates products, all or none. An existing product is not changed if it was created with these units.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres fails; repeating it is safe.
+    /// Repeating it is safe.
     pub async fn create_products(
         &self,
         products: &[NewProduct],
         partitions: PartitionCount,
         actor: &str,
     ) -> Result<Created, LedgerError> {
-        let rows = Rows::new(products, partitions);
-        let stored = self.with("create_products", |mut client| async move {
-            store(&mut client, &rows, actor, &AtomicU64::default()).await
+        let stored = self.with("create_products", async move |mut client| {
+            store(&mut client, products, partitions, actor, &AtomicU64::default()).await
         });
         let stored = stored.await?;
         self.assign_versions(&stored.unversioned, &AtomicU64::default()).await?;
@@ -80,10 +66,7 @@ impl Ledger {
 
     /// As [`Ledger::create_products`], for a whole file: without the time limit of an operation, and without
     /// versions, which [`Ledger::assign_versions`] assigns. Counts the processed products in `done`.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres fails; repeating it is safe.
+    /// Repeating it is safe.
     pub async fn import_products(
         &self,
         products: &[NewProduct],
@@ -91,20 +74,15 @@ impl Ledger {
         actor: &str,
         done: &AtomicU64,
     ) -> Result<Imported, LedgerError> {
-        let rows = Rows::new(products, partitions);
-        self.with_long("import_products", |mut client| async move {
+        self.with_long("import_products", async move |mut client| {
             client.batch_execute(IMPORT_LOCK_TIMEOUT).await?;
-            store(&mut client, &rows, actor, done).await
+            store(&mut client, products, partitions, actor, done).await
         })
         .await
     }
 
     /// Assigns versions to those of these products that have none, so that running processes see them. Counts the
-    /// processed products in `done`.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres fails; a serving process then assigns them.
+    /// processed products in `done`. After an error, a serving process assigns them.
     pub async fn assign_versions(
         &self,
         products: &[ProductId],
@@ -112,7 +90,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         for page in products.chunks(ROWS_PER_LOCK) {
             let ids: Vec<&str> = page.iter().map(ProductId::as_str).collect();
-            self.with("assign_versions", |mut client| async move {
+            self.with("assign_versions", async move |mut client| {
                 let tx = client.transaction().await?;
                 lock(&tx).await?;
                 tx.execute_typed(ASSIGN, &[(&ids, Type::TEXT_ARRAY)]).await?;
@@ -126,12 +104,8 @@ impl Ledger {
 
     /// Assigns versions to a page of the products that have none, which an import left that ended early. Does nothing
     /// while another transaction changes the catalogue.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
     pub async fn assign_missing_versions(&self) -> Result<(), LedgerError> {
-        self.with("assign_missing_versions", |mut client| async move {
+        self.with("assign_missing_versions", async move |mut client| {
             let tx = client.transaction().await?;
             let sql = "SELECT pg_try_advisory_xact_lock($1)";
             let locked = tx.query_typed(sql, &[(&LOCK, Type::INT8)]).await?;
@@ -199,48 +173,34 @@ const COMPARE: &str = "
                               WHERE request_id = 'first/' || w.product_id LIMIT 1) AS g ON true) AS known
      WHERE first_units <> units OR differs OR unversioned";
 
-/// Products ordered by their ids. Every transaction inserts in this order, so that two of them that create the same
-/// products cannot deadlock.
-struct Rows<'a> {
-    sorted: Vec<(usize, &'a NewProduct)>,
-    partitions: PartitionCount,
-}
-
-impl<'a> Rows<'a> {
-    fn new(products: &'a [NewProduct], partitions: PartitionCount) -> Self {
-        let mut sorted: Vec<_> = products.iter().enumerate().collect();
-        sorted.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
-        Self { sorted, partitions }
-    }
-}
-
 /// Stores products in one transaction, or none of them.
 async fn store(
     client: &mut ClientWrapper,
-    rows: &Rows<'_>,
+    products: &[NewProduct],
+    partitions: PartitionCount,
     actor: &str,
     done: &AtomicU64,
 ) -> Result<Imported, LedgerError> {
+    // Every transaction inserts in the order of the ids, so that two that create the same products cannot deadlock.
+    let mut sorted: Vec<_> = products.iter().enumerate().collect();
+    sorted.sort_by_key(|(_, product)| &product.id);
     let tx = client.transaction().await?;
     let (mut new, mut kept, mut unversioned) = (Vec::new(), Vec::new(), Vec::new());
-    for page in rows.sorted.chunks(ROWS_PER_STATEMENT) {
-        let columns = Columns::new(page, rows.partitions);
-        let inserted = columns.insert(&tx, actor).await?;
-        let known: Vec<_> = page
-            .iter()
-            .copied()
-            .filter(|(_, wanted)| !inserted.contains(wanted.id.as_str()))
-            .collect();
-        for (_, wanted) in page {
-            if inserted.contains(wanted.id.as_str()) {
-                new.push(wanted.id.clone());
-                unversioned.push(wanted.id.clone());
-            }
-        }
-        for difference in compare(&tx, &known, rows.partitions).await? {
+    for page in sorted.chunks(ROWS_PER_STATEMENT) {
+        let columns = columns(page, partitions);
+        let mut parameters = parameters(&columns);
+        parameters.push((&actor, Type::TEXT));
+        let rows = tx.query_typed(INSERT, &parameters).await?;
+        let inserted =
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<&str>, _>>()?;
+        let is_new = |(_, wanted): &(usize, &NewProduct)| inserted.contains(wanted.id.as_str());
+        let (added, known): (Vec<_>, Vec<_>) = page.iter().copied().partition(is_new);
+        new.extend(added.iter().map(|(_, wanted)| wanted.id.clone()));
+        unversioned.extend(added.iter().map(|(_, wanted)| wanted.id.clone()));
+        for difference in compare(&tx, &known, partitions).await? {
             let (at, wanted) = known[difference.at];
             if difference.first_units != wanted.units {
-                let created = Created::OtherUnits { at, units: difference.first_units };
+                let created = Created::SupplyDiffers { at, units: difference.first_units };
                 return Ok(Imported { created, unversioned: Vec::new() });
             }
             if difference.differs {
@@ -273,8 +233,8 @@ async fn compare(
     if known.is_empty() {
         return Ok(Vec::new());
     }
-    let columns = Columns::new(known, partitions);
-    let rows = tx.query_typed(COMPARE, &columns.parameters()).await?;
+    let columns = columns(known, partitions);
+    let rows = tx.query_typed(COMPARE, &parameters(&columns)).await?;
     let mut differences = Vec::with_capacity(rows.len());
     for row in rows {
         let id: &str = row.try_get(0)?;
@@ -291,61 +251,31 @@ async fn compare(
 }
 
 /// A page of products as the array parameters of a statement.
-struct Columns<'a> {
-    ids: Vec<&'a str>,
-    partitions: Vec<i32>,
-    names: Vec<&'a str>,
-    prices: Vec<String>,
-    currencies: Vec<&'a str>,
-    opens: Vec<Option<SystemTime>>,
-    closes: Vec<Option<SystemTime>>,
-    limits: Vec<Option<i32>>,
-    statuses: Vec<&'static str>,
-    units: Vec<i64>,
+type Columns<'a> = Vec<(Box<dyn ToSql + Sync + Send + 'a>, Type)>;
+
+fn columns<'a>(page: &[(usize, &'a NewProduct)], partitions: PartitionCount) -> Columns<'a> {
+    let products = || page.iter().map(|(_, product)| *product);
+    let sales = || products().map(|product| &product.sale);
+    vec![
+        (column(products().map(|product| product.id.as_str())), Type::TEXT_ARRAY),
+        (column(products().map(|p| i32::from(partitions.of(&p.id).number()))), Type::INT4_ARRAY),
+        (column(sales().map(|sale| sale.name.as_str())), Type::TEXT_ARRAY),
+        (column(sales().map(|sale| sale.price.to_string())), Type::TEXT_ARRAY),
+        (column(sales().map(|sale| sale.price.currency())), Type::TEXT_ARRAY),
+        (column(sales().map(|sale| sale.opens_at_ms.map(timestamp))), Type::TIMESTAMPTZ_ARRAY),
+        (column(sales().map(|sale| sale.closes_at_ms.map(timestamp))), Type::TIMESTAMPTZ_ARRAY),
+        (column(sales().map(limit_column)), Type::INT4_ARRAY),
+        (column(sales().map(|sale| sale.status.as_str())), Type::TEXT_ARRAY),
+        (column(products().map(|product| product.units)), Type::INT8_ARRAY),
+    ]
 }
 
-impl<'a> Columns<'a> {
-    fn new(page: &[(usize, &'a NewProduct)], partitions: PartitionCount) -> Self {
-        let products = || page.iter().map(|(_, product)| *product);
-        let sales = || products().map(|product| &product.sale);
-        Self {
-            ids: products().map(|product| product.id.as_str()).collect(),
-            partitions: products().map(|p| i32::from(partitions.of(&p.id).number())).collect(),
-            names: sales().map(|sale| sale.name.as_str()).collect(),
-            prices: sales().map(|sale| sale.price.to_string()).collect(),
-            currencies: sales().map(|sale| sale.price.currency()).collect(),
-            opens: sales().map(|sale| sale.opens_at_ms.map(timestamp)).collect(),
-            closes: sales().map(|sale| sale.closes_at_ms.map(timestamp)).collect(),
-            limits: sales().map(limit_column).collect(),
-            statuses: sales().map(|sale| sale.status.as_str()).collect(),
-            units: products().map(|product| product.units).collect(),
-        }
-    }
+fn column<'a, T: ToSql + Sync + Send + 'a>(
+    values: impl Iterator<Item = T>,
+) -> Box<dyn ToSql + Sync + Send + 'a> {
+    Box::new(values.collect::<Vec<T>>())
+}
 
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 10] {
-        [
-            (&self.ids, Type::TEXT_ARRAY),
-            (&self.partitions, Type::INT4_ARRAY),
-            (&self.names, Type::TEXT_ARRAY),
-            (&self.prices, Type::TEXT_ARRAY),
-            (&self.currencies, Type::TEXT_ARRAY),
-            (&self.opens, Type::TIMESTAMPTZ_ARRAY),
-            (&self.closes, Type::TIMESTAMPTZ_ARRAY),
-            (&self.limits, Type::INT4_ARRAY),
-            (&self.statuses, Type::TEXT_ARRAY),
-            (&self.units, Type::INT8_ARRAY),
-        ]
-    }
-
-    /// Inserts the products that do not exist; returns their ids.
-    async fn insert(
-        &self,
-        tx: &Transaction<'_>,
-        actor: &str,
-    ) -> Result<HashSet<String>, LedgerError> {
-        let mut parameters = self.parameters().to_vec();
-        parameters.push((&actor, Type::TEXT));
-        let rows = tx.query_typed(INSERT, &parameters).await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-    }
+fn parameters<'a>(columns: &'a Columns<'_>) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    columns.iter().map(|(column, kind)| (&**column as &(dyn ToSql + Sync), kind.clone())).collect()
 }

@@ -11,17 +11,8 @@ use crate::domain::{Epoch, Partition, PartitionCount};
 pub struct Deployment {
     /// Also in the meta of every partition in Redis.
     pub id: Uuid,
-    /// How many partitions.
+    /// The number of partitions.
     pub partitions: PartitionCount,
-}
-
-/// Whether the database has the requested number of partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Established {
-    /// It has.
-    Matches(Deployment),
-    /// It has another number of partitions.
-    Differs(Deployment),
 }
 
 /// The state of a partition.
@@ -35,37 +26,38 @@ pub enum PartitionStatus {
     Closed,
 }
 
+impl PartitionStatus {
+    /// The value of the column `status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// A row of `partitions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the columns of `partitions`")]
 pub struct PartitionRow {
-    /// Which.
     pub partition: Partition,
-    /// Its epoch.
     pub epoch: Epoch,
-    /// Its state.
     pub status: PartitionStatus,
 }
 
 impl Ledger {
     /// The deployment, if the database has been initialised; changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer, or has no such table.
     pub async fn deployment(&self) -> Result<Option<Deployment>, LedgerError> {
-        self.with("deployment", |mut client| async move {
+        self.with("deployment", async move |mut client| {
             deployment(&client.transaction().await?).await
         })
         .await
     }
 
     /// The deployment; the first caller ever fixes its number of partitions.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
-    pub async fn establish(&self, wanted: PartitionCount) -> Result<Established, LedgerError> {
-        self.with("establish", |mut client| async move {
+    pub async fn establish(&self, wanted: PartitionCount) -> Result<Deployment, LedgerError> {
+        self.with("establish", async move |mut client| {
             let tx = client.transaction().await?;
             let mut found = deployment(&tx).await?;
             if found.is_none() {
@@ -85,23 +77,17 @@ impl Ledger {
                 found = deployment(&tx).await?;
                 tx.commit().await?;
             }
-            let found = found.ok_or(LedgerError::unreadable("deployment"))?;
-            let same = found.partitions == wanted;
-            Ok(if same { Established::Matches(found) } else { Established::Differs(found) })
+            found.ok_or(LedgerError::unreadable("deployment"))
         })
         .await
     }
 
     /// Every partition's row.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn partitions(
         &self,
         count: PartitionCount,
     ) -> Result<Vec<PartitionRow>, LedgerError> {
-        self.with("list_partitions", |client| async move {
+        self.with("list_partitions", async move |client| {
             let sql = "SELECT partition, epoch, status FROM partitions ORDER BY partition";
             let rows = client.query(sql, &[]).await?;
             rows.iter()
@@ -110,20 +96,14 @@ impl Ledger {
                     let partition = number
                         .and_then(|number| count.get_partition(number))
                         .ok_or(LedgerError::unreadable("partitions.partition"))?;
-                    let status = match row.get::<_, &str>(2) {
-                        "new" => PartitionStatus::New,
-                        "open" => PartitionStatus::Open,
-                        _ => PartitionStatus::Closed,
+                    let (epoch, status) = match (epoch(row.get(1)), row.get::<_, &str>(2)) {
+                        (Ok(epoch), "new") => (epoch, PartitionStatus::New),
+                        (Ok(epoch), "open") => (epoch, PartitionStatus::Open),
+                        (Ok(epoch), _) => (epoch, PartitionStatus::Closed),
+                        // Only this partition is closed after the last epoch: the others keep selling.
+                        (Err(_), _) => (Epoch::MAX, PartitionStatus::Closed),
                     };
-                    // Only this partition is closed after the last epoch: the others keep selling.
-                    Ok(epoch(row.get(1)).map_or(
-                        PartitionRow {
-                            partition,
-                            epoch: Epoch::MAX,
-                            status: PartitionStatus::Closed,
-                        },
-                        |epoch| PartitionRow { partition, epoch, status },
-                    ))
+                    Ok(PartitionRow { partition, epoch, status })
                 })
                 .collect()
         })
@@ -133,12 +113,8 @@ impl Ledger {
     /// An epoch for one attempt at opening a new partition; `None` when the row has changed since it was read, or
     /// no epoch is left. It is committed before Redis is changed, so a late attempt has an epoch that the ledger
     /// no longer accepts.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
     pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
-        self.with("begin_opening", |client| async move {
+        self.with("begin_opening", async move |client| {
             let sql = "UPDATE partitions SET epoch = epoch + 1
                         WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
                     RETURNING epoch";
@@ -149,28 +125,20 @@ impl Ledger {
         .await
     }
 
-    /// Ends an attempt after Redis has opened the partition; returns whether no other attempt has begun since.
-    /// Nothing is sold before this has committed.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it; then the partition is still new, or open.
-    pub async fn opened(&self, partition: Partition, epoch: Epoch) -> Result<bool, LedgerError> {
-        self.mark_open(partition, epoch, "new").await
-    }
-
-    /// Marks a partition open if it has this epoch and this state.
-    pub(super) async fn mark_open(
+    /// Ends an opening (`from` is `New`) or a rebuild (`Closed`) after Redis has opened the partition. Returns whether the
+    /// partition had this state and still has the epoch of this attempt: no other one has begun since. Nothing is sold
+    /// before this has committed.
+    pub async fn mark_open(
         &self,
         partition: Partition,
         epoch: Epoch,
-        status: &'static str,
+        from: PartitionStatus,
     ) -> Result<bool, LedgerError> {
-        self.with("open_partition", |client| async move {
+        self.with("open_partition", async move |client| {
             let sql = "UPDATE partitions SET status = 'open', opened = epoch
                         WHERE partition = $1 AND epoch = $2 AND status = $3";
             let (partition, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
-            Ok(client.execute(sql, &[&partition, &epoch, &status]).await? == 1)
+            Ok(client.execute(sql, &[&partition, &epoch, &from.as_str()]).await? == 1)
         })
         .await
     }

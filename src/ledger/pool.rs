@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    ops::{Deref, DerefMut},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -104,28 +103,8 @@ pub(super) fn long_reads(config: &Config, connections: usize) -> anyhow::Result<
     Ok(builder.pre_recycle(used).build()?)
 }
 
-/// A connection for a long read. Dropping it closes the connection, and Postgres cancels what still runs on it
-/// within about a second.
-pub(super) struct LongRead {
-    // Dropped first, which returns it to the pool.
-    connection: Object,
-    _close: CloseIdle,
-}
-
-impl Deref for LongRead {
-    type Target = ClientWrapper;
-
-    fn deref(&self) -> &ClientWrapper {
-        &self.connection
-    }
-}
-
-impl DerefMut for LongRead {
-    fn deref_mut(&mut self) -> &mut ClientWrapper {
-        &mut self.connection
-    }
-}
-
+/// Closes the connections for long reads that no one uses. Held with such a connection and dropped after it; Postgres
+/// then cancels within about a second what still runs on it.
 struct CloseIdle(Pool);
 
 impl Drop for CloseIdle {
@@ -134,22 +113,22 @@ impl Drop for CloseIdle {
     }
 }
 
-async fn within<T>(
+/// Runs an operation of Postgres with a time limit.
+pub(super) async fn within<T>(
     limit: Duration,
     run: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
-    tokio::time::timeout(limit, run).await.unwrap_or_else(|_| {
-        let source = Cause::Timeout(limit);
-        Err(LedgerError::Unavailable { source })
-    })
+    let done = tokio::time::timeout(limit, run).await;
+    done.unwrap_or_else(|_| Err(LedgerError::Unavailable { source: Cause::Timeout(limit) }))
 }
 
-/// Postgres for one kind of caller; clones share its connections.
+/// Postgres for one kind of caller; clones share its connections. A call fails with a [`LedgerError`] when Postgres does
+/// not answer, at the start or in the middle of a stream, or does not do what was asked.
 #[derive(Clone)]
 pub struct Ledger {
-    pool: Pool,
+    pub(super) pool: Pool,
     /// Connections for long reads, shared by all kinds of callers.
-    long: Pool,
+    pub(super) long: Pool,
     /// For connections outside of the pools.
     config: Config,
     metrics: Metrics,
@@ -175,14 +154,11 @@ impl Ledger {
 
     /// Runs one operation on a connection of its own, within the operation limit. Metrics record it under
     /// `name`, as every operation.
-    pub(super) async fn with<T, F>(
+    pub(super) async fn with<T>(
         &self,
         name: &'static str,
-        operation: impl FnOnce(Object) -> F,
-    ) -> Result<T, LedgerError>
-    where
-        F: Future<Output = Result<T, LedgerError>>,
-    {
+        operation: impl AsyncFnOnce(Object) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
         let run = async { operation(self.pool.get().await?).await };
         self.measured(name, within(OPERATION_LIMIT, run)).await
     }
@@ -197,41 +173,37 @@ impl Ledger {
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        let done = self.with(name, &operation).await;
+        let done = self.with(name, async |client| operation(client).await).await;
         if done.as_ref().err().is_some_and(is_stale) {
             self.pool.manager().statement_caches.clear();
-            return self.with(name, &operation).await;
+            return self.with(name, async |client| operation(client).await).await;
         }
         done
     }
 
     /// Runs long reads, or an import, on a connection of their own. Dropping the future cancels them in Postgres.
-    pub(super) async fn with_long<T, F>(
+    pub(super) async fn with_long<T>(
         &self,
         name: &'static str,
-        reads: impl FnOnce(LongRead) -> F,
-    ) -> Result<T, LedgerError>
-    where
-        F: Future<Output = Result<T, LedgerError>>,
-    {
-        let run = async { reads(self.long_read().await?).await };
+        reads: impl AsyncFnOnce(Object) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
+        let run = async {
+            let _close = CloseIdle(self.long.clone());
+            reads(self.long_connection().await?).await
+        };
         self.measured(name, within(LONG_LIMIT, run)).await
     }
 
-    async fn long_read(&self) -> Result<LongRead, LedgerError> {
-        let connection = within(OPERATION_LIMIT, async { Ok(self.long.get().await?) }).await?;
-        Ok(LongRead { connection, _close: CloseIdle(self.long.clone()) })
+    async fn long_connection(&self) -> Result<Object, LedgerError> {
+        within(OPERATION_LIMIT, async { Ok(self.long.get().await?) }).await
     }
 
     /// Runs one operation on a connection that leaves its pool and that the result may keep.
-    pub(super) async fn with_detached<T, F>(
+    pub(super) async fn with_detached<T>(
         &self,
         name: &'static str,
-        operation: impl FnOnce(ClientWrapper) -> F,
-    ) -> Result<T, LedgerError>
-    where
-        F: Future<Output = Result<T, LedgerError>>,
-    {
+        operation: impl AsyncFnOnce(ClientWrapper) -> Result<T, LedgerError>,
+    ) -> Result<T, LedgerError> {
         let run = async { operation(Object::take(self.long.get().await?)).await };
         self.measured(name, within(OPERATION_LIMIT, run)).await
     }
@@ -246,46 +218,26 @@ impl Ledger {
         let end = Instant::now() + LONG_LIMIT;
         let mut measured = self.metrics.ledger_operation(name);
         let begin = async {
-            let client = self.long_read().await?;
-            let rows = client.query_raw(sql, args.iter().copied()).await?;
-            Ok((Box::pin(rows), client))
+            // In the order in which they are dropped.
+            let held = (self.long_connection().await?, CloseIdle(self.long.clone()));
+            let rows = held.0.query_raw(sql, args.iter().copied()).await?;
+            Ok((Box::pin(rows), held))
         };
         let begun = within(ROW_LIMIT, begin).await;
-        let (rows, client) = begun.inspect_err(|error| measured.finish(Some(error.label())))?;
-        let state = (rows, client, measured);
-        let rows = stream::try_unfold(state, move |(mut rows, client, mut measured)| async move {
+        let (rows, held) = begun.inspect_err(|error| measured.finish(Some(error.label())))?;
+        let state = (rows, held, measured);
+        let rows = stream::try_unfold(state, move |(mut rows, held, mut measured)| async move {
             let limit = ROW_LIMIT.min(end.saturating_duration_since(Instant::now()));
             let row = within(limit, async { Ok(rows.try_next().await?) }).await;
-            match row {
-                Ok(Some(row)) => Ok(Some((row, (rows, client, measured)))),
-                Ok(None) => {
-                    measured.finish(None);
-                    Ok(None)
-                }
-                Err(error) => {
-                    measured.finish(Some(error.label()));
-                    Err(error)
-                }
+            if !matches!(row, Ok(Some(_))) {
+                measured.finish(row.as_ref().err().map(LedgerError::label));
             }
+            Ok(row?.map(|row| (row, (rows, held, measured))))
         });
         Ok(Box::pin(rows))
     }
 
-    /// The connections for operations, now.
-    pub(super) fn connections(&self) -> PoolReading {
-        reading(&self.pool)
-    }
-
-    /// The connections for long reads, now.
-    pub(super) fn long_connections(&self) -> PoolReading {
-        reading(&self.long)
-    }
-
     /// Whether Postgres answers on a new connection, which works while all pooled ones are in use.
-    ///
-    /// # Errors
-    ///
-    /// When it does not.
     pub async fn probe(&self) -> Result<(), LedgerError> {
         let (client, connection) = self.config.connect(NoTls).await?;
         let answered = async move { client.simple_query("SELECT 1").await.map(drop) };
@@ -296,12 +248,8 @@ impl Ledger {
     }
 
     /// Whether Postgres answers.
-    ///
-    /// # Errors
-    ///
-    /// When it does not.
     pub async fn ping(&self) -> Result<(), LedgerError> {
-        self.with("ping", |client| async move {
+        self.with("ping", async move |client| {
             client.simple_query("SELECT 1").await?;
             Ok(())
         })
@@ -309,7 +257,8 @@ impl Ledger {
     }
 }
 
-fn reading(pool: &Pool) -> PoolReading {
+/// The connections of a pool, now.
+pub(super) fn reading(pool: &Pool) -> PoolReading {
     let status = pool.status();
     PoolReading {
         max: status.max_size,
@@ -321,8 +270,7 @@ fn reading(pool: &Pool) -> PoolReading {
 
 /// Whether Postgres refused a statement because it was prepared before a change.
 fn is_stale(error: &LedgerError) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Cause>());
-    let Some(Cause::Postgres(error)) = cause else { return false };
+    let LedgerError::Unlisted { source: Cause::Postgres(error), .. } = error else { return false };
     let stale = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_SQL_STATEMENT_NAME];
     error.code().is_some_and(|code| stale.contains(code))
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
-use super::{LedgerError, error::Cause, pool::with_timeouts};
+use super::{
+    LedgerError,
+    pool::{with_timeouts, within},
+};
 
 /// How often two connections are compared: a busy pooler may return to the same backend by chance.
 const ROUNDS: usize = 5;
@@ -19,58 +22,36 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub enum PoolerError {
     /// Each transaction may run on another backend.
     #[error(
-        "postgres_url leads to a pooler that gives each transaction another backend of Postgres: set \
+        "postgres_url is the address of a pooler that gives each transaction another backend of Postgres: set \
          pool_mode = session for this database in PgBouncer, or set postgres_url to the address of Postgres itself"
     )]
     TransactionMode,
     /// The check failed.
     #[error("cannot use Postgres (postgres_url)")]
-    Ledger(#[source] LedgerError),
-}
-
-impl From<LedgerError> for PoolerError {
-    fn from(error: LedgerError) -> Self {
-        Self::Ledger(error)
-    }
-}
-
-impl From<tokio_postgres::Error> for PoolerError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Ledger(error.into())
-    }
+    Ledger(#[from] LedgerError),
 }
 
 /// Refuses a pooler that does not keep one backend per connection.
-///
-/// # Errors
-///
-/// See [`PoolerError`].
 pub async fn check_pooler(config: &Config) -> Result<(), PoolerError> {
     let config = with_timeouts(config.clone());
-    let compared = async {
+    let compared = within(LIMIT, async {
         let (first, first_io) = config.connect(NoTls).await?;
         let (second, second_io) = config.connect(NoTls).await?;
         // The connections end with their clients.
-        let compare = async move { compare(&first, &second).await };
+        let compare = async move { keep_backends(&first, &second).await };
         let (compared, ..) = tokio::join!(compare, first_io, second_io);
         compared
-    };
-    match tokio::time::timeout(LIMIT, compared).await {
-        Ok(compared) => compared,
-        Err(_) => {
-            let source = Cause::Timeout(LIMIT);
-            Err(LedgerError::Unavailable { source }.into())
-        }
-    }
+    });
+    if compared.await? { Ok(()) } else { Err(PoolerError::TransactionMode) }
 }
 
-/// Two connections that are open at the same time must have two backends, and each must keep its own.
-async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
+/// Whether two connections that are open at the same time have two backends, and each keeps its own.
+async fn keep_backends(first: &Client, second: &Client) -> Result<bool, LedgerError> {
     let own = backend(first).await?;
     for _ in 0..ROUNDS {
         // Before a transaction, which PgBouncer refuses in statement mode.
         if backend(second).await? == own {
-            return Err(PoolerError::TransactionMode);
+            return Ok(false);
         }
         second.batch_execute("BEGIN").await?;
         // If both share one backend, the second holds it until its transaction ends, and a statement on the first would
@@ -78,14 +59,14 @@ async fn compare(first: &Client, second: &Client) -> Result<(), PoolerError> {
         let shared = backend(second).await? == own || backend(first).await? != own;
         second.batch_execute("COMMIT").await?;
         if shared {
-            return Err(PoolerError::TransactionMode);
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The backend that answers: its process id and the start time of its server.
-async fn backend(client: &Client) -> Result<Option<String>, PoolerError> {
+async fn backend(client: &Client) -> Result<Option<String>, LedgerError> {
     let sql = "SELECT pg_backend_pid() || ' since ' || pg_postmaster_start_time()";
     let answer = client.simple_query(sql).await?;
     let row = answer.iter().find_map(|message| {

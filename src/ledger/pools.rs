@@ -7,7 +7,7 @@ use tokio_postgres::Config;
 
 use super::{
     Ledger, LedgerError, LookedUp,
-    pool::{long_reads, operations, with_timeouts},
+    pool::{long_reads, operations, reading, with_timeouts},
 };
 use crate::{
     domain::ReservationId,
@@ -19,14 +19,11 @@ const LOOKUPS_PER_CONNECTION: usize = 32;
 
 /// The most connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `Pools`, and `maintenance` for long reads")]
 pub struct PoolSizes {
-    /// For storing orders, voiding dead ones, and calls that wait for the commit (`ack = LEDGER`).
     pub workers: usize,
-    /// For operators' calls, the catalogue, and opening and rebuilding partitions.
     pub operators: usize,
-    /// For look-ups of reservations by buyers.
     pub lookups: usize,
-    /// For long reads: rebuilds, audits, exports.
     pub maintenance: usize,
 }
 
@@ -43,10 +40,6 @@ pub struct Pools {
 
 impl Pools {
     /// Pools of these sizes; connections are opened as they are needed.
-    ///
-    /// # Errors
-    ///
-    /// When the settings make no pool.
     pub fn new(config: Config, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
         let config = with_timeouts(config);
         let long = long_reads(&config, sizes.maintenance)?;
@@ -65,10 +58,10 @@ impl Pools {
     /// The connections of each pool, now.
     pub fn connections(&self) -> [(&'static str, PoolReading); 4] {
         [
-            ("workers", self.workers.connections()),
-            ("operators", self.operators.connections()),
-            ("lookups", self.lookups.ledger.connections()),
-            ("maintenance", self.operators.long_connections()),
+            ("workers", reading(&self.workers.pool)),
+            ("operators", reading(&self.operators.pool)),
+            ("lookups", reading(&self.lookups.ledger.pool)),
+            ("maintenance", reading(&self.operators.long)),
         ]
     }
 }
@@ -96,10 +89,6 @@ pub struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// What the ledger holds of a reservation.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn find(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
         self.ledger.look_up(id).await
     }

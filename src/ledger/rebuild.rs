@@ -53,15 +53,11 @@ pub struct Closed {
 
 impl Ledger {
     /// The lock for rebuilding a partition; `None` while another process holds it.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn lock_rebuild(
         &self,
         partition: Partition,
     ) -> Result<Option<LockGuard>, LedgerError> {
-        self.with_detached("lock_rebuild", |connection| async move {
+        self.with_detached("lock_rebuild", async move |connection| {
             let key = i32::from(partition.number());
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_try_advisory_xact_lock($1, $2)";
@@ -73,12 +69,8 @@ impl Ledger {
 
     /// The lock for opening new partitions, once no other process holds it; `None` if that takes longer than
     /// `lock_timeout`: another process stalls.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn lock_opening(&self) -> Result<Option<LockGuard>, LedgerError> {
-        self.with_detached("lock_opening", |connection| async move {
+        self.with_detached("lock_opening", async move |connection| {
             connection.batch_execute("BEGIN").await?;
             let sql = "SELECT pg_advisory_xact_lock($1, 0)";
             match connection.execute(sql, &[&OPENING]).await {
@@ -93,25 +85,19 @@ impl Ledger {
     /// R7: closes a partition under a new epoch, above the one in the row and above `above`: a ledger that lost
     /// commits may have an older epoch than Redis, and ids are never reused. From now on the gate refuses
     /// transactions of the older epoch. `None` when another process was first, or no epoch is left.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
     pub async fn close_partition(
         &self,
         seen: PartitionRow,
         above: Epoch,
     ) -> Result<Option<Closed>, LedgerError> {
-        self.with("close_partition", |client| async move {
+        self.with("close_partition", async move |client| {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            // A new partition from which Redis sells is closed as well: the ledger lost the commit that opened it.
+            if seen.status == PartitionStatus::New && above <= seen.epoch {
+                return Ok(None);
+            }
             // If it was closed then and is open now, another process has rebuilt it.
-            let status = match seen.status {
-                // New, and Redis sells from it: the ledger lost the commit that opened it.
-                PartitionStatus::New if above > seen.epoch => "new",
-                PartitionStatus::New => return Ok(None),
-                PartitionStatus::Open => "open",
-                PartitionStatus::Closed => "closed",
-            };
+            let status = seen.status.as_str();
             let (above, last) = (i64::from(above.0), i64::from(Epoch::MAX.0));
             let sql = "UPDATE partitions SET epoch = greatest(epoch, $4) + 1, status = 'closed'
                         WHERE partition = $1 AND epoch = $2 AND status = $3
@@ -127,26 +113,9 @@ impl Ledger {
         .await
     }
 
-    /// Ends a rebuild after Redis has opened; returns whether the partition still has the epoch of this rebuild.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not do it.
-    pub async fn reopen_partition(
-        &self,
-        partition: Partition,
-        epoch: Epoch,
-    ) -> Result<bool, LedgerError> {
-        self.mark_open(partition, epoch, "closed").await
-    }
-
     /// Every product of a partition with its sold units.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn remaining(&self, partition: Partition) -> Result<Vec<Remaining>, LedgerError> {
-        self.with("remaining_units", |client| async move {
+        self.with("remaining_units", async move |client| {
             let columns = catalogue::COLUMNS;
             let sql = format!("SELECT {columns}, sold FROM products WHERE partition = $1");
             let rows = client.query(&sql, &[&i32::from(partition.number())]).await?;
@@ -161,10 +130,6 @@ impl Ledger {
     }
 
     /// Streams the request ids of confirmed orders made since `since_ms`.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer, at the start or later.
     pub async fn idempotency_records(
         &self,
         partition: Partition,
@@ -192,10 +157,6 @@ impl Ledger {
     }
 
     /// Streams how many units each user has of the partition's products that have a limit.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer, at the start or later.
     pub async fn bought(
         &self,
         partition: Partition,

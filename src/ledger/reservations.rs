@@ -10,17 +10,6 @@ use uuid::Uuid;
 use super::{Ledger, LedgerError, pool::milliseconds};
 use crate::domain::{ProductId, Reservation, ReservationId, ReservationState, UserId};
 
-/// Which reservations to list.
-#[derive(Debug, Clone)]
-pub enum ReservationFilter {
-    /// Of a product.
-    Product(ProductId),
-    /// Of a user.
-    User(UserId),
-    /// Of a user, for a product.
-    Both(ProductId, UserId),
-}
-
 /// The result of looking a reservation up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookedUp {
@@ -76,28 +65,10 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
 }
 
 impl Ledger {
-    /// One reservation, by its primary key.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
-    pub async fn find(&self, id: ReservationId) -> Result<Option<Reservation>, LedgerError> {
-        self.with("find_reservation", |client| async move {
-            let sql = format!("SELECT {COLUMNS} FROM reservations WHERE reservation_id = $1");
-            let row = client.query_typed_opt(&sql, &[(&id.to_uuid(), Type::UUID)]).await?;
-            row.as_ref().map(reservation).transpose()
-        })
-        .await
-    }
-
     /// One reservation, or whether another one has its seq, by a range of the primary key.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
-    pub(super) async fn look_up(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
+    pub async fn look_up(&self, id: ReservationId) -> Result<LookedUp, LedgerError> {
         let (first, last) = id.range_of_seq();
-        self.with("look_up_reservation", |client| async move {
+        self.with("look_up_reservation", async move |client| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM reservations WHERE reservation_id BETWEEN $1 AND $2"
             );
@@ -117,13 +88,9 @@ impl Ledger {
         .await
     }
 
-    /// Those of these reservations that are settled: with the reason if voided, with `None` if confirmed.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
-    pub async fn settled(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
-        self.with("settled_reservations", |client| async move {
+    /// Those of these reservations that are decided: with the reason if voided, with `None` if confirmed.
+    pub async fn decided(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Option<String>)>, LedgerError> {
+        self.with("decided_reservations", async move |client| {
             let sql = "SELECT reservation_id, CASE state WHEN 'confirmed' THEN NULL
                                               ELSE coalesce(void_reason, '') END
                          FROM reservations WHERE reservation_id = ANY($1)";
@@ -133,40 +100,30 @@ impl Ledger {
         .await
     }
 
-    /// At most `limit` stored reservations, ordered by id, after `after`.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
+    /// At most `limit` stored reservations of a product, of a user, or of both, ordered by id, after `after`.
     pub async fn list(
         &self,
-        filter: &ReservationFilter,
+        product: Option<&ProductId>,
+        user: Option<&UserId>,
         after: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<Reservation>, LedgerError> {
-        let (product, user) = match filter {
-            ReservationFilter::Product(product) => (Some(product.as_str()), None),
-            ReservationFilter::User(user) => (None, Some(user.as_str())),
-            ReservationFilter::Both(product, user) => (Some(product.as_str()), Some(user.as_str())),
-        };
-        self.with("list_reservations", |client| async move {
-            let mut conditions = vec!["reservation_id > $1".to_owned()];
-            let after = after.unwrap_or(Uuid::nil());
-            let mut args: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&after, Type::UUID)];
-            if let Some(product) = &product {
-                args.push((product, Type::TEXT));
-                conditions.push(format!("product_id = ${}", args.len()));
-            }
-            if let Some(user) = &user {
-                args.push((user, Type::TEXT));
-                conditions.push(format!("user_id = ${}", args.len()));
-            }
-            args.push((&limit, Type::INT8));
-            let (conditions, last) = (conditions.join(" AND "), args.len());
+        let (product, user) = (product.map(ProductId::as_str), user.map(UserId::as_str));
+        let after = after.unwrap_or(Uuid::nil());
+        self.with("list_reservations", async move |client| {
+            // Planned with these values, so that a condition on NULL is left out and the indexes are used.
             let sql = format!(
-                "SELECT {COLUMNS} FROM reservations WHERE {conditions}
-                 ORDER BY reservation_id LIMIT ${last}"
+                "SELECT {COLUMNS} FROM reservations
+                  WHERE reservation_id > $1 AND ($2::text IS NULL OR product_id = $2)
+                    AND ($3::text IS NULL OR user_id = $3)
+                  ORDER BY reservation_id LIMIT $4"
             );
+            let args: [(&(dyn ToSql + Sync), Type); 4] = [
+                (&after, Type::UUID),
+                (&product, Type::TEXT),
+                (&user, Type::TEXT),
+                (&limit, Type::INT8),
+            ];
             let rows = client.query_typed(&sql, &args).await?;
             rows.iter().map(reservation).collect()
         })
@@ -174,10 +131,6 @@ impl Ledger {
     }
 
     /// Every reservation, ordered by id, in one snapshot.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer, at the start or later.
     pub async fn export(
         &self,
     ) -> Result<impl Stream<Item = Result<ExportRow, LedgerError>>, LedgerError> {

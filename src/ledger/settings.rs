@@ -17,12 +17,8 @@ pub struct LedgerSettings {
 
 impl Ledger {
     /// Reads the settings.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn settings(&self) -> Result<LedgerSettings, LedgerError> {
-        self.with("server_settings", |client| async move {
+        self.with("server_settings", async move |client| {
             let sql = "SELECT current_setting('server_version_num')::int,
                               pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool,
                               current_setting('synchronous_commit'),

@@ -19,7 +19,7 @@ use crate::{
 /// The result of a batch that committed. An order that is in neither list is confirmed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// How many orders were stored now; the others had been settled before.
+    /// How many orders were stored now; the others had been decided before.
     pub inserted: usize,
     /// Orders that had been voided before: their units must go back (R6).
     pub voided: Vec<ReservationId>,
@@ -27,12 +27,11 @@ pub struct Stored {
     pub mismatched: Vec<Mismatch>,
 }
 
-/// An id with two contents.
+/// An id with two contents, and the column that differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the type describes them")]
 pub struct Mismatch {
-    /// The id.
     pub id: ReservationId,
-    /// The column that differs.
     pub column: &'static str,
 }
 
@@ -53,9 +52,7 @@ pub(super) async fn pass_gate(
 impl Ledger {
     /// Stores orders of one partition under its current epoch, all or none of them. Repeating it, or
     /// racing another consumer with the same orders, changes nothing.
-    ///
     /// # Errors
-    ///
     /// `Rejected` when one of them cannot be stored: halve the batch. `GateClosed` when the partition
     /// has another epoch now. Nothing was stored. If the reply to COMMIT was lost, running it again
     /// shows the outcome.
@@ -65,14 +62,10 @@ impl Ledger {
         epoch: Epoch,
         orders: &[&Order],
     ) -> Result<Stored, LedgerError> {
-        self.store_traced(partition, epoch, orders, End::Commit).await
+        self.store_batch(partition, epoch, orders, End::Commit).await
     }
 
     /// Stores a dead order; the same transaction records who did it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Ledger::store`].
     pub async fn retry(
         &self,
         partition: Partition,
@@ -80,14 +73,10 @@ impl Ledger {
         order: &Order,
         by: &ActionBy,
     ) -> Result<Stored, LedgerError> {
-        self.store_traced(partition, epoch, &[order], End::Record(by)).await
+        self.store_batch(partition, epoch, &[order], End::Record(by)).await
     }
 
     /// What [`Ledger::store`] would do with an order: the same transaction, rolled back.
-    ///
-    /// # Errors
-    ///
-    /// As [`Ledger::store`].
     pub async fn try_store(
         &self,
         partition: Partition,
@@ -97,24 +86,6 @@ impl Ledger {
         self.store_batch(partition, epoch, &[order], End::RollBack).await
     }
 
-    async fn store_traced(
-        &self,
-        partition: Partition,
-        epoch: Epoch,
-        orders: &[&Order],
-        end: End<'_>,
-    ) -> Result<Stored, LedgerError> {
-        let traced =
-            orders.iter().filter_map(|order| Some((order.traceparent.as_deref()?, order.id)));
-        let spans: Vec<Span> =
-            traced.map(|(trace, id)| telemetry::store_span(trace, id, orders.len())).collect();
-        let stored = self.store_batch(partition, epoch, orders, end).await;
-        if let Err(error) = &stored {
-            telemetry::record_failure(&spans, error.label());
-        }
-        stored
-    }
-
     async fn store_batch(
         &self,
         partition: Partition,
@@ -122,7 +93,8 @@ impl Ledger {
         orders: &[&Order],
         end: End<'_>,
     ) -> Result<Stored, LedgerError> {
-        self.with_prepared("store_orders", |mut client| async move {
+        let spans = if matches!(end, End::RollBack) { Vec::new() } else { spans(orders) };
+        let stored = self.with_prepared("store_orders", |mut client| async move {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let inserted = insert(&tx, partition, orders).await?;
@@ -146,9 +118,19 @@ impl Ledger {
                 }
             }
             Ok(stored)
-        })
-        .await
+        });
+        let stored = stored.await;
+        if let Err(error) = &stored {
+            telemetry::record_failure(&spans, error.label());
+        }
+        stored
     }
+}
+
+/// A span for each traced order, which ends with the transaction.
+fn spans(orders: &[&Order]) -> Vec<Span> {
+    let traced = orders.iter().filter_map(|order| Some((order.traceparent.as_deref()?, order.id)));
+    traced.map(|(trace, id)| telemetry::store_span(trace, id, orders.len())).collect()
 }
 
 /// How a transaction that has stored a batch ends.
@@ -194,7 +176,7 @@ async fn insert(
     let requests: Vec<Option<&str>> =
         orders.iter().map(|o| o.request.as_ref().map(|id| id.as_str())).collect();
     let epochs: Vec<i64> = orders.iter().map(|o| i64::from(o.id.epoch().0)).collect();
-    let seqs: Vec<i64> = orders.iter().map(|o| seq(o.id)).collect();
+    let seqs: Vec<i64> = orders.iter().map(|o| to_bigint(o.id.seq())).collect();
     let times: Vec<_> = orders.iter().map(|o| timestamp(o.reserved_at_ms)).collect();
     // The only statement that is kept prepared: planning it takes longer than storing a few orders.
     let statement = tx.prepare_cached(INSERT).await?;
@@ -203,11 +185,6 @@ async fn insert(
         .query(&statement, &[&number, &ids, &products, &users, &requests, &epochs, &seqs, &times])
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// A reservation id's seq as a bigint.
-pub(super) fn seq(id: ReservationId) -> i64 {
-    to_bigint(id.seq())
 }
 
 const COMPARE: &str = "

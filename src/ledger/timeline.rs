@@ -24,12 +24,8 @@ pub enum Timeline {
 
 impl Ledger {
     /// The timeline of the ledger, from its write-ahead log.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn timeline(&self) -> Result<Timeline, LedgerError> {
-        self.with("timeline", |client| async move {
+        self.with("timeline", async move |client| {
             let sql = "SELECT CASE WHEN NOT pg_is_in_recovery()
                               THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END";
             let refused = [
@@ -51,12 +47,8 @@ impl Ledger {
     }
 
     /// Whether this is a standby, which may be behind its primary.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn is_standby(&self) -> Result<bool, LedgerError> {
-        self.with("is_standby", |client| async move {
+        self.with("is_standby", async move |client| {
             let row = client.query_typed_one("SELECT pg_is_in_recovery()", &[]).await?;
             Ok(row.try_get(0)?)
         })
@@ -65,10 +57,6 @@ impl Ledger {
 
     /// The partitions whose confirmed order of the given epoch and seq is not in the ledger. None on a
     /// standby, which may be behind its primary.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn without_order(
         &self,
         orders: &[(Partition, Epoch, u64)],
@@ -79,7 +67,7 @@ impl Ledger {
         let partitions: Vec<i32> = orders.iter().map(|(p, ..)| i32::from(p.number())).collect();
         let epochs: Vec<i64> = orders.iter().map(|(_, epoch, _)| i64::from(epoch.0)).collect();
         let seqs: Vec<i64> = orders.iter().map(|(.., seq)| to_bigint(*seq)).collect();
-        let missing = self.with("missing_orders", |client| async move {
+        let missing = self.with("missing_orders", async move |client| {
             // The index reservations_seq_once answers it. A subquery, because a join may be planned over the
             // whole table if the statistics say that it is empty.
             let sql = "SELECT o.partition
@@ -102,22 +90,18 @@ impl Ledger {
     }
 
     /// How many seqs of an epoch have a row, confirmed or voided.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
-    pub async fn settled_seqs(
+    pub async fn decided_seqs(
         &self,
         partition: Partition,
         epoch: Epoch,
     ) -> Result<u64, LedgerError> {
-        self.with("settled_seqs", |client| async move {
+        self.with("decided_seqs", async move |client| {
             let sql = "SELECT count(DISTINCT seq) FROM (
                            SELECT seq FROM reservations
                             WHERE state = 'confirmed' AND partition = $1 AND epoch = $2
                            UNION ALL
                            SELECT seq FROM reservations
-                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) settled";
+                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) decided";
             let number = i32::from(partition.number());
             let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
             Ok(from_count(row.get(0)))

@@ -3,8 +3,8 @@
 
 use super::{
     ActionBy, Ledger, LedgerError, RecordedAction, actions,
-    pool::timestamp,
-    store::{pass_gate, seq},
+    pool::{timestamp, to_bigint},
+    store::pass_gate,
 };
 use crate::domain::{Epoch, Partition, ReservationId};
 
@@ -34,10 +34,7 @@ pub enum VoidOutcome {
 
 impl Ledger {
     /// Voids an order under the partition's current epoch; the same transaction records who did it.
-    ///
-    /// # Errors
-    ///
-    /// See [`LedgerError`]. The order may be voided nevertheless; a repeated call reports the outcome.
+    /// After an error the order may be voided nevertheless; a repeated call reports the outcome.
     pub async fn void(
         &self,
         partition: Partition,
@@ -45,7 +42,7 @@ impl Ledger {
         void: &Void,
         by: &ActionBy,
     ) -> Result<VoidOutcome, LedgerError> {
-        self.with("void_order", |mut client| async move {
+        self.with("void_order", async move |mut client| {
             let tx = client.transaction().await?;
             pass_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();
@@ -61,7 +58,7 @@ impl Ledger {
                         &id,
                         &i32::from(partition.number()),
                         &i64::from(void.id.epoch().0),
-                        &seq(void.id),
+                        &to_bigint(void.id.seq()),
                         &timestamp(void.reserved_at_ms),
                         &void_reason,
                         &void.entry,

@@ -50,7 +50,7 @@ impl Lifecycle {
 
     /// The earliest accept whose request id must still be remembered at `now_ms`.
     pub fn remembered_since_ms(&self, now_ms: i64) -> i64 {
-        let window = self.id_window();
+        let window = self.id_window;
         // One bucket more than is looked up: this clock may be ahead of that of Redis.
         (window.bucket_of(now_ms) - window.earlier_buckets() - 1) * window.width_ms()
     }
@@ -61,7 +61,7 @@ impl Lifecycle {
         at: PartitionEpoch,
         records: &[IdempotencyRecord],
     ) -> Result<(), FenceError> {
-        let window = self.id_window();
+        let window = self.id_window;
         let mut buckets = BTreeMap::<i64, Vec<(String, String)>>::new();
         for IdempotencyRecord { id, user, product, request, reserved_at_ms } in records {
             let field = join_field(&[user, product, request]);

@@ -35,11 +35,7 @@ script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] 
 });
 
 impl Lifecycle {
-    /// What Redis holds of a partition, if anything; read before an epoch is used for it.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable; `Fenced` when it is a replica.
+    /// What Redis holds of a partition, if anything; read before an epoch is used for it. `Fenced` if Redis is a replica.
     pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
         self.partitions.call_script(partition, &HELD, &[]).await
     }
@@ -55,11 +51,8 @@ impl Lifecycle {
     }
 
     /// Checks that Redis accepts the writes of a rebuild now. Each script of a rebuild begins with a command that needs
-    /// no memory, and so does this check, because a rebuild must also work on a full Redis.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable or refuses: a replica, a failing disk, too few replicas, a user without permission.
+    /// no memory, and so does this check, because a rebuild must also work on a full Redis. A replica, a failing disk, too
+    /// few replicas or a user without permission are errors.
     pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
         let scratch = self.partitions.key(partition, Key::Scratch);
         let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;

@@ -6,12 +6,10 @@
 mod fill;
 mod held;
 mod open;
-mod rebuild;
 mod unconfirmed;
 
 pub use held::Held;
-pub use open::Opening;
-pub use rebuild::{RebuildStart, Reopened};
+pub use open::{Opening, RebuildStart, Reopened};
 pub use unconfirmed::{OldBucket, UnconfirmedRequest};
 
 use crate::{
@@ -40,17 +38,17 @@ script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
 });
 
 /// A handle on the life cycle of every partition; clones share what is known. Calls fail when Redis is unavailable, and
-/// those of a rebuild are `Fenced` when it is over; a failed call may be repeated.
+/// are `Fenced` when the partition is not in the state that they need; a failed call may be repeated.
 #[derive(Clone)]
 pub struct Lifecycle {
     partitions: Partitions,
-    idempotency_window_ms: u64,
+    id_window: IdWindow,
 }
 
 impl Lifecycle {
     /// The life cycle of these partitions, whose request ids are remembered for this long at least.
     pub fn new(partitions: Partitions, idempotency_window_ms: u64) -> Self {
-        Self { partitions, idempotency_window_ms }
+        Self { partitions, id_window: IdWindow::new(idempotency_window_ms) }
     }
 
     /// The partitions.
@@ -58,24 +56,12 @@ impl Lifecycle {
         &self.partitions
     }
 
-    fn id_window(&self) -> IdWindow {
-        IdWindow::new(self.idempotency_window_ms)
-    }
-
-    /// Checks whether a partition is open in the epoch in which it is known to be open.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when it is not.
+    /// Checks whether a partition is open in the epoch in which it is known to be open; it is `Fenced` when it is not.
     pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
         self.partitions.run(partition, &PROBE, &[]).await.map(drop)
     }
 
     /// Checks whether a partition is open in this epoch.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when it is not.
     pub async fn probe_in(
         &self,
         partition: Partition,
@@ -85,19 +71,11 @@ impl Lifecycle {
     }
 
     /// Closes a partition: nothing is taken from it until it is rebuilt.
-    ///
-    /// # Errors
-    ///
-    /// When it is fenced already, or Redis is unavailable.
     pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
         self.partitions.run(partition, &CLOSE, &[]).await
     }
 
     /// Closes a partition that is open in this epoch.
-    ///
-    /// # Errors
-    ///
-    /// When it is not, or Redis is unavailable.
     pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
         self.partitions.run_in(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
     }

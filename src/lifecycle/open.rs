@@ -1,4 +1,5 @@
-//! `lua/open.lua`: opens a new partition for the first time.
+//! A partition is opened: for the first time, and by a rebuild (R7, R9). Each script of a rebuild acts only while the
+//! partition is closed under this rebuild's epoch, on the instance of Redis on which it began.
 
 use redis::AsyncCommands as _;
 use uuid::Uuid;
@@ -15,25 +16,55 @@ pub enum Opening {
     /// It is open, and empty.
     Opened,
     /// Another attempt has opened it in a later epoch.
-    Late,
+    Superseded,
     /// This key exists and does not belong to this deployment.
-    Foreign {
-        /// The key.
-        key: String,
-    },
+    Foreign(String),
 }
 
 // The keys that must not exist yet follow meta.
 script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["opened"] => Opening::Opened,
-    ["late"] => Opening::Late,
-    ["foreign", key] => Opening::Foreign { key: key.to_owned() },
+    ["superseded"] => Opening::Superseded,
+    ["foreign", key] => Opening::Foreign(key.to_owned()),
+});
+
+/// What the start of a rebuild found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildStart {
+    /// The partition is closed under this rebuild's epoch.
+    Begun,
+    /// Another rebuild has begun in a later epoch.
+    Superseded,
+    /// Redis holds another deployment's data.
+    Foreign,
+}
+
+/// What an attempt to open a rebuilt partition found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopened {
+    /// It is open.
+    Opened,
+    /// Its streams hold entries.
+    NotEmpty,
+}
+
+script!(BEGIN_REBUILD: RebuildStart = "begin_rebuild", include_str!("../../lua/begin_rebuild.lua"),
+    [Meta, Stock, Supply, Catalogue, Bought, Idempotency] {
+    ["begun"] => RebuildStart::Begun,
+    ["superseded"] => RebuildStart::Superseded,
+    ["foreign"] => RebuildStart::Foreign,
+});
+
+script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["opened"] => Reopened::Opened,
+    ["not_empty"] => Reopened::NotEmpty,
 });
 
 impl Lifecycle {
     /// A key of this partition that does not belong to this deployment, if there is one.
-    pub async fn unrecognized(
+    pub async fn foreign_key(
         &self,
         partition: Partition,
         deployment: Uuid,
@@ -59,5 +90,20 @@ impl Lifecycle {
         timeline: Option<&str>,
     ) -> Result<Opening, FenceError> {
         self.partitions.run_in(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
+    }
+
+    /// Closes a partition under the epoch that the ledger has given this rebuild.
+    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
+        let window_ms = self.id_window.window_ms.to_string();
+        self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
+    }
+
+    /// Opens a partition that is filled and has nothing in flight.
+    pub async fn reopen(
+        &self,
+        at: PartitionEpoch,
+        timeline: Option<&str>,
+    ) -> Result<Reopened, FenceError> {
+        self.partitions.run_in(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 }

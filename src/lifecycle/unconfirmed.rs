@@ -50,7 +50,7 @@ impl Lifecycle {
     pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, FenceError> {
         let (seconds, _): (i64, i64) =
             redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
-        let window = self.id_window();
+        let window = self.id_window;
         let now = window.bucket_of(seconds * 1000);
         // One more on either side than begin_rebuild.lua sets aside: time has passed since.
         Ok((now - window.earlier_buckets() - 1..=now + 2).map(OldBucket).collect())
@@ -80,7 +80,7 @@ impl Lifecycle {
         OldBucket(bucket): OldBucket,
         requests: &[(UnconfirmedRequest, bool)],
     ) -> Result<(), FenceError> {
-        let until_ms = self.id_window().until_ms(bucket).to_string();
+        let until_ms = self.id_window.until_ms(bucket).to_string();
         for page in requests.chunks(PAGE) {
             let values = page.iter().map(|(request, is_lost)| {
                 let lost = request.id.filter(|_| *is_lost);

@@ -83,15 +83,15 @@ impl Attempts {
             let last = self.last.get(&partition).map(|last| last.delay);
             let delay = match &rebuilt {
                 Ok(_) => RETRY_DELAY,
-                Err(error) => retry_delay(last, error.is_not_ready()),
+                Err(error) => retry_delay(last, matches!(error, RebuildError::NotReady { .. })),
             };
             self.last.insert(partition, LastAttempt { ended: Instant::now(), delay });
             let Err(error) = rebuilt else { continue };
             let error = anyhow::Error::from(error);
             if self.status.set_failure(partition, &format!("{error:#}")) {
                 tracing::error!(
-                    %partition, error = error.as_ref() as &dyn std::error::Error, retry_in = ?delay,
-                    "the partition is not rebuilt"
+                    %partition, error = error.as_ref() as &dyn std::error::Error,
+                    "the rebuild failed; the next attempt begins in {delay:?}"
                 );
             }
         }

@@ -55,8 +55,8 @@ impl Recovery {
         }
     }
 
-    /// The last epoch that this process adopted, by partition.
-    pub(super) fn adopted_epochs(&self) -> BTreeMap<Partition, Epoch> {
+    /// The last epoch that this process took from the ledger, by partition.
+    pub(super) fn known_epochs(&self) -> BTreeMap<Partition, Epoch> {
         let epoch = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
         self.deployment.partitions.all().filter_map(epoch).collect()
     }
@@ -65,14 +65,12 @@ impl Recovery {
     /// behind its primary, so nothing follows from it.
     pub(super) async fn behind(
         &self,
-        adopted: &BTreeMap<Partition, Epoch>,
+        known: &BTreeMap<Partition, Epoch>,
         rows: &[PartitionRow],
     ) -> Result<Vec<Partition>, LedgerError> {
-        let is_behind = |row: &&PartitionRow| {
-            adopted.get(&row.partition).is_some_and(|adopted| row.epoch < *adopted)
-        };
-        let behind: Vec<Partition> =
-            rows.iter().filter(is_behind).map(|row| row.partition).collect();
+        let is_behind =
+            |row: &&PartitionRow| known.get(&row.partition).is_some_and(|known| row.epoch < *known);
+        let behind: Vec<_> = rows.iter().filter(is_behind).map(|row| row.partition).collect();
         if behind.is_empty() || self.ledger.is_standby().await? {
             return Ok(Vec::new());
         }
@@ -119,7 +117,7 @@ impl Recovery {
         for (row, reason) in fenced {
             let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
-                (FenceReason::LedgerBehind, Some((adopted, _))) => adopted,
+                (FenceReason::LedgerBehind, Some((known, _))) => known,
                 _ => continue,
             };
             match self.lifecycle.close_in(row.partition, epoch).await {
@@ -127,7 +125,8 @@ impl Recovery {
                 Ok(()) | Err(FenceError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(
                     partition = %row.partition, %epoch, error = &error as &dyn std::error::Error,
-                    "the partition is not closed yet although Postgres lost commits"
+                    "Postgres lost commits, and Redis did not answer when the partition was to be closed: it still \
+                     sells; trying again"
                 ),
             }
         }

@@ -21,19 +21,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Reported {
     /// Its last mark of each partition.
     marks: Vec<Mark>,
-    /// It accepts no more reservations.
-    left: bool,
+    /// The marks are its last ones: it accepts no more reservations.
+    is_final: bool,
 }
 
 impl Recovery {
-    /// Adopts the epochs of the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
+    /// Takes over the epochs of the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
     /// begun, this gateway is recorded without a mark, so that a count knows which gateways are missing.
-    pub(super) async fn adopt_epochs(
+    pub(super) async fn take_epochs_from_ledger(
         &self,
         rows: &[PartitionRow],
         reported: &mut Reported,
     ) -> Result<(), LedgerError> {
-        if reported.left {
+        if reported.is_final {
             return Ok(());
         }
         let partitions = self.lifecycle.partitions();
@@ -50,7 +50,7 @@ impl Recovery {
                 continue;
             }
             partitions.set_epoch(partition, None);
-            if self.gateway.is_some() && partitions.is_taking(partition) {
+            if self.gateway.is_some() && partitions.is_selling(partition) {
                 // A script is under way; the epoch is left at the next refresh.
                 continue;
             }
@@ -66,6 +66,7 @@ impl Recovery {
         self.report(marks, reported).await?;
         for PartitionRow { partition, epoch, .. } in begun {
             partitions.set_epoch(*partition, Some(*epoch));
+            self.status.set_open(*partition);
             tracing::debug!(%partition, %epoch, "the epoch has begun: the partition is open");
         }
         Ok(())
@@ -82,13 +83,10 @@ impl Recovery {
     }
 
     /// Records the last marks of a gateway, which accepts no more reservations.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer: a later count is a minimum then.
-    pub async fn leave(&self) -> Result<(), LedgerError> {
+    /// After an error, a later count is a minimum.
+    pub async fn report_final_marks(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
-        reported.left = true;
+        reported.is_final = true;
         let partitions = self.lifecycle.partitions();
         let mark = |partition| {
             let (epoch, seq) = partitions.seen(partition)?;
@@ -96,16 +94,12 @@ impl Recovery {
         };
         let all = self.deployment.partitions.all();
         all.clone().for_each(|partition| partitions.set_epoch(partition, None));
-        let idle = all.filter(|partition| !partitions.is_taking(*partition));
+        let idle = all.filter(|partition| !partitions.is_selling(*partition));
         self.report(idle.filter_map(mark).collect(), &mut reported).await
     }
 
     /// Counts what was lost in the last epoch in which each of these partitions was sold, after they were rebuilt.
     /// Waits some seconds for gateways that have not recorded their marks.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn count_lost(&self, rebuilt: &[Partition]) -> Result<Vec<Lost>, LedgerError> {
         let started = Instant::now();
         let mut lost = Vec::new();

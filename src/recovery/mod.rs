@@ -1,5 +1,5 @@
-//! The epochs of partitions: a new partition is opened, a fenced one is rebuilt from the ledger, and this process takes
-//! the epochs of the others from the ledger. Redis itself refuses, by the fence, what does not agree with it.
+//! The epochs of partitions: a new partition is opened, a fenced one is rebuilt from the ledger, and this process reads
+//! the epochs of all other partitions from the ledger. Redis itself refuses, by the fence, what does not agree with it.
 //!
 //! Must never: open a partition twice, or one with anything in flight.
 
@@ -28,7 +28,7 @@ use self::{
 };
 pub use self::{
     rebuild::{RebuildError, Rebuilt},
-    status::{Stage, Status},
+    status::{Seen, Stage, Status},
 };
 use crate::{
     domain::Partition,
@@ -43,7 +43,7 @@ use crate::{
 /// How often the ledger and Redis are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Opens and rebuilds partitions; clones share what they know.
+/// Opens and rebuilds partitions; clones share what they know. A call fails when Postgres does not answer.
 #[derive(Clone)]
 pub struct Recovery {
     ledger: Ledger,
@@ -54,7 +54,7 @@ pub struct Recovery {
     /// The name of this process, if it accepts reservations.
     gateway: Option<String>,
     status: Status,
-    /// Held while epochs are read and adopted, so that an older read cannot undo a newer one.
+    /// Held while epochs are taken from the ledger, so that an older read cannot undo a newer one.
     reported: Arc<tokio::sync::Mutex<Reported>>,
     /// Postgres refuses to report its timeline.
     timeline_refused: Arc<AtomicBool>,
@@ -90,16 +90,13 @@ impl Recovery {
         Self { gateway: Some(name), ..self }
     }
 
-    /// Reads the partitions from the ledger, opens the new ones, and adopts the epochs of all.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer; then nothing changes.
+    /// Reads the partitions from the ledger, opens the new ones, and takes over the epochs of all.
+    /// After an error nothing has changed.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
         let rows = self.ledger.partitions(self.deployment.partitions).await?;
         let rows = self.open_new(rows).await?;
-        self.adopt_epochs(&rows, &mut reported).await
+        self.take_epochs_from_ledger(&rows, &mut reported).await
     }
 
     /// Refreshes until stopped.
@@ -115,16 +112,12 @@ impl Recovery {
     }
 
     /// Partitions that are closed, that Redis refuses in the epoch of the ledger, or for which the ledger lost commits.
-    ///
-    /// # Errors
-    ///
-    /// When Postgres does not answer.
     pub async fn fenced(&self) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
         let (mut fenced, mut open) = (Vec::new(), Vec::new());
         // Read before the ledger: each of these epochs was in the ledger at that time.
-        let adopted = self.adopted_epochs();
+        let known = self.known_epochs();
         let rows = self.ledger.partitions(self.deployment.partitions).await?;
-        let behind = self.behind(&adopted, &rows).await?;
+        let behind = self.behind(&known, &rows).await?;
         for row in rows {
             if behind.contains(&row.partition) {
                 fenced.push((row, FenceReason::LedgerBehind));
@@ -174,20 +167,20 @@ impl Recovery {
         rebuild: bool,
         attempts: &mut Attempts,
     ) {
-        self.status.set_fenced(fenced.iter().map(|(row, _)| row.partition).collect());
+        self.status.set_fenced(fenced.iter().map(|(row, reason)| (row.partition, *reason)));
         attempts.keep_fenced(&fenced);
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
             if attempts.is_new_reason(partition, reason) {
                 tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
             }
-            // A replica cannot be rebuilt. Its address may lead to another server at the next check.
+            // A replica cannot be rebuilt. At the next check its address may be that of another server.
             if rebuild && reason != FenceReason::Replica {
                 attempts.start(self, row);
             }
         }
         if attempts.progress_is_due() {
-            for (partition, stage) in self.status.stages() {
+            for (partition, stage) in self.status.seen().stages {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
@@ -200,7 +193,7 @@ impl Recovery {
             Ok(Some(_)) => self.status.set_open(row.partition),
             Err(RebuildError::Ledger(error)) => {
                 if let Some(sqlstate) = error.unlisted() {
-                    self.metrics.unlisted(sqlstate);
+                    self.metrics.record_unlisted(sqlstate);
                 }
             }
             Ok(None) | Err(_) => {}
@@ -224,13 +217,13 @@ impl Recovery {
         &self.status
     }
 
-    /// The partitions that Redis refuses in the epoch that this process adopted last.
-    async fn refused_by_redis(&self) -> Vec<Partition> {
+    /// The partitions that Redis refuses in the epoch that this process knows.
+    async fn refused_by_redis(&self) -> Vec<(Partition, FenceReason)> {
         let mut refused = Vec::new();
-        for (partition, epoch) in self.adopted_epochs() {
+        for (partition, epoch) in self.known_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
                 Ok(since) => self.last_stored.set(partition, epoch, since.stored),
-                Err(FenceError::Fenced(_)) => refused.push(partition),
+                Err(FenceError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}
             }
         }

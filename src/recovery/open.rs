@@ -3,7 +3,7 @@
 use super::{RebuildError, Recovery};
 use crate::{
     crash_point,
-    domain::{Epoch, PartitionEpoch},
+    domain::{Epoch, Partition, PartitionEpoch},
     ledger::{LedgerError, PartitionRow, PartitionStatus},
     lifecycle::Opening,
 };
@@ -30,15 +30,12 @@ impl Recovery {
     async fn open(&self, row: PartitionRow) -> Result<(), LedgerError> {
         let (partition, deployment) = (row.partition, self.deployment.id);
         if row.epoch >= Epoch::MAX {
-            let error = RebuildError::EpochsUsedUp(partition);
-            if self.status.set_failure(partition, &error.to_string()) {
-                tracing::error!(%partition, "the new partition cannot be opened: {error}");
-            }
+            self.report_unopened(partition, &RebuildError::EpochsUsedUp(partition).to_string());
             return Ok(());
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening.
-        let opening = match self.lifecycle.unrecognized(partition, deployment).await {
-            Ok(Some(key)) => Ok(Opening::Foreign { key }),
+        let opening = match self.lifecycle.foreign_key(partition, deployment).await {
+            Ok(Some(key)) => Ok(Opening::Foreign(key)),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
@@ -48,19 +45,22 @@ impl Recovery {
                 let opening = self.lifecycle.open(at, timeline.as_deref()).await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
-                    && self.ledger.opened(partition, epoch).await?
+                    && self.ledger.mark_open(partition, epoch, PartitionStatus::New).await?
                 {
-                    tracing::info!(%partition, %epoch, "opened");
+                    tracing::info!(%partition, %epoch, "the new partition is open");
                 }
                 opening
             }
         };
         match opening {
-            // Late: the process that took a higher epoch opens it.
-            Ok(Opening::Opened | Opening::Late) => {}
-            Ok(Opening::Foreign { key }) => tracing::error!(
-                %partition, key,
-                "Redis holds keys of another deployment, so the new partition is not opened"
+            // Superseded: the process that took a higher epoch opens it.
+            Ok(Opening::Opened | Opening::Superseded) => {}
+            Ok(Opening::Foreign(key)) => self.report_unopened(
+                partition,
+                &format!(
+                    "Redis holds the key {key} of another deployment: set another key_prefix or redis_url, or delete \
+                     the keys"
+                ),
             ),
             Err(error) => tracing::warn!(
                 %partition, error = &error as &dyn std::error::Error,
@@ -68,5 +68,12 @@ impl Recovery {
             ),
         }
         Ok(())
+    }
+
+    /// States why a new partition is not opened: in the status until it is open, and in the log if that is new.
+    fn report_unopened(&self, partition: Partition, why: &str) {
+        if self.status.set_failure(partition, why) {
+            tracing::error!(%partition, "the new partition cannot be opened: {why}");
+        }
     }
 }

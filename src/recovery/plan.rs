@@ -24,21 +24,15 @@ struct Waiting {
 
 impl Recovery {
     /// What a rebuild of this partition would do now, in lines to be printed.
-    ///
-    /// # Errors
-    ///
-    /// When a store does not answer, or an entry cannot be read.
     pub async fn plan(
         &self,
         row: PartitionRow,
         fenced: Option<FenceReason>,
     ) -> Result<Vec<String>, RebuildError> {
         let PartitionRow { partition, epoch, status } = row;
-        let status = match (status, fenced) {
-            (PartitionStatus::New, _) => "new".to_owned(),
-            (_, Some(reason)) => format!("fenced ({reason})"),
-            (PartitionStatus::Open, None) => "open".to_owned(),
-            (PartitionStatus::Closed, None) => "closed".to_owned(),
+        let status = match fenced.filter(|_| status != PartitionStatus::New) {
+            Some(reason) => format!("fenced ({reason})"),
+            None => status.as_str().to_owned(),
         };
         let refused = self.check_ready(row).await.err();
         let held = self.lifecycle.held(partition).await?;
@@ -52,11 +46,11 @@ impl Recovery {
         }
         lines.push(format!("{} entries would be stored or voided", waiting.entries));
         // What is missing of the count of Redis, or of the highest mark.
-        let settled = self.ledger.settled_seqs(partition, held_epoch).await?;
+        let decided = self.ledger.decided_seqs(partition, held_epoch).await?;
         let marked = self.ledger.lost(partition, Epoch(held_epoch.0.saturating_add(1))).await?;
         let marked =
             marked.iter().find(|lost| lost.epoch == held_epoch).map_or(0, |lost| lost.count);
-        let lost = seq.saturating_sub(settled).max(marked).saturating_sub(waiting.of_epoch);
+        let lost = seq.saturating_sub(decided).max(marked).saturating_sub(waiting.of_epoch);
         lines.push(format!("{lost} accepted orders of epoch {held_epoch} are in neither store"));
         let mut lines: Vec<_> =
             lines.into_iter().map(|line| format!("partition {partition}: {line}")).collect();
@@ -64,12 +58,10 @@ impl Recovery {
         for remaining in products.iter().take(SHOWN_MAX) {
             let product = &remaining.product.id;
             let now = self.lifecycle.held_stock(partition, product).await?;
-            let now = now.map_or("an unknown number of".to_owned(), |now| now.to_string());
+            let now = now.map_or("unknown".to_owned(), |now| now.to_string());
             let waiting = waiting.by_product.get(product).copied().unwrap_or(0);
             let afterwards = remaining.product.supply - remaining.sold - waiting;
-            lines.push(format!(
-                "product {product}: {now} units for sale now, {afterwards} afterwards"
-            ));
+            lines.push(format!("product {product}: stock {now} now, {afterwards} afterwards"));
         }
         if let Some(hidden @ 1..) = products.len().checked_sub(SHOWN_MAX) {
             lines.push(format!("partition {partition}: {hidden} more products are not shown"));
@@ -82,9 +74,9 @@ impl Recovery {
         self.read_surviving(partition, async |page| {
             let orders = orders_in(partition, page)?;
             let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
-            let settled = self.ledger.settled(&ids).await?;
-            let settled: HashSet<Uuid> = settled.into_iter().map(|(id, _)| id).collect();
-            for order in orders.into_iter().filter(|o| !settled.contains(&o.id.to_uuid())) {
+            let decided = self.ledger.decided(&ids).await?;
+            let decided: HashSet<Uuid> = decided.into_iter().map(|(id, _)| id).collect();
+            for order in orders.into_iter().filter(|o| !decided.contains(&o.id.to_uuid())) {
                 waiting.entries += 1;
                 waiting.of_epoch += u64::from(order.id.epoch() == epoch);
                 *waiting.by_product.entry(order.product).or_default() += 1;

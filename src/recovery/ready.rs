@@ -4,6 +4,7 @@ use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition},
     ledger::PartitionRow,
+    redis::FenceError,
     stream::{Source, Surviving},
 };
 
@@ -16,7 +17,7 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 
 impl Recovery {
     /// Checks that Redis holds data of this deployment and accepts writes, that every surviving entry can be read, and
-    /// that there is an epoch left. Returns the highest epoch that is known of the partition outside the ledger.
+    /// that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows.
     pub(super) async fn check_ready(&self, seen: PartitionRow) -> Result<Epoch, RebuildError> {
         let partition = seen.partition;
         let held = self.lifecycle.held(partition).await;
@@ -24,8 +25,8 @@ impl Recovery {
         if held.is_some_and(|held| held.owner != self.deployment.id) {
             return Err(RebuildError::Foreign);
         }
-        let adopted = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
-        let above = held.map(|held| held.epoch).max(adopted).unwrap_or(seen.epoch);
+        let known = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
+        let above = held.map(|held| held.epoch).max(known).unwrap_or(seen.epoch);
         if seen.epoch.max(above) >= Epoch::MAX {
             return Err(RebuildError::EpochsUsedUp(partition));
         }
@@ -41,7 +42,7 @@ impl Recovery {
         partition: Partition,
         mut visit: impl AsyncFnMut(&[Surviving]) -> Result<(), RebuildError>,
     ) -> Result<(), RebuildError> {
-        let unreadable = |error| not_ready("Redis cannot be read", RebuildError::from(error));
+        let unreadable = |error: FenceError| not_ready("Redis cannot be read", error);
         for source in [Source::Orders, Source::Dead] {
             // Reads only as many entries as there were at the start: new ones may be added while it reads.
             let mut left = self.streams.length(partition, source).await.map_err(unreadable)?;

@@ -11,7 +11,7 @@ use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
-    ledger::{Closed, LedgerError, Mark, PartitionRow},
+    ledger::{Closed, LedgerError, Mark, PartitionRow, PartitionStatus},
     lifecycle::{Held, RebuildStart},
     redis::FenceError,
     stream::EntryError,
@@ -33,7 +33,9 @@ pub enum RebuildError {
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
     /// Redis holds another deployment's data.
-    #[error("Redis holds another deployment's data")]
+    #[error(
+        "Redis holds another deployment's data: set redis_url and key_prefix to those of this deployment"
+    )]
     Foreign,
     /// A reservation id holds epochs up to this one, and ids are never used again.
     #[error(
@@ -43,27 +45,9 @@ pub enum RebuildError {
     )]
     EpochsUsedUp(Partition),
     /// A check failed before anything was changed.
-    #[error("{what} (no epoch was used)")]
-    NotReady {
-        /// What is wrong.
-        what: &'static str,
-        /// How the check failed.
-        #[source]
-        source: Box<RebuildError>,
-    },
-}
-
-impl RebuildError {
-    /// Whether a check before the first change found that a store is not ready.
-    pub(super) fn is_not_ready(&self) -> bool {
-        matches!(self, Self::NotReady { .. })
-    }
-}
-
-impl From<redis::RedisError> for RebuildError {
-    fn from(error: redis::RedisError) -> Self {
-        Self::Fence(error.into())
-    }
+    #[error("{what}, so the rebuild has not begun")]
+    #[expect(missing_docs, reason = "what is wrong, and how the check failed")]
+    NotReady { what: &'static str, source: Box<RebuildError> },
 }
 
 /// What a rebuild did.
@@ -81,32 +65,27 @@ pub struct Rebuilt {
 
 impl Recovery {
     /// Rebuilds a partition; `None` when another process does.
-    ///
-    /// # Errors
-    ///
-    /// See [`RebuildError`]; the partition stays closed, and the next rebuild starts from the beginning.
+    /// After an error the partition stays closed, and the next rebuild starts from the beginning.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
         let above = self.check_ready(seen).await?;
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
-        let Some(closed) = self.ledger.close_partition(seen, above).await? else {
-            return Ok(None);
-        };
-        let Closed { epoch, last_open } = closed;
+        let closed = self.ledger.close_partition(seen, above).await?;
+        let Some(Closed { epoch, last_open }) = closed else { return Ok(None) };
         self.lifecycle.partitions().set_epoch(partition, None);
-        tracing::debug!(%partition, %epoch, "closed in the ledger; the rebuild begins");
+        tracing::debug!(%partition, %epoch, "the rebuild begins: the partition is closed in the ledger");
         crash_point::reach("rebuild_closed");
         self.mark_from_redis(partition, epoch).await?;
         let at = PartitionEpoch { partition, epoch };
         match self.lifecycle.begin_rebuild(at).await? {
             RebuildStart::Begun => {}
-            RebuildStart::Late => return Ok(None),
+            RebuildStart::Superseded => return Ok(None),
             RebuildStart::Foreign => return Err(RebuildError::Foreign),
         }
         crash_point::reach("rebuild_begun");
-        tracing::debug!(%partition, %epoch, "closed in Redis");
+        tracing::debug!(%partition, %epoch, "the partition is closed in Redis");
         let rebuild = Rebuild {
             recovery: self,
             at,
@@ -117,12 +96,12 @@ impl Recovery {
         };
         let rebuilt = rebuild.run().await?;
         crash_point::reach("rebuild_opened");
-        if !self.ledger.reopen_partition(partition, epoch).await? {
+        if !self.ledger.mark_open(partition, epoch, PartitionStatus::Closed).await? {
             return Ok(None);
         }
         tracing::warn!(
             %partition, %epoch, stored = rebuilt.stored, voided = rebuilt.voided,
-            lost_requests = rebuilt.lost_requests, "rebuilt and open"
+            lost_requests = rebuilt.lost_requests, "the partition is rebuilt and open"
         );
         for lost in &rebuilt.lost {
             tracing::error!(

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::domain::Partition;
+use crate::{domain::Partition, redis::FenceReason};
 
 /// How far a rebuild is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,48 +36,49 @@ pub struct Status {
     seen: Arc<Mutex<Seen>>,
 }
 
-#[derive(Debug, Default)]
-struct Seen {
-    fenced: Vec<Partition>,
-    failures: BTreeMap<Partition, String>,
-    stages: BTreeMap<Partition, Stage>,
+/// What was last seen of the partitions.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The partitions that were fenced at the last check, and why.
+    pub fenced: BTreeMap<Partition, FenceReason>,
+    /// Why partitions could not be opened or rebuilt at the last attempt.
+    pub failures: BTreeMap<Partition, String>,
+    /// How far the rebuilds of this process are.
+    pub stages: BTreeMap<Partition, Stage>,
 }
 
 impl Status {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The partitions that were fenced at the last check.
-    pub fn fenced(&self) -> Vec<Partition> {
-        self.seen().fenced.clone()
+    /// What was last seen.
+    pub fn seen(&self) -> Seen {
+        self.lock().clone()
     }
 
-    /// Why partitions could not be opened or rebuilt at the last attempt.
-    pub fn failures(&self) -> BTreeMap<Partition, String> {
-        self.seen().failures.clone()
-    }
-
-    /// How far the rebuilds of this process are.
-    pub fn stages(&self) -> BTreeMap<Partition, Stage> {
-        self.seen().stages.clone()
-    }
-
-    /// Replaces the list of fenced partitions.
-    pub(super) fn set_fenced(&self, fenced: Vec<Partition>) {
-        self.seen().fenced = fenced;
+    /// Replaces the fenced partitions. That a partition is closed says only that it was fenced before: the earlier reason
+    /// is kept.
+    pub(super) fn set_fenced(&self, fenced: impl IntoIterator<Item = (Partition, FenceReason)>) {
+        let mut seen = self.lock();
+        let keep = |(partition, reason): (Partition, FenceReason)| {
+            let earlier = seen.fenced.get(&partition).filter(|_| reason == FenceReason::Closed);
+            (partition, earlier.copied().unwrap_or(reason))
+        };
+        let fenced = fenced.into_iter().map(keep).collect();
+        seen.fenced = fenced;
     }
 
     /// The partition is open: neither fenced nor failing.
     pub(super) fn set_open(&self, partition: Partition) {
-        let mut seen = self.seen();
-        seen.fenced.retain(|fenced| *fenced != partition);
+        let mut seen = self.lock();
+        seen.fenced.remove(&partition);
         seen.failures.remove(&partition);
     }
 
     /// An attempt failed; returns whether the failure differs from the last one, so that it is logged once.
     pub(super) fn set_failure(&self, partition: Partition, failure: &str) -> bool {
-        self.seen().failures.insert(partition, failure.to_owned()).as_deref() != Some(failure)
+        self.lock().failures.insert(partition, failure.to_owned()).as_deref() != Some(failure)
     }
 
     /// A rebuild of the partition begins.
@@ -95,12 +96,12 @@ pub(super) struct Progress {
 impl Progress {
     /// A stage begins, of which nothing is done yet.
     pub(super) fn begin(&self, what: &'static str, of: Option<u64>) {
-        self.status.seen().stages.insert(self.partition, Stage { what, done: 0, of });
+        self.status.lock().stages.insert(self.partition, Stage { what, done: 0, of });
     }
 
     /// Some more of the stage is done.
     pub(super) fn add(&self, more: usize) {
-        if let Some(stage) = self.status.seen().stages.get_mut(&self.partition) {
+        if let Some(stage) = self.status.lock().stages.get_mut(&self.partition) {
             stage.done += more;
         }
     }
@@ -108,7 +109,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.status.seen().stages.remove(&self.partition);
+        self.status.lock().stages.remove(&self.partition);
     }
 }
 
@@ -124,28 +125,30 @@ mod tests {
     #[test]
     fn failure_is_new_once_and_ends_when_the_partition_is_open() {
         let (partition, status) = (partition(), Status::default());
-        status.set_fenced(vec![partition]);
+        status.set_fenced([(partition, FenceReason::Replid)]);
+        status.set_fenced([(partition, FenceReason::Closed)]);
+        assert_eq!(status.seen().fenced[&partition], FenceReason::Replid, "the cause is kept");
         assert!(status.set_failure(partition, "Redis is read-only"));
         assert!(!status.set_failure(partition, "Redis is read-only"));
         assert!(status.set_failure(partition, "Redis is full"));
-        assert_eq!(status.failures()[&partition], "Redis is full");
+        assert_eq!(status.seen().failures[&partition], "Redis is full");
         status.set_open(partition);
-        assert!(status.fenced().is_empty() && status.failures().is_empty());
+        assert!(status.seen().fenced.is_empty() && status.seen().failures.is_empty());
     }
 
     #[test]
     fn stage_of_a_rebuild_is_shown_until_the_rebuild_ends() {
         let (partition, status) = (partition(), Status::default());
         let progress = status.progress(partition);
-        assert!(status.stages().is_empty());
+        assert!(status.seen().stages.is_empty());
         progress.begin("orders drained", Some(700));
         progress.add(500);
-        assert_eq!(status.stages()[&partition].to_string(), "500 of 700 orders drained");
+        assert_eq!(status.seen().stages[&partition].to_string(), "500 of 700 orders drained");
         progress.begin("request ids restored", None);
         progress.add(2);
         progress.add(3);
-        assert_eq!(status.stages()[&partition].to_string(), "5 request ids restored");
+        assert_eq!(status.seen().stages[&partition].to_string(), "5 request ids restored");
         drop(progress);
-        assert!(status.stages().is_empty());
+        assert!(status.seen().stages.is_empty());
     }
 }

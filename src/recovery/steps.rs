@@ -29,7 +29,7 @@ const GIVEN_UP: &str = "came back with an older Redis after it was given up as l
 pub(super) struct Rebuild<'a> {
     pub(super) recovery: &'a Recovery,
     pub(super) at: PartitionEpoch,
-    /// Orders of earlier epochs than this one were settled or given up as lost before.
+    /// Orders of earlier epochs than this one were decided or given up as lost before.
     pub(super) last_open: Epoch,
     /// The timeline of the ledger before this rebuild began.
     pub(super) timeline: Option<String>,
@@ -50,19 +50,19 @@ impl Rebuild<'_> {
                 self.drain(source).await?;
             }
             let Rebuilt { stored, voided, .. } = self.rebuilt;
-            tracing::debug!(%partition, %epoch, stored, voided, "drained");
+            tracing::debug!(%partition, %epoch, stored, voided, "both streams are drained");
             crash_point::reach("rebuild_drained");
             self.fill().await?;
-            tracing::debug!(%partition, %epoch, "filled");
+            tracing::debug!(%partition, %epoch, "Redis is filled from the ledger");
             crash_point::reach("rebuild_filled");
             self.resolve_unconfirmed().await?;
             let lost = self.rebuilt.lost_requests;
-            tracing::debug!(%partition, %epoch, lost, "other request ids looked up");
+            tracing::debug!(%partition, %epoch, lost, "the other request ids are looked up");
             crash_point::reach("rebuild_requests_resolved");
             let timeline = self.timeline.as_deref();
             match self.recovery.lifecycle.reopen(self.at, timeline).await? {
                 Reopened::Opened => {
-                    tracing::debug!(%partition, %epoch, "open in Redis");
+                    tracing::debug!(%partition, %epoch, "the partition is open in Redis");
                     return Ok(self.rebuilt);
                 }
                 Reopened::NotEmpty => {}
@@ -108,7 +108,7 @@ impl Rebuild<'_> {
         let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
-                "the rebuild dropped an entry that was not written by this service"
+                "the rebuild dropped an entry that was not written by this program"
             );
             return Ok(());
         };
@@ -126,14 +126,15 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Stores these orders; returns whether all are settled in the ledger now: stored, or voided before.
+    /// Stores these orders; returns whether all are decided in the ledger now: stored, or voided before.
     async fn store(&self, orders: &[&Order]) -> Result<bool, LedgerError> {
         match self.recovery.ledger.store(self.at.partition, self.at.epoch, orders).await {
             Ok(stored) => {
                 for mismatch in stored.mismatched {
                     tracing::error!(
                         reservation.id = %mismatch.id, column = mismatch.column,
-                        "the ledger holds another order under this reservation id"
+                        "the ledger holds another order under this id; run `yoink audit` and compare both rows \
+                         (docs/operations.md, YoinkNotConserved)"
                     );
                 }
                 Ok(true)
@@ -182,10 +183,10 @@ impl Rebuild<'_> {
                 let (next, page) = lifecycle.unconfirmed(self.at.partition, bucket, cursor).await?;
                 let ids = page.iter().filter_map(|request| request.id);
                 let uuids: Vec<_> = ids.map(|id| id.to_uuid()).collect();
-                let settled = ledger.settled(&uuids).await?;
-                let settled: HashSet<_> = settled.into_iter().map(|(id, _)| id).collect();
+                let decided = ledger.decided(&uuids).await?;
+                let decided: HashSet<_> = decided.into_iter().map(|(id, _)| id).collect();
                 let page = page.into_iter().map(|request| {
-                    let lost = request.id.is_some_and(|id| !settled.contains(&id.to_uuid()));
+                    let lost = request.id.is_some_and(|id| !decided.contains(&id.to_uuid()));
                     (request, lost)
                 });
                 let requests: Vec<(UnconfirmedRequest, bool)> = page.collect();
@@ -213,7 +214,7 @@ impl Rebuild<'_> {
     }
 }
 
-/// The orders in entries; an entry that this service did not write has none.
+/// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
     entries: &[Surviving],

@@ -6,33 +6,22 @@ use ::redis::{Arg, Cmd, Pipeline, RedisFuture, Value, aio::ConnectionLike};
 use futures_util::FutureExt as _;
 
 use super::Connection;
-use crate::telemetry::Metrics;
 
 /// A handle on the connection of every partition; clones share it.
 #[derive(Clone)]
-pub struct Commands {
-    inner: Connection,
-    metrics: Metrics,
-}
-
-impl Commands {
-    /// Over this connection.
-    pub fn new(inner: Connection, metrics: Metrics) -> Self {
-        Self { inner, metrics }
-    }
-}
+pub struct Commands(pub Connection);
 
 impl ConnectionLike for Commands {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let started = Instant::now();
-            let reply = self.inner.req_packed_command(command).await;
+            let reply = self.0.req_packed_command(command).await;
             let name = match command.args_iter().next() {
                 Some(Arg::Simple(name)) => String::from_utf8_lossy(name).into_owned(),
                 Some(_) | None => "other".to_owned(),
             };
             let error = reply.as_ref().err().map(|error| error.category().to_owned());
-            self.metrics.command(name, started.elapsed(), error);
+            self.0.metrics().record_command(name, started.elapsed(), error);
             reply
         }
         .boxed()
@@ -44,10 +33,10 @@ impl ConnectionLike for Commands {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        self.inner.req_packed_commands(pipeline, offset, count)
+        self.0.req_packed_commands(pipeline, offset, count)
     }
 
     fn get_db(&self) -> i64 {
-        self.inner.get_db()
+        self.0.get_db()
     }
 }

@@ -40,10 +40,6 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Retries, for some seconds, while Redis does not answer in time, cannot be reached, or loads its data: a process that
 /// starts must not end because the disk of Redis is slow for a moment, or because Redis fails over after the process
 /// has connected. Only for reads.
-///
-/// # Errors
-///
-/// When Redis refuses, or does not answer in this time.
 pub async fn retry_at_start<T, F: Future<Output = RedisResult<T>>>(
     read: impl Fn() -> F,
 ) -> RedisResult<T> {
@@ -122,10 +118,7 @@ impl Link {
 impl Connection {
     /// Connects. `name` is its purpose, for log lines; a request that is not answered within `response_timeout`
     /// fails.
-    ///
-    /// # Errors
-    ///
-    /// When Redis cannot be reached, or has not answered for some seconds.
+    /// A Redis that is silent is retried for some seconds.
     pub async fn open(
         client: &Client,
         name: &'static str,
@@ -145,6 +138,10 @@ impl Connection {
         let connected = retry(connect, RedisError::is_timeout);
         let link = Arc::new(ArcSwap::from_pointee(connected.await?));
         Ok(Self { shared, link })
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// The connection to use now.
@@ -172,15 +169,16 @@ impl Connection {
         }
     }
 
-    /// Drops a connection if the result of a request shows that it cannot be used. `answered` is how many requests had
-    /// been answered when this one was sent.
-    fn check<T>(
+    /// Sends a request, and drops the connection if the result shows that it cannot be used.
+    async fn send<T, F: Future<Output = RedisResult<T>>>(
         &self,
-        (link, answered): (&Arc<Link>, u64),
-        answer: &RedisResult<T>,
+        send: impl FnOnce(MultiplexedConnection) -> F,
         in_answer: impl FnOnce(&T) -> Option<DropReason>,
-    ) {
-        let reason = match answer {
+    ) -> RedisResult<T> {
+        let (link, connection) = self.connected().await?;
+        let answered = link.answered.load(Ordering::Relaxed);
+        let answer = send(connection).await;
+        let reason = match &answer {
             Ok(answer) => in_answer(answer),
             Err(error) => in_error(error, link.answered.load(Ordering::Relaxed) == answered),
         };
@@ -189,11 +187,12 @@ impl Connection {
             link.answered.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(reason) = reason {
-            match answer {
-                Ok(_) => self.drop_link(link, reason, &"a script was refused by a replica"),
-                Err(error) => self.drop_link(link, reason, error),
+            match &answer {
+                Ok(_) => self.drop_link(&link, reason, &"a script was refused by a replica"),
+                Err(error) => self.drop_link(&link, reason, error),
             }
         }
+        answer
     }
 
     /// No request uses it from now on. Counted and logged once.
@@ -202,7 +201,7 @@ impl Connection {
             return;
         }
         let Settings { name, metrics, response_timeout, .. } = &*self.shared;
-        metrics.redis_connection_dropped(reason.label());
+        metrics.record_dropped_connection(reason.label());
         // A u64, because a JSON log writes a u128 as a string.
         let timeout_ms = u64::try_from(response_timeout.as_millis()).unwrap_or(u64::MAX);
         if link.previous == Some(reason) && link.made.elapsed() < LOG_INTERVAL {
@@ -224,14 +223,10 @@ fn not_sent(error: RedisError) -> RedisError {
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        async move {
-            let (link, mut connection) = self.connected().await?;
-            let answered = link.answered.load(Ordering::Relaxed);
-            let answer = connection.send_packed_command(command).await;
-            self.check((&link, answered), &answer, in_answer);
-            answer
-        }
-        .boxed()
+        let send = move |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_command(command).await
+        };
+        self.send(send, in_answer).boxed()
     }
 
     fn req_packed_commands<'a>(
@@ -240,14 +235,10 @@ impl ConnectionLike for Connection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        async move {
-            let (link, mut connection) = self.connected().await?;
-            let answered = link.answered.load(Ordering::Relaxed);
-            let answers = connection.send_packed_commands(pipeline, offset, count).await;
-            self.check((&link, answered), &answers, |answers| answers.iter().find_map(in_answer));
-            answers
-        }
-        .boxed()
+        let send = move |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_commands(pipeline, offset, count).await
+        };
+        self.send(send, |answers: &Vec<_>| answers.iter().find_map(in_answer)).boxed()
     }
 
     fn get_db(&self) -> i64 {

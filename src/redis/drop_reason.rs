@@ -1,19 +1,19 @@
 //! Why a connection is replaced, decided by the result of one request. Pure.
 
-use std::fmt;
-
 use ::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 /// Why a connection is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DropReason {
-    /// It could not be made.
+    #[error("cannot connect to Redis")]
     Unreachable,
-    /// Redis or the network closed it.
+    #[error("the connection to Redis was closed")]
     Closed,
     /// A request timed out, and no other request was answered meanwhile.
+    #[error("Redis does not answer on this connection")]
     Silent,
-    /// It leads to a replica: after a failover, to what was the primary.
+    /// After a failover: to what was the primary.
+    #[error("this connection is to a replica of Redis, which cannot be written")]
     Replica,
 }
 
@@ -26,17 +26,6 @@ impl DropReason {
             Self::Silent => "silent",
             Self::Replica => "replica",
         }
-    }
-}
-
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unreachable => "cannot connect to Redis",
-            Self::Closed => "the connection to Redis was closed",
-            Self::Silent => "Redis does not answer on this connection",
-            Self::Replica => "the connection leads to a replica of Redis, which cannot be written",
-        })
     }
 }
 

@@ -1,7 +1,5 @@
 //! Why a script did not run to its end, and whether it may have taken effect.
 
-use std::fmt;
-
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Whether a failed call may have taken effect.
@@ -24,29 +22,36 @@ impl Applied {
 }
 
 /// Why a partition is fenced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum FenceReason {
-    /// Redis is a replica, or the connection leads to one: it cannot be written.
+    #[error("Redis is a replica, which cannot be written")]
     Replica,
-    /// Redis has no meta: it was emptied, or the partition was never opened there.
+    /// It was emptied, or the partition was never opened there.
+    #[error("Redis holds no data of the partition")]
     Missing,
-    /// Redis holds another deployment's data.
+    #[error("Redis holds another deployment's data")]
     Deployment,
-    /// Redis restarted, was promoted, or was restored from a backup.
+    /// After a restart, a promotion, or a restored backup.
+    #[error("Redis restarted, or is not the instance on which the partition was opened")]
     Replid,
-    /// This process or Redis is in another epoch.
+    #[error("Redis or this process is in another epoch")]
     Epoch,
-    /// It is closed for a rebuild.
+    #[error("it is closed for a rebuild")]
     Closed,
-    /// The settings of Redis are not safe to sell with.
+    #[error("the settings of Redis are not safe to sell with")]
     Settings,
-    /// Postgres failed over or was restored since the partition was opened.
+    #[error(
+        "Postgres is on another timeline than at the opening of the partition: it failed over or was restored"
+    )]
     Timeline,
-    /// Postgres lost an order that it had stored.
+    #[error("Postgres no longer holds an order that it had stored")]
     StoredLost,
-    /// The ledger holds an earlier epoch than Redis: it lost commits.
+    #[error(
+        "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
+    )]
     LedgerBehind,
-    /// This process does not know yet that the partition is open.
+    #[error("this process does not know yet whether it is open")]
     Unknown,
 }
 
@@ -64,28 +69,6 @@ impl FenceReason {
     }
 }
 
-impl fmt::Display for FenceReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Replica => "Redis is a replica, which cannot be written",
-            Self::Missing => "Redis holds no data of the partition",
-            Self::Deployment => "Redis holds another deployment's data",
-            Self::Replid => "Redis restarted, or is not the instance on which the partition was opened",
-            Self::Epoch => "Redis or this process is in another epoch",
-            Self::Closed => "it is closed for a rebuild",
-            Self::Settings => "the settings of Redis are not safe to sell with",
-            Self::Timeline => {
-                "Postgres is on another timeline than at the opening of the partition: it failed over or was restored"
-            }
-            Self::StoredLost => "Postgres no longer holds an order that it had stored",
-            Self::LedgerBehind => {
-                "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
-            }
-            Self::Unknown => "this process does not know yet whether it is open",
-        })
-    }
-}
-
 /// A script did not run to its end.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FenceError {
@@ -98,7 +81,6 @@ pub enum FenceError {
         /// Whether the script may have taken effect.
         applied: Applied,
         /// The error of the client library.
-        #[source]
         source: RedisError,
     },
     /// The script never gives this reply, or it failed: a bug, or another program's data under the keys of this one. It

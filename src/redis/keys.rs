@@ -61,7 +61,7 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    /// The whole name of this key of a partition, under a prefix (`yoink` by default).
+    /// The whole name, under a prefix (`yoink` by default).
     pub(super) fn name(self, prefix: &str, partition: Partition) -> String {
         format!("{prefix}:{{{partition}}}:{self}")
     }
@@ -73,7 +73,7 @@ mod tests {
     use crate::domain::PartitionCount;
 
     #[test]
-    fn keys_have_the_names_of_the_design() {
+    fn keys_have_their_documented_names() {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         for (key, name) in [
             (Key::Meta, "meta"),

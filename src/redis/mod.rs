@@ -1,6 +1,6 @@
-//! Access to Redis: connections, keys, the epoch that this process holds each partition to be open in, and scripts
-//! that begin with the fence (R1). A script runs on a partition only under that epoch, and Redis refuses it where
-//! its own state differs.
+//! Access to Redis: connections, keys, the epoch in which each partition is open as far as this process knows, and
+//! scripts that begin with the fence (R1). A script runs on a partition only under that epoch, and Redis refuses it
+//! where its own state differs.
 //!
 //! A Redis that is a replica is fenced, even if its data is right, and its connection is dropped.
 //!
@@ -18,6 +18,6 @@ pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceError, FenceReason};
 pub use keys::{GROUP, Key};
-pub use partitions::{Partitions, Taking, WaitLimit};
+pub use partitions::{Partitions, SellingGuard};
 pub use script::Script;
 pub(crate) use script::script;

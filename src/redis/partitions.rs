@@ -12,19 +12,16 @@ use ::redis::{RedisError, Value};
 use uuid::Uuid;
 
 use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Script};
-use crate::{
-    domain::{Epoch, Partition, PartitionCount, PartitionEpoch},
-    telemetry::Metrics,
-};
+use crate::domain::{Epoch, Partition, PartitionCount, PartitionEpoch};
 
-/// A handle on every partition; clones share what is known.
+/// A handle on every partition; clones share what is known. A script that fails with `Fenced` or
+/// `Unavailable { applied: No }` has done nothing.
 #[derive(Clone)]
 pub struct Partitions {
     connection: Connection,
     key_prefix: Arc<str>,
     count: PartitionCount,
     deployment: Uuid,
-    metrics: Metrics,
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
     /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
@@ -32,29 +29,18 @@ pub struct Partitions {
     /// Whether selling is forbidden, even from open partitions.
     forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
-    taking: Arc<[AtomicBool]>,
+    selling: Arc<[AtomicBool]>,
 }
 
 const SEQ_BITS: u32 = 36;
 
 /// Held while units are taken from a partition.
-pub struct Taking<'a> {
-    flag: &'a AtomicBool,
-}
+pub struct SellingGuard<'a>(&'a AtomicBool);
 
-impl Drop for Taking<'_> {
+impl Drop for SellingGuard<'_> {
     fn drop(&mut self) {
-        self.flag.store(false, Ordering::SeqCst);
+        self.0.store(false, Ordering::SeqCst);
     }
-}
-
-/// What a WAIT waits for.
-#[derive(Debug, Clone, Copy)]
-pub struct WaitLimit {
-    /// This many replicas,
-    pub replicas: u32,
-    /// or the end of this time.
-    pub timeout_ms: u64,
 }
 
 impl Partitions {
@@ -64,14 +50,13 @@ impl Partitions {
         key_prefix: &str,
         deployment: Uuid,
         count: PartitionCount,
-        metrics: Metrics,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
         let seen = count.all().map(|_| AtomicU64::new(0)).collect();
-        let taking = count.all().map(|_| AtomicBool::new(false)).collect();
+        let selling = count.all().map(|_| AtomicBool::new(false)).collect();
         let forbidden = Arc::default();
         let key_prefix = key_prefix.into();
-        Self { connection, key_prefix, count, deployment, metrics, epochs, seen, forbidden, taking }
+        Self { connection, key_prefix, count, deployment, epochs, seen, forbidden, selling }
     }
 
     /// How many there are.
@@ -86,10 +71,10 @@ impl Partitions {
 
     /// A connection for plain commands that change no stock; never for a blocking one.
     pub fn connection(&self) -> Commands {
-        Commands::new(self.connection.clone(), self.metrics.clone())
+        Commands(self.connection.clone())
     }
 
-    /// Holds a partition to be open in this epoch, or (`None`) not to be open.
+    /// Sets the epoch in which a partition is known to be open; `None`: it is not known to be open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
             self.record_seen(partition, epoch, 0);
@@ -97,16 +82,12 @@ impl Partitions {
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
     }
 
-    /// Forbids selling from any partition, or allows it again: for a Redis whose settings are not safe.
-    pub fn forbid(&self, forbidden: bool) {
-        self.forbidden.store(forbidden, Ordering::Release);
+    /// Sets whether units may be sold from any partition: not while the settings of Redis are unsafe.
+    pub fn set_selling_allowed(&self, allowed: bool) {
+        self.forbidden.store(!allowed, Ordering::Release);
     }
 
-    /// The epoch to sell in.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when the partition is not known to be open, or selling is forbidden.
+    /// The epoch to sell in; `Fenced` when the partition is not known to be open, or nothing may be sold.
     pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
         if self.forbidden.load(Ordering::Acquire) {
             return Err(FenceError::Fenced(FenceReason::Settings));
@@ -128,24 +109,19 @@ impl Partitions {
         Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
     }
 
-    /// Marks the partition as one from which units are being taken, until the answer is dropped; by one task per
-    /// partition.
-    pub fn take(&self, partition: Partition) -> Taking<'_> {
-        let flag = &self.taking[partition.index()];
+    /// Records that units are being taken from the partition, until the guard is dropped. One task per partition does so.
+    pub fn begin_selling(&self, partition: Partition) -> SellingGuard<'_> {
+        let flag = &self.selling[partition.index()];
         flag.store(true, Ordering::SeqCst);
-        Taking { flag }
+        SellingGuard(flag)
     }
 
     /// Whether units are being taken. While no epoch is known to be open, no task begins to.
-    pub fn is_taking(&self, partition: Partition) -> bool {
-        self.taking[partition.index()].load(Ordering::SeqCst)
+    pub fn is_selling(&self, partition: Partition) -> bool {
+        self.selling[partition.index()].load(Ordering::SeqCst)
     }
 
-    /// The epoch in which the partition is known to be open.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` when it is not known to be open.
+    /// The epoch in which the partition is known to be open; else `Fenced`.
     pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
         match self.epochs[partition.index()].load(Ordering::SeqCst) {
             0 => Err(FenceError::Fenced(FenceReason::Unknown)),
@@ -154,10 +130,6 @@ impl Partitions {
     }
 
     /// Runs a script under the epoch in which the partition is known to be open.
-    ///
-    /// # Errors
-    ///
-    /// `Fenced` and `Unavailable { applied: No }` mean that nothing was done.
     pub async fn run<T>(
         &self,
         partition: Partition,
@@ -169,10 +141,6 @@ impl Partitions {
     }
 
     /// Runs a script under an epoch that the caller knows.
-    ///
-    /// # Errors
-    ///
-    /// As [`Partitions::run`].
     pub async fn run_in<T>(
         &self,
         at: PartitionEpoch,
@@ -183,10 +151,6 @@ impl Partitions {
     }
 
     /// Runs a script under an epoch that the caller knows, on these keys in addition to its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`Partitions::run`].
     pub async fn run_on<T>(
         &self,
         at: PartitionEpoch,
@@ -204,10 +168,6 @@ impl Partitions {
     }
 
     /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
-    ///
-    /// # Errors
-    ///
-    /// As [`Partitions::run`].
     pub async fn call_script<T>(
         &self,
         partition: Partition,
@@ -230,7 +190,7 @@ impl Partitions {
         let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
         let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
         let error = parsed.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name, started.elapsed(), error);
+        self.connection.metrics().record_script(script.name, started.elapsed(), error);
         parsed
     }
 
@@ -244,18 +204,15 @@ impl Partitions {
         Self { connection, ..self.clone() }
     }
 
-    /// Runs a script that takes no arguments once for each of these partitions, and then waits for replicas to have
-    /// everything up to there: all in one pipeline on one connection, which it blocks.
-    /// Returns the result of each call, and how many replicas have it.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or refuses one of the calls.
+    /// Runs a script that takes no arguments once for each of these partitions, and then waits, at most for `timeout_ms`,
+    /// until this many replicas have everything up to there: all in one pipeline on one connection, which it blocks.
+    /// Returns the result of each call, and how many replicas have it. Fails if Redis refuses one of the calls.
     pub async fn run_and_wait<T>(
         &self,
         script: &Script<T>,
         calls: &[PartitionEpoch],
-        limit: WaitLimit,
+        replicas: u32,
+        timeout_ms: u64,
     ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
         let mut pipeline = ::redis::pipe();
         for at in calls {
@@ -263,13 +220,13 @@ impl Partitions {
             let call = script.eval(&keys.collect::<Vec<_>>(), &[&self.caller(at.epoch)]);
             pipeline.add_command(call);
         }
-        pipeline.cmd("WAIT").arg(limit.replicas).arg(limit.timeout_ms);
+        pipeline.cmd("WAIT").arg(replicas).arg(timeout_ms);
         let started = Instant::now();
         let replies: Result<Vec<Value>, _> =
             pipeline.query_async(&mut self.connection.clone()).await;
         let replies = replies.map_err(FenceError::from);
         let error = replies.as_ref().err().map(FenceError::label);
-        self.metrics.script(script.name, started.elapsed(), error);
+        self.connection.metrics().record_script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
         let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;
@@ -277,10 +234,6 @@ impl Partitions {
     }
 
     /// Whether Redis answers at all.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable` when it does not.
     pub async fn ping(&self) -> Result<(), FenceError> {
         let ping = ::redis::cmd("PING");
         let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;

@@ -63,9 +63,6 @@ impl<T> Script<T> {
     }
 
     /// Parses a reply, whose first element is its status.
-    ///
-    /// # Errors
-    ///
     /// `Fenced` when the script found its partition fenced, `Malformed` when this script gives no such reply.
     pub(super) fn parse(&self, reply: &Value) -> Result<T, FenceError> {
         let Value::Array(items) = reply else {

@@ -4,16 +4,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 
-use super::{
-    ServerError,
-    child::{Port, Running, Start, ending_with_parent, wrapped_by},
-};
+use super::child::{Server, ending_with_parent, run_by};
 
 /// When Redis flushes a write to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,101 +22,89 @@ pub enum AppendFsync {
     Everysec,
 }
 
-/// A private redis-server.
+/// A private redis-server. Calls fail when it is not installed or does not answer.
 #[derive(Debug)]
 pub struct RedisServer {
-    running: Running,
-    port: Port,
-    dir: PathBuf,
-    fsync: AppendFsync,
-    wrapper: Vec<String>,
+    server: Server,
 }
 
 impl RedisServer {
     /// Starts one on a free port; existing data in `dir` is loaded.
-    ///
-    /// # Errors
-    ///
-    /// See [`ServerError`].
-    pub fn start(dir: &Path, fsync: AppendFsync) -> Result<Self, ServerError> {
+    pub fn start(dir: &Path, fsync: AppendFsync) -> anyhow::Result<Self> {
         Self::start_under(dir, fsync, &[])
     }
 
     /// As [`RedisServer::start`], run by another program with its arguments, even after a restart. That
     /// program must exec the server (as `env` does), so that signals reach it.
-    ///
-    /// # Errors
-    ///
-    /// See [`ServerError`].
-    pub fn start_under(
-        dir: &Path,
-        fsync: AppendFsync,
-        wrapper: &[&str],
-    ) -> Result<Self, ServerError> {
-        let wrapper: Vec<String> = wrapper.iter().map(|text| (*text).to_owned()).collect();
-        let failed = |source| ServerError::Directory { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(failed)?;
-        for _ in 0..5 {
-            let port = Port::free().map_err(failed)?;
-            if let Start::Answers(running) = launch(dir, port.number(), fsync, &wrapper)? {
-                return Ok(Self { running, port, dir: dir.to_owned(), fsync, wrapper });
-            }
-        }
-        Err(silent(dir))
+    pub fn start_under(dir: &Path, fsync: AppendFsync, wrapper: &[&str]) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot prepare {}", dir.display()))?;
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut programs = std::env::split_paths(&path).map(|dir| dir.join("redis-server"));
+        let program = programs.find(|program| program.exists());
+        let program = program.context("redis-server is not installed: run `make install`")?;
+        let fsync = match fsync {
+            AppendFsync::Always => "always",
+            AppendFsync::Everysec => "everysec",
+        };
+        let command = |port: u16| {
+            let mut command = ending_with_parent(&program, "TERM");
+            command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
+            command.args(["--appendonly", "yes", "--appendfsync", fsync, "--save", ""]);
+            // As in deploy/redis.conf.
+            command.args(["--maxmemory", "2gb", "--maxmemory-policy", "noeviction"]);
+            command.args(["--lazyfree-lazy-expire", "yes", "--repl-backlog-ttl", "0"]);
+            command.args(["--no-appendfsync-on-rewrite", "no"]);
+            command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
+            run_by(wrapper, &command)
+        };
+        let answers = |_: &Path, port, pid| answers(port, pid).unwrap_or(false);
+        Ok(Self { server: Server::start(dir, "redis", command, answers)? })
     }
 
     /// Restarts it on the same port with its data.
-    ///
-    /// # Errors
-    ///
-    /// See [`ServerError`].
-    pub fn restart(&mut self) -> Result<(), ServerError> {
+    pub fn restart(&mut self) -> anyhow::Result<()> {
         self.stop();
-        match launch(&self.dir, self.port.number(), self.fsync, &self.wrapper)? {
-            Start::Answers(running) => self.running = running,
-            Start::Ended | Start::Silent => return Err(silent(&self.dir)),
-        }
-        Ok(())
+        self.server.restart()
     }
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port.number()
+        self.server.port()
     }
 
     /// Its data directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.server.dir
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port.number())
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// Stops it.
     pub fn stop(&mut self) {
-        self.running.stop(Signal::SIGTERM);
+        self.server.stop(Signal::SIGTERM);
     }
 
     /// Kills it, as a crash does.
     pub fn kill(&mut self) {
-        self.running.kill();
+        self.server.kill();
     }
 
     /// Stops it by SIGSTOP: connections stay open and nothing is answered.
     pub fn pause(&self) {
-        self.running.signal(Signal::SIGSTOP);
+        self.server.signal(Signal::SIGSTOP);
     }
 
     /// Whether it has stopped: [`RedisServer::pause`] only sends the signal.
     pub fn is_paused(&self) -> bool {
-        self.running.is_stopped()
+        self.server.is_stopped()
     }
 
     /// Continues it.
     pub fn resume(&self) {
-        self.running.signal(Signal::SIGCONT);
+        self.server.signal(Signal::SIGCONT);
     }
 }
 
@@ -127,39 +113,6 @@ impl Drop for RedisServer {
         self.resume();
         self.stop();
     }
-}
-
-fn silent(dir: &Path) -> ServerError {
-    ServerError::Silent { program: "redis-server", log: dir.join("redis.log") }
-}
-
-fn launch(
-    dir: &Path,
-    port: u16,
-    fsync: AppendFsync,
-    wrapper: &[String],
-) -> Result<Start, ServerError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|p| p.exists());
-    let program = found.ok_or(ServerError::Missing("redis-server"))?;
-    let mut command = ending_with_parent(&program, "TERM");
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
-    command.args(["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]);
-    // As in deploy/redis.conf.
-    command.args(["--maxmemory", "2gb", "--lazyfree-lazy-expire", "yes"]);
-    command.args(["--repl-backlog-ttl", "0", "--no-appendfsync-on-rewrite", "no"]);
-    command.args([
-        "--appendfsync",
-        match fsync {
-            AppendFsync::Always => "always",
-            AppendFsync::Everysec => "everysec",
-        },
-    ]);
-    command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
-    Running::start(wrapped_by(wrapper, command), "redis-server", |pid| {
-        answers(port, pid).unwrap_or(false)
-    })
 }
 
 /// Whether the process that we started answers on this port: it may be another Redis.

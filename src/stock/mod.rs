@@ -4,19 +4,19 @@
 //! the first call is unknown.
 
 mod batcher;
-mod drain_rate;
-mod levels;
 mod products;
+mod read;
 mod release;
 mod reserve;
+mod store_rate;
 
 use std::sync::Arc;
 
-pub use levels::Levels;
-pub use release::{ReleaseFrom, Released};
+pub use read::StockByProduct;
+pub use release::{ReleaseFrom, ReleaseOutcome};
 use tracing::Instrument as _;
 
-use self::{batcher::Batcher, levels::LevelsReader, reserve::Reserver};
+use self::{batcher::Batcher, read::Reader, reserve::Reserver};
 use crate::{
     domain::{Outcome, Reserve},
     redis::{FenceError, Partitions},
@@ -26,24 +26,25 @@ use crate::{
 
 /// Settings of the stock.
 #[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "each is described by the setting of its name")]
 pub struct StockSettings {
-    /// How long a request id is remembered at least, in milliseconds. The same for every process.
     pub idempotency_window_ms: u64,
-    /// The most entries in a partition's orders stream before intake is refused.
     pub backlog_max_entries: u64,
 }
 
 /// Why a request got no decision.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StockError {
-    /// More requests wait than the queue holds; nothing was done.
-    #[error("too many requests are waiting for this partition")]
+    /// Nothing was done.
+    #[error("too many requests wait for this partition: repeat the request later")]
     Overloaded,
-    /// The service is shutting down; nothing was done.
-    #[error("the service is shutting down")]
+    /// Nothing was done.
+    #[error("this process is shutting down: repeat the request at another one")]
     Stopping,
-    /// The service stopped while the request may have been under way; the outcome is open.
-    #[error("the outcome is unknown")]
+    /// The outcome is open.
+    #[error(
+        "this process stopped before Redis answered: repeat the request with the same request id"
+    )]
     Abandoned,
     /// Redis refused to write the order; nothing was done.
     #[error("Redis refused the order: {0}")]
@@ -61,7 +62,7 @@ type Decision = Result<Outcome, StockError>;
 pub struct Stock {
     partitions: Partitions,
     reservers: Arc<[Batcher<Reserve, Decision>]>,
-    levels: Arc<[LevelsReader]>,
+    readers: Arc<[Reader]>,
 }
 
 impl Stock {
@@ -75,8 +76,9 @@ impl Stock {
         let reserver = Reserver::new(partitions.clone(), settings, metrics);
         let count = partitions.count();
         let reservers = count.all().map(|partition| reserver.clone().start(partition, tasks));
-        let levels = count.all().map(|p| LevelsReader::start(partitions.clone(), p, tasks));
-        Self { reservers: reservers.collect(), levels: levels.collect(), partitions }
+        let readers =
+            count.all().map(|partition| read::start(partitions.clone(), partition, tasks));
+        Self { reservers: reservers.collect(), readers: readers.collect(), partitions }
     }
 
     /// The partitions behind this stock.
@@ -85,16 +87,12 @@ impl Stock {
     }
 
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
-    /// queued it is decided even if the caller is dropped while it is under way.
-    ///
-    /// # Errors
-    ///
-    /// See [`StockError`]; only `Abandoned`, `Fence(Unavailable { applied: Maybe })` and
-    /// `Fence(Malformed)` leave the outcome open.
+    /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
+    /// `Fence(Unavailable { applied: Maybe })` and `Fence(Malformed)` leave the outcome open.
     pub async fn reserve(&self, mut request: Reserve) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         let span = telemetry::reserve_span(partition.number());
         request.traceparent = telemetry::traceparent(&span);
-        self.reservers[partition.index()].ask(request).instrument(span).await?
+        self.reservers[partition.index()].call(request).instrument(span).await?
     }
 }

@@ -9,31 +9,34 @@ use crate::{
 /// Which stream holds the order's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseFrom<'a> {
-    /// Still `orders` (R6).
+    /// In `orders` (R6).
     Orders,
-    /// `dead` (R5).
+    /// In `dead` (R5).
     Dead {
-        /// The name under which it was moved there.
-        named: &'a str,
+        /// Its key in the dead index.
+        dead_key: &'a str,
     },
 }
 
 /// What a release did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Released {
+pub enum ReleaseOutcome {
     /// It gave the unit back.
-    Now,
+    Released,
     /// Nothing: the entry is no longer there, because another call gave its unit back.
-    Before,
-    /// Nothing: the entry is not an order that this program wrote, or its product has no stock.
-    Never,
+    AlreadyReleased,
+    /// Nothing: this program did not write the entry.
+    Unrecognized,
+    /// Nothing: Redis has no stock of the product.
+    NoStock,
 }
 
-script!(RELEASE: Released = "release", include_str!("../../lua/release.lua"),
+script!(RELEASE: ReleaseOutcome = "release", include_str!("../../lua/release.lua"),
     [Meta, Stock, Idempotency, Bought, Orders, Dead, DeadIndex] {
-    ["released", _] => Released::Now,
-    ["gone"] => Released::Before,
-    ["unreleasable"] => Released::Never,
+    ["released", _] => ReleaseOutcome::Released,
+    ["gone"] => ReleaseOutcome::AlreadyReleased,
+    ["unrecognized"] => ReleaseOutcome::Unrecognized,
+    ["no_stock"] => ReleaseOutcome::NoStock,
 });
 
 impl Stock {
@@ -44,12 +47,12 @@ impl Stock {
         partition: Partition,
         from: ReleaseFrom<'_>,
         entry_id: &str,
-    ) -> Result<Released, FenceError> {
-        let (stream, named) = match from {
+    ) -> Result<ReleaseOutcome, FenceError> {
+        let (stream, dead_key) = match from {
             ReleaseFrom::Orders => ("orders", ""),
-            ReleaseFrom::Dead { named } => ("dead", named),
+            ReleaseFrom::Dead { dead_key } => ("dead", dead_key),
         };
-        let args = [GROUP, stream, entry_id, named];
+        let args = [GROUP, stream, entry_id, dead_key];
         self.partitions.run(partition, &RELEASE, &args).await
     }
 }

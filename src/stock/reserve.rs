@@ -1,11 +1,15 @@
 //! `lua/reserve.lua`: one call decides a batch.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Decision, StockError, StockSettings,
     batcher::{Batcher, Limits},
-    drain_rate::DrainRate,
+    store_rate::StoreRate,
 };
 use crate::{
     domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
@@ -30,13 +34,13 @@ pub(super) struct Reserver {
     partitions: Partitions,
     settings: StockSettings,
     metrics: Metrics,
-    drain_rates: Arc<[DrainRate]>,
+    store_rates: Arc<[StoreRate]>,
 }
 
 impl Reserver {
     pub(super) fn new(partitions: Partitions, settings: StockSettings, metrics: Metrics) -> Self {
-        let drain_rates = partitions.count().all().map(|_| DrainRate::default()).collect();
-        Self { partitions, settings, metrics, drain_rates }
+        let store_rates = partitions.count().all().map(|_| StoreRate::default()).collect();
+        Self { partitions, settings, metrics, store_rates }
     }
 
     /// Starts the batcher of one partition.
@@ -51,7 +55,7 @@ impl Reserver {
 
     /// One decision per request, in order.
     async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
-        self.metrics.batch(batch.len());
+        self.metrics.record_reserve_batch(batch.len());
         let decisions = match self.decide_open(partition, batch).await {
             Ok(decisions) => decisions,
             Err(error) => batch.iter().map(|_| Err(error.clone().into())).collect(),
@@ -61,7 +65,7 @@ impl Reserver {
             *counts.entry(label(decision)).or_default() += 1;
         }
         for (outcome, count) in counts {
-            self.metrics.decided(outcome, count);
+            self.metrics.record_outcome(outcome, count);
         }
         decisions
     }
@@ -71,17 +75,17 @@ impl Reserver {
         partition: Partition,
         batch: &[Reserve],
     ) -> Result<Vec<Decision>, FenceError> {
-        // Before the mark below: a partition that is not open for selling is not marked as selling.
+        // Checked first, so that a partition that is not open for selling is not recorded as selling below.
         self.partitions.selling_epoch(partition)?;
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
         // Held until every accept of this call was seen (R10).
-        let _taking = self.partitions.take(partition);
+        let _selling = self.partitions.begin_selling(partition);
         let (epoch, answers) = self.call(partition, batch, &randoms).await?;
-        let (drain_rate, backlog_max_entries) =
-            (&self.drain_rates[partition.index()], self.settings.backlog_max_entries);
+        let (rate, capacity) =
+            (&self.store_rates[partition.index()], self.settings.backlog_max_entries);
+        let wait = |left| rate.wait(Instant::now(), left, capacity);
         let decode = |(random, answer): (u64, &String)| {
-            let asked = Asked { partition, epoch, random, drain_rate, backlog_max_entries };
-            decode(answer, asked)
+            decode(answer, PartitionEpoch { partition, epoch }, random, wait)
                 .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
         };
         let decisions: Vec<Decision> = randoms.into_iter().zip(&answers).map(decode).collect();
@@ -103,7 +107,7 @@ impl Reserver {
         batch: &[Reserve],
         randoms: &[u64],
     ) -> Result<(Epoch, Vec<String>), FenceError> {
-        // Read again: the partition may have been closed before it was marked as selling.
+        // Read again: the partition may have been closed before it was recorded as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
         let settings = [
             self.settings.idempotency_window_ms.to_string(),
@@ -116,7 +120,7 @@ impl Reserver {
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
             let (product, user) = (request.product.as_str(), request.user.as_str());
             // A program of an earlier version leaves entries of format 2 to newer ones; without the format it would
-            // take them for entries that this service did not write.
+            // take them for entries that this program did not write.
             let format = if request.is_plain() { "1" } else { "2" };
             args.extend([product, user, request_id, random, traceparent, format]);
         }
@@ -138,7 +142,7 @@ fn label(decision: &Decision) -> &'static str {
         Ok(Outcome::SoldOut) => "sold_out",
         Ok(Outcome::LimitReached { .. }) => "limit_reached",
         Ok(Outcome::NotOpen { .. }) => "not_open",
-        Ok(Outcome::Closed) => "closed",
+        Ok(Outcome::Ended { .. }) => "ended",
         Ok(Outcome::Stopped) => "stopped",
         Ok(Outcome::UnknownProduct) => "unknown_product",
         Ok(Outcome::BacklogFull { .. }) => "backlog_full",
@@ -146,26 +150,20 @@ fn label(decision: &Decision) -> &'static str {
     }
 }
 
-/// What the decision on a request needs in addition to the answer of the script.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    partition: Partition,
-    epoch: Epoch,
+/// The decision in an answer to the request with this random part; `None` for an answer that the script never gives.
+/// `wait` is how long to wait for a backlog that so many entries have left.
+fn decode(
+    answer: &str,
+    PartitionEpoch { partition, epoch }: PartitionEpoch,
     random: u64,
-    drain_rate: &'a DrainRate,
-    backlog_max_entries: u64,
-}
-
-/// The decision in an answer; `None` for an answer that the script never gives.
-fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
+    wait: impl Fn(i64) -> Duration,
+) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
     let parts: Vec<&str> = rest.split(' ').collect();
-    let partition = asked.partition;
     let outcome = match (status, parts.as_slice()) {
         ("accepted", [seq, remaining, at]) => {
-            let (epoch, seq) = (asked.epoch, seq.parse().ok()?);
-            let id = ReservationId::new(partition.number(), epoch, seq, asked.random).ok()?;
-            Outcome::Accepted(receipt(id, at, remaining)?)
+            let id = ReservationId::new(partition.number(), epoch, seq.parse().ok()?, random);
+            Outcome::Accepted(receipt(id.ok()?, at, remaining)?)
         }
         ("duplicate", [entry_id, random, at, remaining]) => {
             let id = ReservationId::from_entry(partition, entry_id, random)?;
@@ -177,13 +175,11 @@ fn decode(answer: &str, asked: Asked<'_>) -> Option<Decision> {
         ("sold_out", _) => Outcome::SoldOut,
         ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
         ("not_open", [opens]) => Outcome::NotOpen { opens_at_ms: opens.parse().ok()? },
-        ("closed", _) => Outcome::Closed,
+        ("ended", [""]) => Outcome::Ended { closes_at_ms: None },
+        ("ended", [closes]) => Outcome::Ended { closes_at_ms: Some(closes.parse().ok()?) },
         ("stopped", _) => Outcome::Stopped,
         ("unknown_product", _) => Outcome::UnknownProduct,
-        ("backlog_full", [left]) => {
-            let (left, full) = (left.parse().ok()?, asked.backlog_max_entries);
-            Outcome::BacklogFull { retry_after: asked.drain_rate.wait(Instant::now(), left, full) }
-        }
+        ("backlog_full", [left]) => Outcome::BacklogFull { retry_after: wait(left.parse().ok()?) },
         ("not_applied", _) => return Some(Err(StockError::Refused(rest.to_owned()))),
         _ => return None,
     };
@@ -200,9 +196,9 @@ mod tests {
     use super::*;
     use crate::domain::PartitionCount;
 
-    fn asked(drain_rate: &DrainRate) -> Asked<'_> {
+    fn decoded(answer: &str) -> Option<Decision> {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
-        Asked { partition, epoch: Epoch(2), random: 0xabc, drain_rate, backlog_max_entries: 9 }
+        decode(answer, PartitionEpoch { partition, epoch: Epoch(2) }, 0xabc, |_| Duration::ZERO)
     }
 
     #[test]
@@ -215,7 +211,8 @@ mod tests {
             ("sold_out", "sold_out"),
             ("limit_reached", "limit_reached 2"),
             ("not_open", "not_open 1700000000000"),
-            ("closed", "closed"),
+            ("ended", "ended"),
+            ("ended", "ended 1700000000000"),
             ("stopped", "stopped"),
             ("unknown_product", "unknown_product"),
             ("backlog_full", "backlog_full 17"),
@@ -226,15 +223,13 @@ mod tests {
                 header.into_iter().any(|line| line.contains(named)),
                 "{named} is not in the header"
             );
-            assert!(decode(answer, asked(&DrainRate::default())).is_some(), "{answer}");
+            assert!(decoded(answer).is_some(), "{answer}");
         }
     }
 
     #[test]
     fn duplicate_has_the_reservation_id_of_its_own_epoch() {
-        let Some(Ok(Outcome::Duplicate(receipt))) =
-            decode("duplicate 1-5 ff 1000 9", asked(&DrainRate::default()))
-        else {
+        let Some(Ok(Outcome::Duplicate(receipt))) = decoded("duplicate 1-5 ff 1000 9") else {
             panic!("not a duplicate");
         };
         assert_eq!(receipt.reservation_id, ReservationId::new(3, Epoch(1), 5, 0xff).unwrap());
@@ -245,7 +240,7 @@ mod tests {
     fn answer_that_the_script_never_gives_is_not_decoded() {
         for bad in ["", "accepted", "accepted x 1 1", "accepted 1 1", "duplicate 1 a 1 1", "maybe"]
         {
-            assert!(decode(bad, asked(&DrainRate::default())).is_none(), "{bad}");
+            assert!(decoded(bad).is_none(), "{bad}");
         }
     }
 }

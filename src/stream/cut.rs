@@ -15,7 +15,7 @@ const ENTRIES_MAX: u32 = 20_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the terms of the design")]
 pub struct ProductCut {
-    pub available: i64,
+    pub stock: i64,
     pub supply: i64,
     pub in_orders: i64,
     pub in_dead: i64,
@@ -65,7 +65,7 @@ pub enum CutError {
 
 /// A record of the reply.
 enum Record {
-    Product { product: ProductId, available: i64, supply: i64 },
+    Product { product: ProductId, stock: i64, supply: i64 },
     Entry { in_dead: bool, accepted_as: String, product: String, random: String },
     Bucket(IdempotencyCut),
 }
@@ -82,20 +82,20 @@ script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua
 fn record(elements: &[&str]) -> Option<Record> {
     let &[kind, a, b, c] = elements else { return None };
     Some(match kind {
-        "p" => Record::Product {
+        "product" => Record::Product {
             product: a.parse().ok()?,
-            available: b.parse().ok()?,
+            stock: b.parse().ok()?,
             supply: c.parse().ok()?,
         },
-        "o" | "d" => Record::Entry {
-            in_dead: kind == "d",
+        "order" | "dead" => Record::Entry {
+            in_dead: kind == "dead",
             accepted_as: a.to_owned(),
             product: b.to_owned(),
             random: c.to_owned(),
         },
-        "c" | "u" => Record::Bucket(IdempotencyCut {
+        "bucket" | "no_bucket" => Record::Bucket(IdempotencyCut {
             since_ms: a.parse().ok()?,
-            is_kept: kind == "c",
+            is_kept: kind == "bucket",
             remembered: b.parse().ok()?,
             waiting: c.parse().ok()?,
         }),
@@ -104,14 +104,14 @@ fn record(elements: &[&str]) -> Option<Record> {
 }
 
 impl Streams {
-    /// Reads a cut of a partition whose request ids are remembered for `window_ms`.
-    ///
-    /// # Errors
-    ///
-    /// See [`CutError`].
-    pub async fn cut(&self, partition: Partition, window_ms: u64) -> Result<Cut, CutError> {
+    /// Reads a cut of a partition whose request ids are remembered for `idempotency_window_ms`.
+    pub async fn cut(
+        &self,
+        partition: Partition,
+        idempotency_window_ms: u64,
+    ) -> Result<Cut, CutError> {
         let epoch = self.partitions.epoch(partition)?;
-        let args = [&*ENTRIES_MAX.to_string(), &*window_ms.to_string()];
+        let args = [&*ENTRIES_MAX.to_string(), &*idempotency_window_ms.to_string()];
         let at = PartitionEpoch { partition, epoch };
         let cut = self.partitions.run_in(at, &CUT, &args).await?;
         let (seq, records) = cut.map_err(CutError::TooMany)?;
@@ -134,9 +134,9 @@ impl Cut {
     fn add(&mut self, partition: Partition, record: Record) {
         match record {
             Record::Bucket(bucket) => self.idempotency.push(bucket),
-            Record::Product { product, available, supply } => {
+            Record::Product { product, stock, supply } => {
                 let units = self.products.entry(product).or_default();
-                (units.available, units.supply) = (available, supply);
+                (units.stock, units.supply) = (stock, supply);
             }
             Record::Entry { in_dead, accepted_as, product, random } => {
                 let entry = Entry { id: accepted_as, fields: vec![("r".to_owned(), random)] };

@@ -1,14 +1,12 @@
 //! The dead stream: entries that could not be stored. Each entry is the token for its own unit.
 
-use redis::RedisError;
-
 use super::{
     Streams,
     entry::{Entry, EntryError, fields},
 };
 use crate::{
     domain::{Order, Partition, ReservationId},
-    redis::{FenceError, script},
+    redis::{Applied, FenceError, GROUP, script},
 };
 
 /// An entry of `dead`.
@@ -29,10 +27,31 @@ pub struct DeadPage {
     pub newest: Option<String>,
 }
 
+/// Why an order is moved to `dead`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its id in `orders`.
+    pub entry_id: String,
+    /// The reservation, if the entry has a valid one.
+    pub reservation_id: Option<ReservationId>,
+    /// The reason, for operators.
+    pub reason: String,
+    /// The SQLSTATE of Postgres.
+    pub sqlstate: Option<String>,
+}
+
 /// The newest id of the stream, and entries.
 type Page = (Option<String>, Vec<Entry>);
 
-// `None` where no entry has the requested name.
+// Whether the order was still in `orders`; an error is the refusal of Redis.
+script!(MOVE_TO_DEAD: Result<bool, String> = "move_to_dead", include_str!("../../lua/move_to_dead.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["moved", _] => Ok(true),
+    ["gone"] => Ok(false),
+    ["not_applied", refusal] => Err(refusal.to_owned()),
+});
+
+// `None` where no entry has the requested dead key.
 script!(DEAD: Option<Page> = "dead", include_str!("../../lua/dead.lua"), [Meta, Dead, DeadIndex] {
     ["none"] => None,
     ["read", newest, ref elements @ ..] => {
@@ -72,8 +91,8 @@ impl DeadEntry {
         self.field("id")
     }
 
-    /// The name under which it was moved to `dead`: the reservation id, or `accepted_as` if it has none.
-    pub fn named(&self) -> &str {
+    /// Its key in the dead index: the reservation id, or `accepted_as` if it has none.
+    pub fn dead_key(&self) -> &str {
         self.field("rid")
     }
 
@@ -92,32 +111,42 @@ impl DeadEntry {
         self.field("at").parse().unwrap_or(0)
     }
 
-    /// The reservation it is.
-    ///
-    /// # Errors
-    ///
-    /// `Malformed` when this program did not write it.
+    /// The reservation it is; an error if this program did not write it.
     pub fn reservation_id(&self) -> Result<ReservationId, EntryError> {
         self.entry.reservation_id(self.partition, self.accepted_as())
     }
 
-    /// The order in it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Entry::order`].
+    /// The order in it, as [`Entry::order`].
     pub fn order(&self) -> Result<Order, EntryError> {
         self.entry.order(self.partition, self.accepted_as())
     }
 }
 
 impl Streams {
+    /// Moves an order to `dead` if it is still in `orders`; returns whether it was.
+    pub async fn move_to_dead(
+        &self,
+        partition: Partition,
+        rejection: &Rejection,
+    ) -> Result<bool, FenceError> {
+        let Rejection { entry_id, reservation_id, reason, sqlstate } = rejection;
+        let dead_key = reservation_id.map_or_else(|| entry_id.clone(), |id| id.to_string());
+        let args = [GROUP, entry_id, &dead_key, reason, sqlstate.as_deref().unwrap_or_default()];
+        let moved = self.partitions.run(partition, &MOVE_TO_DEAD, &args).await?;
+        moved.map_err(|refusal| {
+            let source =
+                (redis::ErrorKind::Extension, "Redis refused to write the dead entry", refusal);
+            FenceError::Unavailable { applied: Applied::No, source: source.into() }
+        })
+    }
+
     /// At most `count` dead entries of a partition, the oldest first, after `after` (an id in `dead`) and up to `last`
     /// (without it, to the newest).
     pub async fn dead(
         &self,
         partition: Partition,
-        (after, last): (Option<&str>, Option<&str>),
+        after: Option<&str>,
+        last: Option<&str>,
         count: usize,
     ) -> Result<DeadPage, FenceError> {
         let first = after.map_or("-".to_owned(), |id| format!("({id}"));
@@ -126,7 +155,7 @@ impl Streams {
     }
 
     /// Reads dead entries under the fence, since an older Redis holds entries that are settled; `None` where no entry
-    /// has the requested name.
+    /// has the requested dead key.
     async fn read_dead(
         &self,
         partition: Partition,
@@ -140,26 +169,26 @@ impl Streams {
     }
 
     /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
-    pub async fn now_ms(&self) -> Result<i64, RedisError> {
+    pub async fn now_ms(&self) -> Result<i64, FenceError> {
         let time = redis::cmd("TIME");
         let (seconds, micros): (i64, i64) =
             time.query_async(&mut self.partitions.connection()).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// The dead entry of this name.
+    /// The dead entry with this key in the dead index.
     pub async fn dead_of(
         &self,
         partition: Partition,
-        named: &str,
+        dead_key: &str,
     ) -> Result<Option<DeadEntry>, FenceError> {
-        let page = self.read_dead(partition, &[named, "", "", "1"]).await?;
+        let page = self.read_dead(partition, &[dead_key, "", "", "1"]).await?;
         Ok(page.and_then(|page| page.entries.into_iter().next()))
     }
 
     /// Removes a dead entry whose order is in the ledger; returns whether it was still there.
     pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
-        self.partitions.run(dead.partition, &DISCARD, &[dead.dead_id(), dead.named()]).await
+        self.partitions.run(dead.partition, &DISCARD, &[dead.dead_id(), dead.dead_key()]).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The entries that a rebuild stores or voids, and removes from the streams of a closed partition (R8).
 
-use redis::{AsyncCommands as _, RedisError};
+use redis::AsyncCommands as _;
 
 use super::{
     Streams,
@@ -50,7 +50,7 @@ impl Streams {
         source: Source,
         after: &str,
         count: usize,
-    ) -> Result<Vec<Surviving>, RedisError> {
+    ) -> Result<Vec<Surviving>, FenceError> {
         let key = self.partitions.key(partition, source.key());
         let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
@@ -66,8 +66,9 @@ impl Streams {
     }
 
     /// How many entries a stream holds.
-    pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, RedisError> {
-        self.partitions.connection().xlen(self.partitions.key(partition, source.key())).await
+    pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, FenceError> {
+        let key = self.partitions.key(partition, source.key());
+        Ok(self.partitions.connection().xlen(key).await?)
     }
 
     /// Removes entries that a rebuild has stored or voided.

@@ -24,17 +24,19 @@ pub struct Entry {
     /// Its id in that stream.
     pub id: String,
     /// Names and values; what is not UTF-8 was replaced.
-    pub fields: Vec<(String, String)>,
+    pub fields: Fields,
 }
 
 /// Why there is no order in an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// A newer version of this program wrote it, and must handle it.
-    #[error("entry of format {0}, this program reads up to {FORMAT}")]
+    #[error(
+        "the entry has format {0}, and this program reads formats up to {FORMAT}: start a worker of the newer version"
+    )]
     NewerFormat(u32),
     /// This program did not write it.
-    #[error("entry with a bad {0}")]
+    #[error("the entry has no valid {0}: this program did not write it")]
     Malformed(&'static str),
 }
 
@@ -57,10 +59,6 @@ impl Entry {
     }
 
     /// The identity of the order that was accepted as `<epoch>-<seq>` (its id in `orders`).
-    ///
-    /// # Errors
-    ///
-    /// `Malformed` when this program did not write it.
     pub fn reservation_id(
         &self,
         partition: Partition,
@@ -71,26 +69,21 @@ impl Entry {
     }
 
     /// The order in it; `accepted_as` is its id in `orders`.
-    ///
-    /// # Errors
-    ///
-    /// `NewerFormat` or `Malformed`.
     pub fn order(&self, partition: Partition, accepted_as: &str) -> Result<Order, EntryError> {
         match self.field("v").and_then(|v| v.parse().ok()) {
             Some(1..=FORMAT) => {}
             Some(newer) if newer > FORMAT => return Err(EntryError::NewerFormat(newer)),
             Some(_) | None => return Err(EntryError::Malformed("format")),
         }
-        let field = |name, what| self.field(name).ok_or(EntryError::Malformed(what));
+        let (product, user) = (self.field("p").map(str::parse), self.field("u").map(str::parse));
         let request = self.field("q").map(str::parse).transpose();
+        let malformed = EntryError::Malformed;
         Ok(Order {
             id: self.reservation_id(partition, accepted_as)?,
-            product: field("p", "product")?
-                .parse()
-                .map_err(|_| EntryError::Malformed("product"))?,
-            user: field("u", "user")?.parse().map_err(|_| EntryError::Malformed("user"))?,
-            request: request.map_err(|_| EntryError::Malformed("request id"))?,
-            reserved_at_ms: self.reserved_at_ms().ok_or(EntryError::Malformed("time"))?,
+            product: product.and_then(Result::ok).ok_or(malformed("product"))?,
+            user: user.and_then(Result::ok).ok_or(malformed("user"))?,
+            request: request.map_err(|_| malformed("request id"))?,
+            reserved_at_ms: self.reserved_at_ms().ok_or(malformed("time"))?,
             traceparent: self.field("c").map(str::to_owned),
         })
     }

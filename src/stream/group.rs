@@ -1,4 +1,4 @@
-//! The consumer group of `orders`: read, take over, settle.
+//! The consumer group of `orders`: read, claim, adopt, settle.
 
 use redis::{AsyncCommands as _, RedisError};
 
@@ -26,22 +26,19 @@ script!(SETTLE: () = "settle", include_str!("../../lua/settle.lua"), [Meta, Orde
     ["ok", _] => (),
 });
 
-script!(RETIRE: () = "retire", include_str!("../../lua/retire.lua"), [Meta, Orders] {
-    ["retired" | "busy"] => (),
+// The last entry checked, and the ids of the entries taken.
+script!(ADOPT: (String, Vec<String>) = "adopt", include_str!("../../lua/adopt.lua"),
+    [Meta, Orders] {
+    ["ok", last, ref ids @ ..] => (last.to_owned(), ids.iter().map(|&id| id.to_owned()).collect()),
 });
 
-/// Which entries are claimed: those idle for at least this long, and at most this many.
-struct Limit {
-    idle_ms: u64,
-    count: usize,
-}
+script!(REMOVE_CONSUMER: () = "remove_consumer", include_str!("../../lua/remove_consumer.lua"),
+    [Meta, Orders] {
+    ["removed" | "has_pending"] => (),
+});
 
 impl Streams {
     /// Reads new entries, waiting up to `block_ms` for the first, on a connection of its own.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the group does not exist.
     pub async fn read_new(
         &self,
         connection: &mut Connection,
@@ -61,42 +58,15 @@ impl Streams {
         Ok(entries.map(|entry| Delivery { entry, deliveries: 1 }).collect())
     }
 
-    /// Takes over at most `count` entries that no consumer touched for `idle_ms`, without spending a delivery.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the group does not exist.
-    pub async fn take_over(
+    /// Takes at most `count` entries that nothing touched for `idle_ms` and that are pending with the consumer `from`
+    /// (`None`: with any), without spending a delivery. From `consumer` itself, these are entries that Redis delivered
+    /// in an answer that was lost.
+    pub async fn claim(
         &self,
         partition: Partition,
         consumer: &str,
-        idle_ms: u64,
-        count: usize,
-    ) -> Result<Vec<Delivery>, RedisError> {
-        self.claim(partition, None, consumer, Limit { idle_ms, count }).await
-    }
-
-    /// Takes back at most `count` entries that are pending with this consumer, without spending a delivery: for what
-    /// Redis delivered in an answer that was lost.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the group does not exist.
-    pub async fn take_back(
-        &self,
-        partition: Partition,
-        consumer: &str,
-        count: usize,
-    ) -> Result<Vec<Delivery>, RedisError> {
-        self.claim(partition, Some(consumer), consumer, Limit { idle_ms: 0, count }).await
-    }
-
-    async fn claim(
-        &self,
-        partition: Partition,
         from: Option<&str>,
-        consumer: &str,
-        Limit { idle_ms, count }: Limit,
+        (idle_ms, count): (u64, usize),
     ) -> Result<Vec<Delivery>, RedisError> {
         let mut connection = self.partitions.connection();
         let key = self.partitions.key(partition, Key::Orders);
@@ -121,6 +91,28 @@ impl Streams {
         Ok(taken)
     }
 
+    /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
+    /// checked; when all were, the next call begins at the start of the stream. Entries that were taken although this
+    /// fails are taken over later, as idle ones are.
+    pub async fn adopt(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        after: &mut String,
+        count: usize,
+    ) -> Result<Vec<Delivery>, FenceError> {
+        let args = [GROUP, consumer, after, &count.to_string()];
+        let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
+        *after = last;
+        let mut taken = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(entry) = self.entry(partition, &id).await? {
+                taken.push(Delivery { entry, deliveries: 1 });
+            }
+        }
+        Ok(taken)
+    }
+
     /// One entry of `orders`, if it is still there.
     pub async fn entry(&self, partition: Partition, id: &str) -> Result<Option<Entry>, RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
@@ -129,10 +121,6 @@ impl Streams {
     }
 
     /// Writes an order's own failure to its delivery count.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable; then the failure is not counted.
     pub async fn set_deliveries(
         &self,
         partition: Partition,
@@ -140,13 +128,9 @@ impl Streams {
         id: &str,
         deliveries: u32,
     ) -> Result<(), RedisError> {
+        let key = self.partitions.key(partition, Key::Orders);
         let mut claim = redis::cmd("XCLAIM");
-        claim
-            .arg(self.partitions.key(partition, Key::Orders))
-            .arg(GROUP)
-            .arg(consumer)
-            .arg(0)
-            .arg(id);
+        claim.arg(key).arg(GROUP).arg(consumer).arg(0).arg(id);
         claim.arg("JUSTID").arg("RETRYCOUNT").arg(deliveries);
         let _ids: Vec<String> = claim.query_async(&mut self.partitions.connection()).await?;
         Ok(())
@@ -160,26 +144,22 @@ impl Streams {
     }
 
     /// Creates the group again where it was deleted: at 0, so that everything in the stream is delivered again.
-    /// A stream that does not exist is not created: only a rebuild may do that.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the stream does not exist.
+    /// A stream that does not exist is an error: only a rebuild may create it.
     pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
         self.partitions.connection().xgroup_create(key, GROUP, "0").await
     }
 
     /// Removes a consumer that has nothing pending.
-    pub async fn retire(&self, partition: Partition, consumer: &str) -> Result<(), FenceError> {
-        self.partitions.run(partition, &RETIRE, &[GROUP, consumer]).await
+    pub async fn remove_consumer(
+        &self,
+        partition: Partition,
+        consumer: &str,
+    ) -> Result<(), FenceError> {
+        self.partitions.run(partition, &REMOVE_CONSUMER, &[GROUP, consumer]).await
     }
 
     /// Consumers that have nothing pending and read nothing for `idle_ms`.
-    ///
-    /// # Errors
-    ///
-    /// When Redis is unavailable, or the group does not exist.
     pub async fn idle_consumers(
         &self,
         partition: Partition,

@@ -26,14 +26,14 @@ pub struct PoolReading {
 
 impl Metrics {
     /// A Redis command ended; `error` is the reason why it failed.
-    pub fn command(&self, name: String, took: Duration, error: Option<String>) {
+    pub fn record_command(&self, name: String, took: Duration, error: Option<String>) {
         let mut labels = vec![KeyValue::new(SYSTEM, "redis"), KeyValue::new(OPERATION, name)];
         labels.extend(error.map(|error| KeyValue::new(ERROR, error)));
         self.instruments().operations.record(took.as_secs_f64(), &labels);
     }
 
     /// A script call ended; `error` is the reason why it did nothing or failed.
-    pub fn script(&self, name: &'static str, took: Duration, error: Option<&'static str>) {
+    pub fn record_script(&self, name: &'static str, took: Duration, error: Option<&'static str>) {
         let labels = [
             KeyValue::new(SYSTEM, "redis"),
             KeyValue::new(OPERATION, "EVALSHA"),
@@ -55,7 +55,7 @@ impl Metrics {
     }
 
     /// A pool of connections to Postgres was read.
-    pub fn pool(&self, name: &'static str, reading: PoolReading) {
+    pub fn set_pool(&self, name: &'static str, reading: PoolReading) {
         let instruments = self.instruments();
         let pool = KeyValue::new("db.client.connection.pool.name", name);
         for (state, count) in [("idle", reading.idle), ("used", reading.used)] {
@@ -68,7 +68,7 @@ impl Metrics {
     }
 }
 
-/// An operation on Postgres that is under way. It is recorded when it is dropped: as `cancelled`, unless it has
+/// An operation on Postgres that is in progress. It is recorded when it is dropped: as `cancelled`, unless it has
 /// finished before.
 pub struct LedgerOperation {
     duration: Histogram<f64>,

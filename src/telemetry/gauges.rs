@@ -21,7 +21,7 @@ pub struct PartitionReading {
 
 impl Metrics {
     /// A partition's streams were read.
-    pub fn partition(&self, partition: u16, reading: &PartitionReading) {
+    pub fn set_partition(&self, partition: u16, reading: &PartitionReading) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
         let instruments = self.instruments();
         instruments.orders.record(reading.orders, &labels);
@@ -34,45 +34,46 @@ impl Metrics {
     }
 
     /// Whether a partition was last seen to be fenced, and whether this process has paused its consumption.
-    pub fn partition_state(&self, partition: u16, fenced: bool, paused: bool) {
+    pub fn set_partition_state(&self, partition: u16, fenced: bool, paused: bool) {
         let labels = [KeyValue::new("partition", i64::from(partition))];
         self.instruments().fenced.record(u64::from(fenced), &labels);
         self.instruments().paused.record(u64::from(paused), &labels);
     }
 
     /// Whether a store answered.
-    pub fn store_up(&self, store: &'static str, up: bool) {
+    pub fn set_store_up(&self, store: &'static str, up: bool) {
         self.instruments().store_up.record(u64::from(up), &[KeyValue::new("store", store)]);
     }
 
     /// Whether this is the durability that a store's settings give.
-    pub fn durability(&self, store: &'static str, mode: &'static str, is: bool) {
+    pub fn set_durability(&self, store: &'static str, mode: &'static str, is: bool) {
         let labels = [KeyValue::new("store", store), KeyValue::new("mode", mode)];
         self.instruments().durability.record(u64::from(is), &labels);
     }
 
-    /// An audit ended; `whole` if it could read everything.
-    pub fn audited(&self, whole: bool) {
-        self.instruments().audit_unknown.record(u64::from(!whole), &[]);
+    /// An audit ended; `complete` if it could read everything.
+    pub fn set_audit_complete(&self, complete: bool) {
+        self.instruments().audit_unknown.record(u64::from(!complete), &[]);
     }
 
-    /// An audit found this many units too many or too few.
-    pub fn off_by(&self, error_units: u64) {
-        self.instruments().conservation.record(error_units, &[]);
+    /// The sum of all differences that an audit found.
+    pub fn set_conservation_error(&self, differences: u64) {
+        self.instruments().conservation.record(differences, &[]);
     }
 
-    /// This many accepted reservations were lost; `certainty` is `exactly` or `at least`.
-    pub fn lost(&self, certainty: &'static str, count: u64) {
+    /// This many accepted reservations were lost; at least so many, if the count is not exact.
+    pub fn set_lost(&self, is_exact: bool, count: u64) {
+        let certainty = if is_exact { "exact" } else { "minimum" };
         self.instruments().lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }
 
     /// The limit of entries in a partition's orders stream.
-    pub fn backlog_max_entries(&self, entries: u64) {
+    pub fn set_backlog_max_entries(&self, entries: u64) {
         self.instruments().backlog_max.record(entries, &[]);
     }
 
     /// The stock of a product that the settings name was read.
-    pub fn product_stock(&self, product: &str, units: i64) {
+    pub fn set_product_stock(&self, product: &str, units: i64) {
         let labels = [KeyValue::new("product", product.to_owned())];
         self.instruments().product_stock.record(units, &labels);
     }

@@ -72,11 +72,11 @@ instruments! {
         backlog_max: Gauge<u64> = "yoink.backlog.max_entries",
             "Entries in a partition's orders stream from which on requests are refused.";
         store_batch: Histogram<u64> = "yoink.store.batch_size", "Orders in a transaction.";
-        write_lag: Histogram<f64> = "yoink.write_lag", "From accepted to stored.";
+        store_delay: Histogram<f64> = "yoink.store_delay", "From accepted to stored.";
         dead: Gauge<u64> = "yoink.dead.depth", "Entries in the dead stream.";
         dead_letters: Counter<u64> = "yoink.dead_letters", "Orders moved to a dead stream.";
         unlisted: Counter<u64> = "yoink.ledger.unlisted_errors",
-            "Transactions that failed with a SQLSTATE that is in no list.";
+            "Transactions that failed with a SQLSTATE that this program does not classify.";
         fenced: Gauge<u64> = "yoink.partition.fenced", "1 while the partition is fenced.";
         paused: Gauge<u64> = "yoink.consumption.paused", "1 while its orders are not stored.";
 
@@ -94,7 +94,7 @@ instruments! {
         durability: Gauge<u64> = "yoink.durability", "1 for the durability that each store gives.";
 
         conservation: Gauge<u64> = "yoink.conservation.error_units",
-            "How much the last audit found too much or too little; 0 if both stores agree.";
+            "The sum of all differences that the last audit found; 0 if both stores agree.";
         audit_unknown: Gauge<u64> = "yoink.audit.unknown",
             "1 if the last audit could not read everything.";
         build_info: Gauge<u64> = "yoink.build_info", "The version and commit that run.";

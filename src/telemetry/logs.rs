@@ -16,11 +16,8 @@ use crate::config::{Config, LogFormat};
 /// Libraries whose lower levels would print what buyers send; the settings cannot raise them.
 const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
 
-/// Writes log lines to standard error and sends spans to the collector, as the settings define.
-///
-/// # Errors
-///
-/// When the filter, the collector's address or its headers are wrong, or a subscriber is set already.
+/// Writes log lines to standard error and sends spans to the collector, as the settings define. Logging can be set up
+/// only once.
 pub fn init(config: &Config) -> anyhow::Result<Traces> {
     let traces = Traces::new(config)?;
     let tracer = traces.tracer();

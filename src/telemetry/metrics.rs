@@ -1,31 +1,24 @@
 //! OpenTelemetry instruments: read by Prometheus at `/metrics`, and sent to a collector if the settings name one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use opentelemetry::{KeyValue, metrics::MeterProvider as _};
-use opentelemetry_sdk::{error::OTelSdkError, metrics::SdkMeterProvider};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 
 use super::{
     ListenerMetrics,
     collector::{Collector, MetricSender, resource},
     instruments::Instruments,
-    sqlstates::Sqlstates,
 };
 use crate::config::Config;
 
-/// Why there are no metrics.
-#[derive(Debug, thiserror::Error)]
-pub enum MetricsError {
-    /// The exporter could not be built.
-    #[error("cannot set up metrics")]
-    Setup(#[from] OTelSdkError),
-    /// The readings could not be written.
-    #[error("cannot write metrics")]
-    Encode(#[from] prometheus::Error),
-}
-
-/// Label values that the contract and the code fix. Their counters are exported as 0 from the start: a rate over
+/// Label values that the API and the code fix. Their counters are exported as 0 from the start: a rate over
 /// the first event needs a value before it.
 const OUTCOMES: [&str; 11] = [
     "accepted",
@@ -34,7 +27,7 @@ const OUTCOMES: [&str; 11] = [
     "sold_out",
     "limit_reached",
     "not_open",
-    "closed",
+    "ended",
     "stopped",
     "unknown_product",
     "backlog_full",
@@ -44,14 +37,11 @@ const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
 const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "silent", "replica"];
 
-/// The status codes that OpenTelemetry counts as errors of a gRPC server; the others are answers, or a caller's
+/// Whether OpenTelemetry counts a status code as an error of a gRPC server; the others are answers, or a caller's
 /// mistake.
-const SERVER_ERRORS: [&str; 6] =
-    ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"];
-
-/// Whether a status code counts as an error of the server.
 pub(super) fn is_server_error(code: &str) -> bool {
-    SERVER_ERRORS.contains(&code)
+    ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"]
+        .contains(&code)
 }
 
 /// Every metric; clones share them.
@@ -71,30 +61,21 @@ struct Shared {
 
 impl Metrics {
     /// Instruments with a registry of their own, for Prometheus only.
-    ///
-    /// # Errors
-    ///
-    /// When the exporter cannot be built.
-    pub fn new() -> Result<Self, MetricsError> {
+    pub fn new() -> anyhow::Result<Self> {
         Self::build(None)
     }
 
     /// Instruments that [`Metrics::send`] sends to the collector of the settings, if they name one.
-    ///
-    /// # Errors
-    ///
-    /// When an exporter cannot be built.
     pub fn of(config: &Config) -> anyhow::Result<Self> {
-        let collector = Collector::of(config)?.filter(|_| config.otlp_metrics_interval_ms > 0);
-        let sender = collector.map(|collector| collector.metrics()).transpose()?;
-        Ok(Self::build(sender)?)
+        let collector = Collector::of(config).filter(|_| config.otlp_metrics_interval_ms > 0);
+        Self::build(collector.map(|collector| collector.metrics()).transpose()?)
     }
 
-    fn build(sender: Option<MetricSender>) -> Result<Self, MetricsError> {
+    fn build(sender: Option<MetricSender>) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
         let mut provider = SdkMeterProvider::builder().with_resource(resource());
-        provider = provider.with_reader(exporter.build()?);
+        provider = provider.with_reader(exporter.build().context("cannot set up metrics")?);
         if let Some(sender) = &sender {
             provider = provider.with_reader(sender.reader());
         }
@@ -115,7 +96,7 @@ impl Metrics {
         let Instruments { build_info, refused, redis_errors, .. } = self.instruments();
         let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
         build_info.record(1, &[version, KeyValue::new("commit", env!("YOINK_COMMIT"))]);
-        OUTCOMES.into_iter().for_each(|outcome| self.decided(outcome, 0));
+        OUTCOMES.into_iter().for_each(|outcome| self.record_outcome(outcome, 0));
         REFUSALS.into_iter().for_each(|reason| refused.add(0, &[KeyValue::new("reason", reason)]));
         for error in REDIS_ERRORS {
             let labels = [KeyValue::new("script", "reserve"), KeyValue::new("error", error)];
@@ -128,8 +109,8 @@ impl Metrics {
         self.instruments().unlisted.add(0, &[KeyValue::new("sqlstate", "none")]);
     }
 
-    /// A gRPC call ended; `method` is one of the contract's, or `_OTHER`.
-    pub fn call(&self, method: &'static str, code: &'static str, took: Duration) {
+    /// A gRPC call ended; `method` is one of the API's, or `_OTHER`.
+    pub fn record_call(&self, method: &'static str, code: &'static str, took: Duration) {
         let labels = [
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", method),
@@ -141,46 +122,46 @@ impl Metrics {
     }
 
     /// Redis decided this many requests.
-    pub fn decided(&self, outcome: &'static str, count: u64) {
+    pub fn record_outcome(&self, outcome: &'static str, count: u64) {
         self.instruments().outcomes.add(count, &[KeyValue::new("outcome", outcome)]);
     }
 
     /// A batch of requests was sent.
-    pub fn batch(&self, size: usize) {
+    pub fn record_reserve_batch(&self, size: usize) {
         self.instruments().reserve_batch.record(size as u64, &[]);
     }
 
     /// A connection to Redis was replaced.
-    pub fn redis_connection_dropped(&self, reason: &'static str) {
+    pub fn record_dropped_connection(&self, reason: &'static str) {
         self.instruments().redis_dropped.add(1, &[KeyValue::new("reason", reason)]);
     }
 
-    /// A transaction stored orders; `lags` are the times from accepted to stored.
-    pub fn stored(&self, lags: impl ExactSizeIterator<Item = Duration>) {
-        self.instruments().store_batch.record(lags.len() as u64, &[]);
-        for lag in lags {
-            self.instruments().write_lag.record(lag.as_secs_f64(), &[]);
+    /// A transaction stored orders; `delays` are the times from accepted to stored.
+    pub fn record_stored(&self, delays: impl ExactSizeIterator<Item = Duration>) {
+        self.instruments().store_batch.record(delays.len() as u64, &[]);
+        for delay in delays {
+            self.instruments().store_delay.record(delay.as_secs_f64(), &[]);
         }
     }
 
     /// An order was moved to the dead stream.
-    pub fn dead_lettered(&self) {
+    pub fn record_dead_letter(&self) {
         self.instruments().dead_letters.add(1, &[]);
     }
 
-    /// A transaction failed with this SQLSTATE, which is in no list; `none` if Postgres gave no code.
-    pub fn unlisted(&self, sqlstate: String) {
+    /// A transaction failed with this SQLSTATE, which this program does not classify; `none` if Postgres gave no code.
+    pub fn record_unlisted(&self, sqlstate: String) {
         let label = self.shared.unlisted.label(sqlstate);
         self.instruments().unlisted.add(1, &[KeyValue::new("sqlstate", label)]);
     }
 
-    /// A call was refused before Redis was asked; `reason` is one of the contract's.
-    pub fn refused(&self, reason: &'static str) {
+    /// A call was refused before Redis was asked; `reason` is one of the API's.
+    pub fn record_refused(&self, reason: &'static str) {
         self.instruments().refused.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// An answer has waited for its acknowledgement.
-    pub fn acknowledged(&self, ack: &'static str, took: Duration) {
+    pub fn record_ack_wait(&self, ack: &'static str, took: Duration) {
         self.instruments().ack_wait.record(took.as_secs_f64(), &[KeyValue::new("ack", ack)]);
     }
 
@@ -190,12 +171,9 @@ impl Metrics {
     }
 
     /// Every metric, in Prometheus's text format.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub fn encode(&self) -> Result<String, MetricsError> {
-        Ok(TextEncoder::new().encode_to_string(&self.shared.registry.gather())?)
+    pub fn encode(&self) -> anyhow::Result<String> {
+        let metrics = self.shared.registry.gather();
+        TextEncoder::new().encode_to_string(&metrics).context("cannot write metrics")
     }
 
     /// Whether [`Metrics::send`] has a collector to send to.
@@ -208,5 +186,38 @@ impl Metrics {
         if let Some(sender) = &self.shared.sender {
             sender.send().await;
         }
+    }
+}
+
+/// The most SQLSTATEs that become label values; all others are counted as `other`, because a trigger may raise any.
+const SQLSTATES_MAX: usize = 20;
+
+/// The SQLSTATEs that are label values so far.
+#[derive(Default)]
+struct Sqlstates(Mutex<BTreeSet<String>>);
+
+impl Sqlstates {
+    fn label(&self, sqlstate: String) -> String {
+        let mut labels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if labels.len() < SQLSTATES_MAX {
+            labels.insert(sqlstate.clone());
+        }
+        if labels.contains(&sqlstate) { sqlstate } else { "other".to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_beyond_the_limit_is_counted_as_other() {
+        let sqlstates = Sqlstates::default();
+        for code in 0..SQLSTATES_MAX {
+            let code = format!("P{code:04}");
+            assert_eq!(sqlstates.label(code.clone()), code);
+        }
+        assert_eq!(sqlstates.label("ZZZZZ".to_owned()), "other");
+        assert_eq!(sqlstates.label("P0001".to_owned()), "P0001");
     }
 }

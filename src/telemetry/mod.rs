@@ -13,14 +13,13 @@ mod instruments;
 mod listeners;
 mod logs;
 mod metrics;
-mod sqlstates;
 mod traces;
 
 pub use database::{LedgerOperation, PoolReading};
 pub use gauges::PartitionReading;
 pub use listeners::ListenerMetrics;
 pub use logs::init;
-pub use metrics::{Metrics, MetricsError};
+pub use metrics::Metrics;
 pub use traces::{
     OTHER_METHOD, Sampling, Traces, record_failure, record_reservation, record_status,
     reserve_span, store_span, trace_id, traceparent,

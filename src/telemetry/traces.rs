@@ -27,7 +27,7 @@ use crate::config::Config;
 pub(super) const TARGET: &str = "yoink_trace";
 /// How long sending the last spans may take when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A method that is not of the contract: a label must not grow with the names that clients invent.
+/// A method that the API does not have: a label must not grow with the names that clients invent.
 pub const OTHER_METHOD: &str = "_OTHER";
 /// The header of a call that carries its caller's trace.
 const TRACEPARENT: &str = "traceparent";
@@ -41,7 +41,7 @@ pub struct Traces {
 impl Traces {
     /// Sends spans to `otlp_endpoint`, if there is one.
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
-        let Some(collector) = Collector::of(config)? else { return Ok(Self { provider: None }) };
+        let Some(collector) = Collector::of(config) else { return Ok(Self { provider: None }) };
         // `Sampling` decides: a span is made only for a call that is sampled.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)

@@ -6,18 +6,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BATCH_MAX, WorkerContext,
+    delayed_orders::DelayedOrders,
     pause::{Pause, PauseReason},
-    retry_queue::RetryQueue,
-    sleep,
     store::{Attempt, Failure, Unlisted, store},
     takeover::{Takeover, or_restored_group},
 };
 use crate::{
     crash_point,
-    domain::{AfterFailure, Epoch, Partition, after_failure},
+    domain::{Epoch, Partition, next_delivery},
     redis::Connection,
-    stock::{ReleaseFrom, Released},
+    stock::{ReleaseFrom, ReleaseOutcome},
     stream::{Delivery, Rejection},
+    tasks::tick,
     telemetry,
 };
 
@@ -39,7 +39,7 @@ pub struct Consumer {
     reader: Connection,
     /// Entries that are read and not settled; they are kept through every pause.
     held: Vec<Delivery>,
-    waiting: RetryQueue,
+    delayed: DelayedOrders,
     takeover: Takeover,
     /// Whether a probe found the partition open, and no step has failed since.
     open: bool,
@@ -47,9 +47,10 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(context: WorkerContext, partition: Partition, reader: Connection) -> Self {
+    /// The consumer of this partition; `reader` is a connection for its blocking reads alone.
+    pub fn new(context: WorkerContext, partition: Partition, reader: Connection) -> Self {
         Self {
-            waiting: RetryQueue::new(context.settings.retry_delay),
+            delayed: DelayedOrders::new(context.settings.retry_delay),
             context,
             partition,
             reader,
@@ -79,15 +80,14 @@ impl Consumer {
                 }
                 Err(pause) => {
                     self.report(&pause);
-                    sleep(delay, &stop).await;
+                    tick(delay, &stop).await;
                     delay = (delay * 2).min(PAUSE_MAX);
                 }
             }
         }
         // A consumer with pending entries is not removed: another one takes them over.
-        if let Err(error) =
-            self.context.streams.retire(self.partition, &self.context.consumer).await
-        {
+        let (streams, consumer) = (&self.context.streams, &self.context.consumer);
+        if let Err(error) = streams.remove_consumer(self.partition, consumer).await {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(partition = %self.partition, error, "the consumer was not removed");
         }
@@ -100,27 +100,18 @@ impl Consumer {
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
         let held = self.held.len();
-        match pause.reason {
-            PauseReason::LedgerUnavailable
-            | PauseReason::RedisUnavailable
-            | PauseReason::Fenced => {
-                tracing::warn!(%partition, held, error, "consumption paused: {}", pause.reason);
-            }
-            PauseReason::LedgerMisconfigured
-            | PauseReason::LedgerUnlisted(_)
-            | PauseReason::Malformed
-            | PauseReason::Inconsistent
-            | PauseReason::NewerFormat => {
-                tracing::error!(%partition, held, error, "consumption paused: {}", pause.reason);
-            }
+        if let PauseReason::LedgerUnavailable
+        | PauseReason::RedisUnavailable
+        | PauseReason::Fenced = pause.reason
+        {
+            tracing::warn!(%partition, held, error, "consumption paused: {}", pause.reason);
+        } else {
+            tracing::error!(%partition, held, error, "consumption paused: {}", pause.reason);
         }
     }
 
     /// Processes one batch; returns its size, 0 if there was nothing to do.
-    ///
-    /// # Errors
-    ///
-    /// A pause: nothing was lost, and the call is to be repeated.
+    /// After an error, a pause, nothing was lost, and the call is to be repeated.
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
         let processed = self.process_batch().await;
         self.open &= processed.is_ok();
@@ -142,17 +133,16 @@ impl Consumer {
         let batch = std::mem::take(&mut self.held);
         let size = batch.len();
         debug_assert!(size <= BATCH_MAX, "a batch of {size} entries");
-        let stores = (&self.context.ledger, &self.context.metrics);
-        let attempt = store(stores, self.partition, epoch, batch).await;
+        let (ledger, metrics) = (&self.context.ledger, &self.context.metrics);
+        let attempt = store(ledger, metrics, self.partition, epoch, batch).await;
         self.finish(attempt).await?;
         Ok(size)
     }
 
-    /// Fills `held`, if it is empty: with orders whose next attempt is due, else with entries to take
-    /// over, else with new ones.
+    /// Fills `held`, if it is empty: with delayed orders that are due, else with entries to take over, else with new ones.
     async fn fill(&mut self) -> Result<(), Pause> {
         if self.held.is_empty() {
-            self.held = self.waiting.take_due(BATCH_MAX);
+            self.held = self.delayed.take_due(BATCH_MAX);
         }
         if !self.held.is_empty() {
             return Ok(());
@@ -163,11 +153,11 @@ impl Consumer {
             self.context.lifecycle.probe(self.partition).await?;
             self.open = true;
         }
-        // While the queue is full, nothing more is taken.
-        if !self.waiting.is_full() && self.takeover.is_due() {
-            let waiting = self.waiting.entries();
-            let taken = self.takeover.run(&self.context, self.partition, waiting.len()).await?;
-            let new = taken.into_iter().filter(|taken| !waiting.contains(taken.entry.id.as_str()));
+        // While too many orders are delayed, nothing more is taken.
+        if !self.delayed.is_full() && self.takeover.is_due() {
+            let delayed = self.delayed.entries();
+            let taken = self.takeover.run(&self.context, self.partition, delayed.len()).await?;
+            let new = taken.into_iter().filter(|taken| !delayed.contains(taken.entry.id.as_str()));
             self.held = new.take(BATCH_MAX).collect();
         }
         if self.held.is_empty() {
@@ -181,14 +171,14 @@ impl Consumer {
     fn drop_earlier_epochs(&mut self, epoch: Epoch) {
         let current = |delivery: &Delivery| epoch_of(delivery).is_none_or(|found| found >= epoch);
         self.held.retain(current);
-        self.waiting.retain(current);
+        self.delayed.retain(current);
     }
 
     async fn read_new(&mut self) -> Result<(), Pause> {
         let until_due =
-            self.waiting.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+            self.delayed.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         let block = until_due.map_or(self.block, |until| until.min(self.block));
-        if self.waiting.is_full() {
+        if self.delayed.is_full() {
             tokio::time::sleep(block).await;
             return Ok(());
         }
@@ -209,7 +199,7 @@ impl Consumer {
     async fn finish(&mut self, attempt: Attempt) -> Result<(), Pause> {
         crash_point::reach("after_commit");
         for mismatch in &attempt.mismatched {
-            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id; the entry stays in orders");
+            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit` and compare both (docs/operations.md, YoinkNotConserved)");
         }
         self.held = attempt.unfinished;
         let mut pause = attempt.pause;
@@ -241,11 +231,14 @@ impl Consumer {
     async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
         let (context, id) = (&self.context, &delivery.entry.id);
         match context.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
-            Released::Now | Released::Before => {
+            ReleaseOutcome::Released | ReleaseOutcome::AlreadyReleased => {
                 tracing::debug!(partition = %self.partition, entry = id, "voided order released");
             }
-            Released::Never => {
-                tracing::error!(partition = %self.partition, entry = id, "a voided entry has no product of this deployment: its unit cannot be given back");
+            ReleaseOutcome::Unrecognized => {
+                tracing::error!(partition = %self.partition, entry = id, "this program did not write the entry of a voided order: its unit cannot be given back");
+            }
+            ReleaseOutcome::NoStock => {
+                tracing::error!(partition = %self.partition, entry = id, "the unit of a voided order cannot be given back, because Redis has no stock of its product: run `yoink rebuild --partition {}`", self.partition);
             }
         }
         Ok(())
@@ -254,12 +247,11 @@ impl Consumer {
     /// Counts an order's own failure in its deliveries; after the last one, moves it to the dead stream.
     async fn handle_failure(&mut self, failure: Failure) -> Result<(), Pause> {
         let settings = self.context.settings;
-        let delivery = match after_failure(failure.delivery.deliveries, settings.max_deliveries) {
-            AfterFailure::MoveToDead => return self.move_to_dead(failure).await,
-            AfterFailure::Retry { deliveries } => Delivery { deliveries, ..failure.delivery },
-        };
-        let (id, deliveries) = (delivery.entry.id.clone(), delivery.deliveries);
-        self.waiting.add_failed(delivery);
+        let next = next_delivery(failure.delivery.deliveries, settings.max_deliveries);
+        let Some(deliveries) = next else { return self.move_to_dead(failure).await };
+        let delivery = Delivery { deliveries, ..failure.delivery };
+        let id = delivery.entry.id.clone();
+        self.delayed.add_failed(delivery);
         let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         Ok(streams.set_deliveries(self.partition, consumer, &id, deliveries).await?)
     }
@@ -271,8 +263,8 @@ impl Consumer {
         let entry_id = delivery.entry.id.clone();
         let rejection = Rejection { entry_id, reservation_id, reason, sqlstate };
         if let Err(error) = self.context.streams.move_to_dead(self.partition, &rejection).await {
-            // Not held: its neighbours must not wait for it, nor for the memory that they free.
-            self.waiting.add_failed(delivery);
+            // Delayed, so that the others of the batch are settled, which frees the memory that this move may need.
+            self.delayed.add_failed(delivery);
             return Err(error.into());
         }
         tracing::error!(
@@ -282,35 +274,36 @@ impl Consumer {
             reason = rejection.reason,
             "an order cannot be stored: moved to the dead stream"
         );
-        self.context.metrics.dead_lettered();
+        self.context.metrics.record_dead_letter();
         crash_point::reach("after_move_to_dead");
         Ok(())
     }
 
-    /// Queues the orders that Postgres refused with a SQLSTATE that is in no list. Returns the pause that
-    /// remains: `None` if every order that was not stored is such an order, and waits in the queue.
+    /// Delays the orders that Postgres refused with an unlisted SQLSTATE. Returns the pause that remains: `None` if
+    /// every order that was not stored is such an order, and is delayed.
     fn keep_unlisted(&mut self, unlisted: Vec<Unlisted>, pause: Option<Pause>) -> Option<Pause> {
-        let refused = matches!(&pause, Some(pause) if pause.is_unlisted());
+        let refused = pause.as_ref().map(|pause| pause.reason);
+        let refused = matches!(refused, Some(PauseReason::LedgerUnlisted(Some(_))));
         if refused {
-            self.held = self.waiting.add_unlisted_again(std::mem::take(&mut self.held));
+            self.held = self.delayed.add_unlisted_again(std::mem::take(&mut self.held));
         }
         for Unlisted { delivery, sqlstate, reason } in unlisted {
             let entry = delivery.entry.id.clone();
-            if self.waiting.add_unlisted(delivery, sqlstate) {
+            if self.delayed.add_unlisted(delivery, sqlstate) {
                 tracing::error!(
                     partition = %self.partition, entry, %sqlstate, reason,
-                    "Postgres refused an order with a SQLSTATE that is in no list; it is kept and tried again"
+                    "Postgres refused an order with a SQLSTATE that this program does not classify (src/ledger/error.rs); it is kept and tried again"
                 );
             }
         }
-        self.context.pauses.set_unlisted(self.partition, self.waiting.unlisted(&self.held));
+        self.context.pauses.set_unlisted(self.partition, self.delayed.unlisted(&self.held));
         pause.filter(|_| !(refused && self.held.is_empty()))
     }
 
     /// Stops the sale of a partition whose stores disagree.
     async fn close_partition(&self) {
         if let Err(error) = self.context.lifecycle.close(self.partition).await {
-            tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "the partition could not be closed; its stores disagree");
+            tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "Redis and the ledger disagree, and Redis did not answer when the partition was to be closed: it still sells; trying again");
         }
     }
 }

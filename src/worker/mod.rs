@@ -4,22 +4,20 @@
 //! orders ──read──> held ──store──> settled               (acknowledged and deleted)
 //!            ▲       │ the order itself is refused
 //!            │       ▼
-//!            └── waiting ──past max_deliveries──> dead ──release──> voided, unit given back
+//!            └── delayed ──past max_deliveries──> dead ──release──> voided, unit given back
 //! ```
 //!
-//! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead
-//! stream that the ledger has not just refused.
+//! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead stream unless
+//! the ledger has just refused it.
 
 mod consumer;
+mod delayed_orders;
 mod pause;
 mod releaser;
-mod retry_queue;
 mod store;
 mod takeover;
 
 use std::{sync::Arc, time::Duration};
-
-use tokio_util::sync::CancellationToken;
 
 pub use self::{
     consumer::Consumer,
@@ -27,8 +25,7 @@ pub use self::{
     releaser::Releaser,
 };
 use crate::{
-    domain::Partition, ledger::Ledger, lifecycle::Lifecycle, redis::Connection, stock::Stock,
-    stream::Streams, telemetry::Metrics,
+    ledger::Ledger, lifecycle::Lifecycle, stock::Stock, stream::Streams, telemetry::Metrics,
 };
 
 /// The most entries of a batch.
@@ -45,35 +42,16 @@ pub struct WorkerSettings {
     pub retry_delay: Duration,
 }
 
-/// What every loop works on.
+/// What every loop works on. `consumer` is the name of this process in the consumer group; it is never used again.
 #[derive(Clone)]
+#[expect(missing_docs, reason = "each is described by its module")]
 pub struct WorkerContext {
-    /// The streams.
     pub streams: Streams,
-    /// The stock.
     pub stock: Stock,
-    /// The life cycle of the partitions.
     pub lifecycle: Lifecycle,
-    /// The ledger, through the connections of workers.
     pub ledger: Ledger,
-    /// The metrics.
     pub metrics: Metrics,
-    /// The settings.
     pub settings: WorkerSettings,
-    /// Why each partition's consumption is paused.
     pub pauses: Arc<Pauses>,
-    /// The name of this process in the consumer group; it is never used again.
     pub consumer: String,
-}
-
-impl WorkerContext {
-    /// The consumer of one partition; `reader` is a connection for its blocking reads alone.
-    pub fn consumer(&self, partition: Partition, reader: Connection) -> Consumer {
-        Consumer::new(self.clone(), partition, reader)
-    }
-}
-
-/// Sleeps, unless stopped first.
-async fn sleep(delay: Duration, stop: &CancellationToken) {
-    stop.run_until_cancelled(tokio::time::sleep(delay)).await;
 }

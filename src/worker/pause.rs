@@ -1,10 +1,7 @@
 //! Why consumption of a partition is paused. A pause is no failure of an order, and costs no order a
 //! delivery (R4).
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard},
-};
+use std::sync::{Mutex, MutexGuard};
 
 use redis::RedisError;
 
@@ -14,72 +11,49 @@ use crate::{
     ledger::{LedgerError, Sqlstate, code_of},
     redis::FenceError,
     stock::StockError,
-    stream::EntryError,
 };
 
 /// The cause of a pause, by who can remove it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
 pub enum PauseReason {
-    /// Postgres is unavailable.
+    #[error("Postgres is unavailable")]
     LedgerUnavailable,
-    /// Postgres fails with a SQLSTATE that is in no list, or without one.
+    #[error("Postgres fails with SQLSTATE {}, which this program does not classify (src/ledger/error.rs)", code_of(*.0))]
     LedgerUnlisted(Option<Sqlstate>),
-    /// The schema, the role or the database is wrong: an operator must repair it.
+    #[error("Postgres refuses: its schema, role or database is wrong")]
     LedgerMisconfigured,
-    /// Redis and the ledger disagree, and the partition was closed.
+    #[error("Postgres refuses to void an order (SQLSTATE {}): correct the constraint or trigger that refuses it", code_of(*.0))]
+    VoidRefused(Option<Sqlstate>),
+    /// The partition was closed.
+    #[error("Redis and the ledger disagree")]
     Inconsistent,
-    /// The partition is fenced, or of another epoch.
+    /// Or it has another epoch.
+    #[error("the partition is fenced")]
     Fenced,
-    /// Redis is unavailable.
+    #[error("Redis is unavailable")]
     RedisUnavailable,
-    /// A script returned a reply that this program does not understand: a bug.
+    #[error("internal error: Redis sent a reply that this program does not understand")]
     Malformed,
-    /// A newer program wrote an entry: this one must be updated.
+    #[error("an entry has a newer format than this program reads: update this worker")]
     NewerFormat,
-}
-
-impl fmt::Display for PauseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LedgerUnavailable => "Postgres is unavailable",
-            Self::LedgerUnlisted(sqlstate) => {
-                let code = code_of(*sqlstate);
-                return write!(f, "Postgres fails with SQLSTATE {code}, which is in no list");
-            }
-            Self::LedgerMisconfigured => "Postgres refuses: its schema, role or database is wrong",
-            Self::Inconsistent => "Redis and the ledger disagree",
-            Self::Fenced => "the partition is fenced",
-            Self::RedisUnavailable => "Redis is unavailable",
-            Self::Malformed => {
-                "internal error: Redis sent a reply that this program does not understand"
-            }
-            Self::NewerFormat => "an entry is of a newer format",
-        })
-    }
 }
 
 /// A batch that cannot be processed now.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the cause and the error")]
 pub struct Pause {
-    /// The cause.
     pub reason: PauseReason,
-    /// The error.
     pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-impl Pause {
-    /// Whether Postgres refuses with a SQLSTATE that is in no list.
-    pub(super) fn is_unlisted(&self) -> bool {
-        matches!(self.reason, PauseReason::LedgerUnlisted(Some(_)))
-    }
 }
 
 impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
-            // Rejections of orders are handled before an error becomes a pause.
-            LedgerError::Unavailable { .. } | LedgerError::Rejected { .. } => {
-                PauseReason::LedgerUnavailable
+            LedgerError::Unavailable { .. } => PauseReason::LedgerUnavailable,
+            // Of a void: the rejection of an order is handled before it becomes a pause.
+            LedgerError::Rejected { sqlstate, .. } => {
+                PauseReason::VoidRefused(Sqlstate::new(sqlstate))
             }
             LedgerError::Unlisted { sqlstate, .. } => PauseReason::LedgerUnlisted(*sqlstate),
             LedgerError::Misconfigured { .. } => PauseReason::LedgerMisconfigured,
@@ -107,12 +81,6 @@ impl From<RedisError> for Pause {
     }
 }
 
-impl From<EntryError> for Pause {
-    fn from(error: EntryError) -> Self {
-        Self { reason: PauseReason::NewerFormat, source: error.into() }
-    }
-}
-
 impl From<DeadLetterError> for Pause {
     fn from(error: DeadLetterError) -> Self {
         match error {
@@ -127,8 +95,7 @@ impl From<DeadLetterError> for Pause {
     }
 }
 
-/// Orders of a partition that are kept and tried again, because Postgres refuses them with a SQLSTATE that
-/// is in no list.
+/// Orders of a partition that are kept and tried again, because Postgres refuses them with an unlisted SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnlistedOrders {
     /// How many.

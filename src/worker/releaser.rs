@@ -4,12 +4,13 @@ use std::{collections::HashSet, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerContext, pause::Pause, sleep};
+use super::{WorkerContext, pause::Pause};
 use crate::{
     dead_letters::{DeadLetterError, DeadLetters, EntryOutcome},
     domain::Partition,
     ledger::ActionBy,
     stream::DeadEntry,
+    tasks::tick,
     telemetry::Metrics,
 };
 
@@ -23,8 +24,8 @@ pub struct Releaser {
     dead_letters: DeadLetters,
     metrics: Metrics,
     partition: Partition,
-    /// The ids of unrecognized entries, so that each is logged once.
-    unrecognized: HashSet<String>,
+    /// The ids of entries that cannot be released, so that each is logged once.
+    unreleasable: HashSet<String>,
 }
 
 impl Releaser {
@@ -32,7 +33,7 @@ impl Releaser {
     pub fn new(context: WorkerContext, partition: Partition) -> Self {
         let WorkerContext { streams, stock, ledger, metrics, .. } = context;
         let dead_letters = DeadLetters::new(streams, stock, ledger);
-        Self { dead_letters, metrics, partition, unrecognized: HashSet::new() }
+        Self { dead_letters, metrics, partition, unreleasable: HashSet::new() }
     }
 
     /// Releases entries until stopped.
@@ -47,16 +48,12 @@ impl Releaser {
                 }
                 Err(_) => {}
             }
-            sleep(POLL_INTERVAL, &stop).await;
+            tick(POLL_INTERVAL, &stop).await;
         }
     }
 
-    /// Releases the entries that are there; returns how many units went back. An entry that fails does not
-    /// stop the others.
-    ///
-    /// # Errors
-    ///
-    /// The first failure: nothing was lost, and the call is to be repeated.
+    /// Releases the entries that are there; returns how many units were given back. An entry that fails does not
+    /// stop the others; the first failure is returned.
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
         let (mut released, mut failed) = (0, None);
         let dead_letters = self.dead_letters.clone();
@@ -85,22 +82,25 @@ impl Releaser {
         let released = self.dead_letters.release(dead, &by).await;
         match &released {
             Ok(EntryOutcome::Released) => {
-                tracing::warn!(partition = %self.partition, reservation.id = dead.named(), "a dead order was voided and its unit given back");
+                tracing::warn!(partition = %self.partition, reservation.id = dead.dead_key(), "a dead letter was voided and its unit given back");
             }
-            Ok(EntryOutcome::Unrecognized) => {
-                if self.unrecognized.insert(dead.dead_id().to_owned()) {
-                    tracing::error!(partition = %self.partition, dead.id = dead.dead_id(), "a dead entry was not written by yoink: it stays in the dead stream");
+            Ok(EntryOutcome::Unrecognized) if self.is_first(dead) => {
+                tracing::error!(partition = %self.partition, dead.id = dead.dead_id(), "this program did not write a dead entry: it stays in the dead stream");
+            }
+            Ok(EntryOutcome::NoStock) if self.is_first(dead) => {
+                tracing::error!(partition = %self.partition, dead.id = dead.dead_id(), "the unit of a dead entry cannot be given back, because Redis has no stock of its product: run `yoink rebuild --partition {}`", self.partition);
+            }
+            Err(DeadLetterError::Ledger(error)) => {
+                if let Some(sqlstate) = error.unlisted() {
+                    self.metrics.record_unlisted(sqlstate);
                 }
             }
-            Ok(EntryOutcome::Stored | EntryOutcome::AlreadySettled | EntryOutcome::Refused) => {}
-            Err(error) => {
-                if let DeadLetterError::Ledger(error) = error
-                    && let Some(sqlstate) = error.unlisted()
-                {
-                    self.metrics.unlisted(sqlstate);
-                }
-            }
+            Ok(_) | Err(_) => {}
         }
         released
+    }
+
+    fn is_first(&mut self, dead: &DeadEntry) -> bool {
+        self.unreleasable.insert(dead.dead_id().to_owned())
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 
-use super::pause::Pause;
+use super::pause::{Pause, PauseReason};
 use crate::{
     domain::{Epoch, Order, Partition},
     ledger::{Ledger, LedgerError, Mismatch, Sqlstate, Stored, code_of},
@@ -25,7 +25,7 @@ pub(super) struct Failure {
     pub(super) sqlstate: Option<String>,
 }
 
-/// An order that Postgres refused with a SQLSTATE that is in no list.
+/// An order that Postgres refused with an unlisted SQLSTATE.
 #[derive(Debug)]
 pub(super) struct Unlisted {
     pub(super) delivery: Delivery,
@@ -44,7 +44,7 @@ pub(super) struct Attempt {
     pub(super) mismatched: Vec<Mismatch>,
     /// Refused, each for a reason of its own.
     pub(super) failed: Vec<Failure>,
-    /// Refused with a SQLSTATE that is in no list: to be kept, and tried again later.
+    /// Refused with an unlisted SQLSTATE: to be kept, and tried again later.
     pub(super) unlisted: Vec<Unlisted>,
     /// Not stored because of `pause`.
     pub(super) unfinished: Vec<Delivery>,
@@ -97,7 +97,8 @@ const UNLISTED_MAX: usize = 32;
 
 /// Stores as much of a batch as can be stored now.
 pub(super) async fn store(
-    (ledger, metrics): (&Ledger, &Metrics),
+    ledger: &Ledger,
+    metrics: &Metrics,
     partition: Partition,
     epoch: Epoch,
     batch: Vec<Delivery>,
@@ -118,20 +119,20 @@ pub(super) async fn store(
         let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
         let fault = match stored {
             Ok(Ok(stored)) => {
-                metrics.stored(orders.iter().map(|order| age(order)));
+                metrics.record_stored(orders.iter().map(|order| age(order)));
                 stored_any = true;
                 add_stored(batch, stored, &mut attempt);
                 continue;
             }
             Ok(Err(error)) => {
                 if let LedgerError::Unlisted { sqlstate, .. } = &error {
-                    metrics.unlisted(code_of(*sqlstate));
+                    metrics.record_unlisted(code_of(*sqlstate));
                     unlisted += 1;
                 }
                 Fault::of(error, unlisted >= UNLISTED_MAX && !stored_any)
             }
             Err(_panic) => {
-                let reason = "yoink panicked while it stored this order".to_owned();
+                let reason = "this program panicked while it stored this order".to_owned();
                 Fault::Order { reason, sqlstate: None }
             }
         };
@@ -153,21 +154,14 @@ fn split(mut batch: Batch, fault: Fault, attempt: &mut Attempt) -> Vec<Batch> {
             return vec![second, batch];
         }
         Fault::Order { reason, sqlstate } => {
-            let order = batch.pop();
-            attempt.failed.extend(order.map(|(delivery, order)| Failure {
-                delivery,
-                order: Some(order),
-                reason,
-                sqlstate,
-            }));
+            if let Some((delivery, order)) = batch.pop() {
+                attempt.failed.push(Failure { delivery, order: Some(order), reason, sqlstate });
+            }
         }
         Fault::Unlisted { sqlstate, reason } => {
-            let order = batch.pop();
-            attempt.unlisted.extend(order.map(|(delivery, _)| Unlisted {
-                delivery,
-                sqlstate,
-                reason,
-            }));
+            if let Some((delivery, _)) = batch.pop() {
+                attempt.unlisted.push(Unlisted { delivery, sqlstate, reason });
+            }
         }
     }
     Vec::new()
@@ -179,7 +173,8 @@ fn decode(partition: Partition, batch: Vec<Delivery>, attempt: &mut Attempt) -> 
         match delivery.entry.order(partition, &delivery.entry.id) {
             Ok(order) => decoded.push((delivery, order)),
             Err(error @ EntryError::NewerFormat(_)) => {
-                attempt.pause = Some(error.into());
+                let reason = PauseReason::NewerFormat;
+                attempt.pause = Some(Pause { reason, source: error.into() });
                 attempt.unfinished.push(delivery);
             }
             Err(error @ EntryError::Malformed(_)) => attempt.failed.push(Failure {

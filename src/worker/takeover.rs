@@ -1,4 +1,4 @@
-//! Takes over entries that another consumer read and left behind, and retires idle consumers.
+//! Takes over entries that another consumer read and left behind, and removes idle consumers.
 //!
 //! Must never: spend a delivery (R4), or move an entry to the dead stream.
 
@@ -36,30 +36,30 @@ impl Takeover {
         (self.read_failed, self.next) = (true, Instant::now());
     }
 
-    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of
-    /// its own that it lost by an error are taken over, too. `waiting` of its own entries are in its
-    /// queue.
+    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of its own that it
+    /// lost by an error are taken over, too. It has delayed so many of its own entries.
     pub(super) async fn run(
         &mut self,
         context: &WorkerContext,
         partition: Partition,
-        waiting: usize,
+        delayed: usize,
     ) -> Result<Vec<Delivery>, Pause> {
         let (streams, consumer) = (&context.streams, &context.consumer);
         if self.read_failed {
-            let taken = streams.take_back(partition, consumer, BATCH_MAX + waiting).await;
+            let taken =
+                streams.claim(partition, consumer, Some(consumer), (0, BATCH_MAX + delayed)).await;
             let taken = or_restored_group(context, partition, taken).await?;
             self.read_failed = false;
             return Ok(taken);
         }
-        let taken = streams.take_over(partition, consumer, idle_ms(context), BATCH_MAX).await;
+        let taken = streams.claim(partition, consumer, None, (idle_ms(context), BATCH_MAX)).await;
         let mut taken = or_restored_group(context, partition, taken).await?;
         if taken.len() < BATCH_MAX {
             taken.extend(self.adopt(context, partition, BATCH_MAX - taken.len()).await?);
             let interval = context.settings.takeover_idle / 4;
             self.next = Instant::now() + interval.min(INTERVAL_MAX);
         }
-        retire_idle_consumers(context, partition).await?;
+        remove_idle_consumers(context, partition).await?;
         Ok(taken)
     }
 
@@ -88,11 +88,11 @@ fn idle_ms(context: &WorkerContext) -> u64 {
 }
 
 /// Removes the other consumers that have nothing pending and have long read nothing.
-async fn retire_idle_consumers(context: &WorkerContext, partition: Partition) -> Result<(), Pause> {
+async fn remove_idle_consumers(context: &WorkerContext, partition: Partition) -> Result<(), Pause> {
     let idle_ms = usize::try_from(idle_ms(context).saturating_mul(10)).unwrap_or(usize::MAX);
     for consumer in context.streams.idle_consumers(partition, idle_ms).await? {
         if consumer != context.consumer {
-            context.streams.retire(partition, &consumer).await?;
+            context.streams.remove_consumer(partition, &consumer).await?;
         }
     }
     Ok(())

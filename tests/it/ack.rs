@@ -103,7 +103,7 @@ async fn ledger_ack_answers_void_if_the_order_cannot_be_stored() {
     );
     assert!(stored(&env, &good.unwrap().reservation_id).await);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn ledger_ack_reports_an_order_that_redis_lost() {
     let status = answer.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "LOST_OR_UNKNOWN"));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (0, 10));
     assert_eq!(report.lost.iter().map(|lost| lost.count).sum::<u64>(), 1);
     worker.stop().await;
 }
@@ -141,7 +141,7 @@ async fn ledger_ack_is_refused_if_postgres_commits_are_not_durable() {
     let mut refused = Binary::serve(&env, &[("ack", "ledger")], None);
     assert_eq!(refused.ended().await.code(), Some(2));
     assert!(refused.log().contains("ack = ledger needs a Postgres"), "{}", refused.log());
-    assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
+    assert_eq!(env.assert_audit_holds().await.products[0].stock, 10);
 }
 
 async fn configure(url: &str, name: &str, value: &str) {
@@ -231,14 +231,14 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     configure(&env.redis_url(), "maxmemory", "0").await;
     // One that is connected and does not answer: the unit is taken, the answer waits to its deadline.
     replica.pause();
-    let mut request = tonic::Request::new(yoink::grpc::pb::ReserveUnitRequest {
+    let request = yoink::grpc::pb::ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "bob".to_owned(),
         request_id: "r".to_owned(),
         ack: Ack::Replica.into(),
-    });
-    request.set_timeout(std::time::Duration::from_millis(800));
-    let status = service.buyers().reserve_unit(request).await.unwrap_err();
+    };
+    let deadline = std::time::Duration::from_millis(800);
+    let status = service.reserve_within(deadline, request).await.unwrap_err();
     assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
     service.buy_with(("shoe", "cid", "r"), Ack::Memory).await.unwrap();
     replica.resume();

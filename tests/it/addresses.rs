@@ -201,5 +201,5 @@ async fn writable_host_of_several_is_used_before_and_after_a_failover() {
     // Another timeline: every partition is rebuilt, and then sells from the new primary.
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (6, 94));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (6, 94));
 }

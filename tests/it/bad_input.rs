@@ -72,7 +72,7 @@ async fn invalid_field_is_named_and_no_unit_is_taken() {
     let all = service.buy("", " ", "\0").await.unwrap_err();
     assert_eq!(fields(&all), ["product_id", "user_id", "request_id"], "all at once");
     let report = env.assert_audit_holds().await;
-    assert_eq!(report.products[0].available, 10);
+    assert_eq!(report.products[0].stock, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

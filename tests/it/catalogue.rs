@@ -57,7 +57,7 @@ async fn buyer_sees_the_stock_after_its_own_purchase() {
         assert!(stock <= remaining, "{stock} seen after {remaining}");
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 100));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (100, 100));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn creating_a_product_again_is_idempotent_and_other_units_are_refused() {
         }],
     };
     let status = service.admin().create_products(request).await.unwrap_err();
-    assert_eq!(reason(&status), "OTHER_UNITS");
+    assert_eq!(reason(&status), "SUPPLY_DIFFERS");
     drop(app);
     env.assert_audit_holds().await;
 }

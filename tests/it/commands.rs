@@ -49,9 +49,11 @@ async fn catalogue_is_imported_once_and_sold() {
     let service = env.serve(Role::All, &[]).await;
     service.buy("shoe", "ann", "").await.unwrap();
     let restocked = yoink(&env, &["restock", "shoe", "10", "--request-id", "d1"]).await;
-    assert!(text(&restocked.stdout).contains("10 units added (request id d1), 15 in all"));
+    assert!(
+        text(&restocked.stdout).contains("10 units added (request id d1); the supply is 15 units")
+    );
     let again = yoink(&env, &["restock", "shoe", "10", "--request-id", "d1"]).await;
-    assert!(text(&again.stdout).contains("15 in all"));
+    assert!(text(&again.stdout).contains("the supply is 15 units"));
     eventually("the service sells them", async || {
         let bought = service.buy("shoe", "bob", "").await.ok()?;
         (bought.remaining >= 9).then_some(())
@@ -127,7 +129,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
     // Without the meta it cannot be audited.
     let _: i64 = redis::cmd("DEL").arg(key("meta")).query_async(&mut cli).await.unwrap();
     let unknown = yoink(&env, &["audit"]).await;
-    assert_eq!(unknown.status.code(), Some(2), "{}", text(&unknown.stdout));
+    assert_eq!(unknown.status.code(), Some(3), "{}", text(&unknown.stdout));
     assert!(text(&unknown.stdout).contains("fenced"));
 }
 
@@ -164,13 +166,13 @@ async fn dead_letters_can_be_listed_shown_and_released() {
     })
     .await;
     let shown = text(&yoink(&env, &["dead", "show", &bought.reservation_id]).await.stdout);
-    assert!(shown.contains("u = \"ann\"") && shown.contains("sqlstate = \"23514\""), "{shown}");
+    assert!(shown.contains("user = \"ann\"") && shown.contains("SQLSTATE = \"23514\""), "{shown}");
     let refused = yoink(&env, &["dead", "retry", &bought.reservation_id]).await;
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
     let released = yoink(&env, &["dead", "release", "--all"]).await;
     assert!(text(&released.stdout).contains("unit given back"));
     let report = env.assert_audit_holds().await;
-    assert_eq!(report.products[0].available, 5);
+    assert_eq!(report.products[0].stock, 5);
 }
 
 /// The cells of a printed table, row by row, without its header.
@@ -251,7 +253,7 @@ async fn dead_letters_are_selected_by_filters_and_a_dry_run_changes_nothing() {
     assert_eq!(env.count(by_login).await, 2);
 
     let report = env.assert_audit_holds().await;
-    let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
+    let units: Vec<_> = report.products.iter().map(|p| (p.stock, p.confirmed)).collect();
     assert_eq!(units, [(9, 0), (8, 1)]);
 }
 

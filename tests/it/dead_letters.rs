@@ -1,5 +1,6 @@
 //! Operators inspect, retry and release dead entries.
 
+use redis::AsyncCommands as _;
 use yoink::{
     app::Role,
     grpc::pb::{ListDeadEntriesRequest, ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
@@ -57,7 +58,7 @@ async fn dead_order_stays_accepted_and_shows_why_it_is_dead() {
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
     let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
-    assert_eq!((report.products[0].in_dead, report.products[0].available), (3, 6));
+    assert_eq!((report.products[0].in_dead, report.products[0].stock), (3, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +80,7 @@ async fn concurrent_releases_give_each_unit_back_once() {
     }));
     assert_eq!(races.await.into_iter().sum::<i32>(), 2, "each unit goes back once");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (9, 1));
     let by_ann = "SELECT count(*) FROM dead_actions
                    WHERE actor = 'ann' AND reason = 'refunded' AND action = 'release'";
     assert_eq!(env.count(by_ann).await, 3);
@@ -98,11 +99,32 @@ async fn retry_stores_the_storable_entries_and_keeps_the_rest() {
     .unwrap();
     let request = RetryDeadEntriesRequest { selector: dead_entries::all(), ..Default::default() };
     let answer = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
-    assert_eq!((answer.stored, answer.refused, answer.settled), (2, 1, 0));
+    assert_eq!((answer.stored, answer.refused, answer.decided), (2, 1, 0));
     let left = dead(&service, "").await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].reservation_id, ids[2]);
     let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
     assert_eq!((report.products[0].confirmed, report.products[0].in_dead), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unit_of_a_product_without_stock_in_redis_is_not_given_back_until_it_has_stock_again() {
+    let env = TestEnv::new().await;
+    let (service, ids) = with_three_dead(&env).await;
+    let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
+    let (mut cli, key) = (env.cli().await, format!("{}:{{{partition}}}:stock", env.prefix));
+    let stock: i64 = cli.hget(&key, "shoe").await.unwrap();
+    let () = cli.hdel(&key, "shoe").await.unwrap();
+    let release = async |selector, dry_run| {
+        let request = ReleaseDeadEntriesRequest { selector, dry_run, ..Default::default() };
+        let answer = service.admin().release_dead_entries(request).await.unwrap().into_inner();
+        (answer.released, answer.no_stock, answer.unrecognized)
+    };
+    assert_eq!(release(dead_entries::of([&ids[0]]), true).await, (0, 1, 0));
+    assert_eq!(release(dead_entries::of([&ids[0]]), false).await, (0, 1, 0));
+    assert_eq!(dead(&service, "").await.len(), 3, "it stays");
+    let () = cli.hset(&key, "shoe", stock).await.unwrap();
+    assert_eq!(release(dead_entries::all(), false).await, (3, 0, 0));
+    env.assert_audit_holds().await;
 }

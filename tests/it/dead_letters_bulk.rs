@@ -53,7 +53,7 @@ async fn grow_old(env: &TestEnv, id: ReservationId) {
     let mut cli = env.cli().await;
     let anew: String = add.query_async(&mut cli).await.unwrap();
     let mut pipe = redis::pipe();
-    pipe.hset(key("dead_index"), dead.named(), anew).xdel(key("dead"), &[dead.dead_id()]);
+    pipe.hset(key("dead_index"), dead.dead_key(), anew).xdel(key("dead"), &[dead.dead_id()]);
     let _: (i64, i64) = pipe.query_async(&mut cli).await.unwrap();
 }
 
@@ -109,10 +109,10 @@ async fn filters_select_entries_that_match_all_of_them() {
         (release("", "", None), 2),
     ] {
         let answer = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-        assert_eq!((answer.released, answer.settled), (released, 0));
+        assert_eq!((answer.released, answer.decided), (released, 0));
     }
     let report = env.assert_audit_holds().await;
-    assert!(report.products.iter().all(|units| units.available == 10), "{report:#?}");
+    assert!(report.products.iter().all(|units| units.stock == 10), "{report:#?}");
 }
 
 /// Everything that an action on dead entries may change, as text.
@@ -185,7 +185,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
 
     let before = everything(&env).await;
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
-    assert_eq!((predicted.released, predicted.settled, predicted.unrecognized), (5, 1, 1));
+    assert_eq!((predicted.released, predicted.decided, predicted.unrecognized), (5, 1, 1));
     let reported: Vec<_> = predicted
         .effects
         .iter()
@@ -200,7 +200,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let effect = predicted.effects[0].clone();
     assert_eq!((effect.entries, effect.stored, effect.refused, effect.released), (4, 2, 1, 1));
     assert_eq!(done, RetryDeadEntriesResponse { effects: vec![], ..predicted });
-    assert_eq!((done.stored, done.refused, done.settled, done.released), (2, 1, 1, 1));
+    assert_eq!((done.stored, done.refused, done.decided, done.released), (2, 1, 1, 1));
     assert_eq!(done.unrecognized, 1);
     assert_eq!(Some(stock(&service, "shoe").await), effect.stock_after);
     assert_ne!(everything(&env).await, before, "the comparison does not detect a change");
@@ -209,7 +209,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let predicted = service.admin().release_dead_entries(release(true)).await.unwrap().into_inner();
     let done = service.admin().release_dead_entries(release(false)).await.unwrap().into_inner();
     assert_eq!(done, ReleaseDeadEntriesResponse { effects: vec![], ..predicted.clone() });
-    assert_eq!((done.released, done.settled, done.unrecognized), (2, 0, 1));
+    assert_eq!((done.released, done.decided, done.unrecognized), (2, 0, 1));
     for effect in predicted.effects {
         assert_eq!(Some(stock(&service, &effect.product_id).await), effect.stock_after);
     }
@@ -218,7 +218,7 @@ async fn dry_run_changes_nothing_and_reports_what_the_real_run_does() {
     let dead = format!("{}:{{{partition}}}:dead", env.prefix);
     let _: i64 = redis::cmd("DEL").arg(dead).query_async(&mut env.cli().await).await.unwrap();
     let report = env.assert_audit_holds().await;
-    let units: Vec<_> = report.products.iter().map(|p| (p.available, p.confirmed)).collect();
+    let units: Vec<_> = report.products.iter().map(|p| (p.stock, p.confirmed)).collect();
     assert_eq!(units, [(10, 0), (7, 3)]);
 }
 
@@ -236,7 +236,7 @@ async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
     let mut read = Vec::new();
     while let Some(page) = cursor.next_page().await.unwrap() {
         pages.push(page.entries.len());
-        read.extend(page.entries.into_iter().map(|dead| dead.named().to_owned()));
+        read.extend(page.entries.into_iter().map(|dead| dead.dead_key().to_owned()));
     }
     assert_eq!(pages, [PAGE, 20]);
 
@@ -275,7 +275,7 @@ async fn work_beyond_one_page_returns_a_token_and_continues_from_it() {
     assert_eq!(env.count(by_ann).await, many);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, many, "each once");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (1000, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (1000, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-    (done.released, done.settled)
+    (done.released, done.decided)
 }
 
 async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
@@ -90,7 +90,7 @@ async fn each_dead_letter_action_is_recorded_once() {
     assert_eq!(record(&env, stored).await, ["discard erna"]);
 
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (8, 2));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (8, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn action_records_the_operator_that_finished_it_and_no_other() {
         assert_eq!(record(&env, *id).await, reported);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!(report.products[0].available, 10);
+    assert_eq!(report.products[0].stock, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,11 +130,11 @@ async fn retry_of_a_voided_entry_gives_the_unit_back_and_reports_it() {
         ..Default::default()
     };
     let done = service.admin().retry_dead_entries(request).await.unwrap().into_inner();
-    assert_eq!((done.released, done.stored, done.refused, done.settled), (1, 2, 0, 0));
+    assert_eq!((done.released, done.stored, done.refused, done.decided), (1, 2, 0, 0));
     assert_eq!(record(&env, ids[0]).await, ["release dave", "finish ann"]);
     assert_eq!(record(&env, ids[1]).await, ["retry ann"]);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (8, 2));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (8, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +148,7 @@ async fn no_action_finishes_while_it_cannot_be_recorded() {
     let failed = service.admin().release_dead_entries(request).await;
     assert!(failed.is_err(), "{failed:?}");
     let report = env.audit().await;
-    assert_eq!((report.products[0].available, report.products[0].in_dead), (7, 3), "untouched");
+    assert_eq!((report.products[0].stock, report.products[0].in_dead), (7, 3), "untouched");
     sql.batch_execute("ALTER TABLE hidden RENAME TO dead_actions").await.unwrap();
     for id in &ids {
         assert_eq!(release(&service, *id, "ann").await, (1, 0));
@@ -173,14 +173,14 @@ async fn operator_finishes_a_release_that_a_killed_worker_began() {
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.log());
     assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 1);
-    assert_eq!(env.audit().await.products[0].available, 9, "the unit is still to go back");
+    assert_eq!(env.audit().await.products[0].stock, 9, "the unit is still to go back");
 
     assert_eq!(release(&api, id, "ann").await, (1, 0));
     let done = env.stores().await.ledger.dead_actions(id).await.unwrap();
     let reported: Vec<_> = done.iter().map(|d| (d.action.as_str(), d.actor.as_str())).collect();
     assert_eq!(reported, [("release", "yoink"), ("finish", "ann")]);
     assert!(done[0].reason.contains("poison"), "the worker's reason is the entry's");
-    assert_eq!(env.assert_audit_holds().await.products[0].available, 10);
+    assert_eq!(env.assert_audit_holds().await.products[0].stock, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,11 +213,11 @@ async fn racing_workers_and_operators_finish_each_order_once() {
     });
     let reported = futures_util::future::join_all(race).await;
     let report = env.assert_audit_holds().await;
-    let [confirmed, available] = [report.products[0].confirmed, report.products[0].available];
-    assert_eq!(confirmed + available, 200);
+    let [confirmed, stock] = [report.products[0].confirmed, report.products[0].stock];
+    assert_eq!(confirmed + stock, 200);
     let stored: i32 = reported.iter().map(|(_, stored)| *stored).sum();
     assert_eq!(i64::from(stored), confirmed, "only operators retry: each order was reported once");
-    assert!(i64::from(reported.iter().map(|(back, _)| *back).sum::<i32>()) <= available - 80);
+    assert!(i64::from(reported.iter().map(|(back, _)| *back).sum::<i32>()) <= stock - 80);
 
     // Each order has one decision in the record: stored or voided, and at most one who gave the unit back.
     let stores = env.stores().await;

@@ -23,7 +23,7 @@ async fn request_id_used_by_64_callers_takes_one_unit() {
     assert!(answers.iter().all(|answer| answer.reservation_id == answers[0].reservation_id));
     assert!(answers.iter().all(|answer| answer.reserved_at == answers[0].reserved_at));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (9, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,7 @@ async fn require_request_id_refuses_reservations_without_one() {
     keyed.metadata_mut().insert("idempotency-key", "order-2".parse().unwrap());
     service.storefront().place_order(keyed).await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (3, 2));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn retry_after_a_void_is_a_new_request() {
         let found = service.reservation(&first.reservation_id).await.unwrap();
         let voided = found.state().as_str_name() == "RESERVATION_STATE_VOIDED";
         let report = env.audit().await;
-        (voided && report.products[0].available == 3).then_some(())
+        (voided && report.products[0].stock == 3).then_some(())
     })
     .await;
     sql.batch_execute("ALTER TABLE reservations DROP CONSTRAINT no_ann").await.unwrap();
@@ -109,7 +109,7 @@ async fn retry_after_a_void_is_a_new_request() {
     assert!(!second.duplicate);
     assert_ne!(second.reservation_id, first.reservation_id);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (2, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

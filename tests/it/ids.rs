@@ -91,7 +91,7 @@ async fn user_ids_of_identity_providers_are_sold_stored_listed_and_rebuilt() {
     }
     let report = env.assert_audit_holds().await;
     let sold = report.products.iter().find(|units| units.product.as_str() == PRODUCT).unwrap();
-    assert_eq!((sold.confirmed, sold.available), (16, 84));
+    assert_eq!((sold.confirmed, sold.stock), (16, 84));
 }
 
 #[tokio::test(flavor = "multi_thread")]

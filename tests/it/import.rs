@@ -283,7 +283,8 @@ async fn import_with_a_different_number_of_partitions_names_the_right_one() {
     let other = tokio::task::block_in_place(|| run_yoink_with(&env, &[("partitions", "2")], &args));
     let outcome = String::from_utf8_lossy(&other.stderr).into_owned();
     assert_eq!(other.status.code(), Some(2), "{outcome}");
-    let message = "this database was initialised with 4 partitions: set partitions = 4";
+    let message =
+        "the database has 4 partitions, and the setting partitions is 2: set partitions = 4";
     assert!(outcome.contains(message), "{outcome}");
 }
 

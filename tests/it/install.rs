@@ -162,8 +162,8 @@ fn versions_are_the_same_in_the_service_the_installer_and_the_documents() {
     let (redis, postgres) = (needed("redis"), needed("postgres"));
     let connect = include_str!("../../src/app/connect.rs");
     assert!(connect.contains(&format!("; {redis} or newer is needed")), "Redis {redis}");
-    let judged = include_str!("../../src/durability/postgres.rs");
-    assert!(judged.contains(&format!("; {postgres} or newer is needed")), "Postgres {postgres}");
+    let source = include_str!("../../src/durability/postgres.rs");
+    assert!(source.contains(&format!("; {postgres} or newer is needed")), "Postgres {postgres}");
     let operations = include_str!("../../docs/operations.md");
     assert!(operations.contains(&format!("| Redis version | before {redis} |")));
     assert!(operations.contains(&format!("| Postgres version | before {postgres} |")));

@@ -1,6 +1,7 @@
 //! Per-user limits, sale windows, emergency stop.
 
 use futures_util::future::join_all;
+use tonic_types::StatusExt as _;
 use yoink::{
     app::Role,
     domain::Sale,
@@ -38,7 +39,11 @@ async fn sale_window_follows_the_clock_of_redis() {
     service.create(window("late", None, Some(now - hour))).await;
     service.create(window("open", Some(now - hour), Some(now + hour))).await;
     assert_eq!(service.refusal("early", "ann", "").await, "SALE_NOT_OPEN");
-    assert_eq!(service.refusal("late", "ann", "").await, "SALE_CLOSED");
+    let status = service.buy("late", "ann", "").await.unwrap_err();
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "SALE_CLOSED");
+    let closed_at: jiff::Timestamp = info.metadata["closes_at"].parse().unwrap();
+    assert_eq!(closed_at.as_millisecond(), now - hour);
     service.buy("open", "ann", "").await.unwrap();
     env.assert_audit_holds().await;
 }
@@ -103,5 +108,5 @@ async fn limit_set_later_counts_new_units_and_after_a_rebuild_all_confirmed_ones
     }
     assert_eq!(service.refusal("shoe", "cid", "more").await, "LIMIT_REACHED");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (11, 89));
 }

@@ -112,7 +112,7 @@ async fn empty_calls_reach_the_health_service_and_sell_nothing() {
     plan.call = Call::HealthCheck;
     let report = run(plan).await;
     assert_eq!((report.outcomes.named("ok"), report.errors()), (100, 0));
-    assert_eq!(env.assert_audit_holds().await.products[0].available, 5);
+    assert_eq!(env.assert_audit_holds().await.products[0].stock, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,7 @@ async fn idempotency_key_metadata_is_used_as_the_request_id() {
         assert_eq!((restocked.supply, restocked.duplicate), (15, duplicate));
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (14, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (14, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +107,7 @@ async fn invalid_or_conflicting_idempotency_key_is_refused_and_takes_nothing() {
     let status = service.admin().restock(keyed(restock, &[b"delivery-2"])).await.unwrap_err();
     assert_eq!(fields(&status), ["request_id"]);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].supply), (10, 10));
+    assert_eq!((report.products[0].stock, report.products[0].supply), (10, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use yoink::{
     app::Stores,
     domain::{Outcome, Product, ProductId, ProductStatus, ReservationId, Reserve, Sale},
-    stock::{ReleaseFrom, Released},
+    stock::{ReleaseFrom, ReleaseOutcome},
 };
 
 use crate::harness::{TestEnv, product};
@@ -73,7 +73,7 @@ impl Model {
         let bought = self.bought.get(&(user, p)).copied().unwrap_or(0);
         let refusal = match (product.status, product.limit) {
             (ProductStatus::Stopped, _) => Some(Outcome::Stopped),
-            (ProductStatus::Retired, _) => Some(Outcome::Closed),
+            (ProductStatus::Retired, _) => Some(Outcome::Ended { closes_at_ms: None }),
             (ProductStatus::OnSale, Some(limit)) if bought >= limit => {
                 Some(Outcome::LimitReached { limit })
             }
@@ -175,7 +175,7 @@ impl Run {
         let Accepted { id, request: (p, user, request), limited } =
             self.accepted.swap_remove(at % self.accepted.len());
         let partition = self.stores.deployment.partitions.of(&Self::id(p));
-        for expected in [Released::Now, Released::Before] {
+        for expected in [ReleaseOutcome::Released, ReleaseOutcome::AlreadyReleased] {
             let released =
                 self.stores.stock.release(partition, ReleaseFrom::Orders, &id.entry_id()).await;
             assert_eq!(released.unwrap(), expected);
@@ -213,7 +213,7 @@ impl Run {
             for (p, product) in &self.model.products {
                 if self.stores.deployment.partitions.of(&Self::id(*p)) == partition {
                     let found = cut.products[&Self::id(*p)];
-                    assert_eq!((found.available, found.supply), (product.stock, product.supply));
+                    assert_eq!((found.stock, found.supply), (product.stock, product.supply));
                 }
             }
         }

@@ -35,7 +35,7 @@ async fn session_pooling_sells_stores_rebuilds_and_leaves_no_lock() {
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
     eventually("no lock is left", async || (env.count(ADVISORY).await == 0).then_some(())).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (11, 89));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (11, 89));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ async fn two_thousand_buyers_of_100_units_create_exactly_100_orders() {
     assert!(refused.iter().all(|answer| reason(answer.as_ref().unwrap_err()) == "SOLD_OUT"));
 
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (0, 100));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (0, 100));
     let sql = env.sql().await;
     let rows = sql.query("SELECT reservation_id::text FROM reservations", &[]).await.unwrap();
     let rows: HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
@@ -86,7 +86,7 @@ async fn full_backlog_refuses_before_a_unit_is_taken() {
     }
     assert_eq!(service.refusal("shoe", "late", "").await, "BACKLOG_FULL");
     let report = env.audit().await;
-    assert_eq!((report.products[0].available, report.products[0].in_orders), (95, 5));
+    assert_eq!((report.products[0].stock, report.products[0].in_orders), (95, 5));
     eventually("the refusal reports that nothing drains", async || {
         let status = service.buy("shoe", "late", "").await.unwrap_err();
         let wait = status.get_details_retry_info().unwrap().retry_delay.unwrap();
@@ -149,5 +149,5 @@ async fn units_near_two_to_the_53_are_counted_exactly() {
         assert_eq!(again.reserved_at, bought.reserved_at);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (most - 3, 3));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (most - 3, 3));
 }

@@ -85,7 +85,7 @@ async fn rediss_sells_over_tls_and_refuses_an_unknown_authority() {
         assert_eq!(bought.await.into_inner().remaining, 99 - n);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (30, 70));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (30, 70));
     // Commands and blocking reads, all of them over TLS.
     let clients: String =
         redis::cmd("CLIENT").arg("LIST").query_async(&mut env.cli().await).await.unwrap();

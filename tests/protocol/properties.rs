@@ -99,7 +99,7 @@ fn has(state: &State, is: impl Fn(Consumer) -> bool) -> bool {
     state.consumers.into_iter().any(is)
 }
 
-/// supply = available + in orders + in dead + confirmed. An order that is stored and not settled yet is
+/// supply = stock + in orders + in dead + confirmed. An order that is stored and not settled yet is
 /// confirmed; one that is voided and not released yet still has its unit.
 fn each_unit_is_in_one_place(model: &Protocol, state: &State) -> bool {
     if !model.is_open(state) {

@@ -1,4 +1,4 @@
-//! Clients in Go whose code is generated from the contract and from docs/openapi.yaml.
+//! Clients in Go whose code is generated from the proto files and from docs/openapi.yaml.
 
 use std::{
     collections::HashSet,

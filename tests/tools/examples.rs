@@ -50,7 +50,7 @@ async fn client_examples_resolve_a_lost_reply_by_the_same_request_id() {
         assert!(succeeded, "{user}: {printed}");
         assert!(lost.reply().await.contains("accepted"), "{user}");
         let lines: Vec<&str> = printed.lines().collect();
-        assert!(lines[0].starts_with("unclear: Redis is unavailable"), "{user}: {printed}");
+        assert!(lines[0].starts_with("unclear: Redis did not answer"), "{user}: {printed}");
         assert!(printed.contains(" duplicate=true"), "{user}: {printed}");
         assert!(
             lines.last().unwrap().starts_with("state: RESERVATION_STATE_"),

@@ -95,7 +95,7 @@ async fn idempotency_key_takes_one_unit_over_rest_grpc_and_grpc_web() {
     let again = Bought::from(ReserveUnitResponse::decode(&body[5..5 + length]).unwrap());
     assert_eq!((again.reservation_id.as_str(), again.duplicate), (id, true));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (9, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (9, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn invalid_or_conflicting_idempotency_key_is_refused_by_field() {
         assert_eq!(fields(&refused), ["request_id"]);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!(report.products[0].available, 10, "nothing was taken");
+    assert_eq!(report.products[0].stock, 10, "nothing was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

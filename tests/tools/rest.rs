@@ -1,4 +1,4 @@
-//! REST through the real Envoy: every row of the outcome table, and the contract of the original.
+//! REST through the real Envoy: every row of the outcome table, and the API of the original.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -178,7 +178,7 @@ async fn thousand_buyers_over_rest_get_exactly_100_units() {
     let count = |status: u16| answers.iter().filter(|a| a.status.as_u16() == status).count();
     assert_eq!((count(202), count(409)), (100, 900));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (100, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (100, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,29 +17,22 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Whether it is time for another log line about a condition.
-#[derive(Default)]
-struct LogLimit {
-    last: Option<Instant>,
-}
-
-impl LogLimit {
-    fn is_due(&mut self) -> bool {
-        let due = self.last.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
-        if due {
-            self.last = Some(Instant::now());
-        }
-        due
+fn is_due(last: &mut Option<Instant>) -> bool {
+    let due = last.is_none_or(|at| at.elapsed() >= LOG_INTERVAL);
+    if due {
+        *last = Some(Instant::now());
     }
+    due
 }
 
 /// Accepts from one listener; waits longer and longer while that fails.
 pub(super) struct Acceptor {
-    listener: TcpListener,
+    pub(super) listener: TcpListener,
     name: &'static str,
     max: usize,
     metrics: ListenerMetrics,
-    failure_log: LogLimit,
-    limit_log: LogLimit,
+    failure_logged: Option<Instant>,
+    limit_logged: Option<Instant>,
 }
 
 impl Acceptor {
@@ -51,12 +44,7 @@ impl Acceptor {
     ) -> Self {
         let metrics = metrics.listener(name);
         metrics.allows(max);
-        let (failure_log, limit_log) = (LogLimit::default(), LogLimit::default());
-        Self { listener, name, max, metrics, failure_log, limit_log }
-    }
-
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        Self { listener, name, max, metrics, failure_logged: None, limit_logged: None }
     }
 
     pub(super) async fn accept(&mut self) -> (TcpStream, SocketAddr) {
@@ -74,7 +62,7 @@ impl Acceptor {
                 continue;
             }
             self.metrics.accept_failed();
-            if self.failure_log.is_due() {
+            if is_due(&mut self.failure_logged) {
                 tracing::error!(
                     listener = self.name,
                     error = &error as &dyn std::error::Error,
@@ -89,7 +77,7 @@ impl Acceptor {
     /// Records that a connection was closed because there are too many.
     pub(super) fn closed_one(&mut self, consequence: &str) {
         self.metrics.limited();
-        if self.limit_log.is_due() {
+        if is_due(&mut self.limit_logged) {
             tracing::warn!(
                 listener = self.name,
                 max = self.max,

@@ -69,7 +69,6 @@ impl Limit {
     }
 }
 
-/// A connection of a client.
 pub(crate) struct Connection {
     stream: TcpStream,
     limit: Limit,

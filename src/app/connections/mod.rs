@@ -1,4 +1,5 @@
-//! Connections of clients: how many there may be, and what happens to one too many.
+//! Connections of clients: how many there may be by the settings and the descriptor limit of this process, and what
+//! happens to one too many.
 //!
 //! Must never: try again at once after an accept that failed, or let slow clients keep health from answering.
 
@@ -7,7 +8,9 @@ mod connection;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
+use anyhow::ensure;
 use futures_util::{Stream, stream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -15,10 +18,44 @@ use self::{
     accept::Acceptor,
     connection::{Connection, Limit, Preface},
 };
-use crate::telemetry::Metrics;
+use crate::{config::Config, telemetry::Metrics};
 
 /// The most connections to the HTTP listener: one more ends the oldest.
 const HTTP_CONNECTIONS_MAX: usize = 64;
+
+/// Descriptors that are not for gRPC connections nor for Postgres: those of HTTP, connections to Redis, logs, the
+/// runtime's own. Each partition's consumer has one more.
+const RESERVED_DESCRIPTORS: u64 = 112;
+
+/// Raises the soft limit of descriptors to the hard one, which is as high as a process may go by itself. If that fails,
+/// the limit stays as it was.
+pub(crate) fn raise_descriptor_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// How many gRPC connections there may be: the setting, or what the descriptor limit leaves after the connections to
+/// Postgres. Fails when it leaves none.
+pub(crate) fn connections_max(config: &Config) -> anyhow::Result<usize> {
+    let setting = u64::from(config.connections_max);
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let reserved = RESERVED_DESCRIPTORS
+        + u64::from(config.partitions.get())
+        + u64::from(config.ledger_connections());
+    ensure!(
+        limit > reserved,
+        "this process may open {limit} files, and needs {reserved} before it can accept a connection: \
+         raise the limit (ulimit -n, LimitNOFILE)"
+    );
+    let left = limit - reserved;
+    if left < setting {
+        tracing::warn!(
+            "at most {left} connections instead of connections_max = {setting}: this process may open \
+             {limit} files and keeps {reserved} for itself; raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
+    Ok(usize::try_from(left.min(setting))?)
+}
 
 /// Connections to gRPC, `max` at the same time; one more is closed at once, so that its client can try another
 /// process.
@@ -83,6 +120,6 @@ impl axum::serve::Listener for HttpListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.acceptor.local_addr()
+        self.acceptor.listener.local_addr()
     }
 }

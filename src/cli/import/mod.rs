@@ -4,7 +4,6 @@ mod csv_file;
 mod json_file;
 mod position;
 mod row;
-mod text;
 
 use std::{
     collections::HashMap,
@@ -16,12 +15,16 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use self::{position::Position, row::Row};
+use self::{
+    position::{Cursor, Position},
+    row::Row,
+};
 use super::{output, progress, store_commands};
 use crate::{
+    app::established,
     config::Config,
     domain::{NewProduct, ProductId},
-    ledger::{Created, Established, Ledger},
+    ledger::{Created, Ledger},
 };
 
 /// How many problems are printed; the others are counted.
@@ -56,7 +59,7 @@ pub(super) async fn run(config: &Config, file: &Path) -> anyhow::Result<ExitCode
             }
             Ok(ExitCode::SUCCESS)
         }
-        Created::OtherUnits { at, units } => bail!(
+        Created::SupplyDiffers { at, units } => bail!(
             "nothing was imported: {} (product_id): {} was created with {units} units, not {}; \
              for more units use `yoink restock`",
             positions[at],
@@ -72,15 +75,7 @@ async fn store(
     ledger: &Ledger,
     products: &[NewProduct],
 ) -> anyhow::Result<Created> {
-    let deployment = match ledger.establish(config.partitions).await? {
-        Established::Matches(deployment) => deployment,
-        Established::Differs(found) => {
-            let number = found.partitions.get();
-            bail!(
-                "this database was initialised with {number} partitions: set partitions = {number}"
-            )
-        }
-    };
+    let deployment = established(ledger, config).await?;
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.import_products(products, deployment.partitions, "import", &done);
     let total = products.len() as u64;
@@ -105,9 +100,23 @@ fn listed(mut problems: Problems) -> String {
     problems.join("\n  ")
 }
 
+/// The text of a file without its byte order mark, or what is wrong with the encoding.
+fn decode(bytes: &[u8]) -> Result<&str, String> {
+    let utf_16 = matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
+    if utf_16 {
+        return Err("line 1, column 1: the file is UTF-16: save the file as UTF-8".to_owned());
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let offset = error.valid_up_to();
+        let position = Cursor::new(bytes).position_at(offset);
+        format!("{position}: the byte 0x{:02x} is not UTF-8: save the file as UTF-8", bytes[offset])
+    })
+}
+
 /// The products of a file with their positions, or everything that is wrong with the file.
-fn parse(bytes: &[u8], is_json: bool) -> Result<Vec<(Position, NewProduct)>, Problems> {
-    let text = text::decode(bytes).map_err(|problem| vec![problem])?;
+pub(super) fn parse(bytes: &[u8], is_json: bool) -> Result<Vec<(Position, NewProduct)>, Problems> {
+    let text = decode(bytes).map_err(|problem| vec![problem])?;
     let rows = if is_json { json_file::rows(text) } else { csv_file::rows(text) }?;
     let (mut products, mut problems) = (Vec::new(), Vec::new());
     let mut seen: HashMap<ProductId, Position> = HashMap::new();

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A line and a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Position {
+pub(in crate::cli) struct Position {
     pub(super) line: usize,
     pub(super) column: usize,
 }

@@ -13,16 +13,9 @@ fn problems(bytes: impl AsRef<[u8]>, is_json: bool) -> Problems {
     parse(bytes.as_ref(), is_json).unwrap_err()
 }
 
-/// The only problem of a CSV file.
-fn problem(bytes: impl AsRef<[u8]>) -> String {
-    let problems = problems(bytes, false);
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    problems[0].clone()
-}
-
-/// The only problem of a JSON file.
-fn json_problem(text: &str) -> String {
-    let problems = problems(text, true);
+/// The only problem of a file.
+fn only_problem(bytes: impl AsRef<[u8]>, is_json: bool) -> String {
+    let problems = problems(bytes, is_json);
     assert_eq!(problems.len(), 1, "{problems:?}");
     problems[0].clone()
 }
@@ -85,22 +78,24 @@ fn price_keeps_its_digits_from_csv_and_json() {
 fn number_with_anything_but_digits_is_refused_in_csv_and_json() {
     for field in ["price", "units", "per_user_limit"] {
         for value in ["1e3", ".5", "5.", "+5", "-0", "-1", " 5", "0x5", "５"] {
-            let message = problem(csv_row(field, value));
+            let message = only_problem(csv_row(field, value), false);
             assert!(message.starts_with("line 2, column ") && message.contains(field), "{message}");
-            let message = json_problem(&json_row(field, &format!("\"{value}\"")));
+            let message = only_problem(json_row(field, &format!("\"{value}\"")), true);
             assert!(message.starts_with("line 1, column ") && message.contains(field), "{message}");
         }
         // Some of these are numbers in JSON, some are not.
         for value in ["1e3", "1E3", "1e+3", "-0", "-1", "true", "[1]", ".5", "5.", "+5"] {
-            let message = json_problem(&json_row(field, value));
+            let message = only_problem(json_row(field, value), true);
             assert!(message.starts_with("line 1, column "), "{field} {value}: {message}");
         }
     }
     for field in ["units", "per_user_limit"] {
-        for message in [problem(csv_row(field, "1.0")), json_problem(&json_row(field, "1.0"))] {
+        for message in
+            [only_problem(csv_row(field, "1.0"), false), only_problem(json_row(field, "1.0"), true)]
+        {
             assert!(message.contains("digits only"), "{message}");
         }
-        let message = problem(csv_row(field, "99999999999999999999"));
+        let message = only_problem(csv_row(field, "99999999999999999999"), false);
         assert!(message.contains(&format!("({field}): {field} is too large")), "{message}");
     }
 }
@@ -134,8 +129,8 @@ fn every_wrong_row_is_reported_with_line_and_column() {
     );
     assert_eq!(
         problems[7],
-        "line 10, column 4 (currency): price is not in a currency of ISO 4217 that has a number of decimals: \
-         write three capital letters such as EUR"
+        "line 10, column 4 (currency): price has an unknown currency: \
+         write an ISO 4217 code in capital letters, such as EUR"
     );
 }
 
@@ -146,7 +141,7 @@ fn line_is_right_with_every_line_end_and_after_blank_lines() {
         for blank in 0..3 {
             let text = end.repeat(blank) + &rows.join(end) + end;
             let expected = format!("line {}, column 3 (price)", 4 + blank);
-            let message = problem(&text);
+            let message = only_problem(&text, false);
             assert!(message.starts_with(&expected), "{text:?}: {message}");
             let header = end.repeat(blank) + "id,name" + end;
             let expected = format!("line {}, column 1: \"id\" is not a column", 1 + blank);
@@ -156,9 +151,9 @@ fn line_is_right_with_every_line_end_and_after_blank_lines() {
         let problems = problems(text, false);
         assert!(problems[1].starts_with("line 4, column 3"), "{problems:?}");
         let json = format!("{end}[{end}  {{\"product_id\": \"a\",{end}   \"price\": true}}]");
-        let message = json_problem(&json);
+        let message = only_problem(json, true);
         assert!(message.starts_with("line 4, column 13 (price): "), "{message}");
-        let message = json_problem(&format!("[{end}{{\"ü\" 1}}]"));
+        let message = only_problem(format!("[{end}{{\"ü\" 1}}]"), true);
         assert!(message.starts_with("line 2, column 6: expected `:`"), "{message}");
     }
 }
@@ -175,11 +170,12 @@ fn empty_rows_and_an_empty_last_column_are_ignored_and_half_filled_rows_refused(
     ] {
         assert_eq!(products(same, false), plain, "{same:?}");
     }
-    let half = problem("product_id,name,price,currency,units\na,A,1,EUR,1\nb,,1,EUR,1\n");
+    let half =
+        only_problem("product_id,name,price,currency,units\na,A,1,EUR,1\nb,,1,EUR,1\n", false);
     assert_eq!(half, "line 3, column 2 (name): name is empty");
-    let extra = problem("product_id,name,price,currency,units,\na,A,1,EUR,1,2\n");
+    let extra = only_problem("product_id,name,price,currency,units,\na,A,1,EUR,1,2\n", false);
     assert!(extra.starts_with("line 2, column 6: \"2\" is in a column"), "{extra}");
-    let short = problem("product_id,name,price,currency,units\na,A,1,EUR\n");
+    let short = only_problem("product_id,name,price,currency,units\na,A,1,EUR\n", false);
     assert_eq!(short, "line 2, column 4: the row has 4 columns, the header has 5");
 }
 
@@ -187,7 +183,7 @@ fn empty_rows_and_an_empty_last_column_are_ignored_and_half_filled_rows_refused(
 fn wrong_encoding_or_separator_is_reported() {
     let latin_1 = b"product_id,name,price,currency,units\r\na,Caf\xe9,1,EUR,1\r\n";
     let expected = "line 2, column 6: the byte 0xe9 is not UTF-8: save the file as UTF-8";
-    assert_eq!(problem(latin_1), expected);
+    assert_eq!(only_problem(latin_1, false), expected);
     assert_eq!(problems(latin_1, true)[0], expected);
     let text = "product_id,name,price,currency,units\na,A,1,EUR,1\n";
     let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -198,16 +194,16 @@ fn wrong_encoding_or_separator_is_reported() {
         little,
         big,
     ] {
-        assert!(problem(bytes).contains("the file is UTF-16: save the file as UTF-8"));
+        assert!(only_problem(bytes, false).contains("the file is UTF-16: save the file as UTF-8"));
     }
     let marked = [b"\xef\xbb\xbf".as_slice(), text.as_bytes()].concat();
     assert_eq!(parse(&marked, false).unwrap().len(), 1);
-    let message = problem(text.replace(',', ";"));
+    let message = only_problem(text.replace(',', ";"), false);
     assert_eq!(
         message,
         "line 1, column 1: semicolons separate the columns: save the file with commas"
     );
-    let message = problem(text.replace(',', "\t"));
+    let message = only_problem(text.replace(',', "\t"), false);
     assert_eq!(message, "line 1, column 1: tabs separate the columns: save the file with commas");
 }
 
@@ -216,21 +212,21 @@ fn wrong_header_or_missing_rows_are_refused() {
     let message = problems("id,name\n1,x\n", false);
     assert!(message[0].starts_with("line 1, column 1: \"id\" is not a column"), "{message:?}");
     assert!(message[1..].iter().all(|message| message.ends_with("is missing")), "{message:?}");
-    let message = problem(HEADER.replace("opens_at", "units"));
+    let message = only_problem(HEADER.replace("opens_at", "units"), false);
     assert_eq!(message, "line 1, column 7: the column units appears twice");
     let none = "line 1, column 1: the file has no products";
-    assert_eq!(problem(HEADER), none);
-    assert!(problem("").contains("the file is empty"));
-    assert_eq!(json_problem("[]"), none);
+    assert_eq!(only_problem(HEADER, false), none);
+    assert!(only_problem("", false).contains("the file is empty"));
+    assert_eq!(only_problem("[]", true), none);
     let hostile = problems("a\u{1b}[31m,name\n", false);
     assert!(!hostile[0].contains('\u{1b}') && hostile[0].contains("\\u{1b}"), "{hostile:?}");
 }
 
 #[test]
 fn wrong_json_is_reported_with_line_and_column() {
-    let object = |text: &str| json_problem(&format!("[\n{text}]"));
-    assert_eq!(json_problem("{}"), "line 1, column 1: the file must be an array of objects");
-    assert!(json_problem("[{").starts_with("line 1, column 2: EOF while parsing"));
+    let object = |text: &str| only_problem(format!("[\n{text}]"), true);
+    assert_eq!(only_problem("{}", true), "line 1, column 1: the file must be an array of objects");
+    assert!(only_problem("[{", true).starts_with("line 1, column 2: EOF while parsing"));
     assert_eq!(object(" 7"), "line 2, column 2: this must be an object");
     let twice = r#"{"price": 1, "product_id": "a", "price": 2}"#;
     assert_eq!(object(twice), "line 2, column 42 (price): the key price appears twice");
@@ -238,7 +234,7 @@ fn wrong_json_is_reported_with_line_and_column() {
     assert!(object(unknown).starts_with("line 2, column 18: \"colour\\u{1b}\" is not a key"));
     assert_eq!(object(r#"{"product_id":"a"}"#), "line 2, column 1: the key name is missing");
     let wrong = json_row("price", "1.23456").replace(",\"price\"", ",\n\"price\"");
-    assert!(json_problem(&wrong).starts_with("line 2, column 9 (price): price "));
+    assert!(only_problem(wrong, true).starts_with("line 2, column 9 (price): price "));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use tonic::{Code, Request};
+use tonic::Code;
 use yoink::{
     app::Role,
     grpc::pb::{AuditRequest, AuditVerdict, ListDeadEntriesRequest},
@@ -55,9 +55,8 @@ async fn abandoned_audit_is_cancelled_in_postgres() {
     }
     // The caller has disconnected.
     reads_none(&env).await;
-    let mut request = Request::new(AuditRequest {});
-    request.set_timeout(Duration::from_secs(1));
-    assert_eq!(admin.audit(request).await.unwrap_err().code(), Code::DeadlineExceeded);
+    let abandoned = service.audit_within(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(abandoned.code(), Code::DeadlineExceeded);
     reads_none(&env).await;
     speed_up(&env).await;
     let report = admin.audit(AuditRequest {}).await.unwrap().into_inner();

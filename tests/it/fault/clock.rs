@@ -146,7 +146,7 @@ async fn clock_jump_under_load_changes_no_answer_and_stores_no_order_twice() {
     assert_eq!(answers.account_for(&env, &report).await, 0);
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
     let sold = i64::try_from(answers.accepted.len() + remembered.len()).unwrap();
-    assert_eq!((shoe.confirmed, shoe.available), (sold, 1_000_000 - sold));
+    assert_eq!((shoe.confirmed, shoe.stock), (sold, 1_000_000 - sold));
     for (user, id) in answers.accepted.iter().take(50) {
         let again = service.buy("shoe", user, "r").await.unwrap();
         assert_eq!((again.duplicate, &again.reservation_id), (true, id));
@@ -171,10 +171,10 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.
     let idle_ms = 1_800_000;
-    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.claim(partition, "second", None, (idle_ms, 500)).await.unwrap();
     assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
-    let taken = stores.streams.take_over(partition, "second", idle_ms, 500).await.unwrap();
+    let taken = stores.streams.claim(partition, "second", None, (idle_ms, 500)).await.unwrap();
     assert_eq!(taken, held, "all at once, and no delivery is spent");
     clock.jump(&env, 0).await;
 
@@ -193,7 +193,7 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     let (first, second) = tokio::join!(store(&held), store(&taken));
     assert_eq!((first.0 + second.0, first.1 + second.1), (20, 0));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 80));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (20, 80));
 }
 
 /// What `idempotency_window_ms` was by default before.
@@ -226,7 +226,7 @@ async fn request_id_from_71_hours_ago_is_a_duplicate_even_after_a_rebuild() {
     eventually("it sells again", async || service.buy("shoe", "bob", "r").await.ok()).await;
     is_remembered(&service, &bought.reservation_id).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -174,7 +174,7 @@ async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
     let old = env.redis.replace(replica).unwrap();
     let report = env.assert_audit_holds().await;
     assert!(epochs(&env).await.iter().all(|epoch| (2..=3).contains(epoch)));
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
     worker.stop().await;
     service.stop().await;
     drop(old);
@@ -301,6 +301,6 @@ async fn call_without_a_connection_is_answered_not_applied() {
         .await;
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (3, 7));
     service.stop().await;
 }

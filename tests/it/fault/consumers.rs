@@ -1,7 +1,7 @@
 //! A consumer is deleted: its pending entries have no owner, and are taken over.
 
 use nix::sys::signal::Signal;
-use yoink::{app::Role, domain::Partition};
+use yoink::{app::Role, domain::Partition, worker::Consumer};
 
 use crate::harness::{Binary, Service, TestEnv, eventually, product};
 
@@ -80,7 +80,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     }
     let worker = env.serve(Role::Worker, &[("takeover_idle_ms", "200")]).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (30, 70));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (30, 70));
     worker.stop().await;
 }
 
@@ -103,11 +103,11 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     assert_eq!((alive.len(), orphans.len()), (1_200, 20));
     assert_eq!(delete(&env, &key, "gone").await, 20);
     let other = env.app(&[("takeover_idle_ms", "100")]).await;
-    let mut context = other.worker_context().clone();
+    let mut context = other.worker_context.clone();
     // It scans often, and takes over only orphans.
     context.settings.takeover_idle = std::time::Duration::from_millis(100);
     let reader = other.stores().reader().await.unwrap();
-    let mut consumer = context.consumer(partition, reader).without_waiting();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     let mut worked = 0;
     eventually("all are stored", async || {
         worked += consumer.run_once().await.unwrap();
@@ -115,7 +115,7 @@ async fn consumer_finds_orphans_behind_more_pending_entries_than_one_scan() {
     })
     .await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1_220, 780));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1_220, 780));
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
 }
 
@@ -150,7 +150,7 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
     let mut other = Binary::serve_as("worker", &env, &[("takeover_idle_ms", "20000")], None);
     other.channel().await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 980));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (20, 980));
     assert!(other.log().contains("were pending with no consumer"), "the alarm: {}", other.log());
     stalled.signal(Signal::SIGCONT);
     sell(&api, 20..40).await;

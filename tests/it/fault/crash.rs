@@ -31,7 +31,7 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
     })
     .await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9), "{point}");
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9), "{point}");
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 2, "{point}");
     next.stop().await;
     report
@@ -122,7 +122,7 @@ async fn crash_while_rebuilding(point: &str) {
     let state = api.reservation(&bad.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED", "{point}");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8), "{point}");
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8), "{point}");
     next.stop().await;
 }
 

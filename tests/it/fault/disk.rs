@@ -79,7 +79,7 @@ async fn full_redis_disk_refuses_whole_calls_and_recovers_by_itself() {
     let units = &report.products[0];
     assert!(report.violations.is_empty(), "nothing is done in part: {:?}", report.violations);
     let accepted = i64::try_from(answers.accepted.len()).unwrap();
-    assert_eq!(units.available, 10_000 - accepted, "refused calls take no unit");
+    assert_eq!(units.stock, 10_000 - accepted, "refused calls take no unit");
 
     disk.clear();
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;

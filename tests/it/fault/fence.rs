@@ -109,7 +109,7 @@ async fn emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
     assert_eq!(buys.await.into_iter().filter(|accepted| *accepted).count(), 2);
     let report = env.assert_audit_holds().await;
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
-    assert_eq!((shoe.confirmed, shoe.available), (5, 0));
+    assert_eq!((shoe.confirmed, shoe.stock), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
         assert_eq!(found.state().as_str_name(), state);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +164,7 @@ async fn redis_of_another_deployment_is_never_changed() {
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED", "no unit was taken");
     let worker = env.serve(Role::Worker, &[]).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
     worker.stop().await;
 }
 
@@ -202,16 +202,22 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     stop(&open).await.unwrap();
     assert_eq!(service.refusal(&open, "ann", "").await, "SALE_STOPPED");
     let status = stop(&fenced).await.unwrap_err();
-    assert_eq!(reason(&status), "NOT_IN_FORCE", "the status is reported where it is not in force");
+    assert_eq!(
+        reason(&status),
+        "NOT_APPLIED_YET",
+        "the status is reported where it is not applied"
+    );
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
-        ready.contains("partition 0 is fenced").then_some(ready)
+        let line =
+            "partition 0 is fenced: it is closed for a rebuild; run `yoink rebuild --partition 0`";
+        ready.contains(line).then_some(ready)
     })
     .await;
     assert!(ready.starts_with("HTTP/1.1 200"), "the other partition sells");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stdout));
-    eventually("the recorded stop is in force", async || {
+    eventually("the recorded stop is applied", async || {
         let refusal = service.buy(&fenced, "ann", "").await.unwrap_err();
         (reason(&refusal) == "SALE_STOPPED").then_some(())
     })
@@ -244,7 +250,7 @@ async fn oversold_partition_is_fenced_and_the_excess_is_voided() {
     })
     .await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 0));
     for id in &accepted {
         let state = service.reservation(id).await.unwrap().state();
         let ended = ["RESERVATION_STATE_CONFIRMED", "RESERVATION_STATE_VOIDED"];

@@ -143,7 +143,7 @@ async fn commits_lost_in_a_failover_are_detected_counted_named_and_resold() {
     let count: u64 = report.lost.iter().map(|lost: &Lost| lost.count).sum();
     assert_eq!(count, 21, "{:?}", report.lost);
     let shoe = report.products.iter().find(|units| units.product.as_str() == "shoe").unwrap();
-    assert_eq!((shoe.confirmed, shoe.available), (60, 0));
+    assert_eq!((shoe.confirmed, shoe.stock), (60, 0));
     service.stop().await;
 }
 

@@ -76,7 +76,7 @@ async fn missing_order_is_detected_if_postgres_hides_its_timeline() {
     assert!(sells_again(&service, "ann").await.duplicate);
     assert_eq!(service.refusal("shoe", "bob", "r").await, "LOST_OR_UNKNOWN");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
     assert_eq!((report.lost.len(), report.lost[0].count), (1, 1));
     assert_eq!(rows(&env).await[usize::from(1 - number)].0, 1, "the other partition is unchanged");
     service.stop().await;
@@ -129,7 +129,7 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
         "it would be open in epoch 2",
         "1 entries would be stored or voided",
         "1 accepted orders of epoch 1 are in neither store",
-        "product shoe: 7 units for sale now, 8 afterwards",
+        "product shoe: stock 7 now, 8 afterwards",
     ] {
         assert!(plan.contains(line), "{line}: {plan}");
     }
@@ -161,7 +161,7 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
     assert!(sells_again(&service, "cid").await.duplicate);
     assert_eq!(service.refusal("shoe", "ann", "r").await, "LOST_OR_UNKNOWN", "still");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
     service.stop().await;
 }
 
@@ -186,7 +186,7 @@ async fn crash_while_looking_up(point: &str) {
     assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id), "{point}");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "LOST_OR_UNKNOWN", "{point}");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9), "{point}");
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9), "{point}");
     assert_eq!((report.lost.len(), report.lost[0].count), (1, 1), "{point}");
     next.stop().await;
     service.stop().await;

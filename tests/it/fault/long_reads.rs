@@ -24,7 +24,7 @@ async fn audit_is_cancelled_in_postgres_when_its_caller_disconnects() {
                 CREATE VIEW reservations AS SELECT fast.* FROM fast, pg_sleep(1000)";
     sql.batch_execute(slow).await.unwrap();
     let (stores, gives_up) = (env.stores().await, CancellationToken::new());
-    let auditor = stores.auditor();
+    let auditor = &stores.auditor;
     let caller = async {
         eventually("the audit reads", async || (env.count(RUNNING).await == 1).then_some(())).await;
         gives_up.cancel();

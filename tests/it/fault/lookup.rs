@@ -49,7 +49,7 @@ async fn lookups_on_an_older_redis_use_only_the_ledger() {
         assert_eq!(state(&api, id).await, expected);
     }
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
     let lost = service.buy("shoe", "ann", "r").await.unwrap().reservation_id;
     service.buy("shoe", "bob", "r").await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
     // Only the highest seq is checked, so nothing is fenced and this process trusts both stores.
     let sql = env.sql().await;
     let lose = "CREATE TABLE lost AS SELECT * FROM reservations WHERE user_id = 'ann';
@@ -161,7 +161,7 @@ async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
     assert!(listed.status.success());
     assert!(!String::from_utf8_lossy(&listed.stdout).contains(&dead));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (0, 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,5 +166,5 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
     set_status(&service, ProductStatus::OnSale).await.unwrap();
     service.buy("shoe", "after", "r").await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2_001, 7_999));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2_001, 7_999));
 }

@@ -102,7 +102,7 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     let buys = join_all(users.iter().map(|user| first.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 40);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (50, 0));
     assert_eq!(report.lost.len(), 1, "it is still reported");
     worker.stop().await;
 }
@@ -139,7 +139,7 @@ async fn lost_count_is_a_lower_bound_after_a_gateway_died() {
     let answered = lost(&gateway).await;
     assert_eq!((answered[0].count, answered[0].exact), (6, false), "the last three are unknown");
     let worker = env.serve(Role::Worker, &[]).await;
-    assert_eq!(env.assert_audit_holds().await.products[0].available, 90);
+    assert_eq!(env.assert_audit_holds().await.products[0].stock, 90);
     worker.stop().await;
 }
 
@@ -169,7 +169,7 @@ async fn older_redis_copy_under_load_oversells_nothing_and_counts_every_answer()
     eventually("the worker announces it", async || {
         let metrics = get(service.http, "/metrics").await;
         let answered = metrics.lines().find(|line| {
-            line.starts_with("yoink_lost_reservations{") && line.contains("\"exactly\"")
+            line.starts_with("yoink_lost_reservations{") && line.contains("\"exact\"")
         });
         // Without a loss there is no line.
         let answered = answered.map_or(Some("0"), |line| Some(line.rsplit_once(' ')?.1))?;
@@ -234,6 +234,6 @@ async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
     assert_eq!((third.duplicate, third.reservation_id), (true, again.reservation_id));
     assert_eq!(api.refusal("shoe", "ann", "another").await, "LIMIT_REACHED");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
     worker.stop().await;
 }

@@ -60,7 +60,7 @@ async fn malformed_script_reply_is_an_internal_error() {
     assert_eq!((again.duplicate, &again.reservation_id), (true, &bought.reservation_id));
     let worker = env.serve(Role::Worker, &[]).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
     worker.stop().await;
 }
 
@@ -89,5 +89,5 @@ async fn worker_reports_malformed_redis_replies_and_recovers() {
     .await;
     service.buy("shoe", "bob", "r").await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
 }

@@ -68,7 +68,7 @@ async fn reservation_with_lost_reply_happens_once_and_a_retry_gets_its_answer() 
     assert_eq!((again.duplicate, again.remaining), (true, 8));
     assert_eq!(service.buy("shoe", "ann", "r").await.unwrap().reservation_id, again.reservation_id);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (2, 8));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (2, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +87,7 @@ async fn settlement_with_lost_reply_is_repeated_without_effect() {
             .await;
     assert_eq!(later.remaining, 7);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (3, 7));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (3, 7));
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 3);
 }
 
@@ -116,7 +116,7 @@ async fn move_to_dead_or_release_with_lost_reply_happens_once() {
         assert!(reply.contains(word), "{reply}");
         voided(&service, &bought.reservation_id).await;
         let report = env.assert_audit_holds().await;
-        assert_eq!((report.products[0].confirmed, report.products[0].available), (0, 10), "{word}");
+        assert_eq!((report.products[0].confirmed, report.products[0].stock), (0, 10), "{word}");
     }
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 3);
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 3);
@@ -144,7 +144,7 @@ async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     assert!(applied.reply().await.contains("ok\r\n$1\r\n1\r\n"), "Redis ran the script");
     eventually("it sells", async || service.buy("shoe", "ann", "r").await.ok()).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].supply, report.products[0].available), (15, 14));
+    assert_eq!((report.products[0].supply, report.products[0].stock), (15, 14));
     assert_eq!(env.count("SELECT count(*) FROM supply_changes").await, 2);
 }
 
@@ -167,7 +167,7 @@ async fn orders_voids_and_products_with_lost_commit_reply_are_stored_once() {
     let reply = lost.reply().await;
     assert!(reply.contains("COMMIT"), "{reply}");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 6));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 6));
     assert_eq!(env.count("SELECT sold FROM products").await, 1);
     let state = service.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_CONFIRMED");
@@ -179,7 +179,7 @@ async fn orders_voids_and_products_with_lost_commit_reply_are_stored_once() {
     assert!(reply.contains("COMMIT"), "{reply}");
     voided(&service, &bought.reservation_id).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 6));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 6));
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 2);
     let released = "SELECT count(*) FROM dead_actions WHERE action = 'release'";
     assert_eq!(env.count(released).await, 1);

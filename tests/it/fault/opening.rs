@@ -9,10 +9,11 @@ use yoink::{
     app::Role,
     domain::PartitionEpoch,
     grpc::pb::{AuditRequest, AuditVerdict},
+    ledger::PartitionStatus,
     lifecycle::Opening,
 };
 
-use crate::harness::{Binary, TestEnv, eventually, product, run_yoink};
+use crate::harness::{Binary, TestEnv, eventually, get, product, run_yoink};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_started_at_once_each_sell_every_product_when_ready() {
@@ -56,7 +57,7 @@ async fn partition_left_half_opened_by_a_crash_is_opened_by_the_next_process() {
         service.create(product("shoe", 10)).await;
         service.buy("shoe", "ann", "r").await.unwrap();
         let report = env.assert_audit_holds().await;
-        assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+        assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
         assert_eq!(env.count("SELECT max(epoch) FROM partitions").await, 2, "{point}");
     }
 }
@@ -78,11 +79,12 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let bought = service.buy("shoe", "ann", "r").await.unwrap();
     env.assert_audit_holds().await;
     let opened = stores.lifecycle.open(at, None).await.unwrap();
-    assert_eq!(opened, Opening::Late, "another attempt has a later epoch");
+    assert_eq!(opened, Opening::Superseded, "another attempt has a later epoch");
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know of the later attempt");
-    assert!(!stores.ledger.opened(partition, late).await.unwrap(), "the ledger does");
+    let opened = stores.ledger.mark_open(partition, late, PartitionStatus::New).await.unwrap();
+    assert!(!opened, "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
@@ -96,18 +98,37 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_epoch_is_used_where_keys_of_another_deployment_exist() {
     let env = TestEnv::new().await;
-    let foreign_key = format!("{}:{{0}}:stock", env.prefix);
-    let mut set = redis::cmd("SET");
-    let () = set.arg(&foreign_key).arg("1").query_async(&mut env.cli().await).await.unwrap();
+    let mut redis = env.cli().await;
+    let key = |name: &str| format!("{}:{{0}}:{name}", env.prefix);
+    let () = redis::cmd("SET").arg(key("stock")).arg("1").query_async(&mut redis).await.unwrap();
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
-    eventually("it logs this repeatedly", async || {
-        let message = service.log();
-        (message.matches("Redis holds keys of another deployment").count() > 2).then_some(())
-    })
-    .await;
+    let http = service.http_address().unwrap();
+    let shows = async |name: &str| {
+        let reason = format!("Redis holds the key {} of another deployment", key(name));
+        eventually("readiness and the log show the key", async || {
+            let ready = get(http, "/readyz").await;
+            (ready.contains(&reason) && service.log().contains(&reason)).then_some(())
+        })
+        .await;
+    };
+    shows("stock").await;
+    // Another attempt finds another key.
+    let mut rename = redis::cmd("RENAME");
+    let () = rename.arg(key("stock")).arg(key("supply")).query_async(&mut redis).await.unwrap();
+    shows("supply").await;
+    let log = service.log();
+    assert_eq!(log.matches("Redis holds the key").count(), 2, "each key is logged once: {log}");
     let epochs = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'new'";
     assert_eq!(env.count(epochs).await, 0);
     let open = "SELECT count(*) FROM partitions WHERE partition = 1 AND status = 'open'";
     assert_eq!(env.count(open).await, 1, "the other partition sells");
+    let () = redis::cmd("DEL").arg(key("supply")).query_async(&mut redis).await.unwrap();
+    eventually("it is open, and nothing is reported", async || {
+        get(http, "/readyz").await.starts_with("HTTP/1.1 200").then_some(())?;
+        (!get(http, "/readyz").await.contains("of another deployment")).then_some(())
+    })
+    .await;
+    let open = "SELECT epoch FROM partitions WHERE partition = 0 AND status = 'open'";
+    assert_eq!(env.count(open).await, 1);
 }

@@ -88,7 +88,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     .await;
     sell(60..70).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (70, 930));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (70, 930));
     assert_eq!(answers.account_for(&env, &report).await, 0);
     assert_no_dead_actions(&env).await;
     worker.signal(Signal::SIGTERM);

@@ -55,7 +55,7 @@ async fn assert_settled_but_for_partition_0(env: &TestEnv, product: &str, expect
     let report = eventually("the orders of the other partition are settled", async || {
         let report = env.audit().await;
         let units = report.products.iter().find(|units| units.product.as_str() == product)?;
-        ((units.confirmed, units.available) == expected).then(|| report.clone())
+        ((units.confirmed, units.stock) == expected).then(|| report.clone())
     })
     .await;
     assert!(report.violations.is_empty(), "{report:?}");
@@ -131,12 +131,14 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     pipeline.cmd("CONFIG").arg("SET").arg("min-replicas-to-write").arg("1").ignore();
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
-    let ready =
-        until_ready_shows(&service, "partition 0 is fenced; not rebuilt: Redis refuses writes")
-            .await;
+    let ready = until_ready_shows(
+        &service,
+        "partition 0 is fenced: it is closed for a rebuild; not rebuilt: Redis refuses writes",
+    )
+    .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
     let output = block_in_place(|| run_yoink(&env, &["rebuild"]));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("no epoch was used"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("the rebuild has not begun"));
     assert_eq!(epoch(&env, 0).await, 1);
     config_set(&env, "min-replicas-to-write", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
@@ -156,7 +158,7 @@ async fn entry_of_a_newer_program_uses_no_epoch() {
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     let () = pipeline.add_command(add).ignore().query_async(&mut env.cli().await).await.unwrap();
-    until_ready_shows(&service, "entry of format 3").await;
+    until_ready_shows(&service, "the entry has format 3").await;
     assert_eq!(epoch(&env, 0).await, 1);
     let _: i64 = env.cli().await.xdel(key(&env, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;

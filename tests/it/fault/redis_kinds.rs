@@ -83,8 +83,8 @@ async fn redis_turned_replica_makes_the_service_unready_and_refuses_a_start() {
     sells_again(&service, "ann").await;
     // Of a master that does not answer: it keeps what it has, and takes no writes.
     let () = ask(&env, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    assert_unready(&service, "name its master (127.0.0.1:1)").await;
-    assert!(refused(&env).await.contains("name its master (127.0.0.1:1)"));
+    assert_unready(&service, "set it to the primary (127.0.0.1:1)").await;
+    assert!(refused(&env).await.contains("set it to the primary (127.0.0.1:1)"));
     let () = ask(&env, &["REPLICAOF", "NO", "ONE"]).await;
     sells_again(&service, "bob").await;
     env.assert_audit_holds().await;
@@ -99,7 +99,7 @@ async fn start_is_refused_by_a_sentinel_or_a_cluster_node() {
     std::fs::write(&conf, "bind 127.0.0.1\n").unwrap();
     let line = format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8""#, conf.display());
     let sentinel = env_with_redis(&line).await;
-    assert!(refused(&sentinel).await.contains("names a Sentinel"));
+    assert!(refused(&sentinel).await.contains("is the address of a Sentinel"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ async fn crash_on_a_slow_disk_loses_no_more_than_is_reported() {
     let lost = answers.account_for(&env, &report).await;
     assert!(lost > 0, "{} orders were accepted", answers.accepted.len());
     let units = &report.products[0];
-    assert_eq!(units.confirmed + units.available, 1_000_000, "the units of the lost are back");
+    assert_eq!(units.confirmed + units.stock, 1_000_000, "the units of the lost are back");
     worker.stop().await;
 }
 
@@ -112,14 +112,14 @@ async fn fsync_always_on_a_slow_disk_loses_nothing_and_sheds_overload() {
     let () = monitor.query_async(&mut env.cli().await).await.unwrap();
     // It is not made durable within this deadline, so it is not answered within it either.
     let slow = eventually("a call is admitted", async || {
-        let mut request = tonic::Request::new(ReserveUnitRequest {
+        let request = ReserveUnitRequest {
             product_id: "shoe".to_owned(),
             user_id: "hasty".to_owned(),
             request_id: "r".to_owned(),
             ..Default::default()
-        });
-        request.metadata_mut().insert("grpc-timeout", "30m".parse().unwrap());
-        let status = service.buyers().reserve_unit(request).await.expect_err("it is too slow");
+        };
+        let answer = service.reserve_within(Duration::from_millis(30), request).await;
+        let status = answer.expect_err("it is too slow");
         (status.code() == Code::DeadlineExceeded).then_some(status)
     })
     .await;
@@ -307,7 +307,7 @@ async fn redis_with_deleted_directory_is_rebuilt_and_counts_every_answer() {
     all_have_reported(&env).await;
     let report = env.assert_audit_holds().await;
     answers.account_for(&env, &report).await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (3_000, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (3_000, 0));
     assert!(env.count("SELECT max(epoch) FROM partitions").await > 1, "it was rebuilt");
 }
 

@@ -84,7 +84,7 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     let buys = join_all(users.iter().map(|user| service.buy("shoe", user, "r"))).await;
     assert_eq!(buys.iter().filter(|answer| answer.is_ok()).count(), 39, "the lost are for sale");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (50, 0));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (50, 0));
     for id in &lost {
         let status = service.reservation(id).await.unwrap_err();
         assert_eq!(crate::harness::reason(&status), "LOST_OR_UNKNOWN");

@@ -1,7 +1,10 @@
 //! A consumer stalls longer than `takeover_idle_ms`, another settles its entries, and it resumes.
 
 use nix::sys::signal::Signal;
-use yoink::app::Role;
+use yoink::{
+    app::Role,
+    worker::{Consumer, Releaser},
+};
 
 use crate::harness::{Binary, TestEnv, eventually, product};
 
@@ -50,7 +53,7 @@ async fn stalled_process_changes_nothing_when_it_resumes() {
     other.stop().await;
     api.buy("shoe", "late", "").await.unwrap();
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (101, 899));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (101, 899));
     assert_eq!(env.count("SELECT count(*) FROM dead_actions").await, 0);
     stalled.signal(Signal::SIGTERM);
     assert!(stalled.ended().await.success());
@@ -76,12 +79,13 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(poison).await.unwrap();
     let reader = fast.stores().reader().await.unwrap();
-    let mut consumer = fast.worker_context().consumer(partition, reader).without_waiting();
+    let context = fast.worker_context.clone();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
         (consumer.run_once().await.unwrap() == 1).then_some(())
     })
     .await;
-    let mut releaser = yoink::worker::Releaser::new(fast.worker_context().clone(), partition);
+    let mut releaser = Releaser::new(fast.worker_context.clone(), partition);
     assert_eq!(releaser.run_once().await.unwrap(), 1);
     env.sql().await.batch_execute("ALTER TABLE reservations DROP CONSTRAINT poison").await.unwrap();
 
@@ -95,9 +99,9 @@ async fn late_commit_after_void_and_release_stores_nothing() {
         yoink::stock::ReleaseFrom::Orders,
         &held[0].entry.id,
     );
-    assert_eq!(released.await.unwrap(), yoink::stock::Released::Before);
+    assert_eq!(released.await.unwrap(), yoink::stock::ReleaseOutcome::AlreadyReleased);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (5, 0));
     let state = api.reservation(&bought.reservation_id).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_VOIDED");
 }
@@ -121,10 +125,11 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
     app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
+    let context = app.worker_context.clone();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), 1);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (5, 0));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +155,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     }
     let mut worker = Binary::serve_as("worker", &env, &[], None);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (20, 30));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (20, 30));
     assert!(worker.log().contains("the consumer group was deleted"), "{}", worker.log());
     worker.signal(Signal::SIGTERM);
     assert!(worker.ended().await.success());
@@ -177,6 +182,6 @@ async fn late_commit_after_a_rebuild_stores_nothing() {
     let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
     assert!(refused, "a late commit stores nothing: {late:?}");
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (4, 1));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (4, 1));
     worker.stop().await;
 }

@@ -17,7 +17,7 @@ fn hash(body: &str) -> String {
     redis::Script::new(&format!("{fence}\n{body}")).get_hash().to_owned()
 }
 
-/// Released and settled entries.
+/// Released entries, and those that were decided before.
 async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i32, i32), Status> {
     let request = ReleaseDeadEntriesRequest {
         selector: dead_entries::of([id]),
@@ -25,7 +25,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await?.into_inner();
-    Ok((done.released, done.settled))
+    Ok((done.released, done.decided))
 }
 
 /// `action actor`, oldest first.
@@ -104,5 +104,5 @@ async fn dead_letter_action_with_lost_reply_is_recorded_as_unknown() {
     assert_eq!(record(&env, ids[2]).await, ["release dave", "finish bob"]);
     assert_eq!(record(&env, ids[5]).await, ["discard bob"]);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.products[0].confirmed), (7, 3));
+    assert_eq!((report.products[0].stock, report.products[0].confirmed), (7, 3));
 }

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use redis::AsyncCommands as _;
-use yoink::app::Role;
+use yoink::{app::Role, worker::Consumer};
 
 use crate::harness::{Service, TestEnv, eventually, get, product};
 
@@ -73,7 +73,7 @@ async fn order_refused_by_a_trigger_is_kept_and_its_neighbours_are_stored() {
 
     refuse_nothing(&env).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (22, 78));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (22, 78));
     eventually("readiness no longer shows it", async || {
         (!get(worker.http, "/readyz").await.contains("P0001")).then_some(())
     })
@@ -94,7 +94,8 @@ async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     let app = env.app(&[("max_deliveries", "1")]).await;
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let reader = app.stores().reader().await.unwrap();
-    let mut consumer = app.worker_context().consumer(partition, reader).without_waiting();
+    let context = app.worker_context.clone();
+    let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     let metrics = &app.stores().metrics;
     let tried = || {
         let text = metrics.encode().unwrap();
@@ -114,7 +115,7 @@ async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     drop((consumer, app));
     let worker = env.serve(Role::Worker, &[("takeover_idle_ms", "1000")]).await;
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (400, 600));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (400, 600));
     worker.stop().await;
 }
 
@@ -164,7 +165,7 @@ async fn rebuild_waits_for_a_refused_order_and_reports_why() {
         eventually("it sells again", async || api.buy("shoe", "mallory", "r").await.ok()).await;
     assert_eq!((again.duplicate, again.reservation_id), (true, kept.reservation_id));
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].confirmed, report.products[0].available), (1, 9));
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
     worker.stop().await;
     api.stop().await;
 }

@@ -46,13 +46,13 @@ async fn loss_is_reported_while_its_partition_is_fenced_again() {
                     && line.ends_with(&format!(" {value}"))
             })
         };
-        let announced = gauge("yoink_lost_reservations{", "\"exactly\"", "3");
+        let announced = gauge("yoink_lost_reservations{", "\"exact\"", "3");
         (announced && gauge("yoink_audit_unknown{", "", "1")).then_some(())
     })
     .await;
 
     rebuild(&env);
     let report = env.assert_audit_holds().await;
-    assert_eq!((report.products[0].available, report.lost.len()), (10, 1));
+    assert_eq!((report.products[0].stock, report.lost.len()), (10, 1));
     worker.stop().await;
 }

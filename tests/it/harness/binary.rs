@@ -150,8 +150,9 @@ impl Binary {
     /// Its gRPC address, once it has logged it.
     pub fn address(&self) -> Option<SocketAddr> {
         let message = self.log();
-        let (_, address) =
-            message.split_once("serving grpc=").or_else(|| message.split_once("\"grpc\":\""))?;
+        let (_, address) = message
+            .split_once("this process listens grpc=")
+            .or_else(|| message.split_once("\"grpc\":\""))?;
         address.split([' ', '"']).next()?.parse().ok()
     }
 

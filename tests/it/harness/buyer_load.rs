@@ -255,11 +255,11 @@ pub(super) async fn send(channel: Channel, ask: &Ask) -> Attempt {
             assert_eq!((&answer.product_id, &answer.user_id), (&ask.product, &ask.user));
             Attempt::Accepted(answer)
         }
-        Err(status) => judge(&status),
+        Err(status) => assess(&status),
     }
 }
 
-fn judge(status: &Status) -> Attempt {
+fn assess(status: &Status) -> Attempt {
     let info = status.get_details_error_info();
     let applied = info.and_then(|info| info.metadata.get("applied").cloned());
     let broken = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown];

@@ -1,18 +1,22 @@
 //! A running service in this process, and the generated clients that use it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, transport::Channel};
+use tonic::{Request, Status, body::Body, transport::Channel};
 use tonic_types::StatusExt as _;
 use yoink::{
     app::{App, Listeners, Role},
     config::Config,
     domain::NewProduct,
     grpc::pb::{
-        GetReservationRequest, Reservation, ReservationState, ReserveUnitRequest,
-        ReserveUnitResponse, admin_service_client::AdminServiceClient,
+        AuditRequest, AuditResponse, GetReservationRequest, Reservation, ReservationState,
+        ReserveUnitRequest, ReserveUnitResponse, admin_service_client::AdminServiceClient,
         inventory_service_client::InventoryServiceClient,
         storefront_service_client::StorefrontServiceClient,
     },
@@ -47,6 +51,12 @@ impl From<ReserveUnitResponse> for Bought {
     }
 }
 
+fn with_deadline<T>(deadline: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
 /// A running service; ends with [`Service::stop`] or with the test.
 pub struct Service {
     pub grpc: SocketAddr,
@@ -67,7 +77,7 @@ impl Service {
         let listeners = Listeners { grpc, http };
         let http = listeners.http.local_addr().unwrap();
         let app = App::build(config, role, listeners).await.unwrap();
-        let grpc = app.grpc_address().unwrap();
+        let grpc = app.listeners.grpc.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = TaskTracker::new().spawn(app.run(stop.clone()));
         let channel = Channel::from_shared(format!("http://{grpc}")).unwrap();
@@ -92,7 +102,32 @@ impl Service {
         StorefrontServiceClient::new(self.channel.clone())
     }
 
-    /// Creates a product through the contract.
+    /// A transport without a timer. `Channel` starts one for the deadline of a call, and on a busy machine it expires before
+    /// the answer of the service arrives.
+    fn untimed(&self) -> (Client<HttpConnector, Body>, http::Uri) {
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        (client, format!("http://{}", self.grpc).parse().unwrap())
+    }
+
+    /// Reserves with a deadline that only the service enforces.
+    pub async fn reserve_within(
+        &self,
+        deadline: Duration,
+        request: ReserveUnitRequest,
+    ) -> Result<ReserveUnitResponse, Status> {
+        let (transport, origin) = self.untimed();
+        let mut client = InventoryServiceClient::with_origin(transport, origin);
+        Ok(client.reserve_unit(with_deadline(deadline, request)).await?.into_inner())
+    }
+
+    /// Audits with a deadline that only the service enforces.
+    pub async fn audit_within(&self, deadline: Duration) -> Result<AuditResponse, Status> {
+        let (transport, origin) = self.untimed();
+        let mut client = AdminServiceClient::with_origin(transport, origin);
+        Ok(client.audit(with_deadline(deadline, AuditRequest {})).await?.into_inner())
+    }
+
+    /// Creates a product through the API.
     pub async fn create(&self, product: NewProduct) {
         self.try_create(product).await.unwrap();
     }

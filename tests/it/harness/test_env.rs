@@ -172,13 +172,13 @@ impl TestEnv {
     /// The audit as it is now.
     pub async fn audit(&self) -> Report {
         let stores = self.stores().await;
-        stores.auditor().audit().await
+        stores.auditor.audit().await
     }
 
     /// Waits until everything accepted is settled; the audit must hold then, and never be violated.
     pub async fn assert_audit_holds(&self) -> Report {
         let stores = self.stores().await;
-        let auditor = stores.auditor();
+        let auditor = &stores.auditor;
         eventually("everything accepted is settled, and the audit holds", async || {
             // A connection that a fault has broken is replaced.
             stores.load_epochs().await.ok()?;

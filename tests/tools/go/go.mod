@@ -1,4 +1,4 @@
-// Clients whose code is generated from the contract; tests/tools/clients.rs generates it and runs them.
+// Clients whose code is generated from the proto files; tests/tools/clients.rs generates it and runs them.
 module clients
 
 go 1.24

@@ -1,0 +1,79 @@
+//! Reads of both streams: the entry of a reservation that is not settled yet, and the lengths for a scrape of the metrics.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::{AsyncCommands as _, RedisError, streams::StreamInfoGroupsReply};
+
+use super::{
+    Streams,
+    entry::{Entry, Fields, RawEntry, fields},
+};
+use crate::{
+    domain::{Epoch, Partition, PartitionEpoch, ReservationId},
+    redis::{FenceError, GROUP, Key, script},
+    telemetry::PartitionReading,
+};
+
+/// What the streams of a partition hold of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Its entry, in `orders` or in `dead`.
+    Entry(Entry),
+    /// Nothing.
+    Nothing {
+        /// The epoch in which they were read.
+        epoch: Epoch,
+        /// The highest seq of this epoch that was settled as stored; 0 for none.
+        stored: u64,
+    },
+}
+
+// The fields of the entry, or the highest seq that was settled as stored.
+script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
+    [Meta, Orders, Dead, DeadIndex] {
+    ["found", ref elements @ ..] => Ok(fields(elements)?),
+    ["none", stored] => Err(stored.parse().ok()?),
+});
+
+impl Streams {
+    /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
+    /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
+    /// this returns. It runs under the fence, since an older Redis holds entries that are settled.
+    pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
+        let epoch = self.partitions.epoch(partition)?;
+        let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
+        let args = [entry_id.as_str(), &id.to_string(), &random];
+        let at = PartitionEpoch { partition, epoch };
+        Ok(match self.partitions.run_in(at, &FIND, &args).await? {
+            Ok(fields) => Found::Entry(Entry { id: entry_id, fields }),
+            Err(stored) => Found::Nothing { epoch, stored },
+        })
+    }
+
+    /// The lengths of a partition's streams, and how long its oldest order has waited.
+    pub async fn depth(&self, partition: Partition) -> Result<PartitionReading, RedisError> {
+        let mut connection = self.partitions.connection();
+        let [orders, dead] =
+            [Key::Orders, Key::Dead].map(|key| self.partitions.key(partition, key));
+        let oldest: Vec<RawEntry> = connection.xrange_count(&orders, "-", "+", 1).await?;
+        let oldest = oldest.into_iter().find_map(Entry::from_raw);
+        let oldest_ms = oldest.and_then(|entry| entry.reserved_at_ms());
+        let now_ms = Timestamp::now().as_millisecond();
+        // By the clocks of this machine and of Redis, which may differ.
+        let waited_ms = oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms));
+        let waited = Duration::from_millis(u64::try_from(waited_ms).unwrap_or(0));
+        // A stream that does not exist has no group; a scrape does not fail for that.
+        let groups: Result<StreamInfoGroupsReply, _> = connection.xinfo_groups(&orders).await;
+        let groups = groups.map(|reply| reply.groups).unwrap_or_default();
+        let group = groups.into_iter().find(|group| group.name == GROUP);
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Ok(PartitionReading {
+            orders: connection.xlen(&orders).await?,
+            pending: group.as_ref().map_or(0, |group| count(group.pending)),
+            lag: group.and_then(|group| group.lag).map(count),
+            oldest_seconds: waited.as_secs_f64(),
+            dead: connection.xlen(&dead).await?,
+        })
+    }
+}
