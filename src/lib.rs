@@ -13,6 +13,7 @@
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
 //! - `durability`: what the settings of both stores promise
 //! - [`worker`]: stores orders; [`grpc`]: answers calls
+//! - [`load`]: calls a running service and reports what was answered, and how fast
 //! - [`servers`]: private Redis and Postgres for `dev`, `demo` and the tests
 //! - [`app`]: connects, builds and runs the service; [`cli`]: the commands
 //!
@@ -71,6 +72,7 @@ mod durability;
 pub mod grpc;
 pub mod ledger;
 pub mod lifecycle;
+pub mod load;
 pub mod recovery;
 pub mod redis;
 pub mod servers;

@@ -14,7 +14,7 @@ use std::{
 use files::{files, root};
 
 /// Each module, and the modules it may use. `docs/ARCHITECTURE.md` describes what each owns.
-const MODULES: [(&str, &[&str]); 23] = [
+const MODULES: [(&str, &[&str]); 24] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
@@ -65,6 +65,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "telemetry",
         ],
     ),
+    ("load", &["grpc"]),
     ("servers", &[]),
     (
         "app",
@@ -100,6 +101,7 @@ const MODULES: [(&str, &[&str]); 23] = [
             "domain",
             "grpc",
             "ledger",
+            "load",
             "stream",
             "telemetry",
         ],

@@ -7,7 +7,10 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,24 +19,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    buyers::{self, Answers, Client, SaleRun},
     dev::{PLENTIFUL_PRODUCT, SCARCE_PRODUCT, Servers, create_catalogue},
     output, progress,
     tables::{Column, Stored, audit_table, sale_table},
 };
 use crate::{
     app::{App, Listeners, Role, Stores},
-    audit::{Report, Verdict},
+    audit::{self, Verdict},
     config::Config,
-    grpc::pb,
     ledger::Ledger,
+    load::{self, Plan},
     telemetry,
 };
 
 /// How long storing the last orders may take.
 const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many connections the buyers share.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: u64 = 8;
 
 /// How large the sale is.
 #[derive(Debug, clap::Args)]
@@ -102,9 +104,8 @@ async fn sell_and_audit(
     stores: &Stores,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let clients = buyers::connect(&format!("http://{address}"), CONNECTIONS).await?;
-    let scarce = sell(SCARCE_PRODUCT, args, &clients, stop).await?;
-    let plentiful = sell(PLENTIFUL_PRODUCT, args, &clients, stop).await?;
+    let scarce = sell(SCARCE_PRODUCT, args, address, stop).await?;
+    let plentiful = sell(PLENTIFUL_PRODUCT, args, address, stop).await?;
     if stop.is_cancelled() {
         return Ok(false);
     }
@@ -115,11 +116,8 @@ async fn sell_and_audit(
         column(SCARCE_PRODUCT, scarce, &report, &stores.ledger).await?,
         column(PLENTIFUL_PRODUCT, plentiful, &report, &stores.ledger).await?,
     ];
-    let exact = columns.iter().all(|column| {
-        column.stored.is_some_and(|stored| {
-            let accepted = column.answers.accepted.len() as u64;
-            stored.oversold == 0 && stored.lost == 0 && stored.confirmed == accepted
-        })
+    let exact = columns.iter().all(|Column { load, stored, .. }| {
+        stored.oversold == 0 && stored.lost == 0 && stored.confirmed == load.accepted()
     });
     output::line(sale_table(&columns))?;
     output::line(audit_table(&report))?;
@@ -135,23 +133,25 @@ async fn sell_and_audit(
 async fn sell(
     product: &str,
     args: &DemoArgs,
-    clients: &[Client],
+    address: SocketAddr,
     stop: &CancellationToken,
-) -> anyhow::Result<Answers> {
-    let sale = SaleRun {
-        product: product.to_owned(),
-        attempts: args.attempts,
-        buyers: args.buyers,
-        run_id: "demo".to_owned(),
-        ack: pb::Ack::Unspecified,
-    };
+) -> anyhow::Result<load::Report> {
+    let mut plan = Plan::new(address.to_string(), [product]);
+    let connections = CONNECTIONS.min(args.buyers);
+    plan.connections = usize::try_from(connections)?;
+    plan.streams = usize::try_from(args.buyers.div_ceil(connections))?;
+    (plan.calls, plan.duration) = (Some(args.attempts), None);
+    plan.keep_accepted_ids = true;
     let done = Arc::new(AtomicU64::new(0));
-    let work = buyers::run(&sale, clients, done.clone(), stop);
-    progress::show(product, args.attempts, done, work).await?
+    let counted = done.clone();
+    let work = load::run(plan, stop.clone(), move |second| {
+        counted.fetch_add(second.outcomes.total(), Ordering::Relaxed);
+    });
+    Ok(progress::show(product, args.attempts, done, work).await??)
 }
 
 /// Audits until every order is stored, or until the audit is violated.
-async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
+async fn settled_report(stores: &Stores) -> anyhow::Result<audit::Report> {
     let started = Instant::now();
     loop {
         let report = stores.auditor.audit().await;
@@ -169,8 +169,8 @@ async fn settled_report(stores: &Stores) -> anyhow::Result<Report> {
 /// Compares each accepted reservation with what the ledger holds.
 async fn column(
     product: &str,
-    answers: Answers,
-    report: &Report,
+    load: load::Report,
+    report: &audit::Report,
     ledger: &Ledger,
 ) -> anyhow::Result<Column> {
     let (mut confirmed, mut after) = (HashSet::new(), None);
@@ -183,9 +183,9 @@ async fn column(
     }
     let units = report.products.iter().find(|units| units.product.as_str() == product);
     let units = units.map_or(0, |units| units.supply);
-    let lost = answers.accepted.iter().filter(|id| !confirmed.contains(*id)).count();
+    let lost = load.accepted_ids.iter().filter(|id| !confirmed.contains(*id)).count();
     let confirmed = confirmed.len() as u64;
     let oversold = confirmed.saturating_sub(u64::try_from(units)?);
-    let stored = Some(Stored { confirmed, lost: lost as u64, oversold });
-    Ok(Column { product: product.to_owned(), units, answers, stored })
+    let stored = Stored { confirmed, lost: lost as u64, oversold };
+    Ok(Column { product: product.to_owned(), units, load, stored })
 }

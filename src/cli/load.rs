@@ -1,41 +1,85 @@
-//! `yoink load`: buys from a running service.
+//! `yoink load`: calls a running service and reports what was answered, and how fast.
 
-use std::{
-    process::ExitCode,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{fs::File, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
+use anyhow::{Context as _, bail};
+use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{
-    buyers::{self, SaleRun},
-    output, progress,
-    tables::{Column, sale_table},
+use super::{output, progress::Progress, tables::load_table};
+use crate::{
+    domain::ProductId,
+    grpc::pb,
+    load::{self, Call, Choice, Pace, Plan, Report, Second, Users},
 };
-use crate::{domain::ProductId, grpc::pb};
 
-/// What to buy, and with how many calls.
+/// What to call, how often, and for how long.
 #[derive(Debug, clap::Args)]
 pub(super) struct LoadArgs {
-    /// The address of the service.
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
+    /// The address of the service, without TLS.
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     target: String,
-    /// The product to buy.
+    /// The products to buy, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "product_prefix")]
+    products: Vec<ProductId>,
+    /// Buys the products PREFIX0, PREFIX1, … up to --product-count.
+    #[arg(long, requires = "product_count", value_name = "PREFIX")]
+    product_prefix: Option<String>,
+    /// How many products have the prefix.
+    #[arg(long, requires = "product_prefix", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    product_count: Option<u32>,
+    /// Which product a call buys: hot (the first), uniform, or zipf:EXPONENT.
+    #[arg(long, default_value = "uniform", value_name = "CHOICE")]
+    product_choice: Choice,
+    /// How many users buy; without it, each call has a new user.
+    #[arg(long, value_name = "N")]
+    users: Option<usize>,
+    /// Which of the users makes a call: hot, uniform, or zipf:EXPONENT.
+    #[arg(long, default_value = "uniform", value_name = "CHOICE", requires = "users")]
+    user_choice: Choice,
+    /// Calls a health check, which does nothing, in place of ReserveUnit: the cost of an empty call.
     #[arg(long)]
-    product: ProductId,
-    /// Calls in all.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    attempts: u64,
-    /// Buyers at the same time.
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    buyers: u64,
-    /// Connections that they share.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    connections: u16,
+    empty: bool,
+    /// Starts this many calls a second, whether or not earlier ones are answered (open loop). Without it, each caller
+    /// waits for its answer before its next call (closed loop).
+    #[arg(long, value_name = "CALLS_PER_SECOND")]
+    rate: Option<f64>,
+    /// Connections to the service.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    connections: usize,
+    /// Calls at the same time on each connection.
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    streams: usize,
+    /// How long calls are begun, such as 30s or 5m; without it and without --calls, 10 seconds.
+    #[arg(long, value_parser = time, value_name = "TIME")]
+    duration: Option<Duration>,
+    /// The run ends after this many calls.
+    #[arg(long, value_name = "N")]
+    calls: Option<u64>,
+    /// Calls are made for this time first, and not counted.
+    #[arg(long, value_parser = time, default_value = "0s", value_name = "TIME")]
+    warm_up: Duration,
+    /// A call without an answer is given up after this time.
+    #[arg(long, value_parser = time, default_value = "10s", value_name = "TIME")]
+    timeout: Duration,
+    /// Threads that make the calls; without it, one for every two processors.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Calls have no request id.
+    #[arg(long)]
+    no_request_ids: bool,
     /// What each answer waits for: memory, disk, replica or ledger; the default is the setting of the service.
     #[arg(long, value_parser = ack, default_value = "unspecified", hide_default_value = true)]
     ack: pb::Ack,
+    /// The metrics of the service (http://HOST:PORT/metrics): the report then has the backlog.
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
+    /// Writes the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes the report as an HTML page with plots.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 fn ack(word: &str) -> Result<pb::Ack, String> {
@@ -44,17 +88,144 @@ fn ack(word: &str) -> Result<pb::Ack, String> {
         .ok_or_else(|| "must be memory, disk, replica or ledger".to_owned())
 }
 
+fn time(text: &str) -> Result<Duration, String> {
+    let time = text.parse::<SignedDuration>().ok();
+    time.and_then(|time| Duration::try_from(time).ok())
+        .ok_or_else(|| "is not a time such as 500ms, 30s or 5m".to_owned())
+}
+
+impl LoadArgs {
+    fn product_ids(&self) -> anyhow::Result<Vec<String>> {
+        let (Some(prefix), Some(count)) = (&self.product_prefix, self.product_count) else {
+            return Ok(self.products.iter().map(ToString::to_string).collect());
+        };
+        let id = |number: u32| format!("{prefix}{number}");
+        let longest = id(count - 1).parse::<ProductId>();
+        longest.with_context(|| format!("--product-prefix {prefix} does not make product ids"))?;
+        Ok((0..count).map(id).collect())
+    }
+
+    fn plan(&self) -> anyhow::Result<Plan> {
+        let mut plan = Plan::new(self.target.clone(), self.product_ids()?);
+        if self.empty {
+            plan.call = Call::HealthCheck;
+        } else if plan.products.is_empty() {
+            bail!("name what to buy: --products, or --product-prefix with --product-count");
+        }
+        if let Some(rate) = self.rate {
+            plan.pace = Pace::Open { rate };
+        }
+        if let Some(count) = self.users {
+            plan.users = Users::Of { count, choice: self.user_choice };
+        }
+        if self.duration.is_some() || self.calls.is_some() {
+            plan.duration = self.duration;
+        }
+        plan.threads = self.threads.unwrap_or(plan.threads);
+        plan.calls = self.calls;
+        (plan.connections, plan.streams) = (self.connections, self.streams);
+        (plan.warm_up, plan.timeout) = (self.warm_up, self.timeout);
+        plan.product_choice = self.product_choice;
+        plan.request_ids = !self.no_request_ids;
+        plan.ack = self.ack;
+        plan.metrics_url = self.metrics_url.clone();
+        Ok(plan)
+    }
+}
+
+/// Creates a file before the run, so that a run is not made in vain.
+fn create(path: Option<&PathBuf>) -> anyhow::Result<Option<File>> {
+    let create = |path: &PathBuf| {
+        File::create(path).with_context(|| format!("cannot create {}", path.display()))
+    };
+    path.map(create).transpose()
+}
+
 pub(super) async fn run(args: LoadArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let clients = buyers::connect(&args.target, usize::from(args.connections)).await?;
-    let mut run_id = Uuid::new_v4().simple().to_string();
-    run_id.truncate(8);
-    let product = args.product.to_string();
-    let LoadArgs { attempts, buyers, ack, .. } = args;
-    let sale = SaleRun { product: product.clone(), attempts, buyers, run_id, ack };
-    let done = Arc::new(AtomicU64::new(0));
-    let work = buyers::run(&sale, &clients, done.clone(), &stop);
-    let answers = progress::show(&product, attempts, done, work).await??;
-    let units = i64::try_from(answers.accepted.len())?;
-    output::line(sale_table(&[Column { product, units, answers, stored: None }]))?;
+    let plan = args.plan()?;
+    let (json, html) = (create(args.json.as_ref())?, create(args.html.as_ref())?);
+    let report = run_with_progress(plan, stop).await?;
+    if let Some(mut file) = json {
+        serde_json::to_writer_pretty(&file, &report.to_json()).context("cannot write --json")?;
+        file.write_all(b"\n").context("cannot write --json")?;
+    }
+    if let Some(mut file) = html {
+        file.write_all(report.to_html().as_bytes()).context("cannot write --html")?;
+    }
+    output::line(load_table(&report))?;
+    if report.interrupted {
+        output::line("Interrupted: these are the calls until then.")?;
+        return Ok(ExitCode::from(130));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_with_progress(plan: Plan, stop: CancellationToken) -> anyhow::Result<Report> {
+    let seconds = plan.duration.map(|duration| duration.as_secs().max(1));
+    let progress = Progress::new(seconds.or(plan.calls).unwrap_or(0))?;
+    let mut calls = 0;
+    let report = load::run(plan, stop, |second: &Second| {
+        calls += second.outcomes.total();
+        let done = if seconds.is_some() { second.number + 1 } else { calls };
+        let errors = second.outcomes.errors();
+        let (p50, p99) = (millis(second.p50), millis(second.p99));
+        progress.set(
+            done,
+            &format!(
+                "{} s: {}/s, p50 {p50:.1} ms, p99 {p99:.1} ms, {errors} errors",
+                second.number + 1,
+                second.answered,
+            ),
+        );
+    });
+    Ok(report.await?)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: LoadArgs,
+    }
+
+    fn plan(flags: &[&str]) -> anyhow::Result<Plan> {
+        let flags = std::iter::once("load").chain(flags.iter().copied());
+        Command::try_parse_from(flags)?.args.plan()
+    }
+
+    #[test]
+    fn flags_make_a_plan() {
+        let made = plan(&["--products", "hat,shoe", "--rate", "500", "--users", "7"]).unwrap();
+        assert_eq!(made.products, ["hat", "shoe"]);
+        assert_eq!(made.pace, Pace::Open { rate: 500.0 });
+        assert_eq!(made.users, Users::Of { count: 7, choice: Choice::Uniform });
+        assert_eq!((made.duration, made.calls), (Some(Duration::from_secs(10)), None));
+        let flags = ["--product-prefix", "p-", "--product-count", "3", "--calls", "9"];
+        let made = plan(&flags).unwrap();
+        assert_eq!(made.products, ["p-0", "p-1", "p-2"]);
+        assert_eq!((made.duration, made.calls), (None, Some(9)));
+        assert_eq!(plan(&["--empty", "--ack", "ledger"]).unwrap().ack, pb::Ack::Ledger);
+    }
+
+    #[test]
+    fn flags_that_make_no_plan_are_refused_with_a_reason() {
+        let reason = |flags: &[&str]| format!("{:#}", plan(flags).unwrap_err());
+        assert!(reason(&[]).contains("name what to buy"));
+        assert!(reason(&["--products", "a b"]).contains("a b"));
+        assert!(reason(&["--product-prefix", "p"]).contains("--product-count"));
+        let prefix = ["--product-prefix", "a b", "--product-count", "2"];
+        assert!(reason(&prefix).contains("does not make product ids"));
+        assert!(reason(&["--products", "a", "--product-choice", "zipf"]).contains("zipf:1.1"));
+        assert!(reason(&["--products", "a", "--duration", "soon"]).contains("30s"));
+        assert!(reason(&["--products", "a", "--ack", "fast"]).contains("must be memory"));
+    }
 }

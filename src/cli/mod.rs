@@ -1,6 +1,5 @@
 //! The commands.
 
-mod buyers;
 mod dead;
 mod demo;
 mod dev;
@@ -104,8 +103,8 @@ enum Command {
     /// Works on orders that could not be stored.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Buys from a running service with many buyers at the same time.
-    Load(load::LoadArgs),
+    /// Calls a running service over many connections, and reports what was answered, and how fast.
+    Load(Box<load::LoadArgs>),
     /// Prints the API as a descriptor set, for Envoy.
     Descriptor,
     /// Checks or prints settings.
@@ -166,7 +165,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
             output::bytes(grpc::DESCRIPTOR_SET)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Load(args) => load::run(args, shutdown).await,
+        Command::Load(args) => load::run(*args, shutdown).await,
         Command::Config(ConfigCommand::Check { connect }) => {
             check(&settings.load_and_warn()?, connect).await
         }

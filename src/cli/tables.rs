@@ -1,18 +1,19 @@
 //! The tables that commands print.
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment, Table};
 
-use super::buyers::Answers;
-use crate::audit::{ProductUnits, Report};
+use crate::{
+    audit::{self, ProductUnits},
+    load,
+};
 
 /// The result of a sale: one column of the table.
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) product: String,
     pub(super) units: i64,
-    pub(super) answers: Answers,
-    /// What the ledger holds of the sale, where that was read.
-    pub(super) stored: Option<Stored>,
+    pub(super) load: load::Report,
+    pub(super) stored: Stored,
 }
 
 /// What the ledger holds of a sale.
@@ -26,16 +27,6 @@ pub(super) struct Stored {
     pub(super) oversold: u64,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rounded number for people")]
-fn milliseconds(micros: u64) -> String {
-    format!("{:.1} ms", micros as f64 / 1000.0)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rounded number for people")]
-fn rate(answers: &Answers) -> String {
-    format!("{:.0}/s", answers.count() as f64 / answers.duration.as_secs_f64().max(0.001))
-}
-
 /// Attempts, outcomes, latency and rate of sales side by side.
 pub(super) fn sale_table(columns: &[Column]) -> Table {
     let mut table = Table::new();
@@ -45,34 +36,40 @@ pub(super) fn sale_table(columns: &[Column]) -> Table {
         table.add_row(std::iter::once(name.to_owned()).chain(columns.iter().map(cell)));
     };
     row("units", &|c| c.units.to_string());
-    row("attempts", &|c| c.answers.count().to_string());
-    row("accepted", &|c| c.answers.accepted.len().to_string());
-    row("sold out", &|c| c.answers.refused_with("SOLD_OUT").to_string());
+    row("attempts", &|c| c.load.calls().to_string());
+    row("accepted", &|c| c.load.accepted().to_string());
+    row("sold out", &|c| c.load.outcomes.named("SOLD_OUT").to_string());
     row("other answers", &|c| {
-        let others = c.answers.refused.iter().filter(|(reason, _)| *reason != "SOLD_OUT");
-        let counts: Vec<String> = others.map(|(reason, n)| format!("{reason} {n}")).collect();
+        let others = c.load.outcomes.iter();
+        let others = others.filter(|(o, _)| !["accepted", "SOLD_OUT"].contains(&&*o.name));
+        let counts: Vec<String> = others.map(|(o, n)| format!("{} {n}", o.name)).collect();
         if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
     });
-    if columns.iter().all(|column| column.stored.is_some()) {
-        let of = |c: &Column, part: fn(Stored) -> u64| {
-            c.stored.map(|stored| part(stored).to_string()).unwrap_or_default()
-        };
-        row("stored", &|c| of(c, |stored| stored.confirmed));
-        row("oversold", &|c| of(c, |stored| stored.oversold));
-        row("lost", &|c| of(c, |stored| stored.lost));
-    }
+    row("stored", &|c| c.stored.confirmed.to_string());
+    row("oversold", &|c| c.stored.oversold.to_string());
+    row("lost", &|c| c.stored.lost.to_string());
     for (name, quantile) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)] {
-        row(name, &|c| milliseconds(c.answers.latency.value_at_quantile(quantile)));
+        row(name, &|c| format!("{:.1} ms", c.load.latency_at(quantile).as_secs_f64() * 1e3));
     }
-    row("rate", &|c| rate(&c.answers));
+    row("rate", &|c| format!("{:.0}/s", c.load.rate()));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
+/// The result of a run of the load generator.
+pub(super) fn load_table(report: &load::Report) -> Table {
+    let mut table = Table::new();
+    table.set_header(["", &report.plan.target]);
+    for (name, value) in report.lines() {
+        table.add_row([Cell::new(name), Cell::new(value).set_alignment(CellAlignment::Right)]);
+    }
+    table
+}
+
 /// The units of each product, then the findings of the audit.
-pub(super) fn audit_table(report: &Report) -> String {
+pub(super) fn audit_table(report: &audit::Report) -> String {
     let mut table = Table::new();
     table.set_header(["product", "supply", "stock", "in orders", "in dead", "confirmed"]);
     for units in &report.products {

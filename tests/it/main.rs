@@ -23,6 +23,7 @@ mod import;
 mod install;
 mod ledger;
 mod limits;
+mod load;
 mod metadata;
 mod metrics;
 mod model;
