@@ -54,7 +54,7 @@ impl RebuildError {
     /// Whether the rebuild failed or did not begin, as the start of a message.
     pub fn summary(&self) -> &'static str {
         match self {
-            Self::NotReady { .. } | Self::EpochsUsedUp(_) => "the rebuild cannot begin",
+            Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
             Self::Ledger(_) | Self::Fence(_) | Self::NewerFormat(_) | Self::Foreign => {
                 "the rebuild failed"
             }
