@@ -50,8 +50,8 @@ impl Lifecycle {
         Ok(self.partitions.connection().hget(key, product.as_str()).await?)
     }
 
-    /// Checks that Redis accepts the writes of a rebuild now. Each script of a rebuild begins with a command that needs
-    /// no memory, and so does this check, because a rebuild must also work on a full Redis. A replica, a failing disk, too
+    /// Checks that Redis accepts the writes of an opening or a rebuild now. Each script of a rebuild begins with a command that
+    /// needs no memory, and so does this check, because a rebuild must also work on a full Redis. A replica, a failing disk, too
     /// few replicas or a user without permission are errors.
     pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
         let scratch = self.partitions.key(partition, Key::Scratch);

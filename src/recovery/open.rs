@@ -33,8 +33,13 @@ impl Recovery {
             self.report_unopened(partition, &RebuildError::EpochsUsedUp.to_string());
             return Ok(());
         }
-        // An epoch is used only if Redis holds nothing that would prevent the opening.
-        let opening = match self.lifecycle.foreign_key(partition, deployment).await {
+        // An epoch is used only if Redis holds nothing that would prevent the opening, and accepts writes.
+        let checked = async {
+            let foreign = self.lifecycle.foreign_key(partition, deployment).await?;
+            self.lifecycle.check_writable(partition).await?;
+            Ok(foreign)
+        };
+        let opening = match checked.await {
             Ok(Some(key)) => Ok(Opening::Foreign(key)),
             Err(error) => Err(error),
             Ok(None) => {

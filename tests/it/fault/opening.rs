@@ -145,17 +145,24 @@ async fn redis_refusing_writes_keeps_new_partitions_closed_and_is_reported_once(
     let mut service = Binary::serve(&env, &[], None);
     service.channel().await;
     let http = service.http_address().unwrap();
-    let epochs = "SELECT min(epoch) FROM partitions";
-    eventually("both are tried several times", async || {
-        (env.count(epochs).await >= 3).then_some(())
-    })
-    .await;
+    let refused = async || -> u64 {
+        let mut info = redis::cmd("INFO");
+        let stats: String =
+            info.arg("commandstats").query_async(&mut env.cli().await).await.unwrap();
+        let unlink = stats.lines().find(|line| line.starts_with("cmdstat_unlink:"));
+        let rejected =
+            unlink.and_then(|line| line.split_once("rejected_calls=")?.1.split(',').next());
+        rejected.map_or(0, |calls| calls.parse().unwrap())
+    };
+    eventually("both are tried several times", async || (refused().await >= 6).then_some(())).await;
     let ready = get(http, "/readyz").await;
     for partition in 0..2 {
-        let line = format!("partition {partition}: Redis is unavailable: ");
+        let line = format!("partition {partition} is not opened: Redis is unavailable: ");
         let line = ready.lines().find(|found| found.starts_with(&line));
         assert!(line.is_some_and(|line| line.contains("NOREPLICAS")), "{ready}");
     }
+    let used = "SELECT max(epoch) FROM partitions";
+    assert_eq!(env.count(used).await, 0, "an attempt that cannot succeed uses no epoch");
     let log = service.log();
     assert_eq!(log.matches("the new partition cannot be opened yet").count(), 2, "{log}");
     set("0").await;
