@@ -24,7 +24,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// For these many calls; without a limit if there is none.
+    /// For these many calls; `None`: without a limit.
     pub(super) fn new(calls: Option<u64>) -> Self {
         // As many again can be asked for after the limit without an overflow.
         Self { next: AtomicU64::new(0), limit: calls.unwrap_or(u64::MAX / 2) }

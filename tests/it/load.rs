@@ -207,7 +207,7 @@ fn start(plan: Plan) -> (Seconds, JoinHandle<Report>, CancellationToken) {
     (seconds, running, stop)
 }
 
-/// A port in front of a service that may be replaced by another one; while there is none, connections are closed.
+/// Forwards connections to a service that can be replaced by another one; without a service, connections are closed.
 async fn forwarder() -> (SocketAddr, watch::Sender<Option<SocketAddr>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
