@@ -59,6 +59,14 @@ local function buckets_of(idempotency_window_ms, now_ms)
   return width_ms, math.ceil(idempotency_window_ms / width_ms), math.floor(now_ms / width_ms)
 end
 
+-- Whether more than a first opening has been done with a partition that has a meta: a product was published, an order
+-- accepted, or a rebuild begun. The ledger had the partition open before. keys are those of open.lua.
+local function in_use(keys)
+  local meta = redis.call('HMGET', keys[1], 'status', 'seq')
+  if meta[1] ~= 'open' or meta[2] ~= '0' then return true end
+  return redis.call('EXISTS', unpack(keys, 3)) > 0 or redis.call('XLEN', keys[2]) > 0
+end
+
 -- A stream entry's flat list of fields as a table.
 local function fields_of(entry)
   local fields = {}

@@ -1,22 +1,23 @@
 -- Opens a new partition for the first time. The ledger has given this attempt an epoch of its own and still
--- calls the partition 'new': nothing was sold from it, in this epoch or before, and a key that shows otherwise
--- belongs to another deployment. The ledger never calls the epoch of a superseded attempt open.
+-- calls the partition 'new'. Data that show otherwise belong to another deployment, or the ledger lost the commit that
+-- opened the partition. The ledger never calls the epoch of a superseded attempt open.
 --
 -- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres before this attempt ('' if unknown)
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'superseded'} (another attempt has
--- a later epoch) | {'foreign', the key that belongs to another deployment}
+-- a later epoch) | {'foreign', the key that belongs to another deployment} | {'in_use'} (it was opened before: it
+-- must be rebuilt)
 
 local replid = instance()
 if not replid then return { 'fenced', 'replica' } end
 local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
-local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')
+local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
 if meta[1] then
   if meta[1] ~= deployment then return { 'foreign', KEYS[1] } end
   if tonumber(meta[2]) >= tonumber(epoch) then return { 'superseded' } end
-  -- An earlier attempt that ended before it wrote to the ledger.
-  if meta[3] ~= '0' then return { 'foreign', KEYS[1] } end
+  if in_use(KEYS) then return { 'in_use' } end
+  -- An earlier attempt ended before it wrote to the ledger. This one opens what it left.
 else
   for _, key in ipairs(KEYS) do
     if redis.call('EXISTS', key) == 1 then return { 'foreign', key } end

@@ -34,12 +34,17 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     let recovery = stores.recovery();
     let fenced = recovery.fenced().await?;
     let rows = stores.ledger.partitions(stores.deployment.partitions).await?;
+    // One that is new and fenced was open: the ledger lost that commit.
+    let was_opened = |row: &PartitionRow| {
+        let is_fenced = fenced.iter().any(|(fenced, _)| fenced.partition == row.partition);
+        row.status != PartitionStatus::New || is_fenced
+    };
     let chosen: Vec<PartitionRow> = if args.all {
-        rows.into_iter().filter(|row| row.status != PartitionStatus::New).collect()
+        rows.into_iter().filter(was_opened).collect()
     } else if args.partitions.is_empty() {
         fenced.iter().map(|(row, _)| *row).collect()
     } else {
-        named(&rows, &args.partitions)?
+        named(&rows, &args.partitions, was_opened)?
     };
     if chosen.is_empty() {
         output::line("No partition is fenced.")?;
@@ -56,13 +61,17 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn named(rows: &[PartitionRow], numbers: &[u16]) -> anyhow::Result<Vec<PartitionRow>> {
+fn named(
+    rows: &[PartitionRow],
+    numbers: &[u16],
+    was_opened: impl Fn(&PartitionRow) -> bool,
+) -> anyhow::Result<Vec<PartitionRow>> {
     let mut chosen: Vec<PartitionRow> = Vec::new();
     for number in numbers {
         let Some(row) = rows.iter().find(|row| row.partition.number() == *number) else {
             bail!("partition {number} does not exist: there are {}, numbered from 0", rows.len());
         };
-        if row.status == PartitionStatus::New {
+        if !was_opened(row) {
             bail!("partition {number} was never opened: start a service, which opens it");
         }
         if !chosen.contains(row) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 
 use super::{
-    Ledger, LedgerError, PartitionRow, PartitionStatus, catalogue,
+    Ledger, LedgerError, PartitionRow, catalogue,
     pool::{milliseconds, timestamp},
 };
 use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, Remaining, ReservationId};
@@ -84,7 +84,8 @@ impl Ledger {
 
     /// R7: closes a partition under a new epoch, above the one in the row and above `above`: a ledger that lost
     /// commits may have an older epoch than Redis, and ids are never reused. From now on the gate refuses
-    /// transactions of the older epoch. `None` when another process was first, or no epoch is left.
+    /// transactions of the older epoch. `None` when another process was first, or no epoch is left. A new partition is
+    /// closed as well: its caller knows that the ledger lost the commit that opened it.
     pub async fn close_partition(
         &self,
         seen: PartitionRow,
@@ -92,10 +93,6 @@ impl Ledger {
     ) -> Result<Option<Closed>, LedgerError> {
         self.with("close_partition", async move |client| {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            // A new partition from which Redis sells is closed as well: the ledger lost the commit that opened it.
-            if seen.status == PartitionStatus::New && above <= seen.epoch {
-                return Ok(None);
-            }
             // If it was closed then and is open now, another process has rebuilt it.
             let status = seen.status.as_str();
             let (above, last) = (i64::from(above.0), i64::from(Epoch::MAX.0));

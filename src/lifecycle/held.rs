@@ -18,6 +18,8 @@ pub struct Held {
     pub epoch: Epoch,
     /// Accepts in this epoch.
     pub seq: u64,
+    /// Whether more than a first opening has been done with it: the ledger had it open before.
+    pub in_use: bool,
 }
 
 /// A seq in a meta, which has 36 bits.
@@ -25,12 +27,14 @@ pub(super) fn seq_of(text: &str) -> Option<u64> {
     text.parse().ok().filter(|seq| *seq < 1 << 36)
 }
 
-script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"), [Meta] {
+script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
+    [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["none"] => None,
-    ["held", owner, epoch, seq] => Some(Held {
+    ["held", owner, epoch, seq, in_use] => Some(Held {
         owner: owner.parse().unwrap_or(Uuid::nil()),
         epoch: Epoch(epoch.parse().ok()?),
         seq: seq_of(seq)?,
+        in_use: in_use == "1",
     }),
 });
 

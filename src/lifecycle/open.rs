@@ -19,6 +19,9 @@ pub enum Opening {
     Superseded,
     /// This key exists and does not belong to this deployment.
     Foreign(String),
+    /// It was opened before and used. The ledger lost that commit, or another process opened the partition after this one
+    /// had read the ledger.
+    InUse,
 }
 
 // The keys that must not exist yet follow meta.
@@ -27,6 +30,7 @@ script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
     ["opened"] => Opening::Opened,
     ["superseded"] => Opening::Superseded,
     ["foreign", key] => Opening::Foreign(key.to_owned()),
+    ["in_use"] => Opening::InUse,
 });
 
 /// What the start of a rebuild found.
@@ -63,20 +67,22 @@ script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
 });
 
 impl Lifecycle {
-    /// A key of this partition that does not belong to this deployment, if there is one.
-    pub async fn foreign_key(
+    /// What Redis would answer to every attempt at opening this partition, if it holds data that prevent it.
+    pub async fn prevented_opening(
         &self,
         partition: Partition,
         deployment: Uuid,
-    ) -> Result<Option<String>, FenceError> {
+    ) -> Result<Option<Opening>, FenceError> {
         let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
-        if let Some(held) = self.held(partition).await? {
-            return Ok(keys.next().filter(|_meta| held.owner != deployment));
+        match self.held(partition).await? {
+            Some(held) if held.owner != deployment => return Ok(keys.next().map(Opening::Foreign)),
+            Some(held) => return Ok(held.in_use.then_some(Opening::InUse)),
+            None => {}
         }
         let mut connection = self.partitions.connection();
         for key in keys.skip(1) {
             if connection.exists(&key).await? {
-                return Ok(Some(key));
+                return Ok(Some(Opening::Foreign(key)));
             }
         }
         Ok(None)

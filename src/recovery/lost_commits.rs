@@ -1,5 +1,5 @@
-//! Detects a ledger that lost commits: by its timeline, by an order that was stored and is missing, or by an epoch
-//! that is lower than an earlier one.
+//! Detects a ledger that lost commits: by its timeline, by an order that was stored and is missing, by an epoch that is
+//! lower than an earlier one, or by a partition that is new in it and in use in Redis.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use std::{
 use super::Recovery;
 use crate::{
     domain::{Epoch, Partition},
-    ledger::{LedgerError, PartitionRow, Timeline},
+    ledger::{LedgerError, PartitionRow, PartitionStatus, Timeline},
     lifecycle::SinceOpened,
     redis::{FenceError, FenceReason},
 };
@@ -61,18 +61,40 @@ impl Recovery {
         self.deployment.partitions.all().filter_map(epoch).collect()
     }
 
-    /// The partitions for which the ledger holds an epoch lower than one that it held before. A standby may be
-    /// behind its primary, so nothing follows from it.
+    /// Those of these partitions that are new in the ledger and in use in Redis.
+    pub(super) async fn in_use_while_new(&self, rows: &[PartitionRow]) -> Vec<Partition> {
+        let mut in_use = Vec::new();
+        for row in rows.iter().filter(|row| row.status == PartitionStatus::New) {
+            // Nothing follows from a Redis that does not answer.
+            let held = self.lifecycle.held(row.partition).await.ok().flatten();
+            if held.is_some_and(|held| held.owner == self.deployment.id && held.in_use) {
+                in_use.push(row.partition);
+            }
+        }
+        in_use
+    }
+
+    /// The partitions for which the ledger holds an earlier state than one that it held before: before `rows` were read,
+    /// it had the `known` epochs, and those `in_use` were open in it. A standby may be behind its primary, so nothing
+    /// follows from it.
     pub(super) async fn behind(
         &self,
         known: &BTreeMap<Partition, Epoch>,
+        in_use: &[Partition],
         rows: &[PartitionRow],
-    ) -> Result<Vec<Partition>, LedgerError> {
-        let is_behind =
-            |row: &&PartitionRow| known.get(&row.partition).is_some_and(|known| row.epoch < *known);
-        let behind: Vec<_> = rows.iter().filter(is_behind).map(|row| row.partition).collect();
+    ) -> Result<HashMap<Partition, FenceReason>, LedgerError> {
+        let reason = |row: &PartitionRow| {
+            let is_lower = known.get(&row.partition).is_some_and(|known| row.epoch < *known);
+            if row.status == PartitionStatus::New && in_use.contains(&row.partition) {
+                Some(FenceReason::OpeningLost)
+            } else {
+                is_lower.then_some(FenceReason::LedgerBehind)
+            }
+        };
+        let behind = rows.iter().filter_map(|row| Some((row.partition, reason(row)?)));
+        let behind: HashMap<_, _> = behind.collect();
         if behind.is_empty() || self.ledger.is_standby().await? {
-            return Ok(Vec::new());
+            return Ok(HashMap::new());
         }
         Ok(behind)
     }
@@ -117,7 +139,7 @@ impl Recovery {
         for (row, reason) in fenced {
             let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
-                (FenceReason::LedgerBehind, Some((known, _))) => known,
+                (FenceReason::LedgerBehind | FenceReason::OpeningLost, Some((known, _))) => known,
                 _ => continue,
             };
             match self.lifecycle.close_in(row.partition, epoch).await {

@@ -116,11 +116,16 @@ impl Recovery {
         let (mut fenced, mut open) = (Vec::new(), Vec::new());
         // Read before the ledger: each of these epochs was in the ledger at that time.
         let known = self.known_epochs();
-        let rows = self.ledger.partitions(self.deployment.partitions).await?;
-        let behind = self.behind(&known, &rows).await?;
+        let mut rows = self.ledger.partitions(self.deployment.partitions).await?;
+        let in_use = self.in_use_while_new(&rows).await;
+        if !in_use.is_empty() {
+            // Read again, because another process may have opened them since.
+            rows = self.ledger.partitions(self.deployment.partitions).await?;
+        }
+        let behind = self.behind(&known, &in_use, &rows).await?;
         for row in rows {
-            if behind.contains(&row.partition) {
-                fenced.push((row, FenceReason::LedgerBehind));
+            if let Some(reason) = behind.get(&row.partition) {
+                fenced.push((row, *reason));
                 continue;
             }
             match row.status {

@@ -35,15 +35,15 @@ impl Recovery {
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening, and accepts writes.
         let checked = async {
-            let foreign = self.lifecycle.foreign_key(partition, deployment).await?;
+            let prevented = self.lifecycle.prevented_opening(partition, deployment).await?;
             // Nothing is written to a Redis of another deployment, not even this check.
-            if foreign.is_none() {
+            if prevented.is_none() {
                 self.lifecycle.check_writable(partition).await?;
             }
-            Ok(foreign)
+            Ok(prevented)
         };
         let opening = match checked.await {
-            Ok(Some(key)) => Ok(Opening::Foreign(key)),
+            Ok(Some(prevented)) => Ok(prevented),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
@@ -61,8 +61,9 @@ impl Recovery {
             }
         };
         match opening {
-            // Superseded: the process that took a higher epoch opens it.
-            Ok(Opening::Opened | Opening::Superseded) => {}
+            // Superseded: the process that took a higher epoch opens it. In use: if the ledger lost the opening, the
+            // watch for fenced partitions finds it and reports it.
+            Ok(Opening::Opened | Opening::Superseded | Opening::InUse) => {}
             Ok(Opening::Foreign(key)) => self.report_unopened(
                 partition,
                 &format!(

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    ledger::{PartitionRow, PartitionStatus},
+    ledger::PartitionRow,
     redis::FenceReason,
 };
 
@@ -30,7 +30,7 @@ impl Recovery {
         fenced: Option<FenceReason>,
     ) -> Result<Vec<String>, RebuildError> {
         let PartitionRow { partition, epoch, status } = row;
-        let status = match fenced.filter(|_| status != PartitionStatus::New) {
+        let status = match fenced {
             Some(reason) => format!("fenced ({reason})"),
             None => status.as_str().to_owned(),
         };

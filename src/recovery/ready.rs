@@ -3,7 +3,7 @@
 use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition},
-    ledger::PartitionRow,
+    ledger::{PartitionRow, PartitionStatus},
     redis::FenceError,
     stream::{Source, Surviving},
 };
@@ -17,8 +17,12 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 
 impl Recovery {
     /// Checks that Redis holds data of this deployment and accepts writes, that every surviving entry can be read, and
-    /// that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows.
-    pub(super) async fn check_ready(&self, seen: PartitionRow) -> Result<Epoch, RebuildError> {
+    /// that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows; `None` for
+    /// a new partition of which neither knows that it was open: it is opened, not rebuilt.
+    pub(super) async fn check_ready(
+        &self,
+        seen: PartitionRow,
+    ) -> Result<Option<Epoch>, RebuildError> {
         let partition = seen.partition;
         let held = self.lifecycle.held(partition).await;
         let held = held.map_err(|error| not_ready("Redis cannot be read", error))?;
@@ -26,6 +30,10 @@ impl Recovery {
             return Err(RebuildError::Foreign);
         }
         let known = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
+        let was_open = held.is_some_and(|held| held.in_use) || known > Some(seen.epoch);
+        if seen.status == PartitionStatus::New && !was_open {
+            return Ok(None);
+        }
         let above = held.map(|held| held.epoch).max(known).unwrap_or(seen.epoch);
         if seen.epoch.max(above) >= Epoch::MAX {
             return Err(RebuildError::EpochsUsedUp);
@@ -33,7 +41,7 @@ impl Recovery {
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;
         self.read_surviving(partition, async |_| Ok(())).await?;
-        Ok(above)
+        Ok(Some(above))
     }
 
     /// Reads every surviving entry, a page at a time, and changes nothing.

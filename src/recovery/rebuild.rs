@@ -76,12 +76,12 @@ pub struct Rebuilt {
 }
 
 impl Recovery {
-    /// Rebuilds a partition; `None` when another process does.
+    /// Rebuilds a partition; `None` when another process does, or opens it for the first time.
     /// After an error the partition stays closed, and the next rebuild starts from the beginning.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
         let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
-        let above = self.check_ready(seen).await?;
+        let Some(above) = self.check_ready(seen).await? else { return Ok(None) };
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
         let closed = self.ledger.close_partition(seen, above).await?;

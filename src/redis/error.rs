@@ -51,6 +51,8 @@ pub enum FenceReason {
         "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
     )]
     LedgerBehind,
+    #[error("Postgres lost commits: it no longer holds the opening of the partition")]
+    OpeningLost,
     #[error("this process does not know yet whether it is open")]
     Unknown,
 }

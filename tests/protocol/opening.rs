@@ -204,7 +204,9 @@ impl Openings {
     fn open_script(&self, state: &mut Opened, epoch: u8) -> bool {
         let redis = &mut state.redis;
         let refuses = match redis.epoch {
-            Some(other) if self.epoch_of_its_own => other >= epoch || redis.seq > 0,
+            Some(other) if self.epoch_of_its_own => {
+                other >= epoch || redis.seq > 0 || redis.granted
+            }
             Some(other) => other != epoch || redis.seq > 0,
             None => false,
         };

@@ -10,7 +10,9 @@ use yoink::{
 };
 
 use super::crash::REBUILD_POINTS;
-use crate::harness::{Binary, Bought, Service, TestEnv, eventually, product, reason, run_yoink};
+use crate::harness::{
+    Binary, Bought, Service, TestEnv, eventually, get, product, reason, run_yoink,
+};
 
 async fn until_stored(env: &TestEnv, rows: i64) {
     eventually("they are stored", async || {
@@ -250,6 +252,117 @@ async fn reverted_partition_row_fences_its_partition_even_with_manual_rebuild() 
     assert_eq!(code, Some(0), "{printed}");
     assert!(rows(&env).await.iter().all(|row| *row == (3, "open".to_owned())));
     sells_again(&service, "cid").await;
+    env.assert_audit_holds().await;
+    service.stop().await;
+}
+
+/// Sets a partition back to new, as if the commit that opened it had been lost.
+async fn lose_opening(env: &TestEnv, number: u16, epoch: i64) {
+    let sql = format!(
+        "UPDATE partitions SET epoch = {epoch}, opened = 0, status = 'new' WHERE partition = {number}"
+    );
+    env.sql().await.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_with_lost_opening_uses_no_epoch_before_it_is_rebuilt_by_command() {
+    let env = TestEnv::new().await;
+    let settings = [("recovery", "manual")];
+    let worker = env.serve(Role::Worker, &settings).await;
+    let service = env.serve(Role::Api, &settings).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    until_stored(&env, 1).await;
+    worker.stop().await;
+    let waiting = service.buy("shoe", "bob", "r").await.unwrap();
+    let number = partition_of(&env, "shoe").await;
+    delete_stored_order(&env, "ann").await;
+    lose_opening(&env, number, 0).await;
+    // One process knew the partition as open. The other one tries to open what is new at its start.
+    let fresh = env.serve(Role::Api, &settings).await;
+    let line = format!(
+        "partition {number} is fenced: Postgres lost commits: it no longer holds the opening of the partition; run \
+         `yoink rebuild --partition {number}`"
+    );
+    for process in [&service, &fresh] {
+        eventually("readiness states the cause", async || {
+            get(process.http, "/readyz").await.contains(&line).then_some(())
+        })
+        .await;
+        assert_eq!(process.refusal("shoe", "cid", "r").await, "RECOVERING");
+    }
+    let row = async || rows(&env).await[usize::from(number)].clone();
+    assert_eq!(row().await, (0, "new".to_owned()), "no epoch was used");
+    let (code, plan) = rebuild(&env, &["--dry-run"]);
+    assert_eq!(code, Some(0), "{plan}");
+    for line in [
+        "fenced (Postgres lost commits: it no longer holds the opening of the partition) in epoch 0; it would be open in \
+         epoch 2",
+        "1 entries would be stored or voided",
+        "1 accepted orders of epoch 1 are in neither store",
+    ] {
+        assert!(plan.contains(line), "{line}: {plan}");
+    }
+    let all = rebuild(&env, &["--all", "--dry-run"]).1;
+    assert!(all.contains("partition 0: ") && all.contains("partition 1: "), "{all}");
+    let (code, printed) = rebuild(&env, &["--partition", &number.to_string()]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert!(printed.contains("1 orders are stored, 0 are voided"), "{printed}");
+    assert_eq!(row().await, (2, "open".to_owned()));
+    let again = sells_again(&service, "bob").await;
+    assert_eq!((again.duplicate, again.reservation_id), (true, waiting.reservation_id));
+    assert_eq!(service.refusal("shoe", "ann", "r").await, "LOST_OR_UNKNOWN");
+    let report = env.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
+    assert_eq!((report.lost.len(), report.lost[0].count), (1, 1));
+    fresh.stop().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_with_lost_opening_is_rebuilt_above_the_epochs_of_both_stores() {
+    // In the second case, later attempts at opening it have used epochs.
+    for (epoch, rebuilt) in [(0, 2), (5, 6)] {
+        let env = TestEnv::new().await;
+        let service = env.serve(Role::All, &[]).await;
+        service.create(product("shoe", 10)).await;
+        let bought = service.buy("shoe", "ann", "r").await.unwrap();
+        until_stored(&env, 1).await;
+        let number = partition_of(&env, "shoe").await;
+        lose_opening(&env, number, epoch).await;
+        eventually("it is rebuilt, and no other epoch was used", async || {
+            let row = rows(&env).await[usize::from(number)].clone();
+            (row == (rebuilt, "open".to_owned())).then_some(())
+        })
+        .await;
+        let again = sells_again(&service, "ann").await;
+        assert_eq!((again.duplicate, again.reservation_id), (true, bought.reservation_id));
+        let report = env.assert_audit_holds().await;
+        assert_eq!((report.products[0].confirmed, report.products[0].stock), (1, 9));
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn products_lost_with_the_opening_of_their_partition_are_not_sold() {
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let number = partition_of(&env, "shoe").await;
+    // Nothing was sold. Redis has the product, and the ledger lost it with the opening.
+    let lost = "DELETE FROM supply_changes; DELETE FROM products";
+    env.sql().await.batch_execute(lost).await.unwrap();
+    // Above the epoch that this process knows: only Redis shows that the partition was open.
+    lose_opening(&env, number, 5).await;
+    eventually("it is rebuilt", async || {
+        let row = rows(&env).await[usize::from(number)].clone();
+        (row == (6, "open".to_owned())).then_some(())
+    })
+    .await;
+    eventually("the product is unknown", async || {
+        (service.refusal("shoe", "ann", "r").await == "PRODUCT_NOT_FOUND").then_some(())
+    })
+    .await;
     env.assert_audit_holds().await;
     service.stop().await;
 }

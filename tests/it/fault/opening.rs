@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
 use yoink::{
     app::Role,
-    domain::PartitionEpoch,
+    domain::{Epoch, PartitionEpoch},
     grpc::pb::{AuditRequest, AuditVerdict},
     ledger::PartitionStatus,
     lifecycle::Opening,
@@ -80,6 +80,9 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     env.assert_audit_holds().await;
     let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Superseded, "another attempt has a later epoch");
+    let later = PartitionEpoch { partition, epoch: Epoch(late.0 + 9) };
+    let opened = stores.lifecycle.open(later, None).await.unwrap();
+    assert_eq!(opened, Opening::InUse, "an order was accepted");
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know of the later attempt");
