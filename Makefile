@@ -4,11 +4,14 @@ CARGO ?= cargo
 # `make demo PROFILE=release` builds longer and sells faster.
 PROFILE ?= dev
 DEMO_ARGS ?=
+GENERATIONS_ARGS ?=
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo dev edge watch lint doc openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
+	@echo "make generations  runs five designs of a flash sale under the same load, and compares what they sell and lose; about six minutes"
+	@echo "make case-study  the same, and writes the result into docs/case-study.md and README.md"
 	@echo "make test    runs every test, on private servers that the tests start"
 	@echo "make test-tools  runs the tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
 	@echo "make test-servers  runs the integration tests with a newer Redis and Postgres, from PyPI"
@@ -66,6 +69,15 @@ repeat: install
 # Cargo prints its progress, because a first build takes minutes.
 demo: install
 	$(CARGO) run --locked --profile $(PROFILE) -- demo $(DEMO_ARGS)
+
+# With optimization: the table compares rates.
+generations: install
+	$(CARGO) run --locked --release --example generations -- $(GENERATIONS_ARGS)
+
+case-study: generations
+	mkdir -p docs/case-study
+	cp target/generations/report.json target/generations/table.md target/generations/*.svg docs/case-study/
+	sed -i -e '/<!-- table -->/,/<!-- end -->/{//!d}' -e '/<!-- table -->/r docs/case-study/table.md' README.md docs/case-study.md
 
 dev: install
 	$(CARGO) run --locked --profile $(PROFILE) -- dev
@@ -132,5 +144,5 @@ deny: tools
 test-tools: tools
 	@scripts/install.sh servers prometheus
 	@scripts/tools.sh examples
-	$(CARGO) build --locked --example buy
+	$(CARGO) build --locked --example buy --example generations
 	$(CARGO) test --locked --test tools

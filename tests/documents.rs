@@ -93,6 +93,16 @@ fn one_rust_version_is_named_everywhere() {
     }
 }
 
+#[test]
+fn case_study_and_readme_show_the_table_of_the_report() {
+    let table = read("docs/case-study/table.md");
+    assert!(table.lines().count() > 10, "{table}");
+    for page in ["README.md", "docs/case-study.md"] {
+        let shown = format!("<!-- table -->\n{table}<!-- end -->\n");
+        assert!(read(page).contains(&shown), "{page} shows another table: run `make case-study`");
+    }
+}
+
 /// Words that a reader must guess at, or that have several meanings here. `docs/STYLE.md` states the rule, and
 /// `docs/GLOSSARY.md` has the words to use.
 const REFUSED_WORDS: &[&str] = &[

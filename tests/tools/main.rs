@@ -13,6 +13,7 @@ mod dashboards;
 mod edge;
 mod envoy;
 mod examples;
+mod generations;
 mod headers;
 mod listening;
 mod listing;
