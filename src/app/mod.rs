@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub use self::connect::Stores;
 use self::{connect::retry_refused, watch::Watch};
 pub(crate) use self::{
-    connect::{established, pools},
+    connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };

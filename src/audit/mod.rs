@@ -85,19 +85,19 @@ pub struct Auditor {
     ledger: Ledger,
     idempotency_window_ms: u64,
     /// Held by the audit under way: each reads the whole ledger.
-    turn: Arc<Mutex<()>>,
+    lock: Arc<Mutex<()>>,
 }
 
 impl Auditor {
     /// An auditor of these stores; request ids are remembered for that many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, idempotency_window_ms: u64) -> Self {
-        Self { streams, ledger, idempotency_window_ms, turn: Arc::default() }
+        Self { streams, ledger, idempotency_window_ms, lock: Arc::default() }
     }
 
     /// Audits every partition, after any audit of a clone that is under way. Never fails: what cannot be read is
     /// reported as unknown. When the future is dropped, Postgres ends the query as well.
     pub async fn audit(&self) -> Report {
-        let _turn = self.turn.lock().await;
+        let _lock = self.lock.lock().await;
         let mut report = Report::default();
         for partition in self.streams.partitions().count().all() {
             if let Err(error) = self.audit_partition(partition, &mut report).await {

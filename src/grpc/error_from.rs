@@ -7,7 +7,7 @@ use crate::{
     ack::AckError,
     catalogue::RefreshError,
     dead_letters::DeadLetterError,
-    ledger::{Cause, LedgerError},
+    ledger::LedgerError,
     redis::{Applied, FenceError},
     stock::StockError,
 };
@@ -63,16 +63,14 @@ impl From<FenceError> for ApiError {
 impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
         let (reason, applied) = match error {
-            LedgerError::Unlisted { source: Cause::Unreadable(_), .. } => {
-                (Reason::Internal, Some(Applied::Maybe))
-            }
-            LedgerError::Unavailable { .. } | LedgerError::Unlisted { .. } => {
+            LedgerError::InvalidData(_) => (Reason::Internal, Some(Applied::Maybe)),
+            LedgerError::Transient { .. } | LedgerError::Unlisted { .. } => {
                 (Reason::LedgerUnavailable, Some(Applied::Maybe))
             }
             LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
             | LedgerError::Rejected { .. } => (Reason::LedgerUnavailable, Some(Applied::No)),
-            LedgerError::GateClosed => (Reason::Recovering, None),
+            LedgerError::EpochChanged => (Reason::Recovering, None),
         };
         Self { applied, cause: Some(Arc::new(error)), ..reason.into() }
     }

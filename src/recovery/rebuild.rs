@@ -11,7 +11,7 @@ use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
-    ledger::{Closed, LedgerError, Mark, PartitionRow, PartitionStatus},
+    ledger::{ClosedForRebuild, LedgerError, Mark, PartitionRow, PartitionStatus},
     lifecycle::{Held, RebuildStart},
     redis::FenceError,
     stream::EntryError,
@@ -80,12 +80,12 @@ impl Recovery {
     /// After an error the partition stays closed, and the next rebuild starts from the beginning.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
-        let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
+        let Some(_lock) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
         let above = self.check_ready(seen).await?;
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
         let closed = self.ledger.close_partition(seen, above).await?;
-        let Some(Closed { epoch, last_open }) = closed else { return Ok(None) };
+        let Some(ClosedForRebuild { epoch, last_open }) = closed else { return Ok(None) };
         self.lifecycle.partitions().set_epoch(partition, None);
         tracing::debug!(%partition, %epoch, "the rebuild begins: the partition is closed in the ledger");
         crash_point::reach("rebuild_closed");
@@ -108,7 +108,7 @@ impl Recovery {
         };
         let rebuilt = rebuild.run().await?;
         crash_point::reach("rebuild_opened");
-        if !self.ledger.mark_open(partition, epoch, PartitionStatus::Closed).await? {
+        if !self.ledger.set_open(partition, epoch, PartitionStatus::Closed).await? {
             return Ok(None);
         }
         tracing::warn!(

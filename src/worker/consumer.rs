@@ -100,9 +100,8 @@ impl Consumer {
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
         let held = self.held.len();
-        if let PauseReason::LedgerUnavailable
-        | PauseReason::RedisUnavailable
-        | PauseReason::Fenced = pause.reason
+        if let PauseReason::LedgerTransient | PauseReason::RedisUnavailable | PauseReason::Fenced =
+            pause.reason
         {
             tracing::warn!(%partition, held, error, "consumption paused: {}", pause.reason);
         } else {

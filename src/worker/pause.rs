@@ -17,11 +17,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each has its message")]
 pub enum PauseReason {
-    #[error("Postgres is unavailable")]
-    LedgerUnavailable,
+    #[error("Postgres cannot do this now")]
+    LedgerTransient,
+    #[error("the ledger holds an invalid value in {0}: correct the row")]
+    LedgerInvalidData(&'static str),
     #[error("Postgres fails with SQLSTATE {}, which this program does not classify (src/ledger/error.rs)", code_of(*.0))]
     LedgerUnlisted(Option<Sqlstate>),
-    #[error("Postgres refuses: its schema, role or database is wrong")]
+    #[error("Postgres refuses statements: its schema, role or database is wrong")]
     LedgerMisconfigured,
     #[error("Postgres refuses to void a dead letter or to record it (SQLSTATE {}): correct the constraint or trigger", code_of(*.0))]
     VoidRefused(Option<Sqlstate>),
@@ -50,15 +52,16 @@ pub struct Pause {
 impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
-            LedgerError::Unavailable { .. } => PauseReason::LedgerUnavailable,
+            LedgerError::Transient { .. } => PauseReason::LedgerTransient,
             // Of a void or its record: the rejection of an order is handled before it becomes a pause.
             LedgerError::Rejected { sqlstate, .. } => {
                 PauseReason::VoidRefused(Sqlstate::new(sqlstate))
             }
             LedgerError::Unlisted { sqlstate, .. } => PauseReason::LedgerUnlisted(*sqlstate),
+            LedgerError::InvalidData(column) => PauseReason::LedgerInvalidData(*column),
             LedgerError::Misconfigured { .. } => PauseReason::LedgerMisconfigured,
             LedgerError::Inconsistent { .. } => PauseReason::Inconsistent,
-            LedgerError::GateClosed => PauseReason::Fenced,
+            LedgerError::EpochChanged => PauseReason::Fenced,
         };
         Self { reason, source: error.into() }
     }
