@@ -24,7 +24,7 @@ pub(crate) use self::{
 };
 use crate::{
     ack::Acks,
-    catalogue::{Catalogue, RefreshError},
+    catalogue::{Catalogue, ChangeError},
     config::Config,
     domain::NewProduct,
     ledger::Created,
@@ -147,7 +147,7 @@ impl App {
     }
 
     /// Creates products before the first call can name them.
-    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
+    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, ChangeError> {
         self.catalogue.create(products, "demo").await
     }
 }

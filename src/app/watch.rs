@@ -14,7 +14,7 @@ use super::{Role, Stores, connect::retry_refused};
 use crate::{
     ack::{Acks, AvailableAcks},
     durability::{
-        Assessment, CompleteFile, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
+        AofCompleteness, Assessment, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
         setting_warnings,
     },
     grpc,
@@ -36,7 +36,7 @@ const UNAVAILABLE: &str = "Redis is unavailable";
 struct Assessed {
     redis: Assessment,
     replicas: u32,
-    file: CompleteFile,
+    aof: AofCompleteness,
     postgres: Assessment,
     postgres_at: Instant,
 }
@@ -75,11 +75,11 @@ impl Watch {
         let state = retry_at_start(|| RedisState::read(partitions.connection())).await;
         let state = state.context("cannot read Redis's settings")?;
         let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
-        let mut file = CompleteFile::default();
+        let mut aof = AofCompleteness::default();
         let assessed = Assessed {
-            redis: state.assess(&mut file),
+            redis: state.assess(&mut aof),
             replicas: state.replicas,
-            file,
+            aof,
             postgres: assess_postgres(&settings),
             postgres_at: Instant::now(),
         };
@@ -181,7 +181,7 @@ impl Watch {
             }
             Err(_) => return None,
         };
-        let redis = state.assess(&mut self.assessed.file);
+        let redis = state.assess(&mut self.assessed.aof);
         if !redis.refusals.is_empty() {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));

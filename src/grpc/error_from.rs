@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{error::ApiError, reason::Reason};
 use crate::{
     ack::AckError,
-    catalogue::RefreshError,
+    catalogue::ChangeError,
     dead_letters::DeadLetterError,
     ledger::LedgerError,
     redis::{Applied, FenceError},
@@ -76,11 +76,11 @@ impl From<LedgerError> for ApiError {
     }
 }
 
-impl From<RefreshError> for ApiError {
-    fn from(error: RefreshError) -> Self {
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
         match error {
-            RefreshError::Ledger(error) => error.into(),
-            RefreshError::NotAppliedYet(_) => Reason::NotAppliedYet.into(),
+            ChangeError::Ledger(error) => error.into(),
+            ChangeError::NotAppliedYet(_) => Reason::NotAppliedYet.into(),
         }
     }
 }

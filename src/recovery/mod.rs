@@ -4,10 +4,10 @@
 //! Must never: open a partition twice, or one with anything in flight.
 
 mod attempts;
+mod dry_run;
 mod lost_commits;
 mod marks;
 mod open;
-mod plan;
 mod ready;
 mod rebuild;
 mod status;
@@ -90,7 +90,7 @@ impl Recovery {
         Self { gateway: Some(name), ..self }
     }
 
-    /// Reads the partitions from the ledger, opens the new ones, and takes over the epochs of all.
+    /// Reads the partitions from the ledger, opens the new ones, and takes the epochs of all from it.
     /// After an error nothing has changed.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
@@ -172,7 +172,12 @@ impl Recovery {
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
             if attempts.is_new_reason(partition, reason) {
-                tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
+                let next = match reason {
+                    FenceReason::Replica => "a rebuild needs the primary".to_owned(),
+                    _ if rebuild => "a rebuild follows".to_owned(),
+                    _ => format!("run `yoink rebuild --partition {partition}`"),
+                };
+                tracing::error!(%partition, %epoch, "the partition is fenced: {reason}; {next}");
             }
             // A replica cannot be rebuilt. At the next check its address may be that of another server.
             if rebuild && reason != FenceReason::Replica {

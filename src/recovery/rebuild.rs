@@ -26,7 +26,7 @@ pub enum RebuildError {
     /// Postgres did not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Redis did not answer, or another rebuild has taken over.
+    /// Redis did not answer, or another rebuild has begun.
     #[error(transparent)]
     Fence(#[from] FenceError),
     /// An entry was written by a newer program, which must rebuild the partition.
@@ -118,7 +118,7 @@ impl Recovery {
         for lost in &rebuilt.lost {
             tracing::error!(
                 %partition, reservation.id = %lost.id, product = lost.product,
-                "the reservation was lost with commits of Postgres"
+                "the reservation is lost: Postgres lost the commit that stored it"
             );
         }
         // Every process, this one too, sells again as soon as it has read the new epoch from the ledger.

@@ -1,4 +1,4 @@
-//! Why a script did not run to its end, and whether it may have taken effect.
+//! Why a call to Redis failed, and whether it may have taken effect.
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -35,9 +35,9 @@ pub enum FenceReason {
     /// After a restart, a promotion, or a restored backup.
     #[error("Redis restarted, or is not the instance on which the partition was opened")]
     Replid,
-    #[error("Redis or this process is in another epoch")]
+    #[error("this process and Redis have different epochs of the partition")]
     Epoch,
-    #[error("it is closed for a rebuild")]
+    #[error("it is closed until it is rebuilt")]
     Closed,
     #[error("the settings of Redis are not safe to sell with")]
     Settings,
@@ -51,7 +51,7 @@ pub enum FenceReason {
         "Postgres lost commits: it holds an earlier epoch than the one in which units were sold"
     )]
     LedgerBehind,
-    #[error("this process does not know yet whether it is open")]
+    #[error("this process does not know yet whether the partition is open")]
     Unknown,
 }
 
@@ -69,10 +69,10 @@ impl FenceReason {
     }
 }
 
-/// A script did not run to its end.
+/// Why a call to Redis failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FenceError {
-    /// The partition must be rebuilt first; nothing was done.
+    /// The partition is fenced; nothing was done.
     #[error("the partition is fenced: {0}")]
     Fenced(FenceReason),
     /// Redis could not be reached, or did not answer.

@@ -39,7 +39,7 @@ pub enum StockError {
     #[error("too many requests wait for this partition: repeat the request later")]
     Overloaded,
     /// Nothing was done.
-    #[error("this process is shutting down: repeat the request at another one")]
+    #[error("this process is shutting down: repeat the request to another process")]
     Stopping,
     /// The outcome is open.
     #[error(
@@ -49,7 +49,7 @@ pub enum StockError {
     /// Redis refused to write the order; nothing was done.
     #[error("Redis refused the order: {0}")]
     Refused(String),
-    /// The script did not run to its end.
+    /// The call to Redis failed.
     #[error(transparent)]
     Fence(#[from] FenceError),
 }

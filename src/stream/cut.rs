@@ -56,9 +56,9 @@ pub struct Cut {
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
     /// The streams hold more than one script may read.
-    #[error("{0} entries wait in its streams, more than can be read at one moment")]
+    #[error("the streams hold {0} entries, and an audit reads at most {max}", max = ENTRIES_MAX)]
     TooMany(String),
-    /// The script did not run to its end.
+    /// Redis did not answer, or refused the script.
     #[error(transparent)]
     Fence(#[from] FenceError),
 }

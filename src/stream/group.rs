@@ -91,9 +91,9 @@ impl Streams {
         Ok(taken)
     }
 
-    /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
-    /// checked; when all were, the next call begins at the start of the stream. Entries that were taken although this
-    /// fails are taken over later, as idle ones are.
+    /// Adopts those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
+    /// checked; when all were, the next call begins at the start of the stream. Entries that were adopted although
+    /// this fails are taken over later, as idle ones are.
     pub async fn adopt(
         &self,
         partition: Partition,
