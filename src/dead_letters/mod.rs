@@ -53,9 +53,9 @@ pub enum EntryOutcome {
     NoStock,
 }
 
-/// How many entries had each outcome.
+/// How many entries had each outcome, and how many named reservations have no dead entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants of `EntryOutcome`")]
+#[expect(missing_docs, reason = "the variants of `EntryOutcome`, and `not_found`")]
 pub struct Tally {
     pub released: u64,
     pub stored: u64,
@@ -63,6 +63,7 @@ pub struct Tally {
     pub refused: u64,
     pub unrecognized: u64,
     pub no_stock: u64,
+    pub not_found: u64,
 }
 
 impl Tally {
@@ -114,7 +115,7 @@ impl DeadLetterError {
 
 /// An action that stopped before the end of its selection.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped before the last entry; repeat the action to continue")]
+#[error("the action stopped before the last entry: repeat it to continue")]
 pub struct Interrupted {
     /// What was done before.
     pub done: Tally,
@@ -157,7 +158,7 @@ impl DeadLetters {
         let applied: Result<(), DeadLetterError> = async {
             let mut cursor = self.cursor(selection).await?;
             while let Some(page) = cursor.next_page().await? {
-                done.decided += page.missing;
+                done.not_found += page.not_found;
                 for dead in &page.entries {
                     let outcome = match action {
                         Action::Release => self.release(dead, by).await?,

@@ -155,6 +155,7 @@ impl AdminService for Admin {
             unrecognized: count(tally.unrecognized),
             effects,
             no_stock: count(tally.no_stock),
+            not_found: count(tally.not_found),
         }))
     }
 
@@ -173,6 +174,7 @@ impl AdminService for Admin {
             unrecognized: count(tally.unrecognized),
             effects,
             no_stock: count(tally.no_stock),
+            not_found: count(tally.not_found),
         }))
     }
 
