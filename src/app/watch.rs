@@ -18,7 +18,7 @@ use crate::{
         setting_warnings,
     },
     grpc,
-    redis::{FenceError, retry_at_start},
+    redis::{RedisCallError, retry_at_start},
     tasks::tick,
 };
 
@@ -145,7 +145,7 @@ impl Watch {
         let refusal = match self.stores.stock.partitions().ping().await {
             Ok(()) => None,
             // For example a Redis whose disk is full: INFO shows why.
-            Err(FenceError::Unavailable { source, .. }) => {
+            Err(RedisCallError::Unavailable { source, .. }) => {
                 Some(server_message(&source).map_or(UNAVAILABLE.to_owned(), |message| {
                     format!("Redis refuses PING: {message}")
                 }))
@@ -204,14 +204,14 @@ impl Watch {
         for partition in self.stores.deployment.partitions.all() {
             match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
-                Err(FenceError::Fenced(_)) => {}
-                Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {
+                Err(RedisCallError::Fenced(_)) => {}
+                Err(RedisCallError::Unavailable { source, .. }) => match server_message(&source) {
                     Some(message) => {
                         reason = format!("Redis refuses the scripts of this program: {message}");
                     }
                     None => return Some(UNAVAILABLE.to_owned()),
                 },
-                Err(error @ FenceError::Malformed(_)) => reason = error.to_string(),
+                Err(error @ RedisCallError::Malformed(_)) => reason = error.to_string(),
             }
         }
         Some(reason)

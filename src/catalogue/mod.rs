@@ -15,7 +15,7 @@ use self::snapshot::Snapshot;
 use crate::{
     domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
-    redis::FenceError,
+    redis::RedisCallError,
     stock::{Stock, StockError},
     tasks::tick,
 };
@@ -46,7 +46,7 @@ pub enum ChangeError {
         "the change is recorded in Postgres but not applied to Redis yet; it is applied when the partition is \
          open and Redis answers"
     )]
-    NotAppliedYet(#[source] FenceError),
+    NotAppliedYet(#[source] RedisCallError),
 }
 
 /// What was found when the changes were read from the ledger.
@@ -169,7 +169,7 @@ impl Catalogue {
         &self,
         partition: Partition,
         products: &[Arc<Product>],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         if products.is_empty() {
             return Ok(());
         }
@@ -280,10 +280,10 @@ impl Catalogue {
 /// Whether a stock that cannot be read now may be readable later.
 fn is_transient(error: &StockError) -> bool {
     match error {
-        StockError::Fence(FenceError::Fenced(_) | FenceError::Unavailable { .. })
+        StockError::Redis(RedisCallError::Fenced(_) | RedisCallError::Unavailable { .. })
         | StockError::Overloaded
         | StockError::Abandoned
         | StockError::Refused(_) => true,
-        StockError::Fence(FenceError::Malformed(_)) | StockError::Stopping => false,
+        StockError::Redis(RedisCallError::Malformed(_)) | StockError::Stopping => false,
     }
 }

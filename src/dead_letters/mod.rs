@@ -22,7 +22,7 @@ pub use self::{
 use crate::{
     domain::ReservationId,
     ledger::{ActionBy, Ledger, LedgerError},
-    redis::{Applied, FenceError},
+    redis::{Applied, RedisCallError},
     stock::{Stock, StockError},
     stream::{DeadEntry, Streams},
 };
@@ -86,7 +86,7 @@ pub enum DeadLetterError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
     #[error(transparent)]
     Stock(#[from] StockError),
 }
@@ -96,19 +96,19 @@ impl DeadLetterError {
     pub fn is_fenced(&self) -> bool {
         matches!(
             self,
-            Self::Fence(FenceError::Fenced(_))
-                | Self::Stock(StockError::Fence(FenceError::Fenced(_)))
+            Self::Redis(RedisCallError::Fenced(_))
+                | Self::Stock(StockError::Redis(RedisCallError::Fenced(_)))
         )
     }
 
     /// Whether the script that failed may have taken effect.
     fn may_have_happened(&self) -> bool {
-        let (Self::Fence(error) | Self::Stock(StockError::Fence(error))) = self else {
+        let (Self::Redis(error) | Self::Stock(StockError::Redis(error))) = self else {
             return true;
         };
         !matches!(
             error,
-            FenceError::Fenced(_) | FenceError::Unavailable { applied: Applied::No, .. }
+            RedisCallError::Fenced(_) | RedisCallError::Unavailable { applied: Applied::No, .. }
         )
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     catalogue::ChangeError,
     dead_letters::DeadLetterError,
     ledger::LedgerError,
-    redis::{Applied, FenceError},
+    redis::{Applied, RedisCallError},
     stock::StockError,
 };
 
@@ -22,7 +22,7 @@ impl From<StockError> for ApiError {
                 cause: Some(Arc::new(error)),
                 ..Self::open(Reason::RedisUnavailable, Applied::No)
             },
-            StockError::Fence(error) => error.into(),
+            StockError::Redis(error) => error.into(),
         }
     }
 }
@@ -45,14 +45,14 @@ impl From<AckError> for ApiError {
     }
 }
 
-impl From<FenceError> for ApiError {
-    fn from(error: FenceError) -> Self {
+impl From<RedisCallError> for ApiError {
+    fn from(error: RedisCallError) -> Self {
         match error {
-            FenceError::Fenced(_) => Reason::Recovering.into(),
-            FenceError::Unavailable { applied, .. } => {
+            RedisCallError::Fenced(_) => Reason::Recovering.into(),
+            RedisCallError::Unavailable { applied, .. } => {
                 Self::open(Reason::RedisUnavailable, applied)
             }
-            FenceError::Malformed(_) => Self {
+            RedisCallError::Malformed(_) => Self {
                 cause: Some(Arc::new(error)),
                 ..Self::open(Reason::Internal, Applied::Maybe)
             },
@@ -89,7 +89,7 @@ impl From<DeadLetterError> for ApiError {
     fn from(error: DeadLetterError) -> Self {
         match error {
             DeadLetterError::Ledger(error) => error.into(),
-            DeadLetterError::Fence(error) => error.into(),
+            DeadLetterError::Redis(error) => error.into(),
             DeadLetterError::Stock(error) => error.into(),
         }
     }

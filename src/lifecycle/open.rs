@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, GROUP, script},
+    redis::{GROUP, RedisCallError, script},
 };
 
 /// What opening a new partition found.
@@ -68,7 +68,7 @@ impl Lifecycle {
         &self,
         partition: Partition,
         deployment: Uuid,
-    ) -> Result<Option<String>, FenceError> {
+    ) -> Result<Option<String>, RedisCallError> {
         let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
         if let Some(held) = self.held(partition).await? {
             return Ok(keys.next().filter(|_meta| held.owner != deployment));
@@ -88,12 +88,12 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Opening, FenceError> {
+    ) -> Result<Opening, RedisCallError> {
         self.partitions.run_in(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.
-    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
+    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, RedisCallError> {
         let window_ms = self.id_window.window_ms.to_string();
         self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
     }
@@ -103,7 +103,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Reopened, FenceError> {
+    ) -> Result<Reopened, RedisCallError> {
         self.partitions.run_in(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     domain::Partition,
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
     lifecycle::Lifecycle,
-    redis::{FenceError, FenceReason},
+    redis::{FenceReason, RedisCallError},
     stream::Streams,
     tasks::tick,
     telemetry::Metrics,
@@ -129,7 +129,7 @@ impl Recovery {
                 PartitionStatus::Open => {
                     match self.lifecycle.probe_in(row.partition, row.epoch).await {
                         Ok(since) => open.push((row, since)),
-                        Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
+                        Err(RedisCallError::Fenced(reason)) => fenced.push((row, reason)),
                         // Nothing follows from a Redis that does not answer.
                         Err(_) => {}
                     }
@@ -228,7 +228,7 @@ impl Recovery {
         for (partition, epoch) in self.known_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
                 Ok(since) => self.last_stored.set(partition, epoch, since.stored),
-                Err(FenceError::Fenced(reason)) => refused.push((partition, reason)),
+                Err(RedisCallError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
     ledger::{ClosedForRebuild, LedgerError, Mark, PartitionRow, PartitionStatus},
     lifecycle::{Held, RebuildStart},
-    redis::FenceError,
+    redis::RedisCallError,
     stream::EntryError,
 };
 
@@ -28,7 +28,7 @@ pub enum RebuildError {
     Ledger(#[from] LedgerError),
     /// Redis did not answer, or another rebuild has begun.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
     /// An entry was written by a newer program, which must rebuild the partition.
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
@@ -55,7 +55,7 @@ impl RebuildError {
     pub fn summary(&self) -> &'static str {
         match self {
             Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
-            Self::Ledger(_) | Self::Fence(_) | Self::NewerFormat(_) | Self::Foreign => {
+            Self::Ledger(_) | Self::Redis(_) | Self::NewerFormat(_) | Self::Foreign => {
                 "the rebuild failed"
             }
         }
@@ -140,7 +140,7 @@ impl Recovery {
             return Ok(());
         }
         match self.lifecycle.close_in(partition, epoch).await {
-            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Ok(()) | Err(RedisCallError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),
         }
         let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };

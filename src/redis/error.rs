@@ -71,7 +71,7 @@ impl FenceReason {
 
 /// Why a call to Redis failed.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum FenceError {
+pub enum RedisCallError {
     /// The partition is fenced; nothing was done.
     #[error("the partition is fenced: {0}")]
     Fenced(FenceReason),
@@ -89,7 +89,7 @@ pub enum FenceError {
     Malformed(Vec<String>),
 }
 
-impl FenceError {
+impl RedisCallError {
     /// The label of a metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
@@ -100,7 +100,7 @@ impl FenceError {
     }
 }
 
-impl From<RedisError> for FenceError {
+impl From<RedisError> for RedisCallError {
     fn from(source: RedisError) -> Self {
         if is_malformed(&source) {
             return Self::Malformed(vec![source.to_string()]);
@@ -149,12 +149,12 @@ mod tests {
     #[test]
     fn reply_of_another_type_is_malformed_and_broken_connection_is_unavailable() {
         let wrong = ::redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
-        let wrong = FenceError::from(RedisError::from(wrong));
-        assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");
+        let wrong = RedisCallError::from(RedisError::from(wrong));
+        assert!(matches!(wrong, RedisCallError::Malformed(_)), "{wrong:?}");
         let closed = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
-        let closed = FenceError::from(closed);
+        let closed = RedisCallError::from(closed);
         assert!(
-            matches!(closed, FenceError::Unavailable { applied: Applied::Maybe, .. }),
+            matches!(closed, RedisCallError::Unavailable { applied: Applied::Maybe, .. }),
             "{closed:?}"
         );
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Entry, Streams};
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ProductId, ReservationId},
-    redis::{FenceError, script},
+    redis::{RedisCallError, script},
 };
 
 /// The most entries that one script may read: about 50 ms of Redis.
@@ -60,7 +60,7 @@ pub enum CutError {
     TooMany(String),
     /// Redis did not answer, or refused the script.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
 }
 
 /// A record of the reply.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    redis::{Connection, FenceError, GROUP, Key, script},
+    redis::{Connection, GROUP, Key, RedisCallError, script},
 };
 
 /// An entry that is pending with a consumer.
@@ -100,7 +100,7 @@ impl Streams {
         consumer: &str,
         after: &mut String,
         count: usize,
-    ) -> Result<Vec<Delivery>, FenceError> {
+    ) -> Result<Vec<Delivery>, RedisCallError> {
         let args = [GROUP, consumer, after, &count.to_string()];
         let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
         *after = last;
@@ -137,7 +137,7 @@ impl Streams {
     }
 
     /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
-    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
+    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), RedisCallError> {
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
         self.partitions.run(partition, &SETTLE, &args).await
@@ -155,7 +155,7 @@ impl Streams {
         &self,
         partition: Partition,
         consumer: &str,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &REMOVE_CONSUMER, &[GROUP, consumer]).await
     }
 

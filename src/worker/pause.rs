@@ -9,7 +9,7 @@ use crate::{
     dead_letters::DeadLetterError,
     domain::Partition,
     ledger::{LedgerError, Sqlstate, code_of},
-    redis::FenceError,
+    redis::RedisCallError,
     stock::StockError,
 };
 
@@ -67,12 +67,12 @@ impl From<LedgerError> for Pause {
     }
 }
 
-impl From<FenceError> for Pause {
-    fn from(error: FenceError) -> Self {
+impl From<RedisCallError> for Pause {
+    fn from(error: RedisCallError) -> Self {
         let reason = match &error {
-            FenceError::Fenced(_) => PauseReason::Fenced,
-            FenceError::Unavailable { .. } => PauseReason::RedisUnavailable,
-            FenceError::Malformed(_) => PauseReason::Malformed,
+            RedisCallError::Fenced(_) => PauseReason::Fenced,
+            RedisCallError::Unavailable { .. } => PauseReason::RedisUnavailable,
+            RedisCallError::Malformed(_) => PauseReason::Malformed,
         };
         Self { reason, source: error.into() }
     }
@@ -80,7 +80,7 @@ impl From<FenceError> for Pause {
 
 impl From<RedisError> for Pause {
     fn from(error: RedisError) -> Self {
-        FenceError::from(error).into()
+        RedisCallError::from(error).into()
     }
 }
 
@@ -88,7 +88,7 @@ impl From<DeadLetterError> for Pause {
     fn from(error: DeadLetterError) -> Self {
         match error {
             DeadLetterError::Ledger(error) => error.into(),
-            DeadLetterError::Fence(error) | DeadLetterError::Stock(StockError::Fence(error)) => {
+            DeadLetterError::Redis(error) | DeadLetterError::Stock(StockError::Redis(error)) => {
                 error.into()
             }
             DeadLetterError::Stock(error) => {
