@@ -341,11 +341,11 @@ mod tests {
     fn rewrite_keeps_the_mode_only_if_the_file_was_complete_before_it() {
         let rewriting = HEALTHY.replace("in_progress:0", "in_progress:1");
         let scheduled = HEALTHY.replace("scheduled:0", "scheduled:1");
-        let (mut file, mut sets) = (AofCompleteness::default(), 0);
+        let (mut aof, mut sets) = (AofCompleteness::default(), 0);
         let mut mode = |info: &str, more_sets: u64| {
             sets += more_sets;
             let state = RedisState { config_set_calls: sets, ..state(info, "always", "no") };
-            let assessed = state.assess(&mut file);
+            let assessed = state.assess(&mut aof);
             assert_eq!(
                 assessed.configured_mode,
                 if info.contains("enabled:0") { "memory" } else { "always" }

@@ -172,10 +172,12 @@ impl Recovery {
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
             if attempts.is_new_reason(partition, reason) {
-                let next = match reason {
-                    FenceReason::Replica => "a rebuild needs the primary".to_owned(),
-                    _ if rebuild => "a rebuild follows".to_owned(),
-                    _ => format!("run `yoink rebuild --partition {partition}`"),
+                let next = if reason == FenceReason::Replica {
+                    "a rebuild needs the primary".to_owned()
+                } else if rebuild {
+                    "a rebuild follows".to_owned()
+                } else {
+                    format!("run `yoink rebuild --partition {partition}`")
                 };
                 tracing::error!(%partition, %epoch, "the partition is fenced: {reason}; {next}");
             }

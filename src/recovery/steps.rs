@@ -23,7 +23,8 @@ const NAMED_MAX: usize = 50;
 /// Why an order is voided that was not moved to the dead stream.
 const REFUSED: &str = "refused while its partition was rebuilt";
 /// Such an order is not stored: its buyer may have bought again since.
-const COUNTED_AS_LOST: &str = "accepted in an epoch that had ended and counted as lost; found again in restored data of Redis";
+const COUNTED_AS_LOST: &str = "accepted in an epoch that had ended and counted as lost; \
+     found again in restored data of Redis";
 
 /// A rebuild of a partition that is closed in both stores, in the epoch of this rebuild.
 pub(super) struct Rebuild<'a> {
