@@ -7,8 +7,8 @@
 --                     'missing'     there is no meta: Redis was emptied, or never had this partition
 --                     'deployment'  the data belong to another deployment
 --                     'replid'      Redis restarted, was promoted, or was restored from a backup
---                     'epoch'       the caller or Redis is in another epoch
---                     'closed'      the partition is closed until a rebuild has opened it again
+--                     'epoch'       the caller and Redis have different epochs
+--                     'closed'      the partition is closed until it is rebuilt
 --   nil, seq, epoch   The partition is open. seq is the number of accepts in this epoch. Both are text.
 --
 -- instance() returns the replid of this Redis, or nil if it is a replica.
@@ -31,11 +31,13 @@ local function fence(meta_key, caller)
   return nil, meta[4], epoch
 end
 
--- As fence, for a rebuild: the partition must be closed under this rebuild's epoch. Returns reason, or nil and epoch.
+-- As fence, for a rebuild: the partition must be closed under this rebuild's epoch. Returns reason, or nil and epoch. An
+-- open partition is 'epoch' too: the epoch of this rebuild has ended with the opening.
 local function rebuild_fence(meta_key, caller)
   local replid = instance()
   if not replid then return 'replica' end
   local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'deployment')
+  if not (meta[1] and meta[2] and meta[3] and meta[4]) then return 'missing' end
   local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
   if meta[4] ~= deployment then return 'deployment' end
   if meta[1] ~= replid then return 'replid' end

@@ -48,7 +48,7 @@ impl AckSettings {
                 self.replicas, available.replicas
             )),
             Ack::Ledger => Some(
-                "ack = ledger needs a Postgres with synchronous_commit and fsync on".to_owned(),
+                "ack = ledger needs a Postgres with synchronous_commit other than off, and fsync = on".to_owned(),
             ),
         }
     }
@@ -83,7 +83,9 @@ pub enum AckError {
     #[error("the stores cannot give ack = {} now", .0.as_str())]
     Unavailable(Ack),
     /// Too many calls wait already; the unit is taken, and the outcome is open.
-    #[error("too many reservations wait for their answer")]
+    #[error(
+        "too many reservations wait for their answer: repeat the request with the same request id"
+    )]
     Overloaded,
     /// The ledger records that the order will never be stored; its unit is given back after that.
     #[error("the order could not be stored")]
@@ -92,7 +94,7 @@ pub enum AckError {
     #[error("reservation {0} was lost")]
     Lost(ReservationId),
     /// This process is shutting down; the outcome is open.
-    #[error("this process is shutting down")]
+    #[error("this process is shutting down: repeat the request with the same request id")]
     Stopping,
 }
 

@@ -18,13 +18,13 @@ use uuid::Uuid;
 pub use self::connect::Stores;
 use self::{connect::retry_refused, watch::Watch};
 pub(crate) use self::{
-    connect::{established, pools},
+    connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };
 use crate::{
     ack::Acks,
-    catalogue::{Catalogue, RefreshError},
+    catalogue::{Catalogue, ChangeError},
     config::Config,
     domain::NewProduct,
     ledger::Created,
@@ -147,7 +147,7 @@ impl App {
     }
 
     /// Creates products before the first call can name them.
-    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
+    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, ChangeError> {
         self.catalogue.create(products, "demo").await
     }
 }

@@ -238,7 +238,7 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         printed?;
         output::line(format!("Done: {}.", counts(&tally)))?;
         if let Some(error) = error {
-            let context = "stopped before the last entry; run the same command again to continue";
+            let context = "the command stopped before the last entry: run it again to continue";
             return Err(with_advice(error).context(context));
         }
         tally
@@ -261,10 +261,11 @@ fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
 }
 
 fn counts(tally: &Tally) -> String {
-    let Tally { released, stored, decided, refused, unrecognized, no_stock } = tally;
+    let Tally { released, stored, decided, refused, unrecognized, no_stock, not_found } = tally;
     format!(
         "{released} units given back, {stored} orders stored, {refused} refused again, {decided} \
-         already stored or released, {unrecognized} unrecognized, {no_stock} without stock"
+         already stored or released, {unrecognized} unrecognized, {no_stock} without stock, \
+         {not_found} not found"
     )
 }
 

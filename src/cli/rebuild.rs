@@ -54,7 +54,7 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     }
     for row in chosen {
         let reason = fenced.iter().find(|(fenced, _)| fenced.partition == row.partition);
-        for line in recovery.plan(row, reason.map(|(_, reason)| *reason)).await? {
+        for line in recovery.dry_run(row, reason.map(|(_, reason)| *reason)).await? {
             output::line(line)?;
         }
     }

@@ -71,7 +71,7 @@ impl DeadLetters {
         let mut dry_run = DryRun::default();
         let mut cursor = self.cursor(selection).await?;
         while let Some(page) = cursor.next_page().await? {
-            dry_run.tally.decided += page.missing;
+            dry_run.tally.not_found += page.not_found;
             for entries in page.entries.chunk_by(|a, b| a.partition == b.partition) {
                 self.try_out(action, entries, &mut dry_run).await?;
             }

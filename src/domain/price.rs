@@ -34,7 +34,7 @@ pub struct Price {
 #[expect(missing_docs, reason = "the messages describe them")]
 pub enum PriceError {
     #[error(
-        "is not an amount: write digits, and decimals behind a point, such as 19.99 (no sign, no exponent)"
+        "is not an amount: write digits, and decimals after a point, such as 19.99 (no sign, no exponent)"
     )]
     NotAnAmount,
     #[error("has a minus sign: an amount is 0 or more")]

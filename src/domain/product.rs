@@ -11,7 +11,7 @@ pub const UNITS_MAX: i64 = 1 << 53;
 /// Whether a product can be bought, apart from its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductStatus {
-    /// Inside its window.
+    /// It can be bought within its window.
     OnSale,
     /// An operator has stopped the sale.
     Stopped,

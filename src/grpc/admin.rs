@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     audit::Verdict,
-    catalogue::Listed,
+    catalogue::ProductWithStock,
     dead_letters::Action,
     domain::{ReservationId, UNITS_MAX},
     ledger::{Created, Restock, Restocked, UpdateError},
@@ -27,7 +27,7 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    async fn listed(&self, id: &crate::domain::ProductId) -> Result<Listed, ApiError> {
+    async fn listed(&self, id: &crate::domain::ProductId) -> Result<ProductWithStock, ApiError> {
         Ok(self.services.catalogue.get(id).await?.ok_or(Reason::ProductNotFound)?)
     }
 }
@@ -155,6 +155,7 @@ impl AdminService for Admin {
             unrecognized: count(tally.unrecognized),
             effects,
             no_stock: count(tally.no_stock),
+            not_found: count(tally.not_found),
         }))
     }
 
@@ -173,6 +174,7 @@ impl AdminService for Admin {
             unrecognized: count(tally.unrecognized),
             effects,
             no_stock: count(tally.no_stock),
+            not_found: count(tally.not_found),
         }))
     }
 

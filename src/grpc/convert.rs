@@ -9,7 +9,7 @@ use super::{
     pb::{self, google::r#type::Money},
 };
 use crate::{
-    catalogue::Listed,
+    catalogue::ProductWithStock,
     domain::{
         Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState, Reserve,
         Sale, TimeError, ms_from_unix,
@@ -205,7 +205,7 @@ pub(super) fn sale_change(message: pb::UpdateProductRequest) -> Result<SaleChang
     fields.finish(Some(change))
 }
 
-pub(super) fn product(listed: Listed) -> pb::Product {
+pub(super) fn product(listed: ProductWithStock) -> pb::Product {
     let sale = &listed.product.sale;
     let status = match sale.status {
         ProductStatus::OnSale => pb::ProductStatus::OnSale,

@@ -136,7 +136,7 @@ pub(super) async fn apply(
 
 impl From<Interrupted> for ApiError {
     fn from(Interrupted { done, error }: Interrupted) -> Self {
-        let Tally { released, stored, decided, refused, unrecognized, no_stock } = done;
+        let Tally { released, stored, decided, refused, unrecognized, no_stock, not_found } = done;
         let counts = [
             ("released", released),
             ("stored", stored),
@@ -144,6 +144,7 @@ impl From<Interrupted> for ApiError {
             ("refused", refused),
             ("unrecognized", unrecognized),
             ("no_stock", no_stock),
+            ("not_found", not_found),
         ];
         let done: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
         let error = Self::from(error);

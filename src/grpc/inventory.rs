@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
     ledger::LookedUp,
-    redis::{Applied, FenceError},
+    redis::{Applied, RedisCallError},
     stream::{Entry, Found},
 };
 
@@ -58,7 +58,7 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
             Err(if never { Reason::ReservationNotFound } else { Reason::LostOrUnknown }.into())
         }
         // The epoch has ended or may be lost: the reservation may have existed.
-        Ok(_) | Err(FenceError::Fenced(_)) => Err(Reason::LostOrUnknown.into()),
+        Ok(_) | Err(RedisCallError::Fenced(_)) => Err(Reason::LostOrUnknown.into()),
         Err(error) => Err(unchanged(error)),
     }
 }

@@ -118,7 +118,8 @@ reasons! {
     LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay
         "Postgres did not answer or refused the request";
     NotAppliedYet "NOT_APPLIED_YET": Unavailable 503 Maybe AfterDelay
-        "recorded in Postgres; it is applied to Redis as soon as Redis can be reached";
+        "the change is recorded in Postgres but not applied to Redis yet; it is applied when the partition is open and \
+         Redis answers";
     DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce
         "the deadline passed before the outcome was known: repeat the call with the same request id";
     Internal "INTERNAL": Internal 500 Stated No

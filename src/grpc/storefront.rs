@@ -15,7 +15,7 @@ use super::{
     reason::Reason,
     status::log_cause,
 };
-use crate::{catalogue::Listed, domain::ProductId};
+use crate::{catalogue::ProductWithStock, domain::ProductId};
 
 /// Products that are read at once while a list is streamed.
 const PAGE: usize = 500;
@@ -25,7 +25,7 @@ pub(super) struct Storefront {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the original's API has a JSON number; 2^53 fits")]
-fn item(listed: &Listed) -> pb::ListStorefrontResponse {
+fn item(listed: &ProductWithStock) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {
         id: listed.product.id.to_string(),
         name: listed.product.sale.name.clone(),
@@ -89,12 +89,12 @@ impl StorefrontService for Storefront {
     }
 }
 
-fn items(listed: &[Listed]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
+fn items(listed: &[ProductWithStock]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
     listed.iter().map(|listed| Ok(item(listed))).collect()
 }
 
 /// The last product of a page, if another page follows.
-fn next_after(listed: &[Listed], more: bool) -> Option<ProductId> {
+fn next_after(listed: &[ProductWithStock], more: bool) -> Option<ProductId> {
     listed.last().filter(|_| more).map(|last| last.product.id.clone())
 }
 
@@ -103,7 +103,7 @@ async fn page(
     admission: &Admission,
     after: Option<&ProductId>,
     until: Instant,
-) -> Result<(Vec<Listed>, bool), ApiError> {
+) -> Result<(Vec<ProductWithStock>, bool), ApiError> {
     let _permit = admission.enter()?;
     let page = admission.services.catalogue.list(after, PAGE);
     let page = tokio::time::timeout_at(until, page).await;

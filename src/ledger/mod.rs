@@ -21,7 +21,7 @@ mod store;
 mod timeline;
 mod void;
 
-pub use actions::{ActionBy, ActionRecord, OpenRecord, RecordedAction};
+pub use actions::{ActionBy, ActionRecord, RecordedAction, UnfinishedRecord};
 pub use audit::{AuditCut, AuditRows, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, LedgerError, Sqlstate, code_of};
@@ -32,7 +32,7 @@ pub use partitions::{Deployment, PartitionRow, PartitionStatus};
 pub use pool::Ledger;
 pub use pooler::{PoolerError, check_pooler};
 pub use pools::{Lookup, Lookups, PoolSizes, Pools};
-pub use rebuild::{Closed, LockGuard};
+pub use rebuild::{ClosedForRebuild, LockGuard};
 pub use reservations::{ExportRow, LookedUp};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};

@@ -44,7 +44,7 @@ const OPENING: i32 = 7070;
 
 /// A partition that was closed for a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
+pub struct ClosedForRebuild {
     /// The rebuild's own epoch.
     pub epoch: Epoch,
     /// The last one in which it was open.
@@ -90,7 +90,7 @@ impl Ledger {
         &self,
         seen: PartitionRow,
         above: Epoch,
-    ) -> Result<Option<Closed>, LedgerError> {
+    ) -> Result<Option<ClosedForRebuild>, LedgerError> {
         self.with("close_partition", async move |client| {
             let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
             // If it was closed then and is open now, another process has rebuilt it.
@@ -103,7 +103,7 @@ impl Ledger {
             let row = client.query_opt(sql, &[&partition, &epoch, &status, &above, &last]).await?;
             let closed = row.map(|row| {
                 let epoch = super::partitions::epoch;
-                Ok(Closed { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })
+                Ok(ClosedForRebuild { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })
             });
             closed.transpose()
         })
@@ -144,7 +144,7 @@ impl Ledger {
             let row = row?;
             let id = ReservationId::from_uuid(row.try_get(0)?);
             Ok(IdempotencyRecord {
-                id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
+                id: id.map_err(|_| LedgerError::InvalidData("reservations.reservation_id"))?,
                 user: row.try_get(1)?,
                 product: row.try_get(2)?,
                 request: row.try_get(3)?,
@@ -166,7 +166,7 @@ impl Ledger {
                           SELECT per_user_limit FROM products p
                            WHERE p.product_id = r.product_id) IS NOT NULL
                     GROUP BY user_id, product_id";
-        let bad = |_| LedgerError::unreadable("reservations.user_id");
+        let bad = |_| LedgerError::InvalidData("reservations.user_id");
         let rows = self.rows("units_bought", sql, &[&i32::from(partition.number())]).await?;
         Ok(rows.map(move |row| {
             let row = row?;

@@ -4,7 +4,7 @@
 use super::{
     ActionBy, Ledger, LedgerError, RecordedAction, actions,
     pool::{timestamp, to_bigint},
-    store::pass_gate,
+    store::lock_gate,
 };
 use crate::domain::{Epoch, Partition, ReservationId};
 
@@ -44,7 +44,7 @@ impl Ledger {
     ) -> Result<VoidOutcome, LedgerError> {
         self.with("void_order", async move |mut client| {
             let tx = client.transaction().await?;
-            pass_gate(&tx, partition, epoch).await?;
+            lock_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();
             // No text of an entry may prevent its void: Postgres accepts no NUL.
             let void_reason = void.reason.replace('\0', " ");

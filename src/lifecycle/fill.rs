@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Lifecycle;
 use crate::{
     domain::{Bought, IdempotencyRecord, PartitionEpoch, Remaining, join_field},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// The most fields per script call.
@@ -23,7 +23,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         products: &[Remaining],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let (mut stock, mut supply, mut catalogue) = (Vec::new(), Vec::new(), Vec::new());
         for Remaining { product, sold } in products {
             let id = || product.id.to_string();
@@ -41,7 +41,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         bought: &[Bought],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let fields = bought.iter().map(|Bought { user, product, units }| {
             (join_field(&[user.as_str(), product.as_str()]), units.to_string())
         });
@@ -60,7 +60,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         records: &[IdempotencyRecord],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let window = self.id_window;
         let mut buckets = BTreeMap::<i64, Vec<(String, String)>>::new();
         for IdempotencyRecord { id, user, product, request, reserved_at_ms } in records {
@@ -81,7 +81,7 @@ impl Lifecycle {
         keys: &[Key],
         expires: &str,
         fields: Vec<(String, String)>,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         for chunk in fields.chunks(BATCH_MAX) {
             let mut args = vec![expires];
             args.extend(chunk.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));

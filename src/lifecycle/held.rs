@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// A partition's meta as Redis holds it, unchecked.
@@ -40,7 +40,7 @@ script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
 
 impl Lifecycle {
     /// What Redis holds of a partition, if anything; read before an epoch is used for it. `Fenced` if Redis is a replica.
-    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
+    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, RedisCallError> {
         self.partitions.call_script(partition, &HELD, &[]).await
     }
 
@@ -49,7 +49,7 @@ impl Lifecycle {
         &self,
         partition: Partition,
         product: &ProductId,
-    ) -> Result<Option<i64>, FenceError> {
+    ) -> Result<Option<i64>, RedisCallError> {
         let key = self.partitions.key(partition, Key::Stock);
         Ok(self.partitions.connection().hget(key, product.as_str()).await?)
     }
@@ -57,7 +57,7 @@ impl Lifecycle {
     /// Checks that Redis accepts the writes of an opening or a rebuild now. Each script of a rebuild begins with a command that
     /// needs no memory, and so does this check, because a rebuild must also work on a full Redis. A replica, a failing disk, too
     /// few replicas or a user without permission are errors.
-    pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn check_writable(&self, partition: Partition) -> Result<(), RedisCallError> {
         let scratch = self.partitions.key(partition, Key::Scratch);
         let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;
         Ok(())

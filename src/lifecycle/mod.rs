@@ -14,7 +14,7 @@ pub use unconfirmed::{OldBucket, UnconfirmedRequest};
 
 use crate::{
     domain::{Epoch, IdWindow, Partition, PartitionEpoch},
-    redis::{FenceError, Partitions, script},
+    redis::{Partitions, RedisCallError, script},
 };
 
 /// What Redis remembers of the ledger since the partition was opened.
@@ -57,7 +57,7 @@ impl Lifecycle {
     }
 
     /// Checks whether a partition is open in the epoch in which it is known to be open; it is `Fenced` when it is not.
-    pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn probe(&self, partition: Partition) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &PROBE, &[]).await.map(drop)
     }
 
@@ -66,17 +66,17 @@ impl Lifecycle {
         &self,
         partition: Partition,
         epoch: Epoch,
-    ) -> Result<SinceOpened, FenceError> {
+    ) -> Result<SinceOpened, RedisCallError> {
         self.partitions.run_in(PartitionEpoch { partition, epoch }, &PROBE, &[]).await
     }
 
     /// Closes a partition: nothing is taken from it until it is rebuilt.
-    pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn close(&self, partition: Partition) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &CLOSE, &[]).await
     }
 
     /// Closes a partition that is open in this epoch.
-    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
+    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), RedisCallError> {
         self.partitions.run_in(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, GROUP, script},
+    redis::{GROUP, RedisCallError, script},
 };
 
 /// What opening a new partition found.
@@ -72,7 +72,7 @@ impl Lifecycle {
         &self,
         partition: Partition,
         deployment: Uuid,
-    ) -> Result<Option<Opening>, FenceError> {
+    ) -> Result<Option<Opening>, RedisCallError> {
         let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
         match self.held(partition).await? {
             Some(held) if held.owner != deployment => return Ok(keys.next().map(Opening::Foreign)),
@@ -94,12 +94,12 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Opening, FenceError> {
+    ) -> Result<Opening, RedisCallError> {
         self.partitions.run_in(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.
-    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
+    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, RedisCallError> {
         let window_ms = self.id_window.window_ms.to_string();
         self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
     }
@@ -109,7 +109,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Reopened, FenceError> {
+    ) -> Result<Reopened, RedisCallError> {
         self.partitions.run_in(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 }

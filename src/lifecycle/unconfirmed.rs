@@ -4,7 +4,7 @@
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch, ReservationId, split_field},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// The most fields per page.
@@ -47,7 +47,7 @@ pub struct OldBucket(i64);
 
 impl Lifecycle {
     /// The buckets whose request ids a rebuild has set aside, by the clock of Redis.
-    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, FenceError> {
+    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, RedisCallError> {
         let (seconds, _): (i64, i64) =
             redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
         let window = self.id_window;
@@ -62,7 +62,7 @@ impl Lifecycle {
         partition: Partition,
         OldBucket(bucket): OldBucket,
         cursor: u64,
-    ) -> Result<(u64, Vec<UnconfirmedRequest>), FenceError> {
+    ) -> Result<(u64, Vec<UnconfirmedRequest>), RedisCallError> {
         let key = self.partitions.key(partition, Key::OldIdempotencyBucket(bucket));
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
@@ -79,7 +79,7 @@ impl Lifecycle {
         at: PartitionEpoch,
         OldBucket(bucket): OldBucket,
         requests: &[(UnconfirmedRequest, bool)],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let until_ms = self.id_window.until_ms(bucket).to_string();
         for page in requests.chunks(PAGE) {
             let values = page.iter().map(|(request, is_lost)| {

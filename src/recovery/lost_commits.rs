@@ -11,7 +11,7 @@ use crate::{
     domain::{Epoch, Partition},
     ledger::{LedgerError, PartitionRow, PartitionStatus, Timeline},
     lifecycle::SinceOpened,
-    redis::{FenceError, FenceReason},
+    redis::{FenceReason, RedisCallError},
 };
 
 /// The last stored seq of each partition, as Redis had it. A ledger that lost this order may have stored later ones
@@ -144,7 +144,7 @@ impl Recovery {
             };
             match self.lifecycle.close_in(row.partition, epoch).await {
                 // Fenced: another process has closed it.
-                Ok(()) | Err(FenceError::Fenced(_)) => {}
+                Ok(()) | Err(RedisCallError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(
                     partition = %row.partition, %epoch, error = &error as &dyn std::error::Error,
                     "Postgres lost commits, and Redis did not confirm that the partition is closed: it may still \

@@ -4,7 +4,7 @@ use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition},
     ledger::{PartitionRow, PartitionStatus},
-    redis::FenceError,
+    redis::RedisCallError,
     stream::{Source, Surviving},
 };
 
@@ -50,7 +50,7 @@ impl Recovery {
         partition: Partition,
         mut visit: impl AsyncFnMut(&[Surviving]) -> Result<(), RebuildError>,
     ) -> Result<(), RebuildError> {
-        let unreadable = |error: FenceError| not_ready("Redis cannot be read", error);
+        let unreadable = |error: RedisCallError| not_ready("Redis cannot be read", error);
         for source in [Source::Orders, Source::Dead] {
             // Reads only as many entries as there were at the start: new ones may be added while it reads.
             let mut left = self.streams.length(partition, source).await.map_err(unreadable)?;

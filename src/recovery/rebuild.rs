@@ -11,9 +11,9 @@ use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
-    ledger::{Closed, LedgerError, Mark, PartitionRow, PartitionStatus},
+    ledger::{ClosedForRebuild, LedgerError, Mark, PartitionRow, PartitionStatus},
     lifecycle::{Held, RebuildStart},
-    redis::FenceError,
+    redis::RedisCallError,
     stream::EntryError,
 };
 
@@ -26,9 +26,9 @@ pub enum RebuildError {
     /// Postgres did not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Redis did not answer, or another rebuild has taken over.
+    /// Redis did not answer, or another rebuild has begun.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
     /// An entry was written by a newer program, which must rebuild the partition.
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
@@ -55,7 +55,7 @@ impl RebuildError {
     pub fn summary(&self) -> &'static str {
         match self {
             Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
-            Self::Ledger(_) | Self::Fence(_) | Self::NewerFormat(_) | Self::Foreign => {
+            Self::Ledger(_) | Self::Redis(_) | Self::NewerFormat(_) | Self::Foreign => {
                 "the rebuild failed"
             }
         }
@@ -80,12 +80,12 @@ impl Recovery {
     /// After an error the partition stays closed, and the next rebuild starts from the beginning.
     pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
         let partition = seen.partition;
-        let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
+        let Some(_lock) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
         let Some(above) = self.check_ready(seen).await? else { return Ok(None) };
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
         let closed = self.ledger.close_partition(seen, above).await?;
-        let Some(Closed { epoch, last_open }) = closed else { return Ok(None) };
+        let Some(ClosedForRebuild { epoch, last_open }) = closed else { return Ok(None) };
         self.lifecycle.partitions().set_epoch(partition, None);
         tracing::debug!(%partition, %epoch, "the rebuild begins: the partition is closed in the ledger");
         crash_point::reach("rebuild_closed");
@@ -108,7 +108,7 @@ impl Recovery {
         };
         let rebuilt = rebuild.run().await?;
         crash_point::reach("rebuild_opened");
-        if !self.ledger.mark_open(partition, epoch, PartitionStatus::Closed).await? {
+        if !self.ledger.set_open(partition, epoch, PartitionStatus::Closed).await? {
             return Ok(None);
         }
         tracing::warn!(
@@ -118,7 +118,7 @@ impl Recovery {
         for lost in &rebuilt.lost {
             tracing::error!(
                 %partition, reservation.id = %lost.id, product = lost.product,
-                "the reservation was lost with commits of Postgres"
+                "the reservation is lost: Postgres lost the commit that stored it"
             );
         }
         // Every process, this one too, sells again as soon as it has read the new epoch from the ledger.
@@ -140,7 +140,7 @@ impl Recovery {
             return Ok(());
         }
         match self.lifecycle.close_in(partition, epoch).await {
-            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Ok(()) | Err(RedisCallError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),
         }
         let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };

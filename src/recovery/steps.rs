@@ -22,14 +22,15 @@ const ROWS: usize = 5000;
 const NAMED_MAX: usize = 50;
 /// Why an order is voided that was not moved to the dead stream.
 const REFUSED: &str = "refused while its partition was rebuilt";
-/// Redis lost data twice: the buyer may have bought again since.
-const GIVEN_UP: &str = "came back with an older Redis after it was given up as lost";
+/// Such an order is not stored: its buyer may have bought again since.
+const COUNTED_AS_LOST: &str = "accepted in an epoch that had ended and counted as lost; \
+     found again in restored data of Redis";
 
 /// A rebuild of a partition that is closed in both stores, in the epoch of this rebuild.
 pub(super) struct Rebuild<'a> {
     pub(super) recovery: &'a Recovery,
     pub(super) at: PartitionEpoch,
-    /// Orders of earlier epochs than this one were decided or given up as lost before.
+    /// Orders of earlier epochs than this one were decided or counted as lost before.
     pub(super) last_open: Epoch,
     /// The timeline of the ledger before this rebuild began.
     pub(super) timeline: Option<String>,
@@ -80,8 +81,8 @@ impl Rebuild<'_> {
             }
             let orders = orders_in(partition, &entries)?;
             let all: Vec<&Order> = orders.iter().collect();
-            let given_up = all.iter().any(|order| order.id.epoch() < self.last_open);
-            if all.len() == entries.len() && !given_up && self.store(&all).await? {
+            let was_counted_as_lost = all.iter().any(|order| order.id.epoch() < self.last_open);
+            if all.len() == entries.len() && !was_counted_as_lost && self.store(&all).await? {
                 self.rebuilt.stored += entries.len();
             } else {
                 for entry in &entries {
@@ -97,9 +98,10 @@ impl Rebuild<'_> {
     async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         let order = orders_in(partition, std::slice::from_ref(entry))?.pop();
-        let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
+        let was_counted_as_lost =
+            order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
         if let Some(order) = &order
-            && !given_up
+            && !was_counted_as_lost
             && self.store(&[order]).await?
         {
             self.rebuilt.stored += 1;
@@ -108,11 +110,11 @@ impl Rebuild<'_> {
         let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
-                "the rebuild dropped an entry that was not written by this program"
+                "this program did not write an entry: the rebuild dropped it"
             );
             return Ok(());
         };
-        let default = if given_up { GIVEN_UP } else { REFUSED };
+        let default = if was_counted_as_lost { COUNTED_AS_LOST } else { REFUSED };
         let reason = entry.entry.field("reason").unwrap_or(default);
         let void = Void {
             id,

@@ -11,7 +11,7 @@ use std::{
 use ::redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Script};
+use super::{Applied, Commands, Connection, FenceReason, Key, RedisCallError, Script};
 use crate::domain::{Epoch, Partition, PartitionCount, PartitionEpoch};
 
 /// A handle on every partition; clones share what is known. A script that fails with `Fenced` or
@@ -88,9 +88,9 @@ impl Partitions {
     }
 
     /// The epoch to sell in; `Fenced` when the partition is not known to be open, or nothing may be sold.
-    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, RedisCallError> {
         if self.forbidden.load(Ordering::Acquire) {
-            return Err(FenceError::Fenced(FenceReason::Settings));
+            return Err(RedisCallError::Fenced(FenceReason::Settings));
         }
         self.epoch(partition)
     }
@@ -122,9 +122,9 @@ impl Partitions {
     }
 
     /// The epoch in which the partition is known to be open; else `Fenced`.
-    pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+    pub fn epoch(&self, partition: Partition) -> Result<Epoch, RedisCallError> {
         match self.epochs[partition.index()].load(Ordering::SeqCst) {
-            0 => Err(FenceError::Fenced(FenceReason::Unknown)),
+            0 => Err(RedisCallError::Fenced(FenceReason::Unknown)),
             epoch => Ok(Epoch(epoch)),
         }
     }
@@ -135,7 +135,7 @@ impl Partitions {
         partition: Partition,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let epoch = self.epoch(partition)?;
         self.run_in(PartitionEpoch { partition, epoch }, script, args).await
     }
@@ -146,7 +146,7 @@ impl Partitions {
         at: PartitionEpoch,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         self.run_on(at, script, &[], args).await
     }
 
@@ -157,7 +157,7 @@ impl Partitions {
         script: &Script<T>,
         keys: &[Key],
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let caller = self.caller(at.epoch);
         let mut all = Vec::with_capacity(args.len() + 1);
         all.push(caller.as_str());
@@ -173,7 +173,7 @@ impl Partitions {
         partition: Partition,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let keys = script.keys.iter().map(|key| self.key(partition, *key));
         self.call(script, &keys.collect::<Vec<_>>(), args).await
     }
@@ -183,13 +183,13 @@ impl Partitions {
         script: &Script<T>,
         keys: &[String],
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let started = Instant::now();
         let mut connection = self.connection.clone();
         let call = script.call(keys, args);
         let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
-        let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
-        let error = parsed.as_ref().err().map(FenceError::label);
+        let parsed = reply.map_err(RedisCallError::from).and_then(|reply| script.parse(&reply));
+        let error = parsed.as_ref().err().map(RedisCallError::label);
         self.connection.metrics().record_script(script.name, started.elapsed(), error);
         parsed
     }
@@ -213,7 +213,7 @@ impl Partitions {
         calls: &[PartitionEpoch],
         replicas: u32,
         timeout_ms: u64,
-    ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
+    ) -> Result<(Vec<Result<T, RedisCallError>>, u32), RedisCallError> {
         let mut pipeline = ::redis::pipe();
         for at in calls {
             let keys = script.keys.iter().map(|key| self.key(at.partition, *key));
@@ -224,8 +224,8 @@ impl Partitions {
         let started = Instant::now();
         let replies: Result<Vec<Value>, _> =
             pipeline.query_async(&mut self.connection.clone()).await;
-        let replies = replies.map_err(FenceError::from);
-        let error = replies.as_ref().err().map(FenceError::label);
+        let replies = replies.map_err(RedisCallError::from);
+        let error = replies.as_ref().err().map(RedisCallError::label);
         self.connection.metrics().record_script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
@@ -234,9 +234,10 @@ impl Partitions {
     }
 
     /// Whether Redis answers at all.
-    pub async fn ping(&self) -> Result<(), FenceError> {
+    pub async fn ping(&self) -> Result<(), RedisCallError> {
         let ping = ::redis::cmd("PING");
         let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;
-        pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
+        pong.map(drop)
+            .map_err(|source| RedisCallError::Unavailable { applied: Applied::No, source })
     }
 }

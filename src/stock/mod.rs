@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use self::{batcher::Batcher, read::Reader, reserve::Reserver};
 use crate::{
     domain::{Outcome, Reserve},
-    redis::{FenceError, Partitions},
+    redis::{Partitions, RedisCallError},
     tasks::Tasks,
     telemetry::{self, Metrics},
 };
@@ -39,7 +39,7 @@ pub enum StockError {
     #[error("too many requests wait for this partition: repeat the request later")]
     Overloaded,
     /// Nothing was done.
-    #[error("this process is shutting down: repeat the request at another one")]
+    #[error("this process is shutting down: repeat the request to another process")]
     Stopping,
     /// The outcome is open.
     #[error(
@@ -49,9 +49,9 @@ pub enum StockError {
     /// Redis refused to write the order; nothing was done.
     #[error("Redis refused the order: {0}")]
     Refused(String),
-    /// The script did not run to its end.
+    /// The call to Redis failed.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
 }
 
 type Decision = Result<Outcome, StockError>;
@@ -88,7 +88,7 @@ impl Stock {
 
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
     /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
-    /// `Fence(Unavailable { applied: Maybe })` and `Fence(Malformed)` leave the outcome open.
+    /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` leave the outcome open.
     pub async fn reserve(&self, mut request: Reserve) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         let span = telemetry::reserve_span(partition.number());

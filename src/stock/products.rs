@@ -6,7 +6,7 @@ use std::borrow::Borrow;
 use super::Stock;
 use crate::{
     domain::{Partition, Product},
-    redis::{FenceError, Script, script},
+    redis::{RedisCallError, Script, script},
 };
 
 /// The most products per script call.
@@ -26,7 +26,7 @@ impl Stock {
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let supply = |product: &Product| [product.supply.to_string()];
         self.write(partition, &RESTOCK, products, supply).await
     }
@@ -36,7 +36,7 @@ impl Stock {
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         self.write(partition, &PUBLISH, products, Product::terms).await
     }
 
@@ -47,7 +47,7 @@ impl Stock {
         script: &Script,
         products: &[impl Borrow<Product> + Sync],
         values: impl Fn(&Product) -> [String; N] + Send,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         for chunk in products.chunks(BATCH_MAX) {
             let values: Vec<_> = chunk.iter().map(|product| values(product.borrow())).collect();
             let mut args = Vec::with_capacity(chunk.len() * (N + 1));

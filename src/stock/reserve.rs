@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
-    redis::{FenceError, Partitions, script},
+    redis::{Partitions, RedisCallError, script},
     tasks::Tasks,
     telemetry::Metrics,
 };
@@ -74,7 +74,7 @@ impl Reserver {
         &self,
         partition: Partition,
         batch: &[Reserve],
-    ) -> Result<Vec<Decision>, FenceError> {
+    ) -> Result<Vec<Decision>, RedisCallError> {
         // Checked first, so that a partition that is not open for selling is not recorded as selling below.
         self.partitions.selling_epoch(partition)?;
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
@@ -86,7 +86,7 @@ impl Reserver {
         let wait = |left| rate.wait(Instant::now(), left, capacity);
         let decode = |(random, answer): (u64, &String)| {
             decode(answer, PartitionEpoch { partition, epoch }, random, wait)
-                .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
+                .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.clone()]).into()))
         };
         let decisions: Vec<Decision> = randoms.into_iter().zip(&answers).map(decode).collect();
         // A duplicate may be the first report of its accept that any process gets.
@@ -106,7 +106,7 @@ impl Reserver {
         partition: Partition,
         batch: &[Reserve],
         randoms: &[u64],
-    ) -> Result<(Epoch, Vec<String>), FenceError> {
+    ) -> Result<(Epoch, Vec<String>), RedisCallError> {
         // Read again: the partition may have been closed before it was recorded as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
         let settings = [
@@ -127,7 +127,7 @@ impl Reserver {
         let at = PartitionEpoch { partition, epoch };
         let answers = self.partitions.run_in(at, &RESERVE, &args).await?;
         if answers.len() != batch.len() {
-            return Err(FenceError::Malformed(answers));
+            return Err(RedisCallError::Malformed(answers));
         }
         Ok((epoch, answers))
     }

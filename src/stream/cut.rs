@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Entry, Streams};
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ProductId, ReservationId},
-    redis::{FenceError, script},
+    redis::{RedisCallError, script},
 };
 
 /// The most entries that one script may read: about 50 ms of Redis.
@@ -56,11 +56,11 @@ pub struct Cut {
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
     /// The streams hold more than one script may read.
-    #[error("{0} entries wait in its streams, more than can be read at one moment")]
+    #[error("the streams hold {0} entries, and an audit reads at most {max}", max = ENTRIES_MAX)]
     TooMany(String),
-    /// The script did not run to its end.
+    /// Redis did not answer, or refused the script.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
 }
 
 /// A record of the reply.

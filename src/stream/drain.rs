@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// One of a partition's streams.
@@ -50,7 +50,7 @@ impl Streams {
         source: Source,
         after: &str,
         count: usize,
-    ) -> Result<Vec<Surviving>, FenceError> {
+    ) -> Result<Vec<Surviving>, RedisCallError> {
         let key = self.partitions.key(partition, source.key());
         let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
@@ -66,7 +66,11 @@ impl Streams {
     }
 
     /// How many entries a stream holds.
-    pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, FenceError> {
+    pub async fn length(
+        &self,
+        partition: Partition,
+        source: Source,
+    ) -> Result<u64, RedisCallError> {
         let key = self.partitions.key(partition, source.key());
         Ok(self.partitions.connection().xlen(key).await?)
     }
@@ -77,7 +81,7 @@ impl Streams {
         at: PartitionEpoch,
         source: Source,
         ids: &[&str],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         self.partitions.run_on(at, &DRAIN, &[source.key()], ids).await
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    redis::{Connection, FenceError, GROUP, Key, script},
+    redis::{Connection, GROUP, Key, RedisCallError, script},
 };
 
 /// An entry that is pending with a consumer.
@@ -91,16 +91,16 @@ impl Streams {
         Ok(taken)
     }
 
-    /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
-    /// checked; when all were, the next call begins at the start of the stream. Entries that were taken although this
-    /// fails are taken over later, as idle ones are.
+    /// Adopts those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
+    /// checked; when all were, the next call begins at the start of the stream. Entries that were adopted although
+    /// this fails are taken over later, as idle ones are.
     pub async fn adopt(
         &self,
         partition: Partition,
         consumer: &str,
         after: &mut String,
         count: usize,
-    ) -> Result<Vec<Delivery>, FenceError> {
+    ) -> Result<Vec<Delivery>, RedisCallError> {
         let args = [GROUP, consumer, after, &count.to_string()];
         let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
         *after = last;
@@ -137,7 +137,7 @@ impl Streams {
     }
 
     /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
-    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
+    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), RedisCallError> {
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
         self.partitions.run(partition, &SETTLE, &args).await
@@ -155,7 +155,7 @@ impl Streams {
         &self,
         partition: Partition,
         consumer: &str,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &REMOVE_CONSUMER, &[GROUP, consumer]).await
     }
 

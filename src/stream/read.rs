@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ReservationId},
-    redis::{FenceError, GROUP, Key, script},
+    redis::{GROUP, Key, RedisCallError, script},
     telemetry::PartitionReading,
 };
 
@@ -39,8 +39,13 @@ script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
 impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
     /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
-    /// this returns. It runs under the fence, since an older Redis holds entries that are settled.
-    pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
+    /// this returns. It runs under the fence, since a Redis with older data (a restored backup) holds
+    /// entries that are settled.
+    pub async fn find(
+        &self,
+        partition: Partition,
+        id: ReservationId,
+    ) -> Result<Found, RedisCallError> {
         let epoch = self.partitions.epoch(partition)?;
         let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
         let args = [entry_id.as_str(), &id.to_string(), &random];

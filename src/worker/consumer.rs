@@ -14,7 +14,7 @@ use super::{
 use crate::{
     crash_point,
     domain::{Epoch, Partition, next_delivery},
-    redis::{Connection, FenceError},
+    redis::{Connection, RedisCallError},
     stock::{ReleaseFrom, ReleaseOutcome},
     stream::{Delivery, Rejection},
     tasks::tick,
@@ -100,9 +100,8 @@ impl Consumer {
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
         let held = self.held.len();
-        if let PauseReason::LedgerUnavailable
-        | PauseReason::RedisUnavailable
-        | PauseReason::Fenced = pause.reason
+        if let PauseReason::LedgerTransient | PauseReason::RedisUnavailable | PauseReason::Fenced =
+            pause.reason
         {
             tracing::warn!(%partition, held, error, "consumption paused: {}", pause.reason);
         } else {
@@ -304,7 +303,7 @@ impl Consumer {
     async fn close_partition(&self) {
         match self.context.lifecycle.close(self.partition).await {
             // Fenced: it is closed already.
-            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Ok(()) | Err(RedisCallError::Fenced(_)) => {}
             Err(error) => {
                 tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "Redis and the ledger disagree, and Redis did not confirm that the partition is closed: it may still sell; trying again");
             }

@@ -7,8 +7,8 @@
 //!            └── delayed ──past max_deliveries──> dead ──release──> voided, unit given back
 //! ```
 //!
-//! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead stream unless
-//! the ledger has just refused it.
+//! Must never: count a delivery for an outage, drop what a consumer holds, or move an order to the dead stream unless
+//! its last delivery has failed: the ledger refused it, or it cannot be read.
 
 mod consumer;
 mod delayed_orders;

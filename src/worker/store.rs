@@ -82,11 +82,12 @@ impl Fault {
             LedgerError::Unlisted { sqlstate: Some(sqlstate), source } if !give_up => {
                 Self::Unlisted { sqlstate, reason: source.to_string() }
             }
-            LedgerError::Unavailable { .. }
+            LedgerError::Transient { .. }
             | LedgerError::Unlisted { .. }
             | LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
-            | LedgerError::GateClosed => Self::Pause(error.into()),
+            | LedgerError::InvalidData(_)
+            | LedgerError::EpochChanged => Self::Pause(error.into()),
         }
     }
 }

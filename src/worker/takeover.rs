@@ -63,8 +63,7 @@ impl Takeover {
         Ok(taken)
     }
 
-    /// Takes over delivered entries that are pending with no consumer; each call checks a page of the
-    /// stream.
+    /// Adopts delivered entries that are pending with no consumer; each call checks a page of the stream.
     async fn adopt(
         &mut self,
         context: &WorkerContext,
@@ -76,7 +75,7 @@ impl Takeover {
         if let Some(first) = adopted.first() {
             tracing::error!(
                 %partition, entries = adopted.len(), first = first.entry.id,
-                "entries were pending with no consumer, as after XGROUP DELCONSUMER: taken over"
+                "entries were pending with no consumer, as after XGROUP DELCONSUMER: adopted"
             );
         }
         Ok(adopted)

@@ -106,7 +106,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
     let report: serde_json::Value = serde_json::from_slice(&violated.stdout).unwrap();
     assert_eq!(report["verdict"], "violated");
     let message = report["violations"][0].as_str().unwrap();
-    assert!(message.contains("product shoe") && message.contains("off by -1"), "{message}");
+    assert!(message.contains("product shoe") && message.contains("difference -1"), "{message}");
     let _: i64 = redis::cmd("HINCRBY")
         .arg(key("stock"))
         .arg("shoe")

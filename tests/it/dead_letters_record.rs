@@ -20,7 +20,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-    (done.released, done.decided)
+    (done.released, done.decided + done.not_found)
 }
 
 async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {

@@ -45,7 +45,7 @@ async fn gate_refuses_orders_of_another_epoch() {
     let (stores, partition) = with_product(&env, 100).await;
     let order = order(partition, 1, 1, "ann");
     let stored = stores.ledger.store(partition, Epoch(2), &[&order]).await;
-    assert!(matches!(stored, Err(LedgerError::GateClosed)));
+    assert!(matches!(stored, Err(LedgerError::EpochChanged)));
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
 }
 

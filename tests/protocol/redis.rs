@@ -117,7 +117,7 @@ impl Redis {
         ours
     }
 
-    /// `reopen.lua` (R9): whether it opened; `None` if another rebuild has taken over.
+    /// `reopen.lua` (R9): whether it opened; `None` if another rebuild has begun.
     pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> Option<bool> {
         if rules.checked_opening {
             if !self.is_rebuild_fence(rules, epoch) {

@@ -21,7 +21,7 @@ use self::{
 };
 use super::{output, progress, store_commands};
 use crate::{
-    app::established,
+    app::checked_deployment,
     config::Config,
     domain::{NewProduct, ProductId},
     ledger::{Created, Ledger},
@@ -75,7 +75,7 @@ async fn store(
     ledger: &Ledger,
     products: &[NewProduct],
 ) -> anyhow::Result<Created> {
-    let deployment = established(ledger, config).await?;
+    let deployment = checked_deployment(ledger, config).await?;
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.import_products(products, deployment.partitions, "import", &done);
     let total = products.len() as u64;

@@ -172,7 +172,7 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
     })
     .await;
     eventually("the worker logs it", async || {
-        worker.log().contains("Postgres is unavailable").then_some(())
+        worker.log().contains("Postgres cannot do this now").then_some(())
     })
     .await;
     assert_eq!(env.audit().await.products[0].in_dead, 0, "no order is moved to dead");

@@ -210,7 +210,7 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
         let line =
-            "partition 0 is fenced: it is closed for a rebuild; run `yoink rebuild --partition 0`";
+            "partition 0 is fenced: it is closed until it is rebuilt; run `yoink rebuild --partition 0`";
         ready.contains(line).then_some(ready)
     })
     .await;

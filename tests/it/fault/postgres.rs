@@ -69,7 +69,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     .await;
     sell(20..60).await;
     eventually("the worker has tried to store", async || {
-        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres cannot do this now").then_some(())
     })
     .await;
     assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
@@ -241,7 +241,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker logs it", async || {
-        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres cannot do this now").then_some(())
     })
     .await;
     eventually("Postgres logs it", async || {

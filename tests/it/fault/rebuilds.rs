@@ -135,7 +135,7 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
     let ready = until_ready_shows(
         &service,
-        "partition 0 is fenced: it is closed for a rebuild; not rebuilt: Redis refuses writes",
+        "partition 0 is fenced: it is closed until it is rebuilt; not rebuilt: Redis refuses writes",
     )
     .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");

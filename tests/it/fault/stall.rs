@@ -179,7 +179,7 @@ async fn late_commit_after_a_rebuild_stores_nothing() {
     let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
     let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
-    let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
+    let refused = matches!(late, Err(yoink::ledger::LedgerError::EpochChanged));
     assert!(refused, "a late commit stores nothing: {late:?}");
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].stock, report.products[0].confirmed), (4, 1));

@@ -17,7 +17,7 @@ fn hash(body: &str) -> String {
     redis::Script::new(&format!("{fence}\n{body}")).get_hash().to_owned()
 }
 
-/// Released entries, and those that were decided before.
+/// Released entries, and those that were decided before or are gone.
 async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i32, i32), Status> {
     let request = ReleaseDeadEntriesRequest {
         selector: dead_entries::of([id]),
@@ -25,7 +25,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await?.into_inner();
-    Ok((done.released, done.decided))
+    Ok((done.released, done.decided + done.not_found))
 }
 
 /// `action actor`, oldest first.

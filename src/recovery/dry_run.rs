@@ -24,7 +24,7 @@ struct Waiting {
 
 impl Recovery {
     /// What a rebuild of this partition would do now, in lines to be printed.
-    pub async fn plan(
+    pub async fn dry_run(
         &self,
         row: PartitionRow,
         fenced: Option<FenceReason>,
