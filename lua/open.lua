@@ -6,20 +6,20 @@
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres before this attempt ('' if unknown)
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'superseded'} (another attempt has
--- a later epoch) | {'foreign', the key that belongs to another deployment}
+-- a later epoch) | {'other_deployment', the key that belongs to another deployment}
 
 local replid = instance()
 if not replid then return { 'fenced', 'replica' } end
 local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')
 if meta[1] then
-  if meta[1] ~= deployment then return { 'foreign', KEYS[1] } end
+  if meta[1] ~= deployment then return { 'other_deployment', KEYS[1] } end
   if tonumber(meta[2]) >= tonumber(epoch) then return { 'superseded' } end
   -- An earlier attempt that ended before it wrote to the ledger.
-  if meta[3] ~= '0' then return { 'foreign', KEYS[1] } end
+  if meta[3] ~= '0' then return { 'other_deployment', KEYS[1] } end
 else
   for _, key in ipairs(KEYS) do
-    if redis.call('EXISTS', key) == 1 then return { 'foreign', key } end
+    if redis.call('EXISTS', key) == 1 then return { 'other_deployment', key } end
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM')
 end

@@ -17,8 +17,8 @@ pub enum Opening {
     Opened,
     /// Another attempt has opened it in a later epoch.
     Superseded,
-    /// This key exists and does not belong to this deployment.
-    Foreign(String),
+    /// This key exists and belongs to another deployment.
+    OtherDeployment(String),
 }
 
 // The keys that must not exist yet follow meta.
@@ -26,7 +26,7 @@ script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["opened"] => Opening::Opened,
     ["superseded"] => Opening::Superseded,
-    ["foreign", key] => Opening::Foreign(key.to_owned()),
+    ["other_deployment", key] => Opening::OtherDeployment(key.to_owned()),
 });
 
 /// What the start of a rebuild found.
@@ -37,7 +37,7 @@ pub enum RebuildStart {
     /// Another rebuild has begun in a later epoch.
     Superseded,
     /// Redis holds another deployment's data.
-    Foreign,
+    OtherDeployment,
 }
 
 /// What an attempt to open a rebuilt partition found.
@@ -53,7 +53,7 @@ script!(BEGIN_REBUILD: RebuildStart = "begin_rebuild", include_str!("../../lua/b
     [Meta, Stock, Supply, Catalogue, Bought, Idempotency] {
     ["begun"] => RebuildStart::Begun,
     ["superseded"] => RebuildStart::Superseded,
-    ["foreign"] => RebuildStart::Foreign,
+    ["other_deployment"] => RebuildStart::OtherDeployment,
 });
 
 script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
@@ -63,15 +63,15 @@ script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
 });
 
 impl Lifecycle {
-    /// A key of this partition that does not belong to this deployment, if there is one.
-    pub async fn foreign_key(
+    /// A key of this partition that belongs to another deployment, if there is one.
+    pub async fn other_deployments_key(
         &self,
         partition: Partition,
         deployment: Uuid,
     ) -> Result<Option<String>, FenceError> {
         let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
-        if let Some(held) = self.held(partition).await? {
-            return Ok(keys.next().filter(|_meta| held.owner != deployment));
+        if let Some(meta) = self.read_meta(partition).await? {
+            return Ok(keys.next().filter(|_key| meta.deployment != deployment));
         }
         let mut connection = self.partitions.connection();
         for key in keys.skip(1) {
@@ -89,13 +89,13 @@ impl Lifecycle {
         at: PartitionEpoch,
         timeline: Option<&str>,
     ) -> Result<Opening, FenceError> {
-        self.partitions.run_in(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
+        self.partitions.run_in_epoch(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.
     pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
-        let window_ms = self.id_window.window_ms.to_string();
-        self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
+        let window_ms = self.idempotency_window.window_ms.to_string();
+        self.partitions.run_in_epoch(at, &BEGIN_REBUILD, &[&window_ms]).await
     }
 
     /// Opens a partition that is filled and has nothing in flight.
@@ -104,6 +104,6 @@ impl Lifecycle {
         at: PartitionEpoch,
         timeline: Option<&str>,
     ) -> Result<Reopened, FenceError> {
-        self.partitions.run_in(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
+        self.partitions.run_in_epoch(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 }

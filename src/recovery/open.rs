@@ -35,12 +35,12 @@ impl Recovery {
         }
         // An epoch is used only if Redis holds nothing that would prevent the opening, and accepts writes.
         let checked = async {
-            let foreign = self.lifecycle.foreign_key(partition, deployment).await?;
+            let other = self.lifecycle.other_deployments_key(partition, deployment).await?;
             self.lifecycle.check_writable(partition).await?;
-            Ok(foreign)
+            Ok(other)
         };
         let opening = match checked.await {
-            Ok(Some(key)) => Ok(Opening::Foreign(key)),
+            Ok(Some(key)) => Ok(Opening::OtherDeployment(key)),
             Err(error) => Err(error),
             Ok(None) => {
                 let timeline = self.timeline().await?;
@@ -60,7 +60,7 @@ impl Recovery {
         match opening {
             // Superseded: the process that took a higher epoch opens it.
             Ok(Opening::Opened | Opening::Superseded) => {}
-            Ok(Opening::Foreign(key)) => self.report_unopened(
+            Ok(Opening::OtherDeployment(key)) => self.report_unopened(
                 partition,
                 &format!(
                     "Redis holds the key {key} of another deployment: set another key_prefix or redis_url, or delete \

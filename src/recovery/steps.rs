@@ -9,9 +9,9 @@ use super::{RebuildError, Rebuilt, Recovery, status::Progress};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
-    ledger::{ActionBy, LedgerError, Void},
+    ledger::{ActionBy, LedgerError, VoidRequest},
     lifecycle::{Reopened, UnconfirmedRequest},
-    stream::{EntryError, Source, Surviving},
+    stream::{EntryError, Source, UndrainedEntry},
 };
 
 /// Entries per step.
@@ -70,11 +70,11 @@ impl Rebuild<'_> {
         }
     }
 
-    /// R8: every entry that survived is stored or voided; then nothing is in flight.
+    /// R8: every entry of the stream is stored or voided; then nothing is in flight.
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         loop {
-            let entries = self.recovery.streams.surviving(partition, source, "", BATCH).await?;
+            let entries = self.recovery.streams.undrained(partition, source, "", BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -94,7 +94,7 @@ impl Rebuild<'_> {
         }
     }
 
-    async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
+    async fn drain_one(&mut self, entry: &UndrainedEntry) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         let order = orders_in(partition, std::slice::from_ref(entry))?.pop();
         let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
@@ -105,7 +105,7 @@ impl Rebuild<'_> {
             self.rebuilt.stored += 1;
             return Ok(());
         }
-        let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
+        let Ok(id) = entry.entry.reservation_id(partition, &entry.orders_id) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
                 "the rebuild dropped an entry that was not written by this program"
@@ -114,7 +114,7 @@ impl Rebuild<'_> {
         };
         let default = if given_up { GIVEN_UP } else { REFUSED };
         let reason = entry.entry.field("reason").unwrap_or(default);
-        let void = Void {
+        let void = VoidRequest {
             id,
             reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),
             reason: reason.to_owned(),
@@ -148,7 +148,7 @@ impl Rebuild<'_> {
     /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
     async fn fill(&self) -> Result<(), RebuildError> {
         let Self { recovery: Recovery { lifecycle, ledger, .. }, at, progress, .. } = self;
-        let products = ledger.remaining(at.partition).await?;
+        let products = ledger.products_with_sold(at.partition).await?;
         progress.begin("products filled", u64::try_from(products.len()).ok());
         lifecycle.fill_products(*at, &products).await?;
         progress.begin("buyers' counts restored", None);
@@ -207,7 +207,7 @@ impl Rebuild<'_> {
         for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < NAMED_MAX {
-                let (user, product) = request.buyer();
+                let (user, product) = request.user_and_product();
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }
@@ -217,11 +217,11 @@ impl Rebuild<'_> {
 /// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
-    entries: &[Surviving],
+    entries: &[UndrainedEntry],
 ) -> Result<Vec<Order>, RebuildError> {
     let mut orders = Vec::with_capacity(entries.len());
-    for surviving in entries {
-        match surviving.entry.order(partition, &surviving.accepted_as) {
+    for undrained in entries {
+        match undrained.entry.order(partition, &undrained.orders_id) {
             Ok(order) => orders.push(order),
             Err(error @ EntryError::NewerFormat(_)) => return Err(error.into()),
             Err(EntryError::Malformed(_)) => {}

@@ -1,4 +1,4 @@
-//! Rebuilds that cannot succeed spend no epoch and stop no other partition.
+//! Rebuilds that cannot succeed use no epoch and stop no other partition.
 
 use redis::AsyncCommands as _;
 use tokio::task::block_in_place;

@@ -4,10 +4,10 @@
 -- KEYS  1 meta
 -- ARGV  none
 --
--- Returns {'fenced', 'replica'} (this Redis is a replica) | {'held', deployment, epoch, seq}
+-- Returns {'fenced', 'replica'} (this Redis is a replica) | {'meta', deployment, epoch, seq}
 --       | {'none'} (Redis holds no meta of this partition)
 
 if not instance() then return { 'fenced', 'replica' } end
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')
 if not meta[1] then return { 'none' } end
-return { 'held', meta[1], meta[2] or '0', meta[3] or '0' }
+return { 'meta', meta[1], meta[2] or '0', meta[3] or '0' }
