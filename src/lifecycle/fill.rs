@@ -36,7 +36,7 @@ impl Lifecycle {
         self.fill(at, &[Key::Catalogue], NEVER, catalogue).await
     }
 
-    /// Writes how many units users hold of products with a limit.
+    /// Writes how many units users have bought of products with a limit.
     pub async fn fill_bought(
         &self,
         at: PartitionEpoch,

@@ -25,7 +25,8 @@ pub(super) fn seq_of(text: &str) -> Option<u64> {
     text.parse().ok().filter(|seq| *seq < 1 << 36)
 }
 
-script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta.lua"), [Meta] {
+script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta.lua"),
+    [Meta] {
     ["none"] => None,
     ["meta", deployment, epoch, seq] => Some(Meta {
         deployment: deployment.parse().unwrap_or(Uuid::nil()),
@@ -35,7 +36,8 @@ script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta
 });
 
 impl Lifecycle {
-    /// The meta of a partition, if Redis holds one; read before an epoch is used for it. `Fenced` if Redis is a replica.
+    /// The meta of a partition, if Redis holds one; read before an epoch is used for it. `Fenced` if Redis is a
+    /// replica.
     pub async fn read_meta(&self, partition: Partition) -> Result<Option<Meta>, FenceError> {
         self.partitions.call_script(partition, &READ_META, &[]).await
     }

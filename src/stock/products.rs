@@ -12,7 +12,8 @@ use crate::{
 /// The most products per script call.
 const BATCH_MAX: usize = 500;
 
-script!(SET_SUPPLY: () = "set_supply", include_str!("../../lua/set_supply.lua"), [Meta, Stock, Supply] {
+script!(SET_SUPPLY: () = "set_supply", include_str!("../../lua/set_supply.lua"),
+    [Meta, Stock, Supply] {
     ["ok", _] => (),
 });
 

@@ -139,7 +139,8 @@ impl Consumer {
         Ok(size)
     }
 
-    /// Fills `unsettled`, if it is empty: with delayed orders that are due, else with entries to take over, else with new ones.
+    /// Fills `unsettled`, if it is empty: with delayed orders that are due, else with entries to take over, else with new
+    /// ones.
     async fn fill(&mut self) -> Result<(), Pause> {
         if self.unsettled.is_empty() {
             self.unsettled = self.delayed.take_due(BATCH_MAX);
