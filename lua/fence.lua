@@ -1,5 +1,6 @@
 -- The fence (R1). Every script that runs on an open partition begins with fence(), and the scripts of a rebuild after
--- begin_rebuild.lua begin with rebuild_fence(). So no script changes a partition after Redis lost data or was exchanged.
+-- begin_rebuild.lua begin with rebuild_fence(). So no script changes a partition after Redis lost data or was
+-- replaced by another instance.
 --
 -- caller is '<epoch> <deployment>', as the caller knows them. fence(meta_key, caller) returns
 --   reason            The script must return {'fenced', reason} and do nothing. The reason is one of
@@ -54,7 +55,7 @@ local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', 
 
 -- Request ids are remembered in hashes <base>:<bucket>, by the time of the accept. A bucket is as wide as the
 -- idempotency window and at most 12 hours, so that buckets written under another idempotency window are found
--- (src/domain/id_window.rs does the same).
+-- (src/domain/idempotency_window.rs does the same).
 -- Returns the width in ms, how many earlier buckets this window reaches back, and the bucket of now.
 local function buckets_of(idempotency_window_ms, now_ms)
   local width_ms = math.min(idempotency_window_ms, 43200000)

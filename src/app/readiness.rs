@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
-use crate::{config::Automation, recovery::Seen, worker::PauseReason};
+use crate::{config::Automation, recovery::StatusSnapshot, worker::PauseReason};
 
 /// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -36,9 +36,10 @@ impl Readiness {
             PauseReason::NewerFormat,
         ];
         let is_paused = pauses.iter().any(|pause| lasting.contains(pause));
-        let seen = self.scrape.recovery.status().seen();
-        let sells = seen.fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
-        reasons.extend(self.partitions(seen));
+        let status = self.scrape.recovery.status().snapshot();
+        let sells =
+            status.fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
+        reasons.extend(self.partitions(status));
         reasons.extend(pauses.iter().map(|pause| format!("consumption paused: {pause}")));
         reasons.extend(self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
@@ -58,7 +59,10 @@ impl Readiness {
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
-    fn partitions(&self, Seen { fenced, mut failures, stages }: Seen) -> Vec<String> {
+    fn partitions(
+        &self,
+        StatusSnapshot { fenced, mut failures, stages }: StatusSnapshot,
+    ) -> Vec<String> {
         let mut lines = Vec::new();
         for (partition, reason) in fenced {
             let more = match (stages.get(&partition), failures.remove(&partition)) {

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use self::checks::{check_product, check_request_ids, check_seqs, waiting_seqs};
 use crate::{
-    domain::{IdWindow, Lost, Partition, ProductId},
+    domain::{IdempotencyWindow, Lost, Partition, ProductId},
     ledger::{AuditCut, Ledger},
     stream::{ProductCut, Streams},
 };
@@ -122,7 +122,7 @@ impl Auditor {
             ids: cut.in_streams.iter().map(|id| id.to_uuid()).collect(),
             seqs: waiting_seqs(&cut),
             since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
-            width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
+            width_ms: IdempotencyWindow::new(self.idempotency_window_ms).width_ms(),
         };
         let rows = self.ledger.audit_rows(&of_ledger).await?;
         check_request_ids(partition, &cut.idempotency, &rows, report);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Auditor, Report};
 use crate::{domain::Lost, tasks::tick, telemetry::Metrics};
 
-/// An audit reads the ledger, so audits take at most one part in this many of the time.
+/// An audit reads the ledger, so audits take at most 1/`TIME_SHARE` of the time.
 const TIME_SHARE: u32 = 10;
 
 impl Auditor {

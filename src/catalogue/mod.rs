@@ -173,8 +173,8 @@ impl Catalogue {
         if products.is_empty() {
             return Ok(());
         }
-        self.stock.restock(partition, products).await?;
-        self.stock.publish(partition, products).await
+        self.stock.set_supply(partition, products).await?;
+        self.stock.write_terms(partition, products).await
     }
 
     /// Refreshes until stopped.

@@ -90,7 +90,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
             _ = ticks.tick() => {
-                for (partition, stage) in recovery.status().seen().stages {
+                for (partition, stage) in recovery.status().snapshot().stages {
                     output::line(format!("partition {partition}: {stage}"))?;
                 }
             }

@@ -56,7 +56,7 @@ pub enum EntryOutcome {
 /// How many entries had each outcome, and how many named reservations have no dead entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the variants of `EntryOutcome`, and `not_found`")]
-pub struct Tally {
+pub struct OutcomeCounts {
     pub released: u64,
     pub stored: u64,
     pub decided: u64,
@@ -66,7 +66,7 @@ pub struct Tally {
     pub not_found: u64,
 }
 
-impl Tally {
+impl OutcomeCounts {
     fn add(&mut self, outcome: EntryOutcome) {
         *match outcome {
             EntryOutcome::Released => &mut self.released,
@@ -101,8 +101,8 @@ impl DeadLetterError {
         )
     }
 
-    /// Whether the script that failed may have taken effect.
-    fn may_have_happened(&self) -> bool {
+    /// Whether the call that failed may have been applied.
+    fn may_be_applied(&self) -> bool {
         let (Self::Redis(error) | Self::Stock(StockError::Redis(error))) = self else {
             return true;
         };
@@ -118,7 +118,7 @@ impl DeadLetterError {
 #[error("the action stopped before the last entry: repeat it to continue")]
 pub struct Interrupted {
     /// What was done before.
-    pub done: Tally,
+    pub done: OutcomeCounts,
     /// Why it stopped.
     #[source]
     pub error: DeadLetterError,
@@ -153,8 +153,8 @@ impl DeadLetters {
         selection: &Selection,
         by: &ActionBy,
         mut on_entry: impl FnMut(&DeadEntry, EntryOutcome) -> ControlFlow<()>,
-    ) -> Result<Tally, Interrupted> {
-        let mut done = Tally::default();
+    ) -> Result<OutcomeCounts, Interrupted> {
+        let mut done = OutcomeCounts::default();
         let applied: Result<(), DeadLetterError> = async {
             let mut cursor = self.cursor(selection).await?;
             while let Some(page) = cursor.next_page().await? {

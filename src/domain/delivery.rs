@@ -1,6 +1,6 @@
 //! What happens to an entry whose order cannot be stored (R4).
 
-/// The delivery count to write after an order was refused on the attempt that `deliveries` counts (1 on the first);
+/// The delivery count to write after an order could not be stored in the attempt that `deliveries` counts (1: the first);
 /// `None` if all deliveries are used up, so that the entry is moved to the dead stream.
 ///
 /// ```

@@ -148,14 +148,14 @@ impl AdminService for Admin {
         let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
             request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        let (tally, effects) = dead::apply(&self.services, Action::Release, message).await?;
+        let (counts, effects) = dead::apply(&self.services, Action::Release, message).await?;
         Ok(Response::new(pb::ReleaseDeadEntriesResponse {
-            released: count(tally.released),
-            decided: count(tally.decided),
-            unrecognized: count(tally.unrecognized),
+            released: count(counts.released),
+            decided: count(counts.decided),
+            unrecognized: count(counts.unrecognized),
             effects,
-            no_stock: count(tally.no_stock),
-            not_found: count(tally.not_found),
+            no_stock: count(counts.no_stock),
+            not_found: count(counts.not_found),
         }))
     }
 
@@ -165,16 +165,16 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
         let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        let (tally, effects) = dead::apply(&self.services, Action::Retry, message).await?;
+        let (counts, effects) = dead::apply(&self.services, Action::Retry, message).await?;
         Ok(Response::new(pb::RetryDeadEntriesResponse {
-            stored: count(tally.stored),
-            refused: count(tally.refused),
-            decided: count(tally.decided),
-            released: count(tally.released),
-            unrecognized: count(tally.unrecognized),
+            stored: count(counts.stored),
+            refused: count(counts.refused),
+            decided: count(counts.decided),
+            released: count(counts.released),
+            unrecognized: count(counts.unrecognized),
             effects,
-            no_stock: count(tally.no_stock),
-            not_found: count(tally.not_found),
+            no_stock: count(counts.no_stock),
+            not_found: count(counts.not_found),
         }))
     }
 

@@ -11,7 +11,7 @@ use super::{
     reason::Reason,
 };
 use crate::{
-    domain::{Ack, Outcome, Receipt, Reserve, UserId},
+    domain::{Ack, Outcome, Receipt, ReserveRequest, UserId},
     telemetry,
 };
 
@@ -52,7 +52,11 @@ impl Admission {
     }
 
     /// Takes one unit, and waits for what `ack`, or else the setting, requires.
-    pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
+    pub(super) async fn take(
+        &self,
+        request: ReserveRequest,
+        ack: Option<Ack>,
+    ) -> Result<Taken, ApiError> {
         if self.require_request_id && request.request.is_none() {
             return Err(ApiError::bad_field(
                 "request_id",
@@ -68,7 +72,11 @@ impl Admission {
         Ok(Taken { receipt, duplicate, ack })
     }
 
-    async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
+    async fn decide(
+        &self,
+        request: ReserveRequest,
+        ack: Option<Ack>,
+    ) -> Result<(Outcome, Ack), ApiError> {
         let ack = self.services.acks.choose(ack)?;
         let checked = self.users.check(&request.user);
         checked.map_err(|wait| ApiError::rate_limited("user", wait))?;

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     catalogue::ProductWithStock,
     domain::{
-        Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState, Reserve,
-        Sale, TimeError, ms_from_unix,
+        Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState,
+        ReserveRequest, Sale, TimeError, ms_from_unix,
     },
     ledger::SaleChange,
 };
@@ -67,7 +67,11 @@ pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(S
     Some((actor?.or("operator"), reason?.to_string()))
 }
 
-pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserve, ApiError> {
+pub(super) fn reserve(
+    product: &str,
+    user: &str,
+    request: &str,
+) -> Result<ReserveRequest, ApiError> {
     let mut fields = Fields::default();
     let product = fields.parse("product_id", product);
     let user = fields.parse("user_id", user);
@@ -76,7 +80,7 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
         text => fields.parse("request_id", text).map(Some),
     };
     let whole = product.zip(user).zip(request);
-    fields.finish(whole.map(|((product, user), request)| Reserve {
+    fields.finish(whole.map(|((product, user), request)| ReserveRequest {
         product,
         user,
         request,
@@ -242,7 +246,7 @@ pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
         }
     };
     let (product_id, user_id) = reservation
-        .buyer
+        .product_and_user
         .map(|(product, user)| (product.to_string(), user.to_string()))
         .unwrap_or_default();
     pb::Reservation {

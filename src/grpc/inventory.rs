@@ -51,10 +51,10 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
     };
     match found {
         // The fence held while the streams were read, so the streams had every order of this epoch that the ledger did not have
-        // yet. The ledger had all orders up to `stored`: one of these that it does not have was lost.
-        Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
+        // yet. The ledger had all orders up to `stored_seq`: one of these that it does not have was lost.
+        Ok(Found::Nothing { epoch, stored_seq }) if epoch == id.epoch() => {
             // The first order of an epoch has seq 1.
-            let never = another || id.seq() == 0 || id.seq() > stored;
+            let never = another || id.seq() == 0 || id.seq() > stored_seq;
             Err(if never { Reason::ReservationNotFound } else { Reason::LostOrUnknown }.into())
         }
         // The epoch has ended or may be lost: the reservation may have existed.
@@ -73,9 +73,10 @@ fn unchanged(error: impl Into<ApiError>) -> ApiError {
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
     let order = entry.order(partition, &id.entry_id());
     let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
-    let (buyer, request) =
+    let (product_and_user, request) =
         order.map_or((None, None), |order| (Some((order.product, order.user)), order.request));
-    Reservation { id, state: ReservationState::Accepted, buyer, request, reserved_at_ms }
+    let state = ReservationState::Accepted;
+    Reservation { id, state, product_and_user, request, reserved_at_ms }
 }
 
 #[tonic::async_trait]

@@ -187,7 +187,8 @@ impl Ledger {
             };
             let sale = change.apply(product(&row)?.sale);
             // A name that an earlier version accepted does not prevent a stop of its sale.
-            let checked = if change.name.is_some() { sale.check() } else { sale.check_terms() };
+            let checked =
+                if change.name.is_some() { sale.check() } else { sale.check_without_name() };
             if let Err(error) = checked {
                 return Ok(Err(error.into()));
             }

@@ -37,4 +37,4 @@ pub use reservations::{ExportRow, LookedUp};
 pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
 pub use timeline::Timeline;
-pub use void::{Void, VoidOutcome};
+pub use void::{VoidOutcome, VoidRequest};

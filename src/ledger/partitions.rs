@@ -116,13 +116,19 @@ impl Ledger {
     /// An epoch for one attempt at opening a new partition; `None` when the row has changed since it was read, or
     /// no epoch is left. It is committed before Redis is changed, so a late attempt has an epoch that the ledger
     /// no longer accepts.
-    pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
+    pub async fn begin_opening(
+        &self,
+        row_before: PartitionRow,
+    ) -> Result<Option<Epoch>, LedgerError> {
         self.with("begin_opening", async move |client| {
             let sql = "UPDATE partitions SET epoch = epoch + 1
                         WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
                     RETURNING epoch";
-            let (partition, seen) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            let row = client.query_opt(sql, &[&partition, &seen, &i64::from(Epoch::MAX.0)]).await?;
+            let (partition, epoch_before) =
+                (i32::from(row_before.partition.number()), i64::from(row_before.epoch.0));
+            let row = client
+                .query_opt(sql, &[&partition, &epoch_before, &i64::from(Epoch::MAX.0)])
+                .await?;
             row.map(|row| epoch(row.get(0))).transpose()
         })
         .await

@@ -8,7 +8,7 @@ use super::{
     Ledger, LedgerError, PartitionRow, catalogue,
     pool::{milliseconds, timestamp},
 };
-use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, Remaining, ReservationId};
+use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, ProductWithSold, ReservationId};
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -88,13 +88,14 @@ impl Ledger {
     /// closed as well: its caller knows that the ledger lost the commit that opened it.
     pub async fn close_partition(
         &self,
-        seen: PartitionRow,
+        row_before: PartitionRow,
         above: Epoch,
     ) -> Result<Option<ClosedForRebuild>, LedgerError> {
         self.with("close_partition", async move |client| {
-            let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            let (partition, epoch) =
+                (i32::from(row_before.partition.number()), i64::from(row_before.epoch.0));
             // If it was closed then and is open now, another process has rebuilt it.
-            let status = seen.status.as_str();
+            let status = row_before.status.as_str();
             let (above, last) = (i64::from(above.0), i64::from(Epoch::MAX.0));
             let sql = "UPDATE partitions SET epoch = greatest(epoch, $4) + 1, status = 'closed'
                         WHERE partition = $1 AND epoch = $2 AND status = $3
@@ -111,15 +112,18 @@ impl Ledger {
     }
 
     /// Every product of a partition with its sold units.
-    pub async fn remaining(&self, partition: Partition) -> Result<Vec<Remaining>, LedgerError> {
-        self.with("remaining_units", async move |client| {
+    pub async fn products_with_sold(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<ProductWithSold>, LedgerError> {
+        self.with("products_with_sold", async move |client| {
             let columns = catalogue::COLUMNS;
             let sql = format!("SELECT {columns}, sold FROM products WHERE partition = $1");
             let rows = client.query(&sql, &[&i32::from(partition.number())]).await?;
             rows.iter()
                 .map(|row| {
                     let product = catalogue::product(row)?;
-                    Ok(Remaining { product, sold: row.try_get("sold")? })
+                    Ok(ProductWithSold { product, sold: row.try_get("sold")? })
                 })
                 .collect()
         })

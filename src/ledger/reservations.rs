@@ -51,7 +51,7 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
             ReservationState::Voided { recorded_at_ms, reason }
         }
     };
-    let buyer = match (text(2)?, text(3)?) {
+    let product_and_user = match (text(2)?, text(3)?) {
         (Some(product), Some(user)) => Some((
             product.parse().map_err(|_| LedgerError::InvalidData("reservations.product_id"))?,
             user.parse().map_err(|_| LedgerError::InvalidData("reservations.user_id"))?,
@@ -61,7 +61,7 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
     let request = text(7)?.map(str::parse).transpose();
     let request = request.map_err(|_| LedgerError::InvalidData("reservations.request_id"))?;
     let reserved_at_ms = milliseconds(row.try_get(4)?);
-    Ok(Reservation { id, state, buyer, request, reserved_at_ms })
+    Ok(Reservation { id, state, product_and_user, request, reserved_at_ms })
 }
 
 impl Ledger {

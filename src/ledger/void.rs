@@ -10,7 +10,7 @@ use crate::domain::{Epoch, Partition, ReservationId};
 
 /// An order to void.
 #[derive(Debug, Clone)]
-pub struct Void {
+pub struct VoidRequest {
     /// Its id.
     pub id: ReservationId,
     /// When its unit was taken, in milliseconds since 1970.
@@ -39,7 +39,7 @@ impl Ledger {
         &self,
         partition: Partition,
         epoch: Epoch,
-        void: &Void,
+        void: &VoidRequest,
         by: &ActionBy,
     ) -> Result<VoidOutcome, LedgerError> {
         self.with("void_order", async move |mut client| {

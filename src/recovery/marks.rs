@@ -40,7 +40,7 @@ impl Recovery {
         let (mut begun, mut marks) = (Vec::new(), Vec::new());
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
-            let last = partitions.seen(partition);
+            let last = partitions.mark(partition);
             // An epoch that was open once is closed only by a higher one.
             if last.is_some_and(|(epoch, _)| row.epoch < epoch || (row.epoch == epoch && !open)) {
                 continue;
@@ -89,7 +89,7 @@ impl Recovery {
         reported.is_final = true;
         let partitions = self.lifecycle.partitions();
         let mark = |partition| {
-            let (epoch, seq) = partitions.seen(partition)?;
+            let (epoch, seq) = partitions.mark(partition)?;
             Some(Mark { partition, epoch, seq: Some(seq) })
         };
         let all = self.deployment.partitions.all();

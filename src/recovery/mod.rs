@@ -28,7 +28,7 @@ use self::{
 };
 pub use self::{
     rebuild::{RebuildError, Rebuilt},
-    status::{Seen, Stage, Status},
+    status::{Stage, Status, StatusSnapshot},
 };
 use crate::{
     domain::Partition,
@@ -133,7 +133,7 @@ impl Recovery {
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
                     match self.lifecycle.probe_in(row.partition, row.epoch).await {
-                        Ok(since) => open.push((row, since)),
+                        Ok(state) => open.push((row, state)),
                         Err(RedisCallError::Fenced(reason)) => fenced.push((row, reason)),
                         // Nothing follows from a Redis that does not answer.
                         Err(_) => {}
@@ -192,7 +192,7 @@ impl Recovery {
             }
         }
         if attempts.progress_is_due() {
-            for (partition, stage) in self.status.seen().stages {
+            for (partition, stage) in self.status.snapshot().stages {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
@@ -234,7 +234,7 @@ impl Recovery {
         let mut refused = Vec::new();
         for (partition, epoch) in self.known_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
-                Ok(since) => self.last_stored.set(partition, epoch, since.stored),
+                Ok(state) => self.last_stored.set(partition, epoch, state.stored_seq),
                 Err(RedisCallError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}
             }

@@ -64,7 +64,7 @@ impl Recovery {
             // Superseded: the process that took a higher epoch opens it. In use: if the ledger lost the opening, the
             // watch for fenced partitions finds it and reports it.
             Ok(Opening::Opened | Opening::Superseded | Opening::InUse) => {}
-            Ok(Opening::Foreign(key)) => self.report_unopened(
+            Ok(Opening::OtherDeployment(key)) => self.report_unopened(
                 partition,
                 &format!(
                     "Redis holds the key {key} of another deployment: set another key_prefix or redis_url, or delete \

@@ -9,9 +9,9 @@ use super::{RebuildError, Rebuilt, Recovery, status::Progress};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
-    ledger::{ActionBy, LedgerError, Void},
+    ledger::{ActionBy, LedgerError, VoidRequest},
     lifecycle::{Reopened, UnconfirmedRequest},
-    stream::{EntryError, Source, Surviving},
+    stream::{EntryError, Source, UndrainedEntry},
 };
 
 /// Entries per step.
@@ -71,11 +71,11 @@ impl Rebuild<'_> {
         }
     }
 
-    /// R8: every entry that survived is stored or voided; then nothing is in flight.
+    /// R8: every entry of the stream is stored or voided; then nothing is in flight.
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         loop {
-            let entries = self.recovery.streams.surviving(partition, source, "", BATCH).await?;
+            let entries = self.recovery.streams.undrained(partition, source, "", BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -95,7 +95,7 @@ impl Rebuild<'_> {
         }
     }
 
-    async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
+    async fn drain_one(&mut self, entry: &UndrainedEntry) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         let order = orders_in(partition, std::slice::from_ref(entry))?.pop();
         let was_counted_as_lost =
@@ -107,7 +107,7 @@ impl Rebuild<'_> {
             self.rebuilt.stored += 1;
             return Ok(());
         }
-        let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
+        let Ok(id) = entry.entry.reservation_id(partition, &entry.orders_id) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
                 "this program did not write an entry: the rebuild dropped it"
@@ -116,7 +116,7 @@ impl Rebuild<'_> {
         };
         let default = if was_counted_as_lost { COUNTED_AS_LOST } else { REFUSED };
         let reason = entry.entry.field("reason").unwrap_or(default);
-        let void = Void {
+        let void = VoidRequest {
             id,
             reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),
             reason: reason.to_owned(),
@@ -150,7 +150,7 @@ impl Rebuild<'_> {
     /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
     async fn fill(&self) -> Result<(), RebuildError> {
         let Self { recovery: Recovery { lifecycle, ledger, .. }, at, progress, .. } = self;
-        let products = ledger.remaining(at.partition).await?;
+        let products = ledger.products_with_sold(at.partition).await?;
         progress.begin("products filled", u64::try_from(products.len()).ok());
         lifecycle.fill_products(*at, &products).await?;
         progress.begin("buyers' counts restored", None);
@@ -209,7 +209,7 @@ impl Rebuild<'_> {
         for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < NAMED_MAX {
-                let (user, product) = request.buyer();
+                let (user, product) = request.user_and_product();
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }
@@ -219,11 +219,11 @@ impl Rebuild<'_> {
 /// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
-    entries: &[Surviving],
+    entries: &[UndrainedEntry],
 ) -> Result<Vec<Order>, RebuildError> {
     let mut orders = Vec::with_capacity(entries.len());
-    for surviving in entries {
-        match surviving.entry.order(partition, &surviving.accepted_as) {
+    for undrained in entries {
+        match undrained.entry.order(partition, &undrained.orders_id) {
             Ok(order) => orders.push(order),
             Err(error @ EntryError::NewerFormat(_)) => return Err(error.into()),
             Err(EntryError::Malformed(_)) => {}

@@ -25,7 +25,7 @@ pub struct Partitions {
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
     /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
-    seen: Arc<[AtomicU64]>,
+    marks: Arc<[AtomicU64]>,
     /// Whether selling is forbidden, even from open partitions.
     forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
@@ -52,11 +52,11 @@ impl Partitions {
         count: PartitionCount,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
-        let seen = count.all().map(|_| AtomicU64::new(0)).collect();
+        let marks = count.all().map(|_| AtomicU64::new(0)).collect();
         let selling = count.all().map(|_| AtomicBool::new(false)).collect();
         let forbidden = Arc::default();
         let key_prefix = key_prefix.into();
-        Self { connection, key_prefix, count, deployment, epochs, seen, forbidden, selling }
+        Self { connection, key_prefix, count, deployment, epochs, marks, forbidden, selling }
     }
 
     /// How many there are.
@@ -77,7 +77,7 @@ impl Partitions {
     /// Sets the epoch in which a partition is known to be open; `None`: it is not known to be open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
-            self.record_seen(partition, epoch, 0);
+            self.record_mark(partition, epoch, 0);
         }
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
     }
@@ -96,15 +96,15 @@ impl Partitions {
     }
 
     /// Records that Redis reported an accept with this seq to this process.
-    pub fn record_seen(&self, partition: Partition, epoch: Epoch, seq: u64) {
+    pub fn record_mark(&self, partition: Partition, epoch: Epoch, seq: u64) {
         debug_assert!(seq < 1 << SEQ_BITS, "seq {seq} does not fit");
         let mark = u64::from(epoch.0) << SEQ_BITS | seq;
-        self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
+        self.marks[partition.index()].fetch_max(mark, Ordering::SeqCst);
     }
 
     /// The last epoch that this process knew to be open, and the highest seq it saw of it.
-    pub fn seen(&self, partition: Partition) -> Option<(Epoch, u64)> {
-        let mark = self.seen[partition.index()].load(Ordering::SeqCst);
+    pub fn mark(&self, partition: Partition) -> Option<(Epoch, u64)> {
+        let mark = self.marks[partition.index()].load(Ordering::SeqCst);
         let epoch = u32::try_from(mark >> SEQ_BITS).ok().filter(|epoch| *epoch > 0)?;
         Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
     }
@@ -137,21 +137,21 @@ impl Partitions {
         args: &[&str],
     ) -> Result<T, RedisCallError> {
         let epoch = self.epoch(partition)?;
-        self.run_in(PartitionEpoch { partition, epoch }, script, args).await
+        self.run_in_epoch(PartitionEpoch { partition, epoch }, script, args).await
     }
 
     /// Runs a script under an epoch that the caller knows.
-    pub async fn run_in<T>(
+    pub async fn run_in_epoch<T>(
         &self,
         at: PartitionEpoch,
         script: &Script<T>,
         args: &[&str],
     ) -> Result<T, RedisCallError> {
-        self.run_on(at, script, &[], args).await
+        self.run_with_keys(at, script, &[], args).await
     }
 
     /// Runs a script under an epoch that the caller knows, on these keys in addition to its own.
-    pub async fn run_on<T>(
+    pub async fn run_with_keys<T>(
         &self,
         at: PartitionEpoch,
         script: &Script<T>,
@@ -167,7 +167,7 @@ impl Partitions {
         self.call(script, &keys, &all).await
     }
 
-    /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
+    /// Runs a script that is not fenced by an epoch: for reading what Redis holds of a partition.
     pub async fn call_script<T>(
         &self,
         partition: Partition,

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use self::{batcher::Batcher, read::Reader, reserve::Reserver};
 use crate::{
-    domain::{Outcome, Reserve},
+    domain::{Outcome, ReserveRequest},
     redis::{Partitions, RedisCallError},
     tasks::Tasks,
     telemetry::{self, Metrics},
@@ -61,7 +61,7 @@ type Decision = Result<Outcome, StockError>;
 #[derive(Clone)]
 pub struct Stock {
     partitions: Partitions,
-    reservers: Arc<[Batcher<Reserve, Decision>]>,
+    reservers: Arc<[Batcher<ReserveRequest, Decision>]>,
     readers: Arc<[Reader]>,
 }
 
@@ -89,7 +89,7 @@ impl Stock {
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
     /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
     /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` leave the outcome open.
-    pub async fn reserve(&self, mut request: Reserve) -> Decision {
+    pub async fn reserve(&self, mut request: ReserveRequest) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         let span = telemetry::reserve_span(partition.number());
         request.traceparent = telemetry::traceparent(&span);

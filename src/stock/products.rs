@@ -12,32 +12,33 @@ use crate::{
 /// The most products per script call.
 const BATCH_MAX: usize = 500;
 
-script!(RESTOCK: () = "restock", include_str!("../../lua/restock.lua"), [Meta, Stock, Supply] {
+script!(SET_SUPPLY: () = "set_supply", include_str!("../../lua/set_supply.lua"),
+    [Meta, Stock, Supply] {
     ["ok", _] => (),
 });
 
-script!(PUBLISH: () = "publish", include_str!("../../lua/publish.lua"), [Meta, Catalogue] {
+script!(WRITE_TERMS: () = "write_terms", include_str!("../../lua/write_terms.lua"), [Meta, Catalogue] {
     ["ok", _] => (),
 });
 
 impl Stock {
-    /// Raises the stock of products of one partition by what was granted and Redis did not know.
-    pub async fn restock(
+    /// Sets the supply of products of one partition to what was granted, and raises their stock by the difference.
+    pub async fn set_supply(
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
     ) -> Result<(), RedisCallError> {
         let supply = |product: &Product| [product.supply.to_string()];
-        self.write(partition, &RESTOCK, products, supply).await
+        self.write(partition, &SET_SUPPLY, products, supply).await
     }
 
-    /// Publishes how products of one partition are offered.
-    pub async fn publish(
+    /// Writes the terms of the sale of products of one partition.
+    pub async fn write_terms(
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
     ) -> Result<(), RedisCallError> {
-        self.write(partition, &PUBLISH, products, Product::terms).await
+        self.write(partition, &WRITE_TERMS, products, Product::redis_fields).await
     }
 
     /// Runs a script that takes each product's id and these values.

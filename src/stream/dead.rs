@@ -1,4 +1,4 @@
-//! The dead stream: entries that could not be stored. Each entry is the token for its own unit.
+//! The dead stream: entries that could not be stored. Only the call that removes an entry may give back its unit.
 
 use super::{
     Streams,
@@ -27,9 +27,9 @@ pub struct DeadPage {
     pub newest: Option<String>,
 }
 
-/// Why an order is moved to `dead`.
+/// A request to move an order from `orders` to `dead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
+pub struct MoveToDead {
     /// Its id in `orders`.
     pub entry_id: String,
     /// The reservation, if the entry has a valid one.
@@ -86,12 +86,12 @@ impl DeadEntry {
         &self.entry.id
     }
 
-    /// The id it had in `orders`.
-    pub fn accepted_as(&self) -> &str {
+    /// The id that it had in `orders`.
+    pub fn orders_id(&self) -> &str {
         self.field("id")
     }
 
-    /// Its key in the dead index: the reservation id, or `accepted_as` if it has none.
+    /// Its key in the dead index: the reservation id, or `orders_id` if it has none.
     pub fn dead_key(&self) -> &str {
         self.field("rid")
     }
@@ -118,12 +118,12 @@ impl DeadEntry {
 
     /// The reservation it is; an error if this program did not write it.
     pub fn reservation_id(&self) -> Result<ReservationId, EntryError> {
-        self.entry.reservation_id(self.partition, self.accepted_as())
+        self.entry.reservation_id(self.partition, self.orders_id())
     }
 
     /// The order in it, as [`Entry::order`].
     pub fn order(&self) -> Result<Order, EntryError> {
-        self.entry.order(self.partition, self.accepted_as())
+        self.entry.order(self.partition, self.orders_id())
     }
 }
 
@@ -132,9 +132,9 @@ impl Streams {
     pub async fn move_to_dead(
         &self,
         partition: Partition,
-        rejection: &Rejection,
+        request: &MoveToDead,
     ) -> Result<bool, RedisCallError> {
-        let Rejection { entry_id, reservation_id, reason, sqlstate } = rejection;
+        let MoveToDead { entry_id, reservation_id, reason, sqlstate } = request;
         let dead_key = reservation_id.map_or_else(|| entry_id.clone(), |id| id.to_string());
         let args = [GROUP, entry_id, &dead_key, reason, sqlstate.as_deref().unwrap_or_default()];
         let moved = self.partitions.run(partition, &MOVE_TO_DEAD, &args).await?;

@@ -24,16 +24,16 @@ pub enum Found {
     Nothing {
         /// The epoch in which they were read.
         epoch: Epoch,
-        /// The highest seq of this epoch that was settled as stored; 0 for none.
-        stored: u64,
+        /// The highest seq of this epoch that was settled; 0 for none.
+        stored_seq: u64,
     },
 }
 
-// The fields of the entry, or the highest seq that was settled as stored.
+// The fields of the entry, or the highest seq that was settled.
 script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
     [Meta, Orders, Dead, DeadIndex] {
     ["found", ref elements @ ..] => Ok(fields(elements)?),
-    ["none", stored] => Err(stored.parse().ok()?),
+    ["none", stored_seq] => Err(stored_seq.parse().ok()?),
 });
 
 impl Streams {
@@ -50,9 +50,9 @@ impl Streams {
         let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
         let args = [entry_id.as_str(), &id.to_string(), &random];
         let at = PartitionEpoch { partition, epoch };
-        Ok(match self.partitions.run_in(at, &FIND, &args).await? {
+        Ok(match self.partitions.run_in_epoch(at, &FIND, &args).await? {
             Ok(fields) => Found::Entry(Entry { id: entry_id, fields }),
-            Err(stored) => Found::Nothing { epoch, stored },
+            Err(stored_seq) => Found::Nothing { epoch, stored_seq },
         })
     }
 

@@ -35,7 +35,7 @@ const OUTCOMES: [&str; 11] = [
 ];
 const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
-const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "silent", "replica"];
+const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "no_answer", "replica"];
 
 /// Whether OpenTelemetry counts a status code as an error of a gRPC server; the others are answers, or a caller's
 /// mistake.

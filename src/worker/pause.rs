@@ -1,5 +1,5 @@
-//! Why consumption of a partition is paused. A pause is no failure of an order, and costs no order a
-//! delivery (R4).
+//! Why consumption of a partition is paused. A pause is no failure of an order, and no delivery is counted for it
+//! (R4).
 
 use std::sync::{Mutex, MutexGuard};
 

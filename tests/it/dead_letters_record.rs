@@ -7,7 +7,7 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::{ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
-    ledger::{ActionBy, Void},
+    ledger::{ActionBy, VoidRequest},
 };
 
 use crate::harness::{Binary, Service, TestEnv, dead_entries, eventually, move_to_dead, product};
@@ -58,7 +58,7 @@ async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
     let by = ActionBy { actor: "dave".to_owned(), reason: "reason of dave".to_owned() };
-    let void = Void { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+    let void = VoidRequest { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
 }
 

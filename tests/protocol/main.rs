@@ -57,7 +57,7 @@ const REWINDS: Bounds = Bounds {
     manual_voids: false,
 };
 
-/// Two rebuilders and a grant, which a rebuild or `restock.lua` may apply to Redis.
+/// Two rebuilders and a grant, which a rebuild or `set_supply.lua` may apply to Redis.
 const TWO_REBUILDERS: Bounds =
     Bounds { reservations: 2, supply: 1, grants: 1, epochs: 3, rebuilders: 2, ..REWINDS };
 

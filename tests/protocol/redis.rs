@@ -59,8 +59,8 @@ impl Redis {
         Some(EntryId { epoch: meta.epoch, seq: meta.seq })
     }
 
-    /// `restock.lua`, behind the fence: absolute (R3).
-    pub fn restock(&mut self, supply: u8) -> bool {
+    /// `set_supply.lua`, behind the fence: absolute (R3).
+    pub fn set_supply(&mut self, supply: u8) -> bool {
         let raises = supply > self.supply;
         if raises {
             self.stock += signed(supply - self.supply);

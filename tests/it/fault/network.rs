@@ -132,7 +132,7 @@ async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let committed = ledger.lose_reply(&["grant", "supply_changes"]);
-    let applied = proxy.lose_reply(&[&hash(include_str!("../../../lua/restock.lua"))]);
+    let applied = proxy.lose_reply(&[&hash(include_str!("../../../lua/set_supply.lua"))]);
     let status = restock(&service, 5).await.unwrap_err();
     assert_eq!(reason(&status), "LEDGER_UNAVAILABLE");
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");

@@ -52,7 +52,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
             let pending: Vec<(String, String, u64, u64)> =
                 pending.query_async(&mut cli).await.unwrap();
             for (id, consumer, _, deliveries) in pending {
-                assert_eq!(deliveries, 1, "{id}: an outage spends no delivery");
+                assert_eq!(deliveries, 1, "{id}: an outage counts no delivery");
                 consumers.insert(consumer);
             }
         }

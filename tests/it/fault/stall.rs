@@ -115,7 +115,7 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     api.buy("shoe", "ann", "r").await.unwrap();
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let entry = app.stores().streams.entry(partition, "1-1").await.unwrap().unwrap();
-    let void = yoink::ledger::Void {
+    let void = yoink::ledger::VoidRequest {
         id: entry.reservation_id(partition, "1-1").unwrap(),
         reserved_at_ms: 0,
         reason: "by hand".to_owned(),

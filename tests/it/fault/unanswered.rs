@@ -5,7 +5,7 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::ReleaseDeadEntriesRequest,
-    ledger::{ActionBy, Void},
+    ledger::{ActionBy, VoidRequest},
 };
 
 use crate::harness::{
@@ -40,7 +40,8 @@ async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &
     let by = ActionBy { actor: "dave".to_owned(), reason: String::new() };
     for id in voided {
         let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
-        let void = Void { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+        let void =
+            VoidRequest { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
     }
     for id in stored {

@@ -11,9 +11,9 @@ use crate::{
 
 /// A partition's meta as Redis holds it, unchecked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct Meta {
     /// The deployment that wrote it; nil where that is not an id.
-    pub owner: Uuid,
+    pub deployment: Uuid,
     /// Its epoch.
     pub epoch: Epoch,
     /// Accepts in this epoch.
@@ -27,11 +27,11 @@ pub(super) fn seq_of(text: &str) -> Option<u64> {
     text.parse().ok().filter(|seq| *seq < 1 << 36)
 }
 
-script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
+script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["none"] => None,
-    ["held", owner, epoch, seq, in_use] => Some(Held {
-        owner: owner.parse().unwrap_or(Uuid::nil()),
+    ["meta", deployment, epoch, seq, in_use] => Some(Meta {
+        deployment: deployment.parse().unwrap_or(Uuid::nil()),
         epoch: Epoch(epoch.parse().ok()?),
         seq: seq_of(seq)?,
         in_use: in_use == "1",
@@ -39,13 +39,14 @@ script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
 });
 
 impl Lifecycle {
-    /// What Redis holds of a partition, if anything; read before an epoch is used for it. `Fenced` if Redis is a replica.
-    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, RedisCallError> {
-        self.partitions.call_script(partition, &HELD, &[]).await
+    /// The meta of a partition, if Redis holds one; read before an epoch is used for it. `Fenced` if Redis is a
+    /// replica.
+    pub async fn read_meta(&self, partition: Partition) -> Result<Option<Meta>, RedisCallError> {
+        self.partitions.call_script(partition, &READ_META, &[]).await
     }
 
     /// A product's stock as Redis holds it, unchecked.
-    pub async fn held_stock(
+    pub async fn stock_in_redis(
         &self,
         partition: Partition,
         product: &ProductId,
