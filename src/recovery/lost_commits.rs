@@ -66,8 +66,8 @@ impl Recovery {
         let mut in_use = Vec::new();
         for row in rows.iter().filter(|row| row.status == PartitionStatus::New) {
             // Nothing follows from a Redis that does not answer.
-            let held = self.lifecycle.held(row.partition).await.ok().flatten();
-            if held.is_some_and(|held| held.owner == self.deployment.id && held.in_use) {
+            let meta = self.lifecycle.read_meta(row.partition).await.ok().flatten();
+            if meta.is_some_and(|meta| meta.deployment == self.deployment.id && meta.in_use) {
                 in_use.push(row.partition);
             }
         }

@@ -33,7 +33,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(ProductStatus::Retired),
     ];
     let step = prop_oneof![
-        6 => prop::collection::vec(request, 1..12).prop_map(Step::ReserveRequest),
+        6 => prop::collection::vec(request, 1..12).prop_map(Step::Reserve),
         2 => any::<usize>().prop_map(Step::Release),
         1 => (0..2usize, 1..4i64).prop_map(|(product, units)| Step::Grant(product, units)),
         1 => (0..2usize, prop::option::of(1..3u32), status).prop_map(|(p, l, s)| Step::Offer(p, l, s)),
