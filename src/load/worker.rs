@@ -54,7 +54,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs on this thread until the end; returns the processor time that it used.
+    /// Runs on this thread until the end; returns the CPU time that it used.
     pub(super) fn run(self) -> io::Result<Duration> {
         let before = processor_time()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -124,7 +124,7 @@ async fn join_all_tasks(tasks: &mut JoinSet<()>) {
     }
 }
 
-/// The processor time of this thread so far.
+/// The CPU time of this thread so far.
 fn processor_time() -> io::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
     let micros = |time: nix::sys::time::TimeVal| {

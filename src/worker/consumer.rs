@@ -247,7 +247,7 @@ impl Consumer {
     /// Counts an order's own failure in its deliveries; after the last one, moves it to the dead stream.
     async fn handle_failure(&mut self, failure: Failure) -> Result<(), Pause> {
         let settings = self.context.settings;
-        let next = next_delivery(failure.delivery.deliveries, settings.max_deliveries);
+        let next = next_delivery(failure.delivery.deliveries, settings.deliveries_max);
         let Some(deliveries) = next else { return self.move_to_dead(failure).await };
         let delivery = Delivery { deliveries, ..failure.delivery };
         let id = delivery.entry.id.clone();

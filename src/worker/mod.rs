@@ -4,7 +4,7 @@
 //! orders ──read──> held ──store──> settled               (acknowledged and deleted)
 //!            ▲       │ the order itself is refused
 //!            │       ▼
-//!            └── delayed ──past max_deliveries──> dead ──release──> voided, unit given back
+//!            └── delayed ──past deliveries_max──> dead ──release──> voided, unit given back
 //! ```
 //!
 //! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead stream unless
@@ -35,7 +35,7 @@ const BATCH_MAX: usize = 500;
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {
     /// After this many refusals an order is moved to the dead stream.
-    pub max_deliveries: u32,
+    pub deliveries_max: u32,
     /// An entry is taken over after it was idle for this long.
     pub takeover_idle: Duration,
     /// The delay between an order's refusal and its next attempt; it doubles each time.
