@@ -92,7 +92,7 @@ pub struct App {
     recovery: Recovery,
     /// What the workers use: for tests that run them step by step.
     pub worker_context: WorkerContext,
-    store_monitor: StoreMonitor,
+    monitor: StoreMonitor,
 }
 
 impl App {
@@ -101,7 +101,7 @@ impl App {
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
-        let store_monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
+        let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
         stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();
@@ -137,7 +137,7 @@ impl App {
             catalogue,
             recovery,
             worker_context,
-            store_monitor,
+            monitor,
         })
     }
 

@@ -15,7 +15,7 @@ const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 /// What readiness depends on.
 #[derive(Clone)]
 pub(super) struct Readiness {
-    pub(super) store_monitor: StoreMonitor,
+    pub(super) monitor: StoreMonitor,
     pub(super) scrape: Scrape,
     /// Whether workers rebuild fenced partitions.
     pub(super) recovery: Automation,
@@ -24,7 +24,7 @@ pub(super) struct Readiness {
 impl Readiness {
     /// Whether units can be sold, and everything that does not work.
     fn check(&self) -> (bool, Vec<String>) {
-        let mut reasons = self.store_monitor.reasons();
+        let mut reasons = self.monitor.reasons();
         let healthy = reasons.is_empty();
         let pauses = self.scrape.pauses.by_reason();
         // A pause for one of these reasons makes the process unready. An outage of Postgres, an unlisted SQLSTATE and a
@@ -129,10 +129,10 @@ mod tests {
     fn paused_partitions_are_named() {
         for (numbers, text) in [
             (&[2][..], "partition 2"),
-            (&[2, 5], "partitions 2, 5"),
-            (&[0, 1, 2, 3, 4, 5, 6, 7], "all partitions"),
+            (&[0, 2][..], "partitions 0, 2"),
+            (&[0, 1, 2][..], "all partitions"),
         ] {
-            assert_eq!(partition_list(numbers, 8), text);
+            assert_eq!(partition_list(numbers, 3), text);
         }
     }
 }

@@ -38,10 +38,9 @@ impl App {
         }
         self.start_periodic(&tasks, &stop);
         let (reporter, health) = tonic_health::server::health_reporter();
-        self.store_monitor.check().await;
-        report(&reporter, self.role, self.store_monitor.reasons().is_empty()).await;
-        let monitor = self.store_monitor.clone();
-        tasks.spawn("store monitor", monitor.run(reporter.clone(), stop.clone()));
+        self.monitor.check().await;
+        report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
+        tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
         let routes = self.services().map(|services| grpc::routes(services, &limits));
         let health = health.accept_compressed(CompressionEncoding::Gzip);
@@ -64,8 +63,7 @@ impl App {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
-        let readiness =
-            Readiness { store_monitor: self.store_monitor, scrape, recovery: self.config.recovery };
+        let readiness = Readiness { monitor: self.monitor, scrape, recovery: self.config.recovery };
         tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
         let metrics = self.stores.metrics;
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
