@@ -130,7 +130,8 @@ impl ApiError {
         })
     }
 
-    /// `Ok`: the accepted reservation of an outcome, and whether it is a duplicate. `Err`: the error for any other outcome.
+    /// `Ok`: the accepted reservation of an outcome, and whether it is a duplicate. `Err`: the error for any other
+    /// outcome.
     pub(super) fn accepted_or_refused(outcome: Outcome) -> Result<(Receipt, bool), Self> {
         Err(match outcome {
             Outcome::Accepted(receipt) => return Ok((receipt, false)),
