@@ -222,8 +222,8 @@ pub(crate) async fn checked_deployment(
 pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) -> String {
     let (found, config) = (found.get(), config.get());
     format!(
-        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} (the \
-         number of a database cannot be changed)"
+        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} \
+         (the number of partitions is fixed when the database is first initialised)"
     )
 }
 

@@ -38,7 +38,7 @@ impl Findings {
         metrics.set_audit_complete(complete);
         // An audit that could not read everything does not end an earlier violation.
         if complete || !report.violations.is_empty() {
-            metrics.set_conservation_error(report.differences);
+            metrics.set_audit_differences(report.differences);
             self.log_violations(report.violations);
         }
         for lost in report.lost.iter().filter(|lost| !self.lost.contains(lost)) {
@@ -112,7 +112,7 @@ mod tests {
             metrics
                 .encode()
                 .unwrap()
-                .contains("yoink_conservation_error_units{otel_scope_name=\"yoink\"} 1\n")
+                .contains("yoink_audit_differences{otel_scope_name=\"yoink\"} 1\n")
         };
         let wrong = vec!["product shoe: difference 1".to_owned()];
         let violated = Report { violations: wrong.clone(), differences: 1, ..Report::default() };

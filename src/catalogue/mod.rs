@@ -284,6 +284,6 @@ fn is_transient(error: &StockError) -> bool {
         | StockError::Overloaded
         | StockError::Abandoned
         | StockError::Refused(_) => true,
-        StockError::Redis(RedisCallError::Malformed(_)) | StockError::Stopping => false,
+        StockError::Redis(RedisCallError::Malformed(_)) | StockError::ShuttingDown => false,
     }
 }

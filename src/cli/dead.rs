@@ -15,7 +15,7 @@ use crate::{
         Action, DeadFilter, DeadLetterError, DryRun, EntryOutcome, Interrupted, OutcomeCounts,
         PAGE, Selection,
     },
-    domain::{Note, Reservation, ReservationId, ReservationState},
+    domain::{OperatorText, Reservation, ReservationId, ReservationState},
     ledger::{ActionBy, LookedUp},
     stream::DeadEntry,
 };
@@ -51,10 +51,10 @@ pub(super) struct ActionArgs {
     dry_run: bool,
     /// Who acts, for the record; without it, the login name.
     #[arg(long, default_value = "")]
-    actor: Note,
+    actor: OperatorText,
     /// Why the action is done, for the record.
     #[arg(long, default_value = "")]
-    reason: Note,
+    reason: OperatorText,
 }
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
@@ -80,7 +80,7 @@ fn time(ms: i64) -> anyhow::Result<Timestamp> {
 
 fn list_table() -> Table {
     let mut table = Table::new();
-    table.set_header(["reservation", "product", "moved at", "SQLSTATE", "reason"]);
+    table.set_header(["dead key", "product", "moved at", "SQLSTATE", "reason"]);
     table
 }
 
@@ -196,7 +196,7 @@ async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
 /// The login name, if the environment has it.
 fn login_name() -> String {
     let name = ["LOGNAME", "USER"].into_iter().find_map(|name| env::var(name).ok());
-    name.and_then(|name| name.parse::<Note>().ok()).unwrap_or_default().or("command line")
+    name.and_then(|name| name.parse::<OperatorText>().ok()).unwrap_or_default().or("command line")
 }
 
 async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Result<ExitCode> {
@@ -219,7 +219,7 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         let dry_run = stores.dead_letters.dry_run(action, &selection).await.map_err(with_advice)?;
         output::line(effect_table(&dry_run))?;
         output::line(format!(
-            "Dry run, nothing was done. It would be: {}.",
+            "Dry run, nothing was done. The result would be: {}.",
             summary(&dry_run.counts)
         ))?;
         dry_run.counts
@@ -265,8 +265,8 @@ fn summary(counts: &OutcomeCounts) -> String {
         counts;
     format!(
         "{released} units given back, {stored} orders stored, {refused} refused again, {decided} \
-         already stored or released, {unrecognized} unrecognized, {no_stock} without stock, \
-         {not_found} not found"
+         already stored or released, {unrecognized} unrecognized, \
+         {no_stock} kept because Redis has no stock of the product, {not_found} not found"
     )
 }
 

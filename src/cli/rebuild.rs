@@ -103,7 +103,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
             Ok(Some(rebuilt)) => {
                 opened.push(partition);
                 line(format!(
-                    "rebuilt and open; from its streams {} orders are stored, {} are voided",
+                    "rebuilt and open: {} orders from its streams were stored and {} voided",
                     rebuilt.stored, rebuilt.voided
                 ))?;
                 for lost in &rebuilt.lost {

@@ -9,8 +9,8 @@
 /// assert_eq!(next_delivery(1, 3), Some(2));
 /// assert_eq!(next_delivery(3, 3), None);
 /// ```
-pub fn next_delivery(deliveries: u32, max_deliveries: u32) -> Option<u32> {
-    (deliveries < max_deliveries).then(|| deliveries + 1)
+pub fn next_delivery(deliveries: u32, deliveries_max: u32) -> Option<u32> {
+    (deliveries < deliveries_max).then(|| deliveries + 1)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
 pub use idempotency_window::IdempotencyWindow;
 pub use lost::{Lost, LostOrder};
-pub use name::{NameError, Note, NoteError};
+pub use name::{NameError, OperatorText, OperatorTextError};
 pub use order::{IdempotencyRecord, Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError, PartitionEpoch};
 pub use price::{Price, PriceError};

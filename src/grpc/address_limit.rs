@@ -37,7 +37,7 @@ impl Interceptor for AddressLimit {
         let client = client_address(peer.ip(), forwarded, &self.trusted);
         let Err(wait) = self.rate.check(&client) else { return Ok(request) };
         let error = ApiError::rate_limited("address", wait);
-        self.metrics.record_refused(error.reason.as_str());
+        self.metrics.record_shed(error.reason.as_str());
         Err(error.into())
     }
 }

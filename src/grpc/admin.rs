@@ -88,9 +88,10 @@ impl AdminService for Admin {
         if message.units < 1 || message.units > UNITS_MAX {
             fields.refuse("units", "must be 1 to 9007199254740992");
         }
-        let notes = convert::notes(&mut fields, &message.actor, &message.reason);
+        let actor_and_reason =
+            convert::actor_and_reason(&mut fields, &message.actor, &message.reason);
         let ((product, request), (actor, reason)) =
-            fields.finish(product.zip(request).zip(notes))?;
+            fields.finish(product.zip(request).zip(actor_and_reason))?;
         let units = message.units;
         let restock = Restock { product, units, request, actor, reason };
         let restocked = self.services.catalogue.restock(&restock).await;

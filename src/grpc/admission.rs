@@ -48,7 +48,7 @@ impl Admission {
     /// opens a call and sends nothing holds none.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.permits.clone().try_acquire_owned();
-        permit.map_err(|_| Reason::Overloaded.into()).inspect_err(|error| self.count_refusal(error))
+        permit.map_err(|_| Reason::Overloaded.into()).inspect_err(|error| self.count_shed(error))
     }
 
     /// Takes one unit, and waits for what `ack`, or else the setting, requires.
@@ -64,8 +64,8 @@ impl Admission {
             ));
         }
         let decided = self.decide(request, ack).await;
-        let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
-        let (receipt, duplicate) = ApiError::refusal(outcome)?;
+        let (outcome, ack) = decided.inspect_err(|error| self.count_shed(error))?;
+        let (receipt, duplicate) = ApiError::accepted_or_refused(outcome)?;
         telemetry::record_reservation(receipt.reservation_id);
         tracing::debug!(reservation.id = %receipt.reservation_id, duplicate, "order accepted");
         self.services.acks.wait(ack, receipt.reservation_id).await?;
@@ -83,10 +83,10 @@ impl Admission {
         Ok((self.services.stock.reserve(request).await?, ack))
     }
 
-    /// Counts a call that a limit refused.
-    pub(super) fn count_refusal(&self, error: &ApiError) {
+    /// Counts the call if it was shed.
+    pub(super) fn count_shed(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.metrics.record_refused(error.reason.as_str());
+            self.services.metrics.record_shed(error.reason.as_str());
         }
     }
 }

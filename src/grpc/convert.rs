@@ -11,7 +11,7 @@ use super::{
 use crate::{
     catalogue::ProductWithStock,
     domain::{
-        Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState,
+        Ack, Lost, NewProduct, OperatorText, Price, ProductStatus, Reservation, ReservationState,
         ReserveRequest, Sale, TimeError, ms_from_unix,
     },
     ledger::SaleChange,
@@ -61,9 +61,13 @@ pub(super) fn page_size(requested: i32) -> Result<usize, ApiError> {
 }
 
 /// Actor and reason, for the record.
-pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(String, String)> {
-    let actor = fields.parse::<Note>("actor", actor);
-    let reason = fields.parse::<Note>("reason", reason);
+pub(super) fn actor_and_reason(
+    fields: &mut Fields,
+    actor: &str,
+    reason: &str,
+) -> Option<(String, String)> {
+    let actor = fields.parse::<OperatorText>("actor", actor);
+    let reason = fields.parse::<OperatorText>("reason", reason);
     Some((actor?.or("operator"), reason?.to_string()))
 }
 

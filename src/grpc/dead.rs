@@ -120,9 +120,9 @@ pub(super) async fn apply(
     message: ActionRequest,
 ) -> Result<(OutcomeCounts, Vec<pb::ProductEffect>), ApiError> {
     let mut fields = Fields::default();
-    let notes = convert::notes(&mut fields, &message.actor, &message.reason);
+    let actor_and_reason = convert::actor_and_reason(&mut fields, &message.actor, &message.reason);
     let selection = selection(&mut fields, message.selector.unwrap_or_default());
-    let ((actor, reason), selection) = fields.finish(notes.zip(selection))?;
+    let ((actor, reason), selection) = fields.finish(actor_and_reason.zip(selection))?;
     if message.dry_run {
         let DryRun { counts, products } = services.dead_letters.dry_run(action, &selection).await?;
         return Ok((counts, products.iter().map(effect).collect()));
@@ -174,7 +174,7 @@ fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect 
 fn entry(dead: &DeadEntry) -> pb::DeadEntry {
     let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
     pb::DeadEntry {
-        reservation_id: dead.dead_key().to_owned(),
+        dead_key: dead.dead_key().to_owned(),
         partition: i32::from(dead.partition.number()),
         dead_id: dead.dead_id().to_owned(),
         entry_id: dead.orders_id().to_owned(),
@@ -182,7 +182,7 @@ fn entry(dead: &DeadEntry) -> pb::DeadEntry {
         user_id: field("u"),
         reserved_at: dead.entry.reserved_at_ms().map(timestamp),
         moved_at: Some(timestamp(dead.moved_at_ms())),
-        reason: dead.reason().to_owned(),
+        moved_reason: dead.reason().to_owned(),
         sqlstate: dead.sqlstate().to_owned(),
     }
 }

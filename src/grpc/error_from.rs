@@ -16,11 +16,11 @@ impl From<StockError> for ApiError {
     fn from(error: StockError) -> Self {
         match error {
             StockError::Overloaded => Reason::Overloaded.into(),
-            StockError::Stopping => Reason::Stopping.into(),
-            StockError::Abandoned => Self::open(Reason::RedisUnavailable, Applied::Maybe),
+            StockError::ShuttingDown => Reason::ShuttingDown.into(),
+            StockError::Abandoned => Self::with_applied(Reason::RedisUnavailable, Applied::Maybe),
             StockError::Refused(_) => Self {
                 cause: Some(Arc::new(error)),
-                ..Self::open(Reason::RedisUnavailable, Applied::No)
+                ..Self::with_applied(Reason::RedisUnavailable, Applied::No)
             },
             StockError::Redis(error) => error.into(),
         }
@@ -37,11 +37,11 @@ impl From<AckError> for ApiError {
             AckError::Lost(id) => return Self::reservation_lost(id),
             AckError::Voided => return Reason::ReservationVoided.into(),
             AckError::Overloaded => Reason::Overloaded,
-            AckError::Stopping => Reason::Stopping,
+            AckError::ShuttingDown => Reason::ShuttingDown,
         };
-        let text =
-            "the unit is taken and its order is on its way, but the call cannot wait for its ack";
-        Self { text: text.into(), ..Self::open(reason, Applied::Maybe) }
+        let text = "the unit is taken and the order waits to be stored; the call ended before the requested ack: repeat it \
+                    with the same request id";
+        Self { text: text.into(), ..Self::with_applied(reason, Applied::Maybe) }
     }
 }
 
@@ -50,11 +50,11 @@ impl From<RedisCallError> for ApiError {
         match error {
             RedisCallError::Fenced(_) => Reason::Recovering.into(),
             RedisCallError::Unavailable { applied, .. } => {
-                Self::open(Reason::RedisUnavailable, applied)
+                Self::with_applied(Reason::RedisUnavailable, applied)
             }
             RedisCallError::Malformed(_) => Self {
                 cause: Some(Arc::new(error)),
-                ..Self::open(Reason::Internal, Applied::Maybe)
+                ..Self::with_applied(Reason::Internal, Applied::Maybe)
             },
         }
     }

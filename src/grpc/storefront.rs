@@ -1,4 +1,4 @@
-//! `StorefrontService`: the API of the service that Yoink replaces.
+//! `StorefrontService`: the legacy API, that of the service that Yoink replaces.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -24,7 +24,7 @@ pub(super) struct Storefront {
     pub(super) admission: Arc<Admission>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the original's API has a JSON number; 2^53 fits")]
+#[expect(clippy::cast_precision_loss, reason = "the legacy API has a JSON number; 2^53 fits")]
 fn item(listed: &ProductWithStock) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {
         id: listed.product.id.to_string(),
@@ -56,7 +56,7 @@ impl StorefrontService for Storefront {
             message: "Order accepted for processing".to_owned(),
             reservation_id: taken.receipt.reservation_id.to_string(),
         };
-        // The original answers 202 to every order that it accepts.
+        // The legacy API answers 202 to every accepted order.
         Ok(response_with_http_status(response, "202"))
     }
 

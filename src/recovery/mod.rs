@@ -147,7 +147,7 @@ impl Recovery {
 
     /// Checks for fenced partitions until stopped and, with `rebuild`, rebuilds them. A rebuild that is
     /// interrupted by the stop is done again by the next process that finds the partition fenced.
-    pub async fn watch_fenced(self, rebuild: bool, stop: CancellationToken) {
+    pub async fn check_fenced(self, rebuild: bool, stop: CancellationToken) {
         let mut attempts = Attempts::new(self.status.clone());
         loop {
             attempts.collect();

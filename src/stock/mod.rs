@@ -40,8 +40,8 @@ pub enum StockError {
     Overloaded,
     /// Nothing was done.
     #[error("this process is shutting down: repeat the request to another process")]
-    Stopping,
-    /// The outcome is open.
+    ShuttingDown,
+    /// The outcome is unknown.
     #[error(
         "this process stopped before Redis answered: repeat the request with the same request id"
     )]
@@ -88,7 +88,7 @@ impl Stock {
 
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
     /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
-    /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` leave the outcome open.
+    /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` mean that the outcome is unknown.
     pub async fn reserve(&self, mut request: ReserveRequest) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         let span = telemetry::reserve_span(partition.number());

@@ -142,15 +142,15 @@ fn label(decision: &Decision) -> &'static str {
     match decision {
         Ok(Outcome::Accepted(_)) => "accepted",
         Ok(Outcome::Duplicate(_)) => "duplicate",
-        Ok(Outcome::Lost(_)) => "lost",
+        Ok(Outcome::Lost(_)) => "lost_or_unknown",
         Ok(Outcome::SoldOut) => "sold_out",
         Ok(Outcome::LimitReached { .. }) => "limit_reached",
-        Ok(Outcome::NotOpen { .. }) => "not_open",
-        Ok(Outcome::Ended { .. }) => "ended",
-        Ok(Outcome::Stopped) => "stopped",
-        Ok(Outcome::UnknownProduct) => "unknown_product",
+        Ok(Outcome::NotOpen { .. }) => "sale_not_open",
+        Ok(Outcome::Ended { .. }) => "sale_closed",
+        Ok(Outcome::Stopped) => "sale_stopped",
+        Ok(Outcome::UnknownProduct) => "product_not_found",
         Ok(Outcome::BacklogFull { .. }) => "backlog_full",
-        Err(_) => "none",
+        Err(_) => "undecided",
     }
 }
 

@@ -159,8 +159,8 @@ impl Streams {
         self.read_dead(partition, &args).await.map(Option::unwrap_or_default)
     }
 
-    /// Reads dead entries under the fence, since a Redis with older data (a restored backup) holds entries that are
-    /// removed; `None` where no entry has the requested dead key.
+    /// Reads dead entries by a script that begins with the fence: a Redis with older data (a restored backup) holds
+    /// entries that are removed; `None` where no entry has the requested dead key.
     async fn read_dead(
         &self,
         partition: Partition,

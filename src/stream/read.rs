@@ -39,8 +39,8 @@ script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
 impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
     /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
-    /// this returns. It runs under the fence, since a Redis with older data (a restored backup) holds
-    /// entries that are settled.
+    /// this returns. The script begins with the fence: a Redis with older data (a restored backup) holds entries that
+    /// are settled.
     pub async fn find(
         &self,
         partition: Partition,

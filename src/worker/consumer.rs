@@ -247,7 +247,7 @@ impl Consumer {
     /// Counts an order's own failure in its deliveries; after the last one, moves it to the dead stream.
     async fn handle_rejected(&mut self, rejected: RejectedOrder) -> Result<(), Pause> {
         let settings = self.context.settings;
-        let next = next_delivery(rejected.pending.deliveries, settings.max_deliveries);
+        let next = next_delivery(rejected.pending.deliveries, settings.deliveries_max);
         let Some(deliveries) = next else { return self.move_to_dead(rejected).await };
         let pending = PendingEntry { deliveries, ..rejected.pending };
         let id = pending.entry.id.clone();

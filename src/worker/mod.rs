@@ -4,7 +4,7 @@
 //! orders ──read──> unsettled ──store──> settled          (acknowledged and deleted)
 //!            ▲         │ the ledger rejects the order itself
 //!            │         ▼
-//!            └──── delayed ──past max_deliveries──> dead ──release──> voided, unit given back
+//!            └──── delayed ──past deliveries_max──> dead ──release──> voided, unit given back
 //! ```
 //!
 //! Must never: count a delivery for an outage, drop an entry that is not settled, or move an order to the dead stream
@@ -35,7 +35,7 @@ const BATCH_MAX: usize = 500;
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {
     /// After this many failed deliveries an order is moved to the dead stream.
-    pub max_deliveries: u32,
+    pub deliveries_max: u32,
     /// An entry is taken over after it was idle for this long.
     pub takeover_idle: Duration,
     /// The delay between a failed delivery of an order and the next one; it doubles each time.

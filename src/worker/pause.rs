@@ -145,15 +145,17 @@ impl Pauses {
         self.lock()[partition.index()].pause.is_some()
     }
 
-    /// The reasons of all pauses, without duplicates.
-    pub fn reasons(&self) -> Vec<PauseReason> {
-        let mut reasons = Vec::new();
-        for reason in self.lock().iter().filter_map(|state| state.pause) {
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
+    /// The reason of each pause, once, with the numbers of its partitions.
+    pub fn by_reason(&self) -> Vec<(PauseReason, Vec<usize>)> {
+        let mut pauses: Vec<(PauseReason, Vec<usize>)> = Vec::new();
+        for (number, state) in self.lock().iter().enumerate() {
+            let Some(reason) = state.pause else { continue };
+            match pauses.iter_mut().find(|(found, _)| *found == reason) {
+                Some((_, partitions)) => partitions.push(number),
+                None => pauses.push((reason, vec![number])),
             }
         }
-        reasons
+        pauses
     }
 
     /// The kept orders, by partition number.

@@ -167,7 +167,7 @@ async fn operator_finishes_a_release_that_a_killed_worker_began() {
     env.sql().await.batch_execute(poison).await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
     let id: ReservationId = bad.reservation_id.parse().unwrap();
-    let settings = [("max_deliveries", "1")];
+    let settings = [("deliveries_max", "1")];
     let mut worker = Binary::serve_as("worker", &env, &settings, Some("after_void"));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;

@@ -133,7 +133,7 @@ async fn gauge_shows_the_size_of_the_difference() {
     let service = env.serve(Role::All, &[("audit_interval_ms", "100")]).await;
     service.create(product("shoe", 10)).await;
     let gauge = async |value: &str| {
-        let line = format!("yoink_conservation_error_units{{otel_scope_name=\"yoink\"}} {value}\n");
+        let line = format!("yoink_audit_differences{{otel_scope_name=\"yoink\"}} {value}\n");
         eventually(&line, async || {
             get(service.http, "/metrics").await.contains(&line).then_some(())
         })

@@ -153,7 +153,7 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
     sql.batch_execute(&tablespace).await.unwrap();
     sql.batch_execute("ALTER TABLE reservations SET TABLESPACE small").await.unwrap();
 
-    let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
+    let settings = [("backlog_max_entries", "200"), ("deliveries_max", "1")];
     let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 10_000)).await;
     let mut worker = Binary::serve_as("worker", &env, &settings, None);

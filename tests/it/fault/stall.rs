@@ -64,7 +64,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
     // The test steps two consumers: the first reads and then stalls.
     let settings =
-        [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("dead_letter_release", "manual")];
+        [("takeover_idle_ms", "100"), ("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let (slow, fast) = (env.app(&settings).await, env.app(&settings).await);
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;

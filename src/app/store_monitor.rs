@@ -54,7 +54,7 @@ impl Assessed {
 
 /// Checks both stores; clones share the reasons why nothing can be sold.
 #[derive(Clone)]
-pub(super) struct Watch {
+pub(super) struct StoreMonitor {
     stores: Stores,
     role: Role,
     /// Where calls are answered.
@@ -64,7 +64,7 @@ pub(super) struct Watch {
     assessed: Assessed,
 }
 
-impl Watch {
+impl StoreMonitor {
     /// Assesses both stores' settings.
     pub(super) async fn start(
         stores: Stores,
@@ -129,9 +129,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::warn!("this process is ready again");
+                    tracing::warn!("gRPC health is SERVING again");
                 } else {
-                    tracing::warn!("this process is not ready: {}", reasons.join("; "));
+                    tracing::warn!("gRPC health is NOT_SERVING: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;
