@@ -136,7 +136,7 @@ impl Rebuild<'_> {
                     tracing::error!(
                         reservation.id = %mismatch.id, column = mismatch.column,
                         "the ledger holds another order under this id: run `yoink audit`, and compare the row and \
-                         the entry (docs/operations.md, YoinkNotConserved)"
+                         the entry (docs/operations.md, YoinkAuditViolated)"
                     );
                 }
                 Ok(true)

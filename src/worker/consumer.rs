@@ -199,7 +199,7 @@ impl Consumer {
     async fn finish(&mut self, result: BatchResult) -> Result<(), Pause> {
         crash_point::reach("after_commit");
         for mismatch in &result.mismatched {
-            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
+            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkAuditViolated)");
         }
         self.unsettled = result.unfinished;
         let mut pause = result.pause;
