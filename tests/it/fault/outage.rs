@@ -232,7 +232,7 @@ async fn expired_deadline_leaves_the_outcome_unknown_and_the_reservation_finishe
         request_id: "r".to_owned(),
         ..Default::default()
     };
-    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
+    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as down.
     let status = service.reserve_within(Duration::from_millis(1500), request).await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),
