@@ -66,7 +66,7 @@ async fn k6_spike_meets_its_thresholds_on_a_sold_out_sale() {
     let rate = [("TARGET", target.as_str()), ("RATE", "300"), ("SECONDS", "3")];
     let metrics = k6("k6/spike.js", &rate).await;
     assert_eq!(counted(&metrics, "outcome_accepted"), 500);
-    assert!(counted(&metrics, "outcome_sold_out") > 0, "{metrics}");
+    assert!(counted(&metrics, "outcome_refused") > 0, "{metrics}");
     assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 500);
 }
 
@@ -91,7 +91,7 @@ async fn k6_rest_meets_its_thresholds_on_a_sold_out_sale() {
     let environment = [("TARGET", target.as_str()), ("RATE", "100"), ("SECONDS", "3")];
     let metrics = k6("k6/rest.js", &environment).await;
     assert_eq!(counted(&metrics, "outcome_accepted"), 100);
-    assert!(counted(&metrics, "outcome_sold_out") > 0, "{metrics}");
+    assert!(counted(&metrics, "outcome_refused") > 0, "{metrics}");
     assert_eq!(env.assert_audit_holds().await.products[0].confirmed, 100);
 }
 
