@@ -51,7 +51,7 @@ impl Recovery {
             }
             partitions.set_epoch(partition, None);
             if self.gateway.is_some() && partitions.is_selling(partition) {
-                // A script is under way; the epoch is left at the next refresh.
+                // A script is in progress; the epoch is left at the next refresh.
                 continue;
             }
             if let Some((epoch, seq)) = last {

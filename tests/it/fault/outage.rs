@@ -132,7 +132,7 @@ async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
     let report = env.assert_audit_holds().await;
     let sold = 10 - bought.remaining;
     assert_eq!(report.products[0].confirmed, sold);
-    assert!(sold <= 2, "only the one under way may have been taken");
+    assert!(sold <= 2, "only the one in progress may have been taken");
     worker.stop().await;
 }
 
