@@ -32,7 +32,7 @@ pub enum Verdict {
 
 /// One product's units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the terms of the design")]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct ProductUnits {
     pub product: ProductId,
     pub supply: i64,

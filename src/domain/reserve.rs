@@ -12,7 +12,7 @@ pub struct ReserveRequest {
     pub user: UserId,
     /// The request id, which belongs to this user and product.
     pub request: Option<RequestId>,
-    /// The trace of its order, as a W3C `traceparent`.
+    /// The span that reserved its unit, as a W3C `traceparent`; the span that stores the order joins its trace.
     pub traceparent: Option<String>,
 }
 

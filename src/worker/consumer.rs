@@ -166,7 +166,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// A rebuild has stored, voided or reported lost every order that was accepted before it (R8): no
+    /// A rebuild has stored, voided or counted as lost every order that was accepted before it (R8): no
     /// order of an earlier epoch may be stored under this one.
     fn drop_earlier_epochs(&mut self, epoch: Epoch) {
         let current = |pending: &PendingEntry| epoch_of(pending).is_none_or(|found| found >= epoch);
