@@ -17,7 +17,7 @@ pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
 const DOMAIN: &str = "yoink";
 
 /// The name of a status code, as gRPC spells it.
-pub(super) fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
