@@ -13,7 +13,7 @@ const RUN = __ENV.RUN || `${Date.now()}`;
 const RATE = Number(__ENV.RATE || 200);
 const SECONDS = Number(__ENV.SECONDS || 10);
 
-// Sold out is 409. It is expected, so it does not count as a failed request.
+// A refusal, such as "sold out", is 409. It is expected, so it does not count as a failed request.
 http.setResponseCallback(http.expectedStatuses(200, 202, 409));
 
 const limits = thresholds('http_req_duration');
@@ -36,7 +36,7 @@ export const options = {
 function outcome(response) {
   switch (response.status) {
     case 202: return 'accepted';
-    case 409: return 'sold_out';
+    case 409: return 'refused';
     // Also OVERLOADED with applied = maybe, which takes a unit: only with ack = replica or ledger.
     case 429: return 'shed';
     case 503: return 'unavailable';
@@ -51,5 +51,5 @@ export default function buy() {
   const body = JSON.stringify({ productId: PRODUCT, userId: `k6-${RUN}-${n}` });
   const headers = { 'content-type': 'application/json' };
   const response = http.post(`${TARGET}/orders`, body, { headers });
-  check(response, { 'accepted or sold out': () => count(outcome(response)) });
+  check(response, { 'accepted or refused': () => count(outcome(response)) });
 }

@@ -62,7 +62,7 @@ local function buckets_of(idempotency_window_ms, now_ms)
   return width_ms, math.ceil(idempotency_window_ms / width_ms), math.floor(now_ms / width_ms)
 end
 
--- Whether more than a first opening has been done with a partition that has a meta: a product was published, an order
+-- Whether more than a first opening has been done with a partition that has a meta: a product was written, an order
 -- accepted, or a rebuild begun. The ledger had the partition open before. keys are those of open.lua.
 local function in_use(keys)
   local meta = redis.call('HMGET', keys[1], 'status', 'seq')

@@ -9,9 +9,9 @@
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one per request:
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
---   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
---   sold_out | limit_reached <limit> | not_open <opens_at_ms> | ended <closes_at_ms> | ended | stopped
---   unknown_product | backlog_full <entries removed from the stream in this epoch>
+--   lost_or_unknown <epoch>-<seq> <random>   this request id's order was accepted before, and lost
+--   sold_out | limit_reached <limit> | sale_not_open <opens_at_ms> | sale_closed <closes_at_ms> | sale_closed
+--   sale_stopped | product_not_found | backlog_full <entries removed from the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
 -- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
@@ -102,12 +102,12 @@ local backlog = redis.call('XLEN', KEYS[6])
 -- the same answer when the request is repeated.
 local function refusal(r)
   local product = catalogue[r.product]
-  if not product then return 'unknown_product' end
-  if product.status == 'stopped' then return 'stopped' end
-  if product.status ~= 'on_sale' then return 'ended' end
+  if not product then return 'product_not_found' end
+  if product.status == 'stopped' then return 'sale_stopped' end
+  if product.status ~= 'on_sale' then return 'sale_closed' end
   if backlog >= backlog_max then return 'backlog_full ' .. text(seq - backlog) end
-  if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
-  if product.closes > 0 and product.closes <= now_ms then return 'ended ' .. text(product.closes) end
+  if product.opens > now_ms then return 'sale_not_open ' .. text(product.opens) end
+  if product.closes > 0 and product.closes <= now_ms then return 'sale_closed ' .. text(product.closes) end
   if r.bought_field and bought[r.bought_field] >= product.limit then return 'limit_reached ' .. text(product.limit) end
   if stock[r.product] <= 0 then return 'sold_out' end
   return nil
@@ -134,7 +134,7 @@ for _, r in ipairs(requests) do
   elseif record then
     answer = 'duplicate ' .. record .. ' ' .. text(stock[r.product])
   elseif r.request_field and lost[r.request_field] then
-    answer = 'lost ' .. lost[r.request_field]
+    answer = 'lost_or_unknown ' .. lost[r.request_field]
   else
     answer = refusal(r)
   end

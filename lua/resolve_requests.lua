@@ -1,6 +1,6 @@
 -- Resolves request ids that Redis remembered before a rebuild and that are not those of confirmed orders: removes them
 -- from the hash that begin_rebuild.lua set aside. Those whose order is in neither store are remembered as lost:
--- reserve.lua answers a repeated request with 'lost' and takes no unit.
+-- reserve.lua answers a repeated request with 'lost_or_unknown' and takes no unit.
 --
 -- KEYS  1 meta  2 lost  3 (given) the hash that was set aside
 -- ARGV  1 '<epoch> <deployment>'  2 until when lost ids are remembered, ms since 1970

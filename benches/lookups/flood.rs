@@ -20,7 +20,7 @@ use yoink::{
     grpc::pb::{GetReservationRequest, inventory_service_client::InventoryServiceClient},
 };
 
-/// Calls that share a connection; half of what a connection may have under way.
+/// Calls that share a connection; half of what a connection may have in progress.
 const CALLS_PER_CONNECTION: u32 = 500;
 /// As many as the service has.
 const PARTITIONS: u16 = 2;
@@ -54,7 +54,7 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Starts it, and returns once all its calls are under way.
+    /// Starts it, and returns once all its calls are in progress.
     pub fn start(service: SocketAddr, lookups: u32, retry: Retry) -> Self {
         let mut command = Command::new("setpriv");
         // Callers are on other machines: theirs is the last process to get a processor.

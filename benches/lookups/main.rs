@@ -91,7 +91,9 @@ async fn bench() {
     let mut service = Binary::serve(&env, &[("postgres_url", &url)], None);
     service.channel().await;
     proxy.delay(DELAY_EACH_WAY, DELAY_EACH_WAY);
-    println!("{orders} orders a run; {lookups} look-ups under way in a flood; Postgres 5 ms away");
+    println!(
+        "{orders} orders a run; {lookups} look-ups in progress in a flood; Postgres 5 ms away"
+    );
     println!(
         "{:>6} {:>8} {:>10} {:>7} {:>11} {:>11} {:>11} {:>8}",
         "round", "flood", "stored/s", "ratio", "stop", "answered/s", "refused/s", "other/s"

@@ -42,7 +42,7 @@ async fn column(generation: Generation, sizes: &Sizes) -> anyhow::Result<Column>
         flash_sale: run(Situation::FlashSale).await?,
         key_expires: run(Situation::KeyExpires).await?,
         plenty: run(Situation::Plenty).await?,
-        postgres_away: run(Situation::PostgresAway).await?,
+        postgres_down: run(Situation::PostgresDown).await?,
     })
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Column {
     pub(crate) flash_sale: Measured,
     pub(crate) key_expires: Measured,
     pub(crate) plenty: Measured,
-    pub(crate) postgres_away: Measured,
+    pub(crate) postgres_down: Measured,
 }
 
 fn title<S: Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
@@ -81,12 +81,12 @@ impl Column {
     /// What contradicts the case study, which states that the first design oversells, the third loses units, the fourth
     /// oversells and loses accepted orders, and this program does none of these.
     fn contradictions(&self) -> Vec<&'static str> {
-        let away = &self.postgres_away;
-        let runs = [&self.flash_sale, &self.key_expires, &self.plenty, away];
+        let down = &self.postgres_down;
+        let runs = [&self.flash_sale, &self.key_expires, &self.plenty, down];
         let shows_fault = match self.generation {
             Generation::ReadThenWrite => self.flash_sale.oversold > 0,
-            Generation::SynchronousWrite => away.units_lost > 0,
-            Generation::Queue => self.key_expires.oversold > 0 && away.accepted_lost > 0,
+            Generation::SynchronousWrite => down.units_lost > 0,
+            Generation::Queue => self.key_expires.oversold > 0 && down.accepted_lost > 0,
             Generation::OneStatement | Generation::ThisProgram => true,
         };
         let never_oversells = match self.generation {
@@ -135,16 +135,16 @@ impl Report {
         row(format!("{many} units, the stock key expires: oversold"), &|c| {
             whole(c.key_expires.oversold)
         });
-        row("accepted, best second".to_owned(), &|c| whole(c.plenty.peak_accepted));
+        row("accepted, peak rate".to_owned(), &|c| whole(c.plenty.peak_accepted));
         row("stored, per second".to_owned(), &|c| rounded(c.plenty.stored_per_second));
         row("connection errors".to_owned(), &|c| {
             whole(undisturbed(c).iter().map(|run| run.connection_errors).sum())
         });
         row("error rate".to_owned(), &|c| error_rate(&undisturbed(c)));
-        let away = format!("Postgres away for {seconds} s");
-        row(format!("{away}: accepted orders lost"), &|c| whole(c.postgres_away.accepted_lost));
-        row(format!("{away}: units lost"), &|c| whole(c.postgres_away.units_lost));
-        row(format!("{away}: error rate"), &|c| error_rate(&[&c.postgres_away]));
+        let down = format!("Postgres down for {seconds} s");
+        row(format!("{down}: accepted orders lost"), &|c| whole(c.postgres_down.accepted_lost));
+        row(format!("{down}: units lost"), &|c| whole(c.postgres_down.units_lost));
+        row(format!("{down}: error rate"), &|c| error_rate(&[&c.postgres_down]));
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -158,7 +158,7 @@ impl Report {
         fs::write(dir.join("table.md"), format!("{}\n", self.table()))?;
         fs::write(dir.join("oversold.svg"), self.oversold_plot())?;
         fs::write(dir.join("rates.svg"), self.rates_plot())?;
-        fs::write(dir.join("postgres-away.svg"), self.away_plot())?;
+        fs::write(dir.join("postgres-down.svg"), self.down_plot())?;
         Ok(())
     }
 
@@ -197,13 +197,13 @@ impl Report {
             let parts = vec![(stored, "good")];
             bars.push(Bar { label: String::new(), parts, text: rounded(stored) });
         }
-        let legend = [("accepted", "accepted, best second"), ("good", "stored, on average")];
+        let legend = [("accepted", "accepted, peak rate"), ("good", "stored, on average")];
         plot::bars("Orders per second", &legend, &[("plenty of units".to_owned(), bars)])
     }
 
-    fn away_plot(&self) -> String {
+    fn down_plot(&self) -> String {
         let panels = self.designs.iter().map(|column| {
-            let run = &column.postgres_away;
+            let run = &column.postgres_down;
             let sums = |count: fn(&Second) -> u64| -> Vec<u64> {
                 let mut sum = 0;
                 let counts = run.seconds.iter().map(count);
@@ -227,7 +227,7 @@ impl Report {
         let shade = Shade {
             from: u64::from(self.sizes.seconds),
             to: 2 * u64::from(self.sizes.seconds),
-            label: "Postgres is away",
+            label: "Postgres is down",
         };
         let legend = [("accepted", "accepted"), ("good", "stored in Postgres")];
         let title = "Orders by the second since the start";

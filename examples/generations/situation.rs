@@ -42,10 +42,10 @@ pub(crate) struct Sizes {
     /// Calls of the flash sale.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub(crate) attempts: u64,
-    /// How long Postgres is away, and how long the run with plenty of units lasts.
+    /// How long Postgres is down, and how long the run with plenty of units lasts.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub(crate) seconds: u32,
-    /// Calls per second in the run in which Postgres is away.
+    /// Calls per second in the run in which Postgres is down.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: u32,
 }
@@ -60,7 +60,7 @@ pub(crate) enum Situation {
     /// Every call can be accepted.
     Plenty,
     /// Every call can be accepted, and Postgres is stopped in the second third of the run.
-    PostgresAway,
+    PostgresDown,
 }
 
 /// What a second of a run brought.
@@ -82,7 +82,7 @@ pub(crate) struct Measured {
     /// Calls that were neither accepted nor refused because the product was sold out.
     pub(crate) errors: u64,
     pub(crate) p95_ms: f64,
-    /// Accepted calls in the best second.
+    /// Accepted calls in the fastest second.
     pub(crate) peak_accepted: u64,
     /// Orders per second, from the first call until the last order was stored.
     pub(crate) stored_per_second: f64,
@@ -106,7 +106,7 @@ impl Situation {
             Self::FlashSale => "a flash sale",
             Self::KeyExpires => "a sale in which the stock key expires",
             Self::Plenty => "plenty of units",
-            Self::PostgresAway => "Postgres is away for a moment",
+            Self::PostgresDown => "Postgres is down for a moment",
         }
     }
 
@@ -114,14 +114,14 @@ impl Situation {
         match self {
             Self::FlashSale => sizes.units,
             Self::KeyExpires => sizes.units * 10,
-            Self::Plenty | Self::PostgresAway => PLENTY,
+            Self::Plenty | Self::PostgresDown => PLENTY,
         }
     }
 
     fn stock_expiry(self, sizes: &Sizes) -> Duration {
         match self {
             Self::KeyExpires => seconds(sizes) / 2,
-            Self::FlashSale | Self::Plenty | Self::PostgresAway => STOCK_EXPIRY,
+            Self::FlashSale | Self::Plenty | Self::PostgresDown => STOCK_EXPIRY,
         }
     }
 
@@ -136,10 +136,10 @@ impl Situation {
             Self::FlashSale => None,
             Self::KeyExpires => Some(2 * seconds(sizes)),
             Self::Plenty => Some(seconds(sizes)),
-            Self::PostgresAway => Some(3 * seconds(sizes)),
+            Self::PostgresDown => Some(3 * seconds(sizes)),
         };
         plan.calls = (self == Self::FlashSale).then_some(sizes.attempts);
-        if self == Self::PostgresAway {
+        if self == Self::PostgresDown {
             plan.pace = Pace::Open { rate: f64::from(sizes.rate) };
         }
         Ok(plan)
@@ -162,9 +162,9 @@ pub(crate) async fn measure(
     let plan = situation.plan(sizes, running.address.to_string())?;
     let started_ms = now_ms()?;
     let load = load::run(plan, CancellationToken::new(), |_| {});
-    let report = if situation == Situation::PostgresAway {
-        let (report, away) = tokio::join!(load, postgres_away(&stores, seconds(sizes)));
-        away?;
+    let report = if situation == Situation::PostgresDown {
+        let (report, down) = tokio::join!(load, postgres_down(&stores, seconds(sizes)));
+        down?;
         report?
     } else {
         load.await?
@@ -179,7 +179,7 @@ pub(crate) async fn measure(
 }
 
 /// Stops Postgres for a time, after the same time.
-async fn postgres_away(stores: &Stores, time: Duration) -> anyhow::Result<()> {
+async fn postgres_down(stores: &Stores, time: Duration) -> anyhow::Result<()> {
     let started = tokio::time::Instant::now();
     sleep_until(started + time).await;
     stores.stop_postgres().await?;

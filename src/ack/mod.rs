@@ -57,7 +57,7 @@ impl AckSettings {
 /// The ack levels that the stores can give now, by their own settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AvailableAcks {
-    /// Redis answers after its log is on the disk.
+    /// Redis answers after its append-only file is on the disk.
     pub disk: bool,
     /// Replicas that are connected and up to date with Redis.
     pub replicas: u32,

@@ -9,7 +9,7 @@ use tokio::sync::{
 
 use super::AckError;
 
-/// The most calls that wait for the same kind of answer: far more than may be under way at once.
+/// The most calls that wait for the same kind of answer: far more than may be in progress at once.
 const WAITING_MAX: usize = 65_536;
 /// The most calls that join at a time.
 const BATCH_MAX: usize = 4096;

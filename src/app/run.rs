@@ -28,7 +28,7 @@ const PENDING_RESETS_MIN: u32 = 20;
 const LOCAL_RESETS_MAX: usize = 1024;
 
 impl App {
-    /// Serves until `shutdown`, then ends in order: new calls are refused, the calls under way are answered, the
+    /// Serves until `shutdown`, then ends in order: new calls are refused, the calls in progress are answered, the
     /// batches that workers hold are stored. The rest waits in the streams. Takes at most 9 seconds, and the caller then
     /// sends the last spans. Fails when a server fails, or a task panicked.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -166,7 +166,7 @@ fn server(config: &Config) -> Server {
     let max_streams = config.connection_max_streams;
     // A client may cancel all of its calls at once, and no more.
     let pending_resets = usize::try_from(max_streams.max(PENDING_RESETS_MIN));
-    // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls under way. Without it the
+    // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls in progress. Without it the
     // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
     let server = match config.connection_max_age_ms {
         0 => Server::builder(),

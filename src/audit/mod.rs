@@ -32,7 +32,7 @@ pub enum Verdict {
 
 /// One product's units.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the terms of the design")]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct ProductUnits {
     pub product: ProductId,
     pub supply: i64,
@@ -83,7 +83,7 @@ pub struct Auditor {
     streams: Streams,
     ledger: Ledger,
     idempotency_window_ms: u64,
-    /// Held by the audit under way: each reads the whole ledger.
+    /// Held by the audit in progress: each reads the whole ledger.
     lock: Arc<Mutex<()>>,
 }
 
@@ -93,7 +93,7 @@ impl Auditor {
         Self { streams, ledger, idempotency_window_ms, lock: Arc::default() }
     }
 
-    /// Audits every partition, after any audit of a clone that is under way. Never fails: what cannot be read is
+    /// Audits every partition, after any audit of a clone that is in progress. Never fails: what cannot be read is
     /// reported as unknown. When the future is dropped, Postgres ends the query as well.
     pub async fn audit(&self) -> Report {
         let _lock = self.lock.lock().await;

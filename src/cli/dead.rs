@@ -80,7 +80,7 @@ fn time(ms: i64) -> anyhow::Result<Timestamp> {
 
 fn list_table() -> Table {
     let mut table = Table::new();
-    table.set_header(["dead key", "product", "moved at", "SQLSTATE", "reason"]);
+    table.set_header(["dead key", "product", "moved at", "SQLSTATE", "moved reason"]);
     table
 }
 
@@ -114,7 +114,7 @@ async fn list(stores: &Stores, filter: DeadFilter) -> anyhow::Result<()> {
 }
 
 /// What the fields of a dead entry are called here.
-const FIELD_NAMES: [(&str, &str); 13] = [
+const FIELD_NAMES: [(&str, &str); 14] = [
     ("v", "format"),
     ("p", "product"),
     ("u", "user"),
@@ -126,6 +126,7 @@ const FIELD_NAMES: [(&str, &str); 13] = [
     ("c", "traceparent"),
     ("id", "entry id"),
     ("rid", "dead key"),
+    ("reason", "moved reason"),
     ("sqlstate", "SQLSTATE"),
     ("at", "moved at"),
 ];

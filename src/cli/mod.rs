@@ -193,8 +193,8 @@ async fn serve(
 async fn check(config: &Config, connect: bool) -> anyhow::Result<ExitCode> {
     connections_max(config)?;
     output::line(config)?;
-    if let Some(note) = config.ignored.kubernetes() {
-        output::line(format!("# {note}"))?;
+    if let Some(ignored) = config.ignored.kubernetes() {
+        output::line(format!("# {ignored}"))?;
     }
     if !connect {
         return Ok(ExitCode::SUCCESS);

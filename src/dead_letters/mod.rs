@@ -45,7 +45,7 @@ pub enum EntryOutcome {
     Stored,
     /// Nothing: the order was stored, or voided and released, by another caller or by a rebuild.
     AlreadyDecided,
-    /// The ledger refused the order again; the entry stays dead.
+    /// The ledger rejected the order again, or holds another order under its id; the entry stays in dead.
     Refused,
     /// This program did not write the entry; it stays.
     Unrecognized,

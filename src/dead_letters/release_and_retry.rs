@@ -59,7 +59,7 @@ impl DeadLetters {
         let retried = match self.ledger.retry(partition, epoch, &order, by).await {
             Err(LedgerError::Rejected { .. }) => None,
             Ok(stored) if !stored.mismatched.is_empty() => {
-                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id, and the dead entry stays: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
+                tracing::error!(reservation.id = %order.id, differs = ?stored.mismatched, "the ledger holds another order under this id, and the dead entry stays: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkAuditViolated)");
                 None
             }
             retried => Some(retried?),

@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn order_that_always_fails_is_tried_max_deliveries_times() {
+    fn order_that_always_fails_is_tried_deliveries_max_times() {
         for max in 1..6 {
             let mut deliveries = 1;
             let mut attempts = 1;

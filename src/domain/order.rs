@@ -12,7 +12,7 @@ pub struct Order {
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.
     pub reserved_at_ms: i64,
-    /// The trace of its commit, as a W3C `traceparent`.
+    /// The span that reserved its unit, as a W3C `traceparent`; the span that stores the order joins its trace.
     pub traceparent: Option<String>,
 }
 

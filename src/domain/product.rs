@@ -142,7 +142,7 @@ pub struct ProductWithSold {
 
 /// Units that a user has bought of a product with a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the terms of the design")]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct Bought {
     pub user: UserId,
     pub product: ProductId,

@@ -12,7 +12,7 @@ pub struct ReserveRequest {
     pub user: UserId,
     /// The request id, which belongs to this user and product.
     pub request: Option<RequestId>,
-    /// The trace of its order, as a W3C `traceparent`.
+    /// The span that reserved its unit, as a W3C `traceparent`; the span that stores the order joins its trace.
     pub traceparent: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub enum Outcome {
     /// This request had been accepted before; nothing was taken now.
     Duplicate(Receipt),
     /// This request had been accepted before, and its order was lost because a store lost data.
-    Lost(ReservationId),
+    LostOrUnknown(ReservationId),
     /// No unit is left.
     SoldOut,
     /// The user has bought the units that one user may buy.
@@ -53,19 +53,19 @@ pub enum Outcome {
         limit: u32,
     },
     /// The sale has not begun.
-    NotOpen {
+    SaleNotOpen {
         /// When it begins, in milliseconds since 1970.
         opens_at_ms: i64,
     },
     /// The sale has ended.
-    Ended {
+    SaleClosed {
         /// When it ended, in milliseconds since 1970; `None` if the product is no longer offered.
         closes_at_ms: Option<i64>,
     },
     /// An operator stopped the sale.
-    Stopped,
+    SaleStopped,
     /// Redis knows no such product.
-    UnknownProduct,
+    ProductNotFound,
     /// Too many accepted orders wait to be stored.
     BacklogFull {
         /// When to try again, estimated from the rate at which the stream drains.

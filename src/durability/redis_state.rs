@@ -222,7 +222,7 @@ pub(crate) struct AofCompleteness {
 impl AofCompleteness {
     /// Whether a restart would find everything in the file. After `CONFIG SET appendonly yes`, Redis writes to a
     /// temporary file until the first rewrite has ended, and INFO shows that as it shows an ordinary rewrite. So a
-    /// rewrite counts as the first one if it was under way when this process read INFO first, or if it began
+    /// rewrite counts as the first one if it was in progress when this process read INFO first, or if it began
     /// together with a CONFIG SET.
     fn check(&mut self, state: &RedisState) -> bool {
         let now = state.run_id.clone().map(|run_id| (run_id, state.config_set_calls));
@@ -352,7 +352,7 @@ mod tests {
             );
             assessed.mode
         };
-        assert_eq!(mode(&rewriting, 0), "memory", "under way before the first check");
+        assert_eq!(mode(&rewriting, 0), "memory", "in progress before the first check");
         assert_eq!(mode(&scheduled, 0), "memory", "to be tried again");
         assert_eq!(mode(HEALTHY, 0), "always");
         assert_eq!(mode(&rewriting, 0), "always", "an ordinary one");

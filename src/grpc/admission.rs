@@ -1,4 +1,4 @@
-//! The limits of buyers: calls under way at once, and calls of each user per second.
+//! The limits of buyers: calls in progress at once, and calls of each user per second.
 
 use std::{sync::Arc, time::Duration};
 

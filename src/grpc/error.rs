@@ -136,20 +136,22 @@ impl ApiError {
         Err(match outcome {
             Outcome::Accepted(receipt) => return Ok((receipt, false)),
             Outcome::Duplicate(receipt) => return Ok((receipt, true)),
-            Outcome::Lost(id) => Self { applied: Some(Applied::No), ..Self::reservation_lost(id) },
+            Outcome::LostOrUnknown(id) => {
+                Self { applied: Some(Applied::No), ..Self::reservation_lost(id) }
+            }
             Outcome::SoldOut => Reason::SoldOut.into(),
             Outcome::LimitReached { limit } => {
                 Self::with(Reason::LimitReached, [("limit", limit.to_string())])
             }
-            Outcome::NotOpen { opens_at_ms } => {
+            Outcome::SaleNotOpen { opens_at_ms } => {
                 Self::with(Reason::SaleNotOpen, [("opens_at", time(opens_at_ms))])
             }
-            Outcome::Ended { closes_at_ms: None } => Reason::SaleClosed.into(),
-            Outcome::Ended { closes_at_ms: Some(at) } => {
+            Outcome::SaleClosed { closes_at_ms: None } => Reason::SaleClosed.into(),
+            Outcome::SaleClosed { closes_at_ms: Some(at) } => {
                 Self::with(Reason::SaleClosed, [("closes_at", time(at))])
             }
-            Outcome::Stopped => Reason::SaleStopped.into(),
-            Outcome::UnknownProduct => Reason::ProductNotFound.into(),
+            Outcome::SaleStopped => Reason::SaleStopped.into(),
+            Outcome::ProductNotFound => Reason::ProductNotFound.into(),
             Outcome::BacklogFull { retry_after } => {
                 Self { delay: Some(retry_after), ..Reason::BacklogFull.into() }
             }

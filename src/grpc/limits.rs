@@ -35,7 +35,7 @@ pub struct Limits {
     pub require_request_id: bool,
 }
 
-/// A number of calls per second for each key, and as many at once after a pause. Clones share the count.
+/// The maximum number of calls per second for each key; all of them may come in one burst. Clones share the count.
 #[derive(Clone)]
 pub(super) struct RateLimit<K: Hash + Eq + Clone> {
     /// `None`: no limit.

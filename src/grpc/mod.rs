@@ -28,6 +28,7 @@ use tonic::{
 };
 use tower::layer::layer_fn;
 
+pub(crate) use self::status::code_name;
 use self::{
     address_limit::AddressLimit, admin::Admin, admission::Admission, inventory::Inventory,
     reset_on_error::ResetOnError, storefront::Storefront,

@@ -101,7 +101,7 @@ impl Service<Request<Body>> for Observed {
     }
 }
 
-/// A call under way. It is recorded when it is dropped: also when its client cancels it.
+/// A call in progress. It is recorded when it is dropped: also when its client cancels it.
 struct Call {
     method: &'static str,
     started: Instant,

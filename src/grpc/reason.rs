@@ -104,7 +104,7 @@ reasons! {
     RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay
         "this {limited} calls too often: retry in {retry_delay}";
     Overloaded "OVERLOADED": ResourceExhausted 429 PerError AfterDelay
-        "too many calls are under way";
+        "too many calls are in progress";
     BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
         "too many accepted orders wait to be stored: retry in {retry_delay}";
     AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay

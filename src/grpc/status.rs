@@ -17,7 +17,7 @@ pub(super) const HTTP_STATUS: &str = "x-yoink-http-status";
 const DOMAIN: &str = "yoink";
 
 /// The name of a status code, as gRPC spells it.
-pub(super) fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -122,8 +122,8 @@ mod tests {
         let mut errors: Vec<(ApiError, &'static [&'static str])> = vec![
             (ApiError::bad_field("user_id", "must not be empty"), &[]),
             (refusal(Outcome::LimitReached { limit: 2 }), &["limit"]),
-            (refusal(Outcome::NotOpen { opens_at_ms }), &["opens_at"]),
-            (refusal(Outcome::Ended { closes_at_ms }), &[]),
+            (refusal(Outcome::SaleNotOpen { opens_at_ms }), &["opens_at"]),
+            (refusal(Outcome::SaleClosed { closes_at_ms }), &[]),
             (refusal(Outcome::BacklogFull { retry_after: wait }), &["retry_delay"]),
             (ApiError::too_many_units(), &["limit"]),
             (ApiError::supply_differs(5, 9), &["field", "units"]),
@@ -218,7 +218,7 @@ mod tests {
     fn lost_reservation_states_no_effect_only_if_the_call_did_not_make_it() {
         let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
         for (error, applied) in [
-            (ApiError::accepted_or_refused(Outcome::Lost(id)).unwrap_err(), Some("no")),
+            (ApiError::accepted_or_refused(Outcome::LostOrUnknown(id)).unwrap_err(), Some("no")),
             // Envoy repeats the calls that state `no`. This one took a unit, and its request id is free again.
             (AckError::Lost(id).into(), None),
         ] {

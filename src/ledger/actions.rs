@@ -27,7 +27,7 @@ pub enum RecordedAction {
     Finish,
     /// Stored the order.
     Retry,
-    /// Tried to store the order, and the ledger refused it again.
+    /// Tried to store the order: the ledger rejected it again, or holds another order under its id.
     Refused,
     /// Removed the dead entry of an order that is stored.
     Discard,

@@ -1,4 +1,4 @@
-//! The ledger's part of an audit: what it holds, compared with a cut of one partition's stream.
+//! The ledger's part of an audit: what it holds, compared with the cut of one partition.
 
 use std::collections::HashMap;
 

@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// What became of a call: `accepted`, `duplicate`, `ok` (an empty call), the reason of a refusal (`SOLD_OUT`), the gRPC
-/// status of an error without reason (`Unavailable`), or why there was no answer (`timeout`).
+/// status of an error without reason (`UNAVAILABLE`), or why there was no answer (`timeout`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Outcome {
     /// Its group.

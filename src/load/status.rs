@@ -5,6 +5,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use super::outcome::{Kind, Outcome};
+use crate::grpc::code_name;
 
 const GRPC_STATUS: &str = "grpc-status";
 const DETAILS: &str = "grpc-status-details-bin";
@@ -59,7 +60,7 @@ fn outcome(headers: &HeaderMap) -> Outcome {
     let refused = i32::from(status.code()) == FAILED_PRECONDITION;
     let kind = if refused { Kind::Refused } else { Kind::Failed };
     let info = status.get_details_error_info();
-    let name = info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason);
+    let name = info.map_or_else(|| code_name(status.code()).to_owned(), |info| info.reason);
     Outcome::new(kind, &name)
 }
 
@@ -98,7 +99,7 @@ mod tests {
             let unavailable = headers(14, None);
             assert_eq!(
                 found(&mut statuses, &unavailable),
-                (Kind::Failed, "Unavailable".to_owned())
+                (Kind::Failed, "UNAVAILABLE".to_owned())
             );
         }
         let mut ok = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! The rebuilds that this process has under way, and when it tries again after one that failed.
+//! The rebuilds that this process has in progress, and when it tries again after one that failed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,7 +37,7 @@ fn retry_delay(last: Option<Duration>, not_ready: bool) -> Duration {
     last.map_or(RETRY_DELAY, |last| last * 2).min(max)
 }
 
-/// Rebuilds under way, and the last attempt at each partition that is fenced.
+/// Rebuilds in progress, and the last attempt at each partition that is fenced.
 pub(super) struct Attempts {
     /// Cancelled when this is dropped.
     running: JoinSet<(Partition, Result<Option<Rebuilt>, RebuildError>)>,
@@ -55,7 +55,7 @@ impl Attempts {
         Self { running, busy, last, logged, progress_logged: None, status }
     }
 
-    /// Starts a rebuild, unless one is under way, the last one was a moment ago, or too many are under way.
+    /// Starts a rebuild, unless one is in progress, the last one was a moment ago, or too many are in progress.
     pub(super) fn start(&mut self, recovery: &Recovery, row: PartitionRow) {
         let partition = row.partition;
         let last = self.last.get(&partition);

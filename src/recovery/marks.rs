@@ -26,9 +26,9 @@ pub(super) struct Reported {
 }
 
 impl Recovery {
-    /// Takes the epochs from the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
+    /// Applies the epochs of the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
     /// begun, this gateway is recorded without a mark, so that a count knows which gateways are missing.
-    pub(super) async fn take_epochs_from_ledger(
+    pub(super) async fn apply_epochs(
         &self,
         rows: &[PartitionRow],
         reported: &mut Reported,
@@ -51,7 +51,7 @@ impl Recovery {
             }
             partitions.set_epoch(partition, None);
             if self.gateway.is_some() && partitions.is_selling(partition) {
-                // A script is under way; the epoch is left at the next refresh.
+                // A script is in progress; the epoch is left at the next refresh.
                 continue;
             }
             if let Some((epoch, seq)) = last {

@@ -54,7 +54,7 @@ pub struct Recovery {
     /// The name of this process, if it accepts reservations.
     gateway: Option<String>,
     status: Status,
-    /// Held while epochs are taken from the ledger, so that an older read cannot undo a newer one.
+    /// Held while the epochs of the ledger are applied, so that an older read cannot undo a newer one.
     reported: Arc<tokio::sync::Mutex<Reported>>,
     /// Postgres refuses to report its timeline.
     timeline_refused: Arc<AtomicBool>,
@@ -90,13 +90,13 @@ impl Recovery {
         Self { gateway: Some(name), ..self }
     }
 
-    /// Reads the partitions from the ledger, opens the new ones, and takes the epochs of all from it.
+    /// Reads the partitions from the ledger, opens the new ones, and applies the epochs of all.
     /// After an error nothing has changed.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
         let rows = self.ledger.partitions(self.deployment.partitions).await?;
         let rows = self.open_new(rows).await?;
-        self.take_epochs_from_ledger(&rows, &mut reported).await
+        self.apply_epochs(&rows, &mut reported).await
     }
 
     /// Refreshes until stopped.

@@ -61,8 +61,8 @@ impl Recovery {
             }
         };
         match opening {
-            // Superseded: the process that took a higher epoch opens it. In use: if the ledger lost the opening, the
-            // watch for fenced partitions finds it and reports it.
+            // Superseded: the process that has a higher epoch opens it. In use: if the ledger lost the opening,
+            // `check_fenced` finds it and reports it.
             Ok(Opening::Opened | Opening::Superseded | Opening::InUse) => {}
             Ok(Opening::OtherDeployment(key)) => self.report_unopened(
                 partition,

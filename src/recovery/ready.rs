@@ -16,8 +16,8 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 }
 
 impl Recovery {
-    /// Checks that Redis holds data of this deployment and accepts writes, that every entry in the streams can be read,
-    /// and that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows;
+    /// Checks that Redis holds no data of another deployment and accepts writes, that every entry in the streams can be
+    /// read, and that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows;
     /// `None` for a new partition of which neither knows that it was open: it is opened, not rebuilt.
     pub(super) async fn check_ready(
         &self,

@@ -21,7 +21,7 @@ const ROWS: usize = 5000;
 /// The most lost orders that a rebuild names.
 const NAMED_MAX: usize = 50;
 /// Why an order is voided that was not moved to the dead stream.
-const REFUSED: &str = "refused while its partition was rebuilt";
+const REFUSED: &str = "rejected by the ledger while its partition was rebuilt";
 /// Such an order is not stored: its buyer may have bought again since.
 const COUNTED_AS_LOST: &str = "accepted in an epoch that had ended and counted as lost; \
      found again in restored data of Redis";
@@ -136,12 +136,12 @@ impl Rebuild<'_> {
                     tracing::error!(
                         reservation.id = %mismatch.id, column = mismatch.column,
                         "the ledger holds another order under this id: run `yoink audit`, and compare the row and \
-                         the entry (docs/operations.md, YoinkNotConserved)"
+                         the entry (docs/operations.md, YoinkAuditViolated)"
                     );
                 }
                 Ok(true)
             }
-            // The supply is exceeded, or this order itself is refused: it cannot be stored although Redis accepted it.
+            // The supply is exceeded, or this order itself is rejected: it cannot be stored although Redis accepted it.
             Err(LedgerError::Rejected { .. } | LedgerError::Inconsistent { .. }) => Ok(false),
             Err(error) => Err(error),
         }

@@ -1,6 +1,6 @@
 //! One connection to Redis at a time, replaced as soon as it cannot be used: it was closed, Redis does not answer on it,
-//! or its server is a replica. The address is resolved again for each. Requests that are under way on a connection that
-//! is replaced still get their answers from it.
+//! or its server is a replica. The address is resolved again for each. Requests that are in progress on a connection
+//! that is replaced still get their answers from it.
 //!
 //! Must never: send a request twice.
 

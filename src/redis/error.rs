@@ -21,7 +21,8 @@ impl Applied {
     }
 }
 
-/// Why a partition is fenced.
+/// Why a partition is fenced. The first six are answers of `lua/fence.lua`; `Closed` also means that the ledger has the
+/// partition closed. This process finds the other six.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each has its message")]
 pub enum FenceReason {

@@ -1,4 +1,4 @@
-//! Collects requests while the batch before them is under way.
+//! Collects requests while the batch before them is in progress.
 //!
 //! There is no timer. An idle batcher sends a request at once; a busy one sends all that arrived meanwhile together.
 

@@ -87,7 +87,7 @@ impl Stock {
     }
 
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
-    /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
+    /// queued it is decided even if the caller is dropped while it is in progress. Of the errors, only `Abandoned`,
     /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` mean that the outcome is unknown.
     pub async fn reserve(&self, mut request: ReserveRequest) -> Decision {
         let partition = self.partitions.count().of(&request.product);

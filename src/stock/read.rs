@@ -1,4 +1,4 @@
-//! Live stock. A reader joins a read that has not been sent yet, never one under way: a buyer must see
+//! Live stock. A reader joins a read that has not been sent yet, never one in progress: a buyer must see
 //! the stock after its own purchase. Redis answers one read at a time per partition, however many readers wait.
 
 use std::{

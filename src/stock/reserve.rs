@@ -142,13 +142,13 @@ fn label(decision: &Decision) -> &'static str {
     match decision {
         Ok(Outcome::Accepted(_)) => "accepted",
         Ok(Outcome::Duplicate(_)) => "duplicate",
-        Ok(Outcome::Lost(_)) => "lost_or_unknown",
+        Ok(Outcome::LostOrUnknown(_)) => "lost_or_unknown",
         Ok(Outcome::SoldOut) => "sold_out",
         Ok(Outcome::LimitReached { .. }) => "limit_reached",
-        Ok(Outcome::NotOpen { .. }) => "sale_not_open",
-        Ok(Outcome::Ended { .. }) => "sale_closed",
-        Ok(Outcome::Stopped) => "sale_stopped",
-        Ok(Outcome::UnknownProduct) => "product_not_found",
+        Ok(Outcome::SaleNotOpen { .. }) => "sale_not_open",
+        Ok(Outcome::SaleClosed { .. }) => "sale_closed",
+        Ok(Outcome::SaleStopped) => "sale_stopped",
+        Ok(Outcome::ProductNotFound) => "product_not_found",
         Ok(Outcome::BacklogFull { .. }) => "backlog_full",
         Err(_) => "undecided",
     }
@@ -173,16 +173,18 @@ fn decode(
             let id = ReservationId::from_entry(partition, entry_id, random)?;
             Outcome::Duplicate(receipt(id, at, remaining)?)
         }
-        ("lost", [entry_id, random]) => {
-            Outcome::Lost(ReservationId::from_entry(partition, entry_id, random)?)
+        ("lost_or_unknown", [entry_id, random]) => {
+            Outcome::LostOrUnknown(ReservationId::from_entry(partition, entry_id, random)?)
         }
         ("sold_out", _) => Outcome::SoldOut,
         ("limit_reached", [limit]) => Outcome::LimitReached { limit: limit.parse().ok()? },
-        ("not_open", [opens]) => Outcome::NotOpen { opens_at_ms: opens.parse().ok()? },
-        ("ended", [""]) => Outcome::Ended { closes_at_ms: None },
-        ("ended", [closes]) => Outcome::Ended { closes_at_ms: Some(closes.parse().ok()?) },
-        ("stopped", _) => Outcome::Stopped,
-        ("unknown_product", _) => Outcome::UnknownProduct,
+        ("sale_not_open", [opens]) => Outcome::SaleNotOpen { opens_at_ms: opens.parse().ok()? },
+        ("sale_closed", [""]) => Outcome::SaleClosed { closes_at_ms: None },
+        ("sale_closed", [closes]) => {
+            Outcome::SaleClosed { closes_at_ms: Some(closes.parse().ok()?) }
+        }
+        ("sale_stopped", _) => Outcome::SaleStopped,
+        ("product_not_found", _) => Outcome::ProductNotFound,
         ("backlog_full", [removed]) => {
             Outcome::BacklogFull { retry_after: wait(removed.parse().ok()?) }
         }
@@ -213,14 +215,14 @@ mod tests {
         for (named, answer) in [
             ("accepted", "accepted 7 12 1700000000000"),
             ("duplicate", "duplicate 1-5 abc 1700000000000 12"),
-            ("lost", "lost 1-5 abc"),
+            ("lost_or_unknown", "lost_or_unknown 1-5 abc"),
             ("sold_out", "sold_out"),
             ("limit_reached", "limit_reached 2"),
-            ("not_open", "not_open 1700000000000"),
-            ("ended", "ended"),
-            ("ended", "ended 1700000000000"),
-            ("stopped", "stopped"),
-            ("unknown_product", "unknown_product"),
+            ("sale_not_open", "sale_not_open 1700000000000"),
+            ("sale_closed", "sale_closed"),
+            ("sale_closed", "sale_closed 1700000000000"),
+            ("sale_stopped", "sale_stopped"),
+            ("product_not_found", "product_not_found"),
             ("backlog_full", "backlog_full 17"),
             ("not_applied", "not_applied OOM command not allowed"),
         ] {

@@ -13,7 +13,7 @@ const ENTRIES_MAX: u32 = 20_000;
 
 /// One product's units at the cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the terms of the design")]
+#[expect(missing_docs, reason = "the terms of the glossary")]
 pub struct ProductCut {
     pub stock: i64,
     pub supply: i64,

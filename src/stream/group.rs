@@ -27,7 +27,7 @@ script!(SETTLE: () = "settle", include_str!("../../lua/settle.lua"), [Meta, Orde
     ["ok", _] => (),
 });
 
-// The last entry checked, and the ids of the entries taken.
+// The last entry checked, and the ids of the entries adopted.
 script!(ADOPT: (String, Vec<String>) = "adopt", include_str!("../../lua/adopt.lua"),
     [Meta, Orders] {
     ["ok", last, ref ids @ ..] => (last.to_owned(), ids.iter().map(|&id| id.to_owned()).collect()),
@@ -105,13 +105,13 @@ impl Streams {
         let args = [GROUP, consumer, after, &count.to_string()];
         let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
         *after = last;
-        let mut taken = Vec::with_capacity(ids.len());
+        let mut adopted = Vec::with_capacity(ids.len());
         for id in ids {
             if let Some(entry) = self.entry(partition, &id).await? {
-                taken.push(PendingEntry { entry, deliveries: 1 });
+                adopted.push(PendingEntry { entry, deliveries: 1 });
             }
         }
-        Ok(taken)
+        Ok(adopted)
     }
 
     /// One entry of `orders`, if it is still there.

@@ -51,8 +51,8 @@ pub fn init(config: &Config) -> anyhow::Result<Traces> {
     if let Some(warning) = config.ignored.warning() {
         tracing::warn!("{warning}");
     }
-    if let Some(note) = config.ignored.kubernetes() {
-        tracing::info!("{note}");
+    if let Some(ignored) = config.ignored.kubernetes() {
+        tracing::info!("{ignored}");
     }
     Ok(traces)
 }

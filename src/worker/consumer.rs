@@ -166,7 +166,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// A rebuild has stored, voided or reported lost every order that was accepted before it (R8): no
+    /// A rebuild has stored, voided or counted as lost every order that was accepted before it (R8): no
     /// order of an earlier epoch may be stored under this one.
     fn drop_earlier_epochs(&mut self, epoch: Epoch) {
         let current = |pending: &PendingEntry| epoch_of(pending).is_none_or(|found| found >= epoch);
@@ -199,7 +199,7 @@ impl Consumer {
     async fn finish(&mut self, result: BatchResult) -> Result<(), Pause> {
         crash_point::reach("after_commit");
         for mismatch in &result.mismatched {
-            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
+            tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkAuditViolated)");
         }
         self.unsettled = result.unfinished;
         let mut pause = result.pause;

@@ -42,7 +42,8 @@ pub struct WorkerSettings {
     pub retry_delay: Duration,
 }
 
-/// What every loop works on. `consumer` is the name of this process in the consumer group; it is never used again.
+/// What every loop works on. `consumer` is the name of this process in the consumer group; no later process has
+/// the same name.
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each is described by its module")]
 pub struct WorkerContext {

@@ -73,13 +73,13 @@ enum StoreError {
 
 impl StoreError {
     /// Classifies a failure. An unlisted one without a SQLSTATE is no failure of an order; nor is one after
-    /// which the batch is given up.
-    fn of(error: LedgerError, give_up: bool) -> Self {
+    /// which the halving of the batch ends, and the partition pauses.
+    fn of(error: LedgerError, stop_halving: bool) -> Self {
         match error {
             LedgerError::Rejected { sqlstate, source } => {
                 Self::Order { reason: source.to_string(), sqlstate: Some(sqlstate) }
             }
-            LedgerError::Unlisted { sqlstate: Some(sqlstate), source } if !give_up => {
+            LedgerError::Unlisted { sqlstate: Some(sqlstate), source } if !stop_halving => {
                 Self::Unlisted { sqlstate, reason: source.to_string() }
             }
             LedgerError::Transient { .. }
@@ -92,8 +92,8 @@ impl StoreError {
     }
 }
 
-/// After this many unlisted failures a batch of which nothing is stored is given up: most likely no order is
-/// the cause.
+/// After this many unlisted failures, if nothing of the batch is stored, its halving ends, and the partition pauses:
+/// most likely no order is the cause.
 const UNLISTED_MAX: usize = 32;
 
 /// Stores as much of a batch as can be stored now.

@@ -145,7 +145,7 @@ async fn health_depends_on_redis_and_not_on_postgres() {
     };
     service.create(product("shoe", 10)).await;
     env.postgres.as_mut().unwrap().stop();
-    eventually("Postgres is seen to be away", async || {
+    eventually("Postgres is seen to be down", async || {
         get(service.http, "/metrics")
             .await
             .lines()

@@ -336,7 +336,8 @@ async fn import_shows_progress_only_on_a_terminal() {
     let file = file_of(0..1_500);
     let args = ["import", file.to_str().unwrap()];
     let shown = tokio::task::block_in_place(|| run_yoink_on_terminal(&env, &args));
-    for text in ["storing: 1500 of 1500", "publishing: 1500 of 1500", "1500 products created"] {
+    for text in ["storing: 1500 of 1500", "putting on sale: 1500 of 1500", "1500 products created"]
+    {
         assert!(shown.contains(text), "{shown}");
     }
     let outcome = import(&env, &[], &file).await;

@@ -67,13 +67,13 @@ impl Model {
             return;
         }
         let Some(product) = self.products.get_mut(&p) else {
-            assert_eq!(answer, Outcome::UnknownProduct);
+            assert_eq!(answer, Outcome::ProductNotFound);
             return;
         };
         let bought = self.bought.get(&(user, p)).copied().unwrap_or(0);
         let refusal = match (product.status, product.limit) {
-            (ProductStatus::Stopped, _) => Some(Outcome::Stopped),
-            (ProductStatus::Retired, _) => Some(Outcome::Ended { closes_at_ms: None }),
+            (ProductStatus::Stopped, _) => Some(Outcome::SaleStopped),
+            (ProductStatus::Retired, _) => Some(Outcome::SaleClosed { closes_at_ms: None }),
             (ProductStatus::OnSale, Some(limit)) if bought >= limit => {
                 Some(Outcome::LimitReached { limit })
             }

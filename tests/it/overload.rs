@@ -210,7 +210,7 @@ async fn overload_sells_every_unit_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn call_without_a_deadline_gets_the_default_deadline() {
     let env = TestEnv::with_own_redis().await;
-    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
+    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as down.
     let service = env.serve(Role::All, &[("call_timeout_ms", "1500")]).await;
     service.create(product("shoe", 10)).await;
     env.redis.as_ref().unwrap().pause();

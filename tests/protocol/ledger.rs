@@ -102,8 +102,8 @@ impl Ledger {
         ours
     }
 
-    /// Settled one way or the other.
-    pub fn settled(&self) -> Set {
+    /// Confirmed or voided.
+    pub fn decided(&self) -> Set {
         self.confirmed.or(self.voided)
     }
 }

@@ -214,9 +214,9 @@ fn without_r9_an_unfilled_redis_is_opened() {
     }
 }
 
-/// Restored data of Redis may hold an order that was declared lost, after its buyer has bought again.
+/// Restored data of Redis may hold an order that was counted as lost, after its buyer has bought again.
 #[test]
-fn without_the_last_open_epoch_a_rebuild_stores_orders_declared_lost() {
+fn without_the_last_open_epoch_a_rebuild_stores_orders_counted_as_lost() {
     let rules = Rules { lost_orders_are_voided: false, ..ALL };
     assert!(steps_without(rules, SMALL, LOST_NOT_STORED) > 4);
 }

@@ -282,7 +282,7 @@ impl Marks {
         Some(())
     }
 
-    /// `Recovery::read_row`, from what was read to the report.
+    /// `Recovery::apply_epochs`, from what was read to the report.
     fn read_row(&self, gateway: &mut Gateway, epoch: u8, open: bool) -> Read {
         let last = gateway.last.map_or(0, |(epoch, _)| epoch);
         // An epoch that was open is never closed; only a later epoch is.

@@ -1,4 +1,5 @@
-//! What must always hold (section 6 of the design), and what must be reachable, so that it does not hold trivially.
+//! What must always hold under the rules of docs/ARCHITECTURE.md, and what must be reachable, so that it does not
+//! hold trivially.
 
 use stateright::Property;
 
@@ -16,7 +17,7 @@ pub const NEVER_DROPPED: &str = "an accepted order disappears only with a rewind
 pub const RELEASED_ONLY_UNSOLD: &str = "no unit is given back whose order is confirmed";
 pub const ONE_EPOCH: &str = "an open partition holds no entry of an earlier epoch";
 pub const UNIQUE_ENTRY_ID: &str = "no two reservations have one stream id";
-pub const LOST_NOT_STORED: &str = "an order that was declared lost is not stored";
+pub const LOST_NOT_STORED: &str = "an order that was counted as lost is not stored";
 
 pub const REBUILT: &str = "a rebuild ends after a rewind";
 pub const GIVEN_BACK: &str = "an order is voided and its unit goes back";
@@ -26,7 +27,7 @@ pub const STALLED_VOIDED: &str = "a stalled consumer finds a voided row";
 pub const LOST: &str = "an accepted order is lost by a rewind of Redis";
 pub const RECOVERED: &str = "a rebuild stores an order that a rewind restored";
 pub const LATE_REBUILD: &str = "a late rebuilder continues while a newer one works";
-pub const VOIDED_BY_REBUILD: &str = "a rebuild voids a surviving order beyond the supply";
+pub const VOIDED_BY_REBUILD: &str = "a rebuild voids an order that is beyond the supply";
 
 /// All properties.
 pub fn all() -> Vec<Property<Protocol>> {
@@ -38,7 +39,7 @@ pub fn all() -> Vec<Property<Protocol>> {
         }),
         always(NOT_NEGATIVE, |_, state| state.redis.stock >= 0),
         always(NEVER_DROPPED, |_, state| {
-            let known = state.ledger.settled().or(state.redis.streams()).or(state.history.rewound);
+            let known = state.ledger.decided().or(state.redis.streams()).or(state.history.rewound);
             state.all().without(known).is_empty()
         }),
         always(RELEASED_ONLY_UNSOLD, |_, state| {
@@ -67,15 +68,15 @@ pub fn all() -> Vec<Property<Protocol>> {
         sometimes(STALLED, |_, state| {
             has(state, |consumer| {
                 let Consumer::Holds(reservation) = consumer else { return false };
-                let settled = state.ledger.settled().has(reservation);
-                settled && !state.redis.streams().has(reservation)
+                let decided = state.ledger.decided().has(reservation);
+                decided && !state.redis.streams().has(reservation)
             })
         }),
         sometimes(STALLED_VOIDED, |_, state| {
             has(state, |consumer| matches!(consumer, Consumer::Voided(_)))
         }),
         sometimes(LOST, |_, state| {
-            let known = state.ledger.settled().or(state.redis.streams());
+            let known = state.ledger.decided().or(state.redis.streams());
             state.ledger.open && state.ledger.epoch > 1 && !state.all().without(known).is_empty()
         }),
         sometimes(RECOVERED, |_, state| {

@@ -1,7 +1,7 @@
 //! The rules that can be removed one by one, and the bounds of a model.
 
-/// The rules of the design that are modelled. With a rule the model does what the program does; without it, the
-/// next simplest thing.
+/// The rules of docs/ARCHITECTURE.md that are modelled. With a rule the model does what the program does; without
+/// it, the next simplest thing.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// R1. Every script compares the replid. Without: only the epoch and the status.
@@ -20,11 +20,11 @@ pub struct Rules {
     pub epoch_comes_first: bool,
     /// R7. That epoch belongs to one rebuild. Without: all that have read the same epoch begin the same one.
     pub epoch_is_a_lock: bool,
-    /// R8. Surviving entries are stored or voided and removed from the streams. Without: they stay there and
+    /// R8. Entries that are left in the streams are stored or voided, and removed. Without: they stay there and
     /// are subtracted.
     pub drain: bool,
-    /// With R8. Only surviving entries of the last open epoch are stored; those of older epochs were declared
-    /// lost and are voided. Without: they are stored.
+    /// With R8. Of the entries that are left in the streams, those of the last open epoch are stored. Those of
+    /// older epochs were counted as lost and are voided. Without: they are stored.
     pub lost_orders_are_voided: bool,
     /// R9. Redis is opened only if it is closed, has the epoch of this rebuild, and is empty. Without: unchecked.
     pub checked_opening: bool,

@@ -102,7 +102,7 @@ pub enum Rebuilder {
     Seen(u8),
     /// The ledger is closed: Redis is to be closed under the new epoch.
     Closed(u8),
-    /// Surviving entries are to be read.
+    /// Entries that are left in the streams are to be read.
     Draining(u8),
     /// Read an entry: it is to be stored or voided.
     Found(u8, Reservation),
@@ -133,7 +133,7 @@ pub struct History {
     pub rewound: Set,
     /// Their units went back.
     pub released: Set,
-    /// Stored after they had been declared lost.
+    /// Stored after they had been counted as lost.
     pub stored_after_lost: Set,
 }
 

@@ -114,7 +114,7 @@ async fn unit_without_a_grant_fires_its_alert() {
         let _: i64 = command.query_async(&mut env.cli().await).await.unwrap();
     };
     forge(1).await;
-    watch.fires("YoinkNotConserved").await;
+    watch.fires("YoinkAuditViolated").await;
     forge(-1).await;
     watch.clears().await;
     env.assert_audit_holds().await;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::harness::scratch_dir;
 
-const SITUATIONS: [&str; 4] = ["flash_sale", "key_expires", "plenty", "postgres_away"];
+const SITUATIONS: [&str; 4] = ["flash_sale", "key_expires", "plenty", "postgres_down"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generations_show_that_this_program_neither_oversells_nor_loses() {
@@ -34,7 +34,7 @@ async fn generations_show_that_this_program_neither_oversells_nor_loses() {
         }
     }
     assert_eq!(this_program["flash_sale"]["orders"], 20);
-    for plot in ["oversold.svg", "rates.svg", "postgres-away.svg"] {
+    for plot in ["oversold.svg", "rates.svg", "postgres-down.svg"] {
         let svg = fs::read_to_string(out.join(plot)).unwrap();
         assert!(svg.contains("5 this program") && svg.ends_with("</svg>\n"), "{plot}: {svg}");
     }

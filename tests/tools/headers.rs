@@ -188,9 +188,9 @@ async fn envoy_answers_for_an_unavailable_service_with_retry_after() {
     let envoy = Envoy::in_front_of(service.grpc).await;
     let mut buyers = InventoryServiceClient::new(channel(&envoy).await);
     service.stop().await;
-    let away = envoy.buy("shoe", "ann", "r").await;
-    assert_eq!((away.status.as_u16(), &away.body["code"]), (503, &json!(14)));
-    assert_eq!(away.headers["retry-after"], "1");
+    let down = envoy.buy("shoe", "ann", "r").await;
+    assert_eq!((down.status.as_u16(), &down.body["code"]), (503, &json!(14)));
+    assert_eq!(down.headers["retry-after"], "1");
     let status = buyers.reserve_unit(shoe()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");

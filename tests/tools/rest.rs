@@ -133,9 +133,9 @@ async fn unavailable_store_is_503_and_states_whether_the_call_was_applied() {
     let (service, envoy) = edge(&env, &[("recovery", "manual")]).await;
     service.create(product("shoe", 9)).await;
     env.redis.as_mut().unwrap().kill();
-    let away = envoy.buy("shoe", "ann", "r").await;
-    assert_eq!(reported(&away), (503, "REDIS_UNAVAILABLE"));
-    assert!(away.detail("ErrorInfo")["metadata"]["applied"].is_string());
+    let down = envoy.buy("shoe", "ann", "r").await;
+    assert_eq!(reported(&down), (503, "REDIS_UNAVAILABLE"));
+    assert!(down.detail("ErrorInfo")["metadata"]["applied"].is_string());
     env.redis.as_mut().unwrap().restart().unwrap();
     let fenced = eventually("Redis is back, and fenced", async || {
         let answer = envoy.buy("shoe", "ann", "r").await;

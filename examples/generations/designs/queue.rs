@@ -2,7 +2,7 @@
 //! generation of the original.
 //!
 //! Its faults: the stock key expires and is loaded again from Postgres, which does not know the orders that wait. An order
-//! that fails three times in a row is dropped after its buyer was accepted, also if Postgres was only away for a moment. And
+//! that fails three times in a row is dropped after its buyer was accepted, also if Postgres was only down for a moment. And
 //! a process that ends between the two commands takes a unit that no order has.
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! Products are listed while Redis is away or silent: without their stock.
+//! Products are listed while Redis is down or silent: without their stock.
 
 use futures_util::StreamExt as _;
 use yoink::{

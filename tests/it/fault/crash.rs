@@ -5,7 +5,7 @@ use yoink::app::Role;
 
 use crate::harness::{Binary, TestEnv, eventually, product};
 
-/// Runs the program into a crash point with one good and one poison order under way, then lets another
+/// Runs the program into a crash point with one good and one poison order in progress, then lets another
 /// process take over.
 async fn crash_at(point: &str) -> yoink::audit::Report {
     let env = TestEnv::new().await;

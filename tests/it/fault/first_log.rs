@@ -22,7 +22,7 @@ async fn info(env: &TestEnv, name: &str) -> String {
     reported.get(name).unwrap()
 }
 
-/// Ends the rewrite that is under way, as a crash of Redis's child would.
+/// Ends the rewrite that is in progress, as a crash of Redis's child would.
 async fn break_rewrite_off(env: &TestEnv) {
     let redis = info(env, "process_id").await;
     let children = Command::new("pgrep").args(["--parent", &redis]).output().unwrap().stdout;
@@ -55,7 +55,7 @@ async fn cannot_be_given(service: &Service) {
 }
 
 async fn rewrites(env: &TestEnv) {
-    eventually("a rewrite is under way", async || {
+    eventually("a rewrite is in progress", async || {
         (info(env, "aof_rewrite_in_progress").await == "1").then_some(())
     })
     .await;

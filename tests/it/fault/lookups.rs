@@ -51,7 +51,7 @@ async fn look_up(channel: Channel, client: u32, enough: CancellationToken) -> An
     answers
 }
 
-/// The clients, under way.
+/// The clients, in progress.
 struct Flood {
     clients: TaskTracker,
     enough: CancellationToken,

@@ -95,7 +95,7 @@ async fn lost_orders_are_counted_exactly_while_every_gateway_runs() {
     let answered = lost(&first).await;
     assert_eq!(answered.len(), 1, "{answered:?}");
     assert_eq!((answered[0].count, answered[0].exact, answered[0].epoch), (16, true, 1));
-    // The units of the lost are for sale again; the survivors keep theirs.
+    // The units of the lost are for sale again; the other orders keep theirs.
     let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || first.buy("shoe", "user-0", "r").await.ok()).await;
     let users: Vec<String> = (100..200).map(|n| format!("user-{n}")).collect();
@@ -203,7 +203,7 @@ async fn redis_restart_while_postgres_is_down_fences_until_postgres_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
+async fn orders_counted_as_lost_are_not_stored_when_an_older_redis_returns() {
     let mut env = TestEnv::with_own_redis().await;
     let mut limited = product("shoe", 10);
     limited.sale.per_user_limit = Some(1);

@@ -280,7 +280,7 @@ async fn postgres_unreachable_or_silent_stops_no_sale_and_gets_every_order() {
             proxy.cut();
             eventually("it breaks", async || (proxy.broken() > broken).then_some(())).await;
         }
-        // What was under way may still be committed; then nothing comes through any more.
+        // What was in progress may still be committed; then nothing comes through any more.
         let before = eventually("while 50 are sold nothing is stored", async || {
             let before = stored().await;
             load.sells(50).await;

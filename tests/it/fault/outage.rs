@@ -132,7 +132,7 @@ async fn redis_down_is_unavailable_and_states_whether_the_call_was_applied() {
     let report = env.assert_audit_holds().await;
     let sold = 10 - bought.remaining;
     assert_eq!(report.products[0].confirmed, sold);
-    assert!(sold <= 2, "only the one under way may have been taken");
+    assert!(sold <= 2, "only the one in progress may have been taken");
     worker.stop().await;
 }
 
@@ -232,7 +232,7 @@ async fn expired_deadline_leaves_the_outcome_unknown_and_the_reservation_finishe
         request_id: "r".to_owned(),
         ..Default::default()
     };
-    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as away.
+    // Long enough to be sent on a busy machine, shorter than the two seconds after which Redis counts as down.
     let status = service.reserve_within(Duration::from_millis(1500), request).await.unwrap_err();
     assert_eq!(
         (status.code(), reason(&status).as_str()),

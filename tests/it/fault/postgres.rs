@@ -1,4 +1,4 @@
-//! Postgres cannot store: read-only, away for long, or without a connection to spare. Orders wait, intake
+//! Postgres cannot store: read-only, down for long, or without a connection to spare. Orders wait, intake
 //! stops before memory is used up, no order is lost, and all are stored afterwards.
 
 use futures_util::future::join_all;

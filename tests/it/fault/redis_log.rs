@@ -213,7 +213,7 @@ async fn sell_after_truncation(keep: impl Fn(usize) -> usize) {
     redis.pause();
     let let_go = async {
         // When no permit is left, all calls are in flight.
-        eventually("all calls are under way", async || {
+        eventually("all calls are in progress", async || {
             let status = api.buy("shoe", "", "r").await.unwrap_err();
             (reason(&status) == "OVERLOADED").then_some(())
         })

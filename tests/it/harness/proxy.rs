@@ -327,7 +327,7 @@ impl Line {
     }
 }
 
-/// Chunks under way, each with the time when it arrives.
+/// Chunks in transit, each with the time when it arrives.
 const UNDER_WAY: usize = 256;
 
 /// Reads until the end; each chunk arrives after the delay of its direction.

@@ -72,7 +72,7 @@ impl Protocol {
         Some(())
     }
 
-    /// If the fence refuses the script, the entry stays held and is stored again.
+    /// If the fence refuses the script, the entry stays unsettled and is stored again.
     fn finish(&self, state: &mut State, now: Consumer) -> Option<Consumer> {
         let reservation = match now {
             Consumer::Idle | Consumer::Holds(_) => return None,

@@ -48,7 +48,7 @@ impl Protocol {
             Rebuilder::Closed(epoch) => {
                 state.redis.begin_rebuild(epoch).then_some(Rebuilder::Draining(epoch))
             }
-            Rebuilder::Draining(epoch) => Some(self.next_survivor(state, epoch)),
+            Rebuilder::Draining(epoch) => Some(self.next_undrained(state, epoch)),
             Rebuilder::Found(epoch, reservation) => self
                 .settle(state, epoch, reservation)
                 .then_some(Rebuilder::Settled(epoch, reservation)),
@@ -90,8 +90,8 @@ impl Protocol {
         Some(Rebuilder::Closed(epoch))
     }
 
-    /// R8: the next surviving entry, if any. Reading is not fenced.
-    fn next_survivor(&self, state: &State, epoch: u8) -> Rebuilder {
+    /// R8: the next entry that is left in the streams, if any. Reading is not fenced.
+    fn next_undrained(&self, state: &State, epoch: u8) -> Rebuilder {
         let streams = state.redis.streams();
         if !self.rules.drain {
             return remaining(state, epoch, state.ledger.confirmed.count() + streams.count());
@@ -106,14 +106,14 @@ impl Protocol {
         if !state.ledger.passes(&self.rules, under) {
             return false;
         }
-        let given_up = state.entry_id(reservation).epoch < state.ledger.last_open();
-        if given_up && self.rules.lost_orders_are_voided {
+        let counted_as_lost = state.entry_id(reservation).epoch < state.ledger.last_open();
+        if counted_as_lost && self.rules.lost_orders_are_voided {
             state.ledger.void(reservation);
             return true;
         }
-        let new = !state.ledger.settled().has(reservation);
+        let new = !state.ledger.decided().has(reservation);
         match state.ledger.store(reservation, &state.accepted) {
-            Stored::Confirmed if given_up && new => {
+            Stored::Confirmed if counted_as_lost && new => {
                 state.history.stored_after_lost.add(reservation)
             }
             Stored::Confirmed | Stored::Voided => {}
