@@ -73,12 +73,25 @@ pub(crate) struct Connection {
     stream: TcpStream,
     limit: Limit,
     metrics: ListenerMetrics,
+    /// Whether the next write has waited for its turn.
+    may_write: bool,
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, limit: Limit, metrics: ListenerMetrics) -> Self {
         metrics.opened();
-        Self { stream, limit, metrics }
+        Self { stream, limit, metrics, may_write: false }
+    }
+
+    /// Lets the tasks that are ready run before each write. Every answer wakes its connection at once, which would
+    /// write it alone; after one turn, the other answers of the same batch are there, and one write sends them all.
+    fn wait_for_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.may_write = !self.may_write;
+        if self.may_write {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 }
 
@@ -118,6 +131,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
+        ready!(self.wait_for_turn(context));
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -139,6 +153,7 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
+        ready!(self.wait_for_turn(context));
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 }
