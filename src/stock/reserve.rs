@@ -23,9 +23,9 @@ const BATCH_MAX: usize = 128;
 /// The most requests that wait for a partition.
 const QUEUE_MAX: usize = 4096;
 
-script!(RESERVE: Vec<String> = "reserve", include_str!("../../lua/reserve.lua"),
+script!(RESERVE: String = "reserve", include_str!("../../lua/reserve.lua"),
     [Meta, Stock, Catalogue, Idempotency, Bought, Orders, Lost] {
-    ["ok", ref answers @ ..] => answers.iter().map(|&answer| answer.to_owned()).collect(),
+    ["ok", answers] => answers.to_owned(),
 });
 
 /// Calls `lua/reserve.lua`.
@@ -84,11 +84,12 @@ impl Reserver {
         let (rate, capacity) =
             (&self.store_rates[partition.index()], self.settings.backlog_max_entries);
         let wait = |left| rate.wait(Instant::now(), left, capacity);
-        let decode = |(random, answer): (u64, &String)| {
+        let decode = |(random, answer): (u64, &str)| {
             decode(answer, PartitionEpoch { partition, epoch }, random, wait)
-                .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.clone()]).into()))
+                .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.to_owned()]).into()))
         };
-        let decisions: Vec<Decision> = randoms.into_iter().zip(&answers).map(decode).collect();
+        let decisions: Vec<Decision> =
+            randoms.into_iter().zip(answers.split('\n')).map(decode).collect();
         // A duplicate may be the first report of its accept that any process gets.
         let reported = decisions.iter().filter_map(|decision| match decision {
             Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
@@ -101,12 +102,13 @@ impl Reserver {
         Ok(decisions)
     }
 
+    /// The epoch, and one line for each request.
     async fn call(
         &self,
         partition: Partition,
         batch: &[Reserve],
         randoms: &[u64],
-    ) -> Result<(Epoch, Vec<String>), FenceError> {
+    ) -> Result<(Epoch, String), FenceError> {
         // Read again: the partition may have been closed before it was recorded as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
         let settings = [
@@ -126,8 +128,8 @@ impl Reserver {
         }
         let at = PartitionEpoch { partition, epoch };
         let answers = self.partitions.run_in(at, &RESERVE, &args).await?;
-        if answers.len() != batch.len() {
-            return Err(FenceError::Malformed(answers));
+        if answers.split('\n').count() != batch.len() {
+            return Err(FenceError::Malformed(vec![answers]));
         }
         Ok((epoch, answers))
     }
@@ -159,8 +161,10 @@ fn decode(
     wait: impl Fn(i64) -> Duration,
 ) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
-    let parts: Vec<&str> = rest.split(' ').collect();
-    let outcome = match (status, parts.as_slice()) {
+    // One place more than an answer has parts, so that an answer with too many matches none.
+    let mut parts = [""; 5];
+    let count = rest.split(' ').zip(&mut parts).map(|(part, place)| *place = part).count();
+    let outcome = match (status, &parts[..count]) {
         ("accepted", [seq, remaining, at]) => {
             let id = ReservationId::new(partition.number(), epoch, seq.parse().ok()?, random);
             Outcome::Accepted(receipt(id.ok()?, at, remaining)?)
