@@ -44,6 +44,7 @@ impl App {
         let limits = limits(&self.config)?;
         let routes = self.services().map(|services| grpc::routes(services, &limits));
         let health = health.accept_compressed(CompressionEncoding::Gzip);
+        let (inventory, routes) = routes.unzip();
         let mut routes = routes.unwrap_or_default().add_service(health);
         if self.config.reflection.is_on() && self.role.answers_calls() {
             routes = grpc::reflect(routes)?;
@@ -69,7 +70,7 @@ impl App {
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
         let server = server(&self.config)
-            .layer(grpc::observe(metrics, limits.call_timeout, sampling))
+            .layer(grpc::observe(inventory, metrics, limits.call_timeout, sampling))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {
