@@ -60,8 +60,10 @@ impl<T> Script<T> {
         args: &[&str],
     ) -> RedisResult<Value> {
         let script = &self.loaded().script;
-        let mut call = ::redis::cmd("EVALSHA");
-        call.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
+        let all = keys.iter().map(String::len).chain(args.iter().map(|arg| arg.len()));
+        let bytes = all.sum::<usize>() + 64;
+        let mut call = ::redis::Cmd::with_capacity(3 + keys.len() + args.len(), bytes);
+        call.arg("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
         match call.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 script.load_async(connection).await?;

@@ -116,7 +116,8 @@ impl Reserver {
             self.settings.backlog_max_entries.to_string(),
         ];
         let randoms: Vec<String> = randoms.iter().map(|random| format!("{random:x}")).collect();
-        let mut args: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let mut args: Vec<&str> = Vec::with_capacity(settings.len() + 6 * batch.len());
+        args.extend(settings.iter().map(String::as_str));
         for (request, random) in batch.iter().zip(&randoms) {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
