@@ -16,9 +16,9 @@ help:
 	@echo "make test-tools  runs the tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
 	@echo "make test-servers  runs the integration tests with a newer Redis and Postgres, from PyPI"
 	@echo "make fault   runs the fault matrix only"
-	@echo "make soak    runs the loops of the fault matrix, long"
-	@echo "make bugs    checks that each known bug is found by its test"
-	@echo "make repeat  runs the integration tests N=20 times beside two busy processes; with STRICT=1, a fault that cannot be tried fails"
+	@echo "make soak    runs the long loops of the fault matrix"
+	@echo "make bugs    checks that each seeded bug is found by its test"
+	@echo "make repeat  runs the integration tests N=20 times while two other processes use the processor; with STRICT=1, a fault that cannot be tried fails"
 	@echo "make dev     runs the service with its own Redis and Postgres, whose data stay under .yoink/"
 	@echo "make edge    runs Envoy in front of make dev: REST on port 8080"
 	@echo "make watch   runs Prometheus beside make dev, on port 9090"
@@ -56,7 +56,7 @@ soak: install
 	@echo "| killed | times | accepted | confirmed | lost | doubled | oversold | seed |"
 	@$(CARGO) test --locked --test it loops:: -- --nocapture --test-threads=3
 
-# Builds each known bug into a copy of the sources. Its test must find it.
+# Builds each seeded bug into a copy of the sources. Its test must find it.
 bugs: install
 	@scripts/install.sh tools
 	@scripts/bugs.sh

@@ -78,7 +78,7 @@ impl Bench {
             ("redis_url", self.redis.url()),
             ("postgres_url", self.postgres.url(name)),
             ("key_prefix", name.to_owned()),
-            ("log", "error".to_owned()),
+            ("log_filter", "error".to_owned()),
         ];
         Ok(Config::load(Path::new("no-file.toml"), false, &flags)?)
     }

@@ -1,4 +1,4 @@
-// Buys over REST, through Envoy, as clients of the original service do: they list the products, then place an order.
+// Buys over REST, through Envoy, as clients of the legacy API do: they list the products, then place an order.
 //
 //   k6 run -e TARGET=http://127.0.0.1:8080 k6/rest.js
 

@@ -1,12 +1,12 @@
--- Takes over entries that were delivered and that no consumer has pending. XGROUP DELCONSUMER leaves such entries behind,
--- because it drops what its consumer had pending. Each call checks one page of the stream, up to the last delivered
--- entry. It never takes an entry that a consumer has pending, or one that was not delivered yet.
+-- Adopts entries that were delivered and that no consumer has pending (glossary: adopt). XGROUP DELCONSUMER leaves such
+-- entries behind, because it drops what its consumer had pending. Each call checks one page of the stream, up to the last
+-- delivered entry. It never adopts an entry that a consumer has pending, or one that was not delivered yet.
 --
 -- KEYS  1 meta  2 orders
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 consumer  4 the last entry checked before ('' for the start)
 --       5 most entries to check
 --
--- Returns {'fenced', reason} | {'ok', last entry checked ('' if every delivered entry was checked), taken id, ...}
+-- Returns {'fenced', reason} | {'ok', last entry checked ('' if every delivered entry was checked), adopted id, ...}
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -6,13 +6,13 @@
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'begun'} | {'superseded'} (another rebuild
--- has a later epoch) | {'foreign'} (Redis holds another deployment's data)
+-- has a later epoch) | {'other_deployment'} (Redis holds another deployment's data)
 
 local replid = instance()
 if not replid then return { 'fenced', 'replica' } end
 local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
-if meta[1] and meta[1] ~= deployment then return { 'foreign' } end
+if meta[1] and meta[1] ~= deployment then return { 'other_deployment' } end
 if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'superseded' } end
 -- The first write frees memory, because a full Redis refuses any other first write.
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])

@@ -1,4 +1,4 @@
--- Closes an open partition whose Redis and ledger disagree. Nothing is sold from it until it is rebuilt.
+-- Closes an open partition. Nothing is sold from it until it is rebuilt.
 --
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'

@@ -1,5 +1,6 @@
 -- The fence (R1). Every script that runs on an open partition begins with fence(), and the scripts of a rebuild after
--- begin_rebuild.lua begin with rebuild_fence(). So no script changes a partition after Redis lost data or was exchanged.
+-- begin_rebuild.lua begin with rebuild_fence(). So no script changes a partition after Redis lost data or was
+-- replaced by another instance.
 --
 -- caller is '<epoch> <deployment>', as the caller knows them. fence(meta_key, caller) returns
 --   reason            The script must return {'fenced', reason} and do nothing. The reason is one of
@@ -7,8 +8,8 @@
 --                     'missing'     there is no meta: Redis was emptied, or never had this partition
 --                     'deployment'  the data belong to another deployment
 --                     'replid'      Redis restarted, was promoted, or was restored from a backup
---                     'epoch'       the caller or Redis is in another epoch
---                     'closed'      the partition is closed until a rebuild has opened it again
+--                     'epoch'       the caller and Redis have different epochs
+--                     'closed'      the partition is closed until it is rebuilt
 --   nil, seq, epoch   The partition is open. seq is the number of accepts in this epoch. Both are text.
 --
 -- instance() returns the replid of this Redis, or nil if it is a replica.
@@ -31,11 +32,13 @@ local function fence(meta_key, caller)
   return nil, meta[4], epoch
 end
 
--- As fence, for a rebuild: the partition must be closed under this rebuild's epoch. Returns reason, or nil and epoch.
+-- As fence, for a rebuild: the partition must be closed under this rebuild's epoch. Returns reason, or nil and epoch. An
+-- open partition is 'epoch' too: the epoch of this rebuild has ended with the opening.
 local function rebuild_fence(meta_key, caller)
   local replid = instance()
   if not replid then return 'replica' end
   local meta = redis.call('HMGET', meta_key, 'replid', 'epoch', 'status', 'deployment')
+  if not (meta[1] and meta[2] and meta[3] and meta[4]) then return 'missing' end
   local epoch, deployment = string.match(caller, '^(%d+) (%S+)$')
   if meta[4] ~= deployment then return 'deployment' end
   if meta[1] ~= replid then return 'replid' end
@@ -52,7 +55,7 @@ local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', 
 
 -- Request ids are remembered in hashes <base>:<bucket>, by the time of the accept. A bucket is as wide as the
 -- idempotency window and at most 12 hours, so that buckets written under another idempotency window are found
--- (src/domain/id_window.rs does the same).
+-- (src/domain/idempotency_window.rs does the same).
 -- Returns the width in ms, how many earlier buckets this window reaches back, and the bucket of now.
 local function buckets_of(idempotency_window_ms, now_ms)
   local width_ms = math.min(idempotency_window_ms, 43200000)

@@ -5,7 +5,7 @@
 --       (hexadecimal)
 --
 -- Returns {'fenced', reason} | {'found', name, value, ...} (the fields of the entry)
---       | {'none', highest seq of this epoch that was settled as stored ('0' for none)}
+--       | {'none', highest seq of this epoch that was settled ('0' for none)}
 
 local why, _, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end

@@ -6,21 +6,21 @@
 -- ARGV  1 '<epoch> <deployment>'  2 group  3 timeline of Postgres before this attempt ('' if unknown)
 --
 -- Returns {'fenced', 'replica'} (this Redis cannot be written) | {'opened'} | {'superseded'} (another attempt has
--- a later epoch) | {'foreign', the key that belongs to another deployment} | {'in_use'} (it was opened before: it
--- must be rebuilt)
+-- a later epoch) | {'other_deployment', the key that belongs to another deployment} | {'in_use'} (it was opened
+-- before: it must be rebuilt)
 
 local replid = instance()
 if not replid then return { 'fenced', 'replica' } end
 local epoch, deployment = string.match(ARGV[1], '^(%d+) (%S+)$')
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch')
 if meta[1] then
-  if meta[1] ~= deployment then return { 'foreign', KEYS[1] } end
+  if meta[1] ~= deployment then return { 'other_deployment', KEYS[1] } end
   if tonumber(meta[2]) >= tonumber(epoch) then return { 'superseded' } end
   if in_use(KEYS) then return { 'in_use' } end
   -- An earlier attempt ended before it wrote to the ledger. This one opens what it left.
 else
   for _, key in ipairs(KEYS) do
-    if redis.call('EXISTS', key) == 1 then return { 'foreign', key } end
+    if redis.call('EXISTS', key) == 1 then return { 'other_deployment', key } end
   end
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM')
 end

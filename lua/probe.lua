@@ -3,7 +3,7 @@
 -- KEYS  1 meta
 -- ARGV  1 '<epoch> <deployment>'
 --
--- Returns {'fenced', reason} | {'ok', highest seq of this epoch that was settled as stored ('0' for none),
+-- Returns {'fenced', reason} | {'ok', highest seq of this epoch that was settled ('0' for none),
 --         timeline of Postgres when the partition was opened ('' if unknown)}
 
 local why, _, epoch = fence(KEYS[1], ARGV[1])

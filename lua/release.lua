@@ -23,13 +23,13 @@ if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'no_stock' } end
 
 -- Reading each key before the first write checks its type.
 local bucket_key, request_field, record
-local buyer = field_part(order.u) .. '/' .. field_part(order.p)
+local user_product_field = field_part(order.u) .. '/' .. field_part(order.p)
 if order.q and order.w then
   bucket_key = KEYS[3] .. ':' .. order.w
-  request_field = buyer .. '/' .. field_part(order.q)
+  request_field = user_product_field .. '/' .. field_part(order.q)
   record = redis.call('HGET', bucket_key, request_field)
 end
-local bought = order.l and tonumber(redis.call('HGET', KEYS[4], buyer) or '0') or 0
+local bought = order.l and tonumber(redis.call('HGET', KEYS[4], user_product_field) or '0') or 0
 redis.call('XLEN', KEYS[5])
 redis.call('HLEN', KEYS[7])
 
@@ -41,9 +41,9 @@ else
   redis.call('HDEL', KEYS[7], order.rid)
 end
 if bought > 1 then
-  redis.call('HSET', KEYS[4], buyer, text(bought - 1))
+  redis.call('HSET', KEYS[4], user_product_field, text(bought - 1))
 elseif bought == 1 then
-  redis.call('HDEL', KEYS[4], buyer)
+  redis.call('HDEL', KEYS[4], user_product_field)
 end
 -- The request id is forgotten only if it still belongs to this reservation: after the void, a repeated request may have
 -- bought again with it.

@@ -11,7 +11,7 @@
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost <epoch>-<seq> <random>        this request id's order was accepted before, and lost
 --   sold_out | limit_reached <limit> | not_open <opens_at_ms> | ended <closes_at_ms> | ended | stopped
---   unknown_product | backlog_full <entries that left the stream in this epoch>
+--   unknown_product | backlog_full <entries removed from the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
 -- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
@@ -38,9 +38,9 @@ for i = 4, #ARGV, 6 do
   }
   -- Only ids of format 2 may have characters to escape; a product's id never has any.
   local is_plain = r.format == '1'
-  r.holder = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
+  r.user_product_field = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
-    r.request_field = r.holder .. '/' .. (is_plain and r.request or field_part(r.request))
+    r.request_field = r.user_product_field .. '/' .. (is_plain and r.request or field_part(r.request))
     request_fields[#request_fields + 1] = r.request_field
   end
   if not seen[r.product] then
@@ -89,8 +89,8 @@ local bought, bought_fields = {}, {}
 for _, r in ipairs(requests) do
   local product = catalogue[r.product]
   if product and product.limit > 0 then
-    r.buyer = r.holder
-    bought_fields[#bought_fields + 1] = r.buyer
+    r.bought_field = r.user_product_field
+    bought_fields[#bought_fields + 1] = r.bought_field
   end
 end
 if #bought_fields > 0 then
@@ -109,7 +109,7 @@ local function refusal(r)
   if backlog >= backlog_max then return 'backlog_full ' .. text(seq - backlog) end
   if product.opens > now_ms then return 'not_open ' .. text(product.opens) end
   if product.closes > 0 and product.closes <= now_ms then return 'ended ' .. text(product.closes) end
-  if r.buyer and bought[r.buyer] >= product.limit then return 'limit_reached ' .. text(product.limit) end
+  if r.bought_field and bought[r.bought_field] >= product.limit then return 'limit_reached ' .. text(product.limit) end
   if stock[r.product] <= 0 then return 'sold_out' end
   return nil
 end
@@ -125,7 +125,7 @@ local function add_order(r, id)
     put(entry, 'q', r.request)
     put(entry, 'w', bucket_text)
   end
-  if r.buyer then put(entry, 'l', '1') end
+  if r.bought_field then put(entry, 'l', '1') end
   if r.trace ~= '' then put(entry, 'c', r.trace) end
   return redis.pcall('XADD', KEYS[6], id, unpack(entry))
 end
@@ -154,9 +154,9 @@ for _, r in ipairs(requests) do
       seq, backlog = seq + 1, backlog + 1
       stock[r.product] = stock[r.product] - 1
       taken[r.product] = (taken[r.product] or 0) + 1
-      if r.buyer then
-        bought[r.buyer] = bought[r.buyer] + 1
-        now_bought[r.buyer] = bought[r.buyer]
+      if r.bought_field then
+        bought[r.bought_field] = bought[r.bought_field] + 1
+        now_bought[r.bought_field] = bought[r.bought_field]
       end
       if r.request_field then
         records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_text
@@ -173,7 +173,7 @@ end
 if next(taken) then
   redis.call('HSET', KEYS[1], 'seq', text(seq))
   for product, units in pairs(taken) do redis.call('HINCRBY', KEYS[2], product, -units) end
-  for buyer, units in pairs(now_bought) do redis.call('HSET', KEYS[5], buyer, text(units)) end
+  for field, units in pairs(now_bought) do redis.call('HSET', KEYS[5], field, text(units)) end
   if #new_records > 0 then redis.call('HSET', bucket_key, unpack(new_records)) end
 end
 -- Redis may refuse this, for example when it is full. Then the next call does it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds each known bug of `tests/bugs` into a copy of the sources, and runs the test that must find it.
+# Builds each seeded bug of `tests/bugs` into a copy of the sources, and runs the test that must find it.
 # A patch begins with two lines:
 #   test:   that test, as `cargo test` names it
 #   fails:  part of the message of its failure; a test that fails with another message has not found the bug

@@ -36,7 +36,7 @@ until_true() {
   exit 1
 }
 
-(cd "$dir" && exec "$yoink" --set grpc_listen=127.0.0.1:0 --set http_listen=127.0.0.1:0 --set log=warn dev) \
+(cd "$dir" && exec "$yoink" --set grpc_listen=127.0.0.1:0 --set http_listen=127.0.0.1:0 --set log_filter=warn dev) \
   > "$dir/dev" &
 pids+=($!)
 until_true $! grep -q '^Postgres' "$dir/dev"
@@ -49,7 +49,7 @@ value() { awk -v name="$1" '$1 == name { print $2 }' "$dir/dev"; }
 } > "$dir/catalogue.csv"
 start=$EPOCHREALTIME
 YOINK_REDIS_URL=$(value Redis) YOINK_POSTGRES_URL=$(value Postgres) \
-  "$yoink" --set log=warn import "$dir/catalogue.csv"
+  "$yoink" --set log_filter=warn import "$dir/catalogue.csv"
 awk -v start="$start" -v end="$EPOCHREALTIME" 'BEGIN { printf "imported in %.1f s\n\n", end - start }'
 
 # A free port: no process listened on it a moment ago.

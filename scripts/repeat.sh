@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the integration tests repeatedly beside two busy processes, and prints the failures by test.
+# Runs the integration tests repeatedly while two other processes use the processor, and prints the failures by test.
 #   repeat.sh [name…]   only tests whose names contain one of these
 # N is the number of runs, 20 by default. The log of each failed run stays under target/repeat.
 set -euo pipefail
@@ -56,4 +56,4 @@ if [ "$failed" -gt 0 ]; then
     sed 's/^test \(.*\) \.\.\. FAILED$/\1/' | sort | uniq -c | sort -rn
   exit 1
 fi
-echo "$n runs beside two busy processes: nothing failed."
+echo "$n runs while two other processes used the processor: nothing failed."

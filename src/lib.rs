@@ -4,7 +4,7 @@
 //!
 //! - [`domain`]: data types and decisions, without effects
 //! - [`config`], [`telemetry`], [`tasks`]: settings; logs, metrics and traces; background tasks
-//! - [`redis`]: connections, every key, and the one way to run a script on them, under the fence
+//! - [`redis`]: connections, every key, and the one way to call a script that begins with the fence
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three do not import one another
 //! - [`lifecycle`]: opens, probes, closes and fills a partition in Redis

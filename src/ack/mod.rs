@@ -48,7 +48,7 @@ impl AckSettings {
                 self.replicas, available.replicas
             )),
             Ack::Ledger => Some(
-                "ack = ledger needs a Postgres with synchronous_commit and fsync on".to_owned(),
+                "ack = ledger needs a Postgres with synchronous_commit other than off, and fsync = on".to_owned(),
             ),
         }
     }
@@ -82,8 +82,10 @@ pub enum AckError {
     /// The stores cannot give this now; nothing was done.
     #[error("the stores cannot give ack = {} now", .0.as_str())]
     Unavailable(Ack),
-    /// Too many calls wait already; the unit is taken, and the outcome is open.
-    #[error("too many reservations wait for their answer")]
+    /// Too many calls wait already; the unit is taken, and the outcome is unknown.
+    #[error(
+        "too many reservations wait for their answer: repeat the request with the same request id"
+    )]
     Overloaded,
     /// The ledger records that the order will never be stored; its unit is given back after that.
     #[error("the order could not be stored")]
@@ -91,9 +93,9 @@ pub enum AckError {
     /// A store lost it.
     #[error("reservation {0} was lost")]
     Lost(ReservationId),
-    /// This process is shutting down; the outcome is open.
-    #[error("this process is shutting down")]
-    Stopping,
+    /// This process is shutting down; the outcome is unknown.
+    #[error("this process is shutting down: repeat the request with the same request id")]
+    ShuttingDown,
 }
 
 /// What the waits use.
@@ -138,8 +140,8 @@ impl Acks {
         if available { Ok(ack) } else { Err(AckError::Unavailable(ack)) }
     }
 
-    /// Waits until an accepted reservation may be answered. The caller limits how long. `Overloaded` and `Stopping`
-    /// leave the outcome open.
+    /// Waits until an accepted reservation may be answered. The caller limits how long. `Overloaded` and `ShuttingDown`
+    /// mean that the outcome is unknown.
     pub async fn wait(&self, ack: Ack, id: ReservationId) -> Result<(), AckError> {
         let started = Instant::now();
         match ack {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{PartitionEpoch, ReservationId},
-    redis::{FenceError, Partitions, script},
+    redis::{Partitions, RedisCallError, script},
     tasks::Tasks,
 };
 
@@ -64,8 +64,9 @@ async fn run(partitions: Partitions, replicas: u32, mut waiters: Waiters<Partiti
         for (at, written) in calls.into_iter().zip(written) {
             match written {
                 Ok(()) if reached >= replicas => waiters.answer(at, &true),
-                Ok(()) | Err(FenceError::Unavailable { .. } | FenceError::Malformed(_)) => {}
-                Err(FenceError::Fenced(_)) => waiters.answer(at, &false),
+                Ok(()) | Err(RedisCallError::Unavailable { .. } | RedisCallError::Malformed(_)) => {
+                }
+                Err(RedisCallError::Fenced(_)) => waiters.answer(at, &false),
             }
         }
     }

@@ -21,8 +21,8 @@ use crate::{
 const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Reads take at most one part in this many of the time.
-const SHARE: u32 = 3;
+/// Reads take at most 1/`TIME_SHARE` of the time.
+const TIME_SHARE: u32 = 3;
 /// After a read that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -52,7 +52,7 @@ async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<Reserv
         }
         healthy = read.is_ok();
         let pause = if healthy {
-            POLL_INTERVAL.max(started.elapsed() * (SHARE - 1))
+            POLL_INTERVAL.max(started.elapsed() * (TIME_SHARE - 1))
         } else {
             RETRY_INTERVAL
         };

@@ -27,9 +27,9 @@ impl<K, A> Queue<K, A> {
         let (answer, answered) = oneshot::channel();
         self.sender.try_send((key, answer)).map_err(|refused| match refused {
             TrySendError::Full(_) => AckError::Overloaded,
-            TrySendError::Closed(_) => AckError::Stopping,
+            TrySendError::Closed(_) => AckError::ShuttingDown,
         })?;
-        answered.await.map_err(|_| AckError::Stopping)
+        answered.await.map_err(|_| AckError::ShuttingDown)
     }
 }
 

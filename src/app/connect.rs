@@ -69,7 +69,7 @@ impl Stores {
         let pools = pools(config, &metrics).await?;
         let ledger = pools.operators.clone();
         retry_refused(async || check_schema(&ledger).await).await?;
-        let deployment = retry_refused(async || established(&ledger, config).await).await?;
+        let deployment = retry_refused(async || checked_deployment(&ledger, config).await).await?;
         let (client, tasks) = (client(config)?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
@@ -206,9 +206,12 @@ pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
     Ok(Client::open(config.redis_url.clone().set_tcp_settings(tcp))?)
 }
 
-/// The deployment of the ledger, which must have as many partitions as the settings. The first call ever fixes them.
-pub(crate) async fn established(ledger: &Ledger, config: &Config) -> anyhow::Result<Deployment> {
-    let deployment = ledger.establish(config.partitions).await?;
+/// The deployment of the ledger, which must have as many partitions as the settings. The first call of all creates it.
+pub(crate) async fn checked_deployment(
+    ledger: &Ledger,
+    config: &Config,
+) -> anyhow::Result<Deployment> {
+    let deployment = ledger.create_deployment(config.partitions).await?;
     if deployment.partitions != config.partitions {
         bail!(other_partitions(deployment.partitions, config.partitions));
     }
@@ -219,8 +222,8 @@ pub(crate) async fn established(ledger: &Ledger, config: &Config) -> anyhow::Res
 pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) -> String {
     let (found, config) = (found.get(), config.get());
     format!(
-        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} (the \
-         number of a database cannot be changed)"
+        "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} \
+         (the number of partitions is fixed when the database is first initialised)"
     )
 }
 

@@ -8,7 +8,7 @@ use super::connect::{
 use crate::{
     ack::{AckSettings, AvailableAcks},
     config::Config,
-    durability::{Assessment, CompleteFile, RedisState, assess_postgres, setting_warnings},
+    durability::{AofCompleteness, Assessment, RedisState, assess_postgres, setting_warnings},
     ledger::{PoolerError, check_pooler, schema_versions},
     redis::{Commands, Connection},
     telemetry::Metrics,
@@ -53,7 +53,7 @@ async fn inspect_redis(
     let version = redis_version(&connection).await?;
     let commands = Commands(connection);
     let state = RedisState::read(commands.clone()).await?;
-    let assessed = state.assess(&mut CompleteFile::default());
+    let assessed = state.assess(&mut AofCompleteness::default());
     let (role, mode, replicas) = (state.role(), assessed.mode, state.replicas);
     this.found.push(format!(
         "Redis {version}: role {role}, {replicas} replicas caught up, durability {mode}"

@@ -7,7 +7,7 @@ mod inspect;
 mod readiness;
 mod run;
 mod scrape;
-mod watch;
+mod store_monitor;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,15 +16,15 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 pub use self::connect::Stores;
-use self::{connect::retry_refused, watch::Watch};
+use self::{connect::retry_refused, store_monitor::StoreMonitor};
 pub(crate) use self::{
-    connect::{established, pools},
+    connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
 };
 use crate::{
     ack::Acks,
-    catalogue::{Catalogue, RefreshError},
+    catalogue::{Catalogue, ChangeError},
     config::Config,
     domain::NewProduct,
     ledger::Created,
@@ -32,17 +32,17 @@ use crate::{
     worker::{Pauses, WorkerContext, WorkerSettings},
 };
 
-/// The delay between an order's own failure and its next attempt.
+/// The delay between the refusal of an order by the ledger and its next attempt.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
-    /// Both.
+    /// API and worker.
     All,
     /// Answers calls.
     Api,
-    /// Carries orders to the ledger.
+    /// Stores orders, audits, rebuilds.
     Worker,
 }
 
@@ -92,7 +92,7 @@ pub struct App {
     recovery: Recovery,
     /// What the workers use: for tests that run them step by step.
     pub worker_context: WorkerContext,
-    watch: Watch,
+    monitor: StoreMonitor,
 }
 
 impl App {
@@ -101,7 +101,7 @@ impl App {
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
-        let watch = Watch::start(stores.clone(), role, acks.clone()).await?;
+        let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
         stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();
@@ -120,7 +120,7 @@ impl App {
             metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
             settings: WorkerSettings {
-                max_deliveries: config.max_deliveries,
+                deliveries_max: config.deliveries_max,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),
                 retry_delay: RETRY_DELAY,
             },
@@ -137,7 +137,7 @@ impl App {
             catalogue,
             recovery,
             worker_context,
-            watch,
+            monitor,
         })
     }
 
@@ -147,7 +147,7 @@ impl App {
     }
 
     /// Creates products before the first call can name them.
-    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, RefreshError> {
+    pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, ChangeError> {
         self.catalogue.create(products, "demo").await
     }
 }

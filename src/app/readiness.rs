@@ -6,8 +6,8 @@ use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{connections::HttpListener, scrape::Scrape, watch::Watch};
-use crate::{config::Automation, recovery::Seen, worker::PauseReason};
+use super::{connections::HttpListener, scrape::Scrape, store_monitor::StoreMonitor};
+use crate::{config::Automation, recovery::StatusSnapshot, worker::PauseReason};
 
 /// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 /// What readiness depends on.
 #[derive(Clone)]
 pub(super) struct Readiness {
-    pub(super) watch: Watch,
+    pub(super) monitor: StoreMonitor,
     pub(super) scrape: Scrape,
     /// Whether workers rebuild fenced partitions.
     pub(super) recovery: Automation,
@@ -24,9 +24,9 @@ pub(super) struct Readiness {
 impl Readiness {
     /// Whether units can be sold, and everything that does not work.
     fn check(&self) -> (bool, Vec<String>) {
-        let mut reasons = self.watch.reasons();
+        let mut reasons = self.monitor.reasons();
         let healthy = reasons.is_empty();
-        let pauses = self.scrape.pauses.reasons();
+        let pauses = self.scrape.pauses.by_reason();
         // A pause for one of these reasons makes the process unready. An outage of Postgres, an unlisted SQLSTATE and a
         // void that Postgres refuses (`VoidRefused`) do not: reservations are accepted until the backlog is full.
         let lasting = [
@@ -35,11 +35,14 @@ impl Readiness {
             PauseReason::Malformed,
             PauseReason::NewerFormat,
         ];
-        let is_paused = pauses.iter().any(|pause| lasting.contains(pause));
-        let seen = self.scrape.recovery.status().seen();
-        let sells = seen.fenced.len() < usize::from(self.scrape.stores.deployment.partitions.get());
-        reasons.extend(self.partitions(seen));
-        reasons.extend(pauses.iter().map(|pause| format!("consumption paused: {pause}")));
+        let is_paused = pauses.iter().any(|(pause, _)| lasting.contains(pause));
+        let status = self.scrape.recovery.status().snapshot();
+        let partitions = usize::from(self.scrape.stores.deployment.partitions.get());
+        let sells = status.fenced.len() < partitions;
+        reasons.extend(self.partitions(status));
+        reasons.extend(pauses.into_iter().map(|(pause, paused)| {
+            format!("{}: consumption paused: {pause}", partition_list(&paused, partitions))
+        }));
         reasons.extend(self.scrape.pauses.unlisted().into_iter().map(|(partition, kept)| {
             format!(
                 "partition {partition}: {} orders are kept and tried again: Postgres refuses them with \
@@ -58,7 +61,10 @@ impl Readiness {
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
-    fn partitions(&self, Seen { fenced, mut failures, stages }: Seen) -> Vec<String> {
+    fn partitions(
+        &self,
+        StatusSnapshot { fenced, mut failures, stages }: StatusSnapshot,
+    ) -> Vec<String> {
         let mut lines = Vec::new();
         for (partition, reason) in fenced {
             let more = match (stages.get(&partition), failures.remove(&partition)) {
@@ -91,6 +97,18 @@ impl Readiness {
     }
 }
 
+/// These partitions of so many, for a line that concerns them.
+fn partition_list(numbers: &[usize], partitions: usize) -> String {
+    match numbers {
+        [number] => format!("partition {number}"),
+        _ if numbers.len() == partitions => "all partitions".to_owned(),
+        _ => {
+            let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+            format!("partitions {}", numbers.join(", "))
+        }
+    }
+}
+
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     let (ready, reasons) = readiness.check();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -104,4 +122,20 @@ async fn metrics(State(readiness): State<Readiness>) -> Result<String, StatusCod
         tracing::error!(error = &*error as &dyn std::error::Error, "the metrics cannot be encoded");
         StatusCode::INTERNAL_SERVER_ERROR
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paused_partitions_are_named() {
+        for (numbers, text) in [
+            (&[2][..], "partition 2"),
+            (&[0, 2][..], "partitions 0, 2"),
+            (&[0, 1, 2][..], "all partitions"),
+        ] {
+            assert_eq!(partition_list(numbers, 3), text);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, transport::Server};
 
-use super::{App, connections, readiness::Readiness, scrape::Scrape, watch::report};
+use super::{App, connections, readiness::Readiness, scrape::Scrape, store_monitor::report};
 use crate::{
     config::{Automation, Config},
     grpc::{self, Limits, Services},
@@ -38,9 +38,9 @@ impl App {
         }
         self.start_periodic(&tasks, &stop);
         let (reporter, health) = tonic_health::server::health_reporter();
-        self.watch.check().await;
-        report(&reporter, self.role, self.watch.reasons().is_empty()).await;
-        tasks.spawn("store watch", self.watch.clone().run(reporter.clone(), stop.clone()));
+        self.monitor.check().await;
+        report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
+        tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
         let routes = self.services().map(|services| grpc::routes(services, &limits));
         let health = health.accept_compressed(CompressionEncoding::Gzip);
@@ -64,7 +64,7 @@ impl App {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
-        let readiness = Readiness { watch: self.watch, scrape, recovery: self.config.recovery };
+        let readiness = Readiness { monitor: self.monitor, scrape, recovery: self.config.recovery };
         tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
         let metrics = self.stores.metrics;
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
@@ -123,10 +123,10 @@ impl App {
     /// Starts the tasks that read the ledger for this process, and those that check the stores.
     fn start_periodic(&self, tasks: &Tasks, stop: &CancellationToken) {
         tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
-        tasks.spawn("partitions", self.recovery.clone().run(stop.clone()));
+        tasks.spawn("epoch refresh", self.recovery.clone().run(stop.clone()));
         let stores_orders = self.role.stores_orders();
         let rebuild = stores_orders && self.config.recovery == Automation::Auto;
-        tasks.spawn("recovery", self.recovery.clone().watch_fenced(rebuild, stop.clone()));
+        tasks.spawn("rebuilds", self.recovery.clone().check_fenced(rebuild, stop.clone()));
         if stores_orders && self.config.audit_interval_ms > 0 {
             let interval = Duration::from_millis(self.config.audit_interval_ms);
             let metrics = self.stores.metrics.clone();

@@ -60,7 +60,7 @@ impl Scrape {
 
     async fn redis(&self) {
         let partitions = self.stores.stock.partitions();
-        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().seen().fenced);
+        let (metrics, fenced) = (&self.stores.metrics, self.recovery.status().snapshot().fenced);
         for partition in partitions.count().all() {
             let (fenced, paused) =
                 (fenced.contains_key(&partition), self.pauses.is_paused(partition));

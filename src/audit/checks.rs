@@ -36,18 +36,18 @@ pub(super) fn check_seqs(
         report.violated(1, format!("partition {partition}: {what}"));
     }
     let found = i64::try_from(waiting).unwrap_or(i64::MAX) + rows.decided_at_cut;
-    let off = cut.seq - found;
-    if off != 0 {
+    let difference = cut.seq - found;
+    if difference != 0 {
         let accepted = cut.seq;
         report.violated(
-            off,
+            difference,
             format!(
                 "partition {partition}: {accepted} reservations were accepted in this epoch, {found} are in the \
-                 streams or in the ledger (off by {off})"
+                 streams or in the ledger (difference {difference})"
             ),
         );
     }
-    off == 0
+    difference == 0
 }
 
 /// Each order's request id is remembered, so that a repeated call gets the same answer and no second unit.
@@ -57,24 +57,24 @@ pub(super) fn check_request_ids(
     rows: &AuditRows,
     report: &mut Report,
 ) {
-    let (mut orders, mut remembered, mut off, mut forgotten) = (0, 0, 0, 0);
+    let (mut orders, mut remembered, mut difference, mut forgotten) = (0, 0, 0, 0);
     for bucket in buckets {
         let of_ledger = rows.request_ids_at_cut.get(&bucket.since_ms).copied().unwrap_or(0);
         let in_bucket = of_ledger + bucket.waiting;
         if bucket.is_kept {
             orders += in_bucket;
             remembered += bucket.remembered;
-            off += (in_bucket - bucket.remembered).abs();
+            difference += (in_bucket - bucket.remembered).abs();
         } else {
             forgotten += in_bucket;
         }
     }
-    if off != 0 {
+    if difference != 0 {
         report.violated(
-            off,
+            difference,
             format!(
-                "partition {partition}: {orders} orders with a request id, {remembered} request \
-                 ids remembered (off by {off})"
+                "partition {partition}: {orders} orders have a request id, but {remembered} request ids are \
+                 remembered (difference {difference})"
             ),
         );
     }
@@ -94,23 +94,23 @@ pub(super) fn check_product(
     ledger: LedgerUnits,
     report: &mut Report,
 ) {
-    // By how much each is off; 0 holds.
-    let mut require = |off: i64, what: String| {
-        if off != 0 {
-            report.violated(off, format!("product {product}: {what}"));
+    // Each with its difference; 0 holds.
+    let mut require = |difference: i64, what: String| {
+        if difference != 0 {
+            report.violated(difference, format!("product {product}: {what}"));
         }
     };
     let ProductCut { supply, stock, in_orders, in_dead } = redis;
     let confirmed = ledger.confirmed_at_cut;
-    let off = supply - (stock + in_orders + in_dead + confirmed);
+    let difference = supply - (stock + in_orders + in_dead + confirmed);
     require(
-        off,
+        difference,
         format!(
             "supply {supply} is not the sum of stock {stock}, in orders {in_orders}, in dead {in_dead} \
-             and confirmed {confirmed} (off by {off})"
+             and confirmed {confirmed} (difference {difference})"
         ),
     );
-    require(stock.min(0), format!("the stock is {stock} units"));
+    require(stock.min(0), format!("the stock is negative: {stock} units"));
     require(
         (supply - ledger.supply).max(0),
         format!("Redis has a supply of {supply} units, the ledger granted {}", ledger.supply),
@@ -135,7 +135,7 @@ pub(super) fn check_product(
     if ledger.over_limit > 0 {
         let users = ledger.over_limit;
         report.notes.push(format!(
-            "product {product}: {users} users hold more than its limit allows today: \
+            "product {product}: {users} users hold more than its limit allows now: \
              it was lowered, or set after they bought"
         ));
     }
@@ -199,7 +199,7 @@ mod tests {
         let check = |buckets: &[IdempotencyCut]| {
             let mut report = Report::default();
             check_request_ids(partition, buckets, &rows, &mut report);
-            (report.error_units, report.notes.len())
+            (report.differences, report.notes.len())
         };
         assert_eq!(check(&[bucket(0, true, 6, 1), bucket(10, true, 2, 0)]), (0, 0));
         assert_eq!(check(&[bucket(0, false, 0, 0), bucket(10, true, 2, 0)]), (0, 1));

@@ -14,10 +14,9 @@ use tokio::sync::Mutex;
 
 use self::checks::{check_product, check_request_ids, check_seqs, waiting_seqs};
 use crate::{
-    domain::{IdWindow, Lost, Partition, ProductId},
+    domain::{IdempotencyWindow, Lost, Partition, ProductId},
     ledger::{AuditCut, Ledger},
-    redis::FenceError,
-    stream::{CutError, ProductCut, Streams},
+    stream::{ProductCut, Streams},
 };
 
 /// What an audit found.
@@ -50,8 +49,8 @@ pub struct Report {
     pub products: Vec<ProductUnits>,
     /// What is wrong, and by how much.
     pub violations: Vec<String>,
-    /// The sum of it: units, orders or request ids too many or too few; 0 if nothing is wrong.
-    pub error_units: u64,
+    /// The sum of all differences: units, orders or request ids too many or too few; 0 if nothing is wrong.
+    pub differences: u64,
     /// What could not be checked, and why.
     pub unknown: Vec<String>,
     /// What an operator may want to know although nothing is wrong.
@@ -61,8 +60,8 @@ pub struct Report {
 }
 
 impl Report {
-    fn violated(&mut self, off: i64, what: String) {
-        self.error_units += off.unsigned_abs();
+    fn violated(&mut self, difference: i64, what: String) {
+        self.differences += difference.unsigned_abs();
         self.violations.push(what);
     }
 
@@ -85,19 +84,19 @@ pub struct Auditor {
     ledger: Ledger,
     idempotency_window_ms: u64,
     /// Held by the audit under way: each reads the whole ledger.
-    turn: Arc<Mutex<()>>,
+    lock: Arc<Mutex<()>>,
 }
 
 impl Auditor {
     /// An auditor of these stores; request ids are remembered for that many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, idempotency_window_ms: u64) -> Self {
-        Self { streams, ledger, idempotency_window_ms, turn: Arc::default() }
+        Self { streams, ledger, idempotency_window_ms, lock: Arc::default() }
     }
 
     /// Audits every partition, after any audit of a clone that is under way. Never fails: what cannot be read is
     /// reported as unknown. When the future is dropped, Postgres ends the query as well.
     pub async fn audit(&self) -> Report {
-        let _turn = self.turn.lock().await;
+        let _lock = self.lock.lock().await;
         let mut report = Report::default();
         for partition in self.streams.partitions().count().all() {
             if let Err(error) = self.audit_partition(partition, &mut report).await {
@@ -115,10 +114,7 @@ impl Auditor {
     ) -> anyhow::Result<()> {
         // First, and from the ledger alone: a loss is reported also while Redis cannot be read.
         report.lost.extend(self.ledger.lost_of_ended(partition).await?);
-        let cut = match self.streams.cut(partition, self.idempotency_window_ms).await {
-            Err(CutError::Fence(FenceError::Fenced(reason))) => anyhow::bail!("fenced: {reason}"),
-            cut => cut?,
-        };
+        let cut = self.streams.cut(partition, self.idempotency_window_ms).await?;
         let of_ledger = AuditCut {
             partition,
             epoch: cut.epoch,
@@ -126,14 +122,14 @@ impl Auditor {
             ids: cut.in_streams.iter().map(|id| id.to_uuid()).collect(),
             seqs: waiting_seqs(&cut),
             since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
-            width_ms: IdWindow::new(self.idempotency_window_ms).width_ms(),
+            width_ms: IdempotencyWindow::new(self.idempotency_window_ms).width_ms(),
         };
         let rows = self.ledger.audit_rows(&of_ledger).await?;
         check_request_ids(partition, &cut.idempotency, &rows, report);
         if !check_seqs(partition, &cut, &rows, report) {
             for seq in self.ledger.missing_seqs(&of_ledger).await? {
                 report.violations.push(format!(
-                    "partition {partition}: {}-{seq} was accepted and is in neither store",
+                    "partition {partition}: order {}-{seq} was accepted and is in neither store",
                     cut.epoch
                 ));
             }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Auditor, Report};
 use crate::{domain::Lost, tasks::tick, telemetry::Metrics};
 
-/// An audit reads the ledger, so audits take at most one part in this many of the time.
+/// An audit reads the ledger, so audits take at most 1/`TIME_SHARE` of the time.
 const TIME_SHARE: u32 = 10;
 
 impl Auditor {
@@ -38,7 +38,7 @@ impl Findings {
         metrics.set_audit_complete(complete);
         // An audit that could not read everything does not end an earlier violation.
         if complete || !report.violations.is_empty() {
-            metrics.set_conservation_error(report.error_units);
+            metrics.set_audit_differences(report.differences);
             self.log_violations(report.violations);
         }
         for lost in report.lost.iter().filter(|lost| !self.lost.contains(lost)) {
@@ -108,19 +108,19 @@ mod tests {
     #[test]
     fn violation_lasts_until_an_audit_that_reads_everything_finds_none() {
         let (mut findings, metrics) = (Findings::default(), Metrics::new().unwrap());
-        let off = || {
+        let is_violated = || {
             metrics
                 .encode()
                 .unwrap()
-                .contains("yoink_conservation_error_units{otel_scope_name=\"yoink\"} 1\n")
+                .contains("yoink_audit_differences{otel_scope_name=\"yoink\"} 1\n")
         };
-        let wrong = vec!["product shoe: off by 1".to_owned()];
-        let violated = Report { violations: wrong.clone(), error_units: 1, ..Report::default() };
+        let wrong = vec!["product shoe: difference 1".to_owned()];
+        let violated = Report { violations: wrong.clone(), differences: 1, ..Report::default() };
         findings.publish(violated, &metrics);
         let unknown = Report { unknown: vec!["fenced".to_owned()], ..Report::default() };
         findings.publish(unknown, &metrics);
-        assert!(off() && findings.violations == wrong);
+        assert!(is_violated() && findings.violations == wrong);
         findings.publish(Report::default(), &metrics);
-        assert!(!off() && findings.violations.is_empty());
+        assert!(!is_violated() && findings.violations.is_empty());
     }
 }

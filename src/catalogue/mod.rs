@@ -15,7 +15,7 @@ use self::snapshot::Snapshot;
 use crate::{
     domain::{NewProduct, Partition, Product, ProductId, ProductStatus},
     ledger::{Created, Ledger, LedgerError, Restock, Restocked, SaleChange, UpdateError},
-    redis::FenceError,
+    redis::RedisCallError,
     stock::{Stock, StockError},
     tasks::tick,
 };
@@ -28,7 +28,7 @@ const STOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A product and its stock; no stock while its partition recovers, or Redis is unavailable or slow.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct ProductWithStock {
     /// The product.
     pub product: Arc<Product>,
     /// Units that can be sold now.
@@ -37,17 +37,20 @@ pub struct Listed {
 
 /// Why a change does not take effect yet, or may not have been recorded.
 #[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
+pub enum ChangeError {
     /// The ledger could not be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The ledger has the change, Redis does not: it is sent again by each refresh.
-    #[error("recorded in Postgres; it is applied to Redis as soon as Redis can be reached")]
-    NotAppliedYet(#[source] FenceError),
+    #[error(
+        "the change is recorded in Postgres but not applied to Redis yet; it is applied when the partition is \
+         open and Redis answers"
+    )]
+    NotAppliedYet(#[source] RedisCallError),
 }
 
 /// What was found when the changes were read from the ledger.
-struct Read {
+struct ChangesRead {
     /// The ledger has lost changes, so every product was read again.
     lost_changes: bool,
     /// There are products without a version.
@@ -109,7 +112,7 @@ impl Catalogue {
         Ok(())
     }
 
-    async fn read_changes(&self, sent: &mut [i64]) -> Result<Read, LedgerError> {
+    async fn read_changes(&self, sent: &mut [i64]) -> Result<ChangesRead, LedgerError> {
         let Snapshot { version: seen, highest, .. } = **self.snapshot.load();
         let changes = self.ledger.products_since(seen, highest).await?;
         self.read.store(Arc::new(Instant::now()));
@@ -126,7 +129,7 @@ impl Catalogue {
         } else if !changed.is_empty() {
             self.snapshot.rcu(|now| now.with_changes(&changed));
         }
-        Ok(Read { lost_changes, versions_missing: changes.versions_missing })
+        Ok(ChangesRead { lost_changes, versions_missing: changes.versions_missing })
     }
 
     /// How long ago the changes of other processes were read.
@@ -139,7 +142,7 @@ impl Catalogue {
     async fn send_changed<'a>(
         &self,
         changed: impl IntoIterator<Item = &'a ProductId>,
-    ) -> Result<(), RefreshError> {
+    ) -> Result<(), ChangeError> {
         let ids: Vec<&str> = changed.into_iter().map(ProductId::as_str).collect();
         let products = self.ledger.products(&ids).await?;
         let products: Vec<_> = products.into_iter().map(Arc::new).collect();
@@ -158,7 +161,7 @@ impl Catalogue {
         }
         let sends = by_partition.iter().map(|(partition, changed)| self.send(*partition, changed));
         let sent = join_all(sends).await;
-        sent.into_iter().collect::<Result<(), _>>().map_err(RefreshError::NotAppliedYet)
+        sent.into_iter().collect::<Result<(), _>>().map_err(ChangeError::NotAppliedYet)
     }
 
     /// Sends the units first, so that a product that is on offer has its stock.
@@ -166,12 +169,12 @@ impl Catalogue {
         &self,
         partition: Partition,
         products: &[Arc<Product>],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         if products.is_empty() {
             return Ok(());
         }
-        self.stock.restock(partition, products).await?;
-        self.stock.publish(partition, products).await
+        self.stock.set_supply(partition, products).await?;
+        self.stock.write_terms(partition, products).await
     }
 
     /// Refreshes until stopped.
@@ -194,7 +197,7 @@ impl Catalogue {
         &self,
         products: &[NewProduct],
         actor: &str,
-    ) -> Result<Created, RefreshError> {
+    ) -> Result<Created, ChangeError> {
         let count = self.stock.partitions().count();
         let created = self.ledger.create_products(products, count, actor).await?;
         if matches!(created, Created::Done { .. }) {
@@ -210,13 +213,13 @@ impl Catalogue {
         &self,
         id: &ProductId,
         change: &SaleChange,
-    ) -> Result<Result<Product, RefreshError>, UpdateError> {
+    ) -> Result<Result<Product, ChangeError>, UpdateError> {
         let product = self.ledger.update_product(id, change).await?;
         Ok(self.send_changed([id]).await.map(|()| product))
     }
 
     /// Grants units, once per request id: after an error, repeat it with the same one.
-    pub async fn restock(&self, restock: &Restock) -> Result<Restocked, RefreshError> {
+    pub async fn restock(&self, restock: &Restock) -> Result<Restocked, ChangeError> {
         let restocked = self.ledger.restock(restock).await?;
         if matches!(restocked, Restocked::Added(_) | Restocked::AlreadyAdded(_)) {
             self.send_changed([&restock.product]).await?;
@@ -231,7 +234,7 @@ impl Catalogue {
         &self,
         after: Option<&ProductId>,
         size: usize,
-    ) -> Result<(Vec<Listed>, bool), StockError> {
+    ) -> Result<(Vec<ProductWithStock>, bool), StockError> {
         let snapshot = self.snapshot.load_full();
         let offered = |product: &&Arc<Product>| product.sale.status != ProductStatus::Retired;
         let mut page: Vec<Arc<Product>> =
@@ -242,12 +245,15 @@ impl Catalogue {
     }
 
     /// One product; `None` if no product has this id.
-    pub async fn get(&self, id: &ProductId) -> Result<Option<Listed>, StockError> {
+    pub async fn get(&self, id: &ProductId) -> Result<Option<ProductWithStock>, StockError> {
         let product = self.snapshot.load().products.get(id).cloned();
         Ok(self.with_stock(product.into_iter().collect()).await?.pop())
     }
 
-    async fn with_stock(&self, products: Vec<Arc<Product>>) -> Result<Vec<Listed>, StockError> {
+    async fn with_stock(
+        &self,
+        products: Vec<Arc<Product>>,
+    ) -> Result<Vec<ProductWithStock>, StockError> {
         let count = self.stock.partitions().count();
         let mut by_partition: HashMap<Partition, Vec<ProductId>> = HashMap::new();
         for product in &products {
@@ -265,7 +271,7 @@ impl Catalogue {
         let stock_of = |id: &ProductId| levels.get(&count.of(id))?.as_ref()?.get(id).copied();
         let listed = products.into_iter().map(|product| {
             let stock = stock_of(&product.id);
-            Listed { product, stock }
+            ProductWithStock { product, stock }
         });
         Ok(listed.collect())
     }
@@ -274,10 +280,10 @@ impl Catalogue {
 /// Whether a stock that cannot be read now may be readable later.
 fn is_transient(error: &StockError) -> bool {
     match error {
-        StockError::Fence(FenceError::Fenced(_) | FenceError::Unavailable { .. })
+        StockError::Redis(RedisCallError::Fenced(_) | RedisCallError::Unavailable { .. })
         | StockError::Overloaded
         | StockError::Abandoned
         | StockError::Refused(_) => true,
-        StockError::Fence(FenceError::Malformed(_)) | StockError::Stopping => false,
+        StockError::Redis(RedisCallError::Malformed(_)) | StockError::ShuttingDown => false,
     }
 }

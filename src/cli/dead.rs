@@ -12,10 +12,10 @@ use crate::{
     app::Stores,
     config::Config,
     dead_letters::{
-        Action, DeadFilter, DeadLetterError, DryRun, EntryOutcome, Interrupted, PAGE, Selection,
-        Tally,
+        Action, DeadFilter, DeadLetterError, DryRun, EntryOutcome, Interrupted, OutcomeCounts,
+        PAGE, Selection,
     },
-    domain::{Note, Reservation, ReservationId, ReservationState},
+    domain::{OperatorText, Reservation, ReservationId, ReservationState},
     ledger::{ActionBy, LookedUp},
     stream::DeadEntry,
 };
@@ -51,10 +51,10 @@ pub(super) struct ActionArgs {
     dry_run: bool,
     /// Who acts, for the record; without it, the login name.
     #[arg(long, default_value = "")]
-    actor: Note,
+    actor: OperatorText,
     /// Why the action is done, for the record.
     #[arg(long, default_value = "")]
-    reason: Note,
+    reason: OperatorText,
 }
 
 pub(super) async fn run(config: &Config, command: DeadCommand) -> anyhow::Result<ExitCode> {
@@ -80,7 +80,7 @@ fn time(ms: i64) -> anyhow::Result<Timestamp> {
 
 fn list_table() -> Table {
     let mut table = Table::new();
-    table.set_header(["reservation", "product", "moved at", "SQLSTATE", "reason"]);
+    table.set_header(["dead key", "product", "moved at", "SQLSTATE", "reason"]);
     table
 }
 
@@ -196,7 +196,7 @@ async fn show(stores: &Stores, id: ReservationId) -> anyhow::Result<()> {
 /// The login name, if the environment has it.
 fn login_name() -> String {
     let name = ["LOGNAME", "USER"].into_iter().find_map(|name| env::var(name).ok());
-    name.and_then(|name| name.parse::<Note>().ok()).unwrap_or_default().or("command line")
+    name.and_then(|name| name.parse::<OperatorText>().ok()).unwrap_or_default().or("command line")
 }
 
 async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Result<ExitCode> {
@@ -215,14 +215,14 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
         }
         Selection::Ids(ids)
     };
-    let tally = if args.dry_run {
+    let counts = if args.dry_run {
         let dry_run = stores.dead_letters.dry_run(action, &selection).await.map_err(with_advice)?;
         output::line(effect_table(&dry_run))?;
         output::line(format!(
-            "Dry run, nothing was done. It would be: {}.",
-            counts(&dry_run.tally)
+            "Dry run, nothing was done. The result would be: {}.",
+            summary(&dry_run.counts)
         ))?;
-        dry_run.tally
+        dry_run.counts
     } else {
         let actor = args.actor.or(&login_name());
         let by = ActionBy { actor, reason: args.reason.to_string() };
@@ -231,19 +231,19 @@ async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Res
             printed = output::line(entry_line(dead, outcome));
             if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
-        let (tally, error) = match applied.await {
-            Ok(tally) => (tally, None),
+        let (counts, error) = match applied.await {
+            Ok(counts) => (counts, None),
             Err(Interrupted { done, error }) => (done, Some(error)),
         };
         printed?;
-        output::line(format!("Done: {}.", counts(&tally)))?;
+        output::line(format!("Done: {}.", summary(&counts)))?;
         if let Some(error) = error {
-            let context = "stopped before the last entry; run the same command again to continue";
+            let context = "the command stopped before the last entry: run it again to continue";
             return Err(with_advice(error).context(context));
         }
-        tally
+        counts
     };
-    Ok(ExitCode::from(u8::from(tally.refused + tally.unrecognized + tally.no_stock > 0)))
+    Ok(ExitCode::from(u8::from(counts.refused + counts.unrecognized + counts.no_stock > 0)))
 }
 
 fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
@@ -260,11 +260,13 @@ fn entry_line(dead: &DeadEntry, outcome: EntryOutcome) -> String {
     format!("{} {outcome}", plain(dead.dead_key()))
 }
 
-fn counts(tally: &Tally) -> String {
-    let Tally { released, stored, decided, refused, unrecognized, no_stock } = tally;
+fn summary(counts: &OutcomeCounts) -> String {
+    let OutcomeCounts { released, stored, decided, refused, unrecognized, no_stock, not_found } =
+        counts;
     format!(
         "{released} units given back, {stored} orders stored, {refused} refused again, {decided} \
-         already stored or released, {unrecognized} unrecognized, {no_stock} without stock"
+         already stored or released, {unrecognized} unrecognized, \
+         {no_stock} kept because Redis has no stock of the product, {not_found} not found"
     )
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{import, output};
 use crate::{
     app::{App, Listeners, Role},
-    catalogue::RefreshError,
+    catalogue::ChangeError,
     config::Config,
     domain::NewProduct,
     servers::{AppendFsync, PostgresServer, RedisServer},
@@ -68,8 +68,8 @@ fn demo_products(scarce_units: i64) -> anyhow::Result<Vec<NewProduct>> {
 pub(super) async fn create_catalogue(app: &App, scarce_units: i64) -> anyhow::Result<()> {
     match app.create_products(&demo_products(scarce_units)?).await {
         // With data of an earlier run its products stay, and its partitions are rebuilt before they sell.
-        Ok(_) | Err(RefreshError::NotAppliedYet(_)) => Ok(()),
-        Err(error @ RefreshError::Ledger(_)) => Err(error.into()),
+        Ok(_) | Err(ChangeError::NotAppliedYet(_)) => Ok(()),
+        Err(error @ ChangeError::Ledger(_)) => Err(error.into()),
     }
 }
 

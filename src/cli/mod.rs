@@ -100,7 +100,7 @@ enum Command {
     },
     /// Rebuilds partitions from the ledger: the fenced ones, or the given ones.
     Rebuild(rebuild::RebuildArgs),
-    /// Works on orders that could not be stored.
+    /// Lists, shows, retries or releases dead entries.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
     /// Calls a running service over many connections, and reports what was answered, and how fast.

@@ -54,7 +54,7 @@ pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<Ex
     }
     for row in chosen {
         let reason = fenced.iter().find(|(fenced, _)| fenced.partition == row.partition);
-        for line in recovery.plan(row, reason.map(|(_, reason)| *reason)).await? {
+        for line in recovery.dry_run(row, reason.map(|(_, reason)| *reason)).await? {
             output::line(line)?;
         }
     }
@@ -90,7 +90,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
         tokio::select! {
             rebuilt = &mut rebuilds => break rebuilt,
             _ = ticks.tick() => {
-                for (partition, stage) in recovery.status().seen().stages {
+                for (partition, stage) in recovery.status().snapshot().stages {
                     output::line(format!("partition {partition}: {stage}"))?;
                 }
             }
@@ -103,7 +103,7 @@ async fn rebuild(stores: &Stores, rows: Vec<PartitionRow>) -> anyhow::Result<Exi
             Ok(Some(rebuilt)) => {
                 opened.push(partition);
                 line(format!(
-                    "rebuilt and open; from its streams {} orders are stored, {} are voided",
+                    "rebuilt and open: {} orders from its streams were stored and {} voided",
                     rebuilt.stored, rebuilt.voided
                 ))?;
                 for lost in &rebuilt.lost {

@@ -13,7 +13,7 @@ use crate::{
     app::{Stores, pools},
     audit::Verdict,
     config::Config,
-    domain::{Note, ProductId, RequestId, UNITS_MAX},
+    domain::{OperatorText, ProductId, RequestId, UNITS_MAX},
     ledger::{Ledger, Migrated, Restock, Restocked, check_schema},
     telemetry::Metrics,
 };
@@ -48,7 +48,7 @@ pub(super) struct RestockArgs {
     request_id: Option<RequestId>,
     /// Why the units are added, for the record.
     #[arg(long, default_value = "")]
-    reason: Note,
+    reason: OperatorText,
 }
 
 pub(super) async fn restock(config: &Config, args: RestockArgs) -> anyhow::Result<ExitCode> {

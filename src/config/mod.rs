@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:50051");
         assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
         assert_eq!(config.partitions.get(), 8);
-        assert_eq!((config.max_deliveries, config.takeover_idle_ms), (3, 30_000));
+        assert_eq!((config.deliveries_max, config.takeover_idle_ms), (3, 30_000));
         assert_eq!(
             (config.backlog_max_entries, config.idempotency_window_ms),
             (500_000, 259_200_000)
@@ -155,10 +155,10 @@ mod tests {
             ("grpc_listen", "nonsense"),
             ("partitions", "many"),
             ("key_prefix", "a{b}"),
-            ("max_deliveries", "0"),
+            ("deliveries_max", "0"),
             ("redis_url", "redis://host:notaport"),
             ("postgres_url", "http://x"),
-            ("log", "info=debug=warn"),
+            ("log_filter", "info=debug=warn"),
             ("ack", "fsync"),
             ("otlp_headers", "secret"),
             ("unknown", "1"),

@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
     };
     if rest.ends_with("#insecure") {
         return Err("ends in #insecure, which is not supported: the certificate of Redis is always verified \
-                    (SSL_CERT_FILE names another authority)"
+                    (to trust another certificate authority, set SSL_CERT_FILE)"
             .to_owned());
     }
     check_characters(rest)?;
@@ -65,7 +65,7 @@ fn check_tcp(rest: &str) -> Result<(), String> {
     }
     if name.contains(',') {
         return Err(
-            "names more than one host: name one, or an address that follows it in a failover"
+            "names more than one host: name one host, or one address that always leads to the primary"
                 .to_owned(),
         );
     }

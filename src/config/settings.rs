@@ -2,7 +2,7 @@
 //!
 //! From a declaration come the field of [`Config`], the default, the name in the file, the environment and `--set`, the
 //! check, the line of `yoink config check` and of `yoink config sample`, and the row in `docs/operations.md`. A check
-//! of several settings together is in [`Config::load`].
+//! of several settings together is in `Config::of`.
 
 use std::{fmt, net::SocketAddr};
 
@@ -96,11 +96,12 @@ settings! {
     reflection: Reflection = "auto", format::word([
         ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
     ]);
-    /// Attempts to store an order that fails by itself, before it is moved to the dead stream.
-    max_deliveries: u32 = "3", format::whole("", 1..=100);
+    /// Attempts to store an order that the ledger refuses or that cannot be read, before it is moved to the dead
+    /// stream.
+    deliveries_max: u32 = "3", format::whole("", 1..=100);
     /// An entry that its worker has not touched for this long is taken over by another worker.
     takeover_idle_ms: u64 = "30000", format::whole("ms", 100..=DAY_MS);
-    /// Most waiting orders of a partition; beyond that, reservations there are refused.
+    /// Maximum number of waiting orders of a partition; beyond it, reservations there are refused.
     backlog_max_entries: u64 = "500000", format::whole("", 1..=u64::MAX);
     /// How long a request id is remembered at least. The default is 72 hours, since payment providers deliver a webhook
     /// again for three days. It must be the same for every process and for `yoink audit` (below).
@@ -116,11 +117,13 @@ settings! {
     /// Time between two audits by a worker (longer, if an audit takes longer). Every worker audits: with many workers,
     /// switch it off in some.
     audit_interval_ms: u64 = "30000", format::whole_or_off("ms", 100..=DAY_MS);
-    /// Most buyers' calls in progress in this process; one more is refused as OVERLOADED.
+    /// Maximum number of buyers' calls in progress in this process; one more is refused as OVERLOADED.
     concurrency_max_calls: u32 = "10000", format::whole("", 1..=1_000_000);
-    /// Most buyers' calls from one address per second, and at once; one more is refused as RATE_LIMITED.
+    /// Maximum number of buyers' calls per second from one address; all of them may come in one burst. One more is
+    /// refused as RATE_LIMITED.
     address_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
-    /// Most reservations that one user asks for per second, and at once; one more is refused as RATE_LIMITED.
+    /// Maximum number of reservations per second that one user asks for; all of them may come in one burst. One more is
+    /// refused as RATE_LIMITED.
     user_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
     /// Longest duration of a call, whatever deadline its client sets; operators' calls have no limit.
     call_timeout_ms: u64 = "10000", format::whole("ms", 10..=600_000);
@@ -128,10 +131,11 @@ settings! {
     request_max_bytes: usize = "16384", format::whole("bytes", 1_024..=1_048_576);
     /// Largest header list of a call; HTTP/2 itself refuses a larger one.
     header_max_bytes: u32 = "16384", format::whole("bytes", 4_096..=1_048_576);
-    /// Most calls in progress on one connection; further calls wait at the client. A call that is opened and sends
-    /// nothing holds memory for `call_timeout_ms`.
+    /// Maximum number of calls in progress on one connection; further calls wait at the client. A call that is opened
+    /// and sends nothing holds memory for `call_timeout_ms`.
     connection_max_streams: u32 = "1000", format::whole("", 1..=100_000);
-    /// Most gRPC connections at the same time; one more is closed at once. The descriptor limit may allow fewer (below).
+    /// Maximum number of gRPC connections at the same time; one more is closed at once. The descriptor limit may allow
+    /// fewer (below).
     connections_max: u32 = "10000", format::whole("", 1..=1_000_000);
     /// How long a gRPC connection lasts before its client is asked to open a new one.
     connection_max_age_ms: u64 = "300000", format::whole_or_off("ms", 1_000..=DAY_MS);
@@ -140,15 +144,17 @@ settings! {
     /// Proxies whose `x-forwarded-for` header is trusted.
     trusted_proxies: Vec<IpNet> = "",
         format::list("addresses or networks, by commas", format::network);
-    /// Most connections to Postgres for workers (storing, voiding) and for calls that wait with `ack = ledger`: about one
-    /// per partition.
+    /// Maximum number of connections to Postgres for workers (storing, voiding) and for calls that wait with `ack =
+    /// ledger`: about one per partition.
     pool_workers: u32 = "16", format::whole("", 1..=1_000);
-    /// Most connections to Postgres for operators' calls, the catalogue, and opening, watching and rebuilding partitions.
+    /// Maximum number of connections to Postgres for operators' calls, the catalogue, and opening, watching and
+    /// rebuilding partitions.
     pool_operators: u32 = "8", format::whole("", 1..=1_000);
-    /// Most connections to Postgres for buyers' `GetReservation`. For each, 32 such calls may be in progress; one more is
-    /// refused as OVERLOADED.
+    /// Maximum number of connections to Postgres for buyers' `GetReservation`. For each, 32 such calls may be in
+    /// progress; one more is refused as OVERLOADED.
     pool_lookups: u32 = "8", format::whole("", 1..=1_000);
-    /// Most connections to Postgres for long reads: rebuilds (one each, 4 at a time), audits, `yoink export`.
+    /// Maximum number of connections to Postgres for long reads: rebuilds (one each, 4 at a time), audits, `yoink
+    /// export`.
     pool_maintenance: u32 = "10", format::whole("", 6..=1_000);
     /// Products whose stock is a metric; no other product is named in metrics.
     metrics_products: Vec<ProductId> = "",
@@ -162,7 +168,7 @@ settings! {
     /// Share of the calls that are traced. A call that belongs to a trace already follows the decision of its client.
     trace_sample_ratio: f64 = "0.01", format::ratio();
     /// What is logged, such as `warn,yoink=debug`.
-    log: String = "info", format::log_filter();
+    log_filter: String = "info", format::log_filter();
     /// The format of log lines: `text`, or `json` for one object per line.
     log_format: LogFormat = "text", format::word([
         ("text", LogFormat::Text), ("json", LogFormat::Json),
@@ -245,10 +251,10 @@ mod tests {
 
     #[test]
     fn settings_that_are_printed_can_be_read_again() {
-        let flags = [("log", r#"a[b{c="d\\e"}]=info"#.to_owned())];
+        let flags = [("log_filter", r#"a[b{c="d\\e"}]=info"#.to_owned())];
         let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
         let table: toml::Table = config.to_string().parse().unwrap();
-        assert_eq!(table["log"].as_str(), Some(flags[0].1.as_str()));
+        assert_eq!(table["log_filter"].as_str(), Some(flags[0].1.as_str()));
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl IgnoredVariables {
     /// The variables that Kubernetes has set, if there are any.
     pub fn kubernetes(&self) -> Option<String> {
         let names = list(&self.kubernetes)?;
-        Some(format!("ignored, set by Kubernetes for a Service: {names}"))
+        Some(format!("ignored environment variables that Kubernetes sets for a Service: {names}"))
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
         let found = gathered(&[
             ("YOINK_POSTGRE_URL", "postgres://ann:hunter2@db/yoink"),
             ("YOINK_HTTP_PORT", "9464"),
-            ("yoink_log", "debug"),
+            ("yoink_log_filter", "debug"),
             ("YOINK_\u{1b}[31m", "x"),
             ("YOINK_COMMIT", "abc"),
             ("PATH", "/bin"),
@@ -296,7 +296,7 @@ mod tests {
         for name in ["YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)", "YOINK_HTTP_PORT"] {
             assert!(warning.contains(name), "{warning}");
         }
-        assert!(warning.contains("yoink_log (did you mean YOINK_LOG?)"), "{warning}");
+        assert!(warning.contains("yoink_log_filter (did you mean YOINK_LOG_FILTER?)"), "{warning}");
         for absent in ["hunter2", "9464", "COMMIT", "PATH", "\u{1b}"] {
             assert!(!warning.contains(absent), "{warning}");
         }
@@ -320,10 +320,10 @@ mod tests {
     #[test]
     fn number_in_the_file_for_a_text_setting_applies_as_written() {
         let mut found = Sources::default();
-        let text = "key_prefix = 1e3\nlog = true\npartitions = 1_0\nack = 'disk'\n                    redis_url = ['a']\nredis_ur = ''\n[grpc]\nlisten = 1";
+        let text = "key_prefix = 1e3\nlog_filter = true\npartitions = 1_0\nack = 'disk'\n                    redis_url = ['a']\nredis_ur = ''\n[grpc]\nlisten = 1";
         found.file(Path::new("yoink.toml"), text).unwrap();
         assert_eq!(found.values["key_prefix"].text, "1e3");
-        assert_eq!(found.values["log"].text, "true");
+        assert_eq!(found.values["log_filter"].text, "true");
         let partitions = found.read("partitions", "8", &whole::<u32>("", 1..=100));
         assert_eq!(partitions, Some(10));
         assert_eq!(found.values["ack"].text, "disk");
@@ -339,8 +339,8 @@ mod tests {
     fn variable_that_is_not_utf_8_is_reported_by_name() {
         use std::os::unix::ffi::OsStringExt as _;
         let value = OsString::from_vec(vec![0xff]);
-        let environment = [("YOINK_LOG".into(), value)].into_iter();
+        let environment = [("YOINK_LOG_FILTER".into(), value)].into_iter();
         let found = Sources::gather(Path::new("none"), environment, &[]).unwrap();
-        assert_eq!(found.problems, ["YOINK_LOG is not UTF-8"]);
+        assert_eq!(found.problems, ["YOINK_LOG_FILTER is not UTF-8"]);
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn check_characters(rest: &str) -> Result<(), String> {
     let problem = if rest.contains('#') {
         "has a raw #, which ends a URL: write %23 for a # in a password"
     } else if has_raw_percent(rest) {
-        "has a % that two hexadecimal digits do not follow: write %25 for a % in a password"
+        "has a % that is not followed by two hexadecimal digits: write %25 for a % in a password"
     } else if rest.contains(char::is_whitespace) {
         "has a space or a line break: write %20 for a space in a password"
     } else {

@@ -31,7 +31,7 @@ pub struct Page {
     /// The entries.
     pub entries: Vec<DeadEntry>,
     /// How many named reservations have no dead entry.
-    pub missing: u64,
+    pub not_found: u64,
 }
 
 /// Reads the named reservations first, then the dead streams of its partitions.
@@ -104,7 +104,7 @@ impl<'a> Cursor<'a> {
                 self.after = Some(last.dead_id().to_owned());
                 self.scanned += entries.len();
                 entries.retain(|dead| self.filter.matches(dead, self.now_ms));
-                return Ok(Some(Page { entries, missing: 0 }));
+                return Ok(Some(Page { entries, not_found: 0 }));
             }
             self.partitions.pop_front();
             (self.after, self.newest) = (None, None);
@@ -119,7 +119,7 @@ impl<'a> Cursor<'a> {
         for id in ids {
             match self.dead_letters.find(*id).await? {
                 Some(dead) => page.entries.push(dead),
-                None => page.missing += 1,
+                None => page.not_found += 1,
             }
         }
         Ok(page)

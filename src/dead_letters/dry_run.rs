@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{Action, DeadLetterError, DeadLetters, EntryOutcome, Selection, Tally};
+use super::{Action, DeadLetterError, DeadLetters, EntryOutcome, OutcomeCounts, Selection};
 use crate::{
     domain::{Epoch, ProductId},
     ledger::LedgerError,
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProductEffect {
     /// The entries that would be released, stored or refused.
-    pub tally: Tally,
+    pub counts: OutcomeCounts,
     /// Units that are for sale now; `None` if Redis does not know the product.
     pub stock_now: Option<i64>,
 }
@@ -26,12 +26,12 @@ pub struct ProductEffect {
 impl ProductEffect {
     /// How many entries would be released, stored or refused.
     pub fn entries(&self) -> u64 {
-        self.tally.released + self.tally.stored + self.tally.refused
+        self.counts.released + self.counts.stored + self.counts.refused
     }
 
     /// Units that would be for sale afterwards if none were bought meanwhile.
     pub fn stock_after(&self) -> Option<i64> {
-        self.stock_now?.checked_add_unsigned(self.tally.released)
+        self.stock_now?.checked_add_unsigned(self.counts.released)
     }
 }
 
@@ -39,14 +39,14 @@ impl ProductEffect {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DryRun {
     /// All entries.
-    pub tally: Tally,
+    pub counts: OutcomeCounts,
     /// By product, of the entries that would be released, stored or refused.
     pub products: BTreeMap<ProductId, ProductEffect>,
 }
 
 impl DryRun {
     fn add(&mut self, dead: &DeadEntry, stock: &StockByProduct, outcome: EntryOutcome) {
-        self.tally.add(outcome);
+        self.counts.add(outcome);
         let (EntryOutcome::Released | EntryOutcome::Stored | EntryOutcome::Refused) = outcome
         else {
             return;
@@ -54,7 +54,7 @@ impl DryRun {
         if let Some(product) = dead.product() {
             let stock_now = stock.get(&product).copied();
             let effect = self.products.entry(product).or_default();
-            effect.tally.add(outcome);
+            effect.counts.add(outcome);
             effect.stock_now = stock_now;
         }
     }
@@ -71,16 +71,16 @@ impl DeadLetters {
         let mut dry_run = DryRun::default();
         let mut cursor = self.cursor(selection).await?;
         while let Some(page) = cursor.next_page().await? {
-            dry_run.tally.decided += page.missing;
+            dry_run.counts.not_found += page.not_found;
             for entries in page.entries.chunk_by(|a, b| a.partition == b.partition) {
-                self.try_out(action, entries, &mut dry_run).await?;
+                self.add_page(action, entries, &mut dry_run).await?;
             }
         }
         Ok(dry_run)
     }
 
-    /// Adds what would happen to some entries of one partition.
-    async fn try_out(
+    /// Adds what would happen to some entries of a page, all of one partition.
+    async fn add_page(
         &self,
         action: Action,
         entries: &[DeadEntry],

@@ -22,7 +22,7 @@ pub use self::{
 use crate::{
     domain::ReservationId,
     ledger::{ActionBy, Ledger, LedgerError},
-    redis::{Applied, FenceError},
+    redis::{Applied, RedisCallError},
     stock::{Stock, StockError},
     stream::{DeadEntry, Streams},
 };
@@ -53,19 +53,20 @@ pub enum EntryOutcome {
     NoStock,
 }
 
-/// How many entries had each outcome.
+/// How many entries had each outcome, and how many named reservations have no dead entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants of `EntryOutcome`")]
-pub struct Tally {
+#[expect(missing_docs, reason = "the variants of `EntryOutcome`, and `not_found`")]
+pub struct OutcomeCounts {
     pub released: u64,
     pub stored: u64,
     pub decided: u64,
     pub refused: u64,
     pub unrecognized: u64,
     pub no_stock: u64,
+    pub not_found: u64,
 }
 
-impl Tally {
+impl OutcomeCounts {
     fn add(&mut self, outcome: EntryOutcome) {
         *match outcome {
             EntryOutcome::Released => &mut self.released,
@@ -85,7 +86,7 @@ pub enum DeadLetterError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
     #[error(transparent)]
     Stock(#[from] StockError),
 }
@@ -95,29 +96,29 @@ impl DeadLetterError {
     pub fn is_fenced(&self) -> bool {
         matches!(
             self,
-            Self::Fence(FenceError::Fenced(_))
-                | Self::Stock(StockError::Fence(FenceError::Fenced(_)))
+            Self::Redis(RedisCallError::Fenced(_))
+                | Self::Stock(StockError::Redis(RedisCallError::Fenced(_)))
         )
     }
 
-    /// Whether the script that failed may have taken effect.
-    fn may_have_happened(&self) -> bool {
-        let (Self::Fence(error) | Self::Stock(StockError::Fence(error))) = self else {
+    /// Whether the call that failed may have been applied.
+    fn may_be_applied(&self) -> bool {
+        let (Self::Redis(error) | Self::Stock(StockError::Redis(error))) = self else {
             return true;
         };
         !matches!(
             error,
-            FenceError::Fenced(_) | FenceError::Unavailable { applied: Applied::No, .. }
+            RedisCallError::Fenced(_) | RedisCallError::Unavailable { applied: Applied::No, .. }
         )
     }
 }
 
 /// An action that stopped before the end of its selection.
 #[derive(Debug, thiserror::Error)]
-#[error("stopped before the last entry; repeat the action to continue")]
+#[error("the action stopped before the last entry: repeat it to continue")]
 pub struct Interrupted {
     /// What was done before.
-    pub done: Tally,
+    pub done: OutcomeCounts,
     /// Why it stopped.
     #[source]
     pub error: DeadLetterError,
@@ -152,12 +153,12 @@ impl DeadLetters {
         selection: &Selection,
         by: &ActionBy,
         mut on_entry: impl FnMut(&DeadEntry, EntryOutcome) -> ControlFlow<()>,
-    ) -> Result<Tally, Interrupted> {
-        let mut done = Tally::default();
+    ) -> Result<OutcomeCounts, Interrupted> {
+        let mut done = OutcomeCounts::default();
         let applied: Result<(), DeadLetterError> = async {
             let mut cursor = self.cursor(selection).await?;
             while let Some(page) = cursor.next_page().await? {
-                done.decided += page.missing;
+                done.not_found += page.not_found;
                 for dead in &page.entries {
                     let outcome = match action {
                         Action::Release => self.release(dead, by).await?,

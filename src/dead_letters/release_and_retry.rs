@@ -4,7 +4,7 @@ use super::{DeadLetterError, DeadLetters, EntryOutcome};
 use crate::{
     crash_point,
     domain::ReservationId,
-    ledger::{ActionBy, LedgerError, RecordedAction, Void, VoidOutcome},
+    ledger::{ActionBy, LedgerError, RecordedAction, VoidOutcome, VoidRequest},
     stock::{ReleaseFrom, ReleaseOutcome},
     stream::DeadEntry,
 };
@@ -25,7 +25,7 @@ impl DeadLetters {
         if id.epoch() != epoch {
             return Ok(EntryOutcome::AlreadyDecided);
         }
-        let void = Void {
+        let void = VoidRequest {
             id,
             reserved_at_ms: dead.entry.reserved_at_ms().unwrap_or(0),
             reason: dead.reason().to_owned(),
@@ -120,7 +120,7 @@ impl DeadLetters {
     }
 
     /// Changes Redis and records it. `recorded` derives the record from the result; `None` means that
-    /// nothing was done. If the change may have happened, or this call is cancelled, the record stays
+    /// nothing was done. If the change may be applied, or this call is cancelled, the record stays
     /// `unknown`.
     async fn with_record<T>(
         &self,
@@ -133,7 +133,7 @@ impl DeadLetters {
         let changed = change.await;
         let action = match &changed {
             Ok(result) => recorded(result),
-            Err(error) if error.may_have_happened() => return changed,
+            Err(error) if error.may_be_applied() => return changed,
             Err(_) => None,
         };
         let ended = self.ledger.end_record(record, action).await;

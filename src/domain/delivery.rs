@@ -1,6 +1,6 @@
 //! What happens to an entry whose order cannot be stored (R4).
 
-/// The delivery count to write after an order was refused on the attempt that `deliveries` counts (1 on the first);
+/// The delivery count to write after an order could not be stored in the attempt that `deliveries` counts (1: the first);
 /// `None` if all deliveries are used up, so that the entry is moved to the dead stream.
 ///
 /// ```
@@ -9,8 +9,8 @@
 /// assert_eq!(next_delivery(1, 3), Some(2));
 /// assert_eq!(next_delivery(3, 3), None);
 /// ```
-pub fn next_delivery(deliveries: u32, max_deliveries: u32) -> Option<u32> {
-    (deliveries < max_deliveries).then(|| deliveries + 1)
+pub fn next_delivery(deliveries: u32, deliveries_max: u32) -> Option<u32> {
+    (deliveries < deliveries_max).then(|| deliveries + 1)
 }
 
 #[cfg(test)]

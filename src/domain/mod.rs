@@ -6,7 +6,7 @@ mod ack;
 mod delivery;
 mod field;
 mod id;
-mod id_window;
+mod idempotency_window;
 mod lost;
 mod name;
 mod order;
@@ -21,15 +21,15 @@ pub use ack::Ack;
 pub use delivery::next_delivery;
 pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
-pub use id_window::IdWindow;
+pub use idempotency_window::IdempotencyWindow;
 pub use lost::{Lost, LostOrder};
-pub use name::{NameError, Note, NoteError};
+pub use name::{NameError, OperatorText, OperatorTextError};
 pub use order::{IdempotencyRecord, Order, Reservation, ReservationState};
 pub use partition::{Epoch, Partition, PartitionCount, PartitionCountError, PartitionEpoch};
 pub use price::{Price, PriceError};
 pub use product::{
-    Bought, NewProduct, Product, ProductError, ProductStatus, Remaining, Sale, UNITS_MAX,
+    Bought, NewProduct, Product, ProductError, ProductStatus, ProductWithSold, Sale, UNITS_MAX,
 };
 pub use reservation_id::{ReservationId, ReservationIdError};
-pub use reserve::{Outcome, Receipt, Reserve};
+pub use reserve::{Outcome, Receipt, ReserveRequest};
 pub use time::{TimeError, ms_from_unix, parse_rfc3339_ms};

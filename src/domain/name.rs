@@ -1,4 +1,4 @@
-//! Which characters a text for people may have: a product's name, an operator's note.
+//! Which characters a text for people may have: a product's name, an actor or a reason that an operator gives.
 //!
 //! Marks that scripts and emoji need are allowed (joiners, direction marks). Characters that hide text, reorder the text around
 //! them or break a line are not.
@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 const BLACK_FLAG: char = '\u{1f3f4}';
 const CANCEL_TAG: char = '\u{e007f}';
 
-/// The most characters of a name or a note.
+/// The most characters of a name or of an operator's text.
 const CHARACTERS_MAX: usize = 200;
 
 /// Why a text is not a valid name.
@@ -24,38 +24,38 @@ pub enum NameError {
     Blank,
 }
 
-/// A text of an operator for the record of dead letters, such as a reason: at most 200 characters, none of which
+/// A text of an operator for the record, an actor or a reason: at most 200 characters, none of which
 /// changes how the text around it is shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Note(String);
+pub struct OperatorText(String);
 
-/// A text is not a valid note.
+/// A text is not a valid actor or reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must have at most 200 characters, and none that is a control character or an invisible one \
      that alters the text around it"
 )]
-pub struct NoteError;
+pub struct OperatorTextError;
 
-impl Note {
-    /// The note, or `other` if it is empty.
+impl OperatorText {
+    /// The text, or `other` if it is empty.
     pub fn or(self, other: &str) -> String {
         if self.0.is_empty() { other.to_owned() } else { self.0 }
     }
 }
 
-impl FromStr for Note {
-    type Err = NoteError;
+impl FromStr for OperatorText {
+    type Err = OperatorTextError;
 
-    fn from_str(text: &str) -> Result<Self, NoteError> {
+    fn from_str(text: &str) -> Result<Self, OperatorTextError> {
         if text.chars().count() > CHARACTERS_MAX || has_refused_character(text) {
-            return Err(NoteError);
+            return Err(OperatorTextError);
         }
         Ok(Self(text.to_owned()))
     }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for OperatorText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -202,16 +202,16 @@ mod tests {
 
     #[test]
     fn long_notes_and_control_characters_are_refused() {
-        assert_eq!("refunded, é".parse::<Note>().unwrap().or("x"), "refunded, é");
-        assert_eq!("".parse::<Note>().unwrap().or("x"), "x");
-        assert!("é".repeat(200).parse::<Note>().is_ok());
+        assert_eq!("refunded, é".parse::<OperatorText>().unwrap().or("x"), "refunded, é");
+        assert_eq!("".parse::<OperatorText>().unwrap().or("x"), "x");
+        assert!("é".repeat(200).parse::<OperatorText>().is_ok());
         for bad in
             ["a\nb", "a\0", "\u{1b}[31m", "\u{85}", "\u{202e}a", "a\u{2028}b", &"x".repeat(201)]
         {
-            assert_eq!(bad.parse::<Note>(), Err(NoteError), "{bad:?}");
+            assert_eq!(bad.parse::<OperatorText>(), Err(OperatorTextError), "{bad:?}");
         }
         let message = "must have at most 200 characters, and none that is a control character or an \
                        invisible one that alters the text around it";
-        assert_eq!(NoteError.to_string(), message);
+        assert_eq!(OperatorTextError.to_string(), message);
     }
 }

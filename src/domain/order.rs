@@ -41,8 +41,8 @@ pub enum ReservationState {
 pub struct Reservation {
     pub id: ReservationId,
     pub state: ReservationState,
-    /// Product and buyer; a voided row keeps neither.
-    pub buyer: Option<(ProductId, UserId)>,
+    /// A voided row keeps neither.
+    pub product_and_user: Option<(ProductId, UserId)>,
     /// The request id it was made with; a voided row does not keep it.
     pub request: Option<RequestId>,
     /// When the unit was taken, in milliseconds since 1970.

@@ -24,7 +24,7 @@ impl std::fmt::Display for Partition {
     }
 }
 
-/// A period in which a partition is open: each opening and rebuild begins the next one. Never used again; at least 1.
+/// The number of an opening of a partition; 0 before the first. Each rebuild raises it, and no number is used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 

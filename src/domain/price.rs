@@ -19,8 +19,8 @@ const SCALE: i64 = 10_000;
 /// assert_eq!(Price::from_money(199, 990_000_000, "EUR")?, price);
 /// assert_eq!(price.to_string(), "199.9900");
 ///
-/// let too_fine = PriceError::TooFine { currency: "JPY", decimals: 0 };
-/// assert_eq!(Price::parse("0.5", "JPY"), Err(too_fine));
+/// let error = PriceError::TooManyDecimals { currency: "JPY", decimals: 0 };
+/// assert_eq!(Price::parse("0.5", "JPY"), Err(error));
 /// # Ok::<(), PriceError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Price {
 #[expect(missing_docs, reason = "the messages describe them")]
 pub enum PriceError {
     #[error(
-        "is not an amount: write digits, and decimals behind a point, such as 19.99 (no sign, no exponent)"
+        "is not an amount: write digits, and decimals after a point, such as 19.99 (no sign, no exponent)"
     )]
     NotAnAmount,
     #[error("has a minus sign: an amount is 0 or more")]
@@ -45,7 +45,7 @@ pub enum PriceError {
     #[error("has an unknown currency: write an ISO 4217 code in capital letters, such as EUR")]
     UnknownCurrency,
     #[error("has more decimals than {currency} has ({decimals})")]
-    TooFine { currency: &'static str, decimals: u16 },
+    TooManyDecimals { currency: &'static str, decimals: u16 },
 }
 
 impl Price {
@@ -54,7 +54,7 @@ impl Price {
     pub fn parse(amount: &str, currency: &str) -> Result<Self, PriceError> {
         let amount = ten_thousandths(amount)?;
         let currency = code(currency)?;
-        let ten_thousandths = amount.ok_or(known(currency).map(too_fine)?)?;
+        let ten_thousandths = amount.ok_or(known(currency).map(too_many_decimals)?)?;
         Self { ten_thousandths, currency }.checked()
     }
 
@@ -68,7 +68,7 @@ impl Price {
         }
         let currency = code(currency)?;
         if nanos % 100_000 != 0 {
-            return Err(too_fine(known(currency)?));
+            return Err(too_many_decimals(known(currency)?));
         }
         let fraction = i64::from(nanos / 100_000);
         let ten_thousandths = units.checked_mul(SCALE).and_then(|n| n.checked_add(fraction));
@@ -88,7 +88,7 @@ impl Price {
         if self.ten_thousandths % smallest == 0 {
             Ok(self)
         } else {
-            Err(too_fine((currency, decimals)))
+            Err(too_many_decimals((currency, decimals)))
         }
     }
 
@@ -150,8 +150,8 @@ fn known(code: [u8; 3]) -> Result<(&'static str, u16), PriceError> {
         .ok_or(PriceError::UnknownCurrency)
 }
 
-fn too_fine((currency, decimals): (&'static str, u16)) -> PriceError {
-    PriceError::TooFine { currency, decimals }
+fn too_many_decimals((currency, decimals): (&'static str, u16)) -> PriceError {
+    PriceError::TooManyDecimals { currency, decimals }
 }
 
 impl fmt::Display for Price {
@@ -228,7 +228,7 @@ mod tests {
             ("1.00001", 10_000, "CLF", 4),
             ("1.000000001", 1, "EUR", 2),
         ] {
-            let error = Err(PriceError::TooFine { currency, decimals });
+            let error = Err(PriceError::TooManyDecimals { currency, decimals });
             assert_eq!(Price::parse(amount, currency), error, "{amount}");
             assert_eq!(Price::from_money(1, nanos, currency), error, "{amount}");
         }

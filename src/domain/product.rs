@@ -11,7 +11,7 @@ pub const UNITS_MAX: i64 = 1 << 53;
 /// Whether a product can be bought, apart from its window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductStatus {
-    /// Inside its window.
+    /// It can be bought within its window.
     OnSale,
     /// An operator has stopped the sale.
     Stopped,
@@ -62,14 +62,14 @@ pub enum ProductError {
 }
 
 impl Sale {
-    /// Checks the name and the terms.
+    /// Checks every field.
     pub fn check(&self) -> Result<(), ProductError> {
         check_name(&self.name)?;
-        self.check_terms()
+        self.check_without_name()
     }
 
     /// Checks all but the name: a product may have one that an earlier version accepted.
-    pub fn check_terms(&self) -> Result<(), ProductError> {
+    pub fn check_without_name(&self) -> Result<(), ProductError> {
         if self.per_user_limit.is_some_and(|limit| limit == 0 || limit > 1_000_000) {
             return Err(ProductError::Limit);
         }
@@ -115,8 +115,9 @@ pub struct Product {
 }
 
 impl Product {
-    /// Version, status, per-user limit, opening and closing time, as Redis holds them; 0 is no limit and no time.
-    pub fn terms(&self) -> [String; 5] {
+    /// The fields that Redis has of it: version, status, per-user limit, opening and closing time; 0 is no limit and no
+    /// time.
+    pub fn redis_fields(&self) -> [String; 5] {
         let sale = &self.sale;
         // A time before 1970 has passed, and so has 1 ms after 1970; 0 would mean none.
         let time = |at_ms: Option<i64>| at_ms.map_or(0, |at_ms| at_ms.max(1)).to_string();
@@ -130,16 +131,16 @@ impl Product {
     }
 }
 
-/// A product of a partition in which no order is in flight.
+/// A product, and how many of its units the ledger has sold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remaining {
+pub struct ProductWithSold {
     /// The product.
     pub product: Product,
     /// Units sold of its supply.
     pub sold: i64,
 }
 
-/// Units that a user holds of a product with a limit.
+/// Units that a user has bought of a product with a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the terms of the design")]
 pub struct Bought {
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(window.check(), Err(ProductError::Window));
         let unnamed = Sale { name: String::new(), ..sale() };
         assert_eq!(unnamed.check(), Err(ProductError::Name(NameError::Length)));
-        assert_eq!(unnamed.check_terms(), Ok(()));
+        assert_eq!(unnamed.check_without_name(), Ok(()));
         for bad in ["a\0", "a\nb", "\u{202e}a", "a\u{200b}"] {
             let named = Sale { name: bad.into(), ..sale() };
             assert_eq!(named.check(), Err(ProductError::Name(NameError::Character)));

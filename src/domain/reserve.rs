@@ -7,7 +7,7 @@ use super::{ProductId, RequestId, ReservationId, UserId};
 /// A request for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the terms of the glossary")]
-pub struct Reserve {
+pub struct ReserveRequest {
     pub product: ProductId,
     pub user: UserId,
     /// The request id, which belongs to this user and product.
@@ -16,7 +16,7 @@ pub struct Reserve {
     pub traceparent: Option<String>,
 }
 
-impl Reserve {
+impl ReserveRequest {
     /// Whether earlier versions, which accept shorter ids and fewer characters, can read its order.
     pub fn is_plain(&self) -> bool {
         self.product.is_plain()

@@ -5,14 +5,14 @@ mod postgres;
 mod redis_state;
 
 pub(crate) use postgres::assess_postgres;
-pub(crate) use redis_state::{CompleteFile, RedisState, setting_warnings};
+pub(crate) use redis_state::{AofCompleteness, RedisState, setting_warnings};
 
 /// What a store promises, and the reasons not to sell with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Assessment {
     /// How durable its writes are: a label of `yoink_durability`.
     pub(crate) mode: &'static str,
-    /// The mode by its settings alone: `mode`, as soon as its append-only file is complete.
+    /// The mode that the settings give once the append-only file is complete.
     pub(crate) configured_mode: &'static str,
     /// Settings that are not safe to sell with.
     pub(crate) refusals: Vec<String>,

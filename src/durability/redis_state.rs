@@ -15,17 +15,17 @@ pub(crate) struct RedisState {
     primary: Option<String>,
     run_id: Option<String>,
     /// How often settings were changed since its start (7.0 and newer).
-    config_sets: u64,
+    config_set_calls: u64,
     /// Replicas that have caught up.
     pub(crate) replicas: u32,
     maxmemory_policy: Option<String>,
     /// More memory is in use than `maxmemory`.
     is_full: bool,
-    /// There is an append-only file.
-    has_file: Option<bool>,
+    /// Redis has an append-only file.
+    aof_enabled: Option<bool>,
     /// That file is being rewritten, or will be as soon as another child process of Redis has ended.
     is_rewriting: bool,
-    file_fails: bool,
+    aof_write_fails: bool,
     snapshot_fails: bool,
     appendfsync: Option<String>,
     no_appendfsync_on_rewrite: Option<String>,
@@ -45,7 +45,7 @@ async fn config(connection: &mut Commands, name: &str) -> Result<Option<String>,
 }
 
 /// Calls of CONFIG SET, from `cmdstat_config|set:calls=2,usec=…`.
-fn config_sets(statistics: &InfoDict) -> u64 {
+fn config_set_calls(statistics: &InfoDict) -> u64 {
     let line: Option<String> = statistics.get("cmdstat_config|set");
     let calls = line.as_deref().and_then(|line| line.strip_prefix("calls=")?.split(',').next());
     calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
@@ -63,7 +63,7 @@ impl RedisState {
         let statistics: InfoDict =
             statistics.arg("commandstats").query_async(&mut connection).await?;
         let mut this = Self::from_info(&info);
-        this.config_sets = config_sets(&statistics);
+        this.config_set_calls = config_set_calls(&statistics);
         this.appendfsync = config(&mut connection, "appendfsync").await?;
         let name = "no-appendfsync-on-rewrite";
         this.no_appendfsync_on_rewrite = config(&mut connection, name).await?;
@@ -95,13 +95,13 @@ impl RedisState {
             role: text("role"),
             primary: primary.map(|(host, port)| format!("{host}:{port}")),
             run_id: text("run_id"),
-            config_sets: 0,
+            config_set_calls: 0,
             replicas: u32::try_from(replicas.count()).unwrap_or(u32::MAX),
             maxmemory_policy: text("maxmemory_policy"),
             is_full: limit > 0 && counted > limit,
-            has_file: text("aof_enabled").map(|enabled| enabled == "1"),
+            aof_enabled: text("aof_enabled").map(|enabled| enabled == "1"),
             is_rewriting: is("aof_rewrite_in_progress", "1") || is("aof_rewrite_scheduled", "1"),
-            file_fails: is("aof_last_write_status", "err"),
+            aof_write_fails: is("aof_last_write_status", "err"),
             snapshot_fails: is("rdb_last_bgsave_status", "err"),
             appendfsync: None,
             no_appendfsync_on_rewrite: None,
@@ -113,14 +113,14 @@ impl RedisState {
         self.role.as_deref().unwrap_or("unknown")
     }
 
-    /// What Redis promises. `file` holds when the append-only file was last seen to be complete.
-    pub(crate) fn assess(&self, file: &mut CompleteFile) -> Assessment {
+    /// What Redis promises. `completeness` holds when the append-only file was last seen to be complete.
+    pub(crate) fn assess(&self, completeness: &mut AofCompleteness) -> Assessment {
         let mut warnings = Vec::new();
         if self.maxmemory_policy.is_none() || self.appendfsync.is_none() {
             warnings.push("some settings of Redis are unknown: it refuses CONFIG GET");
         }
         let configured_mode = self.configured_mode(&mut warnings);
-        let is_complete = file.check(self);
+        let is_complete = completeness.check(self);
         let mode = match configured_mode {
             "always" | "everysec" if !is_complete => {
                 warnings.push(
@@ -150,7 +150,7 @@ impl RedisState {
 
     /// What the settings promise once the append-only file is complete.
     fn configured_mode(&self, warnings: &mut Vec<&'static str>) -> &'static str {
-        if self.has_file == Some(false) {
+        if self.aof_enabled == Some(false) {
             warnings.push("Redis has no append-only file: a restart loses what is not stored");
             return "memory";
         }
@@ -159,8 +159,8 @@ impl RedisState {
                 warnings.push("Redis's appendfsync is no: a crash of its machine loses what was not written to disk yet");
                 return "memory";
             }
-            Some("always") if self.has_file.is_some() => "always",
-            Some("everysec") if self.has_file.is_some() => "everysec",
+            Some("always") if self.aof_enabled.is_some() => "always",
+            Some("everysec") if self.aof_enabled.is_some() => "everysec",
             _ => return "unknown",
         };
         if self.no_appendfsync_on_rewrite.as_deref() == Some("yes") {
@@ -200,7 +200,7 @@ impl RedisState {
         let outages = [
             (self.is_full, "Redis is out of memory (maxmemory) and refuses every write"),
             (
-                self.file_fails,
+                self.aof_write_fails,
                 "Redis cannot write its append-only file and refuses every write: is its disk full?",
             ),
             (
@@ -215,18 +215,18 @@ impl RedisState {
 
 /// The instance whose file was last seen to be complete, and its count of CONFIG SET then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct CompleteFile {
+pub(crate) struct AofCompleteness {
     seen: Option<(String, u64)>,
 }
 
-impl CompleteFile {
+impl AofCompleteness {
     /// Whether a restart would find everything in the file. After `CONFIG SET appendonly yes`, Redis writes to a
     /// temporary file until the first rewrite has ended, and INFO shows that as it shows an ordinary rewrite. So a
     /// rewrite counts as the first one if it was under way when this process read INFO first, or if it began
     /// together with a CONFIG SET.
     fn check(&mut self, state: &RedisState) -> bool {
-        let now = state.run_id.clone().map(|run_id| (run_id, state.config_sets));
-        match (state.has_file, state.is_rewriting) {
+        let now = state.run_id.clone().map(|run_id| (run_id, state.config_set_calls));
+        match (state.aof_enabled, state.is_rewriting) {
             (Some(true), false) => {
                 self.seen = now;
                 true
@@ -248,12 +248,17 @@ pub(crate) async fn setting_warnings(mut connection: Commands) -> Result<Vec<Str
         (
             "repl-backlog-ttl",
             "0",
-            "every partition is fenced an hour after the last replica disconnects",
+            "every partition is fenced that many seconds after the last replica disconnects",
         ),
     ] {
-        let set = config(&mut connection, name).await?.unwrap_or_else(|| "unknown".to_owned());
-        if set != wanted {
-            warnings.push(format!("Redis's {name} is {set}; set it to {wanted}, or {why}"));
+        match config(&mut connection, name).await? {
+            Some(set) if set == wanted => {}
+            Some(set) => {
+                warnings.push(format!("Redis's {name} is {set}; set it to {wanted}, or {why}"));
+            }
+            None => {
+                warnings.push(format!("Redis does not report its {name}; it should be {wanted}"));
+            }
         }
     }
     Ok(warnings)
@@ -278,7 +283,7 @@ mod tests {
     }
 
     fn assess(info: &str, fsync: &str, on_rewrite: &str) -> Assessment {
-        state(info, fsync, on_rewrite).assess(&mut CompleteFile::default())
+        state(info, fsync, on_rewrite).assess(&mut AofCompleteness::default())
     }
 
     #[test]
@@ -336,11 +341,11 @@ mod tests {
     fn rewrite_keeps_the_mode_only_if_the_file_was_complete_before_it() {
         let rewriting = HEALTHY.replace("in_progress:0", "in_progress:1");
         let scheduled = HEALTHY.replace("scheduled:0", "scheduled:1");
-        let (mut file, mut sets) = (CompleteFile::default(), 0);
+        let (mut aof, mut sets) = (AofCompleteness::default(), 0);
         let mut mode = |info: &str, more_sets: u64| {
             sets += more_sets;
-            let state = RedisState { config_sets: sets, ..state(info, "always", "no") };
-            let assessed = state.assess(&mut file);
+            let state = RedisState { config_set_calls: sets, ..state(info, "always", "no") };
+            let assessed = state.assess(&mut aof);
             assert_eq!(
                 assessed.configured_mode,
                 if info.contains("enabled:0") { "memory" } else { "always" }
@@ -362,7 +367,7 @@ mod tests {
     #[test]
     fn config_set_calls_are_counted() {
         let line = "# Commandstats\r\ncmdstat_config|set:calls=12,usec=100\r\n";
-        assert_eq!(config_sets(&InfoDict::new(line)), 12);
-        assert_eq!(config_sets(&InfoDict::new("cmdstat_config|get:calls=1,usec=1\r\n")), 0);
+        assert_eq!(config_set_calls(&InfoDict::new(line)), 12);
+        assert_eq!(config_set_calls(&InfoDict::new("cmdstat_config|get:calls=1,usec=1\r\n")), 0);
     }
 }

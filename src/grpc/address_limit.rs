@@ -78,7 +78,7 @@ where
         let Err(error) = self.limit.check(&request) else {
             return Either::Right(self.inner.call(request));
         };
-        self.limit.metrics.record_refused(error.reason.as_str());
+        self.limit.metrics.record_shed(error.reason.as_str());
         Either::Left(ready(Ok(Status::from(error).into_http())))
     }
 }

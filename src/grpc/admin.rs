@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     audit::Verdict,
-    catalogue::Listed,
+    catalogue::ProductWithStock,
     dead_letters::Action,
     domain::{ReservationId, UNITS_MAX},
     ledger::{Created, Restock, Restocked, UpdateError},
@@ -27,7 +27,7 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    async fn listed(&self, id: &crate::domain::ProductId) -> Result<Listed, ApiError> {
+    async fn listed(&self, id: &crate::domain::ProductId) -> Result<ProductWithStock, ApiError> {
         Ok(self.services.catalogue.get(id).await?.ok_or(Reason::ProductNotFound)?)
     }
 }
@@ -88,9 +88,10 @@ impl AdminService for Admin {
         if message.units < 1 || message.units > UNITS_MAX {
             fields.refuse("units", "must be 1 to 9007199254740992");
         }
-        let notes = convert::notes(&mut fields, &message.actor, &message.reason);
+        let actor_and_reason =
+            convert::actor_and_reason(&mut fields, &message.actor, &message.reason);
         let ((product, request), (actor, reason)) =
-            fields.finish(product.zip(request).zip(notes))?;
+            fields.finish(product.zip(request).zip(actor_and_reason))?;
         let units = message.units;
         let restock = Restock { product, units, request, actor, reason };
         let restocked = self.services.catalogue.restock(&restock).await;
@@ -148,13 +149,14 @@ impl AdminService for Admin {
         let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
             request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        let (tally, effects) = dead::apply(&self.services, Action::Release, message).await?;
+        let (counts, effects) = dead::apply(&self.services, Action::Release, message).await?;
         Ok(Response::new(pb::ReleaseDeadEntriesResponse {
-            released: count(tally.released),
-            decided: count(tally.decided),
-            unrecognized: count(tally.unrecognized),
+            released: count(counts.released),
+            decided: count(counts.decided),
+            unrecognized: count(counts.unrecognized),
             effects,
-            no_stock: count(tally.no_stock),
+            no_stock: count(counts.no_stock),
+            not_found: count(counts.not_found),
         }))
     }
 
@@ -164,15 +166,16 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
         let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
-        let (tally, effects) = dead::apply(&self.services, Action::Retry, message).await?;
+        let (counts, effects) = dead::apply(&self.services, Action::Retry, message).await?;
         Ok(Response::new(pb::RetryDeadEntriesResponse {
-            stored: count(tally.stored),
-            refused: count(tally.refused),
-            decided: count(tally.decided),
-            released: count(tally.released),
-            unrecognized: count(tally.unrecognized),
+            stored: count(counts.stored),
+            refused: count(counts.refused),
+            decided: count(counts.decided),
+            released: count(counts.released),
+            unrecognized: count(counts.unrecognized),
             effects,
-            no_stock: count(tally.no_stock),
+            no_stock: count(counts.no_stock),
+            not_found: count(counts.not_found),
         }))
     }
 

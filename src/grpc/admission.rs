@@ -11,7 +11,7 @@ use super::{
     reason::Reason,
 };
 use crate::{
-    domain::{Ack, Outcome, Receipt, Reserve, UserId},
+    domain::{Ack, Outcome, Receipt, ReserveRequest, UserId},
     telemetry,
 };
 
@@ -48,11 +48,15 @@ impl Admission {
     /// opens a call and sends nothing holds none.
     pub(super) fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.permits.clone().try_acquire_owned();
-        permit.map_err(|_| Reason::Overloaded.into()).inspect_err(|error| self.count_refusal(error))
+        permit.map_err(|_| Reason::Overloaded.into()).inspect_err(|error| self.count_shed(error))
     }
 
     /// Takes one unit, and waits for what `ack`, or else the setting, requires.
-    pub(super) async fn take(&self, request: Reserve, ack: Option<Ack>) -> Result<Taken, ApiError> {
+    pub(super) async fn take(
+        &self,
+        request: ReserveRequest,
+        ack: Option<Ack>,
+    ) -> Result<Taken, ApiError> {
         if self.require_request_id && request.request.is_none() {
             return Err(ApiError::bad_field(
                 "request_id",
@@ -60,25 +64,29 @@ impl Admission {
             ));
         }
         let decided = self.decide(request, ack).await;
-        let (outcome, ack) = decided.inspect_err(|error| self.count_refusal(error))?;
-        let (receipt, duplicate) = ApiError::refusal(outcome)?;
+        let (outcome, ack) = decided.inspect_err(|error| self.count_shed(error))?;
+        let (receipt, duplicate) = ApiError::accepted_or_refused(outcome)?;
         telemetry::record_reservation(receipt.reservation_id);
         tracing::debug!(reservation.id = %receipt.reservation_id, duplicate, "order accepted");
         self.services.acks.wait(ack, receipt.reservation_id).await?;
         Ok(Taken { receipt, duplicate, ack })
     }
 
-    async fn decide(&self, request: Reserve, ack: Option<Ack>) -> Result<(Outcome, Ack), ApiError> {
+    async fn decide(
+        &self,
+        request: ReserveRequest,
+        ack: Option<Ack>,
+    ) -> Result<(Outcome, Ack), ApiError> {
         let ack = self.services.acks.choose(ack)?;
         let checked = self.users.check(&request.user);
         checked.map_err(|wait| ApiError::rate_limited("user", wait))?;
         Ok((self.services.stock.reserve(request).await?, ack))
     }
 
-    /// Counts a call that a limit refused.
-    pub(super) fn count_refusal(&self, error: &ApiError) {
+    /// Counts the call if it was shed.
+    pub(super) fn count_shed(&self, error: &ApiError) {
         if error.is_shed() {
-            self.services.metrics.record_refused(error.reason.as_str());
+            self.services.metrics.record_shed(error.reason.as_str());
         }
     }
 }

@@ -9,10 +9,10 @@ use super::{
     pb::{self, google::r#type::Money},
 };
 use crate::{
-    catalogue::Listed,
+    catalogue::ProductWithStock,
     domain::{
-        Ack, Lost, NewProduct, Note, Price, ProductStatus, Reservation, ReservationState, Reserve,
-        Sale, TimeError, ms_from_unix,
+        Ack, Lost, NewProduct, OperatorText, Price, ProductStatus, Reservation, ReservationState,
+        ReserveRequest, Sale, TimeError, ms_from_unix,
     },
     ledger::SaleChange,
 };
@@ -61,13 +61,21 @@ pub(super) fn page_size(requested: i32) -> Result<usize, ApiError> {
 }
 
 /// Actor and reason, for the record.
-pub(super) fn notes(fields: &mut Fields, actor: &str, reason: &str) -> Option<(String, String)> {
-    let actor = fields.parse::<Note>("actor", actor);
-    let reason = fields.parse::<Note>("reason", reason);
+pub(super) fn actor_and_reason(
+    fields: &mut Fields,
+    actor: &str,
+    reason: &str,
+) -> Option<(String, String)> {
+    let actor = fields.parse::<OperatorText>("actor", actor);
+    let reason = fields.parse::<OperatorText>("reason", reason);
     Some((actor?.or("operator"), reason?.to_string()))
 }
 
-pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserve, ApiError> {
+pub(super) fn reserve(
+    product: &str,
+    user: &str,
+    request: &str,
+) -> Result<ReserveRequest, ApiError> {
     let mut fields = Fields::default();
     let product = fields.parse("product_id", product);
     let user = fields.parse("user_id", user);
@@ -76,7 +84,7 @@ pub(super) fn reserve(product: &str, user: &str, request: &str) -> Result<Reserv
         text => fields.parse("request_id", text).map(Some),
     };
     let whole = product.zip(user).zip(request);
-    fields.finish(whole.map(|((product, user), request)| Reserve {
+    fields.finish(whole.map(|((product, user), request)| ReserveRequest {
         product,
         user,
         request,
@@ -205,7 +213,7 @@ pub(super) fn sale_change(message: pb::UpdateProductRequest) -> Result<SaleChang
     fields.finish(Some(change))
 }
 
-pub(super) fn product(listed: Listed) -> pb::Product {
+pub(super) fn product(listed: ProductWithStock) -> pb::Product {
     let sale = &listed.product.sale;
     let status = match sale.status {
         ProductStatus::OnSale => pb::ProductStatus::OnSale,
@@ -242,7 +250,7 @@ pub(super) fn reservation(reservation: Reservation) -> pb::Reservation {
         }
     };
     let (product_id, user_id) = reservation
-        .buyer
+        .product_and_user
         .map(|(product, user)| (product.to_string(), user.to_string()))
         .unwrap_or_default();
     pb::Reservation {

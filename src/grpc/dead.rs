@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     dead_letters::{
-        Action, DeadFilter, DryRun, Interrupted, PAGE, Position, ProductEffect, Selection, Tally,
+        Action, DeadFilter, DryRun, Interrupted, OutcomeCounts, PAGE, Position, ProductEffect,
+        Selection,
     },
     domain::{ProductId, ReservationId},
     ledger::ActionBy,
@@ -117,26 +118,27 @@ pub(super) async fn apply(
     services: &Services,
     action: Action,
     message: ActionRequest,
-) -> Result<(Tally, Vec<pb::ProductEffect>), ApiError> {
+) -> Result<(OutcomeCounts, Vec<pb::ProductEffect>), ApiError> {
     let mut fields = Fields::default();
-    let notes = convert::notes(&mut fields, &message.actor, &message.reason);
+    let actor_and_reason = convert::actor_and_reason(&mut fields, &message.actor, &message.reason);
     let selection = selection(&mut fields, message.selector.unwrap_or_default());
-    let ((actor, reason), selection) = fields.finish(notes.zip(selection))?;
+    let ((actor, reason), selection) = fields.finish(actor_and_reason.zip(selection))?;
     if message.dry_run {
-        let DryRun { tally, products } = services.dead_letters.dry_run(action, &selection).await?;
-        return Ok((tally, products.iter().map(effect).collect()));
+        let DryRun { counts, products } = services.dead_letters.dry_run(action, &selection).await?;
+        return Ok((counts, products.iter().map(effect).collect()));
     }
     let by = ActionBy { actor, reason };
-    let tally = services
+    let counts = services
         .dead_letters
         .apply(action, &selection, &by, |_, _| ControlFlow::Continue(()))
         .await?;
-    Ok((tally, Vec::new()))
+    Ok((counts, Vec::new()))
 }
 
 impl From<Interrupted> for ApiError {
     fn from(Interrupted { done, error }: Interrupted) -> Self {
-        let Tally { released, stored, decided, refused, unrecognized, no_stock } = done;
+        let OutcomeCounts { released, stored, decided, refused, unrecognized, no_stock, not_found } =
+            done;
         let counts = [
             ("released", released),
             ("stored", stored),
@@ -144,6 +146,7 @@ impl From<Interrupted> for ApiError {
             ("refused", refused),
             ("unrecognized", unrecognized),
             ("no_stock", no_stock),
+            ("not_found", not_found),
         ];
         let done: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
         let error = Self::from(error);
@@ -160,9 +163,9 @@ fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect 
     pb::ProductEffect {
         product_id: product.to_string(),
         entries: units(effect.entries()),
-        released: units(effect.tally.released),
-        stored: units(effect.tally.stored),
-        refused: units(effect.tally.refused),
+        released: units(effect.counts.released),
+        stored: units(effect.counts.stored),
+        refused: units(effect.counts.refused),
         stock_now: effect.stock_now,
         stock_after: effect.stock_after(),
     }
@@ -171,15 +174,15 @@ fn effect((product, effect): (&ProductId, &ProductEffect)) -> pb::ProductEffect 
 fn entry(dead: &DeadEntry) -> pb::DeadEntry {
     let field = |name| dead.entry.field(name).unwrap_or_default().to_owned();
     pb::DeadEntry {
-        reservation_id: dead.dead_key().to_owned(),
+        dead_key: dead.dead_key().to_owned(),
         partition: i32::from(dead.partition.number()),
         dead_id: dead.dead_id().to_owned(),
-        entry_id: dead.accepted_as().to_owned(),
+        entry_id: dead.orders_id().to_owned(),
         product_id: field("p"),
         user_id: field("u"),
         reserved_at: dead.entry.reserved_at_ms().map(timestamp),
         moved_at: Some(timestamp(dead.moved_at_ms())),
-        reason: dead.reason().to_owned(),
+        moved_reason: dead.reason().to_owned(),
         sqlstate: dead.sqlstate().to_owned(),
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, error::Error, num::TryFromIntError, sync::Arc, time::Dura
 
 use tonic::Code;
 
-use super::reason::{Effect, Reason, Repeat};
+use super::reason::{AppliedRule, Reason, Retry};
 use crate::{
     domain::{Outcome, Receipt, ReservationId, UNITS_MAX},
     redis::Applied,
@@ -25,7 +25,7 @@ pub(super) struct ApiError {
     pub(super) fields: Vec<(String, String)>,
     /// How long to wait before the call is repeated, if that is known.
     pub(super) delay: Option<Duration>,
-    /// Whether the call may have taken effect, if the reason leaves that open.
+    /// Whether the call may have taken effect, if the reason alone does not state it.
     pub(super) applied: Option<Applied>,
     /// What failed, for the log.
     pub(super) cause: Option<Arc<dyn Error + Send + Sync>>,
@@ -34,7 +34,7 @@ pub(super) struct ApiError {
 impl From<Reason> for ApiError {
     fn from(reason: Reason) -> Self {
         let (values, fields) = (Vec::new(), Vec::new());
-        let text = reason.rule().text.into();
+        let text = reason.spec().text.into();
         Self { reason, text, values, fields, delay: None, applied: None, cause: None }
     }
 }
@@ -74,11 +74,14 @@ impl ApiError {
 
     /// The error for a number that is out of its range although its source limits it.
     pub(super) fn bug(error: TryFromIntError) -> Self {
-        Self { cause: Some(Arc::new(error)), ..Self::open(Reason::Internal, Applied::Maybe) }
+        Self {
+            cause: Some(Arc::new(error)),
+            ..Self::with_applied(Reason::Internal, Applied::Maybe)
+        }
     }
 
     /// An error that states whether the call may have taken effect.
-    pub(super) fn open(reason: Reason, applied: Applied) -> Self {
+    pub(super) fn with_applied(reason: Reason, applied: Applied) -> Self {
         Self { applied: Some(applied), ..reason.into() }
     }
 
@@ -96,7 +99,7 @@ impl ApiError {
             && self.fields.is_empty()
             && (self.delay, self.applied) == (None, None)
             && self.cause.is_none()
-            && self.text == self.reason.rule().text
+            && self.text == self.reason.spec().text
     }
 
     /// Whether a limit or the requested `ack` refused the call before anything was decided.
@@ -120,22 +123,25 @@ impl ApiError {
 
     /// How long to wait before the call is repeated, if that may help.
     pub(super) fn retry_delay(&self) -> Option<Duration> {
-        let may_help = self.reason.rule().repeat == Repeat::AfterDelay;
+        let may_help = self.reason.spec().retry == Retry::AfterDelay;
         may_help.then_some(self.delay.unwrap_or(RETRY_DELAY))
     }
 
-    /// Whether the call may have taken effect, where that is not plain from the reason.
+    /// Whether the call may have taken effect, where the reason alone does not state it.
     pub(super) fn applied(&self) -> Option<Applied> {
-        let rule = self.reason.rule();
-        self.applied.or(match rule.effect {
-            Effect::Maybe => Some(Applied::Maybe),
+        let spec = self.reason.spec();
+        self.applied.or(match spec.applied {
+            AppliedRule::Maybe => Some(Applied::Maybe),
             // An overload does not state `no`, because Envoy repeats the calls that do.
-            Effect::No | Effect::Stated => (rule.code == Code::Unavailable).then_some(Applied::No),
+            AppliedRule::No | AppliedRule::PerError => {
+                (spec.code == Code::Unavailable).then_some(Applied::No)
+            }
         })
     }
 
-    /// The refusal in an outcome; `Ok` holds an accepted one, and whether it is a duplicate.
-    pub(super) fn refusal(outcome: Outcome) -> Result<(Receipt, bool), Self> {
+    /// `Ok`: the accepted reservation of an outcome, and whether it is a duplicate. `Err`: the error for any other
+    /// outcome.
+    pub(super) fn accepted_or_refused(outcome: Outcome) -> Result<(Receipt, bool), Self> {
         Err(match outcome {
             Outcome::Accepted(receipt) => return Ok((receipt, false)),
             Outcome::Duplicate(receipt) => return Ok((receipt, true)),

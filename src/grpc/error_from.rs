@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{error::ApiError, reason::Reason};
 use crate::{
     ack::AckError,
-    catalogue::RefreshError,
+    catalogue::ChangeError,
     dead_letters::DeadLetterError,
-    ledger::{Cause, LedgerError},
-    redis::{Applied, FenceError},
+    ledger::LedgerError,
+    redis::{Applied, RedisCallError},
     stock::StockError,
 };
 
@@ -16,13 +16,13 @@ impl From<StockError> for ApiError {
     fn from(error: StockError) -> Self {
         match error {
             StockError::Overloaded => Reason::Overloaded.into(),
-            StockError::Stopping => Reason::Stopping.into(),
-            StockError::Abandoned => Self::open(Reason::RedisUnavailable, Applied::Maybe),
+            StockError::ShuttingDown => Reason::ShuttingDown.into(),
+            StockError::Abandoned => Self::with_applied(Reason::RedisUnavailable, Applied::Maybe),
             StockError::Refused(_) => Self {
                 cause: Some(Arc::new(error)),
-                ..Self::open(Reason::RedisUnavailable, Applied::No)
+                ..Self::with_applied(Reason::RedisUnavailable, Applied::No)
             },
-            StockError::Fence(error) => error.into(),
+            StockError::Redis(error) => error.into(),
         }
     }
 }
@@ -37,24 +37,24 @@ impl From<AckError> for ApiError {
             AckError::Lost(id) => return Self::reservation_lost(id),
             AckError::Voided => return Reason::ReservationVoided.into(),
             AckError::Overloaded => Reason::Overloaded,
-            AckError::Stopping => Reason::Stopping,
+            AckError::ShuttingDown => Reason::ShuttingDown,
         };
-        let text =
-            "the unit is taken and its order is on its way, but the call cannot wait for its ack";
-        Self { text: text.into(), ..Self::open(reason, Applied::Maybe) }
+        let text = "the unit is taken and the order waits to be stored; the call ended before the requested ack: repeat it \
+                    with the same request id";
+        Self { text: text.into(), ..Self::with_applied(reason, Applied::Maybe) }
     }
 }
 
-impl From<FenceError> for ApiError {
-    fn from(error: FenceError) -> Self {
+impl From<RedisCallError> for ApiError {
+    fn from(error: RedisCallError) -> Self {
         match error {
-            FenceError::Fenced(_) => Reason::Recovering.into(),
-            FenceError::Unavailable { applied, .. } => {
-                Self::open(Reason::RedisUnavailable, applied)
+            RedisCallError::Fenced(_) => Reason::Recovering.into(),
+            RedisCallError::Unavailable { applied, .. } => {
+                Self::with_applied(Reason::RedisUnavailable, applied)
             }
-            FenceError::Malformed(_) => Self {
+            RedisCallError::Malformed(_) => Self {
                 cause: Some(Arc::new(error)),
-                ..Self::open(Reason::Internal, Applied::Maybe)
+                ..Self::with_applied(Reason::Internal, Applied::Maybe)
             },
         }
     }
@@ -63,26 +63,24 @@ impl From<FenceError> for ApiError {
 impl From<LedgerError> for ApiError {
     fn from(error: LedgerError) -> Self {
         let (reason, applied) = match error {
-            LedgerError::Unlisted { source: Cause::Unreadable(_), .. } => {
-                (Reason::Internal, Some(Applied::Maybe))
-            }
-            LedgerError::Unavailable { .. } | LedgerError::Unlisted { .. } => {
+            LedgerError::InvalidData(_) => (Reason::Internal, Some(Applied::Maybe)),
+            LedgerError::Transient { .. } | LedgerError::Unlisted { .. } => {
                 (Reason::LedgerUnavailable, Some(Applied::Maybe))
             }
             LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
             | LedgerError::Rejected { .. } => (Reason::LedgerUnavailable, Some(Applied::No)),
-            LedgerError::GateClosed => (Reason::Recovering, None),
+            LedgerError::EpochChanged => (Reason::Recovering, None),
         };
         Self { applied, cause: Some(Arc::new(error)), ..reason.into() }
     }
 }
 
-impl From<RefreshError> for ApiError {
-    fn from(error: RefreshError) -> Self {
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
         match error {
-            RefreshError::Ledger(error) => error.into(),
-            RefreshError::NotAppliedYet(_) => Reason::NotAppliedYet.into(),
+            ChangeError::Ledger(error) => error.into(),
+            ChangeError::NotAppliedYet(_) => Reason::NotAppliedYet.into(),
         }
     }
 }
@@ -91,7 +89,7 @@ impl From<DeadLetterError> for ApiError {
     fn from(error: DeadLetterError) -> Self {
         match error {
             DeadLetterError::Ledger(error) => error.into(),
-            DeadLetterError::Fence(error) => error.into(),
+            DeadLetterError::Redis(error) => error.into(),
             DeadLetterError::Stock(error) => error.into(),
         }
     }

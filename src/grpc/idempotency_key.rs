@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use super::{convert, error::ApiError};
-use crate::domain::{RequestId, Reserve};
+use crate::domain::{RequestId, ReserveRequest};
 
 const HEADER: &str = "idempotency-key";
 
@@ -44,7 +44,7 @@ pub(super) fn reserve(
     product: &str,
     user: &str,
     field: &str,
-) -> Result<Reserve, ApiError> {
+) -> Result<ReserveRequest, ApiError> {
     let (name, problem) = match request_id(metadata, field) {
         Ok(id) => return convert::reserve(product, user, &id),
         Err(problem) => problem,

@@ -12,13 +12,13 @@ use super::{
     idempotency_key,
     page_token::PagedList,
     pb::{self, inventory_service_server::InventoryService},
-    reason::{Effect, Reason},
+    reason::{AppliedRule, Reason},
     status::HTTP_STATUS,
 };
 use crate::{
     domain::{Ack, Partition, Reservation, ReservationId, ReservationState},
     ledger::LookedUp,
-    redis::{Applied, FenceError},
+    redis::{Applied, RedisCallError},
     stream::{Entry, Found},
 };
 
@@ -33,8 +33,8 @@ pub(super) fn response_with_http_status<T>(message: T, status: &'static str) -> 
     response
 }
 
-/// A reservation in its current state. The streams are read first, through the fence, and then the ledger, because an order
-/// only moves from a stream to the ledger.
+/// A reservation in its current state. The streams are read first, by a script that begins with the fence, and then the
+/// ledger, because an order only moves from a stream to the ledger.
 async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, ApiError> {
     let partition = services.stock.partitions().count().get_partition(id.partition());
     let partition = partition.ok_or(Reason::ReservationNotFound)?;
@@ -44,38 +44,39 @@ async fn look_up(services: &Services, id: ReservationId) -> Result<Reservation, 
     if let Ok(Found::Entry(entry)) = &found {
         return Ok(accepted(id, partition, entry));
     }
-    let another = match lookup.find(id).await.map_err(unchanged)? {
+    let never_issued = match lookup.find(id).await.map_err(as_not_applied)? {
         LookedUp::Reservation(stored) => return Ok(stored),
         LookedUp::NeverIssued => true,
         LookedUp::Nothing => false,
     };
     match found {
         // The fence held while the streams were read, so the streams had every order of this epoch that the ledger did not have
-        // yet. The ledger had all orders up to `stored`: one of these that it does not have was lost.
-        Ok(Found::Nothing { epoch, stored }) if epoch == id.epoch() => {
+        // yet. The ledger had all orders up to `stored_seq`: one of these that it does not have was lost.
+        Ok(Found::Nothing { epoch, stored_seq }) if epoch == id.epoch() => {
             // The first order of an epoch has seq 1.
-            let never = another || id.seq() == 0 || id.seq() > stored;
-            Err(if never { Reason::ReservationNotFound } else { Reason::LostOrUnknown }.into())
+            let not_found = never_issued || id.seq() == 0 || id.seq() > stored_seq;
+            Err(if not_found { Reason::ReservationNotFound } else { Reason::LostOrUnknown }.into())
         }
         // The epoch has ended or may be lost: the reservation may have existed.
-        Ok(_) | Err(FenceError::Fenced(_)) => Err(Reason::LostOrUnknown.into()),
-        Err(error) => Err(unchanged(error)),
+        Ok(_) | Err(RedisCallError::Fenced(_)) => Err(Reason::LostOrUnknown.into()),
+        Err(error) => Err(as_not_applied(error)),
     }
 }
 
-/// A look-up changes nothing, so its error is never open.
-fn unchanged(error: impl Into<ApiError>) -> ApiError {
+/// A look-up changes nothing, so its error never states `applied = maybe`.
+fn as_not_applied(error: impl Into<ApiError>) -> ApiError {
     let error: ApiError = error.into();
-    let stated = error.reason.rule().effect == Effect::Stated;
-    if stated { ApiError { applied: Some(Applied::No), ..error } } else { error }
+    let per_error = error.reason.spec().applied == AppliedRule::PerError;
+    if per_error { ApiError { applied: Some(Applied::No), ..error } } else { error }
 }
 
 fn accepted(id: ReservationId, partition: Partition, entry: &Entry) -> Reservation {
     let order = entry.order(partition, &id.entry_id());
     let reserved_at_ms = entry.reserved_at_ms().unwrap_or(0);
-    let (buyer, request) =
+    let (product_and_user, request) =
         order.map_or((None, None), |order| (Some((order.product, order.user)), order.request));
-    Reservation { id, state: ReservationState::Accepted, buyer, request, reserved_at_ms }
+    let state = ReservationState::Accepted;
+    Reservation { id, state, product_and_user, request, reserved_at_ms }
 }
 
 #[tonic::async_trait]
@@ -157,7 +158,7 @@ impl InventoryService for Inventory {
         let id = request.into_inner().reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
         let found = look_up(&self.admission.services, id).await;
-        let found = found.inspect_err(|error| self.admission.count_refusal(error))?;
+        let found = found.inspect_err(|error| self.admission.count_shed(error))?;
         let reservation = convert::reservation(found);
         Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }

@@ -2,20 +2,20 @@
 
 use tonic::Code;
 
-/// Whether a call that failed for a reason has taken effect.
+/// What an error with a reason states about whether its call took effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(super) enum AppliedRule {
     /// The call changed nothing.
     No,
-    /// It is unknown, or a part of the call was done.
+    /// It is unknown whether the call took effect, or a part of it was done.
     Maybe,
-    /// It depends: `applied` in the metadata is `no` (also if it is absent) or `maybe`.
-    Stated,
+    /// Each error of this reason states it: `applied` in the metadata is `no` (also if it is absent) or `maybe`.
+    PerError,
 }
 
 /// Whether the client should repeat a call that failed for a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeat {
+pub(super) enum Retry {
     /// The same call fails again.
     No,
     /// With the same request id, after the delay of `RetryInfo`.
@@ -26,18 +26,18 @@ pub(super) enum Repeat {
     WithNewId,
 }
 
-/// What a reason implies.
-pub(super) struct Rule {
+/// What is declared for a reason.
+pub(super) struct ReasonSpec {
     pub(super) code: Code,
     pub(super) http_status: u16,
-    pub(super) effect: Effect,
-    pub(super) repeat: Repeat,
+    pub(super) applied: AppliedRule,
+    pub(super) retry: Retry,
     /// The message; `{name}` stands for a value of the metadata.
     pub(super) text: &'static str,
 }
 
 macro_rules! reasons {
-    ($($reason:ident $name:literal: $code:ident $http:literal $effect:ident $repeat:ident $text:literal;)*) => {
+    ($($reason:ident $name:literal: $code:ident $http:literal $applied:ident $retry:ident $text:literal;)*) => {
         /// Why a call failed, for programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Reason {
@@ -55,13 +55,13 @@ macro_rules! reasons {
                 }
             }
 
-            pub(super) fn rule(self) -> Rule {
+            pub(super) fn spec(self) -> ReasonSpec {
                 match self {
-                    $(Self::$reason => Rule {
+                    $(Self::$reason => ReasonSpec {
                         code: Code::$code,
                         http_status: $http,
-                        effect: Effect::$effect,
-                        repeat: Repeat::$repeat,
+                        applied: AppliedRule::$applied,
+                        retry: Retry::$retry,
                         text: $text,
                     },)*
                 }
@@ -80,7 +80,7 @@ reasons! {
     SoldOut "SOLD_OUT": FailedPrecondition 409 No No
         "the product is sold out";
     LimitReached "LIMIT_REACHED": FailedPrecondition 409 No No
-        "a user may buy {limit} of this product";
+        "the limit of this product is {limit} units per user, and this user has reached it";
     SaleNotOpen "SALE_NOT_OPEN": FailedPrecondition 409 No No
         "the sale begins at {opens_at}";
     SaleClosed "SALE_CLOSED": FailedPrecondition 409 No No
@@ -103,7 +103,7 @@ reasons! {
         "no such reservation; it may have been accepted before a store lost data";
     RateLimited "RATE_LIMITED": ResourceExhausted 429 No AfterDelay
         "this {limited} calls too often: retry in {retry_delay}";
-    Overloaded "OVERLOADED": ResourceExhausted 429 Stated AfterDelay
+    Overloaded "OVERLOADED": ResourceExhausted 429 PerError AfterDelay
         "too many calls are under way";
     BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
         "too many accepted orders wait to be stored: retry in {retry_delay}";
@@ -111,17 +111,18 @@ reasons! {
         "the stores cannot give ack = {ack} now";
     Recovering "RECOVERING": Unavailable 503 No AfterDelay
         "the product's partition is fenced: nothing is sold from it until it is rebuilt, or until Redis can be used again";
-    Stopping "STOPPING": Unavailable 503 Stated AfterDelay
+    ShuttingDown "SHUTTING_DOWN": Unavailable 503 PerError AfterDelay
         "this process is shutting down: repeat the call";
-    RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+    RedisUnavailable "REDIS_UNAVAILABLE": Unavailable 503 PerError AfterDelay
         "Redis did not answer or refused the request";
-    LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 Stated AfterDelay
+    LedgerUnavailable "LEDGER_UNAVAILABLE": Unavailable 503 PerError AfterDelay
         "Postgres did not answer or refused the request";
     NotAppliedYet "NOT_APPLIED_YET": Unavailable 503 Maybe AfterDelay
-        "recorded in Postgres; it is applied to Redis as soon as Redis can be reached";
+        "the change is recorded in Postgres but not applied to Redis yet; it is applied when the partition is open and \
+         Redis answers";
     DeadlineExceeded "DEADLINE_EXCEEDED": DeadlineExceeded 504 Maybe AtOnce
         "the deadline passed before the outcome was known: repeat the call with the same request id";
-    Internal "INTERNAL": Internal 500 Stated No
+    Internal "INTERNAL": Internal 500 PerError No
         "internal error: a store gave an unexpected answer; see the log";
 }
 
@@ -139,20 +140,20 @@ mod tests {
         let rows: Vec<String> =
             rows.map(|row| row.splitn(8, " | ").take(6).collect::<Vec<_>>().join(" | ")).collect();
         let declared = Reason::ALL.iter().map(|reason| {
-            let rule = reason.rule();
-            let applied = match rule.effect {
-                Effect::No => "no",
-                Effect::Maybe => "maybe",
-                Effect::Stated => "`applied`",
+            let spec = reason.spec();
+            let applied = match spec.applied {
+                AppliedRule::No => "no",
+                AppliedRule::Maybe => "maybe",
+                AppliedRule::PerError => "`no` or `maybe`: see the metadata",
             };
-            let (retry, request_id) = match rule.repeat {
-                Repeat::No => ("no", "–"),
-                Repeat::AfterDelay => ("after the delay", "same"),
-                Repeat::AtOnce => ("at once", "same"),
-                Repeat::WithNewId => ("at once", "new"),
+            let (retry, request_id) = match spec.retry {
+                Retry::No => ("no", "–"),
+                Retry::AfterDelay => ("after the delay", "same"),
+                Retry::AtOnce => ("at once", "same"),
+                Retry::WithNewId => ("at once", "new"),
             };
-            let (name, code) = (reason.as_str(), code_name(rule.code));
-            let http = rule.http_status;
+            let (name, code) = (reason.as_str(), code_name(spec.code));
+            let http = spec.http_status;
             format!("| `{name}` | {code} | {http} | {applied} | {retry} | {request_id}")
         });
         assert_eq!(rows, declared.collect::<Vec<_>>());

@@ -80,7 +80,7 @@ impl From<ApiError> for Status {
 }
 
 fn encode(error: ApiError) -> Status {
-    let (rule, metadata) = (error.reason.rule(), error.metadata());
+    let (spec, metadata) = (error.reason.spec(), error.metadata());
     let message = error.message(&metadata);
     let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
     let mut metadata: HashMap<String, String> = metadata.collect();
@@ -89,7 +89,7 @@ fn encode(error: ApiError) -> Status {
         metadata.insert("applied".to_owned(), applied.as_str().to_owned());
         headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
     }
-    if rule.http_status == 409 {
+    if spec.http_status == 409 {
         headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
     }
     let mut details = ErrorDetails::new();
@@ -102,7 +102,7 @@ fn encode(error: ApiError) -> Status {
     for (field, problem) in error.fields {
         details.add_bad_request_violation(field, problem);
     }
-    let mut status = Status::with_error_details_and_metadata(rule.code, message, details, headers);
+    let mut status = Status::with_error_details_and_metadata(spec.code, message, details, headers);
     if let Some(cause) = error.cause {
         status.set_source(cause);
     }
@@ -117,7 +117,7 @@ mod tests {
     use crate::{
         ack::AckError,
         domain::{Ack, Epoch, Outcome, ReservationId},
-        grpc::reason::{Effect, Repeat},
+        grpc::reason::{AppliedRule, Retry},
         redis::Applied,
     };
 
@@ -125,7 +125,7 @@ mod tests {
     fn errors() -> Vec<(ApiError, &'static [&'static str])> {
         let wait = Duration::from_millis(1500);
         let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
-        let refusal = |outcome| ApiError::refusal(outcome).unwrap_err();
+        let refusal = |outcome| ApiError::accepted_or_refused(outcome).unwrap_err();
         let (opens_at_ms, closes_at_ms) = (1_800_000_000_000, Some(1_800_000_000_000));
         let mut errors: Vec<(ApiError, &'static [&'static str])> = vec![
             (ApiError::bad_field("user_id", "must not be empty"), &[]),
@@ -139,14 +139,14 @@ mod tests {
             (AckError::Unavailable(Ack::Replica).into(), &["ack"]),
             (AckError::Overloaded.into(), &[]),
             (AckError::Lost(id).into(), &["reservation_id"]),
-            (ApiError::open(Reason::RedisUnavailable, Applied::Maybe), &[]),
-            (ApiError::open(Reason::Internal, Applied::No), &[]),
+            (ApiError::with_applied(Reason::RedisUnavailable, Applied::Maybe), &[]),
+            (ApiError::with_applied(Reason::Internal, Applied::No), &[]),
             (
                 ApiError::from(Reason::Recovering).after(&[("released", 3), ("decided", 4)]),
                 &["released", "decided"],
             ),
         ];
-        let mentions = |reason: &Reason| reason.rule().text.contains('{');
+        let mentions = |reason: &Reason| reason.spec().text.contains('{');
         // The others are always made with more than the reason.
         let plain = Reason::ALL.iter().copied().filter(|reason| {
             !mentions(reason) && ![Reason::BadField, Reason::Internal].contains(reason)
@@ -179,33 +179,35 @@ mod tests {
     #[test]
     fn a_status_is_what_its_reason_declares() {
         for (error, _) in errors() {
-            let (reason, rule) = (error.reason, error.reason.rule());
+            let (reason, spec) = (error.reason, error.reason.spec());
             let partly_done = error.text.contains("before that");
             let status = Status::from(error);
             let info = status.get_details_error_info().unwrap();
             assert_eq!((info.domain.as_str(), info.reason.as_str()), ("yoink", reason.as_str()));
-            assert_eq!(status.code(), rule.code, "{reason:?}");
+            assert_eq!(status.code(), spec.code, "{reason:?}");
             let http_status = status.metadata().get(HTTP_STATUS).is_some();
-            assert_eq!(http_status, rule.http_status == 409, "{reason:?}");
+            assert_eq!(http_status, spec.http_status == 409, "{reason:?}");
             let delayed = status.get_details_retry_info().is_some();
-            assert_eq!(delayed, rule.repeat == Repeat::AfterDelay, "{reason:?}");
+            assert_eq!(delayed, spec.retry == Retry::AfterDelay, "{reason:?}");
             assert_eq!(delayed, info.metadata.contains_key("retry_delay"), "{reason:?}");
             let applied = info.metadata.get("applied").map(String::as_str);
-            match rule.effect {
+            match spec.applied {
                 // Envoy repeats the calls that state `no`.
-                Effect::Stated if reason == Reason::Overloaded => assert_ne!(applied, Some("no")),
-                Effect::Stated => assert!(applied.is_some(), "{reason:?}"),
-                Effect::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
-                Effect::No if partly_done => assert_eq!(applied, Some("maybe")),
-                Effect::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
+                AppliedRule::PerError if reason == Reason::Overloaded => {
+                    assert_ne!(applied, Some("no"));
+                }
+                AppliedRule::PerError => assert!(applied.is_some(), "{reason:?}"),
+                AppliedRule::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
+                AppliedRule::No if partly_done => assert_eq!(applied, Some("maybe")),
+                AppliedRule::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
             }
         }
     }
 
     #[test]
-    fn stated_effect_is_in_the_metadata_and_in_the_header_that_envoy_reads() {
+    fn stated_applied_is_in_the_metadata_and_in_the_header_that_envoy_reads() {
         for (applied, text) in [(Applied::No, "no"), (Applied::Maybe, "maybe")] {
-            let status = Status::from(ApiError::open(Reason::RedisUnavailable, applied));
+            let status = Status::from(ApiError::with_applied(Reason::RedisUnavailable, applied));
             let info = status.get_details_error_info().unwrap();
             assert_eq!(info.metadata["applied"], text);
             assert_eq!(status.metadata().get("x-yoink-applied").unwrap(), text);
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn call_that_cannot_wait_for_its_ack_states_that_its_unit_may_be_taken() {
-        for error in [AckError::Overloaded, AckError::Stopping] {
+        for error in [AckError::Overloaded, AckError::ShuttingDown] {
             let status = Status::from(ApiError::from(error));
             assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
         }
@@ -224,7 +226,7 @@ mod tests {
     fn lost_reservation_states_no_effect_only_if_the_call_did_not_make_it() {
         let id = ReservationId::new(3, Epoch(2), 77, 1).unwrap();
         for (error, applied) in [
-            (ApiError::refusal(Outcome::Lost(id)).unwrap_err(), Some("no")),
+            (ApiError::accepted_or_refused(Outcome::Lost(id)).unwrap_err(), Some("no")),
             // Envoy repeats the calls that state `no`. This one took a unit, and its request id is free again.
             (AckError::Lost(id).into(), None),
         ] {

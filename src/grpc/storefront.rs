@@ -1,4 +1,4 @@
-//! `StorefrontService`: the API of the service that Yoink replaces.
+//! `StorefrontService`: the legacy API, that of the service that Yoink replaces.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -15,7 +15,7 @@ use super::{
     reason::Reason,
     status::log_cause,
 };
-use crate::{catalogue::Listed, domain::ProductId};
+use crate::{catalogue::ProductWithStock, domain::ProductId};
 
 /// Products that are read at once while a list is streamed.
 const PAGE: usize = 500;
@@ -24,8 +24,8 @@ pub(super) struct Storefront {
     pub(super) admission: Arc<Admission>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "the original's API has a JSON number; 2^53 fits")]
-fn item(listed: &Listed) -> pb::ListStorefrontResponse {
+#[expect(clippy::cast_precision_loss, reason = "the legacy API has a JSON number; 2^53 fits")]
+fn item(listed: &ProductWithStock) -> pb::ListStorefrontResponse {
     pb::ListStorefrontResponse {
         id: listed.product.id.to_string(),
         name: listed.product.sale.name.clone(),
@@ -56,7 +56,7 @@ impl StorefrontService for Storefront {
             message: "Order accepted for processing".to_owned(),
             reservation_id: taken.receipt.reservation_id.to_string(),
         };
-        // The original answers 202 to every order that it accepts.
+        // The legacy API answers 202 to every accepted order.
         Ok(response_with_http_status(response, "202"))
     }
 
@@ -89,12 +89,12 @@ impl StorefrontService for Storefront {
     }
 }
 
-fn items(listed: &[Listed]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
+fn items(listed: &[ProductWithStock]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
     listed.iter().map(|listed| Ok(item(listed))).collect()
 }
 
 /// The last product of a page, if another page follows.
-fn next_after(listed: &[Listed], more: bool) -> Option<ProductId> {
+fn next_after(listed: &[ProductWithStock], more: bool) -> Option<ProductId> {
     listed.last().filter(|_| more).map(|last| last.product.id.clone())
 }
 
@@ -103,7 +103,7 @@ async fn page(
     admission: &Admission,
     after: Option<&ProductId>,
     until: Instant,
-) -> Result<(Vec<Listed>, bool), ApiError> {
+) -> Result<(Vec<ProductWithStock>, bool), ApiError> {
     let _permit = admission.enter()?;
     let page = admission.services.catalogue.list(after, PAGE);
     let page = tokio::time::timeout_at(until, page).await;

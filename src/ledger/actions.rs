@@ -51,7 +51,7 @@ impl RecordedAction {
 
 /// A record whose action is not finished yet.
 #[derive(Debug)]
-pub struct OpenRecord {
+pub struct UnfinishedRecord {
     id: ReservationId,
     number: i64,
 }
@@ -102,10 +102,10 @@ impl Ledger {
         &self,
         id: ReservationId,
         by: &ActionBy,
-    ) -> Result<OpenRecord, LedgerError> {
+    ) -> Result<UnfinishedRecord, LedgerError> {
         self.with("begin_dead_action", async move |client| {
             let number = write(&**client, id, RecordedAction::Unknown, by).await?;
-            Ok(OpenRecord { id, number })
+            Ok(UnfinishedRecord { id, number })
         })
         .await
     }
@@ -114,7 +114,7 @@ impl Ledger {
     /// After an error it stays `unknown`.
     pub async fn end_record(
         &self,
-        record: OpenRecord,
+        record: UnfinishedRecord,
         done: Option<RecordedAction>,
     ) -> Result<(), LedgerError> {
         let id = record.id.to_uuid();

@@ -56,7 +56,7 @@ pub struct AuditCut {
 
 impl AuditCut {
     /// The partition and the epoch, as the ledger stores them.
-    fn place(&self) -> (i32, i64) {
+    fn partition_and_epoch(&self) -> (i32, i64) {
         (self.partition.number().into(), self.epoch.0.into())
     }
 }
@@ -64,7 +64,7 @@ impl AuditCut {
 impl Ledger {
     /// Reads a partition in one snapshot, leaving out rows beyond the cut and those in the streams.
     pub async fn audit_rows(&self, cut: &AuditCut) -> Result<AuditRows, LedgerError> {
-        self.with_long("audit_rows", async move |mut client| {
+        self.with_maintenance("audit_rows", async move |mut client| {
             let tx = client
                 .build_transaction()
                 .isolation_level(IsolationLevel::RepeatableRead)
@@ -72,7 +72,7 @@ impl Ledger {
                 .start()
                 .await?;
             let mut rows = AuditRows { products: products(&tx, cut).await?, ..Default::default() };
-            let (partition, epoch) = cut.place();
+            let (partition, epoch) = cut.partition_and_epoch();
             // By state: each has an index of its own.
             let sql = "SELECT count(DISTINCT seq) FROM (
                        SELECT seq FROM reservations
@@ -107,8 +107,8 @@ impl Ledger {
         let sql = "SELECT n FROM generate_series(1, $3::bigint) n WHERE n <> ALL($4)
                    EXCEPT SELECT seq FROM reservations WHERE partition = $1 AND epoch = $2
                     ORDER BY n LIMIT 20";
-        let (partition, epoch) = cut.place();
-        self.with_long("missing_seqs", async move |client| {
+        let (partition, epoch) = cut.partition_and_epoch();
+        self.with_maintenance("missing_seqs", async move |client| {
             let rows = client.query(sql, &[&partition, &epoch, &cut.seq, &cut.seqs]).await?;
             Ok(rows.iter().map(|row| row.get(0)).collect())
         })
@@ -117,7 +117,7 @@ impl Ledger {
 }
 
 fn id(text: &str) -> Result<ProductId, LedgerError> {
-    text.parse().map_err(|_| LedgerError::unreadable("products.product_id"))
+    text.parse().map_err(|_| LedgerError::InvalidData("products.product_id"))
 }
 
 /// The products of the partition, and their rows.
@@ -125,7 +125,7 @@ async fn products(
     tx: &Transaction<'_>,
     cut: &AuditCut,
 ) -> Result<HashMap<ProductId, LedgerUnits>, LedgerError> {
-    let (partition, epoch) = cut.place();
+    let (partition, epoch) = cut.partition_and_epoch();
     let sql = "SELECT product_id, supply, sold,
                       (SELECT count(*) FROM (
                           SELECT FROM reservations r

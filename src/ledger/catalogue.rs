@@ -109,17 +109,17 @@ pub(super) fn product(row: &Row) -> Result<Product, LedgerError> {
         id: row
             .try_get::<_, &str>(0)?
             .parse()
-            .map_err(|_| LedgerError::unreadable("products.product_id"))?,
+            .map_err(|_| LedgerError::InvalidData("products.product_id"))?,
         sale: Sale {
             name: row.try_get(1)?,
             price: Price::stored(row.try_get(2)?, row.try_get(3)?)
-                .map_err(|_| LedgerError::unreadable("products.price"))?,
+                .map_err(|_| LedgerError::InvalidData("products.price"))?,
             opens_at_ms: ms(4)?,
             closes_at_ms: ms(5)?,
             per_user_limit: limit
-                .map_err(|_| LedgerError::unreadable("products.per_user_limit"))?,
+                .map_err(|_| LedgerError::InvalidData("products.per_user_limit"))?,
             status: ProductStatus::from_name(row.try_get(7)?)
-                .ok_or(LedgerError::unreadable("products.status"))?,
+                .ok_or(LedgerError::InvalidData("products.status"))?,
         },
         version: row.try_get(8)?,
         supply: row.try_get(9)?,
@@ -187,7 +187,8 @@ impl Ledger {
             };
             let sale = change.apply(product(&row)?.sale);
             // A name that an earlier version accepted does not prevent a stop of its sale.
-            let checked = if change.name.is_some() { sale.check() } else { sale.check_terms() };
+            let checked =
+                if change.name.is_some() { sale.check() } else { sale.check_without_name() };
             if let Err(error) = checked {
                 return Ok(Err(error.into()));
             }

@@ -9,9 +9,9 @@ use tokio_postgres::error::SqlState;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each field is the source or the SQLSTATE")]
 pub enum LedgerError {
-    /// No order is the cause: wait and try again, without a limit.
-    #[error("Postgres is unavailable")]
-    Unavailable { source: Cause },
+    /// No order is the cause, and it ends by itself: wait and try again, without a limit.
+    #[error("Postgres cannot do this now")]
+    Transient { source: Cause },
     /// A SQLSTATE that `classify` does not know, or none: retried like a transient failure, with an alert. One order
     /// may be the cause, so a batch is halved.
     #[error(
@@ -28,9 +28,12 @@ pub enum LedgerError {
     /// One of these orders cannot be stored as it is.
     #[error("an order cannot be stored")]
     Rejected { sqlstate: String, source: Cause },
+    /// A stored value is invalid: a row was written by something other than this program.
+    #[error("the ledger holds an invalid value in {0}: correct the row")]
+    InvalidData(&'static str),
     /// The partition has another epoch now: read its row again.
     #[error("the partition has another epoch now")]
-    GateClosed,
+    EpochChanged,
 }
 
 /// A SQLSTATE: five characters of 0-9 and A-Z.
@@ -69,9 +72,6 @@ pub enum Cause {
     /// No answer in time.
     #[error("Postgres did not answer within {0:?}")]
     Timeout(std::time::Duration),
-    /// A stored value is invalid.
-    #[error("the ledger holds an invalid value in {0}")]
-    Unreadable(&'static str),
 }
 
 /// The message of the server without its DETAIL, which repeats the row. For the same reason the error is not
@@ -89,14 +89,14 @@ fn server_message(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// The variant of [`LedgerError`]; `Transient` is `Unavailable`, and `Order` is `Rejected`.
+/// The variant of [`LedgerError`] for an error of Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Transient,
     Unlisted,
     Misconfigured,
     Inconsistent,
-    Order,
+    Rejected,
 }
 
 /// The class of a SQLSTATE and of the constraint that was violated.
@@ -110,7 +110,7 @@ fn classify(sqlstate: &str, constraint: Option<&str>) -> Class {
         _ => match sqlstate.get(..2).unwrap_or_default() {
             "08" | "53" | "57" | "58" | "XX" => Class::Transient,
             "28" | "42" | "3D" => Class::Misconfigured,
-            "22" | "23" => Class::Order,
+            "22" | "23" => Class::Rejected,
             _ => Class::Unlisted,
         },
     }
@@ -127,13 +127,13 @@ impl From<tokio_postgres::Error> for LedgerError {
             sqlstate.as_deref().map_or(lost, |state| classify(state, constraint.as_deref()));
         let source = Cause::Postgres(error);
         match class {
-            Class::Transient => Self::Unavailable { source },
+            Class::Transient => Self::Transient { source },
             Class::Unlisted => {
                 Self::Unlisted { sqlstate: sqlstate.as_deref().and_then(Sqlstate::new), source }
             }
             Class::Misconfigured => Self::Misconfigured { source },
             Class::Inconsistent => Self::Inconsistent { source },
-            Class::Order => Self::Rejected { sqlstate: sqlstate.unwrap_or_default(), source },
+            Class::Rejected => Self::Rejected { sqlstate: sqlstate.unwrap_or_default(), source },
         }
     }
 }
@@ -145,7 +145,7 @@ impl From<PoolError> for LedgerError {
         {
             return error.into();
         }
-        Self::Unavailable { source: Cause::Pool(error) }
+        Self::Transient { source: Cause::Pool(error) }
     }
 }
 
@@ -153,12 +153,13 @@ impl LedgerError {
     /// What metrics and spans call it.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Unavailable { .. } => "unavailable",
+            Self::Transient { .. } => "transient",
             Self::Unlisted { .. } => "unlisted",
             Self::Misconfigured { .. } => "misconfigured",
             Self::Inconsistent { .. } => "inconsistent",
             Self::Rejected { .. } => "rejected",
-            Self::GateClosed => "gate_closed",
+            Self::InvalidData(_) => "invalid_data",
+            Self::EpochChanged => "epoch_changed",
         }
     }
 
@@ -171,13 +172,9 @@ impl LedgerError {
     /// Whether Postgres runs and refuses connections: it starts, stops or recovers (57P03), or all its
     /// connections are in use (53300).
     pub fn refuses_connections(&self) -> bool {
-        let Self::Unavailable { source: Cause::Postgres(error) } = self else { return false };
+        let Self::Transient { source: Cause::Postgres(error) } = self else { return false };
         let refusals = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
         error.code().is_some_and(|code| refusals.contains(code))
-    }
-
-    pub(super) fn unreadable(what: &'static str) -> Self {
-        Self::Unlisted { sqlstate: None, source: Cause::Unreadable(what) }
     }
 }
 
@@ -197,7 +194,7 @@ mod tests {
             assert_eq!(classify(state, None), Class::Misconfigured, "{state}");
         }
         for state in ["22021", "22001", "23503", "23505", "23514"] {
-            assert_eq!(classify(state, Some("something_else")), Class::Order, "{state}");
+            assert_eq!(classify(state, Some("something_else")), Class::Rejected, "{state}");
         }
         assert_eq!(classify("23505", Some("reservations_seq_once")), Class::Inconsistent);
         assert_eq!(classify("23514", Some("products_sold_within_supply")), Class::Inconsistent);

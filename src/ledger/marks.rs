@@ -94,7 +94,7 @@ impl Ledger {
                   FROM marks FULL JOIN rows USING (epoch))
             SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
         let number = i32::from(partition.number());
-        self.with_long("lost_reservations", async move |client| {
+        self.with_maintenance("lost_reservations", async move |client| {
             let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
             let lost = rows.iter().map(|row| {
                 let count = from_count(row.get(1));

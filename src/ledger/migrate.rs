@@ -55,7 +55,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<Migrated> {
     let (mut client, connection) = connected
         .map_err(|_| {
             anyhow!(
-                "Postgres does not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
+                "Postgres did not answer within {CONNECT_LIMIT:?}: nothing was changed; run `yoink migrate` again"
             )
         })?
         .context("cannot connect to Postgres (postgres_url)")?;
@@ -209,7 +209,7 @@ pub async fn check_schema(ledger: &Ledger) -> anyhow::Result<()> {
         tracing::info!(
             schema = found,
             program,
-            "the database was migrated by a newer program; this one works with its schema"
+            "a newer program migrated the database; this program works with its schema"
         );
     }
     Ok(())

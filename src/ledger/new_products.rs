@@ -74,7 +74,7 @@ impl Ledger {
         actor: &str,
         done: &AtomicU64,
     ) -> Result<Imported, LedgerError> {
-        self.with_long("import_products", async move |mut client| {
+        self.with_maintenance("import_products", async move |mut client| {
             client.batch_execute(IMPORT_LOCK_TIMEOUT).await?;
             store(&mut client, products, partitions, actor, done).await
         })
@@ -240,7 +240,7 @@ async fn compare(
         let id: &str = row.try_get(0)?;
         let at = known.binary_search_by(|(_, wanted)| wanted.id.as_str().cmp(id));
         differences.push(Difference {
-            at: at.map_err(|_| LedgerError::unreadable("products.product_id"))?,
+            at: at.map_err(|_| LedgerError::InvalidData("products.product_id"))?,
             first_units: row.try_get(1)?,
             unversioned: row.try_get(3)?,
             differs: row.try_get(4)?,

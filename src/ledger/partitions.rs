@@ -55,9 +55,12 @@ impl Ledger {
         .await
     }
 
-    /// The deployment; the first caller ever fixes its number of partitions.
-    pub async fn establish(&self, wanted: PartitionCount) -> Result<Deployment, LedgerError> {
-        self.with("establish", async move |mut client| {
+    /// The deployment. The first call of all creates it, and fixes its number of partitions.
+    pub async fn create_deployment(
+        &self,
+        wanted: PartitionCount,
+    ) -> Result<Deployment, LedgerError> {
+        self.with("create_deployment", async move |mut client| {
             let tx = client.transaction().await?;
             let mut found = deployment(&tx).await?;
             if found.is_none() {
@@ -77,7 +80,7 @@ impl Ledger {
                 found = deployment(&tx).await?;
                 tx.commit().await?;
             }
-            found.ok_or(LedgerError::unreadable("deployment"))
+            found.ok_or(LedgerError::InvalidData("deployment"))
         })
         .await
     }
@@ -95,7 +98,7 @@ impl Ledger {
                     let number = u16::try_from(row.get::<_, i32>(0)).ok();
                     let partition = number
                         .and_then(|number| count.get_partition(number))
-                        .ok_or(LedgerError::unreadable("partitions.partition"))?;
+                        .ok_or(LedgerError::InvalidData("partitions.partition"))?;
                     let (epoch, status) = match (epoch(row.get(1)), row.get::<_, &str>(2)) {
                         (Ok(epoch), "new") => (epoch, PartitionStatus::New),
                         (Ok(epoch), "open") => (epoch, PartitionStatus::Open),
@@ -113,13 +116,19 @@ impl Ledger {
     /// An epoch for one attempt at opening a new partition; `None` when the row has changed since it was read, or
     /// no epoch is left. It is committed before Redis is changed, so a late attempt has an epoch that the ledger
     /// no longer accepts.
-    pub async fn begin_opening(&self, seen: PartitionRow) -> Result<Option<Epoch>, LedgerError> {
+    pub async fn begin_opening(
+        &self,
+        row_before: PartitionRow,
+    ) -> Result<Option<Epoch>, LedgerError> {
         self.with("begin_opening", async move |client| {
             let sql = "UPDATE partitions SET epoch = epoch + 1
                         WHERE partition = $1 AND epoch = $2 AND epoch < $3 AND status = 'new'
                     RETURNING epoch";
-            let (partition, seen) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
-            let row = client.query_opt(sql, &[&partition, &seen, &i64::from(Epoch::MAX.0)]).await?;
+            let (partition, epoch_before) =
+                (i32::from(row_before.partition.number()), i64::from(row_before.epoch.0));
+            let row = client
+                .query_opt(sql, &[&partition, &epoch_before, &i64::from(Epoch::MAX.0)])
+                .await?;
             row.map(|row| epoch(row.get(0))).transpose()
         })
         .await
@@ -128,7 +137,7 @@ impl Ledger {
     /// Ends an opening (`from` is `New`) or a rebuild (`Closed`) after Redis has opened the partition. Returns whether the
     /// partition had this state and still has the epoch of this attempt: no other one has begun since. Nothing is sold
     /// before this has committed.
-    pub async fn mark_open(
+    pub async fn set_open(
         &self,
         partition: Partition,
         epoch: Epoch,
@@ -149,7 +158,7 @@ async fn deployment(tx: &Transaction<'_>) -> Result<Option<Deployment>, LedgerEr
     let deployment = row.map(|row| {
         let count = u32::try_from(row.get::<_, i32>(1)).ok();
         let count = count.and_then(|count| PartitionCount::try_from(count).ok());
-        let partitions = count.ok_or(LedgerError::unreadable("deployment.partitions"))?;
+        let partitions = count.ok_or(LedgerError::InvalidData("deployment.partitions"))?;
         Ok(Deployment { id: row.get(0), partitions })
     });
     deployment.transpose()
@@ -157,5 +166,5 @@ async fn deployment(tx: &Transaction<'_>) -> Result<Option<Deployment>, LedgerEr
 
 pub(super) fn epoch(value: i64) -> Result<Epoch, LedgerError> {
     let epoch = u32::try_from(value).ok().map(Epoch).filter(|epoch| *epoch <= Epoch::MAX);
-    epoch.ok_or(LedgerError::unreadable("partitions.epoch"))
+    epoch.ok_or(LedgerError::InvalidData("partitions.epoch"))
 }

@@ -16,11 +16,11 @@ use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
 use super::{LedgerError, error::Cause};
 use crate::telemetry::{Metrics, PoolReading};
 
-/// The limit of one operation, except for long reads.
+/// The limit of one operation, except for maintenance.
 const OPERATION_LIMIT: Duration = Duration::from_secs(20);
-/// The limit of a long read or an import.
-const LONG_LIMIT: Duration = Duration::from_secs(30 * 60);
-/// The limit from one row of a long read to the next.
+/// The limit of an operation of maintenance: a read without a bound, or an import.
+const MAINTENANCE_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// The limit from one row of such a read to the next.
 const ROW_LIMIT: Duration = Duration::from_secs(120);
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// The limit of connecting to all hosts together, so that the last one is reached within `POOL_WAIT`, and the
@@ -50,7 +50,7 @@ fn session_settings(statement_limit: Duration) -> String {
 }
 
 /// Postgres cancels a query whose client has disconnected (since 14, not on every operating system).
-const END_ORPHANS: &str = "SELECT set_config(name, '1000', false) FROM pg_settings
+const CANCEL_AFTER_DISCONNECT: &str = "SELECT set_config(name, '1000', false) FROM pg_settings
                             WHERE name = 'client_connection_check_interval'";
 
 /// Sets a new connection's limits.
@@ -60,8 +60,10 @@ fn set_limits(statement_limit: Duration) -> Hook {
         let settings = settings.clone();
         Box::pin(async move {
             let client: &ClientWrapper = client;
-            let (set, _unsupported) =
-                tokio::join!(client.simple_query(&settings), client.simple_query(END_ORPHANS));
+            let (set, _unsupported) = tokio::join!(
+                client.simple_query(&settings),
+                client.simple_query(CANCEL_AFTER_DISCONNECT)
+            );
             set.map(drop).map_err(HookError::Backend)
         })
     })
@@ -95,15 +97,15 @@ pub(super) fn operations(config: &Config, connections: usize) -> anyhow::Result<
     Ok(builder(config, connections).post_create(set_limits(STATEMENT_LIMIT)).build()?)
 }
 
-/// At most `connections` for long reads, each used once.
-pub(super) fn long_reads(config: &Config, connections: usize) -> anyhow::Result<Pool> {
+/// A pool of at most `connections` for maintenance, each used once.
+pub(super) fn maintenance(config: &Config, connections: usize) -> anyhow::Result<Pool> {
     let used =
-        Hook::sync_fn(|_, _| Err(HookError::message("connections for long reads are used once")));
-    let builder = builder(config, connections).post_create(set_limits(LONG_LIMIT));
+        Hook::sync_fn(|_, _| Err(HookError::message("connections for maintenance are used once")));
+    let builder = builder(config, connections).post_create(set_limits(MAINTENANCE_LIMIT));
     Ok(builder.pre_recycle(used).build()?)
 }
 
-/// Closes the connections for long reads that no one uses. Held with such a connection and dropped after it; Postgres
+/// Closes the connections for maintenance that no one uses. Held with such a connection and dropped after it; Postgres
 /// then cancels within about a second what still runs on it.
 struct CloseIdle(Pool);
 
@@ -119,7 +121,7 @@ pub(super) async fn within<T>(
     run: impl Future<Output = Result<T, LedgerError>>,
 ) -> Result<T, LedgerError> {
     let done = tokio::time::timeout(limit, run).await;
-    done.unwrap_or_else(|_| Err(LedgerError::Unavailable { source: Cause::Timeout(limit) }))
+    done.unwrap_or_else(|_| Err(LedgerError::Transient { source: Cause::Timeout(limit) }))
 }
 
 /// Postgres for one kind of caller; clones share its connections. A call fails with a [`LedgerError`] when Postgres does
@@ -127,17 +129,17 @@ pub(super) async fn within<T>(
 #[derive(Clone)]
 pub struct Ledger {
     pub(super) pool: Pool,
-    /// Connections for long reads, shared by all kinds of callers.
-    pub(super) long: Pool,
+    /// Connections for maintenance, shared by all kinds of callers.
+    pub(super) maintenance: Pool,
     /// For connections outside of the pools.
     config: Config,
     metrics: Metrics,
 }
 
 impl Ledger {
-    /// Operations on `pool`, long reads on `long`.
-    pub(super) fn new(pool: Pool, long: Pool, config: Config, metrics: Metrics) -> Self {
-        Self { pool, long, config, metrics }
+    /// Operations on `pool`, maintenance on `maintenance`.
+    pub(super) fn new(pool: Pool, maintenance: Pool, config: Config, metrics: Metrics) -> Self {
+        Self { pool, maintenance, config, metrics }
     }
 
     /// Measures an operation, with its wait for a connection.
@@ -181,21 +183,21 @@ impl Ledger {
         done
     }
 
-    /// Runs long reads, or an import, on a connection of their own. Dropping the future cancels them in Postgres.
-    pub(super) async fn with_long<T>(
+    /// Runs an operation of maintenance on a connection of its own. Dropping the future cancels it in Postgres.
+    pub(super) async fn with_maintenance<T>(
         &self,
         name: &'static str,
-        reads: impl AsyncFnOnce(Object) -> Result<T, LedgerError>,
+        operation: impl AsyncFnOnce(Object) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         let run = async {
-            let _close = CloseIdle(self.long.clone());
-            reads(self.long_connection().await?).await
+            let _close = CloseIdle(self.maintenance.clone());
+            operation(self.maintenance_connection().await?).await
         };
-        self.measured(name, within(LONG_LIMIT, run)).await
+        self.measured(name, within(MAINTENANCE_LIMIT, run)).await
     }
 
-    async fn long_connection(&self) -> Result<Object, LedgerError> {
-        within(OPERATION_LIMIT, async { Ok(self.long.get().await?) }).await
+    async fn maintenance_connection(&self) -> Result<Object, LedgerError> {
+        within(OPERATION_LIMIT, async { Ok(self.maintenance.get().await?) }).await
     }
 
     /// Runs one operation on a connection that leaves its pool and that the result may keep.
@@ -204,7 +206,7 @@ impl Ledger {
         name: &'static str,
         operation: impl AsyncFnOnce(ClientWrapper) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        let run = async { operation(Object::take(self.long.get().await?)).await };
+        let run = async { operation(Object::take(self.maintenance.get().await?)).await };
         self.measured(name, within(OPERATION_LIMIT, run)).await
     }
 
@@ -215,11 +217,11 @@ impl Ledger {
         sql: &str,
         args: &[&(dyn ToSql + Sync)],
     ) -> Result<impl Stream<Item = Result<Row, LedgerError>> + use<>, LedgerError> {
-        let end = Instant::now() + LONG_LIMIT;
+        let end = Instant::now() + MAINTENANCE_LIMIT;
         let mut measured = self.metrics.ledger_operation(name);
         let begin = async {
             // In the order in which they are dropped.
-            let held = (self.long_connection().await?, CloseIdle(self.long.clone()));
+            let held = (self.maintenance_connection().await?, CloseIdle(self.maintenance.clone()));
             let rows = held.0.query_raw(sql, args.iter().copied()).await?;
             Ok((Box::pin(rows), held))
         };

@@ -7,7 +7,7 @@ use tokio_postgres::Config;
 
 use super::{
     Ledger, LedgerError, LookedUp,
-    pool::{long_reads, operations, reading, with_timeouts},
+    pool::{maintenance, operations, reading, with_timeouts},
 };
 use crate::{
     domain::ReservationId,
@@ -19,7 +19,10 @@ const LOOKUPS_PER_CONNECTION: usize = 32;
 
 /// The most connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields of `Pools`, and `maintenance` for long reads")]
+#[expect(
+    missing_docs,
+    reason = "the fields of `Pools`, and `maintenance` for reads without a bound and imports"
+)]
 pub struct PoolSizes {
     pub workers: usize,
     pub operators: usize,
@@ -42,10 +45,10 @@ impl Pools {
     /// Pools of these sizes; connections are opened as they are needed.
     pub fn new(config: Config, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
         let config = with_timeouts(config);
-        let long = long_reads(&config, sizes.maintenance)?;
+        let maintenance = maintenance(&config, sizes.maintenance)?;
         let ledger = |connections| {
             let pool = operations(&config, connections)?;
-            anyhow::Ok(Ledger::new(pool, long.clone(), config.clone(), metrics.clone()))
+            anyhow::Ok(Ledger::new(pool, maintenance.clone(), config.clone(), metrics.clone()))
         };
         let permits = Arc::new(Semaphore::new(sizes.lookups * LOOKUPS_PER_CONNECTION));
         Ok(Self {
@@ -61,7 +64,7 @@ impl Pools {
             ("workers", reading(&self.workers.pool)),
             ("operators", reading(&self.operators.pool)),
             ("lookups", reading(&self.lookups.ledger.pool)),
-            ("maintenance", reading(&self.operators.long)),
+            ("maintenance", reading(&self.operators.maintenance)),
         ]
     }
 }

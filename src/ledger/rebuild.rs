@@ -8,7 +8,7 @@ use super::{
     Ledger, LedgerError, PartitionRow, catalogue,
     pool::{milliseconds, timestamp},
 };
-use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, Remaining, ReservationId};
+use crate::domain::{Bought, Epoch, IdempotencyRecord, Partition, ProductWithSold, ReservationId};
 use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -44,7 +44,7 @@ const OPENING: i32 = 7070;
 
 /// A partition that was closed for a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
+pub struct ClosedForRebuild {
     /// The rebuild's own epoch.
     pub epoch: Epoch,
     /// The last one in which it was open.
@@ -88,13 +88,14 @@ impl Ledger {
     /// closed as well: its caller knows that the ledger lost the commit that opened it.
     pub async fn close_partition(
         &self,
-        seen: PartitionRow,
+        row_before: PartitionRow,
         above: Epoch,
-    ) -> Result<Option<Closed>, LedgerError> {
+    ) -> Result<Option<ClosedForRebuild>, LedgerError> {
         self.with("close_partition", async move |client| {
-            let (partition, epoch) = (i32::from(seen.partition.number()), i64::from(seen.epoch.0));
+            let (partition, epoch) =
+                (i32::from(row_before.partition.number()), i64::from(row_before.epoch.0));
             // If it was closed then and is open now, another process has rebuilt it.
-            let status = seen.status.as_str();
+            let status = row_before.status.as_str();
             let (above, last) = (i64::from(above.0), i64::from(Epoch::MAX.0));
             let sql = "UPDATE partitions SET epoch = greatest(epoch, $4) + 1, status = 'closed'
                         WHERE partition = $1 AND epoch = $2 AND status = $3
@@ -103,7 +104,7 @@ impl Ledger {
             let row = client.query_opt(sql, &[&partition, &epoch, &status, &above, &last]).await?;
             let closed = row.map(|row| {
                 let epoch = super::partitions::epoch;
-                Ok(Closed { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })
+                Ok(ClosedForRebuild { epoch: epoch(row.get(0))?, last_open: epoch(row.get(1))? })
             });
             closed.transpose()
         })
@@ -111,15 +112,18 @@ impl Ledger {
     }
 
     /// Every product of a partition with its sold units.
-    pub async fn remaining(&self, partition: Partition) -> Result<Vec<Remaining>, LedgerError> {
-        self.with("remaining_units", async move |client| {
+    pub async fn products_with_sold(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<ProductWithSold>, LedgerError> {
+        self.with("products_with_sold", async move |client| {
             let columns = catalogue::COLUMNS;
             let sql = format!("SELECT {columns}, sold FROM products WHERE partition = $1");
             let rows = client.query(&sql, &[&i32::from(partition.number())]).await?;
             rows.iter()
                 .map(|row| {
                     let product = catalogue::product(row)?;
-                    Ok(Remaining { product, sold: row.try_get("sold")? })
+                    Ok(ProductWithSold { product, sold: row.try_get("sold")? })
                 })
                 .collect()
         })
@@ -144,7 +148,7 @@ impl Ledger {
             let row = row?;
             let id = ReservationId::from_uuid(row.try_get(0)?);
             Ok(IdempotencyRecord {
-                id: id.map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?,
+                id: id.map_err(|_| LedgerError::InvalidData("reservations.reservation_id"))?,
                 user: row.try_get(1)?,
                 product: row.try_get(2)?,
                 request: row.try_get(3)?,
@@ -166,7 +170,7 @@ impl Ledger {
                           SELECT per_user_limit FROM products p
                            WHERE p.product_id = r.product_id) IS NOT NULL
                     GROUP BY user_id, product_id";
-        let bad = |_| LedgerError::unreadable("reservations.user_id");
+        let bad = |_| LedgerError::InvalidData("reservations.user_id");
         let rows = self.rows("units_bought", sql, &[&i32::from(partition.number())]).await?;
         Ok(rows.map(move |row| {
             let row = row?;

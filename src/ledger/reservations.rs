@@ -41,7 +41,7 @@ const COLUMNS: &str =
 
 fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
     let id = ReservationId::from_uuid(row.try_get(0)?)
-        .map_err(|_| LedgerError::unreadable("reservations.reservation_id"))?;
+        .map_err(|_| LedgerError::InvalidData("reservations.reservation_id"))?;
     let recorded_at_ms = milliseconds(row.try_get(5)?);
     let text = |column| row.try_get::<_, Option<&str>>(column);
     let state = match row.try_get::<_, &str>(1)? {
@@ -51,17 +51,17 @@ fn reservation(row: &Row) -> Result<Reservation, LedgerError> {
             ReservationState::Voided { recorded_at_ms, reason }
         }
     };
-    let buyer = match (text(2)?, text(3)?) {
+    let product_and_user = match (text(2)?, text(3)?) {
         (Some(product), Some(user)) => Some((
-            product.parse().map_err(|_| LedgerError::unreadable("reservations.product_id"))?,
-            user.parse().map_err(|_| LedgerError::unreadable("reservations.user_id"))?,
+            product.parse().map_err(|_| LedgerError::InvalidData("reservations.product_id"))?,
+            user.parse().map_err(|_| LedgerError::InvalidData("reservations.user_id"))?,
         )),
         (Some(_) | None, Some(_) | None) => None,
     };
     let request = text(7)?.map(str::parse).transpose();
-    let request = request.map_err(|_| LedgerError::unreadable("reservations.request_id"))?;
+    let request = request.map_err(|_| LedgerError::InvalidData("reservations.request_id"))?;
     let reserved_at_ms = milliseconds(row.try_get(4)?);
-    Ok(Reservation { id, state, buyer, request, reserved_at_ms })
+    Ok(Reservation { id, state, product_and_user, request, reserved_at_ms })
 }
 
 impl Ledger {

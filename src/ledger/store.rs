@@ -37,8 +37,8 @@ pub struct Mismatch {
 
 const GATE: &str = "SELECT 1 FROM partitions WHERE partition = $1 AND epoch = $2 FOR NO KEY UPDATE";
 
-/// Passes the gate of a partition (R2): until the commit, no transaction of another epoch can pass it.
-pub(super) async fn pass_gate(
+/// Locks the gate of a partition (R2): until the commit, no transaction of another epoch can lock it.
+pub(super) async fn lock_gate(
     tx: &Transaction<'_>,
     partition: Partition,
     epoch: Epoch,
@@ -46,14 +46,14 @@ pub(super) async fn pass_gate(
     let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
     let args: [(&(dyn ToSql + Sync), Type); 2] = [(&number, Type::INT4), (&epoch, Type::INT8)];
     let row = tx.query_typed_opt(GATE, &args).await?;
-    row.map(drop).ok_or(LedgerError::GateClosed)
+    row.map(drop).ok_or(LedgerError::EpochChanged)
 }
 
 impl Ledger {
     /// Stores orders of one partition under its current epoch, all or none of them. Repeating it, or
     /// racing another consumer with the same orders, changes nothing.
     /// # Errors
-    /// `Rejected` when one of them cannot be stored: halve the batch. `GateClosed` when the partition
+    /// `Rejected` when one of them cannot be stored: halve the batch. `EpochChanged` when the partition
     /// has another epoch now. Nothing was stored. If the reply to COMMIT was lost, running it again
     /// shows the outcome.
     pub async fn store(
@@ -96,7 +96,7 @@ impl Ledger {
         let spans = if matches!(end, End::RollBack) { Vec::new() } else { spans(orders) };
         let stored = self.with_prepared("store_orders", |mut client| async move {
             let tx = client.transaction().await?;
-            pass_gate(&tx, partition, epoch).await?;
+            lock_gate(&tx, partition, epoch).await?;
             let inserted = insert(&tx, partition, orders).await?;
             let mut stored = Stored { inserted: inserted.len(), ..Stored::default() };
             if inserted.len() < orders.len() {

@@ -4,13 +4,13 @@
 use super::{
     ActionBy, Ledger, LedgerError, RecordedAction, actions,
     pool::{timestamp, to_bigint},
-    store::pass_gate,
+    store::lock_gate,
 };
 use crate::domain::{Epoch, Partition, ReservationId};
 
 /// An order to void.
 #[derive(Debug, Clone)]
-pub struct Void {
+pub struct VoidRequest {
     /// Its id.
     pub id: ReservationId,
     /// When its unit was taken, in milliseconds since 1970.
@@ -39,12 +39,12 @@ impl Ledger {
         &self,
         partition: Partition,
         epoch: Epoch,
-        void: &Void,
+        void: &VoidRequest,
         by: &ActionBy,
     ) -> Result<VoidOutcome, LedgerError> {
         self.with("void_order", async move |mut client| {
             let tx = client.transaction().await?;
-            pass_gate(&tx, partition, epoch).await?;
+            lock_gate(&tx, partition, epoch).await?;
             let id = void.id.to_uuid();
             // No text of an entry may prevent its void: Postgres accepts no NUL.
             let void_reason = void.reason.replace('\0', " ");

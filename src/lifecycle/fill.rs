@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Lifecycle;
 use crate::{
-    domain::{Bought, IdempotencyRecord, PartitionEpoch, Remaining, join_field},
-    redis::{FenceError, Key, script},
+    domain::{Bought, IdempotencyRecord, PartitionEpoch, ProductWithSold, join_field},
+    redis::{Key, RedisCallError, script},
 };
 
 /// The most fields per script call.
@@ -22,26 +22,26 @@ impl Lifecycle {
     pub async fn fill_products(
         &self,
         at: PartitionEpoch,
-        products: &[Remaining],
-    ) -> Result<(), FenceError> {
+        products: &[ProductWithSold],
+    ) -> Result<(), RedisCallError> {
         let (mut stock, mut supply, mut catalogue) = (Vec::new(), Vec::new(), Vec::new());
-        for Remaining { product, sold } in products {
+        for ProductWithSold { product, sold } in products {
             let id = || product.id.to_string();
             stock.push((id(), (product.supply - sold).to_string()));
             supply.push((id(), product.supply.to_string()));
-            catalogue.push((id(), product.terms().join("|")));
+            catalogue.push((id(), product.redis_fields().join("|")));
         }
         self.fill(at, &[Key::Stock], NEVER, stock).await?;
         self.fill(at, &[Key::Supply], NEVER, supply).await?;
         self.fill(at, &[Key::Catalogue], NEVER, catalogue).await
     }
 
-    /// Writes how many units users hold of products with a limit.
+    /// Writes how many units users have bought of products with a limit.
     pub async fn fill_bought(
         &self,
         at: PartitionEpoch,
         bought: &[Bought],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let fields = bought.iter().map(|Bought { user, product, units }| {
             (join_field(&[user.as_str(), product.as_str()]), units.to_string())
         });
@@ -50,7 +50,7 @@ impl Lifecycle {
 
     /// The earliest accept whose request id must still be remembered at `now_ms`.
     pub fn remembered_since_ms(&self, now_ms: i64) -> i64 {
-        let window = self.id_window;
+        let window = self.idempotency_window;
         // One bucket more than is looked up: this clock may be ahead of that of Redis.
         (window.bucket_of(now_ms) - window.earlier_buckets() - 1) * window.width_ms()
     }
@@ -60,8 +60,8 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         records: &[IdempotencyRecord],
-    ) -> Result<(), FenceError> {
-        let window = self.id_window;
+    ) -> Result<(), RedisCallError> {
+        let window = self.idempotency_window;
         let mut buckets = BTreeMap::<i64, Vec<(String, String)>>::new();
         for IdempotencyRecord { id, user, product, request, reserved_at_ms } in records {
             let field = join_field(&[user, product, request]);
@@ -81,11 +81,11 @@ impl Lifecycle {
         keys: &[Key],
         expires: &str,
         fields: Vec<(String, String)>,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         for chunk in fields.chunks(BATCH_MAX) {
             let mut args = vec![expires];
             args.extend(chunk.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
-            self.partitions.run_on(at, &FILL, keys, &args).await?;
+            self.partitions.run_with_keys(at, &FILL, keys, &args).await?;
         }
         Ok(())
     }

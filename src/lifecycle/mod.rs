@@ -4,31 +4,31 @@
 //! Must never: open a partition that has anything in flight, or change one that is not this rebuild's.
 
 mod fill;
-mod held;
 mod open;
+mod read_meta;
 mod unconfirmed;
 
-pub use held::Held;
 pub use open::{Opening, RebuildStart, Reopened};
+pub use read_meta::Meta;
 pub use unconfirmed::{OldBucket, UnconfirmedRequest};
 
 use crate::{
-    domain::{Epoch, IdWindow, Partition, PartitionEpoch},
-    redis::{FenceError, Partitions, script},
+    domain::{Epoch, IdempotencyWindow, Partition, PartitionEpoch},
+    redis::{Partitions, RedisCallError, script},
 };
 
-/// What Redis remembers of the ledger since the partition was opened.
+/// What Redis holds of the ledger's state: what was stored since the partition was opened, and the timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinceOpened {
-    /// The highest seq of this epoch that was settled as stored; 0 for none.
-    pub stored: u64,
+pub struct StoredState {
+    /// The highest seq of this epoch that was settled; 0 for none.
+    pub stored_seq: u64,
     /// The timeline of the ledger before the partition was opened, if that is known.
     pub timeline: Option<String>,
 }
 
-script!(PROBE: SinceOpened = "probe", include_str!("../../lua/probe.lua"), [Meta] {
-    ["ok", stored, timeline] => SinceOpened {
-        stored: held::seq_of(stored)?,
+script!(PROBE: StoredState = "probe", include_str!("../../lua/probe.lua"), [Meta] {
+    ["ok", stored_seq, timeline] => StoredState {
+        stored_seq: read_meta::seq_of(stored_seq)?,
         timeline: (!timeline.is_empty()).then(|| timeline.to_owned()),
     },
 });
@@ -42,13 +42,13 @@ script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
 #[derive(Clone)]
 pub struct Lifecycle {
     partitions: Partitions,
-    id_window: IdWindow,
+    idempotency_window: IdempotencyWindow,
 }
 
 impl Lifecycle {
     /// The life cycle of these partitions, whose request ids are remembered for this long at least.
     pub fn new(partitions: Partitions, idempotency_window_ms: u64) -> Self {
-        Self { partitions, id_window: IdWindow::new(idempotency_window_ms) }
+        Self { partitions, idempotency_window: IdempotencyWindow::new(idempotency_window_ms) }
     }
 
     /// The partitions.
@@ -57,7 +57,7 @@ impl Lifecycle {
     }
 
     /// Checks whether a partition is open in the epoch in which it is known to be open; it is `Fenced` when it is not.
-    pub async fn probe(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn probe(&self, partition: Partition) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &PROBE, &[]).await.map(drop)
     }
 
@@ -66,17 +66,17 @@ impl Lifecycle {
         &self,
         partition: Partition,
         epoch: Epoch,
-    ) -> Result<SinceOpened, FenceError> {
-        self.partitions.run_in(PartitionEpoch { partition, epoch }, &PROBE, &[]).await
+    ) -> Result<StoredState, RedisCallError> {
+        self.partitions.run_in_epoch(PartitionEpoch { partition, epoch }, &PROBE, &[]).await
     }
 
     /// Closes a partition: nothing is taken from it until it is rebuilt.
-    pub async fn close(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn close(&self, partition: Partition) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &CLOSE, &[]).await
     }
 
     /// Closes a partition that is open in this epoch.
-    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), FenceError> {
-        self.partitions.run_in(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
+    pub async fn close_in(&self, partition: Partition, epoch: Epoch) -> Result<(), RedisCallError> {
+        self.partitions.run_in_epoch(PartitionEpoch { partition, epoch }, &CLOSE, &[]).await
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, GROUP, script},
+    redis::{GROUP, RedisCallError, script},
 };
 
 /// What opening a new partition found.
@@ -17,8 +17,8 @@ pub enum Opening {
     Opened,
     /// Another attempt has opened it in a later epoch.
     Superseded,
-    /// This key exists and does not belong to this deployment.
-    Foreign(String),
+    /// This key exists and belongs to another deployment.
+    OtherDeployment(String),
     /// It was opened before and used. The ledger lost that commit, or another process opened the partition after this one
     /// had read the ledger.
     InUse,
@@ -29,7 +29,7 @@ script!(OPEN: Opening = "open", include_str!("../../lua/open.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["opened"] => Opening::Opened,
     ["superseded"] => Opening::Superseded,
-    ["foreign", key] => Opening::Foreign(key.to_owned()),
+    ["other_deployment", key] => Opening::OtherDeployment(key.to_owned()),
     ["in_use"] => Opening::InUse,
 });
 
@@ -41,7 +41,7 @@ pub enum RebuildStart {
     /// Another rebuild has begun in a later epoch.
     Superseded,
     /// Redis holds another deployment's data.
-    Foreign,
+    OtherDeployment,
 }
 
 /// What an attempt to open a rebuilt partition found.
@@ -57,7 +57,7 @@ script!(BEGIN_REBUILD: RebuildStart = "begin_rebuild", include_str!("../../lua/b
     [Meta, Stock, Supply, Catalogue, Bought, Idempotency] {
     ["begun"] => RebuildStart::Begun,
     ["superseded"] => RebuildStart::Superseded,
-    ["foreign"] => RebuildStart::Foreign,
+    ["other_deployment"] => RebuildStart::OtherDeployment,
 });
 
 script!(REOPEN: Reopened = "reopen", include_str!("../../lua/reopen.lua"),
@@ -72,17 +72,19 @@ impl Lifecycle {
         &self,
         partition: Partition,
         deployment: Uuid,
-    ) -> Result<Option<Opening>, FenceError> {
+    ) -> Result<Option<Opening>, RedisCallError> {
         let mut keys = OPEN.keys.iter().map(|key| self.partitions.key(partition, *key));
-        match self.held(partition).await? {
-            Some(held) if held.owner != deployment => return Ok(keys.next().map(Opening::Foreign)),
-            Some(held) => return Ok(held.in_use.then_some(Opening::InUse)),
+        match self.read_meta(partition).await? {
+            Some(meta) if meta.deployment != deployment => {
+                return Ok(keys.next().map(Opening::OtherDeployment));
+            }
+            Some(meta) => return Ok(meta.in_use.then_some(Opening::InUse)),
             None => {}
         }
         let mut connection = self.partitions.connection();
         for key in keys.skip(1) {
             if connection.exists(&key).await? {
-                return Ok(Some(Opening::Foreign(key)));
+                return Ok(Some(Opening::OtherDeployment(key)));
             }
         }
         Ok(None)
@@ -94,14 +96,14 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Opening, FenceError> {
-        self.partitions.run_in(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
+    ) -> Result<Opening, RedisCallError> {
+        self.partitions.run_in_epoch(at, &OPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 
     /// Closes a partition under the epoch that the ledger has given this rebuild.
-    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, FenceError> {
-        let window_ms = self.id_window.window_ms.to_string();
-        self.partitions.run_in(at, &BEGIN_REBUILD, &[&window_ms]).await
+    pub async fn begin_rebuild(&self, at: PartitionEpoch) -> Result<RebuildStart, RedisCallError> {
+        let window_ms = self.idempotency_window.window_ms.to_string();
+        self.partitions.run_in_epoch(at, &BEGIN_REBUILD, &[&window_ms]).await
     }
 
     /// Opens a partition that is filled and has nothing in flight.
@@ -109,7 +111,7 @@ impl Lifecycle {
         &self,
         at: PartitionEpoch,
         timeline: Option<&str>,
-    ) -> Result<Reopened, FenceError> {
-        self.partitions.run_in(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
+    ) -> Result<Reopened, RedisCallError> {
+        self.partitions.run_in_epoch(at, &REOPEN, &[GROUP, timeline.unwrap_or_default()]).await
     }
 }

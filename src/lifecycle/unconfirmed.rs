@@ -4,7 +4,7 @@
 use super::Lifecycle;
 use crate::{
     domain::{Partition, PartitionEpoch, ReservationId, split_field},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// The most fields per page.
@@ -35,7 +35,7 @@ impl UnconfirmedRequest {
     }
 
     /// Its user and product.
-    pub fn buyer(&self) -> (String, String) {
+    pub fn user_and_product(&self) -> (String, String) {
         let mut parts = split_field(&self.field).into_iter();
         (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
@@ -47,10 +47,10 @@ pub struct OldBucket(i64);
 
 impl Lifecycle {
     /// The buckets whose request ids a rebuild has set aside, by the clock of Redis.
-    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, FenceError> {
+    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, RedisCallError> {
         let (seconds, _): (i64, i64) =
             redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
-        let window = self.id_window;
+        let window = self.idempotency_window;
         let now = window.bucket_of(seconds * 1000);
         // One more on either side than begin_rebuild.lua sets aside: time has passed since.
         Ok((now - window.earlier_buckets() - 1..=now + 2).map(OldBucket).collect())
@@ -62,7 +62,7 @@ impl Lifecycle {
         partition: Partition,
         OldBucket(bucket): OldBucket,
         cursor: u64,
-    ) -> Result<(u64, Vec<UnconfirmedRequest>), FenceError> {
+    ) -> Result<(u64, Vec<UnconfirmedRequest>), RedisCallError> {
         let key = self.partitions.key(partition, Key::OldIdempotencyBucket(bucket));
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
@@ -79,8 +79,8 @@ impl Lifecycle {
         at: PartitionEpoch,
         OldBucket(bucket): OldBucket,
         requests: &[(UnconfirmedRequest, bool)],
-    ) -> Result<(), FenceError> {
-        let until_ms = self.id_window.until_ms(bucket).to_string();
+    ) -> Result<(), RedisCallError> {
+        let until_ms = self.idempotency_window.until_ms(bucket).to_string();
         for page in requests.chunks(PAGE) {
             let values = page.iter().map(|(request, is_lost)| {
                 let lost = request.id.filter(|_| *is_lost);
@@ -92,7 +92,7 @@ impl Lifecycle {
                 args.extend([request.field.as_str(), value]);
             }
             let keys = [Key::OldIdempotencyBucket(bucket)];
-            self.partitions.run_on(at, &RESOLVE_REQUESTS, &keys, &args).await?;
+            self.partitions.run_with_keys(at, &RESOLVE_REQUESTS, &keys, &args).await?;
         }
         Ok(())
     }
@@ -104,16 +104,16 @@ mod tests {
     use crate::domain::{Epoch, PartitionCount};
 
     #[test]
-    fn request_has_its_order_and_its_buyer() {
+    fn request_has_its_order_its_user_and_its_product() {
         let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
         let request =
             |value: &str| UnconfirmedRequest::new(partition, ("ann/shoe/r:1".into(), value.into()));
         let whole = request("2-7 ff 1700000000000");
         assert_eq!(whole.id, Some(ReservationId::new(3, Epoch(2), 7, 0xff).unwrap()));
-        assert_eq!(whole.buyer(), ("ann".to_owned(), "shoe".to_owned()));
+        assert_eq!(whole.user_and_product(), ("ann".to_owned(), "shoe".to_owned()));
         let field = ("a%2F%25b/shoe/r%2F1".into(), String::new());
         let escaped = UnconfirmedRequest::new(partition, field);
-        assert_eq!(escaped.buyer(), ("a/%b".to_owned(), "shoe".to_owned()));
+        assert_eq!(escaped.user_and_product(), ("a/%b".to_owned(), "shoe".to_owned()));
         for bad in ["", "2-7", "2-7 zz 1", "0-7 ff 1", "x"] {
             assert_eq!(request(bad).id, None, "{bad}");
         }

@@ -20,9 +20,9 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// The flag and the length in front of each message of gRPC.
 const PREFIX_BYTES: usize = 5;
 
-/// What the threads of a run share.
+/// From what the threads of a run make their requests.
 #[derive(Debug, Clone)]
-pub(super) struct Catalogue {
+pub(super) struct RequestTemplate {
     call: Call,
     products: Arc<[String]>,
     product: Chooser,
@@ -34,7 +34,7 @@ pub(super) struct Catalogue {
     ack: i32,
 }
 
-impl Catalogue {
+impl RequestTemplate {
     pub(super) fn new(plan: &Plan) -> Self {
         let mut run_id = Uuid::new_v4().simple().to_string();
         run_id.truncate(8);
@@ -57,7 +57,7 @@ impl Catalogue {
 /// The requests of one thread.
 #[derive(Debug)]
 pub(super) struct Requests {
-    catalogue: Catalogue,
+    template: RequestTemplate,
     random: Random,
     /// The number of the next new user, and its distance to the one after it: the number of threads.
     next_user: usize,
@@ -67,30 +67,30 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn new(catalogue: Catalogue, thread: usize, threads: usize) -> Self {
+    pub(super) fn new(template: RequestTemplate, thread: usize, threads: usize) -> Self {
         let random = Random::seeded(rand::random());
         let (block, user) = (BytesMut::new(), Vec::new());
-        Self { catalogue, random, next_user: thread, user_step: threads, block, user }
+        Self { template, random, next_user: thread, user_step: threads, block, user }
     }
 
     /// The next request as it is sent, with its prefix.
     pub(super) fn next(&mut self) -> Bytes {
-        if self.catalogue.call == Call::HealthCheck {
+        if self.template.call == Call::HealthCheck {
             return Bytes::from_static(&[0; PREFIX_BYTES]);
         }
-        let product = &self.catalogue.products[self.catalogue.product.choose(&mut self.random)];
+        let product = &self.template.products[self.template.product.choose(&mut self.random)];
         self.user.clear();
-        let written = match &self.catalogue.user {
+        let written = match &self.template.user {
             Some(chooser) => write!(self.user, "user-{}", chooser.choose(&mut self.random)),
             None => {
                 let number = self.next_user;
                 self.next_user += self.user_step;
-                write!(self.user, "{}-{number}", self.catalogue.run_id)
+                write!(self.user, "{}-{number}", self.template.run_id)
             }
         };
         debug_assert!(written.is_ok(), "writing to memory");
         let random = [self.random.next(), self.random.next()];
-        let request_id = self.catalogue.request_ids.then(|| {
+        let request_id = self.template.request_ids.then(|| {
             let random = u128::from(random[0]) << 64 | u128::from(random[1]);
             uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid()
         });
@@ -109,8 +109,8 @@ impl Requests {
                 request_id.hyphenated().encode_lower(&mut text).as_bytes(),
             );
         }
-        if self.catalogue.ack != 0 {
-            prost::encoding::int32::encode(4, &self.catalogue.ack, &mut self.block);
+        if self.template.ack != 0 {
+            prost::encoding::int32::encode(4, &self.template.ack, &mut self.block);
         }
         let mut message = self.block.split();
         let length = u32::try_from(message.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
@@ -208,7 +208,7 @@ mod tests {
     fn requests(change: impl FnOnce(&mut Plan)) -> Requests {
         let mut plan = Plan::new("127.0.0.1:1", ["hat", "shoe"]);
         change(&mut plan);
-        Requests::new(Catalogue::new(&plan), 1, 2)
+        Requests::new(RequestTemplate::new(&plan), 1, 2)
     }
 
     fn decode(message: &Bytes) -> ReserveUnitRequest {

@@ -138,7 +138,7 @@ impl Report {
         Duration::from_micros(self.latency.mean() as u64)
     }
 
-    /// Processor time of the generator for each call, in microseconds.
+    /// CPU time of the generator for each call, in microseconds.
     pub fn cpu_us_per_call(&self) -> f64 {
         let calls = (self.calls() + self.warm_up_calls).max(1);
         self.cpu.as_secs_f64() * 1e6 / calls as f64
@@ -164,7 +164,7 @@ impl Report {
             line("not started", self.not_started.to_string());
         }
         line("rate", format!("{:.0}/s", self.rate()));
-        line("best second", format!("{}/s", self.peak_rate()));
+        line("peak rate", format!("{}/s", self.peak_rate()));
         for (name, quantile) in PERCENTILES {
             line(name, time_text(self.latency_at(quantile)));
         }
@@ -175,8 +175,8 @@ impl Report {
         if let Some(backlog) = self.seconds.iter().filter_map(|second| second.backlog).max() {
             line("largest backlog", backlog.to_string());
         }
-        line("time", time_text(self.elapsed));
-        line("processor time", format!("{:.1} µs a call", self.cpu_us_per_call()));
+        line("elapsed", time_text(self.elapsed));
+        line("CPU time per call", format!("{:.1} µs", self.cpu_us_per_call()));
         lines
     }
 }

@@ -18,7 +18,7 @@ use super::{
     backlog::MetricsUrl,
     caller::{Head, Shared, lock},
     connection::Target,
-    message::{Catalogue, Requests, Responses},
+    message::{RequestTemplate, Requests, Responses},
     plan::{LoadError, Pace, Plan},
     recorder::{Interval, Recorder},
     report::{Report, Second},
@@ -63,7 +63,7 @@ pub async fn run(
         started = start.wait() => started,
         ended = running.thread_ended() => return Err(ended.err().unwrap_or_else(ended_early)),
     };
-    let backlog = Backlog::watch(metrics);
+    let backlog = Backlog::poll(metrics);
 
     let measured_from = started + plan.warm_up;
     let end = plan.duration.map(|duration| measured_from + duration);
@@ -117,7 +117,7 @@ impl Running {
             warm_up: plan.warm_up,
             duration: plan.duration,
         });
-        let (catalogue, budget) = (Catalogue::new(plan), Arc::new(Budget::new(plan.calls)));
+        let (template, budget) = (RequestTemplate::new(plan), Arc::new(Budget::new(plan.calls)));
         let empty = Interval::empty()?;
         let mut running =
             Self { threads: JoinSet::new(), recorders: Vec::new(), start, cpu: Duration::ZERO };
@@ -134,7 +134,7 @@ impl Running {
                 budget: budget.clone(),
                 ending: ending.clone(),
                 recorder,
-                requests: Mutex::new(Requests::new(catalogue.clone(), thread, threads)),
+                requests: Mutex::new(Requests::new(template.clone(), thread, threads)),
                 responses: Responses::new(plan),
                 statuses: Mutex::default(),
             };
@@ -150,7 +150,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Waits until one of the threads ends; returns its processor time.
+    /// Waits until one of the threads ends; returns its CPU time.
     async fn thread_ended(&mut self) -> Result<Duration, LoadError> {
         match self.threads.join_next().await {
             Some(Ok(ended)) => ended.map_err(LoadError::Thread),
@@ -178,7 +178,7 @@ struct Backlog {
 
 impl Backlog {
     /// Reads it until this is dropped, if there is a page of metrics, beginning with what was read of it.
-    fn watch(metrics: Option<(MetricsUrl, u64)>) -> Self {
+    fn poll(metrics: Option<(MetricsUrl, u64)>) -> Self {
         let (last, read) = watch::channel(metrics.as_ref().map(|(_, backlog)| *backlog));
         let mut reading = JoinSet::new();
         if let Some((metrics, _)) = metrics {

@@ -54,13 +54,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs on this thread until the end; returns the processor time that it used.
+    /// Runs on this thread until the end; returns the CPU time that it used.
     pub(super) fn run(self) -> io::Result<Duration> {
-        let before = processor_time()?;
+        let before = cpu_time()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.call_until_the_end())?;
         drop(runtime);
-        Ok(processor_time()?.saturating_sub(before))
+        Ok(cpu_time()?.saturating_sub(before))
     }
 
     async fn call_until_the_end(self) -> io::Result<()> {
@@ -124,8 +124,8 @@ async fn join_all_tasks(tasks: &mut JoinSet<()>) {
     }
 }
 
-/// The processor time of this thread so far.
-fn processor_time() -> io::Result<Duration> {
+/// The CPU time of this thread so far.
+fn cpu_time() -> io::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
     let micros = |time: nix::sys::time::TimeVal| {
         use nix::sys::time::TimeValLike as _;

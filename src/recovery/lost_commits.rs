@@ -10,8 +10,8 @@ use super::Recovery;
 use crate::{
     domain::{Epoch, Partition},
     ledger::{LedgerError, PartitionRow, PartitionStatus, Timeline},
-    lifecycle::SinceOpened,
-    redis::{FenceError, FenceReason},
+    lifecycle::StoredState,
+    redis::{FenceReason, RedisCallError},
 };
 
 /// The last stored seq of each partition, as Redis had it. A ledger that lost this order may have stored later ones
@@ -22,14 +22,14 @@ pub(super) struct LastStored {
 }
 
 impl LastStored {
-    pub(super) fn set(&self, partition: Partition, epoch: Epoch, stored: u64) {
+    pub(super) fn set(&self, partition: Partition, epoch: Epoch, stored_seq: u64) {
         let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        seqs.insert(partition, (epoch, stored));
+        seqs.insert(partition, (epoch, stored_seq));
     }
 
     fn get(&self, partition: Partition, epoch: Epoch) -> Option<u64> {
         let seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        seqs.get(&partition).filter(|(of, _)| *of == epoch).map(|(_, stored)| *stored)
+        seqs.get(&partition).filter(|(of, _)| *of == epoch).map(|(_, stored_seq)| *stored_seq)
     }
 }
 
@@ -57,7 +57,7 @@ impl Recovery {
 
     /// The last epoch that this process took from the ledger, by partition.
     pub(super) fn known_epochs(&self) -> BTreeMap<Partition, Epoch> {
-        let epoch = |partition| Some((partition, self.lifecycle.partitions().seen(partition)?.0));
+        let epoch = |partition| Some((partition, self.lifecycle.partitions().mark(partition)?.0));
         self.deployment.partitions.all().filter_map(epoch).collect()
     }
 
@@ -66,8 +66,8 @@ impl Recovery {
         let mut in_use = Vec::new();
         for row in rows.iter().filter(|row| row.status == PartitionStatus::New) {
             // Nothing follows from a Redis that does not answer.
-            let held = self.lifecycle.held(row.partition).await.ok().flatten();
-            if held.is_some_and(|held| held.owner == self.deployment.id && held.in_use) {
+            let meta = self.lifecycle.read_meta(row.partition).await.ok().flatten();
+            if meta.is_some_and(|meta| meta.deployment == self.deployment.id && meta.in_use) {
                 in_use.push(row.partition);
             }
         }
@@ -103,25 +103,25 @@ impl Recovery {
     /// before the ledger is: an order is settled in Redis only after its commit.
     pub(super) async fn lost_commits(
         &self,
-        open: &[(PartitionRow, SinceOpened)],
+        open: &[(PartitionRow, StoredState)],
     ) -> Result<Vec<(PartitionRow, FenceReason)>, LedgerError> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
         let mut stored = Vec::new();
-        for (row, since) in open {
+        for (row, StoredState { stored_seq, .. }) in open {
             let before = self.last_stored.get(row.partition, row.epoch);
-            let seqs = std::iter::once(since.stored).chain(before.filter(|b| *b != since.stored));
+            let seqs = std::iter::once(*stored_seq).chain(before.filter(|b| b != stored_seq));
             stored.extend(seqs.filter(|seq| *seq > 0).map(|seq| (row.partition, row.epoch, seq)));
         }
         let missing = self.ledger.without_order(&stored).await?;
-        for (row, since) in open {
-            self.last_stored.set(row.partition, row.epoch, since.stored);
+        for (row, StoredState { stored_seq, .. }) in open {
+            self.last_stored.set(row.partition, row.epoch, *stored_seq);
         }
         let now = self.timeline().await?;
-        let reason = |(row, since): &(PartitionRow, SinceOpened)| {
+        let reason = |(row, state): &(PartitionRow, StoredState)| {
             let moved =
-                now.as_ref().zip(since.timeline.as_ref()).is_some_and(|(now, then)| now != then);
+                now.as_ref().zip(state.timeline.as_ref()).is_some_and(|(now, then)| now != then);
             let reason = if moved {
                 FenceReason::Timeline
             } else if missing.contains(&row.partition) {
@@ -137,14 +137,14 @@ impl Recovery {
     /// Closes the partitions for which the ledger lost commits: nothing more is sold until they are rebuilt.
     pub(super) async fn close_after_lost_commits(&self, fenced: &[(PartitionRow, FenceReason)]) {
         for (row, reason) in fenced {
-            let epoch = match (reason, self.lifecycle.partitions().seen(row.partition)) {
+            let epoch = match (reason, self.lifecycle.partitions().mark(row.partition)) {
                 (FenceReason::Timeline | FenceReason::StoredLost, _) => row.epoch,
                 (FenceReason::LedgerBehind | FenceReason::OpeningLost, Some((known, _))) => known,
                 _ => continue,
             };
             match self.lifecycle.close_in(row.partition, epoch).await {
                 // Fenced: another process has closed it.
-                Ok(()) | Err(FenceError::Fenced(_)) => {}
+                Ok(()) | Err(RedisCallError::Fenced(_)) => {}
                 Err(error) => tracing::warn!(
                     partition = %row.partition, %epoch, error = &error as &dyn std::error::Error,
                     "Postgres lost commits, and Redis did not confirm that the partition is closed: it may still \

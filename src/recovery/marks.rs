@@ -26,7 +26,7 @@ pub(super) struct Reported {
 }
 
 impl Recovery {
-    /// Takes over the epochs of the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
+    /// Takes the epochs from the ledger. The mark of an epoch is recorded before the epoch is left. Before an epoch is
     /// begun, this gateway is recorded without a mark, so that a count knows which gateways are missing.
     pub(super) async fn take_epochs_from_ledger(
         &self,
@@ -40,7 +40,7 @@ impl Recovery {
         let (mut begun, mut marks) = (Vec::new(), Vec::new());
         for row in rows {
             let (partition, open) = (row.partition, row.status == PartitionStatus::Open);
-            let last = partitions.seen(partition);
+            let last = partitions.mark(partition);
             // An epoch that was open once is closed only by a higher one.
             if last.is_some_and(|(epoch, _)| row.epoch < epoch || (row.epoch == epoch && !open)) {
                 continue;
@@ -89,7 +89,7 @@ impl Recovery {
         reported.is_final = true;
         let partitions = self.lifecycle.partitions();
         let mark = |partition| {
-            let (epoch, seq) = partitions.seen(partition)?;
+            let (epoch, seq) = partitions.mark(partition)?;
             Some(Mark { partition, epoch, seq: Some(seq) })
         };
         let all = self.deployment.partitions.all();

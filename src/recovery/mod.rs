@@ -4,10 +4,10 @@
 //! Must never: open a partition twice, or one with anything in flight.
 
 mod attempts;
+mod dry_run;
 mod lost_commits;
 mod marks;
 mod open;
-mod plan;
 mod ready;
 mod rebuild;
 mod status;
@@ -28,13 +28,13 @@ use self::{
 };
 pub use self::{
     rebuild::{RebuildError, Rebuilt},
-    status::{Seen, Stage, Status},
+    status::{Stage, Status, StatusSnapshot},
 };
 use crate::{
     domain::Partition,
     ledger::{Deployment, Ledger, LedgerError, PartitionRow, PartitionStatus},
     lifecycle::Lifecycle,
-    redis::{FenceError, FenceReason},
+    redis::{FenceReason, RedisCallError},
     stream::Streams,
     tasks::tick,
     telemetry::Metrics,
@@ -90,7 +90,7 @@ impl Recovery {
         Self { gateway: Some(name), ..self }
     }
 
-    /// Reads the partitions from the ledger, opens the new ones, and takes over the epochs of all.
+    /// Reads the partitions from the ledger, opens the new ones, and takes the epochs of all from it.
     /// After an error nothing has changed.
     pub async fn refresh(&self) -> Result<(), LedgerError> {
         let mut reported = self.reported.lock().await;
@@ -133,8 +133,8 @@ impl Recovery {
                 PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
                 PartitionStatus::Open => {
                     match self.lifecycle.probe_in(row.partition, row.epoch).await {
-                        Ok(since) => open.push((row, since)),
-                        Err(FenceError::Fenced(reason)) => fenced.push((row, reason)),
+                        Ok(state) => open.push((row, state)),
+                        Err(RedisCallError::Fenced(reason)) => fenced.push((row, reason)),
                         // Nothing follows from a Redis that does not answer.
                         Err(_) => {}
                     }
@@ -147,7 +147,7 @@ impl Recovery {
 
     /// Checks for fenced partitions until stopped and, with `rebuild`, rebuilds them. A rebuild that is
     /// interrupted by the stop is done again by the next process that finds the partition fenced.
-    pub async fn watch_fenced(self, rebuild: bool, stop: CancellationToken) {
+    pub async fn check_fenced(self, rebuild: bool, stop: CancellationToken) {
         let mut attempts = Attempts::new(self.status.clone());
         loop {
             attempts.collect();
@@ -177,7 +177,14 @@ impl Recovery {
         for (row, reason) in fenced {
             let (partition, epoch) = (row.partition, row.epoch);
             if attempts.is_new_reason(partition, reason) {
-                tracing::error!(%partition, %epoch, rebuild, "fenced: {reason}");
+                let next = if reason == FenceReason::Replica {
+                    "a rebuild needs the primary".to_owned()
+                } else if rebuild {
+                    "a rebuild follows".to_owned()
+                } else {
+                    format!("run `yoink rebuild --partition {partition}`")
+                };
+                tracing::error!(%partition, %epoch, "the partition is fenced: {reason}; {next}");
             }
             // A replica cannot be rebuilt. At the next check its address may be that of another server.
             if rebuild && reason != FenceReason::Replica {
@@ -185,7 +192,7 @@ impl Recovery {
             }
         }
         if attempts.progress_is_due() {
-            for (partition, stage) in self.status.seen().stages {
+            for (partition, stage) in self.status.snapshot().stages {
                 tracing::warn!(%partition, "rebuilding: {stage}");
             }
         }
@@ -227,8 +234,8 @@ impl Recovery {
         let mut refused = Vec::new();
         for (partition, epoch) in self.known_epochs() {
             match self.lifecycle.probe_in(partition, epoch).await {
-                Ok(since) => self.last_stored.set(partition, epoch, since.stored),
-                Err(FenceError::Fenced(reason)) => refused.push((partition, reason)),
+                Ok(state) => self.last_stored.set(partition, epoch, state.stored_seq),
+                Err(RedisCallError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}
             }
         }

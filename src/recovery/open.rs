@@ -19,7 +19,7 @@ impl Recovery {
         if !rows.iter().any(|row| is_new(&row)) {
             return Ok(rows);
         }
-        let _turn = self.ledger.lock_opening().await?;
+        let _lock = self.ledger.lock_opening().await?;
         for row in self.ledger.partitions(self.deployment.partitions).await?.iter().filter(is_new) {
             self.open(*row).await?;
         }
@@ -53,7 +53,7 @@ impl Recovery {
                 let opening = self.lifecycle.open(at, timeline.as_deref()).await;
                 crash_point::reach("opening_opened");
                 if matches!(opening, Ok(Opening::Opened))
-                    && self.ledger.mark_open(partition, epoch, PartitionStatus::New).await?
+                    && self.ledger.set_open(partition, epoch, PartitionStatus::New).await?
                 {
                     tracing::info!(%partition, %epoch, "the new partition is open");
                 }
@@ -64,7 +64,7 @@ impl Recovery {
             // Superseded: the process that took a higher epoch opens it. In use: if the ledger lost the opening, the
             // watch for fenced partitions finds it and reports it.
             Ok(Opening::Opened | Opening::Superseded | Opening::InUse) => {}
-            Ok(Opening::Foreign(key)) => self.report_unopened(
+            Ok(Opening::OtherDeployment(key)) => self.report_unopened(
                 partition,
                 &format!(
                     "Redis holds the key {key} of another deployment: set another key_prefix or redis_url, or delete \

@@ -4,8 +4,8 @@ use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition},
     ledger::{PartitionRow, PartitionStatus},
-    redis::FenceError,
-    stream::{Source, Surviving},
+    redis::RedisCallError,
+    stream::{Source, UndrainedEntry},
 };
 
 /// Entries per page.
@@ -16,47 +16,47 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 }
 
 impl Recovery {
-    /// Checks that Redis holds data of this deployment and accepts writes, that every surviving entry can be read, and
-    /// that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows; `None` for
-    /// a new partition of which neither knows that it was open: it is opened, not rebuilt.
+    /// Checks that Redis holds data of this deployment and accepts writes, that every entry in the streams can be read,
+    /// and that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows;
+    /// `None` for a new partition of which neither knows that it was open: it is opened, not rebuilt.
     pub(super) async fn check_ready(
         &self,
-        seen: PartitionRow,
+        row: PartitionRow,
     ) -> Result<Option<Epoch>, RebuildError> {
-        let partition = seen.partition;
-        let held = self.lifecycle.held(partition).await;
-        let held = held.map_err(|error| not_ready("Redis cannot be read", error))?;
-        if held.is_some_and(|held| held.owner != self.deployment.id) {
-            return Err(RebuildError::Foreign);
+        let partition = row.partition;
+        let meta = self.lifecycle.read_meta(partition).await;
+        let meta = meta.map_err(|error| not_ready("Redis cannot be read", error))?;
+        if meta.is_some_and(|meta| meta.deployment != self.deployment.id) {
+            return Err(RebuildError::OtherDeployment);
         }
-        let known = self.lifecycle.partitions().seen(partition).map(|(epoch, _)| epoch);
-        let was_open = held.is_some_and(|held| held.in_use) || known > Some(seen.epoch);
-        if seen.status == PartitionStatus::New && !was_open {
+        let known = self.lifecycle.partitions().mark(partition).map(|(epoch, _)| epoch);
+        let was_open = meta.is_some_and(|meta| meta.in_use) || known > Some(row.epoch);
+        if row.status == PartitionStatus::New && !was_open {
             return Ok(None);
         }
-        let above = held.map(|held| held.epoch).max(known).unwrap_or(seen.epoch);
-        if seen.epoch.max(above) >= Epoch::MAX {
+        let above = meta.map(|meta| meta.epoch).max(known).unwrap_or(row.epoch);
+        if row.epoch.max(above) >= Epoch::MAX {
             return Err(RebuildError::EpochsUsedUp);
         }
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;
-        self.read_surviving(partition, async |_| Ok(())).await?;
+        self.read_undrained(partition, async |_| Ok(())).await?;
         Ok(Some(above))
     }
 
-    /// Reads every surviving entry, a page at a time, and changes nothing.
-    pub(super) async fn read_surviving(
+    /// Reads every entry in the streams, a page at a time, and changes nothing.
+    pub(super) async fn read_undrained(
         &self,
         partition: Partition,
-        mut visit: impl AsyncFnMut(&[Surviving]) -> Result<(), RebuildError>,
+        mut visit: impl AsyncFnMut(&[UndrainedEntry]) -> Result<(), RebuildError>,
     ) -> Result<(), RebuildError> {
-        let unreadable = |error: FenceError| not_ready("Redis cannot be read", error);
+        let unreadable = |error: RedisCallError| not_ready("Redis cannot be read", error);
         for source in [Source::Orders, Source::Dead] {
             // Reads only as many entries as there were at the start: new ones may be added while it reads.
             let mut left = self.streams.length(partition, source).await.map_err(unreadable)?;
             let mut after = String::new();
             while left > 0 {
-                let page = self.streams.surviving(partition, source, &after, PAGE).await;
+                let page = self.streams.undrained(partition, source, &after, PAGE).await;
                 let page = page.map_err(unreadable)?;
                 let Some(last) = page.last() else { break };
                 orders_in(partition, &page)?;

@@ -11,9 +11,9 @@ use super::{Recovery, steps::Rebuild};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
-    ledger::{Closed, LedgerError, Mark, PartitionRow, PartitionStatus},
-    lifecycle::{Held, RebuildStart},
-    redis::FenceError,
+    ledger::{ClosedForRebuild, LedgerError, Mark, PartitionRow, PartitionStatus},
+    lifecycle::{Meta, RebuildStart},
+    redis::RedisCallError,
     stream::EntryError,
 };
 
@@ -26,9 +26,9 @@ pub enum RebuildError {
     /// Postgres did not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Redis did not answer, or another rebuild has taken over.
+    /// Redis did not answer, or another rebuild has begun.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
     /// An entry was written by a newer program, which must rebuild the partition.
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
@@ -36,7 +36,7 @@ pub enum RebuildError {
     #[error(
         "Redis holds another deployment's data: set redis_url and key_prefix to those of this deployment"
     )]
-    Foreign,
+    OtherDeployment,
     /// A reservation id holds epochs up to this one, and ids are never used again.
     #[error(
         "the partition has used the last of its {last} epochs and cannot be opened again: move its products to a \
@@ -55,7 +55,7 @@ impl RebuildError {
     pub fn summary(&self) -> &'static str {
         match self {
             Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
-            Self::Ledger(_) | Self::Fence(_) | Self::NewerFormat(_) | Self::Foreign => {
+            Self::Ledger(_) | Self::Redis(_) | Self::NewerFormat(_) | Self::OtherDeployment => {
                 "the rebuild failed"
             }
         }
@@ -78,14 +78,14 @@ pub struct Rebuilt {
 impl Recovery {
     /// Rebuilds a partition; `None` when another process does, or opens it for the first time.
     /// After an error the partition stays closed, and the next rebuild starts from the beginning.
-    pub async fn rebuild(&self, seen: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
-        let partition = seen.partition;
-        let Some(_turn) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
-        let Some(above) = self.check_ready(seen).await? else { return Ok(None) };
+    pub async fn rebuild(&self, row: PartitionRow) -> Result<Option<Rebuilt>, RebuildError> {
+        let partition = row.partition;
+        let Some(_lock) = self.ledger.lock_rebuild(partition).await? else { return Ok(None) };
+        let Some(above) = self.check_ready(row).await? else { return Ok(None) };
         // Read before the ledger is written, so that a later failover shows as another timeline.
         let timeline = self.timeline().await?;
-        let closed = self.ledger.close_partition(seen, above).await?;
-        let Some(Closed { epoch, last_open }) = closed else { return Ok(None) };
+        let closed = self.ledger.close_partition(row, above).await?;
+        let Some(ClosedForRebuild { epoch, last_open }) = closed else { return Ok(None) };
         self.lifecycle.partitions().set_epoch(partition, None);
         tracing::debug!(%partition, %epoch, "the rebuild begins: the partition is closed in the ledger");
         crash_point::reach("rebuild_closed");
@@ -94,7 +94,7 @@ impl Recovery {
         match self.lifecycle.begin_rebuild(at).await? {
             RebuildStart::Begun => {}
             RebuildStart::Superseded => return Ok(None),
-            RebuildStart::Foreign => return Err(RebuildError::Foreign),
+            RebuildStart::OtherDeployment => return Err(RebuildError::OtherDeployment),
         }
         crash_point::reach("rebuild_begun");
         tracing::debug!(%partition, %epoch, "the partition is closed in Redis");
@@ -108,7 +108,7 @@ impl Recovery {
         };
         let rebuilt = rebuild.run().await?;
         crash_point::reach("rebuild_opened");
-        if !self.ledger.mark_open(partition, epoch, PartitionStatus::Closed).await? {
+        if !self.ledger.set_open(partition, epoch, PartitionStatus::Closed).await? {
             return Ok(None);
         }
         tracing::warn!(
@@ -118,7 +118,7 @@ impl Recovery {
         for lost in &rebuilt.lost {
             tracing::error!(
                 %partition, reservation.id = %lost.id, product = lost.product,
-                "the reservation was lost with commits of Postgres"
+                "the reservation is lost: Postgres lost the commit that stored it"
             );
         }
         // Every process, this one too, sells again as soon as it has read the new epoch from the ledger.
@@ -132,20 +132,21 @@ impl Recovery {
         partition: Partition,
         below: Epoch,
     ) -> Result<(), RebuildError> {
-        let Some(Held { epoch, owner, .. }) = self.lifecycle.held(partition).await? else {
+        let Some(Meta { epoch, deployment, .. }) = self.lifecycle.read_meta(partition).await?
+        else {
             return Ok(());
         };
         // Another rebuild has a higher epoch, or the data is another deployment's: the next script reports it.
-        if epoch >= below || owner != self.deployment.id {
+        if epoch >= below || deployment != self.deployment.id {
             return Ok(());
         }
         match self.lifecycle.close_in(partition, epoch).await {
-            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Ok(()) | Err(RedisCallError::Fenced(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let Some(held) = self.lifecycle.held(partition).await? else { return Ok(()) };
-        if held.owner == self.deployment.id && held.epoch == epoch && held.seq > 0 {
-            let mark = Mark { partition, epoch, seq: Some(held.seq) };
+        let Some(meta) = self.lifecycle.read_meta(partition).await? else { return Ok(()) };
+        if meta.deployment == self.deployment.id && meta.epoch == epoch && meta.seq > 0 {
+            let mark = Mark { partition, epoch, seq: Some(meta.seq) };
             self.ledger.report_marks(REDIS, &[mark]).await?;
         }
         Ok(())

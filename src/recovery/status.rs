@@ -33,12 +33,12 @@ impl fmt::Display for Stage {
 /// The status of every partition; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    seen: Arc<Mutex<Seen>>,
+    now: Arc<Mutex<StatusSnapshot>>,
 }
 
-/// What was last seen of the partitions.
+/// The status of the partitions at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct StatusSnapshot {
     /// The partitions that were fenced at the last check, and why.
     pub fenced: BTreeMap<Partition, FenceReason>,
     /// Why partitions could not be opened or rebuilt at the last attempt.
@@ -48,21 +48,21 @@ pub struct Seen {
 }
 
 impl Status {
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, StatusSnapshot> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was last seen.
-    pub fn seen(&self) -> Seen {
+    /// The status now.
+    pub fn snapshot(&self) -> StatusSnapshot {
         self.lock().clone()
     }
 
     /// Replaces the fenced partitions. That a partition is closed does not say why: the earlier reason is kept if it is
     /// the cause. The reasons that hold only for a while (a replica, another epoch, an unknown state) are not kept.
     pub(super) fn set_fenced(&self, fenced: impl IntoIterator<Item = (Partition, FenceReason)>) {
-        let mut seen = self.lock();
+        let mut status = self.lock();
         let keep = |(partition, reason): (Partition, FenceReason)| {
-            let earlier = seen.fenced.get(&partition).copied().filter(|earlier| {
+            let earlier = status.fenced.get(&partition).copied().filter(|earlier| {
                 let is_temporary = matches!(
                     earlier,
                     FenceReason::Replica | FenceReason::Epoch | FenceReason::Unknown
@@ -72,14 +72,14 @@ impl Status {
             (partition, earlier.unwrap_or(reason))
         };
         let fenced = fenced.into_iter().map(keep).collect();
-        seen.fenced = fenced;
+        status.fenced = fenced;
     }
 
     /// The partition is open: neither fenced nor failing.
     pub(super) fn set_open(&self, partition: Partition) {
-        let mut seen = self.lock();
-        seen.fenced.remove(&partition);
-        seen.failures.remove(&partition);
+        let mut status = self.lock();
+        status.fenced.remove(&partition);
+        status.failures.remove(&partition);
     }
 
     /// An attempt failed; returns whether the failure differs from the last one, so that it is logged once.
@@ -133,13 +133,13 @@ mod tests {
         let (partition, status) = (partition(), Status::default());
         status.set_fenced([(partition, FenceReason::Replid)]);
         status.set_fenced([(partition, FenceReason::Closed)]);
-        assert_eq!(status.seen().fenced[&partition], FenceReason::Replid, "the cause is kept");
+        assert_eq!(status.snapshot().fenced[&partition], FenceReason::Replid, "the cause is kept");
         assert!(status.set_failure(partition, "Redis is read-only"));
         assert!(!status.set_failure(partition, "Redis is read-only"));
         assert!(status.set_failure(partition, "Redis is full"));
-        assert_eq!(status.seen().failures[&partition], "Redis is full");
+        assert_eq!(status.snapshot().failures[&partition], "Redis is full");
         status.set_open(partition);
-        assert!(status.seen().fenced.is_empty() && status.seen().failures.is_empty());
+        assert!(status.snapshot().fenced.is_empty() && status.snapshot().failures.is_empty());
     }
 
     #[test]
@@ -147,9 +147,9 @@ mod tests {
         let (partition, status) = (partition(), Status::default());
         for temporary in [FenceReason::Replica, FenceReason::Epoch, FenceReason::Unknown] {
             status.set_fenced([(partition, temporary)]);
-            assert_eq!(status.seen().fenced[&partition], temporary);
+            assert_eq!(status.snapshot().fenced[&partition], temporary);
             status.set_fenced([(partition, FenceReason::Closed)]);
-            assert_eq!(status.seen().fenced[&partition], FenceReason::Closed);
+            assert_eq!(status.snapshot().fenced[&partition], FenceReason::Closed);
         }
     }
 
@@ -157,15 +157,15 @@ mod tests {
     fn stage_of_a_rebuild_is_shown_until_the_rebuild_ends() {
         let (partition, status) = (partition(), Status::default());
         let progress = status.progress(partition);
-        assert!(status.seen().stages.is_empty());
+        assert!(status.snapshot().stages.is_empty());
         progress.begin("orders drained", Some(700));
         progress.add(500);
-        assert_eq!(status.seen().stages[&partition].to_string(), "500 of 700 orders drained");
+        assert_eq!(status.snapshot().stages[&partition].to_string(), "500 of 700 orders drained");
         progress.begin("request ids restored", None);
         progress.add(2);
         progress.add(3);
-        assert_eq!(status.seen().stages[&partition].to_string(), "5 request ids restored");
+        assert_eq!(status.snapshot().stages[&partition].to_string(), "5 request ids restored");
         drop(progress);
-        assert!(status.seen().stages.is_empty());
+        assert!(status.snapshot().stages.is_empty());
     }
 }

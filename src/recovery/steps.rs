@@ -9,9 +9,9 @@ use super::{RebuildError, Rebuilt, Recovery, status::Progress};
 use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Order, Partition, PartitionEpoch},
-    ledger::{ActionBy, LedgerError, Void},
+    ledger::{ActionBy, LedgerError, VoidRequest},
     lifecycle::{Reopened, UnconfirmedRequest},
-    stream::{EntryError, Source, Surviving},
+    stream::{EntryError, Source, UndrainedEntry},
 };
 
 /// Entries per step.
@@ -22,14 +22,15 @@ const ROWS: usize = 5000;
 const NAMED_MAX: usize = 50;
 /// Why an order is voided that was not moved to the dead stream.
 const REFUSED: &str = "refused while its partition was rebuilt";
-/// Redis lost data twice: the buyer may have bought again since.
-const GIVEN_UP: &str = "came back with an older Redis after it was given up as lost";
+/// Such an order is not stored: its buyer may have bought again since.
+const COUNTED_AS_LOST: &str = "accepted in an epoch that had ended and counted as lost; \
+     found again in restored data of Redis";
 
 /// A rebuild of a partition that is closed in both stores, in the epoch of this rebuild.
 pub(super) struct Rebuild<'a> {
     pub(super) recovery: &'a Recovery,
     pub(super) at: PartitionEpoch,
-    /// Orders of earlier epochs than this one were decided or given up as lost before.
+    /// Orders of earlier epochs than this one were decided or counted as lost before.
     pub(super) last_open: Epoch,
     /// The timeline of the ledger before this rebuild began.
     pub(super) timeline: Option<String>,
@@ -70,18 +71,18 @@ impl Rebuild<'_> {
         }
     }
 
-    /// R8: every entry that survived is stored or voided; then nothing is in flight.
+    /// R8: every entry of the stream is stored or voided; then nothing is in flight.
     async fn drain(&mut self, source: Source) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         loop {
-            let entries = self.recovery.streams.surviving(partition, source, "", BATCH).await?;
+            let entries = self.recovery.streams.undrained(partition, source, "", BATCH).await?;
             if entries.is_empty() {
                 return Ok(());
             }
             let orders = orders_in(partition, &entries)?;
             let all: Vec<&Order> = orders.iter().collect();
-            let given_up = all.iter().any(|order| order.id.epoch() < self.last_open);
-            if all.len() == entries.len() && !given_up && self.store(&all).await? {
+            let was_counted_as_lost = all.iter().any(|order| order.id.epoch() < self.last_open);
+            if all.len() == entries.len() && !was_counted_as_lost && self.store(&all).await? {
                 self.rebuilt.stored += entries.len();
             } else {
                 for entry in &entries {
@@ -94,27 +95,28 @@ impl Rebuild<'_> {
         }
     }
 
-    async fn drain_one(&mut self, entry: &Surviving) -> Result<(), RebuildError> {
+    async fn drain_one(&mut self, entry: &UndrainedEntry) -> Result<(), RebuildError> {
         let partition = self.at.partition;
         let order = orders_in(partition, std::slice::from_ref(entry))?.pop();
-        let given_up = order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
+        let was_counted_as_lost =
+            order.as_ref().is_some_and(|order| order.id.epoch() < self.last_open);
         if let Some(order) = &order
-            && !given_up
+            && !was_counted_as_lost
             && self.store(&[order]).await?
         {
             self.rebuilt.stored += 1;
             return Ok(());
         }
-        let Ok(id) = entry.entry.reservation_id(partition, &entry.accepted_as) else {
+        let Ok(id) = entry.entry.reservation_id(partition, &entry.orders_id) else {
             tracing::error!(
                 %partition, entry = entry.entry.id,
-                "the rebuild dropped an entry that was not written by this program"
+                "this program did not write an entry: the rebuild dropped it"
             );
             return Ok(());
         };
-        let default = if given_up { GIVEN_UP } else { REFUSED };
+        let default = if was_counted_as_lost { COUNTED_AS_LOST } else { REFUSED };
         let reason = entry.entry.field("reason").unwrap_or(default);
-        let void = Void {
+        let void = VoidRequest {
             id,
             reserved_at_ms: entry.entry.reserved_at_ms().unwrap_or(0),
             reason: reason.to_owned(),
@@ -148,7 +150,7 @@ impl Rebuild<'_> {
     /// R9: stock = supply − sold; request ids and limits from confirmed rows only.
     async fn fill(&self) -> Result<(), RebuildError> {
         let Self { recovery: Recovery { lifecycle, ledger, .. }, at, progress, .. } = self;
-        let products = ledger.remaining(at.partition).await?;
+        let products = ledger.products_with_sold(at.partition).await?;
         progress.begin("products filled", u64::try_from(products.len()).ok());
         lifecycle.fill_products(*at, &products).await?;
         progress.begin("buyers' counts restored", None);
@@ -207,7 +209,7 @@ impl Rebuild<'_> {
         for (request, id) in lost.filter_map(|(request, _)| Some((request, request.id?))) {
             self.rebuilt.lost_requests += 1;
             if self.rebuilt.lost.len() < NAMED_MAX {
-                let (user, product) = request.buyer();
+                let (user, product) = request.user_and_product();
                 self.rebuilt.lost.push(LostOrder { id, user, product });
             }
         }
@@ -217,11 +219,11 @@ impl Rebuild<'_> {
 /// The orders in entries; an entry that this program did not write has none.
 pub(super) fn orders_in(
     partition: Partition,
-    entries: &[Surviving],
+    entries: &[UndrainedEntry],
 ) -> Result<Vec<Order>, RebuildError> {
     let mut orders = Vec::with_capacity(entries.len());
-    for surviving in entries {
-        match surviving.entry.order(partition, &surviving.accepted_as) {
+    for undrained in entries {
+        match undrained.entry.order(partition, &undrained.orders_id) {
             Ok(order) => orders.push(order),
             Err(error @ EntryError::NewerFormat(_)) => return Err(error.into()),
             Err(EntryError::Malformed(_)) => {}

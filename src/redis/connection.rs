@@ -61,7 +61,7 @@ async fn retry<T, F: Future<Output = RedisResult<T>>>(
     loop {
         match call().await {
             Err(error) if is_transient(&error) && Instant::now() < end => {
-                tracing::warn!(%error, "Redis does not answer at the start: retrying");
+                tracing::warn!(%error, "Redis is not ready at the start: retrying");
                 tokio::time::sleep(RECONNECT_INTERVAL).await;
             }
             result => return result,

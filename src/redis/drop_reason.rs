@@ -11,8 +11,8 @@ pub(super) enum DropReason {
     Closed,
     /// A request timed out, and no other request was answered meanwhile.
     #[error("Redis does not answer on this connection")]
-    Silent,
-    /// After a failover: to what was the primary.
+    NoAnswer,
+    /// After a failover, the former primary is a replica.
     #[error("this connection is to a replica of Redis, which cannot be written")]
     Replica,
 }
@@ -23,18 +23,18 @@ impl DropReason {
         match self {
             Self::Unreachable => "unreachable",
             Self::Closed => "closed",
-            Self::Silent => "silent",
+            Self::NoAnswer => "no_answer",
             Self::Replica => "replica",
         }
     }
 }
 
-/// What the error of a request shows; `silent` if no request was answered while it waited.
-pub(super) fn in_error(error: &RedisError, silent: bool) -> Option<DropReason> {
+/// What the error of a request shows; `no_other_answer`: no request was answered while it waited.
+pub(super) fn in_error(error: &RedisError, no_other_answer: bool) -> Option<DropReason> {
     if let ErrorKind::Server(kind) = error.kind() {
         of_replica(kind).then_some(DropReason::Replica)
     } else if error.is_timeout() {
-        silent.then_some(DropReason::Silent)
+        no_other_answer.then_some(DropReason::NoAnswer)
     } else {
         error.is_unrecoverable_error().then_some(DropReason::Closed)
     }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn timeout_drops_a_connection_only_if_nothing_else_was_answered() {
         let late = RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-        assert_eq!(in_error(&late, true), Some(DropReason::Silent));
+        assert_eq!(in_error(&late, true), Some(DropReason::NoAnswer));
         assert_eq!(in_error(&late, false), None);
     }
 

@@ -1,4 +1,4 @@
-//! Why a script did not run to its end, and whether it may have taken effect.
+//! Why a call to Redis failed, and whether it may have taken effect.
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -35,9 +35,9 @@ pub enum FenceReason {
     /// After a restart, a promotion, or a restored backup.
     #[error("Redis restarted, or is not the instance on which the partition was opened")]
     Replid,
-    #[error("Redis or this process is in another epoch")]
+    #[error("this process and Redis have different epochs of the partition")]
     Epoch,
-    #[error("it is closed for a rebuild")]
+    #[error("it is closed until it is rebuilt")]
     Closed,
     #[error("the settings of Redis are not safe to sell with")]
     Settings,
@@ -53,7 +53,7 @@ pub enum FenceReason {
     LedgerBehind,
     #[error("Postgres lost commits: it no longer holds the opening of the partition")]
     OpeningLost,
-    #[error("this process does not know yet whether it is open")]
+    #[error("this process does not know yet whether the partition is open")]
     Unknown,
 }
 
@@ -71,10 +71,10 @@ impl FenceReason {
     }
 }
 
-/// A script did not run to its end.
+/// Why a call to Redis failed.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum FenceError {
-    /// The partition must be rebuilt first; nothing was done.
+pub enum RedisCallError {
+    /// The partition is fenced; nothing was done.
     #[error("the partition is fenced: {0}")]
     Fenced(FenceReason),
     /// Redis could not be reached, or did not answer.
@@ -91,7 +91,7 @@ pub enum FenceError {
     Malformed(Vec<String>),
 }
 
-impl FenceError {
+impl RedisCallError {
     /// The label of a metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
@@ -102,7 +102,7 @@ impl FenceError {
     }
 }
 
-impl From<RedisError> for FenceError {
+impl From<RedisError> for RedisCallError {
     fn from(source: RedisError) -> Self {
         if is_malformed(&source) {
             return Self::Malformed(vec![source.to_string()]);
@@ -151,12 +151,12 @@ mod tests {
     #[test]
     fn reply_of_another_type_is_malformed_and_broken_connection_is_unavailable() {
         let wrong = ::redis::from_redis_value::<Vec<String>>(Value::Int(7)).unwrap_err();
-        let wrong = FenceError::from(RedisError::from(wrong));
-        assert!(matches!(wrong, FenceError::Malformed(_)), "{wrong:?}");
+        let wrong = RedisCallError::from(RedisError::from(wrong));
+        assert!(matches!(wrong, RedisCallError::Malformed(_)), "{wrong:?}");
         let closed = RedisError::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
-        let closed = FenceError::from(closed);
+        let closed = RedisCallError::from(closed);
         assert!(
-            matches!(closed, FenceError::Unavailable { applied: Applied::Maybe, .. }),
+            matches!(closed, RedisCallError::Unavailable { applied: Applied::Maybe, .. }),
             "{closed:?}"
         );
     }

@@ -36,7 +36,7 @@ pub enum Key {
     Orders,
     /// Stream: entries that could not be stored.
     Dead,
-    /// Hash: reservation id → its entry in `dead`.
+    /// Hash: dead key → id of its entry in `dead`.
     DeadIndex,
 }
 

@@ -16,7 +16,7 @@ mod script;
 
 pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};
-pub use error::{Applied, FenceError, FenceReason};
+pub use error::{Applied, FenceReason, RedisCallError};
 pub use keys::{GROUP, Key};
 pub use partitions::{Partitions, SellingGuard};
 pub use script::Script;

@@ -11,7 +11,7 @@ use std::{
 use ::redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceError, FenceReason, Key, Script};
+use super::{Applied, Commands, Connection, FenceReason, Key, RedisCallError, Script};
 use crate::domain::{Epoch, Partition, PartitionCount, PartitionEpoch};
 
 /// A handle on every partition; clones share what is known. A script that fails with `Fenced` or
@@ -25,7 +25,7 @@ pub struct Partitions {
     /// 0: not known to be open.
     epochs: Arc<[AtomicU32]>,
     /// The last epoch known to be open and its highest seq seen, as epoch and 36 bits of seq; 0: none yet.
-    seen: Arc<[AtomicU64]>,
+    marks: Arc<[AtomicU64]>,
     /// Whether selling is forbidden, even from open partitions.
     forbidden: Arc<AtomicBool>,
     /// Whether this process is taking units now.
@@ -52,11 +52,11 @@ impl Partitions {
         count: PartitionCount,
     ) -> Self {
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
-        let seen = count.all().map(|_| AtomicU64::new(0)).collect();
+        let marks = count.all().map(|_| AtomicU64::new(0)).collect();
         let selling = count.all().map(|_| AtomicBool::new(false)).collect();
         let forbidden = Arc::default();
         let key_prefix = key_prefix.into();
-        Self { connection, key_prefix, count, deployment, epochs, seen, forbidden, selling }
+        Self { connection, key_prefix, count, deployment, epochs, marks, forbidden, selling }
     }
 
     /// How many there are.
@@ -77,7 +77,7 @@ impl Partitions {
     /// Sets the epoch in which a partition is known to be open; `None`: it is not known to be open.
     pub fn set_epoch(&self, partition: Partition, epoch: Option<Epoch>) {
         if let Some(epoch) = epoch {
-            self.record_seen(partition, epoch, 0);
+            self.record_mark(partition, epoch, 0);
         }
         self.epochs[partition.index()].store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
     }
@@ -88,23 +88,23 @@ impl Partitions {
     }
 
     /// The epoch to sell in; `Fenced` when the partition is not known to be open, or nothing may be sold.
-    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+    pub fn selling_epoch(&self, partition: Partition) -> Result<Epoch, RedisCallError> {
         if self.forbidden.load(Ordering::Acquire) {
-            return Err(FenceError::Fenced(FenceReason::Settings));
+            return Err(RedisCallError::Fenced(FenceReason::Settings));
         }
         self.epoch(partition)
     }
 
     /// Records that Redis reported an accept with this seq to this process.
-    pub fn record_seen(&self, partition: Partition, epoch: Epoch, seq: u64) {
+    pub fn record_mark(&self, partition: Partition, epoch: Epoch, seq: u64) {
         debug_assert!(seq < 1 << SEQ_BITS, "seq {seq} does not fit");
         let mark = u64::from(epoch.0) << SEQ_BITS | seq;
-        self.seen[partition.index()].fetch_max(mark, Ordering::SeqCst);
+        self.marks[partition.index()].fetch_max(mark, Ordering::SeqCst);
     }
 
     /// The last epoch that this process knew to be open, and the highest seq it saw of it.
-    pub fn seen(&self, partition: Partition) -> Option<(Epoch, u64)> {
-        let mark = self.seen[partition.index()].load(Ordering::SeqCst);
+    pub fn mark(&self, partition: Partition) -> Option<(Epoch, u64)> {
+        let mark = self.marks[partition.index()].load(Ordering::SeqCst);
         let epoch = u32::try_from(mark >> SEQ_BITS).ok().filter(|epoch| *epoch > 0)?;
         Some((Epoch(epoch), mark & ((1 << SEQ_BITS) - 1)))
     }
@@ -122,9 +122,9 @@ impl Partitions {
     }
 
     /// The epoch in which the partition is known to be open; else `Fenced`.
-    pub fn epoch(&self, partition: Partition) -> Result<Epoch, FenceError> {
+    pub fn epoch(&self, partition: Partition) -> Result<Epoch, RedisCallError> {
         match self.epochs[partition.index()].load(Ordering::SeqCst) {
-            0 => Err(FenceError::Fenced(FenceReason::Unknown)),
+            0 => Err(RedisCallError::Fenced(FenceReason::Unknown)),
             epoch => Ok(Epoch(epoch)),
         }
     }
@@ -135,29 +135,29 @@ impl Partitions {
         partition: Partition,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let epoch = self.epoch(partition)?;
-        self.run_in(PartitionEpoch { partition, epoch }, script, args).await
+        self.run_in_epoch(PartitionEpoch { partition, epoch }, script, args).await
     }
 
     /// Runs a script under an epoch that the caller knows.
-    pub async fn run_in<T>(
+    pub async fn run_in_epoch<T>(
         &self,
         at: PartitionEpoch,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
-        self.run_on(at, script, &[], args).await
+    ) -> Result<T, RedisCallError> {
+        self.run_with_keys(at, script, &[], args).await
     }
 
     /// Runs a script under an epoch that the caller knows, on these keys in addition to its own.
-    pub async fn run_on<T>(
+    pub async fn run_with_keys<T>(
         &self,
         at: PartitionEpoch,
         script: &Script<T>,
         keys: &[Key],
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let caller = self.caller(at.epoch);
         let mut all = Vec::with_capacity(args.len() + 1);
         all.push(caller.as_str());
@@ -167,13 +167,13 @@ impl Partitions {
         self.call(script, &keys, &all).await
     }
 
-    /// Runs a script that is not fenced by an epoch: for opening a new partition and reading what Redis holds of one.
+    /// Runs a script that is not fenced by an epoch: for reading what Redis holds of a partition.
     pub async fn call_script<T>(
         &self,
         partition: Partition,
         script: &Script<T>,
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let keys = script.keys.iter().map(|key| self.key(partition, *key));
         self.call(script, &keys.collect::<Vec<_>>(), args).await
     }
@@ -183,12 +183,12 @@ impl Partitions {
         script: &Script<T>,
         keys: &[String],
         args: &[&str],
-    ) -> Result<T, FenceError> {
+    ) -> Result<T, RedisCallError> {
         let started = Instant::now();
         let mut connection = self.connection.clone();
         let reply = script.call(&mut connection, keys, args).await;
-        let parsed = reply.map_err(FenceError::from).and_then(|reply| script.parse(&reply));
-        let error = parsed.as_ref().err().map(FenceError::label);
+        let parsed = reply.map_err(RedisCallError::from).and_then(|reply| script.parse(&reply));
+        let error = parsed.as_ref().err().map(RedisCallError::label);
         self.connection.metrics().record_script(script.name, started.elapsed(), error);
         parsed
     }
@@ -212,7 +212,7 @@ impl Partitions {
         calls: &[PartitionEpoch],
         replicas: u32,
         timeout_ms: u64,
-    ) -> Result<(Vec<Result<T, FenceError>>, u32), FenceError> {
+    ) -> Result<(Vec<Result<T, RedisCallError>>, u32), RedisCallError> {
         let mut pipeline = ::redis::pipe();
         for at in calls {
             let keys = script.keys.iter().map(|key| self.key(at.partition, *key));
@@ -223,8 +223,8 @@ impl Partitions {
         let started = Instant::now();
         let replies: Result<Vec<Value>, _> =
             pipeline.query_async(&mut self.connection.clone()).await;
-        let replies = replies.map_err(FenceError::from);
-        let error = replies.as_ref().err().map(FenceError::label);
+        let replies = replies.map_err(RedisCallError::from);
+        let error = replies.as_ref().err().map(RedisCallError::label);
         self.connection.metrics().record_script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
@@ -233,9 +233,10 @@ impl Partitions {
     }
 
     /// Whether Redis answers at all.
-    pub async fn ping(&self) -> Result<(), FenceError> {
+    pub async fn ping(&self) -> Result<(), RedisCallError> {
         let ping = ::redis::cmd("PING");
         let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;
-        pong.map(drop).map_err(|source| FenceError::Unavailable { applied: Applied::No, source })
+        pong.map(drop)
+            .map_err(|source| RedisCallError::Unavailable { applied: Applied::No, source })
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::OnceLock};
 
 use ::redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 
-use super::{Connection, FenceError, FenceReason, Key};
+use super::{Connection, FenceReason, Key, RedisCallError};
 
 const FENCE: &str = include_str!("../../lua/fence.lua");
 
@@ -75,17 +75,17 @@ impl<T> Script<T> {
 
     /// Parses a reply, whose first element is its status.
     /// `Fenced` when the script found its partition fenced, `Malformed` when this script gives no such reply.
-    pub(super) fn parse(&self, reply: &Value) -> Result<T, FenceError> {
+    pub(super) fn parse(&self, reply: &Value) -> Result<T, RedisCallError> {
         let Value::Array(items) = reply else {
-            return Err(FenceError::Malformed(vec![format!("{reply:?}")]));
+            return Err(RedisCallError::Malformed(vec![format!("{reply:?}")]));
         };
         let elements: Vec<Cow<'_, str>> = items.iter().map(element).collect();
         let elements: Vec<&str> = elements.iter().map(AsRef::as_ref).collect();
         if let ["fenced", reason] = elements.as_slice() {
-            return Err(FenceError::Fenced(FenceReason::from_label(reason)));
+            return Err(RedisCallError::Fenced(FenceReason::from_label(reason)));
         }
         let malformed =
-            || FenceError::Malformed(elements.iter().map(|&element| element.into()).collect());
+            || RedisCallError::Malformed(elements.iter().map(|&element| element.into()).collect());
         (self.parse)(&elements).ok_or_else(malformed)
     }
 }
@@ -134,14 +134,14 @@ mod tests {
     fn reply_is_parsed_unless_the_partition_is_fenced() {
         assert_eq!(SCRIPT.parse(&reply(&["count", "7"])).unwrap(), 7);
         let fenced = SCRIPT.parse(&reply(&["fenced", "closed"])).unwrap_err();
-        assert!(matches!(fenced, FenceError::Fenced(FenceReason::Closed)), "{fenced:?}");
+        assert!(matches!(fenced, RedisCallError::Fenced(FenceReason::Closed)), "{fenced:?}");
     }
 
     #[test]
     fn reply_that_the_script_never_gives_is_malformed() {
         for bad in [reply(&[]), reply(&["count"]), reply(&["count", "x"]), Value::Int(7)] {
             let error = SCRIPT.parse(&bad).unwrap_err();
-            assert!(matches!(error, FenceError::Malformed(_)), "{error:?}");
+            assert!(matches!(error, RedisCallError::Malformed(_)), "{error:?}");
         }
     }
 }

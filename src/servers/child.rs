@@ -114,20 +114,21 @@ pub(super) fn prepare_dir(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-type Order = (Command, mpsc::SyncSender<io::Result<Child>>);
+/// A command to spawn, and where the child is sent.
+type SpawnRequest = (Command, mpsc::SyncSender<io::Result<Child>>);
 
 /// Spawns from a thread that runs as long as this process, because the kernel ends a child when the thread
 /// that spawned it ends.
 fn spawn(command: &Command) -> io::Result<Child> {
-    static SPAWNER: OnceLock<mpsc::SyncSender<Order>> = OnceLock::new();
+    static SPAWNER: OnceLock<mpsc::SyncSender<SpawnRequest>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, received) = mpsc::sync_channel::<Order>(1);
+        let (requests, received) = mpsc::sync_channel::<SpawnRequest>(1);
         thread::spawn(move || {
             for (mut command, answer) in received {
                 drop(answer.send(command.spawn()));
             }
         });
-        orders
+        requests
     });
     let ended = || io::Error::other("the thread that starts child processes has ended");
     let mut command = run_by::<&str>(&[], command);

@@ -57,7 +57,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         let (caller, reply) = oneshot::channel();
         self.queue.try_send((request, caller)).map_err(|refused| match refused {
             TrySendError::Full(_) => StockError::Overloaded,
-            TrySendError::Closed(_) => StockError::Stopping,
+            TrySendError::Closed(_) => StockError::ShuttingDown,
         })?;
         reply.await.map_err(|_| StockError::Abandoned)
     }

@@ -18,8 +18,8 @@ use tracing::Instrument as _;
 
 use self::{batcher::Batcher, read::Reader, reserve::Reserver};
 use crate::{
-    domain::{Outcome, Reserve},
-    redis::{FenceError, Partitions},
+    domain::{Outcome, ReserveRequest},
+    redis::{Partitions, RedisCallError},
     tasks::Tasks,
     telemetry::{self, Metrics},
 };
@@ -39,9 +39,9 @@ pub enum StockError {
     #[error("too many requests wait for this partition: repeat the request later")]
     Overloaded,
     /// Nothing was done.
-    #[error("this process is shutting down: repeat the request at another one")]
-    Stopping,
-    /// The outcome is open.
+    #[error("this process is shutting down: repeat the request to another process")]
+    ShuttingDown,
+    /// The outcome is unknown.
     #[error(
         "this process stopped before Redis answered: repeat the request with the same request id"
     )]
@@ -49,9 +49,9 @@ pub enum StockError {
     /// Redis refused to write the order; nothing was done.
     #[error("Redis refused the order: {0}")]
     Refused(String),
-    /// The script did not run to its end.
+    /// The call to Redis failed.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
 }
 
 type Decision = Result<Outcome, StockError>;
@@ -61,7 +61,7 @@ type Decision = Result<Outcome, StockError>;
 #[derive(Clone)]
 pub struct Stock {
     partitions: Partitions,
-    reservers: Arc<[Batcher<Reserve, Decision>]>,
+    reservers: Arc<[Batcher<ReserveRequest, Decision>]>,
     readers: Arc<[Reader]>,
 }
 
@@ -88,8 +88,8 @@ impl Stock {
 
     /// Lets Redis decide a request, together with the other requests that wait for the same partition. Once
     /// queued it is decided even if the caller is dropped while it is under way. Of the errors, only `Abandoned`,
-    /// `Fence(Unavailable { applied: Maybe })` and `Fence(Malformed)` leave the outcome open.
-    pub async fn reserve(&self, mut request: Reserve) -> Decision {
+    /// `Redis(Unavailable { applied: Maybe })` and `Redis(Malformed)` mean that the outcome is unknown.
+    pub async fn reserve(&self, mut request: ReserveRequest) -> Decision {
         let partition = self.partitions.count().of(&request.product);
         let span = telemetry::reserve_span(partition.number());
         request.traceparent = telemetry::traceparent(&span);

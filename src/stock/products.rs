@@ -6,38 +6,39 @@ use std::borrow::Borrow;
 use super::Stock;
 use crate::{
     domain::{Partition, Product},
-    redis::{FenceError, Script, script},
+    redis::{RedisCallError, Script, script},
 };
 
 /// The most products per script call.
 const BATCH_MAX: usize = 500;
 
-script!(RESTOCK: () = "restock", include_str!("../../lua/restock.lua"), [Meta, Stock, Supply] {
+script!(SET_SUPPLY: () = "set_supply", include_str!("../../lua/set_supply.lua"),
+    [Meta, Stock, Supply] {
     ["ok", _] => (),
 });
 
-script!(PUBLISH: () = "publish", include_str!("../../lua/publish.lua"), [Meta, Catalogue] {
+script!(WRITE_TERMS: () = "write_terms", include_str!("../../lua/write_terms.lua"), [Meta, Catalogue] {
     ["ok", _] => (),
 });
 
 impl Stock {
-    /// Raises the stock of products of one partition by what was granted and Redis did not know.
-    pub async fn restock(
+    /// Sets the supply of products of one partition to what was granted, and raises their stock by the difference.
+    pub async fn set_supply(
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         let supply = |product: &Product| [product.supply.to_string()];
-        self.write(partition, &RESTOCK, products, supply).await
+        self.write(partition, &SET_SUPPLY, products, supply).await
     }
 
-    /// Publishes how products of one partition are offered.
-    pub async fn publish(
+    /// Writes the terms of the sale of products of one partition.
+    pub async fn write_terms(
         &self,
         partition: Partition,
         products: &[impl Borrow<Product> + Sync],
-    ) -> Result<(), FenceError> {
-        self.write(partition, &PUBLISH, products, Product::terms).await
+    ) -> Result<(), RedisCallError> {
+        self.write(partition, &WRITE_TERMS, products, Product::redis_fields).await
     }
 
     /// Runs a script that takes each product's id and these values.
@@ -47,7 +48,7 @@ impl Stock {
         script: &Script,
         products: &[impl Borrow<Product> + Sync],
         values: impl Fn(&Product) -> [String; N] + Send,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         for chunk in products.chunks(BATCH_MAX) {
             let values: Vec<_> = chunk.iter().map(|product| values(product.borrow())).collect();
             let mut args = Vec::with_capacity(chunk.len() * (N + 1));

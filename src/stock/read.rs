@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, ProductId},
-    redis::{FenceError, Partitions, script},
+    redis::{Partitions, RedisCallError, script},
     tasks::Tasks,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub type StockByProduct = Arc<HashMap<ProductId, i64>>;
 
 /// Reads the stock of one partition.
-pub(super) type Reader = Batcher<Vec<ProductId>, Result<StockByProduct, FenceError>>;
+pub(super) type Reader = Batcher<Vec<ProductId>, Result<StockByProduct, RedisCallError>>;
 
 /// The most products per script call.
 const BATCH_MAX: usize = 1000;
@@ -49,7 +49,7 @@ async fn read(
     partitions: &Partitions,
     partition: Partition,
     products: BTreeSet<ProductId>,
-) -> Result<StockByProduct, FenceError> {
+) -> Result<StockByProduct, RedisCallError> {
     let products: Vec<ProductId> = products.into_iter().collect();
     let mut found = HashMap::with_capacity(products.len());
     for chunk in products.chunks(BATCH_MAX) {
@@ -57,7 +57,7 @@ async fn read(
         let stock = partitions.run(partition, &READ_STOCK, &args).await?;
         if stock.len() != chunk.len() {
             let reply = format!("the stock of {} products for {}", stock.len(), chunk.len());
-            return Err(FenceError::Malformed(vec![reply]));
+            return Err(RedisCallError::Malformed(vec![reply]));
         }
         let stock = chunk.iter().zip(stock);
         found.extend(stock.filter_map(|(product, units)| Some((product.clone(), units?))));

@@ -3,7 +3,7 @@
 use super::Stock;
 use crate::{
     domain::Partition,
-    redis::{FenceError, GROUP, script},
+    redis::{GROUP, RedisCallError, script},
 };
 
 /// Which stream holds the order's entry.
@@ -47,7 +47,7 @@ impl Stock {
         partition: Partition,
         from: ReleaseFrom<'_>,
         entry_id: &str,
-    ) -> Result<ReleaseOutcome, FenceError> {
+    ) -> Result<ReleaseOutcome, RedisCallError> {
         let (stream, dead_key) = match from {
             ReleaseFrom::Orders => ("orders", ""),
             ReleaseFrom::Dead { dead_key } => ("dead", dead_key),

@@ -12,8 +12,8 @@ use super::{
     store_rate::StoreRate,
 };
 use crate::{
-    domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, Reserve},
-    redis::{FenceError, Partitions, script},
+    domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, ReserveRequest},
+    redis::{Partitions, RedisCallError, script},
     tasks::Tasks,
     telemetry::Metrics,
 };
@@ -44,17 +44,21 @@ impl Reserver {
     }
 
     /// Starts the batcher of one partition.
-    pub(super) fn start(self, partition: Partition, tasks: &Tasks) -> Batcher<Reserve, Decision> {
+    pub(super) fn start(
+        self,
+        partition: Partition,
+        tasks: &Tasks,
+    ) -> Batcher<ReserveRequest, Decision> {
         let limits = Limits { batch: BATCH_MAX, queue: QUEUE_MAX };
         let this = Arc::new(self);
-        Batcher::start(tasks, limits, move |batch: Vec<Reserve>| {
+        Batcher::start(tasks, limits, move |batch: Vec<ReserveRequest>| {
             let this = this.clone();
             async move { this.decide(partition, &batch).await }
         })
     }
 
     /// One decision per request, in order.
-    async fn decide(&self, partition: Partition, batch: &[Reserve]) -> Vec<Decision> {
+    async fn decide(&self, partition: Partition, batch: &[ReserveRequest]) -> Vec<Decision> {
         self.metrics.record_reserve_batch(batch.len());
         let decisions = match self.decide_open(partition, batch).await {
             Ok(decisions) => decisions,
@@ -73,20 +77,20 @@ impl Reserver {
     async fn decide_open(
         &self,
         partition: Partition,
-        batch: &[Reserve],
-    ) -> Result<Vec<Decision>, FenceError> {
+        batch: &[ReserveRequest],
+    ) -> Result<Vec<Decision>, RedisCallError> {
         // Checked first, so that a partition that is not open for selling is not recorded as selling below.
         self.partitions.selling_epoch(partition)?;
         let randoms: Vec<u64> = batch.iter().map(|_| ReservationId::draw_random()).collect();
-        // Held until every accept of this call was seen (R10).
+        // Held until the mark has every accept of this call (R10).
         let _selling = self.partitions.begin_selling(partition);
         let (epoch, answers) = self.call(partition, batch, &randoms).await?;
         let (rate, capacity) =
             (&self.store_rates[partition.index()], self.settings.backlog_max_entries);
-        let wait = |left| rate.wait(Instant::now(), left, capacity);
+        let wait = |removed| rate.wait(Instant::now(), removed, capacity);
         let decode = |(random, answer): (u64, &str)| {
             decode(answer, PartitionEpoch { partition, epoch }, random, wait)
-                .unwrap_or_else(|| Err(FenceError::Malformed(vec![answer.to_owned()]).into()))
+                .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.to_owned()]).into()))
         };
         let decisions: Vec<Decision> =
             randoms.into_iter().zip(answers.split('\n')).map(decode).collect();
@@ -98,7 +102,7 @@ impl Reserver {
             _ => None,
         });
         let seqs = reported.filter(|id| id.epoch() == epoch).map(|id| id.seq());
-        self.partitions.record_seen(partition, epoch, seqs.max().unwrap_or(0));
+        self.partitions.record_mark(partition, epoch, seqs.max().unwrap_or(0));
         Ok(decisions)
     }
 
@@ -106,9 +110,9 @@ impl Reserver {
     async fn call(
         &self,
         partition: Partition,
-        batch: &[Reserve],
+        batch: &[ReserveRequest],
         randoms: &[u64],
-    ) -> Result<(Epoch, String), FenceError> {
+    ) -> Result<(Epoch, String), RedisCallError> {
         // Read again: the partition may have been closed before it was recorded as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
         let settings = [
@@ -128,9 +132,9 @@ impl Reserver {
             args.extend([product, user, request_id, random, traceparent, format]);
         }
         let at = PartitionEpoch { partition, epoch };
-        let answers = self.partitions.run_in(at, &RESERVE, &args).await?;
+        let answers = self.partitions.run_in_epoch(at, &RESERVE, &args).await?;
         if answers.split('\n').count() != batch.len() {
-            return Err(FenceError::Malformed(vec![answers]));
+            return Err(RedisCallError::Malformed(vec![answers]));
         }
         Ok((epoch, answers))
     }
@@ -141,20 +145,20 @@ fn label(decision: &Decision) -> &'static str {
     match decision {
         Ok(Outcome::Accepted(_)) => "accepted",
         Ok(Outcome::Duplicate(_)) => "duplicate",
-        Ok(Outcome::Lost(_)) => "lost",
+        Ok(Outcome::Lost(_)) => "lost_or_unknown",
         Ok(Outcome::SoldOut) => "sold_out",
         Ok(Outcome::LimitReached { .. }) => "limit_reached",
-        Ok(Outcome::NotOpen { .. }) => "not_open",
-        Ok(Outcome::Ended { .. }) => "ended",
-        Ok(Outcome::Stopped) => "stopped",
-        Ok(Outcome::UnknownProduct) => "unknown_product",
+        Ok(Outcome::NotOpen { .. }) => "sale_not_open",
+        Ok(Outcome::Ended { .. }) => "sale_closed",
+        Ok(Outcome::Stopped) => "sale_stopped",
+        Ok(Outcome::UnknownProduct) => "product_not_found",
         Ok(Outcome::BacklogFull { .. }) => "backlog_full",
-        Err(_) => "none",
+        Err(_) => "undecided",
     }
 }
 
 /// The decision in an answer to the request with this random part; `None` for an answer that the script never gives.
-/// `wait` is how long to wait for a backlog that so many entries have left.
+/// `wait` is how long to wait for a backlog of which so many entries have been removed.
 fn decode(
     answer: &str,
     PartitionEpoch { partition, epoch }: PartitionEpoch,
@@ -184,7 +188,9 @@ fn decode(
         ("ended", [closes]) => Outcome::Ended { closes_at_ms: Some(closes.parse().ok()?) },
         ("stopped", _) => Outcome::Stopped,
         ("unknown_product", _) => Outcome::UnknownProduct,
-        ("backlog_full", [left]) => Outcome::BacklogFull { retry_after: wait(left.parse().ok()?) },
+        ("backlog_full", [removed]) => {
+            Outcome::BacklogFull { retry_after: wait(removed.parse().ok()?) }
+        }
         ("not_applied", _) => return Some(Err(StockError::Refused(rest.to_owned()))),
         _ => return None,
     };

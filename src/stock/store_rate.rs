@@ -1,4 +1,5 @@
-//! How fast the orders of a full stream are stored, measured at its refusals: from that, how long a client should wait.
+//! How fast orders are stored, measured when a request is refused because the stream is full: from that, how long a
+//! client should wait.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -20,33 +21,33 @@ const FREE_PERCENT: f64 = 10.0;
 /// The rate at which the orders of a partition are stored.
 #[derive(Debug, Default)]
 pub(super) struct StoreRate {
-    seen: Mutex<Seen>,
+    last: Mutex<Sample>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    /// When, and how many entries had left by then.
+struct Sample {
+    /// When, and how many entries had been removed by then.
     at: Option<(Instant, i64)>,
     per_second: Option<f64>,
 }
 
 impl StoreRate {
-    /// How long to wait until a stream of `capacity` entries has free space again; `left` entries have left it in
-    /// this epoch.
-    pub(super) fn wait(&self, now: Instant, left: i64, capacity: u64) -> Duration {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.at {
-            Some((then, before)) if left >= before && now - then <= SAMPLE_AGE_MAX => {
+    /// How long to wait until a stream of `capacity` entries has free space again; `removed` entries have been
+    /// removed from it in this epoch.
+    pub(super) fn wait(&self, now: Instant, removed: i64, capacity: u64) -> Duration {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.at {
+            Some((then, before)) if removed >= before && now - then <= SAMPLE_AGE_MAX => {
                 if now - then >= SAMPLE_INTERVAL {
-                    seen.per_second =
-                        Some(entries(left.abs_diff(before)) / (now - then).as_secs_f64());
-                    seen.at = Some((now, left));
+                    last.per_second =
+                        Some(entries(removed.abs_diff(before)) / (now - then).as_secs_f64());
+                    last.at = Some((now, removed));
                 }
             }
             // Of another epoch, or too long ago.
-            Some(_) | None => *seen = Seen { at: Some((now, left)), per_second: None },
+            Some(_) | None => *last = Sample { at: Some((now, removed)), per_second: None },
         }
-        match seen.per_second {
+        match last.per_second {
             None => WAIT_DEFAULT,
             Some(rate) => {
                 let free = entries(capacity) * FREE_PERCENT / 100.0;

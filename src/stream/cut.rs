@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Entry, Streams};
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ProductId, ReservationId},
-    redis::{FenceError, script},
+    redis::{RedisCallError, script},
 };
 
 /// The most entries that one script may read: about 50 ms of Redis.
@@ -56,17 +56,17 @@ pub struct Cut {
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
     /// The streams hold more than one script may read.
-    #[error("{0} entries wait in its streams, more than can be read at one moment")]
+    #[error("the streams hold {0} entries, and an audit reads at most {max}", max = ENTRIES_MAX)]
     TooMany(String),
-    /// The script did not run to its end.
+    /// Redis did not answer, or refused the script.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Redis(#[from] RedisCallError),
 }
 
 /// A record of the reply.
 enum Record {
     Product { product: ProductId, stock: i64, supply: i64 },
-    Entry { in_dead: bool, accepted_as: String, product: String, random: String },
+    Entry { in_dead: bool, orders_id: String, product: String, random: String },
     Bucket(IdempotencyCut),
 }
 
@@ -89,7 +89,7 @@ fn record(elements: &[&str]) -> Option<Record> {
         },
         "order" | "dead" => Record::Entry {
             in_dead: kind == "dead",
-            accepted_as: a.to_owned(),
+            orders_id: a.to_owned(),
             product: b.to_owned(),
             random: c.to_owned(),
         },
@@ -113,7 +113,7 @@ impl Streams {
         let epoch = self.partitions.epoch(partition)?;
         let args = [&*ENTRIES_MAX.to_string(), &*idempotency_window_ms.to_string()];
         let at = PartitionEpoch { partition, epoch };
-        let cut = self.partitions.run_in(at, &CUT, &args).await?;
+        let cut = self.partitions.run_in_epoch(at, &CUT, &args).await?;
         let (seq, records) = cut.map_err(CutError::TooMany)?;
         let mut cut = Cut {
             epoch,
@@ -138,8 +138,8 @@ impl Cut {
                 let units = self.products.entry(product).or_default();
                 (units.stock, units.supply) = (stock, supply);
             }
-            Record::Entry { in_dead, accepted_as, product, random } => {
-                let entry = Entry { id: accepted_as, fields: vec![("r".to_owned(), random)] };
+            Record::Entry { in_dead, orders_id, product, random } => {
+                let entry = Entry { id: orders_id, fields: vec![("r".to_owned(), random)] };
                 let id = entry.reservation_id(partition, &entry.id);
                 let (Ok(id), Ok(product)) = (id, product.parse::<ProductId>()) else {
                     self.unrecognized.push(entry.id);

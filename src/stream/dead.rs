@@ -1,4 +1,4 @@
-//! The dead stream: entries that could not be stored. Each entry is the token for its own unit.
+//! The dead stream: entries that could not be stored. Only the call that removes an entry may give back its unit.
 
 use super::{
     Streams,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     domain::{Order, Partition, ProductId, ReservationId},
-    redis::{Applied, FenceError, GROUP, script},
+    redis::{Applied, GROUP, RedisCallError, script},
 };
 
 /// An entry of `dead`.
@@ -27,9 +27,9 @@ pub struct DeadPage {
     pub newest: Option<String>,
 }
 
-/// Why an order is moved to `dead`.
+/// A request to move an order from `orders` to `dead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
+pub struct MoveToDead {
     /// Its id in `orders`.
     pub entry_id: String,
     /// The reservation, if the entry has a valid one.
@@ -86,12 +86,12 @@ impl DeadEntry {
         &self.entry.id
     }
 
-    /// The id it had in `orders`.
-    pub fn accepted_as(&self) -> &str {
+    /// The id that it had in `orders`.
+    pub fn orders_id(&self) -> &str {
         self.field("id")
     }
 
-    /// Its key in the dead index: the reservation id, or `accepted_as` if it has none.
+    /// Its key in the dead index: the reservation id, or `orders_id` if it has none.
     pub fn dead_key(&self) -> &str {
         self.field("rid")
     }
@@ -118,12 +118,12 @@ impl DeadEntry {
 
     /// The reservation it is; an error if this program did not write it.
     pub fn reservation_id(&self) -> Result<ReservationId, EntryError> {
-        self.entry.reservation_id(self.partition, self.accepted_as())
+        self.entry.reservation_id(self.partition, self.orders_id())
     }
 
     /// The order in it, as [`Entry::order`].
     pub fn order(&self) -> Result<Order, EntryError> {
-        self.entry.order(self.partition, self.accepted_as())
+        self.entry.order(self.partition, self.orders_id())
     }
 }
 
@@ -132,16 +132,16 @@ impl Streams {
     pub async fn move_to_dead(
         &self,
         partition: Partition,
-        rejection: &Rejection,
-    ) -> Result<bool, FenceError> {
-        let Rejection { entry_id, reservation_id, reason, sqlstate } = rejection;
+        request: &MoveToDead,
+    ) -> Result<bool, RedisCallError> {
+        let MoveToDead { entry_id, reservation_id, reason, sqlstate } = request;
         let dead_key = reservation_id.map_or_else(|| entry_id.clone(), |id| id.to_string());
         let args = [GROUP, entry_id, &dead_key, reason, sqlstate.as_deref().unwrap_or_default()];
         let moved = self.partitions.run(partition, &MOVE_TO_DEAD, &args).await?;
         moved.map_err(|refusal| {
             let source =
                 (redis::ErrorKind::Extension, "Redis refused to write the dead entry", refusal);
-            FenceError::Unavailable { applied: Applied::No, source: source.into() }
+            RedisCallError::Unavailable { applied: Applied::No, source: source.into() }
         })
     }
 
@@ -153,19 +153,19 @@ impl Streams {
         after: Option<&str>,
         last: Option<&str>,
         count: usize,
-    ) -> Result<DeadPage, FenceError> {
+    ) -> Result<DeadPage, RedisCallError> {
         let first = after.map_or("-".to_owned(), |id| format!("({id}"));
         let args = ["", &first, last.unwrap_or("+"), &count.to_string()];
         self.read_dead(partition, &args).await.map(Option::unwrap_or_default)
     }
 
-    /// Reads dead entries under the fence, since an older Redis holds entries that are settled; `None` where no entry
-    /// has the requested dead key.
+    /// Reads dead entries by a script that begins with the fence: a Redis with older data (a restored backup) holds
+    /// entries that are removed; `None` where no entry has the requested dead key.
     async fn read_dead(
         &self,
         partition: Partition,
         args: &[&str],
-    ) -> Result<Option<DeadPage>, FenceError> {
+    ) -> Result<Option<DeadPage>, RedisCallError> {
         let page = self.partitions.run(partition, &DEAD, args).await?;
         Ok(page.map(|(newest, entries)| {
             let entries = entries.into_iter().map(|entry| DeadEntry { partition, entry });
@@ -174,7 +174,7 @@ impl Streams {
     }
 
     /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
-    pub async fn now_ms(&self) -> Result<i64, FenceError> {
+    pub async fn now_ms(&self) -> Result<i64, RedisCallError> {
         let time = redis::cmd("TIME");
         let (seconds, micros): (i64, i64) =
             time.query_async(&mut self.partitions.connection()).await?;
@@ -186,13 +186,13 @@ impl Streams {
         &self,
         partition: Partition,
         dead_key: &str,
-    ) -> Result<Option<DeadEntry>, FenceError> {
+    ) -> Result<Option<DeadEntry>, RedisCallError> {
         let page = self.read_dead(partition, &[dead_key, "", "", "1"]).await?;
         Ok(page.and_then(|page| page.entries.into_iter().next()))
     }
 
     /// Removes a dead entry whose order is in the ledger; returns whether it was still there.
-    pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, FenceError> {
+    pub async fn discard(&self, dead: &DeadEntry) -> Result<bool, RedisCallError> {
         self.partitions.run(dead.partition, &DISCARD, &[dead.dead_id(), dead.dead_key()]).await
     }
 }

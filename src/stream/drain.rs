@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{Partition, PartitionEpoch},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// One of a partition's streams.
@@ -20,13 +20,13 @@ pub enum Source {
     Dead,
 }
 
-/// An entry, and the id it was accepted under.
+/// An entry that is not drained yet, and the id that it has or had in `orders`.
 #[derive(Debug, Clone)]
-pub struct Surviving {
+pub struct UndrainedEntry {
     /// The entry, under its id in its stream.
     pub entry: Entry,
-    /// Its id when it was accepted.
-    pub accepted_as: String,
+    /// Its id in `orders`: `<epoch>-<seq>`.
+    pub orders_id: String,
 }
 
 script!(DRAIN: () = "drain", include_str!("../../lua/drain.lua"), [Meta] {
@@ -44,29 +44,33 @@ impl Source {
 
 impl Streams {
     /// The first entries of a stream after `after` (its start, if that is empty), at most `count`.
-    pub async fn surviving(
+    pub async fn undrained(
         &self,
         partition: Partition,
         source: Source,
         after: &str,
         count: usize,
-    ) -> Result<Vec<Surviving>, FenceError> {
+    ) -> Result<Vec<UndrainedEntry>, RedisCallError> {
         let key = self.partitions.key(partition, source.key());
         let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
             self.partitions.connection().xrange_count(key, from, "+", count).await?;
         let entries = raw.into_iter().filter_map(Entry::from_raw).map(|entry| {
-            let accepted_as = match source {
+            let orders_id = match source {
                 Source::Orders => entry.id.clone(),
                 Source::Dead => entry.field("id").unwrap_or_default().to_owned(),
             };
-            Surviving { entry, accepted_as }
+            UndrainedEntry { entry, orders_id }
         });
         Ok(entries.collect())
     }
 
     /// How many entries a stream holds.
-    pub async fn length(&self, partition: Partition, source: Source) -> Result<u64, FenceError> {
+    pub async fn length(
+        &self,
+        partition: Partition,
+        source: Source,
+    ) -> Result<u64, RedisCallError> {
         let key = self.partitions.key(partition, source.key());
         Ok(self.partitions.connection().xlen(key).await?)
     }
@@ -77,7 +81,7 @@ impl Streams {
         at: PartitionEpoch,
         source: Source,
         ids: &[&str],
-    ) -> Result<(), FenceError> {
-        self.partitions.run_on(at, &DRAIN, &[source.key()], ids).await
+    ) -> Result<(), RedisCallError> {
+        self.partitions.run_with_keys(at, &DRAIN, &[source.key()], ids).await
     }
 }

@@ -58,18 +58,18 @@ impl Entry {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
     }
 
-    /// The identity of the order that was accepted as `<epoch>-<seq>` (its id in `orders`).
+    /// The identity of the order that was accepted as `<epoch>-<seq>` (`orders_id`: its id in `orders`).
     pub fn reservation_id(
         &self,
         partition: Partition,
-        accepted_as: &str,
+        orders_id: &str,
     ) -> Result<ReservationId, EntryError> {
-        ReservationId::from_entry(partition, accepted_as, self.field("r").unwrap_or_default())
+        ReservationId::from_entry(partition, orders_id, self.field("r").unwrap_or_default())
             .ok_or(EntryError::Malformed("id or random part"))
     }
 
-    /// The order in it; `accepted_as` is its id in `orders`.
-    pub fn order(&self, partition: Partition, accepted_as: &str) -> Result<Order, EntryError> {
+    /// The order in it; `orders_id` is the id that it has or had in `orders`.
+    pub fn order(&self, partition: Partition, orders_id: &str) -> Result<Order, EntryError> {
         match self.field("v").and_then(|v| v.parse().ok()) {
             Some(1..=FORMAT) => {}
             Some(newer) if newer > FORMAT => return Err(EntryError::NewerFormat(newer)),
@@ -79,7 +79,7 @@ impl Entry {
         let request = self.field("q").map(str::parse).transpose();
         let malformed = EntryError::Malformed;
         Ok(Order {
-            id: self.reservation_id(partition, accepted_as)?,
+            id: self.reservation_id(partition, orders_id)?,
             product: product.and_then(Result::ok).ok_or(malformed("product"))?,
             user: user.and_then(Result::ok).ok_or(malformed("user"))?,
             request: request.map_err(|_| malformed("request id"))?,

@@ -8,19 +8,20 @@ use super::{
 };
 use crate::{
     domain::Partition,
-    redis::{Connection, FenceError, GROUP, Key, script},
+    redis::{Connection, GROUP, Key, RedisCallError, script},
 };
 
-/// An entry that is pending with a consumer.
+/// An entry that is pending with a consumer: it was delivered and is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
+pub struct PendingEntry {
     /// The entry.
     pub entry: Entry,
     /// Its delivery count: one, plus its own failures (R4).
     pub deliveries: u32,
 }
 
-type Pending = (String, String, u64, u32);
+/// A row of XPENDING: entry id, consumer, idle time, delivery count.
+type PendingRow = (String, String, u64, u32);
 
 script!(SETTLE: () = "settle", include_str!("../../lua/settle.lua"), [Meta, Orders] {
     ["ok", _] => (),
@@ -45,7 +46,7 @@ impl Streams {
         partition: Partition,
         consumer: &str,
         (count, block_ms): (usize, usize),
-    ) -> Result<Vec<Delivery>, RedisError> {
+    ) -> Result<Vec<PendingEntry>, RedisError> {
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count);
         if block_ms > 0 {
@@ -55,11 +56,11 @@ impl Streams {
         let streams: Option<Vec<(String, Vec<RawEntry>)>> = command.query_async(connection).await?;
         let raw = streams.unwrap_or_default().into_iter().flat_map(|(_, entries)| entries);
         let entries = raw.filter_map(Entry::from_raw);
-        Ok(entries.map(|entry| Delivery { entry, deliveries: 1 }).collect())
+        Ok(entries.map(|entry| PendingEntry { entry, deliveries: 1 }).collect())
     }
 
     /// Takes at most `count` entries that nothing touched for `idle_ms` and that are pending with the consumer `from`
-    /// (`None`: with any), without spending a delivery. From `consumer` itself, these are entries that Redis delivered
+    /// (`None`: with any), without counting a delivery. From `consumer` itself, these are entries that Redis delivered
     /// in an answer that was lost.
     pub async fn claim(
         &self,
@@ -67,12 +68,12 @@ impl Streams {
         consumer: &str,
         from: Option<&str>,
         (idle_ms, count): (u64, usize),
-    ) -> Result<Vec<Delivery>, RedisError> {
+    ) -> Result<Vec<PendingEntry>, RedisError> {
         let mut connection = self.partitions.connection();
         let key = self.partitions.key(partition, Key::Orders);
         let mut pending = redis::cmd("XPENDING");
         pending.arg(&key).arg(GROUP).arg("IDLE").arg(idle_ms).arg("-").arg("+").arg(count);
-        let pending: Vec<Pending> = pending.arg(from).query_async(&mut connection).await?;
+        let pending: Vec<PendingRow> = pending.arg(from).query_async(&mut connection).await?;
         if pending.is_empty() {
             return Ok(Vec::new());
         }
@@ -83,7 +84,7 @@ impl Streams {
         let mut taken = Vec::with_capacity(claimed.len());
         for (id, _, _, deliveries) in pending.into_iter().filter(|(id, ..)| claimed.contains(id)) {
             match self.entry(partition, &id).await? {
-                Some(entry) => taken.push(Delivery { entry, deliveries }),
+                Some(entry) => taken.push(PendingEntry { entry, deliveries }),
                 // Deleted without an acknowledgement, which follows here.
                 None => connection.xack::<_, _, _, ()>(&key, GROUP, &[id]).await?,
             }
@@ -91,23 +92,23 @@ impl Streams {
         Ok(taken)
     }
 
-    /// Takes those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
-    /// checked; when all were, the next call begins at the start of the stream. Entries that were taken although this
-    /// fails are taken over later, as idle ones are.
+    /// Adopts those of the next `count` delivered entries that no consumer has pending. `after` is the last entry
+    /// checked; when all were, the next call begins at the start of the stream. Entries that were adopted although
+    /// this fails are taken over later, as idle ones are.
     pub async fn adopt(
         &self,
         partition: Partition,
         consumer: &str,
         after: &mut String,
         count: usize,
-    ) -> Result<Vec<Delivery>, FenceError> {
+    ) -> Result<Vec<PendingEntry>, RedisCallError> {
         let args = [GROUP, consumer, after, &count.to_string()];
         let (last, ids) = self.partitions.run(partition, &ADOPT, &args).await?;
         *after = last;
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             if let Some(entry) = self.entry(partition, &id).await? {
-                taken.push(Delivery { entry, deliveries: 1 });
+                taken.push(PendingEntry { entry, deliveries: 1 });
             }
         }
         Ok(taken)
@@ -137,7 +138,7 @@ impl Streams {
     }
 
     /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
-    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), FenceError> {
+    pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), RedisCallError> {
         let mut args = vec![GROUP];
         args.extend_from_slice(ids);
         self.partitions.run(partition, &SETTLE, &args).await
@@ -155,7 +156,7 @@ impl Streams {
         &self,
         partition: Partition,
         consumer: &str,
-    ) -> Result<(), FenceError> {
+    ) -> Result<(), RedisCallError> {
         self.partitions.run(partition, &REMOVE_CONSUMER, &[GROUP, consumer]).await
     }
 

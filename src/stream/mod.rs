@@ -1,6 +1,6 @@
 //! The streams between Redis and the ledger: `orders` with its consumer group, and `dead`.
 //!
-//! Must never: trim a stream, spend a delivery on a read of history or a takeover (R4), acknowledge
+//! Must never: trim a stream, count a delivery for a read of pending entries or a takeover (R4), acknowledge
 //! without deleting, or hold a shared connection with a blocking read.
 
 mod cut;
@@ -11,10 +11,10 @@ mod group;
 mod read;
 
 pub use cut::{Cut, CutError, IdempotencyCut, ProductCut};
-pub use dead::{DeadEntry, DeadPage, Rejection};
-pub use drain::{Source, Surviving};
+pub use dead::{DeadEntry, DeadPage, MoveToDead};
+pub use drain::{Source, UndrainedEntry};
 pub use entry::{Entry, EntryError, FORMAT};
-pub use group::Delivery;
+pub use group::PendingEntry;
 pub use read::Found;
 
 use crate::redis::Partitions;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Epoch, Partition, PartitionEpoch, ReservationId},
-    redis::{FenceError, GROUP, Key, script},
+    redis::{GROUP, Key, RedisCallError, script},
     telemetry::PartitionReading,
 };
 
@@ -24,30 +24,35 @@ pub enum Found {
     Nothing {
         /// The epoch in which they were read.
         epoch: Epoch,
-        /// The highest seq of this epoch that was settled as stored; 0 for none.
-        stored: u64,
+        /// The highest seq of this epoch that was settled; 0 for none.
+        stored_seq: u64,
     },
 }
 
-// The fields of the entry, or the highest seq that was settled as stored.
+// The fields of the entry, or the highest seq that was settled.
 script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
     [Meta, Orders, Dead, DeadIndex] {
     ["found", ref elements @ ..] => Ok(fields(elements)?),
-    ["none", stored] => Err(stored.parse().ok()?),
+    ["none", stored_seq] => Err(stored_seq.parse().ok()?),
 });
 
 impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
     /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
-    /// this returns. It runs under the fence, since an older Redis holds entries that are settled.
-    pub async fn find(&self, partition: Partition, id: ReservationId) -> Result<Found, FenceError> {
+    /// this returns. The script begins with the fence: a Redis with older data (a restored backup) holds entries that
+    /// are settled.
+    pub async fn find(
+        &self,
+        partition: Partition,
+        id: ReservationId,
+    ) -> Result<Found, RedisCallError> {
         let epoch = self.partitions.epoch(partition)?;
         let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
         let args = [entry_id.as_str(), &id.to_string(), &random];
         let at = PartitionEpoch { partition, epoch };
-        Ok(match self.partitions.run_in(at, &FIND, &args).await? {
+        Ok(match self.partitions.run_in_epoch(at, &FIND, &args).await? {
             Ok(fields) => Found::Entry(Entry { id: entry_id, fields }),
-            Err(stored) => Found::Nothing { epoch, stored },
+            Err(stored_seq) => Found::Nothing { epoch, stored_seq },
         })
     }
 

@@ -88,7 +88,7 @@ impl ExportLog {
         Self { what, failing: AtomicBool::new(false) }
     }
 
-    fn note(&self, result: &OTelSdkResult) {
+    fn log_change(&self, result: &OTelSdkResult) {
         let (what, failed) = (self.what, result.is_err());
         let changed = self.failing.swap(failed, Ordering::Relaxed) != failed;
         match result {
@@ -112,7 +112,7 @@ pub(super) struct LoggingSpanExporter {
 impl opentelemetry_sdk::trace::SpanExporter for LoggingSpanExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let result = self.inner.export(batch).await;
-        self.log.note(&result);
+        self.log.log_change(&result);
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl MetricSender {
             Ok(()) => self.exporter.export(&metrics).await,
             Err(error) => Err(error),
         };
-        self.log.note(&result);
+        self.log.log_change(&result);
     }
 }
 

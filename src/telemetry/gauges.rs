@@ -57,8 +57,8 @@ impl Metrics {
     }
 
     /// The sum of all differences that an audit found.
-    pub fn set_conservation_error(&self, differences: u64) {
-        self.instruments().conservation.record(differences, &[]);
+    pub fn set_audit_differences(&self, differences: u64) {
+        self.instruments().audit_differences.record(differences, &[]);
     }
 
     /// This many accepted reservations were lost; at least so many, if the count is not exact.

@@ -54,7 +54,7 @@ instruments! {
     /// The instruments of a process.
     Instruments {
         calls: Histogram<f64> = "rpc.server.call.duration", "gRPC calls.";
-        refused: Counter<u64> = "yoink.refused", "Calls refused before Redis was asked.";
+        shed: Counter<u64> = "yoink.shed", "Calls refused before a unit was taken.";
         ack_wait: Histogram<f64> = "yoink.ack.wait_duration",
             "From accepted to answered, of calls that wait for replicas or the ledger.";
 
@@ -70,9 +70,9 @@ instruments! {
         lag: Gauge<u64> = "yoink.orders.lag", "Entries not delivered yet.";
         oldest: Gauge<f64> = "yoink.orders.oldest", "How long the oldest order has waited.";
         backlog_max: Gauge<u64> = "yoink.backlog.max_entries",
-            "Entries in a partition's orders stream from which on requests are refused.";
-        store_batch: Histogram<u64> = "yoink.store.batch_size", "Orders in a transaction.";
-        store_delay: Histogram<f64> = "yoink.store_delay", "From accepted to stored.";
+            "Entries in a partition's orders stream at which requests are refused.";
+        store_batch: Histogram<u64> = "yoink.orders.stored_batch_size", "Orders in a transaction.";
+        store_delay: Histogram<f64> = "yoink.orders.store_delay", "From accepted to stored.";
         dead: Gauge<u64> = "yoink.dead.depth", "Entries in the dead stream.";
         dead_letters: Counter<u64> = "yoink.dead_letters", "Orders moved to a dead stream.";
         unlisted: Counter<u64> = "yoink.ledger.unlisted_errors",
@@ -93,7 +93,7 @@ instruments! {
         store_up: Gauge<u64> = "yoink.store.up", "1 if the store answered the last scrape in time.";
         durability: Gauge<u64> = "yoink.durability", "1 for the durability that each store gives.";
 
-        conservation: Gauge<u64> = "yoink.conservation.error_units",
+        audit_differences: Gauge<u64> = "yoink.audit.differences",
             "The sum of all differences that the last audit found; 0 if both stores agree.";
         audit_unknown: Gauge<u64> = "yoink.audit.unknown",
             "1 if the last audit could not read everything.";

@@ -21,8 +21,8 @@ const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemet
 pub fn init(config: &Config) -> anyhow::Result<Traces> {
     let traces = Traces::new(config)?;
     let tracer = traces.tracer();
-    let mut filter =
-        EnvFilter::try_new(&config.log).context("`log` must be a filter such as `info`")?;
+    let mut filter = EnvFilter::try_new(&config.log_filter)
+        .context("`log_filter` must be a filter such as `info`")?;
     for muted in MUTED_TARGETS {
         filter = filter.add_directive(muted.parse()?);
     }

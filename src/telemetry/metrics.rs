@@ -23,19 +23,19 @@ use crate::config::Config;
 const OUTCOMES: [&str; 11] = [
     "accepted",
     "duplicate",
-    "lost",
+    "lost_or_unknown",
     "sold_out",
     "limit_reached",
-    "not_open",
-    "ended",
-    "stopped",
-    "unknown_product",
+    "sale_not_open",
+    "sale_closed",
+    "sale_stopped",
+    "product_not_found",
     "backlog_full",
-    "none",
+    "undecided",
 ];
-const REFUSALS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
+const SHED_REASONS: [&str; 3] = ["OVERLOADED", "RATE_LIMITED", "ACK_UNAVAILABLE"];
 const REDIS_ERRORS: [&str; 3] = ["fenced", "unavailable", "malformed"];
-const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "silent", "replica"];
+const DROPPED_CONNECTIONS: [&str; 4] = ["unreachable", "closed", "no_answer", "replica"];
 
 /// Whether OpenTelemetry counts a status code as an error of a gRPC server; the others are answers, or a caller's
 /// mistake.
@@ -93,11 +93,11 @@ impl Metrics {
     }
 
     fn export_first_values(&self) {
-        let Instruments { build_info, refused, redis_errors, .. } = self.instruments();
+        let Instruments { build_info, shed, redis_errors, .. } = self.instruments();
         let version = KeyValue::new("version", env!("CARGO_PKG_VERSION"));
         build_info.record(1, &[version, KeyValue::new("commit", env!("YOINK_COMMIT"))]);
         OUTCOMES.into_iter().for_each(|outcome| self.record_outcome(outcome, 0));
-        REFUSALS.into_iter().for_each(|reason| refused.add(0, &[KeyValue::new("reason", reason)]));
+        SHED_REASONS.into_iter().for_each(|reason| shed.add(0, &[KeyValue::new("reason", reason)]));
         for error in REDIS_ERRORS {
             let labels = [KeyValue::new("script", "reserve"), KeyValue::new("error", error)];
             redis_errors.add(0, &labels);
@@ -155,9 +155,9 @@ impl Metrics {
         self.instruments().unlisted.add(1, &[KeyValue::new("sqlstate", label)]);
     }
 
-    /// A call was refused before Redis was asked; `reason` is one of the API's.
-    pub fn record_refused(&self, reason: &'static str) {
-        self.instruments().refused.add(1, &[KeyValue::new("reason", reason)]);
+    /// A call was shed: refused before a unit was taken; `reason` is one of the API's.
+    pub fn record_shed(&self, reason: &'static str) {
+        self.instruments().shed.add(1, &[KeyValue::new("reason", reason)]);
     }
 
     /// An answer has waited for its acknowledgement.

@@ -8,15 +8,15 @@ use super::{
     BATCH_MAX, WorkerContext,
     delayed_orders::DelayedOrders,
     pause::{Pause, PauseReason},
-    store::{Attempt, Failure, Unlisted, store},
+    store::{BatchResult, RejectedOrder, Unlisted, store},
     takeover::{Takeover, or_restored_group},
 };
 use crate::{
     crash_point,
     domain::{Epoch, Partition, next_delivery},
-    redis::{Connection, FenceError},
+    redis::{Connection, RedisCallError},
     stock::{ReleaseFrom, ReleaseOutcome},
-    stream::{Delivery, Rejection},
+    stream::{MoveToDead, PendingEntry},
     tasks::tick,
     telemetry,
 };
@@ -28,8 +28,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The epoch in which an order was accepted; `None` if this program did not write the entry.
-fn epoch_of(delivery: &Delivery) -> Option<Epoch> {
-    delivery.entry.id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok()).map(Epoch)
+fn epoch_of(pending: &PendingEntry) -> Option<Epoch> {
+    pending.entry.id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok()).map(Epoch)
 }
 
 /// The consumer of one partition.
@@ -38,7 +38,7 @@ pub struct Consumer {
     partition: Partition,
     reader: Connection,
     /// Entries that are read and not settled; they are kept through every pause.
-    held: Vec<Delivery>,
+    unsettled: Vec<PendingEntry>,
     delayed: DelayedOrders,
     takeover: Takeover,
     /// Whether a probe found the partition open, and no step has failed since.
@@ -54,7 +54,7 @@ impl Consumer {
             context,
             partition,
             reader,
-            held: Vec::new(),
+            unsettled: Vec::new(),
             takeover: Takeover::new(),
             open: false,
             block: BLOCK,
@@ -99,14 +99,13 @@ impl Consumer {
             return;
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
-        let held = self.held.len();
-        if let PauseReason::LedgerUnavailable
-        | PauseReason::RedisUnavailable
-        | PauseReason::Fenced = pause.reason
+        let unsettled = self.unsettled.len();
+        if let PauseReason::LedgerTransient | PauseReason::RedisUnavailable | PauseReason::Fenced =
+            pause.reason
         {
-            tracing::warn!(%partition, held, error, "consumption paused: {}", pause.reason);
+            tracing::warn!(%partition, unsettled, error, "consumption paused: {}", pause.reason);
         } else {
-            tracing::error!(%partition, held, error, "consumption paused: {}", pause.reason);
+            tracing::error!(%partition, unsettled, error, "consumption paused: {}", pause.reason);
         }
     }
 
@@ -120,31 +119,32 @@ impl Consumer {
 
     async fn process_batch(&mut self) -> Result<usize, Pause> {
         self.fill().await?;
-        if self.held.is_empty() {
+        if self.unsettled.is_empty() {
             return Ok(0);
         }
         crash_point::reach("after_read");
         let epoch = self.context.stock.partitions().epoch(self.partition)?;
         self.drop_earlier_epochs(epoch);
-        if let Some(later) = self.held.iter().find(|delivery| epoch_of(delivery) > Some(epoch)) {
+        if let Some(later) = self.unsettled.iter().find(|pending| epoch_of(pending) > Some(epoch)) {
             let source = format!("entry {} is of an epoch after {epoch}", later.entry.id);
             return Err(Pause { reason: PauseReason::Fenced, source: source.into() });
         }
-        let batch = std::mem::take(&mut self.held);
+        let batch = std::mem::take(&mut self.unsettled);
         let size = batch.len();
         debug_assert!(size <= BATCH_MAX, "a batch of {size} entries");
         let (ledger, metrics) = (&self.context.ledger, &self.context.metrics);
-        let attempt = store(ledger, metrics, self.partition, epoch, batch).await;
-        self.finish(attempt).await?;
+        let result = store(ledger, metrics, self.partition, epoch, batch).await;
+        self.finish(result).await?;
         Ok(size)
     }
 
-    /// Fills `held`, if it is empty: with delayed orders that are due, else with entries to take over, else with new ones.
+    /// Fills `unsettled`, if it is empty: with delayed orders that are due, else with entries to take over, else with new
+    /// ones.
     async fn fill(&mut self) -> Result<(), Pause> {
-        if self.held.is_empty() {
-            self.held = self.delayed.take_due(BATCH_MAX);
+        if self.unsettled.is_empty() {
+            self.unsettled = self.delayed.take_due(BATCH_MAX);
         }
-        if !self.held.is_empty() {
+        if !self.unsettled.is_empty() {
             return Ok(());
         }
         // Reads are not fenced. At the start and after every failure, a probe must find the partition open
@@ -158,9 +158,9 @@ impl Consumer {
             let delayed = self.delayed.entries();
             let taken = self.takeover.run(&self.context, self.partition, delayed.len()).await?;
             let new = taken.into_iter().filter(|taken| !delayed.contains(taken.entry.id.as_str()));
-            self.held = new.take(BATCH_MAX).collect();
+            self.unsettled = new.take(BATCH_MAX).collect();
         }
-        if self.held.is_empty() {
+        if self.unsettled.is_empty() {
             self.read_new().await?;
         }
         Ok(())
@@ -169,8 +169,8 @@ impl Consumer {
     /// A rebuild has stored, voided or reported lost every order that was accepted before it (R8): no
     /// order of an earlier epoch may be stored under this one.
     fn drop_earlier_epochs(&mut self, epoch: Epoch) {
-        let current = |delivery: &Delivery| epoch_of(delivery).is_none_or(|found| found >= epoch);
-        self.held.retain(current);
+        let current = |pending: &PendingEntry| epoch_of(pending).is_none_or(|found| found >= epoch);
+        self.unsettled.retain(current);
         self.delayed.retain(current);
     }
 
@@ -190,37 +190,37 @@ impl Consumer {
         if read.is_err() {
             self.takeover.read_failed();
         }
-        self.held = or_restored_group(&self.context, self.partition, read).await?;
+        self.unsettled = or_restored_group(&self.context, self.partition, read).await?;
         Ok(())
     }
 
-    /// Settles, releases, delays or moves each entry of an attempt. An entry for which Redis fails is held
-    /// and stored again: every part may be repeated.
-    async fn finish(&mut self, attempt: Attempt) -> Result<(), Pause> {
+    /// Settles, releases, delays or moves each entry of a batch. An entry for which Redis fails stays
+    /// unsettled and is stored again: every part may be repeated.
+    async fn finish(&mut self, result: BatchResult) -> Result<(), Pause> {
         crash_point::reach("after_commit");
-        for mismatch in &attempt.mismatched {
+        for mismatch in &result.mismatched {
             tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkNotConserved)");
         }
-        self.held = attempt.unfinished;
-        let mut pause = attempt.pause;
+        self.unsettled = result.unfinished;
+        let mut pause = result.pause;
         let ids: Vec<&str> =
-            attempt.stored.iter().map(|delivery| delivery.entry.id.as_str()).collect();
+            result.stored.iter().map(|pending| pending.entry.id.as_str()).collect();
         if !ids.is_empty()
             && let Err(error) = self.context.streams.settle(self.partition, &ids).await
         {
             pause = pause.or(Some(error.into()));
-            self.held.extend(attempt.stored);
+            self.unsettled.extend(result.stored);
         }
-        for delivery in attempt.voided {
-            if let Err(error) = self.release(&delivery).await {
+        for pending in result.voided {
+            if let Err(error) = self.release(&pending).await {
                 pause = pause.or(Some(error));
-                self.held.push(delivery);
+                self.unsettled.push(pending);
             }
         }
-        for failure in attempt.failed {
-            pause = pause.or(self.handle_failure(failure).await.err());
+        for rejected in result.rejected {
+            pause = pause.or(self.handle_rejected(rejected).await.err());
         }
-        let Some(pause) = self.keep_unlisted(attempt.unlisted, pause) else { return Ok(()) };
+        let Some(pause) = self.keep_unlisted(result.unlisted, pause) else { return Ok(()) };
         if pause.reason == PauseReason::Inconsistent {
             self.close_partition().await;
         }
@@ -228,8 +228,8 @@ impl Consumer {
     }
 
     /// Gives back the unit of a voided order whose entry is still in `orders` (R6).
-    async fn release(&self, delivery: &Delivery) -> Result<(), Pause> {
-        let (context, id) = (&self.context, &delivery.entry.id);
+    async fn release(&self, pending: &PendingEntry) -> Result<(), Pause> {
+        let (context, id) = (&self.context, &pending.entry.id);
         match context.stock.release(self.partition, ReleaseFrom::Orders, id).await? {
             ReleaseOutcome::Released | ReleaseOutcome::AlreadyReleased => {
                 tracing::debug!(partition = %self.partition, entry = id, "voided order released");
@@ -245,33 +245,33 @@ impl Consumer {
     }
 
     /// Counts an order's own failure in its deliveries; after the last one, moves it to the dead stream.
-    async fn handle_failure(&mut self, failure: Failure) -> Result<(), Pause> {
+    async fn handle_rejected(&mut self, rejected: RejectedOrder) -> Result<(), Pause> {
         let settings = self.context.settings;
-        let next = next_delivery(failure.delivery.deliveries, settings.max_deliveries);
-        let Some(deliveries) = next else { return self.move_to_dead(failure).await };
-        let delivery = Delivery { deliveries, ..failure.delivery };
-        let id = delivery.entry.id.clone();
-        self.delayed.add_failed(delivery);
+        let next = next_delivery(rejected.pending.deliveries, settings.deliveries_max);
+        let Some(deliveries) = next else { return self.move_to_dead(rejected).await };
+        let pending = PendingEntry { deliveries, ..rejected.pending };
+        let id = pending.entry.id.clone();
+        self.delayed.add_rejected(pending);
         let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         Ok(streams.set_deliveries(self.partition, consumer, &id, deliveries).await?)
     }
 
-    async fn move_to_dead(&mut self, failure: Failure) -> Result<(), Pause> {
-        let Failure { delivery, order, reason, sqlstate } = failure;
+    async fn move_to_dead(&mut self, rejected: RejectedOrder) -> Result<(), Pause> {
+        let RejectedOrder { pending, order, reason, sqlstate } = rejected;
         let reservation_id = order.as_ref().map(|order| order.id);
         let traceparent = order.and_then(|order| order.traceparent);
-        let entry_id = delivery.entry.id.clone();
-        let rejection = Rejection { entry_id, reservation_id, reason, sqlstate };
-        if let Err(error) = self.context.streams.move_to_dead(self.partition, &rejection).await {
+        let entry_id = pending.entry.id.clone();
+        let request = MoveToDead { entry_id, reservation_id, reason, sqlstate };
+        if let Err(error) = self.context.streams.move_to_dead(self.partition, &request).await {
             // Delayed, so that the others of the batch are settled, which frees the memory that this move may need.
-            self.delayed.add_failed(delivery);
+            self.delayed.add_rejected(pending);
             return Err(error.into());
         }
         tracing::error!(
             partition = %self.partition,
             reservation.id = reservation_id.map(tracing::field::display),
             trace_id = traceparent.as_deref().and_then(telemetry::trace_id),
-            reason = rejection.reason,
+            reason = request.reason,
             "an order cannot be stored: moved to the dead stream"
         );
         self.context.metrics.record_dead_letter();
@@ -285,26 +285,26 @@ impl Consumer {
         let refused = pause.as_ref().map(|pause| pause.reason);
         let refused = matches!(refused, Some(PauseReason::LedgerUnlisted(Some(_))));
         if refused {
-            self.held = self.delayed.add_unlisted_again(std::mem::take(&mut self.held));
+            self.unsettled = self.delayed.add_unlisted_again(std::mem::take(&mut self.unsettled));
         }
-        for Unlisted { delivery, sqlstate, reason } in unlisted {
-            let entry = delivery.entry.id.clone();
-            if self.delayed.add_unlisted(delivery, sqlstate) {
+        for Unlisted { pending, sqlstate, reason } in unlisted {
+            let entry = pending.entry.id.clone();
+            if self.delayed.add_unlisted(pending, sqlstate) {
                 tracing::error!(
                     partition = %self.partition, entry, %sqlstate, reason,
                     "Postgres refused an order with a SQLSTATE that this program does not classify (src/ledger/error.rs); it is kept and tried again"
                 );
             }
         }
-        self.context.pauses.set_unlisted(self.partition, self.delayed.unlisted(&self.held));
-        pause.filter(|_| !(refused && self.held.is_empty()))
+        self.context.pauses.set_unlisted(self.partition, self.delayed.unlisted(&self.unsettled));
+        pause.filter(|_| !(refused && self.unsettled.is_empty()))
     }
 
     /// Stops the sale of a partition whose stores disagree.
     async fn close_partition(&self) {
         match self.context.lifecycle.close(self.partition).await {
             // Fenced: it is closed already.
-            Ok(()) | Err(FenceError::Fenced(_)) => {}
+            Ok(()) | Err(RedisCallError::Fenced(_)) => {}
             Err(error) => {
                 tracing::warn!(partition = %self.partition, error = &error as &dyn std::error::Error, "Redis and the ledger disagree, and Redis did not confirm that the partition is closed: it may still sell; trying again");
             }

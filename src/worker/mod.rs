@@ -1,14 +1,14 @@
 //! The background loops: consumers store accepted orders, releasers void dead ones.
 //!
 //! ```text
-//! orders ──read──> held ──store──> settled               (acknowledged and deleted)
-//!            ▲       │ the order itself is refused
-//!            │       ▼
-//!            └── delayed ──past max_deliveries──> dead ──release──> voided, unit given back
+//! orders ──read──> unsettled ──store──> settled          (acknowledged and deleted)
+//!            ▲         │ the ledger rejects the order itself
+//!            │         ▼
+//!            └──── delayed ──past deliveries_max──> dead ──release──> voided, unit given back
 //! ```
 //!
-//! Must never: spend a delivery on an outage, drop what a consumer holds, or move an order to the dead stream unless
-//! the ledger has just refused it.
+//! Must never: count a delivery for an outage, drop an entry that is not settled, or move an order to the dead stream
+//! unless its last delivery has failed: the ledger rejected it, or it cannot be read.
 
 mod consumer;
 mod delayed_orders;
@@ -34,11 +34,11 @@ const BATCH_MAX: usize = 500;
 /// Settings of the loops.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerSettings {
-    /// After this many refusals an order is moved to the dead stream.
-    pub max_deliveries: u32,
+    /// After this many failed deliveries an order is moved to the dead stream.
+    pub deliveries_max: u32,
     /// An entry is taken over after it was idle for this long.
     pub takeover_idle: Duration,
-    /// The delay between an order's refusal and its next attempt; it doubles each time.
+    /// The delay between a failed delivery of an order and the next one; it doubles each time.
     pub retry_delay: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! Why consumption of a partition is paused. A pause is no failure of an order, and costs no order a
-//! delivery (R4).
+//! Why consumption of a partition is paused. A pause is no failure of an order, and no delivery is counted for it
+//! (R4).
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,7 +9,7 @@ use crate::{
     dead_letters::DeadLetterError,
     domain::Partition,
     ledger::{LedgerError, Sqlstate, code_of},
-    redis::FenceError,
+    redis::RedisCallError,
     stock::StockError,
 };
 
@@ -17,11 +17,13 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each has its message")]
 pub enum PauseReason {
-    #[error("Postgres is unavailable")]
-    LedgerUnavailable,
+    #[error("Postgres cannot do this now")]
+    LedgerTransient,
+    #[error("the ledger holds an invalid value in {0}: correct the row")]
+    LedgerInvalidData(&'static str),
     #[error("Postgres fails with SQLSTATE {}, which this program does not classify (src/ledger/error.rs)", code_of(*.0))]
     LedgerUnlisted(Option<Sqlstate>),
-    #[error("Postgres refuses: its schema, role or database is wrong")]
+    #[error("Postgres refuses statements: its schema, role or database is wrong")]
     LedgerMisconfigured,
     #[error("Postgres refuses to void a dead letter or to record it (SQLSTATE {}): correct the constraint or trigger", code_of(*.0))]
     VoidRefused(Option<Sqlstate>),
@@ -50,26 +52,27 @@ pub struct Pause {
 impl From<LedgerError> for Pause {
     fn from(error: LedgerError) -> Self {
         let reason = match &error {
-            LedgerError::Unavailable { .. } => PauseReason::LedgerUnavailable,
+            LedgerError::Transient { .. } => PauseReason::LedgerTransient,
             // Of a void or its record: the rejection of an order is handled before it becomes a pause.
             LedgerError::Rejected { sqlstate, .. } => {
                 PauseReason::VoidRefused(Sqlstate::new(sqlstate))
             }
             LedgerError::Unlisted { sqlstate, .. } => PauseReason::LedgerUnlisted(*sqlstate),
+            LedgerError::InvalidData(column) => PauseReason::LedgerInvalidData(column),
             LedgerError::Misconfigured { .. } => PauseReason::LedgerMisconfigured,
             LedgerError::Inconsistent { .. } => PauseReason::Inconsistent,
-            LedgerError::GateClosed => PauseReason::Fenced,
+            LedgerError::EpochChanged => PauseReason::Fenced,
         };
         Self { reason, source: error.into() }
     }
 }
 
-impl From<FenceError> for Pause {
-    fn from(error: FenceError) -> Self {
+impl From<RedisCallError> for Pause {
+    fn from(error: RedisCallError) -> Self {
         let reason = match &error {
-            FenceError::Fenced(_) => PauseReason::Fenced,
-            FenceError::Unavailable { .. } => PauseReason::RedisUnavailable,
-            FenceError::Malformed(_) => PauseReason::Malformed,
+            RedisCallError::Fenced(_) => PauseReason::Fenced,
+            RedisCallError::Unavailable { .. } => PauseReason::RedisUnavailable,
+            RedisCallError::Malformed(_) => PauseReason::Malformed,
         };
         Self { reason, source: error.into() }
     }
@@ -77,7 +80,7 @@ impl From<FenceError> for Pause {
 
 impl From<RedisError> for Pause {
     fn from(error: RedisError) -> Self {
-        FenceError::from(error).into()
+        RedisCallError::from(error).into()
     }
 }
 
@@ -85,7 +88,7 @@ impl From<DeadLetterError> for Pause {
     fn from(error: DeadLetterError) -> Self {
         match error {
             DeadLetterError::Ledger(error) => error.into(),
-            DeadLetterError::Fence(error) | DeadLetterError::Stock(StockError::Fence(error)) => {
+            DeadLetterError::Redis(error) | DeadLetterError::Stock(StockError::Redis(error)) => {
                 error.into()
             }
             DeadLetterError::Stock(error) => {
@@ -142,15 +145,17 @@ impl Pauses {
         self.lock()[partition.index()].pause.is_some()
     }
 
-    /// The reasons of all pauses, without duplicates.
-    pub fn reasons(&self) -> Vec<PauseReason> {
-        let mut reasons = Vec::new();
-        for reason in self.lock().iter().filter_map(|state| state.pause) {
-            if !reasons.contains(&reason) {
-                reasons.push(reason);
+    /// The reason of each pause, once, with the numbers of its partitions.
+    pub fn by_reason(&self) -> Vec<(PauseReason, Vec<usize>)> {
+        let mut pauses: Vec<(PauseReason, Vec<usize>)> = Vec::new();
+        for (number, state) in self.lock().iter().enumerate() {
+            let Some(reason) = state.pause else { continue };
+            match pauses.iter_mut().find(|(found, _)| *found == reason) {
+                Some((_, partitions)) => partitions.push(number),
+                None => pauses.push((reason, vec![number])),
             }
         }
-        reasons
+        pauses
     }
 
     /// The kept orders, by partition number.

@@ -1,4 +1,4 @@
-//! Stores a batch. If an order of it is refused, halves the batch until the order is alone, and stores the
+//! Stores a batch. If Postgres fails on an order of it, halves the batch until the order is alone, and stores the
 //! others.
 
 use std::{
@@ -12,14 +12,14 @@ use super::pause::{Pause, PauseReason};
 use crate::{
     domain::{Epoch, Order, Partition},
     ledger::{Ledger, LedgerError, Mismatch, Sqlstate, Stored, code_of},
-    stream::{Delivery, EntryError},
+    stream::{EntryError, PendingEntry},
     telemetry::Metrics,
 };
 
-/// An order that cannot be stored.
+/// An order that cannot be stored: the ledger rejected it, or its entry cannot be read.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) delivery: Delivery,
+pub(super) struct RejectedOrder {
+    pub(super) pending: PendingEntry,
     pub(super) order: Option<Order>,
     pub(super) reason: String,
     pub(super) sqlstate: Option<String>,
@@ -28,41 +28,41 @@ pub(super) struct Failure {
 /// An order that Postgres refused with an unlisted SQLSTATE.
 #[derive(Debug)]
 pub(super) struct Unlisted {
-    pub(super) delivery: Delivery,
+    pub(super) pending: PendingEntry,
     pub(super) sqlstate: Sqlstate,
     pub(super) reason: String,
 }
 
 /// What happened to each entry of a batch.
 #[derive(Debug, Default)]
-pub(super) struct Attempt {
+pub(super) struct BatchResult {
     /// In the ledger: to be settled.
-    pub(super) stored: Vec<Delivery>,
+    pub(super) stored: Vec<PendingEntry>,
     /// Voided before: their units are to be given back (R6).
-    pub(super) voided: Vec<Delivery>,
+    pub(super) voided: Vec<PendingEntry>,
     /// The ledger holds another order under their ids.
     pub(super) mismatched: Vec<Mismatch>,
-    /// Refused, each for a reason of its own.
-    pub(super) failed: Vec<Failure>,
+    /// Rejected, each for a reason of its own.
+    pub(super) rejected: Vec<RejectedOrder>,
     /// Refused with an unlisted SQLSTATE: to be kept, and tried again later.
     pub(super) unlisted: Vec<Unlisted>,
     /// Not stored because of `pause`.
-    pub(super) unfinished: Vec<Delivery>,
+    pub(super) unfinished: Vec<PendingEntry>,
     pub(super) pause: Option<Pause>,
 }
 
-impl Attempt {
+impl BatchResult {
     fn entries(&self) -> usize {
-        let Self { stored, voided, mismatched, failed, unlisted, unfinished, pause: _ } = self;
-        let refused = mismatched.len() + failed.len() + unlisted.len();
-        stored.len() + voided.len() + refused + unfinished.len()
+        let Self { stored, voided, mismatched, rejected, unlisted, unfinished, pause: _ } = self;
+        let not_stored = mismatched.len() + rejected.len() + unlisted.len() + unfinished.len();
+        stored.len() + voided.len() + not_stored
     }
 }
 
-type Batch = Vec<(Delivery, Order)>;
+type Batch = Vec<(PendingEntry, Order)>;
 
 /// Why a batch was not stored.
-enum Fault {
+enum StoreError {
     /// One of its orders cannot be stored.
     Order { reason: String, sqlstate: Option<String> },
     /// It is unknown whether one of its orders is the cause.
@@ -71,9 +71,9 @@ enum Fault {
     Pause(Pause),
 }
 
-impl Fault {
+impl StoreError {
     /// Classifies a failure. An unlisted one without a SQLSTATE is no failure of an order; nor is one after
-    /// which the attempt gives up.
+    /// which the batch is given up.
     fn of(error: LedgerError, give_up: bool) -> Self {
         match error {
             LedgerError::Rejected { sqlstate, source } => {
@@ -82,16 +82,17 @@ impl Fault {
             LedgerError::Unlisted { sqlstate: Some(sqlstate), source } if !give_up => {
                 Self::Unlisted { sqlstate, reason: source.to_string() }
             }
-            LedgerError::Unavailable { .. }
+            LedgerError::Transient { .. }
             | LedgerError::Unlisted { .. }
             | LedgerError::Misconfigured { .. }
             | LedgerError::Inconsistent { .. }
-            | LedgerError::GateClosed => Self::Pause(error.into()),
+            | LedgerError::InvalidData(_)
+            | LedgerError::EpochChanged => Self::Pause(error.into()),
         }
     }
 }
 
-/// After this many unlisted failures an attempt that has stored nothing gives up: most likely no order is
+/// After this many unlisted failures a batch of which nothing is stored is given up: most likely no order is
 /// the cause.
 const UNLISTED_MAX: usize = 32;
 
@@ -101,27 +102,27 @@ pub(super) async fn store(
     metrics: &Metrics,
     partition: Partition,
     epoch: Epoch,
-    batch: Vec<Delivery>,
-) -> Attempt {
-    let mut attempt = Attempt::default();
+    batch: Vec<PendingEntry>,
+) -> BatchResult {
+    let mut result = BatchResult::default();
     let entries = batch.len();
     let (mut stored_any, mut unlisted) = (false, 0);
-    let mut halves: Vec<Batch> = vec![decode(partition, batch, &mut attempt)];
+    let mut halves: Vec<Batch> = vec![decode(partition, batch, &mut result)];
     while let Some(batch) = halves.pop() {
         if batch.is_empty() {
             continue;
         }
-        if attempt.pause.is_some() {
-            attempt.unfinished.extend(batch.into_iter().map(|(delivery, _)| delivery));
+        if result.pause.is_some() {
+            result.unfinished.extend(batch.into_iter().map(|(pending, _)| pending));
             continue;
         }
         let orders: Vec<&Order> = batch.iter().map(|(_, order)| order).collect();
         let stored = AssertUnwindSafe(ledger.store(partition, epoch, &orders)).catch_unwind().await;
-        let fault = match stored {
+        let error = match stored {
             Ok(Ok(stored)) => {
                 metrics.record_stored(orders.iter().map(|order| age(order)));
                 stored_any = true;
-                add_stored(batch, stored, &mut attempt);
+                add_stored(batch, stored, &mut result);
                 continue;
             }
             Ok(Err(error)) => {
@@ -129,56 +130,61 @@ pub(super) async fn store(
                     metrics.record_unlisted(code_of(*sqlstate));
                     unlisted += 1;
                 }
-                Fault::of(error, unlisted >= UNLISTED_MAX && !stored_any)
+                StoreError::of(error, unlisted >= UNLISTED_MAX && !stored_any)
             }
             Err(_panic) => {
                 let reason = "this program panicked while it stored this order".to_owned();
-                Fault::Order { reason, sqlstate: None }
+                StoreError::Order { reason, sqlstate: None }
             }
         };
-        halves.extend(split(batch, fault, &mut attempt));
+        halves.extend(split(batch, error, &mut result));
     }
-    debug_assert_eq!(attempt.entries(), entries, "an attempt accounts for each entry once");
-    attempt
+    debug_assert_eq!(result.entries(), entries, "the result has each entry once");
+    result
 }
 
-/// Sorts a batch that was not stored: a single order by its fault; more than one are returned in halves.
-fn split(mut batch: Batch, fault: Fault, attempt: &mut Attempt) -> Vec<Batch> {
-    match fault {
-        Fault::Pause(pause) => {
-            attempt.pause = Some(pause);
-            attempt.unfinished.extend(batch.into_iter().map(|(delivery, _)| delivery));
+/// Sorts a batch that was not stored: a single order by its error; more than one are returned in halves.
+fn split(mut batch: Batch, error: StoreError, result: &mut BatchResult) -> Vec<Batch> {
+    match error {
+        StoreError::Pause(pause) => {
+            result.pause = Some(pause);
+            result.unfinished.extend(batch.into_iter().map(|(pending, _)| pending));
         }
-        Fault::Order { .. } | Fault::Unlisted { .. } if batch.len() > 1 => {
+        StoreError::Order { .. } | StoreError::Unlisted { .. } if batch.len() > 1 => {
             let second = batch.split_off(batch.len() / 2);
             return vec![second, batch];
         }
-        Fault::Order { reason, sqlstate } => {
-            if let Some((delivery, order)) = batch.pop() {
-                attempt.failed.push(Failure { delivery, order: Some(order), reason, sqlstate });
+        StoreError::Order { reason, sqlstate } => {
+            if let Some((pending, order)) = batch.pop() {
+                result.rejected.push(RejectedOrder {
+                    pending,
+                    order: Some(order),
+                    reason,
+                    sqlstate,
+                });
             }
         }
-        Fault::Unlisted { sqlstate, reason } => {
-            if let Some((delivery, _)) = batch.pop() {
-                attempt.unlisted.push(Unlisted { delivery, sqlstate, reason });
+        StoreError::Unlisted { sqlstate, reason } => {
+            if let Some((pending, _)) = batch.pop() {
+                result.unlisted.push(Unlisted { pending, sqlstate, reason });
             }
         }
     }
     Vec::new()
 }
 
-fn decode(partition: Partition, batch: Vec<Delivery>, attempt: &mut Attempt) -> Batch {
+fn decode(partition: Partition, batch: Vec<PendingEntry>, result: &mut BatchResult) -> Batch {
     let mut decoded = Vec::with_capacity(batch.len());
-    for delivery in batch {
-        match delivery.entry.order(partition, &delivery.entry.id) {
-            Ok(order) => decoded.push((delivery, order)),
+    for pending in batch {
+        match pending.entry.order(partition, &pending.entry.id) {
+            Ok(order) => decoded.push((pending, order)),
             Err(error @ EntryError::NewerFormat(_)) => {
                 let reason = PauseReason::NewerFormat;
-                attempt.pause = Some(Pause { reason, source: error.into() });
-                attempt.unfinished.push(delivery);
+                result.pause = Some(Pause { reason, source: error.into() });
+                result.unfinished.push(pending);
             }
-            Err(error @ EntryError::Malformed(_)) => attempt.failed.push(Failure {
-                delivery,
+            Err(error @ EntryError::Malformed(_)) => result.rejected.push(RejectedOrder {
+                pending,
                 order: None,
                 reason: error.to_string(),
                 sqlstate: None,
@@ -188,16 +194,16 @@ fn decode(partition: Partition, batch: Vec<Delivery>, attempt: &mut Attempt) -> 
     decoded
 }
 
-fn add_stored(batch: Batch, stored: Stored, attempt: &mut Attempt) {
-    for (delivery, order) in batch {
+fn add_stored(batch: Batch, stored: Stored, result: &mut BatchResult) {
+    for (pending, order) in batch {
         if stored.voided.contains(&order.id) {
-            attempt.voided.push(delivery);
+            result.voided.push(pending);
         } else if !stored.mismatched.iter().any(|mismatch| mismatch.id == order.id) {
             tracing::debug!(reservation.id = %order.id, "order stored");
-            attempt.stored.push(delivery);
+            result.stored.push(pending);
         }
     }
-    attempt.mismatched.extend(stored.mismatched);
+    result.mismatched.extend(stored.mismatched);
 }
 
 /// How long ago an order was accepted: this machine's clock against that of Redis.

@@ -1,13 +1,13 @@
 //! Takes over entries that another consumer read and left behind, and removes idle consumers.
 //!
-//! Must never: spend a delivery (R4), or move an entry to the dead stream.
+//! Must never: count a delivery (R4), or move an entry to the dead stream.
 
 use std::time::{Duration, Instant};
 
 use redis::RedisError;
 
 use super::{BATCH_MAX, WorkerContext, pause::Pause};
-use crate::{domain::Partition, stream::Delivery};
+use crate::{domain::Partition, stream::PendingEntry};
 
 /// The longest time between two takeovers.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
@@ -16,7 +16,7 @@ const INTERVAL_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Takeover {
     next: Instant,
     /// Whether a read failed: what Redis delivered in the lost answer is pending with this consumer, which
-    /// does not hold it.
+    /// did not get it.
     read_failed: bool,
     /// The last delivered entry that was checked for being pending; empty at the start of the stream.
     checked: String,
@@ -36,14 +36,14 @@ impl Takeover {
         (self.read_failed, self.next) = (true, Instant::now());
     }
 
-    /// Takes over entries that were idle for `takeover_idle`. The caller holds nothing, so entries of its own that it
-    /// lost by an error are taken over, too. It has delayed so many of its own entries.
+    /// Takes over entries that were idle for `takeover_idle`. The caller has no unsettled entries, so entries of its own
+    /// that it lost by an error are taken over, too. `delayed`: how many of its own entries are delayed.
     pub(super) async fn run(
         &mut self,
         context: &WorkerContext,
         partition: Partition,
         delayed: usize,
-    ) -> Result<Vec<Delivery>, Pause> {
+    ) -> Result<Vec<PendingEntry>, Pause> {
         let (streams, consumer) = (&context.streams, &context.consumer);
         if self.read_failed {
             let taken =
@@ -63,20 +63,19 @@ impl Takeover {
         Ok(taken)
     }
 
-    /// Takes over delivered entries that are pending with no consumer; each call checks a page of the
-    /// stream.
+    /// Adopts delivered entries that are pending with no consumer; each call checks a page of the stream.
     async fn adopt(
         &mut self,
         context: &WorkerContext,
         partition: Partition,
         count: usize,
-    ) -> Result<Vec<Delivery>, Pause> {
+    ) -> Result<Vec<PendingEntry>, Pause> {
         let (streams, consumer) = (&context.streams, &context.consumer);
         let adopted = streams.adopt(partition, consumer, &mut self.checked, count).await?;
         if let Some(first) = adopted.first() {
             tracing::error!(
                 %partition, entries = adopted.len(), first = first.entry.id,
-                "entries were pending with no consumer, as after XGROUP DELCONSUMER: taken over"
+                "entries were pending with no consumer, as after XGROUP DELCONSUMER: adopted"
             );
         }
         Ok(adopted)
@@ -103,8 +102,8 @@ async fn remove_idle_consumers(context: &WorkerContext, partition: Partition) ->
 pub(super) async fn or_restored_group(
     context: &WorkerContext,
     partition: Partition,
-    read: Result<Vec<Delivery>, RedisError>,
-) -> Result<Vec<Delivery>, Pause> {
+    read: Result<Vec<PendingEntry>, RedisError>,
+) -> Result<Vec<PendingEntry>, Pause> {
     if let Err(error) = &read
         && error.code() == Some("NOGROUP")
         && context.streams.restore_group(partition).await.is_ok()

@@ -45,7 +45,8 @@ async fn ledger_ack_is_answered_after_the_commit_even_by_another_process() {
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 300, "at once");
     // One commit answers many calls: no call has a transaction of its own. All that wait are one batch.
     let transactions = get(worker.http, "/metrics").await;
-    let count = transactions.lines().find(|line| line.starts_with("yoink_store_batch_size_count"));
+    let count =
+        transactions.lines().find(|line| line.starts_with("yoink_orders_stored_batch_size_count"));
     let count: u64 = count.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
     assert!(count <= 10, "{count} transactions for 300 orders");
     let again = api.buy("shoe", "user-0", "r").await.unwrap();
@@ -88,7 +89,7 @@ async fn call_may_override_ack_and_its_deadline_ends_only_the_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ledger_ack_answers_void_if_the_order_cannot_be_stored() {
     let env = TestEnv::with_durable_postgres().await;
-    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let service = env.serve(Role::All, &[("deliveries_max", "1")]).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
     env.sql().await.batch_execute(poison).await.unwrap();

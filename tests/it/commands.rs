@@ -106,7 +106,7 @@ async fn audit_reports_the_fault_and_exits_with_its_code() {
     let report: serde_json::Value = serde_json::from_slice(&violated.stdout).unwrap();
     assert_eq!(report["verdict"], "violated");
     let message = report["violations"][0].as_str().unwrap();
-    assert!(message.contains("product shoe") && message.contains("off by -1"), "{message}");
+    assert!(message.contains("product shoe") && message.contains("difference -1"), "{message}");
     let _: i64 = redis::cmd("HINCRBY")
         .arg(key("stock"))
         .arg("shoe")
@@ -139,11 +139,11 @@ async fn all_invalid_settings_are_reported_at_once_without_secrets() {
     let shown = yoink(&env, &["config", "check"]).await;
     assert!(shown.status.success());
     assert!(text(&shown.stdout).contains(&format!("key_prefix = \"{}\"", env.prefix)));
-    let bad = ["--set", "partitions=0", "--set", "max_deliveries=0", "config", "check"];
+    let bad = ["--set", "partitions=0", "--set", "deliveries_max=0", "config", "check"];
     let wrong = yoink(&env, &bad).await;
     assert_eq!(wrong.status.code(), Some(2));
     let message = text(&wrong.stderr);
-    assert!(message.contains("partitions") && message.contains("max_deliveries"), "{message}");
+    assert!(message.contains("partitions") && message.contains("deliveries_max"), "{message}");
     let secret = ["--set", "redis_url=redis://:hunter2@127.0.0.1:1", "config", "check"];
     let shown = yoink(&env, &secret).await;
     assert!(!text(&shown.stdout).contains("hunter2"));
@@ -155,7 +155,7 @@ async fn all_invalid_settings_are_reported_at_once_without_secrets() {
 async fn dead_letters_can_be_listed_shown_and_released() {
     let env = TestEnv::new().await;
     let service =
-        env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
+        env.serve(Role::All, &[("deliveries_max", "1"), ("dead_letter_release", "manual")]).await;
     service.create(product("shoe", 5)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(add).await.unwrap();

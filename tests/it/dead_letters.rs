@@ -11,7 +11,7 @@ use crate::harness::{Service, TestEnv, dead_entries, eventually, product};
 /// A service that dead-letters at the first failure and leaves the release to operators, with three dead entries.
 async fn with_three_dead(env: &TestEnv) -> (Service, Vec<String>) {
     let service =
-        env.serve(Role::All, &[("max_deliveries", "1"), ("dead_letter_release", "manual")]).await;
+        env.serve(Role::All, &[("deliveries_max", "1"), ("dead_letter_release", "manual")]).await;
     service.create(product("shoe", 10)).await;
     let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
     env.sql().await.batch_execute(add).await.unwrap();
@@ -53,7 +53,7 @@ async fn dead_order_stays_accepted_and_shows_why_it_is_dead() {
     let found = dead(&service, &ids[0]).await;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].user_id.as_str(), found[0].sqlstate.as_str()), ("bad-1", "23514"));
-    assert!(found[0].reason.contains("poison"), "{}", found[0].reason);
+    assert!(found[0].moved_reason.contains("poison"), "{}", found[0].moved_reason);
     let state = service.reservation(&ids[0]).await.unwrap().state();
     assert_eq!(state.as_str_name(), "RESERVATION_STATE_ACCEPTED");
     let report = env.audit().await;
@@ -102,7 +102,7 @@ async fn retry_stores_the_storable_entries_and_keeps_the_rest() {
     assert_eq!((answer.stored, answer.refused, answer.decided), (2, 1, 0));
     let left = dead(&service, "").await;
     assert_eq!(left.len(), 1);
-    assert_eq!(left[0].reservation_id, ids[2]);
+    assert_eq!(left[0].dead_key, ids[2]);
     let report = env.audit().await;
     assert_eq!(report.verdict(), yoink::audit::Verdict::Holds, "{report:#?}");
     assert_eq!((report.products[0].confirmed, report.products[0].in_dead), (3, 1));

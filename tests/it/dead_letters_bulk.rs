@@ -11,7 +11,7 @@ use yoink::{
         DeadEntryFilter, ListDeadEntriesRequest, ReleaseDeadEntriesRequest,
         ReleaseDeadEntriesResponse, RetryDeadEntriesRequest, RetryDeadEntriesResponse,
     },
-    ledger::{ActionBy, Void},
+    ledger::{ActionBy, VoidRequest},
 };
 
 use crate::harness::{Service, TestEnv, dead_entries, eventually, move_to_dead, product, reason};
@@ -151,7 +151,7 @@ async fn of_each_kind(env: &TestEnv, service: &Service) {
     let stored = stores.dead_letters.find(bad[0]).await.unwrap().unwrap().order().unwrap();
     stores.ledger.store(partition, epoch, &[&stored]).await.unwrap();
     let by = ActionBy { actor: "a process".to_owned(), reason: String::new() };
-    let void = Void { id: bad[1], reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+    let void = VoidRequest { id: bad[1], reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(partition, epoch, &void, &by).await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad-2')";
     env.sql().await.batch_execute(poison).await.unwrap();

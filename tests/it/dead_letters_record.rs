@@ -7,7 +7,7 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::{ReleaseDeadEntriesRequest, RetryDeadEntriesRequest},
-    ledger::{ActionBy, Void},
+    ledger::{ActionBy, VoidRequest},
 };
 
 use crate::harness::{Binary, Service, TestEnv, dead_entries, eventually, move_to_dead, product};
@@ -20,7 +20,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> (i32, i32
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await.unwrap().into_inner();
-    (done.released, done.decided)
+    (done.released, done.decided + done.not_found)
 }
 
 async fn retry(service: &Service, id: ReservationId, actor: &str) -> (i32, i32) {
@@ -58,7 +58,7 @@ async fn void(env: &TestEnv, id: ReservationId) {
     let stores = env.stores().await;
     let dead = stores.dead_letters.find(id).await.unwrap().unwrap();
     let by = ActionBy { actor: "dave".to_owned(), reason: "reason of dave".to_owned() };
-    let void = Void { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+    let void = VoidRequest { id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
     stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
 }
 
@@ -167,7 +167,7 @@ async fn operator_finishes_a_release_that_a_killed_worker_began() {
     env.sql().await.batch_execute(poison).await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
     let id: ReservationId = bad.reservation_id.parse().unwrap();
-    let settings = [("max_deliveries", "1")];
+    let settings = [("deliveries_max", "1")];
     let mut worker = Binary::serve_as("worker", &env, &settings, Some("after_void"));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;

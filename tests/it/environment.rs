@@ -68,14 +68,16 @@ async fn kubernetes_variables_are_ignored_and_unknown_variables_cause_a_warning(
     let names = "YOINK_NEW, YOINK_POSTGRE_URL (did you mean YOINK_POSTGRES_URL?)";
     assert!(warnings.len() == 1 && warnings[0].contains(names), "{message}");
     assert!(warnings[0].contains("WARN") && !warnings[0].contains("YOINK_REDIS"), "{message}");
-    let note = message.lines().find(|line| line.contains("set by Kubernetes")).unwrap();
+    let note = message.lines().find(|line| line.contains("that Kubernetes sets")).unwrap();
     assert!(note.contains("INFO") && note.contains("YOINK_REDIS_SERVICE_HOST"), "{message}");
     assert!(!message.contains("hunter2"), "{message}");
 
     let dir = scratch_dir("environment");
     let (printed, warned) = block_in_place(|| checked(&dir, &environment, &[]));
     assert!(warned.contains(names) && !warned.contains("hunter2"), "{warned}");
-    assert!(printed.contains("# ignored, set by Kubernetes for a Service: YOINK_PORT_50051"));
+    assert!(printed.contains(
+        "# ignored environment variables that Kubernetes sets for a Service: YOINK_PORT_50051"
+    ));
     let (_, warned) = block_in_place(|| checked(&dir, &KUBERNETES, &[]));
     assert_eq!(warned, "", "no warning is given about these");
 }
@@ -85,7 +87,7 @@ fn unknown_settings_in_file_and_flags_are_refused_with_a_suggestion() {
     let dir = scratch_dir("environment");
     let flag = refused(&dir, &[], &["--set", "postgre_url=x"]);
     assert!(flag.contains("did you mean postgres_url?"), "{flag}");
-    fs::write(dir.join("yoink.toml"), "key_prefx = \"a\"\nlog = \"debug\"\n").unwrap();
+    fs::write(dir.join("yoink.toml"), "key_prefx = \"a\"\nlog_filter = \"debug\"\n").unwrap();
     let file = refused(&dir, &[], &[]);
     assert!(file.contains("key_prefx") && file.contains("did you mean key_prefix?"), "{file}");
 }
@@ -111,9 +113,9 @@ fn text_settings_accept_numbers_and_values_are_kept_as_written() {
     assert_eq!(prefix(&environment, &[]), "42");
     assert_eq!(prefix(&environment, &["--set", "key_prefix=43"]), "43");
 
-    let span = [("YOINK_LOG", "[call]=debug"), ("YOINK_REFLECTION", "true")];
+    let span = [("YOINK_LOG_FILTER", "[call]=debug"), ("YOINK_REFLECTION", "true")];
     let (printed, _) = checked(&dir, &span, &[]);
-    assert!(printed.contains("log = \"[call]=debug\""), "{printed}");
+    assert!(printed.contains("log_filter = \"[call]=debug\""), "{printed}");
     assert!(printed.contains("reflection = \"on\""), "{printed}");
     // A whole number is written with digits in every source.
     for written in ["1e1", "8.0", "8e0", "0x10"] {
@@ -164,7 +166,7 @@ fn config_check_refuses_what_a_start_refuses_without_connecting() {
         (&["postgres_url=postgres://ann:hunt#er2@db/yoink"], "write %23"),
         (&["otlp_endpoint=http://"], "otlp_endpoint"),
         (&["otlp_endpoint=http://col lector:4317"], "otlp_endpoint"),
-        (&["log=info=debug=warn"], "log"),
+        (&["log_filter=info=debug=warn"], "log_filter"),
         (&["trace_sample_ratio=NaN"], "trace_sample_ratio"),
         (&["key_prefix=a{b}"], "key_prefix"),
     ] {

@@ -90,7 +90,7 @@ async fn require_request_id_refuses_reservations_without_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_a_void_is_a_new_request() {
     let env = TestEnv::new().await;
-    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let service = env.serve(Role::All, &[("deliveries_max", "1")]).await;
     service.create(product("shoe", 3)).await;
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations ADD CONSTRAINT no_ann CHECK (user_id <> 'ann')")

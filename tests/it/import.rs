@@ -263,8 +263,8 @@ async fn import_that_cannot_assign_versions_reports_it_and_the_next_completes_it
     let failed = end(start(&env, &file)).await;
     let outcome = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert_eq!(failed.status.code(), Some(2), "{outcome}");
-    let message = "the products are stored, but running services do not see all of them yet: each gives versions \
-                   to 1,000 products every half second; or import the file again";
+    let message = "the products are stored, but not yet on sale everywhere: running services add 1,000 every half \
+                   second; to finish now, import the file again";
     assert!(outcome.contains(message), "{outcome}");
     let missing = "SELECT count(*) FROM products WHERE version = 0";
     assert_eq!(env.count(missing).await, 3);

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use yoink::{
     app::Stores,
     domain::{Epoch, Order, Partition, ReservationId},
-    ledger::{ActionBy, LedgerError, Void, VoidOutcome},
+    ledger::{ActionBy, LedgerError, VoidOutcome, VoidRequest},
 };
 
 use crate::harness::{TestEnv, eventually, product};
@@ -45,7 +45,7 @@ async fn gate_refuses_orders_of_another_epoch() {
     let (stores, partition) = with_product(&env, 100).await;
     let order = order(partition, 1, 1, "ann");
     let stored = stores.ledger.store(partition, Epoch(2), &[&order]).await;
-    assert!(matches!(stored, Err(LedgerError::GateClosed)));
+    assert!(matches!(stored, Err(LedgerError::EpochChanged)));
     assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
 }
 
@@ -88,7 +88,8 @@ async fn order_is_stored_or_voided_and_never_both() {
     let by = ActionBy { actor: "test".to_owned(), reason: String::new() };
     for seq in 1..=20 {
         let order = order(partition, seq, seq, "ann");
-        let void = Void { id: order.id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+        let void =
+            VoidRequest { id: order.id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         let orders = [&order];
         let (stored, voided) = tokio::join!(
             stores.ledger.store(partition, Epoch(1), &orders),

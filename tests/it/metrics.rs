@@ -58,8 +58,8 @@ async fn metrics_count_calls_outcomes_batches_and_orders() {
     );
     assert_eq!(sum(&text, &["rpc_server_call_duration_seconds_count", "error_type"]), 1.0);
     assert_eq!(sum(&text, &["yoink_reserve_batch_size_sum"]), 6.0);
-    assert_eq!(sum(&text, &["yoink_store_batch_size_sum"]), 3.0);
-    assert_eq!(sum(&text, &["yoink_store_delay_seconds_count"]), 3.0);
+    assert_eq!(sum(&text, &["yoink_orders_stored_batch_size_sum"]), 3.0);
+    assert_eq!(sum(&text, &["yoink_orders_store_delay_seconds_count"]), 3.0);
     let operations = "db_client_operation_duration_seconds_count";
     for operation in [
         ["\"redis\"", "db_operation_name=\"EVALSHA\"", "db_stored_procedure_name=\"reserve\""],
@@ -125,7 +125,7 @@ async fn metrics_show_waiting_and_dead_entries() {
     assert_eq!(sum(&text, &["yoink_partition_fenced"]), 0.0);
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'user-0')";
     env.sql().await.batch_execute(poison).await.unwrap();
-    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
+    let settings = [("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let worker = env.serve(Role::Worker, &settings).await;
     eventually("one is dead and the rest is stored", async || {
         let text = scrape(&worker).await;
@@ -154,7 +154,7 @@ async fn metrics_show_waiting_and_dead_entries() {
 async fn metrics_document_lists_exactly_the_existing_metrics() {
     let env = TestEnv::with_durable_postgres().await;
     let audits = ("audit_interval_ms", "100");
-    let settings = [("max_deliveries", "1"), ("metrics_products", "shoe"), audits];
+    let settings = [("deliveries_max", "1"), ("metrics_products", "shoe"), audits];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 3)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";

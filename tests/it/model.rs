@@ -1,4 +1,4 @@
-//! `lua/reserve.lua`, `release.lua`, `restock.lua` and `publish.lua` against a model in plain Rust: any
+//! `lua/reserve.lua`, `release.lua`, `set_supply.lua` and `write_terms.lua` against a model in plain Rust: any
 //! sequence of calls gives the model's answers and leaves the model's numbers.
 
 use std::collections::{BTreeMap, HashMap};
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use proptest::{prelude::*, test_runner::TestRunner};
 use yoink::{
     app::Stores,
-    domain::{Outcome, Product, ProductId, ProductStatus, ReservationId, Reserve, Sale},
+    domain::{Outcome, Product, ProductId, ProductStatus, ReservationId, ReserveRequest, Sale},
     stock::{ReleaseFrom, ReleaseOutcome},
 };
 
@@ -149,7 +149,7 @@ impl Run {
 
     async fn reserve(&mut self, requests: Vec<(usize, usize, Option<usize>)>) {
         let asked = requests.iter().map(|(p, user, request)| {
-            self.stores.stock.reserve(Reserve {
+            self.stores.stock.reserve(ReserveRequest {
                 product: Self::id(*p),
                 user: self.users[*user].parse().unwrap(),
                 request: request.map(|request| self.requests[request].parse().unwrap()),
@@ -193,14 +193,14 @@ impl Run {
     async fn grant(&self, p: usize, supply: i64) {
         let partition = self.stores.deployment.partitions.of(&Self::id(p));
         let product = Product { supply, ..Self::product(p) };
-        self.stores.stock.restock(partition, &[product]).await.unwrap();
+        self.stores.stock.set_supply(partition, &[product]).await.unwrap();
     }
 
     async fn offer(&self, p: usize, limit: Option<u32>, status: ProductStatus, version: i64) {
         let partition = self.stores.deployment.partitions.of(&Self::id(p));
         let sale = Sale { per_user_limit: limit, status, ..Self::product(p).sale };
         let product = Product { version, sale, ..Self::product(p) };
-        self.stores.stock.publish(partition, &[product]).await.unwrap();
+        self.stores.stock.write_terms(partition, &[product]).await.unwrap();
     }
 
     /// Redis holds what the model holds.

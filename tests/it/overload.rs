@@ -58,7 +58,7 @@ async fn address_over_its_rate_is_refused_with_a_retry_delay() {
     assert_eq!(usize::try_from(confirmed).unwrap(), accepted);
     let metrics = get(service.http, "/metrics").await;
     let counted = metrics.lines().find_map(|line| {
-        let ours = line.starts_with("yoink_refused_total{") && line.contains("RATE_LIMITED");
+        let ours = line.starts_with("yoink_shed_total{") && line.contains("RATE_LIMITED");
         ours.then(|| line.rsplit_once(' ')?.1.parse::<usize>().ok())?
     });
     assert_eq!(counted, Some(100 - accepted));

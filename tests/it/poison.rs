@@ -77,7 +77,7 @@ async fn entry_of_an_unknown_writer_is_kept_as_unrecognized() {
         .arg("u")
         .arg(&[0xffu8, 0xfe][..]);
     let _id: String = add.arg("r").arg("zz").query_async(&mut cli).await.unwrap();
-    let worker = env.serve(Role::Worker, &[("max_deliveries", "1")]).await;
+    let worker = env.serve(Role::Worker, &[("deliveries_max", "1")]).await;
     eventually("the good order is confirmed", async || {
         let found = service.reservation(&bought.reservation_id).await.unwrap();
         (found.state().as_str_name() == "RESERVATION_STATE_CONFIRMED").then_some(())

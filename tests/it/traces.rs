@@ -276,8 +276,8 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
     let settings = [
         ("otlp_endpoint", "http://127.0.0.1:9"),
         ("log_format", "json"),
-        ("log", "debug"),
-        ("max_deliveries", "1"),
+        ("log_filter", "debug"),
+        ("deliveries_max", "1"),
     ];
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 10)).await;

@@ -57,7 +57,7 @@ const REWINDS: Bounds = Bounds {
     manual_voids: false,
 };
 
-/// Two rebuilders and a grant, which a rebuild or `restock.lua` may apply to Redis.
+/// Two rebuilders and a grant, which a rebuild or `set_supply.lua` may apply to Redis.
 const TWO_REBUILDERS: Bounds =
     Bounds { reservations: 2, supply: 1, grants: 1, epochs: 3, rebuilders: 2, ..REWINDS };
 
@@ -214,7 +214,7 @@ fn without_r9_an_unfilled_redis_is_opened() {
     }
 }
 
-/// An older Redis may return with an order that was declared lost, after its buyer has bought again.
+/// Restored data of Redis may hold an order that was declared lost, after its buyer has bought again.
 #[test]
 fn without_the_last_open_epoch_a_rebuild_stores_orders_declared_lost() {
     let rules = Rules { lost_orders_are_voided: false, ..ALL };

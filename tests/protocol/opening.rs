@@ -83,7 +83,7 @@ pub enum OpeningStep {
     Commit(usize),
     /// Is killed.
     Crash(usize),
-    /// `restock.lua`.
+    /// `set_supply.lua`.
     Grant,
     /// An order is accepted and stored.
     Sell,

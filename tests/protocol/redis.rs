@@ -50,7 +50,7 @@ impl Redis {
         self.orders.or(self.dead)
     }
 
-    /// `reserve.lua`, behind the fence: takes a unit and writes the order, or is sold out.
+    /// `reserve.lua`, which begins with the fence: takes a unit and writes the order, or is sold out.
     pub fn reserve(&mut self, reservation: Reservation) -> Option<EntryId> {
         let meta = self.meta.as_mut().filter(|_| self.stock > 0)?;
         meta.seq += 1;
@@ -59,8 +59,8 @@ impl Redis {
         Some(EntryId { epoch: meta.epoch, seq: meta.seq })
     }
 
-    /// `restock.lua`, behind the fence: absolute (R3).
-    pub fn restock(&mut self, supply: u8) -> bool {
+    /// `set_supply.lua`, which begins with the fence: absolute (R3).
+    pub fn set_supply(&mut self, supply: u8) -> bool {
         let raises = supply > self.supply;
         if raises {
             self.stock += signed(supply - self.supply);
@@ -75,14 +75,14 @@ impl Redis {
         self.supply += 1;
     }
 
-    /// `move_to_dead.lua`, behind the fence.
+    /// `move_to_dead.lua`, which begins with the fence.
     pub fn move_to_dead(&mut self, reservation: Reservation) {
         if self.orders.remove(reservation) {
             self.dead.add(reservation);
         }
     }
 
-    /// `close.lua`, behind the fence.
+    /// `close.lua`, which begins with the fence.
     pub fn close(&mut self) {
         self.meta = self.meta.map(|meta| Meta { open: false, ..meta });
     }
@@ -117,7 +117,7 @@ impl Redis {
         ours
     }
 
-    /// `reopen.lua` (R9): whether it opened; `None` if another rebuild has taken over.
+    /// `reopen.lua` (R9): whether it opened; `None` if another rebuild has begun.
     pub fn reopen(&mut self, rules: &Rules, epoch: u8) -> Option<bool> {
         if rules.checked_opening {
             if !self.is_rebuild_fence(rules, epoch) {

@@ -224,7 +224,7 @@ async fn filling_backlog_fires_its_alert() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unstorable_orders_fire_their_alert() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
+    let settings = [("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let service = selling(&env, Role::All, &settings).await;
     let watch = Prometheus::watching(service.http).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";

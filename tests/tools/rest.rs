@@ -1,4 +1,4 @@
-//! REST through the real Envoy: every row of the outcome table, and the API of the original.
+//! REST through the real Envoy: every row of the outcome table, and the legacy API.
 
 use futures_util::future::join_all;
 use serde_json::json;

@@ -21,7 +21,7 @@ use self::{
 };
 use super::{output, progress, store_commands};
 use crate::{
-    app::established,
+    app::checked_deployment,
     config::Config,
     domain::{NewProduct, ProductId},
     ledger::{Created, Ledger},
@@ -75,7 +75,7 @@ async fn store(
     ledger: &Ledger,
     products: &[NewProduct],
 ) -> anyhow::Result<Created> {
-    let deployment = established(ledger, config).await?;
+    let deployment = checked_deployment(ledger, config).await?;
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.import_products(products, deployment.partitions, "import", &done);
     let total = products.len() as u64;
@@ -83,9 +83,9 @@ async fn store(
     let done = Arc::new(AtomicU64::new(0));
     let work = ledger.assign_versions(&imported.unversioned, &done);
     let total = imported.unversioned.len() as u64;
-    progress::show_on_terminal("publishing", total, done.clone(), work).await?.context(
-        "the products are stored, but running services do not see all of them yet: \
-         each gives versions to 1,000 products every half second; or import the file again",
+    progress::show_on_terminal("putting on sale", total, done.clone(), work).await?.context(
+        "the products are stored, but not yet on sale everywhere: running services add 1,000 every half second; \
+         to finish now, import the file again",
     )?;
     Ok(imported.created)
 }

@@ -40,12 +40,12 @@ async fn named(env: &TestEnv, worker: &Binary, what: &[&str]) {
     assert_eq!(report.verdict(), Verdict::Violated);
     let reported = report.violations.join("\n");
     assert!(what.iter().all(|what| reported.contains(what)), "{reported}");
-    assert!(report.error_units > 0);
+    assert!(report.differences > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_names_a_lost_unit_and_a_doubled_unit() {
-    for (units, off) in [(-1, "(off by 1)"), (1, "(off by -1)")] {
+    for (units, off) in [(-1, "(difference 1)"), (1, "(difference -1)")] {
         let env = TestEnv::new().await;
         let worker = sale(&env, "worker").await;
         env.assert_audit_holds().await;
@@ -92,7 +92,7 @@ async fn audit_names_a_missing_request_id() {
     delete.arg(&windows[0]).arg("ann/shoe/r");
     let deleted: i64 = delete.query_async(&mut env.cli().await).await.unwrap();
     assert_eq!(deleted, 1);
-    named(&env, &worker, &["3 orders with a request id, 2 request ids remembered"]).await;
+    named(&env, &worker, &["3 orders have a request id, but 2 request ids are remembered"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +133,7 @@ async fn gauge_shows_the_size_of_the_difference() {
     let service = env.serve(Role::All, &[("audit_interval_ms", "100")]).await;
     service.create(product("shoe", 10)).await;
     let gauge = async |value: &str| {
-        let line = format!("yoink_conservation_error_units{{otel_scope_name=\"yoink\"}} {value}\n");
+        let line = format!("yoink_audit_differences{{otel_scope_name=\"yoink\"}} {value}\n");
         eventually(&line, async || {
             get(service.http, "/metrics").await.contains(&line).then_some(())
         })

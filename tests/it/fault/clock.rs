@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use yoink::{
     app::Role,
     servers::{AppendFsync, RedisServer},
-    stream::Delivery,
+    stream::PendingEntry,
 };
 
 use super::answer_log::AnswerLog;
@@ -175,18 +175,18 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     assert!(taken.is_empty(), "its consumer is alive");
     clock.jump(&env, 2).await;
     let taken = stores.streams.claim(partition, "second", None, (idle_ms, 500)).await.unwrap();
-    assert_eq!(taken, held, "all at once, and no delivery is spent");
+    assert_eq!(taken, held, "all at once, and no delivery is counted");
     clock.jump(&env, 0).await;
 
     // Both consumers treat the entries as their own.
     let epoch = stores.stock.partitions().epoch(partition).unwrap();
-    let store = async |held: &[Delivery]| {
+    let store = async |held: &[PendingEntry]| {
         let order =
-            |delivery: &Delivery| delivery.entry.order(partition, &delivery.entry.id).unwrap();
+            |pending: &PendingEntry| pending.entry.order(partition, &pending.entry.id).unwrap();
         let orders: Vec<_> = held.iter().map(order).collect();
         let orders: Vec<_> = orders.iter().collect();
         let stored = stores.ledger.store(partition, epoch, &orders).await.unwrap();
-        let ids: Vec<&str> = held.iter().map(|delivery| delivery.entry.id.as_str()).collect();
+        let ids: Vec<&str> = held.iter().map(|pending| pending.entry.id.as_str()).collect();
         stores.streams.settle(partition, &ids).await.unwrap();
         (stored.inserted, stored.mismatched.len())
     };

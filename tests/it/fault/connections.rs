@@ -159,11 +159,11 @@ async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
     let closed = "UPDATE partitions SET status = 'closed' WHERE partition = 0";
     env.sql().await.batch_execute(closed).await.unwrap();
     eventually("a rebuild is tried twice", async || {
-        let refused = ["script=\"held\"", "error=\"fenced\""];
+        let refused = ["script=\"read_meta\"", "error=\"fenced\""];
         (counter(&worker, "yoink_redis_errors_total{", &refused).await >= 2).then_some(())
     })
     .await;
-    assert_eq!(epochs(&env).await, BTreeSet::from([1]), "none was spent");
+    assert_eq!(epochs(&env).await, BTreeSet::from([1]), "none was used");
     assert_eq!(orders(primary, &env).await, 0, "nothing was written");
 
     front.lead_new_to(replica.port());
@@ -192,7 +192,7 @@ async fn silent_old_connections_are_replaced_and_sales_continue() {
         front.silence_open("");
         works_again(&env, &answers).await;
     }
-    assert!(dropped(&service, "silent").await >= 2);
+    assert!(dropped(&service, "no_answer").await >= 2);
     assert_eq!(epochs(&env).await, BTreeSet::from([1]));
     let account = answers.end().await.assert_all_answers_kept(&env, &service).await;
     assert!(account.confirmed >= 200);
@@ -226,11 +226,11 @@ async fn each_kind_of_connection_is_replaced_when_only_it_is_silent() {
             .into_iter()
             .enumerate()
     {
-        let (made, silent) = (front.made(), dropped(&service, "silent").await);
+        let (made, silent) = (front.made(), dropped(&service, "no_answer").await);
         front.silence_open(command);
         works(kind).await;
         eventually("the connection was replaced", async || {
-            (dropped(&service, "silent").await > silent && front.made() > made).then_some(())
+            (dropped(&service, "no_answer").await > silent && front.made() > made).then_some(())
         })
         .await;
         let report = env.assert_audit_holds().await;

@@ -63,12 +63,12 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     assert_eq!(pending.len(), 20, "what was not delivered yet is left alone");
     for (n, (id, consumer, _, deliveries)) in pending.iter().enumerate() {
         assert_eq!(consumer, if n < 10 { "second" } else { "alive" }, "{id}");
-        assert_eq!(*deliveries, 1, "{id}: an adoption spends no delivery");
+        assert_eq!(*deliveries, 1, "{id}: an adoption counts no delivery");
     }
     // The deleted consumer resumes and stores its entries; so do the others.
     for late in [&held, &adopted, &kept] {
-        let order = |delivery: &yoink::stream::Delivery| {
-            delivery.entry.order(partition, &delivery.entry.id).unwrap()
+        let order = |pending: &yoink::stream::PendingEntry| {
+            pending.entry.order(partition, &pending.entry.id).unwrap()
         };
         let late: Vec<_> = late.iter().map(order).collect();
         let epoch = gone.stores().stock.partitions().epoch(partition).unwrap();

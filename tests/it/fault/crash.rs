@@ -16,7 +16,7 @@ async fn crash_at(point: &str) -> yoink::audit::Report {
     let good = api.buy("shoe", "ann", "r").await.unwrap();
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
 
-    let settings = [("max_deliveries", "1"), ("takeover_idle_ms", "300")];
+    let settings = [("deliveries_max", "1"), ("takeover_idle_ms", "300")];
     let mut worker = Binary::serve(&env, &settings, Some(point));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;

@@ -153,7 +153,7 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
     sql.batch_execute(&tablespace).await.unwrap();
     sql.batch_execute("ALTER TABLE reservations SET TABLESPACE small").await.unwrap();
 
-    let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
+    let settings = [("backlog_max_entries", "200"), ("deliveries_max", "1")];
     let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 10_000)).await;
     let mut worker = Binary::serve_as("worker", &env, &settings, None);
@@ -172,7 +172,7 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
     })
     .await;
     eventually("the worker logs it", async || {
-        worker.log().contains("Postgres is unavailable").then_some(())
+        worker.log().contains("Postgres cannot do this now").then_some(())
     })
     .await;
     assert_eq!(env.audit().await.products[0].in_dead, 0, "no order is moved to dead");

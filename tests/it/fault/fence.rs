@@ -116,7 +116,7 @@ async fn emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
 async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
     let mut env = TestEnv::with_own_redis().await;
     let settings =
-        [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
+        [("deliveries_max", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id NOT LIKE 'bad%')";
@@ -133,7 +133,10 @@ async fn rebuild_stores_or_voids_entries_waiting_in_the_streams() {
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     let message = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
-    assert!(message.contains("1 orders are stored, 2 are voided"), "all that waited: {message}");
+    assert!(
+        message.contains("1 orders from its streams were stored and 2 voided"),
+        "all that waited: {message}"
+    );
     for (id, state) in [
         (&good, "RESERVATION_STATE_CONFIRMED"),
         (&bad, "RESERVATION_STATE_VOIDED"),
@@ -210,7 +213,7 @@ async fn fenced_partition_does_not_stop_sales_or_operators_of_another() {
     let ready = eventually("readiness names it", async || {
         let ready = get(service.http, "/readyz").await;
         let line =
-            "partition 0 is fenced: it is closed for a rebuild; run `yoink rebuild --partition 0`";
+            "partition 0 is fenced: it is closed until it is rebuilt; run `yoink rebuild --partition 0`";
         ready.contains(line).then_some(ready)
     })
     .await;

@@ -147,7 +147,7 @@ async fn rebuild_takes_partition_numbers_or_all_and_its_dry_run_shows_the_steps(
 
     let (code, printed) = rebuild(&env, &["--partition", &this]);
     assert_eq!(code, Some(0), "{printed}");
-    assert!(printed.contains("1 orders are stored, 0 are voided"), "{printed}");
+    assert!(printed.contains("1 orders from its streams were stored and 0 voided"), "{printed}");
     assert!(printed.contains("of user ann for product shoe was lost"), "{printed}");
     assert!(printed.contains("lost exactly 1 of epoch 1"), "{printed}");
     let epochs: Vec<i64> = rows(&env).await.into_iter().map(|(epoch, _)| epoch).collect();
@@ -307,7 +307,7 @@ async fn partition_with_lost_opening_uses_no_epoch_before_it_is_rebuilt_by_comma
     assert!(all.contains("partition 0: ") && all.contains("partition 1: "), "{all}");
     let (code, printed) = rebuild(&env, &["--partition", &number.to_string()]);
     assert_eq!(code, Some(0), "{printed}");
-    assert!(printed.contains("1 orders are stored, 0 are voided"), "{printed}");
+    assert!(printed.contains("1 orders from its streams were stored and 0 voided"), "{printed}");
     assert_eq!(row().await, (2, "open".to_owned()));
     let again = sells_again(&service, "bob").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, waiting.reservation_id));

@@ -26,7 +26,7 @@ async fn lookups_on_an_older_redis_use_only_the_ledger() {
     assert_eq!(state(&api, &stored).await, "ACCEPTED");
     // Both are still in the streams in this copy.
     let copy = block_in_place(|| back_up(&env));
-    let settings = [("max_deliveries", "1"), ("recovery", "manual")];
+    let settings = [("deliveries_max", "1"), ("recovery", "manual")];
     let worker = env.serve(Role::Worker, &settings).await;
     env.assert_audit_holds().await;
     worker.stop().await;
@@ -55,7 +55,7 @@ async fn lookups_on_an_older_redis_use_only_the_ledger() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lookup_finds_a_dead_order_and_not_an_id_that_was_never_issued() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
+    let settings = [("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
@@ -112,7 +112,7 @@ async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
 async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
     let mut env = TestEnv::with_own_redis().await;
     let settings =
-        [("max_deliveries", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
+        [("deliveries_max", "1"), ("dead_letter_release", "manual"), ("recovery", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
@@ -167,7 +167,7 @@ async fn dead_letters_of_an_older_redis_are_hidden_until_the_rebuild() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letter_with_invalid_utf8_is_listed() {
     let env = TestEnv::new().await;
-    let settings = [("max_deliveries", "1"), ("dead_letter_release", "manual")];
+    let settings = [("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let mut add = redis::cmd("XADD");

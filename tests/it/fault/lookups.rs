@@ -155,7 +155,7 @@ async fn lookup_flood_is_shed_while_orders_are_stored_and_a_stop_takes_effect() 
         assert!(answers.contains_key(reason), "some are answered, some are refused: {answers:?}");
     }
     let shed = answers["OVERLOADED"];
-    assert_eq!(counted(&service, &["yoink_refused_total{", "\"OVERLOADED\""]).await, shed);
+    assert_eq!(counted(&service, &["yoink_shed_total{", "\"OVERLOADED\""]).await, shed);
     let find = ["db_client_operation_duration_seconds_count{", "procedure_name=\"find\""];
     let asked = counted(&service, &find).await;
     assert_eq!(

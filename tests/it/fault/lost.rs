@@ -226,10 +226,10 @@ async fn orders_declared_lost_are_not_stored_when_an_older_redis_returns() {
     let worker = env.serve(Role::Worker, &[("recovery", "manual")]).await;
     env.assert_audit_holds().await;
     restore(&mut env, copy);
-    assert!(rebuild(&env).contains("0 orders are stored, 1 are voided"));
+    assert!(rebuild(&env).contains("0 orders from its streams were stored and 1 voided"));
     let voided = api.reservation(&lost_one.reservation_id).await.unwrap();
     assert_eq!(voided.state().as_str_name(), "RESERVATION_STATE_VOIDED");
-    assert!(voided.void_reason.contains("given up as lost"), "{}", voided.void_reason);
+    assert!(voided.void_reason.contains("counted as lost"), "{}", voided.void_reason);
     let third = eventually("it sells again", async || api.buy("shoe", "ann", "r").await.ok()).await;
     assert_eq!((third.duplicate, third.reservation_id), (true, again.reservation_id));
     assert_eq!(api.refusal("shoe", "ann", "another").await, "LIMIT_REACHED");

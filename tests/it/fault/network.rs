@@ -95,7 +95,7 @@ async fn settlement_with_lost_reply_is_repeated_without_effect() {
 async fn move_to_dead_or_release_with_lost_reply_happens_once() {
     let env = TestEnv::new().await;
     let proxy = Proxy::redis(shared().redis.port()).await;
-    let settings = [("redis_url", proxy.redis_url()), ("max_deliveries", "1".to_owned())];
+    let settings = [("redis_url", proxy.redis_url()), ("deliveries_max", "1".to_owned())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
@@ -132,7 +132,7 @@ async fn grant_with_lost_reply_in_redis_or_postgres_adds_once() {
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
     let committed = ledger.lose_reply(&["grant", "supply_changes"]);
-    let applied = proxy.lose_reply(&[&hash(include_str!("../../../lua/restock.lua"))]);
+    let applied = proxy.lose_reply(&[&hash(include_str!("../../../lua/set_supply.lua"))]);
     let status = restock(&service, 5).await.unwrap_err();
     assert_eq!(reason(&status), "LEDGER_UNAVAILABLE");
     assert_eq!(status.get_details_error_info().unwrap().metadata["applied"], "maybe");
@@ -153,7 +153,7 @@ async fn orders_voids_and_products_with_lost_commit_reply_are_stored_once() {
     let env = TestEnv::new().await;
     let ledger = postgres_proxy().await;
     let url = ledger.postgres_url(&env.database);
-    let service = env.serve(Role::All, &[("postgres_url", &url), ("max_deliveries", "1")]).await;
+    let service = env.serve(Role::All, &[("postgres_url", &url), ("deliveries_max", "1")]).await;
 
     let lost = ledger.lose_reply(&["INSERT INTO supply_changes", "boot"]);
     let created = tokio::join!(service.try_create(product("boot", 7)), lost.reply());

@@ -86,7 +86,7 @@ async fn late_first_opening_does_not_open_a_partition_in_use() {
     let () = redis::cmd("FLUSHALL").query_async(&mut env.cli().await).await.unwrap();
     let opened = stores.lifecycle.open(at, None).await.unwrap();
     assert_eq!(opened, Opening::Opened, "Redis alone cannot know of the later attempt");
-    let opened = stores.ledger.mark_open(partition, late, PartitionStatus::New).await.unwrap();
+    let opened = stores.ledger.set_open(partition, late, PartitionStatus::New).await.unwrap();
     assert!(!opened, "the ledger does");
     assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
     let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild"]));

@@ -16,7 +16,7 @@ use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards() {
     let mut env = TestEnv::with_own_postgres().await;
-    let settings = [("takeover_idle_ms", "200"), ("max_deliveries", "2")];
+    let settings = [("takeover_idle_ms", "200"), ("deliveries_max", "2")];
     let first = env.serve(Role::All, &settings).await;
     // A second worker repeatedly takes over what the first cannot store.
     let second = env.serve(Role::Worker, &settings).await;
@@ -52,7 +52,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
             let pending: Vec<(String, String, u64, u64)> =
                 pending.query_async(&mut cli).await.unwrap();
             for (id, consumer, _, deliveries) in pending {
-                assert_eq!(deliveries, 1, "{id}: an outage spends no delivery");
+                assert_eq!(deliveries, 1, "{id}: an outage counts no delivery");
                 consumers.insert(consumer);
             }
         }
@@ -73,7 +73,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_schema_pauses_consumption_and_loses_no_order() {
     let env = TestEnv::new().await;
-    let service = env.serve(Role::All, &[("max_deliveries", "1")]).await;
+    let service = env.serve(Role::All, &[("deliveries_max", "1")]).await;
     service.create(product("shoe", 10)).await;
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations RENAME COLUMN user_id TO uid").await.unwrap();
@@ -201,7 +201,7 @@ async fn logs_never_contain_user_ids_even_from_postgres_error_details() {
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations ADD COLUMN note text NOT NULL").await.unwrap();
     api.buy("shoe", "secret-buyer", "secret-request").await.unwrap();
-    let mut worker = Binary::serve(&env, &[("log", "debug")], None);
+    let mut worker = Binary::serve(&env, &[("log_filter", "debug")], None);
     worker.channel().await;
     // It pauses and compensates nothing, because the schema is the cause.
     eventually("it reports the reason", async || {

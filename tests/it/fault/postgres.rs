@@ -40,7 +40,7 @@ async fn assert_no_dead_actions(env: &TestEnv) {
 #[tokio::test(flavor = "multi_thread")]
 async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     let env = TestEnv::with_own_postgres().await;
-    let settings = [("max_deliveries", "1"), ("takeover_idle_ms", "300")];
+    let settings = [("deliveries_max", "1"), ("takeover_idle_ms", "300")];
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 1_000)).await;
     let (orders, dead) = (key(&env, "orders").await, key(&env, "dead").await);
@@ -69,7 +69,7 @@ async fn read_only_postgres_delays_orders_and_moves_none_to_dead() {
     .await;
     sell(20..60).await;
     eventually("the worker has tried to store", async || {
-        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres cannot do this now").then_some(())
     })
     .await;
     assert_eq!((length(&env, &orders).await, length(&env, &dead).await), (40, 0));
@@ -132,7 +132,7 @@ async fn all_are_refused(service: &Service, round: u32, times: u32) {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_postgres_outage_under_load_stops_at_the_backlog_limit() {
     let mut env = own_servers().await;
-    let settings = [("backlog_max_entries", "2000"), ("max_deliveries", "1")];
+    let settings = [("backlog_max_entries", "2000"), ("deliveries_max", "1")];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 1_000_000)).await;
     let orders = key(&env, "orders").await;
@@ -214,7 +214,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     block_in_place(|| postgres.create_database(&env.database)).unwrap();
     yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
     env.postgres = Some(postgres);
-    let settings = [("backlog_max_entries", "200"), ("max_deliveries", "1")];
+    let settings = [("backlog_max_entries", "200"), ("deliveries_max", "1")];
     let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 10_000)).await;
     let orders = key(&env, "orders").await;
@@ -241,7 +241,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     answers.add(more);
     all_are_refused(&api, 0, 64).await;
     eventually("the worker logs it", async || {
-        worker.log().contains("consumption paused: Postgres is unavailable").then_some(())
+        worker.log().contains("consumption paused: Postgres cannot do this now").then_some(())
     })
     .await;
     eventually("Postgres logs it", async || {

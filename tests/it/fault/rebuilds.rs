@@ -1,4 +1,4 @@
-//! Rebuilds that cannot succeed spend no epoch and stop no other partition.
+//! Rebuilds that cannot succeed use no epoch and stop no other partition.
 
 use redis::AsyncCommands as _;
 use tokio::task::block_in_place;
@@ -135,7 +135,7 @@ async fn read_only_redis_uses_no_epoch_and_is_rebuilt_once_writable() {
     let () = pipeline.query_async(&mut env.cli().await).await.unwrap();
     let ready = until_ready_shows(
         &service,
-        "partition 0 is fenced: it is closed for a rebuild; not rebuilt: Redis refuses writes",
+        "partition 0 is fenced: it is closed until it is rebuilt; not rebuilt: Redis refuses writes",
     )
     .await;
     assert!(ready.contains("NOREPLICAS"), "{ready}");
@@ -198,7 +198,7 @@ async fn redis_full_of_its_own_data_is_rebuilt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_full_of_foreign_data_is_rebuilt() {
+async fn redis_full_of_other_data_is_rebuilt() {
     let env = TestEnv::with_own_redis().await;
     let (service, id) = selling(&env).await;
     // A rebuild frees none of this.

@@ -140,7 +140,7 @@ async fn harmful_redis_settings_are_logged_at_start() {
     let hidden = env_with_redis(r#"exec "$@" --rename-command CONFIG "" "#).await;
     let mut unknown = Binary::serve(&hidden, &[], None);
     unknown.channel().await;
-    for warning in ["lazyfree-lazy-expire is unknown", "repl-backlog-ttl is unknown"] {
+    for warning in ["report its lazyfree-lazy-expire", "report its repl-backlog-ttl"] {
         assert_eq!(unknown.log().matches(warning).count(), 1, "{}", unknown.log());
     }
     env.assert_audit_holds().await;

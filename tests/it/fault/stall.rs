@@ -64,7 +64,7 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let env = TestEnv::new().await;
     // The test steps two consumers: the first reads and then stalls.
     let settings =
-        [("takeover_idle_ms", "100"), ("max_deliveries", "1"), ("dead_letter_release", "manual")];
+        [("takeover_idle_ms", "100"), ("deliveries_max", "1"), ("dead_letter_release", "manual")];
     let (slow, fast) = (env.app(&settings).await, env.app(&settings).await);
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 5)).await;
@@ -115,7 +115,7 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     api.buy("shoe", "ann", "r").await.unwrap();
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let entry = app.stores().streams.entry(partition, "1-1").await.unwrap().unwrap();
-    let void = yoink::ledger::Void {
+    let void = yoink::ledger::VoidRequest {
         id: entry.reservation_id(partition, "1-1").unwrap(),
         reserved_at_ms: 0,
         reason: "by hand".to_owned(),
@@ -179,7 +179,7 @@ async fn late_commit_after_a_rebuild_stores_nothing() {
     let worker = env.serve(Role::Worker, &[]).await;
     eventually("it sells again", async || api.buy("shoe", "bob", "r").await.ok()).await;
     let late = app.stores().ledger.store(partition, epoch, &[&order]).await;
-    let refused = matches!(late, Err(yoink::ledger::LedgerError::GateClosed));
+    let refused = matches!(late, Err(yoink::ledger::LedgerError::EpochChanged));
     assert!(refused, "a late commit stores nothing: {late:?}");
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].stock, report.products[0].confirmed), (4, 1));

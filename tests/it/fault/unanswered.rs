@@ -5,7 +5,7 @@ use yoink::{
     app::Role,
     domain::ReservationId,
     grpc::pb::ReleaseDeadEntriesRequest,
-    ledger::{ActionBy, Void},
+    ledger::{ActionBy, VoidRequest},
 };
 
 use crate::harness::{
@@ -17,7 +17,7 @@ fn hash(body: &str) -> String {
     redis::Script::new(&format!("{fence}\n{body}")).get_hash().to_owned()
 }
 
-/// Released entries, and those that were decided before.
+/// Released entries, and those that were decided before or are gone.
 async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i32, i32), Status> {
     let request = ReleaseDeadEntriesRequest {
         selector: dead_entries::of([id]),
@@ -25,7 +25,7 @@ async fn release(service: &Service, id: ReservationId, actor: &str) -> Result<(i
         ..Default::default()
     };
     let done = service.admin().release_dead_entries(request).await?.into_inner();
-    Ok((done.released, done.decided))
+    Ok((done.released, done.decided + done.not_found))
 }
 
 /// `action actor`, oldest first.
@@ -40,7 +40,8 @@ async fn settle_in_the_ledger(env: &TestEnv, voided: &[ReservationId], stored: &
     let by = ActionBy { actor: "dave".to_owned(), reason: String::new() };
     for id in voided {
         let dead = stores.dead_letters.find(*id).await.unwrap().unwrap();
-        let void = Void { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
+        let void =
+            VoidRequest { id: *id, reserved_at_ms: 0, reason: "x".to_owned(), entry: vec![] };
         stores.ledger.void(dead.partition, id.epoch(), &void, &by).await.unwrap();
     }
     for id in stored {

@@ -120,7 +120,7 @@ impl Binary {
         wrapper: &[&str],
     ) -> Self {
         // The settings let the system choose the ports, which it logs.
-        let mut settings = vec![("log", "info")];
+        let mut settings = vec![("log_filter", "info")];
         settings.extend_from_slice(more);
         let mut command = yoink(env, &settings, wrapper);
         command.args(["serve", "--role", role]).envs(environment.iter().copied());
@@ -208,7 +208,7 @@ impl Dev {
         for name in ["grpc_listen", "http_listen"] {
             command.args(["--set", &format!("{name}=127.0.0.1:0")]);
         }
-        command.args(["--set", "log=warn", "dev"]).current_dir(here);
+        command.args(["--set", "log_filter=warn", "dev"]).current_dir(here);
         command.stdin(Stdio::null()).stdout(File::create(&output).unwrap()).stderr(Stdio::piped());
         Self { child: command.spawn().unwrap(), output }
     }

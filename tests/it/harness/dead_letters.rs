@@ -1,6 +1,6 @@
 //! Dead entries without a worker: bought, and moved to the dead stream by hand.
 
-use yoink::{domain::ReservationId, stream::Rejection};
+use yoink::{domain::ReservationId, stream::MoveToDead};
 
 use super::{Service, TestEnv};
 
@@ -40,13 +40,13 @@ pub async fn move_to_dead(
     });
     let ids = futures_util::future::join_all(buys).await;
     for id in &ids {
-        let rejection = Rejection {
+        let request = MoveToDead {
             entry_id: id.entry_id(),
             reservation_id: Some(*id),
             reason: "moved by hand".to_owned(),
             sqlstate: sqlstate.map(str::to_owned),
         };
-        assert!(stores.streams.move_to_dead(partition, &rejection).await.unwrap());
+        assert!(stores.streams.move_to_dead(partition, &request).await.unwrap());
     }
     ids
 }

@@ -104,7 +104,7 @@ impl TestEnv {
             ("grpc_listen", "127.0.0.1:0".to_owned()),
             ("http_listen", "127.0.0.1:0".to_owned()),
             ("partitions", "2".to_owned()),
-            ("log", "warn".to_owned()),
+            ("log_filter", "warn".to_owned()),
         ];
         settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         settings

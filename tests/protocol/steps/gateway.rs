@@ -11,7 +11,7 @@ pub enum GatewayStep {
     Reserve,
     /// A grant is committed in the ledger.
     Grant,
-    /// `restock.lua`, by any process.
+    /// `set_supply.lua`, by any process.
     ApplyGrant,
 }
 
@@ -33,7 +33,7 @@ impl Protocol {
                     return None;
                 }
                 if self.rules.absolute_grants {
-                    return state.redis.restock(state.ledger.supply).then_some(());
+                    return state.redis.set_supply(state.ledger.supply).then_some(());
                 }
                 state.unapplied_grants = state.unapplied_grants.checked_sub(1)?;
                 state.redis.add_unit();

@@ -100,7 +100,7 @@ impl Protocol {
         first.map_or(Rebuilder::Drained(epoch), |entry| Rebuilder::Found(epoch, entry))
     }
 
-    /// R8: stores what can be stored and voids the rest; false when the gate is closed.
+    /// R8: stores what can be stored and voids the rest; false when the partition has another epoch.
     fn settle(&self, state: &mut State, epoch: u8, reservation: Reservation) -> bool {
         let under = if self.rules.epoch_comes_first { epoch } else { epoch - 1 };
         if !state.ledger.passes(&self.rules, under) {

@@ -6,14 +6,14 @@ use uuid::Uuid;
 use super::Lifecycle;
 use crate::{
     domain::{Epoch, Partition, ProductId},
-    redis::{FenceError, Key, script},
+    redis::{Key, RedisCallError, script},
 };
 
 /// A partition's meta as Redis holds it, unchecked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct Meta {
     /// The deployment that wrote it; nil where that is not an id.
-    pub owner: Uuid,
+    pub deployment: Uuid,
     /// Its epoch.
     pub epoch: Epoch,
     /// Accepts in this epoch.
@@ -27,11 +27,11 @@ pub(super) fn seq_of(text: &str) -> Option<u64> {
     text.parse().ok().filter(|seq| *seq < 1 << 36)
 }
 
-script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
+script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["none"] => None,
-    ["held", owner, epoch, seq, in_use] => Some(Held {
-        owner: owner.parse().unwrap_or(Uuid::nil()),
+    ["meta", deployment, epoch, seq, in_use] => Some(Meta {
+        deployment: deployment.parse().unwrap_or(Uuid::nil()),
         epoch: Epoch(epoch.parse().ok()?),
         seq: seq_of(seq)?,
         in_use: in_use == "1",
@@ -39,17 +39,18 @@ script!(HELD: Option<Held> = "held", include_str!("../../lua/held.lua"),
 });
 
 impl Lifecycle {
-    /// What Redis holds of a partition, if anything; read before an epoch is used for it. `Fenced` if Redis is a replica.
-    pub async fn held(&self, partition: Partition) -> Result<Option<Held>, FenceError> {
-        self.partitions.call_script(partition, &HELD, &[]).await
+    /// The meta of a partition, if Redis holds one; read before an epoch is used for it. `Fenced` if Redis is a
+    /// replica.
+    pub async fn read_meta(&self, partition: Partition) -> Result<Option<Meta>, RedisCallError> {
+        self.partitions.call_script(partition, &READ_META, &[]).await
     }
 
     /// A product's stock as Redis holds it, unchecked.
-    pub async fn held_stock(
+    pub async fn stock_in_redis(
         &self,
         partition: Partition,
         product: &ProductId,
-    ) -> Result<Option<i64>, FenceError> {
+    ) -> Result<Option<i64>, RedisCallError> {
         let key = self.partitions.key(partition, Key::Stock);
         Ok(self.partitions.connection().hget(key, product.as_str()).await?)
     }
@@ -57,7 +58,7 @@ impl Lifecycle {
     /// Checks that Redis accepts the writes of an opening or a rebuild now. Each script of a rebuild begins with a command that
     /// needs no memory, and so does this check, because a rebuild must also work on a full Redis. A replica, a failing disk, too
     /// few replicas or a user without permission are errors.
-    pub async fn check_writable(&self, partition: Partition) -> Result<(), FenceError> {
+    pub async fn check_writable(&self, partition: Partition) -> Result<(), RedisCallError> {
         let scratch = self.partitions.key(partition, Key::Scratch);
         let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;
         Ok(())

@@ -14,11 +14,11 @@ use super::{Role, Stores, connect::retry_refused};
 use crate::{
     ack::{Acks, AvailableAcks},
     durability::{
-        Assessment, CompleteFile, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
+        AofCompleteness, Assessment, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
         setting_warnings,
     },
     grpc,
-    redis::{FenceError, retry_at_start},
+    redis::{RedisCallError, retry_at_start},
     tasks::tick,
 };
 
@@ -36,7 +36,7 @@ const UNAVAILABLE: &str = "Redis is unavailable";
 struct Assessed {
     redis: Assessment,
     replicas: u32,
-    file: CompleteFile,
+    aof: AofCompleteness,
     postgres: Assessment,
     postgres_at: Instant,
 }
@@ -54,7 +54,7 @@ impl Assessed {
 
 /// Checks both stores; clones share the reasons why nothing can be sold.
 #[derive(Clone)]
-pub(super) struct Watch {
+pub(super) struct StoreMonitor {
     stores: Stores,
     role: Role,
     /// Where calls are answered.
@@ -64,7 +64,7 @@ pub(super) struct Watch {
     assessed: Assessed,
 }
 
-impl Watch {
+impl StoreMonitor {
     /// Assesses both stores' settings.
     pub(super) async fn start(
         stores: Stores,
@@ -75,11 +75,11 @@ impl Watch {
         let state = retry_at_start(|| RedisState::read(partitions.connection())).await;
         let state = state.context("cannot read Redis's settings")?;
         let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
-        let mut file = CompleteFile::default();
+        let mut aof = AofCompleteness::default();
         let assessed = Assessed {
-            redis: state.assess(&mut file),
+            redis: state.assess(&mut aof),
             replicas: state.replicas,
-            file,
+            aof,
             postgres: assess_postgres(&settings),
             postgres_at: Instant::now(),
         };
@@ -129,9 +129,9 @@ impl Watch {
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
                 if healthy {
-                    tracing::warn!("this process is ready again");
+                    tracing::warn!("gRPC health is SERVING again");
                 } else {
-                    tracing::warn!("this process is not ready: {}", reasons.join("; "));
+                    tracing::warn!("gRPC health is NOT_SERVING: {}", reasons.join("; "));
                 }
                 report(&reporter, self.role, healthy).await;
                 was_healthy = healthy;
@@ -145,7 +145,7 @@ impl Watch {
         let refusal = match self.stores.stock.partitions().ping().await {
             Ok(()) => None,
             // For example a Redis whose disk is full: INFO shows why.
-            Err(FenceError::Unavailable { source, .. }) => {
+            Err(RedisCallError::Unavailable { source, .. }) => {
                 Some(server_message(&source).map_or(UNAVAILABLE.to_owned(), |message| {
                     format!("Redis refuses PING: {message}")
                 }))
@@ -181,7 +181,7 @@ impl Watch {
             }
             Err(_) => return None,
         };
-        let redis = state.assess(&mut self.assessed.file);
+        let redis = state.assess(&mut self.assessed.aof);
         if !redis.refusals.is_empty() {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
@@ -204,14 +204,14 @@ impl Watch {
         for partition in self.stores.deployment.partitions.all() {
             match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
-                Err(FenceError::Fenced(_)) => {}
-                Err(FenceError::Unavailable { source, .. }) => match server_message(&source) {
+                Err(RedisCallError::Fenced(_)) => {}
+                Err(RedisCallError::Unavailable { source, .. }) => match server_message(&source) {
                     Some(message) => {
                         reason = format!("Redis refuses the scripts of this program: {message}");
                     }
                     None => return Some(UNAVAILABLE.to_owned()),
                 },
-                Err(error @ FenceError::Malformed(_)) => reason = error.to_string(),
+                Err(error @ RedisCallError::Malformed(_)) => reason = error.to_string(),
             }
         }
         Some(reason)

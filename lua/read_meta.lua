@@ -5,10 +5,10 @@
 -- KEYS  1 meta  2 orders  3 stock  4 supply  5 dead  6 catalogue  7 bought  8 dead_index
 -- ARGV  none
 --
--- Returns {'fenced', 'replica'} (this Redis is a replica) | {'held', deployment, epoch, seq, in use ('1' or '0')}
+-- Returns {'fenced', 'replica'} (this Redis is a replica) | {'meta', deployment, epoch, seq, in use ('1' or '0')}
 --       | {'none'} (Redis holds no meta of this partition)
 
 if not instance() then return { 'fenced', 'replica' } end
 local meta = redis.call('HMGET', KEYS[1], 'deployment', 'epoch', 'seq')
 if not meta[1] then return { 'none' } end
-return { 'held', meta[1], meta[2] or '0', meta[3] or '0', in_use(KEYS) and '1' or '0' }
+return { 'meta', meta[1], meta[2] or '0', meta[3] or '0', in_use(KEYS) and '1' or '0' }

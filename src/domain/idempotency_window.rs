@@ -8,11 +8,11 @@ const WIDTH_MAX_MS: i64 = 43_200_000;
 /// hours or more, and request ids that were remembered under the old value are still found. `buckets_of` in
 /// `lua/fence.lua` computes the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdWindow {
+pub struct IdempotencyWindow {
     pub(crate) window_ms: i64,
 }
 
-impl IdWindow {
+impl IdempotencyWindow {
     /// A window of this many milliseconds.
     pub fn new(window_ms: u64) -> Self {
         Self { window_ms: i64::try_from(window_ms).unwrap_or(i64::MAX).max(1) }
@@ -51,7 +51,7 @@ mod tests {
         for window_ms in
             [1_000, HOUR_MS, 12 * HOUR_MS, 12 * HOUR_MS + 1, 72 * HOUR_MS, 100 * HOUR_MS]
         {
-            let window = IdWindow::new(u64::try_from(window_ms).unwrap());
+            let window = IdempotencyWindow::new(u64::try_from(window_ms).unwrap());
             let width_ms = window.width_ms();
             for taken_ms in [1_700_000_000_000, 39_500 * width_ms, 39_500 * width_ms - 1] {
                 let bucket = window.bucket_of(taken_ms);
@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn window_of_72_hours_finds_ids_written_with_12_hours() {
-        let (before, now) = (IdWindow::new(43_200_000), IdWindow::new(259_200_000));
+        let (before, now) =
+            (IdempotencyWindow::new(43_200_000), IdempotencyWindow::new(259_200_000));
         assert_eq!((before.width_ms(), before.earlier_buckets()), (12 * HOUR_MS, 1));
         assert_eq!((now.width_ms(), now.earlier_buckets()), (12 * HOUR_MS, 6));
         assert_eq!(now.until_ms(10) - 10 * 12 * HOUR_MS, 84 * HOUR_MS);

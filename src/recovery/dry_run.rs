@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
-    domain::{Epoch, Partition, ProductId},
+    domain::{Epoch, Partition, ProductId, ProductWithSold},
     ledger::PartitionRow,
     redis::FenceReason,
 };
@@ -24,7 +24,7 @@ struct Waiting {
 
 impl Recovery {
     /// What a rebuild of this partition would do now, in lines to be printed.
-    pub async fn plan(
+    pub async fn dry_run(
         &self,
         row: PartitionRow,
         fenced: Option<FenceReason>,
@@ -35,10 +35,10 @@ impl Recovery {
             None => status.as_str().to_owned(),
         };
         let refused = self.check_ready(row).await.err();
-        let held = self.lifecycle.held(partition).await?;
-        let (held_epoch, seq) = held.map_or((epoch, 0), |held| (held.epoch, held.seq));
-        let next = Epoch(epoch.max(held_epoch).0.saturating_add(1));
-        let waiting = self.waiting(partition, held_epoch).await?;
+        let meta = self.lifecycle.read_meta(partition).await?;
+        let (redis_epoch, seq) = meta.map_or((epoch, 0), |meta| (meta.epoch, meta.seq));
+        let next = Epoch(epoch.max(redis_epoch).0.saturating_add(1));
+        let waiting = self.waiting(partition, redis_epoch).await?;
         let mut lines =
             vec![format!("{status} in epoch {epoch}; it would be open in epoch {next}")];
         if let Some(refused) = refused.map(anyhow::Error::from) {
@@ -46,22 +46,22 @@ impl Recovery {
         }
         lines.push(format!("{} entries would be stored or voided", waiting.entries));
         // What is missing of the count of Redis, or of the highest mark.
-        let decided = self.ledger.decided_seqs(partition, held_epoch).await?;
-        let marked = self.ledger.lost(partition, Epoch(held_epoch.0.saturating_add(1))).await?;
+        let decided = self.ledger.decided_seqs(partition, redis_epoch).await?;
+        let marked = self.ledger.lost(partition, Epoch(redis_epoch.0.saturating_add(1))).await?;
         let marked =
-            marked.iter().find(|lost| lost.epoch == held_epoch).map_or(0, |lost| lost.count);
+            marked.iter().find(|lost| lost.epoch == redis_epoch).map_or(0, |lost| lost.count);
         let lost = seq.saturating_sub(decided).max(marked).saturating_sub(waiting.of_epoch);
-        lines.push(format!("{lost} accepted orders of epoch {held_epoch} are in neither store"));
+        lines.push(format!("{lost} accepted orders of epoch {redis_epoch} are in neither store"));
         let mut lines: Vec<_> =
             lines.into_iter().map(|line| format!("partition {partition}: {line}")).collect();
-        let products = self.ledger.remaining(partition).await?;
-        for remaining in products.iter().take(SHOWN_MAX) {
-            let product = &remaining.product.id;
-            let now = self.lifecycle.held_stock(partition, product).await?;
+        let products = self.ledger.products_with_sold(partition).await?;
+        for ProductWithSold { product, sold } in products.iter().take(SHOWN_MAX) {
+            let id = &product.id;
+            let now = self.lifecycle.stock_in_redis(partition, id).await?;
             let now = now.map_or("unknown".to_owned(), |now| now.to_string());
-            let waiting = waiting.by_product.get(product).copied().unwrap_or(0);
-            let afterwards = remaining.product.supply - remaining.sold - waiting;
-            lines.push(format!("product {product}: stock {now} now, {afterwards} afterwards"));
+            let waiting = waiting.by_product.get(id).copied().unwrap_or(0);
+            let afterwards = product.supply - sold - waiting;
+            lines.push(format!("product {id}: stock {now} now, {afterwards} afterwards"));
         }
         if let Some(hidden @ 1..) = products.len().checked_sub(SHOWN_MAX) {
             lines.push(format!("partition {partition}: {hidden} more products are not shown"));
@@ -71,7 +71,7 @@ impl Recovery {
 
     async fn waiting(&self, partition: Partition, epoch: Epoch) -> Result<Waiting, RebuildError> {
         let mut waiting = Waiting::default();
-        self.read_surviving(partition, async |page| {
+        self.read_undrained(partition, async |page| {
             let orders = orders_in(partition, page)?;
             let ids: Vec<Uuid> = orders.iter().map(|order| order.id.to_uuid()).collect();
             let decided = self.ledger.decided(&ids).await?;
