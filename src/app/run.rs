@@ -42,9 +42,8 @@ impl App {
         report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
         tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
-        let routes = self.services().map(|services| grpc::routes(services, &limits));
+        let (inventory, routes) = self.services().map(|all| grpc::routes(all, &limits)).unzip();
         let health = health.accept_compressed(CompressionEncoding::Gzip);
-        let (inventory, routes) = routes.unzip();
         let mut routes = routes.unwrap_or_default().add_service(health);
         if self.config.reflection.is_on() && self.role.answers_calls() {
             routes = grpc::reflect(routes)?;
