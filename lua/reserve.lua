@@ -6,7 +6,7 @@
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
 --       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
 --
--- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one per request:
+-- Returns {'fenced', reason}, nothing done, or {'ok', answers}, a text with one line for each request:
 --   accepted <seq> <remaining> <reserved_at_ms>
 --   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
 --   lost_or_unknown <epoch>-<seq> <random>   this request id's order was accepted before, and lost
@@ -26,7 +26,8 @@ local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local backlog_max = tonumber(ARGV[3])
 local width_ms, back, bucket = buckets_of(tonumber(ARGV[2]), now_ms)
-local bucket_key = KEYS[4] .. ':' .. text(bucket)
+local now_text, bucket_text = text(now_ms), text(bucket)
+local bucket_key = KEYS[4] .. ':' .. bucket_text
 
 -- 1. The requests.
 local requests, products, seen, request_fields = {}, {}, {}, {}
@@ -113,19 +114,23 @@ local function refusal(r)
   return nil
 end
 
+local function put(entry, name, value)
+  entry[#entry + 1] = name
+  entry[#entry + 1] = value
+end
+
 local function add_order(r, id)
-  local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
-  local function put(name, value) entry[#entry + 1] = name; entry[#entry + 1] = value end
+  local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', now_text }
   if r.request_field then
-    put('q', r.request)
-    put('w', text(bucket))
+    put(entry, 'q', r.request)
+    put(entry, 'w', bucket_text)
   end
-  if r.bought_field then put('l', '1') end
-  if r.trace ~= '' then put('c', r.trace) end
+  if r.bought_field then put(entry, 'l', '1') end
+  if r.trace ~= '' then put(entry, 'c', r.trace) end
   return redis.pcall('XADD', KEYS[6], id, unpack(entry))
 end
 
-local answers, taken, new_records, now_bought, failed = { 'ok' }, {}, {}, {}, nil
+local answers, taken, new_records, now_bought, failed = {}, {}, {}, {}, nil
 for _, r in ipairs(requests) do
   local answer
   local record = r.request_field and records[r.request_field]
@@ -139,7 +144,9 @@ for _, r in ipairs(requests) do
     answer = refusal(r)
   end
   if not answer then
-    local added = add_order(r, epoch .. '-' .. text(seq + 1))
+    local next_seq = text(seq + 1)
+    local id = epoch .. '-' .. next_seq
+    local added = add_order(r, id)
     if type(added) == 'table' and added.err then
       failed = added.err
       answer = 'not_applied ' .. failed
@@ -152,11 +159,11 @@ for _, r in ipairs(requests) do
         now_bought[r.bought_field] = bought[r.bought_field]
       end
       if r.request_field then
-        records[r.request_field] = epoch .. '-' .. text(seq) .. ' ' .. r.random .. ' ' .. text(now_ms)
+        records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_text
         new_records[#new_records + 1] = r.request_field
         new_records[#new_records + 1] = records[r.request_field]
       end
-      answer = 'accepted ' .. text(seq) .. ' ' .. text(stock[r.product]) .. ' ' .. text(now_ms)
+      answer = 'accepted ' .. next_seq .. ' ' .. text(stock[r.product]) .. ' ' .. now_text
     end
   end
   answers[#answers + 1] = answer
@@ -171,4 +178,4 @@ if next(taken) then
 end
 -- Redis may refuse this, for example when it is full. Then the next call does it.
 for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end
-return answers
+return { 'ok', table.concat(answers, '\n') }

@@ -42,7 +42,7 @@ impl App {
         report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
         tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
-        let routes = self.services().map(|services| grpc::routes(services, &limits));
+        let (inventory, routes) = self.services().map(|all| grpc::routes(all, &limits)).unzip();
         let health = health.accept_compressed(CompressionEncoding::Gzip);
         let mut routes = routes.unwrap_or_default().add_service(health);
         if self.config.reflection.is_on() && self.role.answers_calls() {
@@ -69,7 +69,7 @@ impl App {
         let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
         let server = server(&self.config)
-            .layer(grpc::observe(metrics, limits.call_timeout, sampling))
+            .layer(grpc::observe(inventory, metrics, limits.call_timeout, sampling))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let served = tokio::select! {

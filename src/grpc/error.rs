@@ -93,6 +93,15 @@ impl ApiError {
         Self { applied: Some(Applied::Maybe), ..self }
     }
 
+    /// Whether nothing is known of this call but the reason.
+    pub(super) fn is_bare(&self) -> bool {
+        self.values.is_empty()
+            && self.fields.is_empty()
+            && (self.delay, self.applied) == (None, None)
+            && self.cause.is_none()
+            && self.text == self.reason.spec().text
+    }
+
     /// Whether a limit or the requested `ack` refused the call before anything was decided.
     pub(super) fn is_shed(&self) -> bool {
         let shed = [Reason::RateLimited, Reason::Overloaded, Reason::AckUnavailable];

@@ -51,6 +51,11 @@ impl<K: Hash + Eq + Clone> RateLimit<K> {
         Self { limiter, checks: Arc::new(AtomicU32::new(0)) }
     }
 
+    /// Whether there is a limit.
+    pub(super) fn is_set(&self) -> bool {
+        self.limiter.is_some()
+    }
+
     /// Counts a call. A refused call is not counted.
     /// The error is how long to wait.
     pub(super) fn check(&self, key: &K) -> Result<(), Duration> {

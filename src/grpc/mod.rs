@@ -8,6 +8,7 @@ mod admin;
 mod admission;
 mod convert;
 mod dead;
+mod dispatch;
 mod error;
 mod error_from;
 mod idempotency_key;
@@ -24,16 +25,21 @@ use std::sync::Arc;
 
 use tonic::{
     codec::CompressionEncoding::Gzip,
-    service::{InterceptorLayer, LayerExt as _, Routes},
+    service::{LayerExt as _, Routes},
 };
 use tower::layer::layer_fn;
 
 pub(crate) use self::status::code_name;
 use self::{
-    address_limit::AddressLimit, admin::Admin, admission::Admission, inventory::Inventory,
-    reset_on_error::ResetOnError, storefront::Storefront,
+    address_limit::{AddressLimit, AddressLimited},
+    admin::Admin,
+    admission::Admission,
+    inventory::Inventory,
+    reset_on_error::ResetOnError,
+    storefront::Storefront,
 };
 pub use self::{
+    dispatch::InventoryRoute,
     limits::Limits,
     observe::{Observed, observe},
 };
@@ -86,9 +92,10 @@ pub struct Services {
     pub metrics: Metrics,
 }
 
-/// The services of the API as routes. `limits` apply to buyers; operators have only `ADMIN_REQUEST_BYTES_MAX`. Requests
-/// may be compressed with gzip; the limit of a message applies to its decompressed size. Responses are not compressed.
-pub fn routes(services: Services, limits: &Limits) -> Routes {
+/// The services of the API: `InventoryService` apart, the others as routes. `limits` apply to buyers; operators have only
+/// `ADMIN_REQUEST_BYTES_MAX`. Requests may be compressed with gzip; the limit of a message applies to its decompressed
+/// size. Responses are not compressed.
+pub fn routes(services: Services, limits: &Limits) -> (InventoryRoute, Routes) {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
         storefront_service_server::StorefrontServiceServer,
@@ -102,14 +109,14 @@ pub fn routes(services: Services, limits: &Limits) -> Routes {
         .accept_compressed(Gzip)
         .max_decoding_message_size(limits.request_max_bytes);
     let reset_on_error = layer_fn(|inner| ResetOnError { inner });
-    let address_limit = AddressLimit::new(limits, services.metrics.clone());
-    let address_limit = InterceptorLayer::new(address_limit);
+    let limit = AddressLimit::new(limits, services.metrics.clone());
+    let inventory = AddressLimited { limit: limit.clone(), inner: inventory };
+    let address_limit = layer_fn(move |inner| AddressLimited { limit: limit.clone(), inner });
     let admin = AdminServiceServer::new(Admin { services })
         .accept_compressed(Gzip)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
-    Routes::new(address_limit.named_layer(inventory))
-        .add_service(address_limit.named_layer(reset_on_error.named_layer(storefront)))
-        .add_service(admin)
+    let routes = Routes::new(address_limit.named_layer(reset_on_error.named_layer(storefront)));
+    (InventoryRoute::new(inventory), routes.add_service(admin))
 }
 
 /// Adds reflection in both of its versions, through which clients read the API. Fails if its descriptor cannot be read.

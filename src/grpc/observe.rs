@@ -22,7 +22,8 @@ use tower::{Layer, Service, layer::layer_fn};
 use tracing::{Instrument as _, Span};
 
 use super::{
-    DESCRIPTOR_SET,
+    DESCRIPTOR_SET, InventoryRoute,
+    dispatch::Dispatch,
     error::ApiError,
     reason::Reason,
     status::{code_name, error_of_tonic, log_cause},
@@ -36,21 +37,27 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(10);
 /// Calls of operators.
 const OPERATORS: &str = "/yoink.v1.AdminService/";
 
-/// The layer around all routes. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
+/// The layer around all routes, with `InventoryService` beside them. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
 pub fn observe(
+    inventory: Option<InventoryRoute>,
     metrics: Metrics,
     call_timeout: Duration,
     sampling: Sampling,
 ) -> impl Layer<Routes, Service = Observed> + Clone {
     // At the start, so that the first call does not wait for it.
     LazyLock::force(&METHODS);
-    layer_fn(move |inner| Observed { inner, metrics: metrics.clone(), call_timeout, sampling })
+    layer_fn(move |others| Observed {
+        inner: Dispatch { inventory: inventory.clone(), others },
+        metrics: metrics.clone(),
+        call_timeout,
+        sampling,
+    })
 }
 
 /// Routes whose calls are timed, and answered by their deadline.
 #[derive(Clone)]
 pub struct Observed {
-    inner: Routes,
+    inner: Dispatch,
     metrics: Metrics,
     call_timeout: Duration,
     sampling: Sampling,
@@ -62,7 +69,7 @@ impl Service<Request<Body>> for Observed {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<Body>>::poll_ready(&mut self.inner, context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -84,18 +91,19 @@ impl Service<Request<Body>> for Observed {
                     Err(_) => Status::from(ApiError::from(Reason::DeadlineExceeded)).into_http(),
                 },
             };
-            if let Some(status) = response.extensions().get::<Status>() {
+            // Every error of a service is here. A response without it is OK, or a stream that has begun.
+            let status = response.extensions().get::<Status>();
+            let mut code = status.map_or("OK", |status| code_name(status.code()));
+            if let Some(status) = status {
                 // Outside the span of the call, the line would have no trace id.
                 call.span.in_scope(|| log_cause(method, status));
+                if let Some(error) = error_of_tonic(status) {
+                    let named = Status::from(error);
+                    code = code_name(named.code());
+                    response = named.into_http();
+                }
             }
-            // An error has its status in the headers. A response without one is OK, or a stream that has begun.
-            let mut status = Status::from_header_map(response.headers());
-            if let Some(error) = status.as_ref().and_then(error_of_tonic) {
-                let named = Status::from(error);
-                response = named.clone().into_http();
-                status = Some(named);
-            }
-            call.answered(status.as_ref().map_or("OK", |status| code_name(status.code())));
+            call.answered(code);
             Ok(response)
         })
     }

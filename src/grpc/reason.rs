@@ -45,7 +45,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            #[cfg(test)]
+            /// Every reason, in the order of its number.
             pub(super) const ALL: &[Self] = &[$(Self::$reason),*];
 
             /// As it is written in `ErrorInfo`.

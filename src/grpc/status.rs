@@ -1,6 +1,6 @@
 //! The status that a client gets for an error: code, details, and headers.
 
-use std::{collections::HashMap, error::Error as _};
+use std::{collections::HashMap, error::Error as _, sync::LazyLock};
 
 use tonic::{
     Code, Status,
@@ -68,37 +68,45 @@ fn number(number: u128) -> MetadataValue<Ascii> {
     u64::try_from(number).unwrap_or(u64::MAX).into()
 }
 
+/// The status of each reason, for errors of which nothing else is known. In a sale these are most of the answers, so they
+/// are encoded once.
+static BARE: LazyLock<Vec<Status>> =
+    LazyLock::new(|| Reason::ALL.iter().map(|reason| encode((*reason).into())).collect());
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
-        let (spec, metadata) = (error.reason.spec(), error.metadata());
-        let message = error.message(&metadata);
-        let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let mut metadata: HashMap<String, String> = metadata.collect();
-        let mut headers = MetadataMap::new();
-        if let Some(applied) = error.applied() {
-            metadata.insert("applied".to_owned(), applied.as_str().to_owned());
-            headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
-        }
-        if spec.http_status == 409 {
-            headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
-        }
-        let mut details = ErrorDetails::new();
-        if let Some(delay) = error.retry_delay() {
-            details.set_retry_info(Some(delay));
-            headers.insert("retry-after", number(delay.as_nanos().div_ceil(1_000_000_000)));
-            headers.insert("grpc-retry-pushback-ms", number(delay.as_nanos().div_ceil(1_000_000)));
-        }
-        details.set_error_info(error.reason.as_str(), DOMAIN, metadata);
-        for (field, problem) in error.fields {
-            details.add_bad_request_violation(field, problem);
-        }
-        let mut status =
-            Status::with_error_details_and_metadata(spec.code, message, details, headers);
-        if let Some(cause) = error.cause {
-            status.set_source(cause);
-        }
-        status
+        if error.is_bare() { BARE[error.reason as usize].clone() } else { encode(error) }
     }
+}
+
+fn encode(error: ApiError) -> Status {
+    let (spec, metadata) = (error.reason.spec(), error.metadata());
+    let message = error.message(&metadata);
+    let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
+    let mut metadata: HashMap<String, String> = metadata.collect();
+    let mut headers = MetadataMap::new();
+    if let Some(applied) = error.applied() {
+        metadata.insert("applied".to_owned(), applied.as_str().to_owned());
+        headers.insert("x-yoink-applied", MetadataValue::from_static(applied.as_str()));
+    }
+    if spec.http_status == 409 {
+        headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
+    }
+    let mut details = ErrorDetails::new();
+    if let Some(delay) = error.retry_delay() {
+        details.set_retry_info(Some(delay));
+        headers.insert("retry-after", number(delay.as_nanos().div_ceil(1_000_000_000)));
+        headers.insert("grpc-retry-pushback-ms", number(delay.as_nanos().div_ceil(1_000_000)));
+    }
+    details.set_error_info(error.reason.as_str(), DOMAIN, metadata);
+    for (field, problem) in error.fields {
+        details.add_bad_request_violation(field, problem);
+    }
+    let mut status = Status::with_error_details_and_metadata(spec.code, message, details, headers);
+    if let Some(cause) = error.cause {
+        status.set_source(cause);
+    }
+    status
 }
 
 #[cfg(test)]

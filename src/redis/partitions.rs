@@ -186,8 +186,7 @@ impl Partitions {
     ) -> Result<T, RedisCallError> {
         let started = Instant::now();
         let mut connection = self.connection.clone();
-        let call = script.call(keys, args);
-        let reply: Result<Value, _> = call.invoke_async(&mut connection).await;
+        let reply = script.call(&mut connection, keys, args).await;
         let parsed = reply.map_err(RedisCallError::from).and_then(|reply| script.parse(&reply));
         let error = parsed.as_ref().err().map(RedisCallError::label);
         self.connection.metrics().record_script(script.name, started.elapsed(), error);

@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, sync::OnceLock};
 
-use ::redis::Value;
+use ::redis::{ErrorKind, RedisResult, ServerErrorKind, Value};
 
-use super::{FenceReason, Key, RedisCallError};
+use super::{Connection, FenceReason, Key, RedisCallError};
 
 const FENCE: &str = include_str!("../../lua/fence.lua");
 
@@ -51,15 +51,26 @@ impl<T> Script<T> {
         call
     }
 
-    pub(super) fn call(&self, keys: &[String], args: &[&str]) -> ::redis::ScriptInvocation<'_> {
-        let mut call = self.loaded().script.prepare_invoke();
-        for key in keys {
-            call.key(key);
+    /// Calls the script by its hash, and loads it if Redis does not know the hash. Not by the library's own call, which
+    /// copies each argument into memory of its own first.
+    pub(super) async fn call(
+        &self,
+        connection: &mut Connection,
+        keys: &[String],
+        args: &[&str],
+    ) -> RedisResult<Value> {
+        let script = &self.loaded().script;
+        let all = keys.iter().map(String::len).chain(args.iter().map(|arg| arg.len()));
+        let bytes = all.sum::<usize>() + 64;
+        let mut call = ::redis::Cmd::with_capacity(3 + keys.len() + args.len(), bytes);
+        call.arg("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(keys).arg(args);
+        match call.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                script.load_async(connection).await?;
+                call.query_async(connection).await
+            }
+            reply => reply,
         }
-        for arg in args {
-            call.arg(*arg);
-        }
-        call
     }
 
     /// Parses a reply, whose first element is its status.

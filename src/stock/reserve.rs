@@ -23,9 +23,9 @@ const BATCH_MAX: usize = 128;
 /// The most requests that wait for a partition.
 const QUEUE_MAX: usize = 4096;
 
-script!(RESERVE: Vec<String> = "reserve", include_str!("../../lua/reserve.lua"),
+script!(RESERVE: String = "reserve", include_str!("../../lua/reserve.lua"),
     [Meta, Stock, Catalogue, Idempotency, Bought, Orders, Lost] {
-    ["ok", ref answers @ ..] => answers.iter().map(|&answer| answer.to_owned()).collect(),
+    ["ok", answers] => answers.to_owned(),
 });
 
 /// Calls `lua/reserve.lua`.
@@ -88,11 +88,12 @@ impl Reserver {
         let (rate, capacity) =
             (&self.store_rates[partition.index()], self.settings.backlog_max_entries);
         let wait = |removed| rate.wait(Instant::now(), removed, capacity);
-        let decode = |(random, answer): (u64, &String)| {
+        let decode = |(random, answer): (u64, &str)| {
             decode(answer, PartitionEpoch { partition, epoch }, random, wait)
-                .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.clone()]).into()))
+                .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.to_owned()]).into()))
         };
-        let decisions: Vec<Decision> = randoms.into_iter().zip(&answers).map(decode).collect();
+        let decisions: Vec<Decision> =
+            randoms.into_iter().zip(answers.split('\n')).map(decode).collect();
         // A duplicate may be the first report of its accept that any process gets.
         let reported = decisions.iter().filter_map(|decision| match decision {
             Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
@@ -105,12 +106,13 @@ impl Reserver {
         Ok(decisions)
     }
 
+    /// The epoch, and one line for each request.
     async fn call(
         &self,
         partition: Partition,
         batch: &[ReserveRequest],
         randoms: &[u64],
-    ) -> Result<(Epoch, Vec<String>), RedisCallError> {
+    ) -> Result<(Epoch, String), RedisCallError> {
         // Read again: the partition may have been closed before it was recorded as selling.
         let epoch = self.partitions.selling_epoch(partition)?;
         let settings = [
@@ -118,7 +120,8 @@ impl Reserver {
             self.settings.backlog_max_entries.to_string(),
         ];
         let randoms: Vec<String> = randoms.iter().map(|random| format!("{random:x}")).collect();
-        let mut args: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let mut args: Vec<&str> = Vec::with_capacity(settings.len() + 6 * batch.len());
+        args.extend(settings.iter().map(String::as_str));
         for (request, random) in batch.iter().zip(&randoms) {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
@@ -130,8 +133,8 @@ impl Reserver {
         }
         let at = PartitionEpoch { partition, epoch };
         let answers = self.partitions.run_in_epoch(at, &RESERVE, &args).await?;
-        if answers.len() != batch.len() {
-            return Err(RedisCallError::Malformed(answers));
+        if answers.split('\n').count() != batch.len() {
+            return Err(RedisCallError::Malformed(vec![answers]));
         }
         Ok((epoch, answers))
     }
@@ -163,8 +166,10 @@ fn decode(
     wait: impl Fn(i64) -> Duration,
 ) -> Option<Decision> {
     let (status, rest) = answer.split_once(' ').unwrap_or((answer, ""));
-    let parts: Vec<&str> = rest.split(' ').collect();
-    let outcome = match (status, parts.as_slice()) {
+    // One place more than an answer has parts, so that an answer with too many matches none.
+    let mut parts = [""; 5];
+    let count = rest.split(' ').zip(&mut parts).map(|(part, place)| *place = part).count();
+    let outcome = match (status, &parts[..count]) {
         ("accepted", [seq, remaining, at]) => {
             let id = ReservationId::new(partition.number(), epoch, seq.parse().ok()?, random);
             Outcome::Accepted(receipt(id.ok()?, at, remaining)?)

@@ -69,16 +69,51 @@ impl Limit {
     }
 }
 
+/// When a connection writes. Each answer wakes its connection at once, which would write it alone. So a write first lets
+/// the tasks that are ready run: then the other answers of the same batch are there, and one write sends them all.
+#[derive(Default)]
+struct Turn {
+    /// The bytes that were to be written when the wait began.
+    waits_with: Option<usize>,
+    /// How many waits in a row brought no further bytes.
+    in_vain: u8,
+    /// How many more writes do not wait, after too many waits in vain: this client makes one call at a time.
+    without_wait: u8,
+}
+
+const WAITS_IN_VAIN_MAX: u8 = 4;
+const WRITES_WITHOUT_WAIT: u8 = 16;
+
+impl Turn {
+    fn poll(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<()> {
+        match self.waits_with.take() {
+            Some(before) if bytes == before && self.in_vain + 1 >= WAITS_IN_VAIN_MAX => {
+                self.without_wait = WRITES_WITHOUT_WAIT;
+            }
+            Some(before) if bytes == before => self.in_vain += 1,
+            Some(_) => self.in_vain = 0,
+            None if self.without_wait > 0 => self.without_wait -= 1,
+            None => {
+                self.waits_with = Some(bytes);
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 pub(crate) struct Connection {
     stream: TcpStream,
     limit: Limit,
     metrics: ListenerMetrics,
+    turn: Turn,
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, limit: Limit, metrics: ListenerMetrics) -> Self {
         metrics.opened();
-        Self { stream, limit, metrics }
+        Self { stream, limit, metrics, turn: Turn::default() }
     }
 }
 
@@ -118,6 +153,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
+        ready!(self.turn.poll(context, bytes.len()));
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -139,6 +175,36 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
+        let bytes = slices.iter().map(|slice| slice.len()).sum();
+        ready!(self.turn.poll(context, bytes));
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Whether each of these writes, by its bytes, may be made.
+    fn writes(bytes: &[usize]) -> Vec<bool> {
+        let (mut turn, mut context) = (Turn::default(), Context::from_waker(Waker::noop()));
+        bytes.iter().map(|bytes| turn.poll(&mut context, *bytes).is_ready()).collect()
+    }
+
+    #[test]
+    fn write_waits_for_one_turn_while_that_brings_more_answers() {
+        assert_eq!(writes(&[10, 30, 20, 25]), [false, true, false, true]);
+    }
+
+    #[test]
+    fn writes_do_not_wait_for_some_time_after_waits_in_vain() {
+        let (waits, free) = (usize::from(WAITS_IN_VAIN_MAX), usize::from(WRITES_WITHOUT_WAIT));
+        let mut expected = [false, true].repeat(waits);
+        expected.extend(vec![true; free]);
+        // Then one wait decides.
+        expected.extend([false, true, true]);
+        assert_eq!(writes(&vec![10; expected.len()]), expected);
     }
 }
