@@ -58,7 +58,7 @@ impl From<LedgerError> for Pause {
                 PauseReason::VoidRefused(Sqlstate::new(sqlstate))
             }
             LedgerError::Unlisted { sqlstate, .. } => PauseReason::LedgerUnlisted(*sqlstate),
-            LedgerError::InvalidData(column) => PauseReason::LedgerInvalidData(*column),
+            LedgerError::InvalidData(column) => PauseReason::LedgerInvalidData(column),
             LedgerError::Misconfigured { .. } => PauseReason::LedgerMisconfigured,
             LedgerError::Inconsistent { .. } => PauseReason::Inconsistent,
             LedgerError::EpochChanged => PauseReason::Fenced,

@@ -307,7 +307,7 @@ async fn partition_with_lost_opening_uses_no_epoch_before_it_is_rebuilt_by_comma
     assert!(all.contains("partition 0: ") && all.contains("partition 1: "), "{all}");
     let (code, printed) = rebuild(&env, &["--partition", &number.to_string()]);
     assert_eq!(code, Some(0), "{printed}");
-    assert!(printed.contains("1 orders are stored, 0 are voided"), "{printed}");
+    assert!(printed.contains("1 orders from its streams were stored and 0 voided"), "{printed}");
     assert_eq!(row().await, (2, "open".to_owned()));
     let again = sells_again(&service, "bob").await;
     assert_eq!((again.duplicate, again.reservation_id), (true, waiting.reservation_id));
