@@ -4,7 +4,7 @@
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
---       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
+--       traceparent ('' for none), '1' if no id has a character to escape, else '0'
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answer, ...}, one per request:
 --   accepted <seq> <remaining> <reserved_at_ms>
@@ -33,10 +33,9 @@ local requests, products, seen, request_fields = {}, {}, {}, {}
 for i = 4, #ARGV, 6 do
   local r = {
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
-    format = ARGV[i + 5],
   }
-  -- Only ids of format 2 may have characters to escape; a product's id never has any.
-  local is_plain = r.format == '1'
+  -- A product's id never has a character to escape.
+  local is_plain = ARGV[i + 5] == '1'
   r.user_product_field = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
     r.request_field = r.user_product_field .. '/' .. (is_plain and r.request or field_part(r.request))
@@ -113,16 +112,13 @@ local function refusal(r)
   return nil
 end
 
+-- The entry has format 3 (src/stream/entry.rs): fields_of() takes 'o' apart.
 local function add_order(r, id)
-  local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', text(now_ms) }
-  local function put(name, value) entry[#entry + 1] = name; entry[#entry + 1] = value end
-  if r.request_field then
-    put('q', r.request)
-    put('w', text(bucket))
-  end
-  if r.bought_field then put('l', '1') end
-  if r.trace ~= '' then put('c', r.trace) end
-  return redis.pcall('XADD', KEYS[6], id, unpack(entry))
+  local order = {
+    r.random, text(now_ms), r.product, r.user, r.bought_field and '1' or '', r.request_field and text(bucket) or '', r.request,
+    r.trace,
+  }
+  return redis.pcall('XADD', KEYS[6], id, 'v', '3', 'o', table.concat(order, ' '))
 end
 
 local answers, taken, new_records, now_bought, failed = { 'ok' }, {}, {}, {}, nil
