@@ -113,12 +113,14 @@ local function refusal(r)
 end
 
 -- The entry has format 3 (src/stream/entry.rs): fields_of() takes 'o' apart.
+local now_text, bucket_text = text(now_ms), text(bucket)
 local function add_order(r, id)
-  local order = {
-    r.random, text(now_ms), r.product, r.user, r.bought_field and '1' or '', r.request_field and text(bucket) or '', r.request,
-    r.trace,
-  }
-  return redis.pcall('XADD', KEYS[6], id, 'v', '3', 'o', table.concat(order, ' '))
+  local order = r.random .. ' ' .. r.product .. ' ' .. r.user
+  if r.request_field or r.bought_field or r.trace ~= '' then
+    order = order .. ' ' .. (r.bought_field and '1' or '') .. ' ' .. (r.request_field and bucket_text or '') .. ' ' .. r.request
+  end
+  if r.trace ~= '' then order = order .. ' ' .. r.trace end
+  return redis.pcall('XADD', KEYS[6], id, 'v', '3', 't', now_text, 'o', order)
 end
 
 local answers, taken, new_records, now_bought, failed = { 'ok' }, {}, {}, {}, nil

@@ -33,8 +33,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
 
-/// Where the consumers of this process report what they have committed. By default nobody reads the reports: no call of
-/// this process waits.
+/// Where the consumers of this process report what they have committed. By default they are dropped: no call of this process
+/// waits.
 #[derive(Clone, Default)]
 pub struct CommitReports {
     sender: Option<mpsc::Sender<Vec<ReservationId>>>,
@@ -99,13 +99,20 @@ async fn run(
     mut reports: mpsc::Receiver<Vec<ReservationId>>,
 ) {
     let (mut healthy, mut pause) = (true, POLL_INTERVAL);
+    // The calls that waited at the last read, in order.
+    let mut waited = Vec::new();
     while waiters.update().await {
         let reported = answer_reported(&mut waiters, &mut reports, pause).await;
         if waiters.is_empty() {
             continue;
         }
         let started = Instant::now();
-        let read = read(&partitions, &ledger, &mut waiters).await;
+        let waiting = waiters.keys();
+        // While consumers report commits, calls that have just joined are left to them.
+        let is_due = |id: &&ReservationId| !reported || waited.binary_search(*id).is_ok();
+        let due: Vec<ReservationId> = waiting.iter().filter(is_due).copied().collect();
+        let read = read(&partitions, &ledger, &due, &mut waiters).await;
+        waited = waiting;
         if let (Err(error), true) = (&read, healthy) {
             tracing::warn!(
                 error = error as &dyn std::error::Error,
@@ -122,13 +129,14 @@ async fn run(
     }
 }
 
-/// Reads the state of all reservations for which calls wait, and answers those that are decided.
+/// Reads the state of these reservations, and answers the calls that wait for those that are decided.
 async fn read(
     partitions: &Partitions,
     ledger: &Ledger,
+    ids: &[ReservationId],
     waiters: &mut Waiters<ReservationId, Answer>,
 ) -> Result<(), LedgerError> {
-    for batch in waiters.keys().chunks(BATCH_MAX) {
+    for batch in ids.chunks(BATCH_MAX) {
         // The epochs are read before the ledger: an epoch opens after what is left of earlier ones was stored or
         // voided (R8), so an order that the ledger does not hold then is lost.
         let has_ended = |id: &&ReservationId| {
@@ -175,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reports_that_nobody_reads_are_dropped() {
+    async fn reports_beyond_the_limit_are_dropped() {
         let (sender, mut reports) = commit_reports();
         for seq in 0..1_000 {
             sender.report(vec![ReservationId::new(0, Epoch(1), seq, 7).unwrap()]);

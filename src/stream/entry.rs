@@ -2,13 +2,14 @@
 
 use crate::domain::{Order, Partition, ReservationId};
 
-/// The newest format that this program reads, and the one that it writes: the order is one field, `o`. In formats 1 and 2
-/// each part of it is a field of its own.
+/// The newest format that this program reads, and the one that it writes: `t` is the time, which Redis stores as a number,
+/// and `o` has the other parts of the order. In formats 1 and 2 each part is a field of its own.
 pub const FORMAT: u32 = 3;
 
-/// The parts of `o` in their order, by the names that they have as fields. They are separated by spaces, which no id has,
-/// and empty where an order has none. One field costs Redis and this program half of what eight fields cost.
-const PACKED: [&str; 8] = ["r", "t", "p", "u", "l", "w", "q", "c"];
+/// The parts of `o` in their order, by the names that they have as fields. They are separated by spaces, which no id has.
+/// A part that the order does not have is empty, or missing at the end. One field costs Redis and this program less than
+/// seven.
+const PACKED: [&str; 7] = ["r", "p", "u", "l", "w", "q", "c"];
 
 /// The names and values of an entry; what is not UTF-8 was replaced.
 pub(super) type Fields = Vec<(String, String)>;
@@ -67,12 +68,13 @@ impl Entry {
     pub fn unpacked(&self) -> Vec<(&str, &str)> {
         let mut unpacked = Vec::with_capacity(16);
         for (name, value) in &self.fields {
-            match (name.as_str(), unpack(value)) {
-                ("o", Some(parts)) => {
-                    let parts = PACKED.into_iter().zip(parts);
-                    unpacked.extend(parts.filter(|(_, value)| !value.is_empty()));
-                }
-                _ => unpacked.push((name.as_str(), value.as_str())),
+            if name == "o"
+                && let Some(parts) = unpack(value)
+            {
+                let parts = PACKED.into_iter().zip(parts);
+                unpacked.extend(parts.filter(|(_, value)| !value.is_empty()));
+            } else {
+                unpacked.push((name.as_str(), value.as_str()));
             }
         }
         unpacked
@@ -124,12 +126,11 @@ impl Entry {
     }
 }
 
-/// The parts of a value of `o`; `None` if there are more or fewer.
+/// The parts of a value of `o`; `None` if there are more.
 fn unpack(packed: &str) -> Option<[&str; PACKED.len()]> {
     let mut parts = packed.split(' ');
-    let unpacked: [Option<&str>; PACKED.len()] = std::array::from_fn(|_| parts.next());
-    let complete = parts.next().is_none() && unpacked.iter().all(Option::is_some);
-    complete.then(|| unpacked.map(Option::unwrap_or_default))
+    let unpacked = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    parts.next().is_none().then_some(unpacked)
 }
 
 #[cfg(test)]
@@ -177,8 +178,8 @@ mod tests {
 
     #[test]
     fn entry_of_format_3_gives_the_order_of_its_one_field() {
-        let order = "ff 1000 shoe:a+b gid://shop/1 1 41561 a/%|b 00-ab-cd-01";
-        let packed = entry(&[("v", "3"), ("o", order), ("id", "2-7")]);
+        let order = "ff shoe:a+b gid://shop/1 1 41561 a/%|b 00-ab-cd-01";
+        let packed = entry(&[("v", "3"), ("t", "1000"), ("o", order), ("id", "2-7")]);
         let order = packed.order(partition(), "2-7").unwrap();
         assert_eq!(order.id, ReservationId::new(3, Epoch(2), 7, 0xff).unwrap());
         assert_eq!((order.product.as_str(), order.user.as_str()), ("shoe:a+b", "gid://shop/1"));
@@ -186,17 +187,18 @@ mod tests {
         assert_eq!(order.reserved_at_ms, 1000);
         assert_eq!(order.traceparent.as_deref(), Some("00-ab-cd-01"));
         assert_eq!((packed.field("w"), packed.field("id")), (Some("41561"), Some("2-7")));
-        let bytes = "v=3\nr=ff\nt=1000\np=shoe:a+b\nu=gid://shop/1\nl=1\nw=41561\nq=a/%|b\nc=00-ab-cd-01\nid=2-7\n";
+        let bytes = "v=3\nt=1000\nr=ff\np=shoe:a+b\nu=gid://shop/1\nl=1\nw=41561\nq=a/%|b\nc=00-ab-cd-01\nid=2-7\n";
         assert_eq!(packed.to_bytes(), bytes.as_bytes());
-        let least = entry(&[("v", "3"), ("o", "ff 1000 shoe ann    ")]);
+        let least = entry(&[("v", "3"), ("t", "1000"), ("o", "ff shoe ann")]);
         let order = least.order(partition(), "2-7").unwrap();
         assert_eq!((order.request, order.traceparent, least.field("l")), (None, None, None));
     }
 
     #[test]
-    fn entry_whose_one_field_has_more_or_fewer_parts_has_no_order() {
-        for other in ["", "ff 1000 shoe ann", "ff 1000 shoe ann     ", " 1000 shoe ann    "] {
-            let error = entry(&[("v", "3"), ("o", other)]).order(partition(), "2-7").unwrap_err();
+    fn entry_whose_one_field_has_other_parts_has_no_order() {
+        for other in ["", "ff shoe", " shoe ann", "ff shoe ann     ", "ff shoe ann 1 2 a b c"] {
+            let entry = entry(&[("v", "3"), ("t", "1000"), ("o", other)]);
+            let error = entry.order(partition(), "2-7").unwrap_err();
             assert!(matches!(error, EntryError::Malformed(_)), "{other}");
         }
     }
