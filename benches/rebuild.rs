@@ -96,8 +96,8 @@ impl Bench {
     async fn accept(&self, entries: i64) -> anyhow::Result<()> {
         let script = "local seq = tonumber(redis.call('HGET', KEYS[1], 'seq'))
             for n = seq + 1, seq + tonumber(ARGV[1]) do
-              redis.call('XADD', KEYS[2], '1-' .. string.format('%.0f', n), 'v', '1', 'p', 'shoe', 'u',
-                'user-' .. string.format('%.0f', n), 'r', 'ab', 't', '1700000000000')
+              redis.call('XADD', KEYS[2], '1-' .. string.format('%.0f', n), 'v', '3', 't',
+                '1700000000000', 'o', 'ab shoe user-' .. string.format('%.0f', n))
             end
             redis.call('HINCRBY', KEYS[1], 'seq', ARGV[1])";
         let key = |name: &str| format!("{}:{{0}}:{name}", self.prefix);

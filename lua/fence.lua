@@ -70,9 +70,17 @@ local function in_use(keys)
   return redis.call('EXISTS', unpack(keys, 3)) > 0 or redis.call('XLEN', keys[2]) > 0
 end
 
--- A stream entry's flat list of fields as a table.
+-- A stream entry's fields as a table. In place of 'o' it has the parts of the order, in the order of their names below; a
+-- part that is empty or missing is left out (src/stream/entry.rs does the same).
 local function fields_of(entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  if fields.o then
+    local pattern = '^([^ ]*) ([^ ]*) ([^ ]*) ([^ ]*) ([^ ]*) ([^ ]*) ([^ ]*) *$'
+    local parts = { string.match(fields.o .. '      ', pattern) }
+    for i, name in ipairs({ 'r', 'p', 'u', 'l', 'w', 'q', 'c' }) do
+      if parts[i] ~= '' then fields[name] = parts[i] end
+    end
+  end
   return fields
 end

@@ -4,7 +4,7 @@
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
 --       then for each request: product, user, request id ('' for none), random part (hexadecimal),
---       traceparent ('' for none), format of its entry: '1', or '2' where an id is of the wider alphabet
+--       traceparent ('' for none), '1' if no id has a character to escape, else '0'
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answers}, a text with one line for each request:
 --   accepted <seq> <remaining> <reserved_at_ms>
@@ -34,10 +34,9 @@ local requests, products, seen, request_fields = {}, {}, {}, {}
 for i = 4, #ARGV, 6 do
   local r = {
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
-    format = ARGV[i + 5],
   }
-  -- Only ids of format 2 may have characters to escape; a product's id never has any.
-  local is_plain = r.format == '1'
+  -- A product's id never has a character to escape.
+  local is_plain = ARGV[i + 5] == '1'
   r.user_product_field = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
   if r.request ~= '' then
     r.request_field = r.user_product_field .. '/' .. (is_plain and r.request or field_part(r.request))
@@ -114,20 +113,14 @@ local function refusal(r)
   return nil
 end
 
-local function put(entry, name, value)
-  entry[#entry + 1] = name
-  entry[#entry + 1] = value
-end
-
+-- The entry has format 3 (src/stream/entry.rs): fields_of() takes 'o' apart.
 local function add_order(r, id)
-  local entry = { 'v', r.format, 'p', r.product, 'u', r.user, 'r', r.random, 't', now_text }
-  if r.request_field then
-    put(entry, 'q', r.request)
-    put(entry, 'w', bucket_text)
+  local order = r.random .. ' ' .. r.product .. ' ' .. r.user
+  if r.request_field or r.bought_field or r.trace ~= '' then
+    order = order .. ' ' .. (r.bought_field and '1' or '') .. ' ' .. (r.request_field and bucket_text or '') .. ' ' .. r.request
   end
-  if r.bought_field then put(entry, 'l', '1') end
-  if r.trace ~= '' then put(entry, 'c', r.trace) end
-  return redis.pcall('XADD', KEYS[6], id, unpack(entry))
+  if r.trace ~= '' then order = order .. ' ' .. r.trace end
+  return redis.pcall('XADD', KEYS[6], id, 'v', '3', 't', now_text, 'o', order)
 end
 
 local answers, taken, new_records, now_bought, failed = {}, {}, {}, {}, nil

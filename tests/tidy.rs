@@ -37,6 +37,7 @@ const MODULES: [(&str, &[&str]); 24] = [
     (
         "worker",
         &[
+            "ack",
             "stock",
             "stream",
             "ledger",

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+pub use self::stored::CommitReports;
 use self::{replicated::Replicated, waiters::Queue};
 use crate::{
     domain::{Ack, ReservationId},
@@ -116,6 +117,7 @@ pub struct Acks {
     available: Arc<ArcSwap<AvailableAcks>>,
     replicated: Replicated,
     stored: Queue<ReservationId, Result<(), AckError>>,
+    commit_reports: CommitReports,
 }
 
 impl Acks {
@@ -123,8 +125,13 @@ impl Acks {
     pub fn start(stores: AckStores, settings: AckSettings, tasks: &Tasks) -> Self {
         let AckStores { partitions, blocking, ledger, metrics } = stores;
         let replicated = Replicated::start(partitions.on(blocking), settings.replicas, tasks);
-        let stored = stored::start(partitions, ledger, tasks);
-        Self { metrics, settings, available: Arc::default(), replicated, stored }
+        let (stored, commit_reports) = stored::start(partitions, ledger, tasks);
+        Self { metrics, settings, available: Arc::default(), replicated, stored, commit_reports }
+    }
+
+    /// Where the consumers of this process report what they have committed.
+    pub fn commit_reports(&self) -> CommitReports {
+        self.commit_reports.clone()
     }
 
     /// Sets what the stores can give from now on; returns what the default lacks.

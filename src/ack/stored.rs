@@ -1,9 +1,10 @@
-//! Waits for the ledger: one read answers all calls that wait, whichever process stores their orders. So calls are
-//! answered as fast as orders are stored, and no call has a commit of its own.
+//! Waits for the ledger. The consumers of this process report each batch that they have committed, and the calls that wait
+//! for its orders are answered at once. Orders that another process stores are found by reads of the ledger; one read
+//! answers all calls that wait. So no call has a commit of its own.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
 use super::{
@@ -21,6 +22,10 @@ use crate::{
 const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Between two reads while the consumers of this process report commits: most calls are answered by these.
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
+/// The most reports that wait. One that finds no place is dropped: the next read finds its orders.
+const REPORTS_MAX: usize = 64;
 /// Reads take at most 1/`TIME_SHARE` of the time.
 const TIME_SHARE: u32 = 3;
 /// After a read that failed.
@@ -28,22 +33,86 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 type Answer = Result<(), AckError>;
 
+/// Where the consumers of this process report what they have committed. By default they are dropped: no call of this process
+/// waits.
+#[derive(Clone, Default)]
+pub struct CommitReports {
+    sender: Option<mpsc::Sender<Vec<ReservationId>>>,
+}
+
+impl CommitReports {
+    /// Reports orders that the ledger has confirmed: their batch is committed. Never waits.
+    pub fn report(&self, confirmed: Vec<ReservationId>) {
+        if let Some(sender) = &self.sender {
+            drop(sender.try_send(confirmed));
+        }
+    }
+}
+
+fn commit_reports() -> (CommitReports, mpsc::Receiver<Vec<ReservationId>>) {
+    let (sender, reports) = mpsc::channel(REPORTS_MAX);
+    (CommitReports { sender: Some(sender) }, reports)
+}
+
 /// Starts the task that answers calls when their orders are committed, voided, or certain to be lost.
 pub(super) fn start(
     partitions: Partitions,
     ledger: Ledger,
     tasks: &Tasks,
-) -> Queue<ReservationId, Answer> {
+) -> (Queue<ReservationId, Answer>, CommitReports) {
     let (queue, waiters) = queue();
-    tasks.spawn("ack ledger", run(partitions, ledger, waiters));
-    queue
+    let (sender, reports) = commit_reports();
+    tasks.spawn("ack ledger", run(partitions, ledger, waiters, reports));
+    (queue, sender)
 }
 
-async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<ReservationId, Answer>) {
-    let mut healthy = true;
+/// Answers calls by what consumers report, for at most this long; returns when no call waits any more. Returns whether
+/// anything was reported.
+async fn answer_reported(
+    waiters: &mut Waiters<ReservationId, Answer>,
+    reports: &mut mpsc::Receiver<Vec<ReservationId>>,
+    limit: Duration,
+) -> bool {
+    let mut reported = false;
+    let end = tokio::time::sleep(limit);
+    tokio::pin!(end);
+    while !waiters.is_empty() {
+        tokio::select! {
+            biased;
+            Some(confirmed) = reports.recv() => {
+                reported = true;
+                waiters.add_joined();
+                for id in confirmed {
+                    waiters.answer(id, &Ok(()));
+                }
+            }
+            () = &mut end => break,
+        }
+    }
+    reported
+}
+
+async fn run(
+    partitions: Partitions,
+    ledger: Ledger,
+    mut waiters: Waiters<ReservationId, Answer>,
+    mut reports: mpsc::Receiver<Vec<ReservationId>>,
+) {
+    let (mut healthy, mut pause) = (true, POLL_INTERVAL);
+    // The calls that waited at the last read, in order.
+    let mut waited = Vec::new();
     while waiters.update().await {
+        let reported = answer_reported(&mut waiters, &mut reports, pause).await;
+        if waiters.is_empty() {
+            continue;
+        }
         let started = Instant::now();
-        let read = read(&partitions, &ledger, &mut waiters).await;
+        let waiting = waiters.keys();
+        // While consumers report commits, calls that have just joined are left to them.
+        let is_due = |id: &&ReservationId| !reported || waited.binary_search(*id).is_ok();
+        let due: Vec<ReservationId> = waiting.iter().filter(is_due).copied().collect();
+        let read = read(&partitions, &ledger, &due, &mut waiters).await;
+        waited = waiting;
         if let (Err(error), true) = (&read, healthy) {
             tracing::warn!(
                 error = error as &dyn std::error::Error,
@@ -51,24 +120,23 @@ async fn run(partitions: Partitions, ledger: Ledger, mut waiters: Waiters<Reserv
             );
         }
         healthy = read.is_ok();
-        let pause = if healthy {
-            POLL_INTERVAL.max(started.elapsed() * (TIME_SHARE - 1))
+        let interval = if reported { POLL_INTERVAL_MAX } else { POLL_INTERVAL };
+        pause = if healthy {
+            interval.max(started.elapsed() * (TIME_SHARE - 1))
         } else {
             RETRY_INTERVAL
         };
-        if !waiters.is_empty() {
-            tokio::time::sleep(pause).await;
-        }
     }
 }
 
-/// Reads the state of all reservations for which calls wait, and answers those that are decided.
+/// Reads the state of these reservations, and answers the calls that wait for those that are decided.
 async fn read(
     partitions: &Partitions,
     ledger: &Ledger,
+    ids: &[ReservationId],
     waiters: &mut Waiters<ReservationId, Answer>,
 ) -> Result<(), LedgerError> {
-    for batch in waiters.keys().chunks(BATCH_MAX) {
+    for batch in ids.chunks(BATCH_MAX) {
         // The epochs are read before the ledger: an epoch opens after what is left of earlier ones was stored or
         // voided (R8), so an order that the ledger does not hold then is lost.
         let has_ended = |id: &&ReservationId| {
@@ -88,4 +156,43 @@ async fn read(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Epoch;
+
+    #[tokio::test]
+    async fn reported_commit_answers_its_calls_without_a_read() {
+        let (queue, mut waiters) = queue();
+        let (sender, mut reports) = commit_reports();
+        let id = |seq| ReservationId::new(0, Epoch(1), seq, 7).unwrap();
+        let early = tokio::join!(queue.join(id(1)), queue.join(id(1)), async {
+            assert!(waiters.update().await);
+            // A call that joins after the waiters were read is answered as well.
+            let late = tokio::join!(queue.join(id(2)), async {
+                sender.report(vec![id(1), id(2), id(3)]);
+                let limit = Duration::from_secs(3600);
+                assert!(answer_reported(&mut waiters, &mut reports, limit).await);
+            });
+            assert!(late.0.unwrap().is_ok());
+        });
+        assert!(early.0.unwrap().is_ok() && early.1.unwrap().is_ok());
+        assert!(waiters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn reports_beyond_the_limit_are_dropped() {
+        let (sender, mut reports) = commit_reports();
+        for seq in 0..1_000 {
+            sender.report(vec![ReservationId::new(0, Epoch(1), seq, 7).unwrap()]);
+        }
+        let mut left = 0;
+        while reports.try_recv().is_ok() {
+            left += 1;
+        }
+        assert_eq!(left, REPORTS_MAX);
+        CommitReports::default().report(Vec::new());
+    }
 }

@@ -53,12 +53,10 @@ impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
             if self.by_key.is_empty() && self.queue.recv_many(&mut joined, BATCH_MAX).await == 0 {
                 return false;
             }
-            while let Ok(waiting) = self.queue.try_recv() {
-                joined.push(waiting);
-            }
             for (key, answer) in joined.drain(..) {
                 self.by_key.entry(key).or_default().push(answer);
             }
+            self.add_joined();
             self.by_key.retain(|_, answers| {
                 answers.retain(|answer| !answer.is_closed());
                 !answers.is_empty()
@@ -66,6 +64,13 @@ impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
             if !self.by_key.is_empty() {
                 return true;
             }
+        }
+    }
+
+    /// Adds the calls that joined meanwhile.
+    pub(super) fn add_joined(&mut self) {
+        while let Ok((key, answer)) = self.queue.try_recv() {
+            self.by_key.entry(key).or_default().push(answer);
         }
     }
 

@@ -119,6 +119,7 @@ impl App {
             lifecycle: stores.lifecycle.clone(),
             metrics: stores.metrics.clone(),
             ledger: stores.pools.workers.clone(),
+            commit_reports: acks.as_ref().map(Acks::commit_reports).unwrap_or_default(),
             settings: WorkerSettings {
                 deliveries_max: config.deliveries_max,
                 takeover_idle: Duration::from_millis(config.takeover_idle_ms),

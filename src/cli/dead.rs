@@ -132,11 +132,11 @@ const FIELD_NAMES: [(&str, &str); 14] = [
 ];
 
 fn print_entry(dead: &DeadEntry) -> io::Result<()> {
-    for (field, value) in &dead.entry.fields {
-        let known = FIELD_NAMES.iter().find(|(known, _)| known == field);
-        let name = known.map_or(field.as_str(), |(_, name)| name);
+    for (field, value) in dead.entry.unpacked() {
+        let known = FIELD_NAMES.iter().find(|(known, _)| *known == field);
+        let name = known.map_or(field, |(_, name)| name);
         let at = if name.ends_with(" at") { value.parse().ok() } else { None };
-        let value = at.and_then(|ms| Some(time(ms).ok()?.to_string())).unwrap_or(value.clone());
+        let value = at.and_then(|ms| Some(time(ms).ok()?.to_string())).unwrap_or(value.to_owned());
         output::line(format!("{} = {value:?}", plain(name)))?;
     }
     Ok(())

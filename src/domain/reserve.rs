@@ -17,7 +17,7 @@ pub struct ReserveRequest {
 }
 
 impl ReserveRequest {
-    /// Whether earlier versions, which accept shorter ids and fewer characters, can read its order.
+    /// Whether none of its ids has a character that is escaped in the name of a field.
     pub fn is_plain(&self) -> bool {
         self.product.is_plain()
             && self.user.is_plain()

@@ -37,7 +37,8 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(10);
 /// Calls of operators.
 const OPERATORS: &str = "/yoink.v1.AdminService/";
 
-/// The layer around all routes, with `InventoryService` beside them. A call takes at most `call_timeout`; operators' calls have only the limit of their caller.
+/// The layer around all routes, with `InventoryService` beside them. A call takes at most `call_timeout`; operators' calls
+/// have only the limit of their caller.
 pub fn observe(
     inventory: Option<InventoryRoute>,
     metrics: Metrics,
@@ -91,9 +92,17 @@ impl Service<Request<Body>> for Observed {
                     Err(_) => Status::from(ApiError::from(Reason::DeadlineExceeded)).into_http(),
                 },
             };
-            // Every error of a service is here. A response without it is OK, or a stream that has begun.
+            // Every error of a service is in the extensions. tonic answers an unknown method of a known service by the header
+            // alone. A response without both is OK, or a stream that has begun.
             let status = response.extensions().get::<Status>();
-            let mut code = status.map_or("OK", |status| code_name(status.code()));
+            let mut code = match status {
+                Some(status) => code_name(status.code()),
+                None if response.headers().contains_key(Status::GRPC_STATUS) => {
+                    let status = Status::from_header_map(response.headers());
+                    status.map_or("OK", |status| code_name(status.code()))
+                }
+                None => "OK",
+            };
             if let Some(status) = status {
                 // Outside the span of the call, the line would have no trace id.
                 call.span.in_scope(|| log_cause(method, status));

@@ -126,10 +126,8 @@ impl Reserver {
             let request_id = request.request.as_ref().map_or("", |id| id.as_str());
             let traceparent = request.traceparent.as_deref().unwrap_or_default();
             let (product, user) = (request.product.as_str(), request.user.as_str());
-            // A program of an earlier version leaves entries of format 2 to newer ones; without the format it would
-            // take them for entries that this program did not write.
-            let format = if request.is_plain() { "1" } else { "2" };
-            args.extend([product, user, request_id, random, traceparent, format]);
+            let plain = if request.is_plain() { "1" } else { "0" };
+            args.extend([product, user, request_id, random, traceparent, plain]);
         }
         let at = PartitionEpoch { partition, epoch };
         let answers = self.partitions.run_in_epoch(at, &RESERVE, &args).await?;

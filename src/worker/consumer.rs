@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future;
+use redis::RedisError;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -23,13 +25,26 @@ use crate::{
 
 /// How long a read waits for a new entry, and how late a stop may be noticed.
 const BLOCK: Duration = Duration::from_millis(500);
-/// The delay between attempts while paused.
+/// The delay between attempts while paused. The longest is also how much later than Postgres storing continues.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The epoch in which an order was accepted; `None` if this program did not write the entry.
 fn epoch_of(pending: &PendingEntry) -> Option<Epoch> {
     pending.entry.id.split_once('-').and_then(|(epoch, _)| epoch.parse().ok()).map(Epoch)
+}
+
+/// Acknowledges and deletes the entries of stored orders.
+async fn settle(
+    context: &WorkerContext,
+    partition: Partition,
+    stored: &[PendingEntry],
+) -> Result<(), Pause> {
+    if stored.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = stored.iter().map(|pending| pending.entry.id.as_str()).collect();
+    Ok(context.streams.settle(partition, &ids).await?)
 }
 
 /// The consumer of one partition.
@@ -39,6 +54,12 @@ pub struct Consumer {
     reader: Connection,
     /// Entries that are read and not settled; they are kept through every pause.
     unsettled: Vec<PendingEntry>,
+    /// Entries that were read while the batch before them was stored.
+    read_ahead: Vec<PendingEntry>,
+    /// Entries whose orders are in the ledger; they are settled while the next batch is stored.
+    stored: Vec<PendingEntry>,
+    /// Whether the last read found a full batch, so that more entries wait.
+    backlog: bool,
     delayed: DelayedOrders,
     takeover: Takeover,
     /// Whether a probe found the partition open, and no step has failed since.
@@ -55,6 +76,9 @@ impl Consumer {
             partition,
             reader,
             unsettled: Vec::new(),
+            read_ahead: Vec::new(),
+            stored: Vec::new(),
+            backlog: false,
             takeover: Takeover::new(),
             open: false,
             block: BLOCK,
@@ -85,6 +109,9 @@ impl Consumer {
                 }
             }
         }
+        // What was read ahead is stored; nothing more is read.
+        self.backlog = false;
+        while !self.read_ahead.is_empty() && self.run_once().await.is_ok() {}
         // A consumer with pending entries is not removed: another one takes them over.
         let (streams, consumer) = (&self.context.streams, &self.context.consumer);
         if let Err(error) = streams.remove_consumer(self.partition, consumer).await {
@@ -99,7 +126,7 @@ impl Consumer {
             return;
         }
         let (partition, error) = (self.partition, &*pause.source as &dyn std::error::Error);
-        let unsettled = self.unsettled.len();
+        let unsettled = self.unsettled.len() + self.read_ahead.len() + self.stored.len();
         if let PauseReason::LedgerTransient | PauseReason::RedisUnavailable | PauseReason::Fenced =
             pause.reason
         {
@@ -129,20 +156,48 @@ impl Consumer {
             let source = format!("entry {} is of an epoch after {epoch}", later.entry.id);
             return Err(Pause { reason: PauseReason::Fenced, source: source.into() });
         }
-        let batch = std::mem::take(&mut self.unsettled);
-        let size = batch.len();
-        debug_assert!(size <= BATCH_MAX, "a batch of {size} entries");
-        let (ledger, metrics) = (&self.context.ledger, &self.context.metrics);
-        let result = store(ledger, metrics, self.partition, epoch, batch).await;
-        self.finish(result).await?;
+        let size = self.unsettled.len().min(BATCH_MAX);
+        let batch: Vec<PendingEntry> = self.unsettled.drain(..size).collect();
+        let settling = std::mem::take(&mut self.stored);
+        // While Postgres stores this batch, Redis settles the one before and delivers the next one.
+        let read_ahead = self.backlog
+            && self.read_ahead.is_empty()
+            && !self.delayed.is_full()
+            && !self.takeover.is_due();
+        let (context, partition) = (&self.context, self.partition);
+        let read = async {
+            let count = (BATCH_MAX, 0);
+            let read =
+                context.streams.read_new(&mut self.reader, partition, &context.consumer, count);
+            if read_ahead { Some(read.await) } else { None }
+        };
+        let (result, settled, read) = future::join3(
+            store(&context.ledger, &context.metrics, partition, epoch, batch),
+            settle(context, partition, &settling),
+            read,
+        )
+        .await;
+        if settled.is_err() {
+            self.unsettled.extend(settling);
+        }
+        if let Some(read) = read {
+            // The next read reports a failure that lasts.
+            self.read_ahead = self.end_read(read).await.unwrap_or_default();
+        }
+        let finished = self.finish(result).await;
+        settled?;
+        finished?;
         Ok(size)
     }
 
-    /// Fills `unsettled`, if it is empty: with delayed orders that are due, else with entries to take over, else with new
-    /// ones.
+    /// Fills `unsettled`, if it is empty: with delayed orders that are due, else with what was read ahead, else with entries
+    /// to take over, else with new ones.
     async fn fill(&mut self) -> Result<(), Pause> {
         if self.unsettled.is_empty() {
             self.unsettled = self.delayed.take_due(BATCH_MAX);
+        }
+        if self.unsettled.is_empty() {
+            self.unsettled = std::mem::take(&mut self.read_ahead);
         }
         if !self.unsettled.is_empty() {
             return Ok(());
@@ -187,28 +242,39 @@ impl Consumer {
         let read = streams
             .read_new(&mut self.reader, self.partition, consumer, (BATCH_MAX, block_ms))
             .await;
+        self.unsettled = self.end_read(read).await?;
+        Ok(())
+    }
+
+    async fn end_read(
+        &mut self,
+        read: Result<Vec<PendingEntry>, RedisError>,
+    ) -> Result<Vec<PendingEntry>, Pause> {
         if read.is_err() {
             self.takeover.read_failed();
         }
-        self.unsettled = or_restored_group(&self.context, self.partition, read).await?;
-        Ok(())
+        self.backlog = read.as_ref().is_ok_and(|read| read.len() == BATCH_MAX);
+        or_restored_group(&self.context, self.partition, read).await
     }
 
     /// Settles, releases, delays or moves each entry of a batch. An entry for which Redis fails stays
     /// unsettled and is stored again: every part may be repeated.
     async fn finish(&mut self, result: BatchResult) -> Result<(), Pause> {
         crash_point::reach("after_commit");
+        let all_stored = result.is_all_stored();
         for mismatch in &result.mismatched {
             tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkAuditViolated)");
         }
-        self.unsettled = result.unfinished;
+        self.context.commit_reports.report(result.confirmed);
+        if all_stored && !self.read_ahead.is_empty() {
+            // Settled while the next batch is stored.
+            self.stored = result.stored;
+            return Ok(());
+        }
+        self.unsettled.extend(result.unfinished);
         let mut pause = result.pause;
-        let ids: Vec<&str> =
-            result.stored.iter().map(|pending| pending.entry.id.as_str()).collect();
-        if !ids.is_empty()
-            && let Err(error) = self.context.streams.settle(self.partition, &ids).await
-        {
-            pause = pause.or(Some(error.into()));
+        if let Err(error) = settle(&self.context, self.partition, &result.stored).await {
+            pause = pause.or(Some(error));
             self.unsettled.extend(result.stored);
         }
         for pending in result.voided {

@@ -25,7 +25,8 @@ pub use self::{
     releaser::Releaser,
 };
 use crate::{
-    ledger::Ledger, lifecycle::Lifecycle, stock::Stock, stream::Streams, telemetry::Metrics,
+    ack::CommitReports, ledger::Ledger, lifecycle::Lifecycle, stock::Stock, stream::Streams,
+    telemetry::Metrics,
 };
 
 /// The most entries of a batch.
@@ -51,6 +52,7 @@ pub struct WorkerContext {
     pub stock: Stock,
     pub lifecycle: Lifecycle,
     pub ledger: Ledger,
+    pub commit_reports: CommitReports,
     pub metrics: Metrics,
     pub settings: WorkerSettings,
     pub pauses: Arc<Pauses>,

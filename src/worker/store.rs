@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 
 use super::pause::{Pause, PauseReason};
 use crate::{
-    domain::{Epoch, Order, Partition},
+    domain::{Epoch, Order, Partition, ReservationId},
     ledger::{Ledger, LedgerError, Mismatch, Sqlstate, Stored, code_of},
     stream::{EntryError, PendingEntry},
     telemetry::Metrics,
@@ -38,6 +38,8 @@ pub(super) struct Unlisted {
 pub(super) struct BatchResult {
     /// In the ledger: to be settled.
     pub(super) stored: Vec<PendingEntry>,
+    /// The orders of `stored`, for the calls that wait for them.
+    pub(super) confirmed: Vec<ReservationId>,
     /// Voided before: their units are to be given back (R6).
     pub(super) voided: Vec<PendingEntry>,
     /// The ledger holds another order under their ids.
@@ -52,8 +54,13 @@ pub(super) struct BatchResult {
 }
 
 impl BatchResult {
+    /// Whether every order is in the ledger, and nothing is left to do but to settle their entries.
+    pub(super) fn is_all_stored(&self) -> bool {
+        self.stored.len() == self.entries() && self.pause.is_none()
+    }
+
     fn entries(&self) -> usize {
-        let Self { stored, voided, mismatched, rejected, unlisted, unfinished, pause: _ } = self;
+        let Self { stored, voided, mismatched, rejected, unlisted, unfinished, .. } = self;
         let not_stored = mismatched.len() + rejected.len() + unlisted.len() + unfinished.len();
         stored.len() + voided.len() + not_stored
     }
@@ -201,6 +208,7 @@ fn add_stored(batch: Batch, stored: Stored, result: &mut BatchResult) {
         } else if !stored.mismatched.iter().any(|mismatch| mismatch.id == order.id) {
             tracing::debug!(reservation.id = %order.id, "order stored");
             result.stored.push(pending);
+            result.confirmed.push(order.id);
         }
     }
     result.mismatched.extend(stored.mismatched);

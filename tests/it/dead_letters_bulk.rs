@@ -162,7 +162,7 @@ async fn of_each_kind(env: &TestEnv, service: &Service) {
     let voided = stores.dead_letters.find(bad[1]).await.unwrap().unwrap();
     let mut add = redis::cmd("XADD");
     add.arg(&dead).arg("*");
-    for (name, value) in &voided.entry.fields {
+    for (name, value) in voided.entry.unpacked() {
         add.arg(name).arg(if name == "p" { "not a product" } else { value });
     }
     let _id: String = add.query_async(&mut env.cli().await).await.unwrap();

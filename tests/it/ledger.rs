@@ -61,6 +61,25 @@ async fn ledger_never_stores_more_than_the_supply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn order_of_a_product_that_the_ledger_does_not_have_is_rejected() {
+    let env = TestEnv::new().await;
+    let (stores, partition) = with_product(&env, 10).await;
+    let unknown = Order { product: "hat".parse().unwrap(), ..order(partition, 2, 2, "bob") };
+    let known = order(partition, 1, 1, "ann");
+    let stored = stores.ledger.store(partition, Epoch(1), &[&known, &unknown]).await;
+    let Err(LedgerError::Rejected { sqlstate, .. }) = stored else { panic!("{stored:?}") };
+    assert_eq!(sqlstate, "23503");
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 0);
+    stores.ledger.store(partition, Epoch(1), &[&known]).await.unwrap();
+    let sql = env.sql().await;
+    let change = "UPDATE reservations SET product_id = 'hat'";
+    let refused = sql.batch_execute(change).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "23503");
+    let refused = sql.batch_execute("DELETE FROM products").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "23503");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn seq_is_used_by_one_order() {
     let env = TestEnv::new().await;
     let (stores, partition) = with_product(&env, 10).await;

@@ -69,32 +69,33 @@ impl Limit {
     }
 }
 
-/// When a connection writes. Each answer wakes its connection at once, which would write it alone. So a write first lets
-/// the tasks that are ready run: then the other answers of the same batch are there, and one write sends them all.
+/// Delays a write until the tasks that are ready have run. Each answer wakes its connection at once, which would write it
+/// alone; after the delay the other answers of the same batch are there, and one write sends them all.
 #[derive(Default)]
-struct Turn {
+struct WriteDelay {
     /// The bytes that were to be written when the wait began.
-    waits_with: Option<usize>,
+    bytes_before: Option<usize>,
     /// How many waits in a row brought no further bytes.
-    in_vain: u8,
-    /// How many more writes do not wait, after too many waits in vain: this client makes one call at a time.
-    without_wait: u8,
+    without_gain: u8,
+    /// How many more writes do not wait, after too many waits that brought no bytes: this client makes
+    /// one call at a time.
+    immediate_writes: u8,
 }
 
-const WAITS_IN_VAIN_MAX: u8 = 4;
-const WRITES_WITHOUT_WAIT: u8 = 16;
+const WAITS_WITHOUT_GAIN_MAX: u8 = 4;
+const IMMEDIATE_WRITES: u8 = 16;
 
-impl Turn {
+impl WriteDelay {
     fn poll(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        match self.waits_with.take() {
-            Some(before) if bytes == before && self.in_vain + 1 >= WAITS_IN_VAIN_MAX => {
-                self.without_wait = WRITES_WITHOUT_WAIT;
+        match self.bytes_before.take() {
+            Some(before) if bytes == before && self.without_gain + 1 >= WAITS_WITHOUT_GAIN_MAX => {
+                self.immediate_writes = IMMEDIATE_WRITES;
             }
-            Some(before) if bytes == before => self.in_vain += 1,
-            Some(_) => self.in_vain = 0,
-            None if self.without_wait > 0 => self.without_wait -= 1,
+            Some(before) if bytes == before => self.without_gain += 1,
+            Some(_) => self.without_gain = 0,
+            None if self.immediate_writes > 0 => self.immediate_writes -= 1,
             None => {
-                self.waits_with = Some(bytes);
+                self.bytes_before = Some(bytes);
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -107,13 +108,13 @@ pub(crate) struct Connection {
     stream: TcpStream,
     limit: Limit,
     metrics: ListenerMetrics,
-    turn: Turn,
+    write_delay: WriteDelay,
 }
 
 impl Connection {
     pub(super) fn new(stream: TcpStream, limit: Limit, metrics: ListenerMetrics) -> Self {
         metrics.opened();
-        Self { stream, limit, metrics, turn: Turn::default() }
+        Self { stream, limit, metrics, write_delay: WriteDelay::default() }
     }
 }
 
@@ -153,7 +154,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
-        ready!(self.turn.poll(context, bytes.len()));
+        ready!(self.write_delay.poll(context, bytes.len()));
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -176,7 +177,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         self.limit.check(context)?;
         let bytes = slices.iter().map(|slice| slice.len()).sum();
-        ready!(self.turn.poll(context, bytes));
+        ready!(self.write_delay.poll(context, bytes));
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 }
@@ -189,8 +190,8 @@ mod tests {
 
     /// Whether each of these writes, by its bytes, may be made.
     fn writes(bytes: &[usize]) -> Vec<bool> {
-        let (mut turn, mut context) = (Turn::default(), Context::from_waker(Waker::noop()));
-        bytes.iter().map(|bytes| turn.poll(&mut context, *bytes).is_ready()).collect()
+        let (mut delay, mut context) = (WriteDelay::default(), Context::from_waker(Waker::noop()));
+        bytes.iter().map(|bytes| delay.poll(&mut context, *bytes).is_ready()).collect()
     }
 
     #[test]
@@ -199,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn writes_do_not_wait_for_some_time_after_waits_in_vain() {
-        let (waits, free) = (usize::from(WAITS_IN_VAIN_MAX), usize::from(WRITES_WITHOUT_WAIT));
+    fn writes_do_not_wait_for_some_time_after_waits_without_gain() {
+        let (waits, free) = (usize::from(WAITS_WITHOUT_GAIN_MAX), usize::from(IMMEDIATE_WRITES));
         let mut expected = [false, true].repeat(waits);
         expected.extend(vec![true; free]);
         // Then one wait decides.

@@ -58,6 +58,30 @@ async fn worker_killed_between_void_and_release_has_one_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn worker_killed_with_a_batch_read_ahead_has_one_outcome() {
+    let env = TestEnv::new().await;
+    let api = env.serve(Role::Api, &[]).await;
+    api.create(product("shoe", 10_000)).await;
+    // More than two batches: the second one is read while the first one is stored.
+    let users: Vec<String> = (0..1_200).map(|n| format!("user-{n}")).collect();
+    let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
+    let bought = futures_util::future::join_all(buys).await;
+    assert!(bought.iter().all(Result::is_ok));
+    let settings = [("takeover_idle_ms", "300")];
+    let mut worker = Binary::serve(&env, &settings, Some("after_commit"));
+    let status = worker.ended().await;
+    use std::os::unix::process::ExitStatusExt as _;
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.log());
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 500, "one batch is committed");
+
+    let next = env.serve(Role::Worker, &settings).await;
+    let report = env.assert_audit_holds().await;
+    assert_eq!((report.products[0].confirmed, report.products[0].stock), (1_200, 8_800));
+    assert_eq!(env.count("SELECT sold FROM products").await, 1_200);
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_service_keeps_every_accepted_order() {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;

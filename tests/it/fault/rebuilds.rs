@@ -156,11 +156,11 @@ async fn entry_of_a_newer_program_uses_no_epoch() {
     let id = product_of(&env, 0).await;
     service.create(product(&id, 10)).await;
     let mut add = redis::cmd("XADD");
-    add.arg(key(&env, 0, "orders")).arg("1-999").arg("v").arg("3");
+    add.arg(key(&env, 0, "orders")).arg("1-999").arg("v").arg("4");
     let mut pipeline = redis::pipe();
     pipeline.atomic().hset(key(&env, 0, "meta"), "status", "closed").ignore();
     let () = pipeline.add_command(add).ignore().query_async(&mut env.cli().await).await.unwrap();
-    until_ready_shows(&service, "the entry has format 3").await;
+    until_ready_shows(&service, "the entry has format 4").await;
     assert_eq!(epoch(&env, 0).await, 1);
     let _: i64 = env.cli().await.xdel(key(&env, 0, "orders"), &["1-999"]).await.unwrap();
     eventually("it sells again", async || service.buy(&id, "ann", "r").await.ok()).await;
