@@ -5,8 +5,9 @@ CARGO ?= cargo
 PROFILE ?= dev
 DEMO_ARGS ?=
 GENERATIONS_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny tools bench-rebuild bench-import bench-listing bench-lookups
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -26,6 +27,10 @@ help:
 	@echo "make lint    checks formatting, clippy, unused dependencies, shell scripts, proto files, Dockerfile and compose file"
 	@echo "make doc     builds the documentation of the code; a warning fails"
 	@echo "make openapi writes docs/openapi.yaml, the REST side of the API, from the proto files"
+	@echo "make bench   measures this program beside its goals, and audits each run; 25 minutes, 8 GB of disk"
+	@echo "make bench-growth  measures how the cost grows with partitions, products, stored and waiting orders"
+	@echo "make bench-check BASE=commit  compares this program with that of another commit, and fails if it is slower"
+	@echo "make bench-steps  measures script, batcher and codec alone"
 	@echo "make bench-rebuild  measures the time of a rebuild by number of rows"
 	@echo "make bench-import  measures the time of an import by number of products, and of an emergency stop during it; then bench-listing"
 	@echo "make bench-listing  measures sizes and times of long lists through Envoy"
@@ -111,6 +116,25 @@ doc: export RUSTDOCFLAGS ?= -D warnings
 doc:
 	$(CARGO) doc --locked --no-deps
 
+# BENCH_ARGS: `cargo run --example bench -- table --help` lists them, and so for `growth` and `check`.
+bench: install
+	@scripts/install.sh tools
+	@scripts/tools.sh python
+	$(CARGO) build --locked --release --bin yoink
+	$(CARGO) run --locked --release --example bench -- table $(BENCH_ARGS)
+
+bench-growth: install
+	$(CARGO) build --locked --release --bin yoink
+	$(CARGO) run --locked --release --example bench -- growth $(BENCH_ARGS)
+
+bench-check: install
+	@test -n "$(BASE)" || { echo "name the commit to compare with: make bench-check BASE=main"; exit 2; }
+	$(CARGO) build --locked --release --bin yoink
+	$(CARGO) run --locked --release --example bench -- check --base "$(BASE)" $(BENCH_ARGS)
+
+bench-steps: install
+	$(CARGO) bench --locked --bench steps -- $(BENCH_ARGS)
+
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
 
@@ -144,5 +168,5 @@ deny: tools
 test-tools: tools
 	@scripts/install.sh servers prometheus
 	@scripts/tools.sh examples
-	$(CARGO) build --locked --example buy --example generations
+	$(CARGO) build --locked --example buy --example generations --example bench
 	$(CARGO) test --locked --test tools

@@ -2,12 +2,14 @@
 //! them and shows a result.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
+mod database;
 mod designs;
-mod plot;
+#[path = "../measure/mod.rs"]
+#[expect(dead_code, reason = "each example uses its part")]
+mod measure;
 mod report;
 mod service;
 mod situation;
-mod stores;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -7,7 +7,10 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     designs::Generation,
-    plot::{self, Bar, Panel, Shade},
+    measure::{
+        number::{rounded, whole},
+        plot::{self, Bar, Panel, Shade},
+    },
     situation::{Measured, Second, Sizes},
 };
 
@@ -43,28 +46,6 @@ pub(crate) struct Report {
 /// The runs in which Postgres is there all the time.
 fn undisturbed(column: &Column) -> [&Measured; 3] {
     [&column.flash_sale, &column.key_expires, &column.plenty]
-}
-
-/// A whole number with a comma between thousands.
-fn whole(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rounded number for people"
-)]
-fn rounded(number: f64) -> String {
-    whole(number.round() as u64)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rounded number for people")]

@@ -7,18 +7,16 @@ use std::{
 
 use anyhow::ensure;
 use serde::Serialize;
-use tokio::{
-    task::spawn_blocking,
-    time::{sleep, sleep_until},
-};
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use yoink::load::{self, Pace, Plan};
 
 use crate::{
+    database::PRODUCT,
     designs::{Generation, Running},
+    measure::stores::Stores,
     service::NO_CONNECTION,
-    stores::{PRODUCT, StoredOrder, Stores},
 };
 
 /// The expiry of the stock key in the original. No run lasts as long.
@@ -150,13 +148,26 @@ fn seconds(sizes: &Sizes) -> Duration {
     Duration::from_secs(sizes.seconds.into())
 }
 
+/// An order in Postgres.
+struct StoredOrder {
+    id: Uuid,
+    /// When it was stored, in milliseconds since 1970.
+    at_ms: i64,
+}
+
+/// Every order that Postgres holds, by a statement that returns its id and its time in milliseconds.
+async fn stored_orders(stores: &Stores, sql: &str) -> anyhow::Result<Vec<StoredOrder>> {
+    let rows = stores.query(sql).await?;
+    Ok(rows.iter().map(|row| StoredOrder { id: row.get(0), at_ms: row.get(1) }).collect())
+}
+
 /// Runs one design in one situation, on servers of its own.
 pub(crate) async fn measure(
     generation: Generation,
     situation: Situation,
     sizes: &Sizes,
 ) -> anyhow::Result<Measured> {
-    let stores = Stores::start().await?;
+    let stores = Stores::start("generations").await?;
     let supply = situation.supply(sizes);
     let running = generation.start(&stores, supply, situation.stock_expiry(sizes)).await?;
     let plan = situation.plan(sizes, running.address.to_string())?;
@@ -171,10 +182,9 @@ pub(crate) async fn measure(
     };
     wait_until_stored(&running).await?;
     let stock = running.stock().await?;
-    let orders = stores.orders(generation.orders_sql()).await?;
+    let orders = stored_orders(&stores, generation.orders_sql()).await?;
     running.stop().await?;
-    // Dropping it waits for the end of the servers.
-    spawn_blocking(move || drop(stores)).await?;
+    stores.stop().await?;
     count(supply, stock, &report, &orders, started_ms)
 }
 

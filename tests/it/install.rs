@@ -199,7 +199,9 @@ fn missing_tool_dependencies_are_installed_by_every_command_that_needs_them() {
     assert!(system.calls().contains(installed), "{}", system.calls());
     let whole = System::with(&[("curl", "true"), ("git", "true"), ("python3", "true")]);
     assert_eq!(shown(&whole.run("scripts/install.sh", &["tools"])), Default::default());
-    for target in ["tools", "lint", "deny", "openapi", "test-tools", "bugs", "bench-listing"] {
+    for target in
+        ["tools", "lint", "deny", "openapi", "test-tools", "bugs", "bench", "bench-listing"]
+    {
         let mut make = Command::new("make");
         let output = make.args(["-n", target]).current_dir(checkout("")).output().unwrap();
         let (commands, _) = shown(&output);

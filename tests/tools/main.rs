@@ -7,6 +7,7 @@
 mod harness;
 
 mod alerts;
+mod bench;
 mod clients;
 mod compose;
 mod dashboards;

@@ -28,8 +28,9 @@ use self::{
     synchronous_write::SynchronousWrite,
 };
 use crate::{
+    database::{Database, PRODUCT, connect_redis},
+    measure::stores::Stores,
     service::Service,
-    stores::{PRODUCT, Stores},
 };
 
 /// How designs 1 to 4 sell.
@@ -113,22 +114,22 @@ impl Generation {
         let workers = TaskTracker::new();
         let design: Arc<dyn Design> = match self {
             Self::ReadThenWrite => {
-                Arc::new(ReadThenWrite { database: stores.database(supply).await? })
+                Arc::new(ReadThenWrite { database: Database::create(stores, supply).await? })
             }
             Self::OneStatement => {
-                Arc::new(OneStatement { database: stores.database(supply).await? })
+                Arc::new(OneStatement { database: Database::create(stores, supply).await? })
             }
             Self::SynchronousWrite => {
                 let (redis, database) =
-                    (stores.connect_redis().await?, stores.database(supply).await?);
+                    (connect_redis(stores).await?, Database::create(stores, supply).await?);
                 Arc::new(SynchronousWrite::start(redis, database, supply).await?)
             }
             Self::Queue => {
                 let (redis, database) =
-                    (stores.connect_redis().await?, stores.database(supply).await?);
+                    (connect_redis(stores).await?, Database::create(stores, supply).await?);
                 let queue = Arc::new(Queue::new(redis, database, stock_expiry));
                 for _ in 0..queue::WORKERS {
-                    let connection = stores.connect_redis().await?;
+                    let connection = connect_redis(stores).await?;
                     workers.spawn(queue.clone().work(connection, stop.clone()));
                 }
                 queue

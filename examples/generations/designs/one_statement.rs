@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use super::{Design, Refusal};
-use crate::stores::Database;
+use crate::database::Database;
 
 const RESERVE: &str = "
     WITH taken AS (

@@ -16,7 +16,7 @@ use super::{
     Design, Refusal,
     redis_stock::{RedisStock, Take, key},
 };
-use crate::stores::Database;
+use crate::database::Database;
 
 /// How many orders are stored at the same time.
 pub(super) const WORKERS: usize = 10;

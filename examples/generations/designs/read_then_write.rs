@@ -6,7 +6,7 @@
 use uuid::Uuid;
 
 use super::{Design, Refusal};
-use crate::stores::Database;
+use crate::database::Database;
 
 pub(super) struct ReadThenWrite {
     pub(super) database: Database,

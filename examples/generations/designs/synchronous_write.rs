@@ -10,7 +10,7 @@ use super::{
     Design, Refusal,
     redis_stock::{RedisStock, Take, key},
 };
-use crate::stores::{Database, PRODUCT};
+use crate::database::{Database, PRODUCT};
 
 pub(super) struct SynchronousWrite {
     stock: RedisStock,

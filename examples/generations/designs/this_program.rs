@@ -8,7 +8,7 @@ use yoink::{
 };
 
 use super::{Running, Sells};
-use crate::stores::{PRODUCT, Stores};
+use crate::{database::PRODUCT, measure::stores::Stores};
 
 fn product(supply: i64) -> anyhow::Result<NewProduct> {
     let sale = Sale {
@@ -30,7 +30,7 @@ pub(super) async fn start(stores: &Stores, supply: i64) -> anyhow::Result<Runnin
         ("grpc_listen", "127.0.0.1:0".to_owned()),
         ("http_listen", "127.0.0.1:0".to_owned()),
     ];
-    let config = Config::load(&stores.no_file(), false, &settings)?;
+    let config = Config::load(&stores.dir().join("none"), false, &settings)?;
     let listeners = Listeners::bind(&config).await?;
     let address = listeners.grpc.local_addr()?;
     let app = App::build(&config, Role::All, listeners).await?;

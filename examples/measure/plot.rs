@@ -37,6 +37,18 @@ pub(crate) struct Panel {
     pub(crate) text: String,
 }
 
+/// A median and the values around it, as multiples of a goal.
+pub(crate) struct Interval {
+    pub(crate) label: String,
+    pub(crate) text: String,
+    /// The least and the greatest value.
+    pub(crate) ends: [f64; 2],
+    pub(crate) median: f64,
+    /// Whether a value above the goal meets it.
+    pub(crate) more_is_better: bool,
+    pub(crate) class: &'static str,
+}
+
 /// A marked time, in seconds.
 pub(crate) struct Shade {
     pub(crate) from: u64,
@@ -145,5 +157,29 @@ pub(crate) fn panels(title: &str, legend: &Legend, shade: &Shade, panels: &[Pane
     }
     rect(&mut svg, "shade", (448.0, 31.0), (10.0, 10.0));
     text(&mut svg, "start", (463.0, 40.0), shade.label);
+    svg + "</svg>\n"
+}
+
+/// Medians and spreads on one scale, on which every goal is 1. Values above 2 are drawn at 2.
+pub(crate) fn intervals(title: &str, intervals: &[Interval]) -> String {
+    const LEFT: f64 = 430.0;
+    const SCALE: f64 = 100.0;
+    let rows = intervals.iter().fold(0.0, |rows, _| rows + 1.0);
+    let legend = [("good", "goal met, with spread"), ("bad", "goal missed, with spread")];
+    let mut svg = open(title, &legend, TOP + rows * ROW + 8.0);
+    let x = |value: f64| LEFT + value.clamp(0.0, 2.0) * SCALE;
+    let mut y = TOP;
+    for interval in intervals {
+        let Interval { label, text: value, ends: [least, greatest], median, class, .. } = interval;
+        // The side of the goal on which values meet it.
+        let side = if interval.more_is_better { 1.0 } else { 0.0 };
+        rect(&mut svg, "shade", (x(side), y), (SCALE, ROW));
+        text(&mut svg, "end", (LEFT - 8.0, y + 15.0), label);
+        text(&mut svg, "start", (x(2.0) + 8.0, y + 15.0), value);
+        let (width, height) = ((x(*greatest) - x(*least)).max(2.0), 4.0);
+        rect(&mut svg, class, (x(*least), y + (ROW - height) / 2.0), (width, height));
+        rect(&mut svg, class, (x(*median) - 3.0, y + 4.0), (6.0, ROW - 8.0));
+        y += ROW;
+    }
     svg + "</svg>\n"
 }

@@ -1,0 +1,309 @@
+//! One deployment for one run: private servers, products, and `yoink serve` as a process of its own.
+
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use redis::aio::MultiplexedConnection;
+use serde_json::Value as Json;
+use tokio::time::sleep;
+use yoink::grpc::pb::{GetProductRequest, inventory_service_client::InventoryServiceClient};
+
+use crate::{
+    measure::stores::Stores,
+    process::{Process, command},
+};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A service that is not ready after this time has failed.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Storing the orders that wait may take this long.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// The programs of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    /// The `yoink` that is measured.
+    pub(crate) service: PathBuf,
+    /// The `yoink` whose `load` calls it.
+    pub(crate) load: PathBuf,
+}
+
+impl Programs {
+    /// One program for both.
+    pub(crate) fn same(program: &Path) -> Self {
+        Self { service: program.to_owned(), load: program.to_owned() }
+    }
+
+    /// What `yoink --version` of the service prints.
+    pub(crate) fn version(&self) -> anyhow::Result<String> {
+        let output = Command::new(&self.service).arg("--version").output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}
+
+/// Products with the ids PREFIX0, PREFIX1, … and these units each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Products {
+    pub(crate) prefix: &'static str,
+    pub(crate) count: u32,
+    pub(crate) units: u64,
+}
+
+/// More units than any run sells.
+pub(crate) const PLENTY: u64 = 1_000_000_000;
+
+impl Products {
+    /// Products that are never sold out.
+    pub(crate) const fn plenty(prefix: &'static str, count: u32) -> Self {
+        Self { prefix, count, units: PLENTY }
+    }
+}
+
+/// The private servers, and a database with products.
+pub(crate) struct Deployment {
+    pub(crate) programs: Programs,
+    pub(crate) stores: Stores,
+    redis: MultiplexedConnection,
+    redis_pid: u32,
+    settings: Vec<String>,
+    last_product: String,
+    /// The files in its directory are numbered.
+    files: Cell<u32>,
+}
+
+impl Deployment {
+    /// Starts the servers and creates the products. Settings are `name=value`.
+    pub(crate) async fn create(
+        programs: &Programs,
+        products: &[Products],
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
+        let stores = Stores::start("bench").await?;
+        let client = redis::Client::open(stores.redis_url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let redis_pid = info_number(&info, "process_id")?;
+        let mut all = vec![
+            format!("redis_url={}", stores.redis_url()),
+            format!("postgres_url={}", stores.postgres_url()),
+            "grpc_listen=127.0.0.1:0".to_owned(),
+            "http_listen=127.0.0.1:0".to_owned(),
+            "log=info".to_owned(),
+        ];
+        all.extend(settings.iter().map(|&setting| setting.to_owned()));
+        let last = products.last().context("a run needs products")?;
+        let deployment = Self {
+            programs: programs.clone(),
+            stores,
+            redis: connection,
+            redis_pid: u32::try_from(redis_pid)?,
+            settings: all,
+            last_product: format!("{}{}", last.prefix, last.count - 1),
+            files: Cell::new(0),
+        };
+        deployment.run(&["migrate"]).await?;
+        let mut csv = "product_id,name,price,currency,units\n".to_owned();
+        for Products { prefix, count, units } in products {
+            for number in 0..*count {
+                writeln!(csv, "{prefix}{number},Product,1.00,EUR,{units}")?;
+            }
+        }
+        let file = deployment.file("csv");
+        fs::write(&file, csv)?;
+        deployment.run(&["import", file.to_str().context("the path is not UTF-8")?]).await?;
+        Ok(deployment)
+    }
+
+    /// A new file in the directory of the servers.
+    pub(crate) fn file(&self, ending: &str) -> PathBuf {
+        self.files.set(self.files.get() + 1);
+        self.stores.dir().join(format!("{}.{ending}", self.files.get()))
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(&self.programs.service);
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        command.args(args).current_dir(self.stores.dir());
+        command
+    }
+
+    /// Runs a command of the service's program to its end; returns what it printed.
+    async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
+        let log = self.file("log");
+        let name = format!("yoink {}", args.join(" "));
+        let status = Process::start(&name, self.command(args), &log)?.ended().await?;
+        let printed = fs::read_to_string(&log)?;
+        ensure!(status.success(), "{name} failed ({status}): {printed}");
+        Ok(printed)
+    }
+
+    /// Starts the service in a role; returns also where its log is.
+    fn start(&self, role: &str) -> anyhow::Result<(Process, PathBuf)> {
+        let log = self.file("log");
+        let command = self.command(&["serve", "--role", role]);
+        Ok((Process::start("yoink serve", command, &log)?, log))
+    }
+
+    /// Starts the service in a role, and waits until its last product can be bought.
+    pub(crate) async fn serve(&self, role: &str) -> anyhow::Result<Service> {
+        let (process, log) = self.start(role)?;
+        let mut service = Service { process, address: String::new() };
+        let started = Instant::now();
+        while !service.is_ready(&log, &self.last_product).await? {
+            let log = || fs::read_to_string(&log).unwrap_or_default();
+            service.process.check().with_context(log)?;
+            ensure!(started.elapsed() < READY_TIMEOUT, "yoink serve is not ready: {}", log());
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(service)
+    }
+
+    /// Fails unless the audit holds and no order was lost or moved to the dead stream.
+    pub(crate) async fn audit(&self) -> anyhow::Result<()> {
+        let printed = self.run(&["audit", "--json"]).await.context("the audit does not hold")?;
+        let report: Json = serde_json::from_str(&printed).context("the audit prints no JSON")?;
+        let empty = |list: &str| report[list].as_array().is_some_and(Vec::is_empty);
+        let products = report["products"].as_array().context("the audit lists no products")?;
+        let no_dead = products.iter().all(|product| product["in_dead"] == 0);
+        let clean = report["verdict"] == "holds" && empty("lost") && empty("unknown") && no_dead;
+        ensure!(clean, "the audit is not clean: {printed}");
+        Ok(())
+    }
+
+    /// Orders in Postgres.
+    pub(crate) async fn sold(&self) -> anyhow::Result<u64> {
+        let sql = "SELECT coalesce(sum(sold), 0)::bigint FROM products";
+        let rows = self.stores.query(sql).await?;
+        Ok(u64::try_from(rows[0].get::<_, i64>(0))?)
+    }
+
+    /// Waits until Postgres holds this many orders.
+    pub(crate) async fn wait_until_sold(&self, orders: u64) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while self.sold().await? < orders {
+            ensure!(started.elapsed() < STORE_TIMEOUT, "orders still wait to be stored");
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until no order waits in Redis.
+    pub(crate) async fn wait_until_stored(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while self.orders_in_streams().await? > 0 {
+            ensure!(started.elapsed() < STORE_TIMEOUT, "orders still wait to be stored");
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Orders that wait in Redis.
+    pub(crate) async fn orders_in_streams(&self) -> anyhow::Result<u64> {
+        self.sum_of_streams("XLEN", &[]).await
+    }
+
+    /// The sum of what a command returns for each stream in Redis.
+    async fn sum_of_streams(&self, name: &str, words: &[&str]) -> anyhow::Result<u64> {
+        let (mut connection, mut cursor, mut sum) = (self.redis.clone(), 0_u64, 0);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg(&["TYPE", "stream", "COUNT", "1000"]);
+            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
+            for key in keys {
+                let mut command = redis::cmd(name);
+                command.arg(words).arg(key);
+                sum += command.query_async::<Option<u64>>(&mut connection).await?.unwrap_or(0);
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(sum);
+            }
+        }
+    }
+
+    /// Bytes that all streams in Redis use together.
+    pub(crate) async fn stream_bytes(&self) -> anyhow::Result<u64> {
+        self.sum_of_streams("MEMORY", &["USAGE"]).await
+    }
+
+    /// Bytes that Redis uses.
+    pub(crate) async fn redis_bytes(&self) -> anyhow::Result<u64> {
+        let mut connection = self.redis.clone();
+        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await?;
+        info_number(&info, "used_memory")
+    }
+
+    /// Sets `appendfsync` of the running Redis.
+    pub(crate) async fn set_appendfsync(&self, value: &str) -> anyhow::Result<()> {
+        let mut set = redis::cmd("CONFIG");
+        set.arg(&["SET", "appendfsync", value]);
+        Ok(set.query_async(&mut self.redis.clone()).await?)
+    }
+
+    pub(crate) fn redis_pid(&self) -> u32 {
+        self.redis_pid
+    }
+
+    /// Stores what waits, audits, stops the service, and stops the servers.
+    pub(crate) async fn finish(self, service: Service) -> anyhow::Result<()> {
+        if self.orders_in_streams().await? > 0 {
+            // An audit cannot read that many waiting orders at one moment.
+            let worker = self.start("worker")?.0;
+            self.wait_until_stored().await?;
+            worker.stop().await?;
+        }
+        self.audit().await?;
+        service.stop().await?;
+        self.stores.stop().await
+    }
+}
+
+fn info_number(info: &str, name: &str) -> anyhow::Result<u64> {
+    let number = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(number.with_context(|| format!("INFO has no {name}"))?.trim().parse()?)
+}
+
+/// A running `yoink serve`.
+pub(crate) struct Service {
+    process: Process,
+    /// Where it answers gRPC.
+    pub(crate) address: String,
+}
+
+impl Service {
+    /// Whether it has logged its address, and a product has its stock.
+    async fn is_ready(&mut self, log: &Path, product: &str) -> anyhow::Result<bool> {
+        let text = fs::read_to_string(log)?;
+        let Some((_, line)) = text.split_once("this process listens grpc=") else {
+            return Ok(false);
+        };
+        let address = line.split_whitespace().next().unwrap_or_default();
+        let address: SocketAddr = address.parse().context("the log has no address")?;
+        self.address = address.to_string();
+        let client = InventoryServiceClient::connect(format!("http://{address}")).await;
+        let Ok(mut client) = client else { return Ok(false) };
+        let request = GetProductRequest { product_id: product.to_owned() };
+        // Before it is ready it answers with an error.
+        let answer = client.get_product(request).await.ok();
+        let product = answer.and_then(|answer| answer.into_inner().product);
+        Ok(product.is_some_and(|product| product.stock.is_some()))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.process.stop().await
+    }
+}

@@ -1,0 +1,207 @@
+//! A phase of a run: `yoink load` calls the service, and what that cost.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use crate::{
+    deployment::{Deployment, Service},
+    process::{Process, command, processor_time},
+};
+
+/// Calls that are not counted are made for this time first.
+const WARM_UP: Duration = Duration::from_millis(400);
+
+/// What is called.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// A health check, which does nothing.
+    Empty,
+    /// Buys one of the products with this prefix, and of this number.
+    Reserve { prefix: &'static str, products: u32, request_ids: bool, ack: Option<&'static str> },
+}
+
+impl Call {
+    /// Buys one product, without request ids.
+    pub(crate) const fn reserve(prefix: &'static str) -> Self {
+        Self::Reserve { prefix, products: 1, request_ids: false, ack: None }
+    }
+
+    /// Buys one of several products.
+    pub(crate) const fn reserve_of(prefix: &'static str, products: u32) -> Self {
+        Self::Reserve { prefix, products, request_ids: false, ack: None }
+    }
+
+    /// The same with a request id on each call.
+    pub(crate) const fn with_request_ids(self) -> Self {
+        match self {
+            Self::Empty => self,
+            Self::Reserve { prefix, products, ack, .. } => {
+                Self::Reserve { prefix, products, request_ids: true, ack }
+            }
+        }
+    }
+
+    /// The same, answered at this ack level.
+    pub(crate) const fn with_ack(self, level: &'static str) -> Self {
+        match self {
+            Self::Empty => self,
+            Self::Reserve { prefix, products, request_ids, .. } => {
+                Self::Reserve { prefix, products, request_ids, ack: Some(level) }
+            }
+        }
+    }
+}
+
+/// How many call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Callers {
+    pub(crate) connections: u32,
+    pub(crate) streams: u32,
+}
+
+impl Callers {
+    /// Callers on 8 connections.
+    pub(crate) const fn on_few_connections(streams: u32) -> Self {
+        Self { connections: 8, streams }
+    }
+}
+
+/// How many calls are in progress on each of 8 connections.
+pub(crate) const STREAMS: u32 = 50;
+/// When calls are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// Each caller waits for its answer; after a warm-up, for this time.
+    Closed(Duration),
+    /// Each caller waits for its answer, until this many calls are made; without a warm-up.
+    Calls(u64),
+    /// This many calls a second; after a warm-up, for this time.
+    Open { rate: f64, time: Duration },
+}
+
+/// What a phase measured.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Phase {
+    pub(crate) name: String,
+    /// Calls that were answered a second.
+    pub(crate) rate: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) calls: u64,
+    /// Calls that were accepted; of empty calls, those that were answered.
+    pub(crate) succeeded: u64,
+    pub(crate) sold_out: u64,
+    /// Calls with another answer or none.
+    pub(crate) others: u64,
+    /// Processor time of the service for each call, in microseconds.
+    pub(crate) service_us: f64,
+    /// That of Redis.
+    pub(crate) redis_us: f64,
+    /// That of the load generator.
+    pub(crate) load_us: f64,
+}
+
+impl Phase {
+    /// Fails if a call was neither accepted nor refused because the product was sold out.
+    pub(crate) fn checked(self) -> anyhow::Result<Self> {
+        ensure!(self.others == 0, "calls failed: {self:?}");
+        Ok(self)
+    }
+
+    /// Fails unless each call was accepted.
+    pub(crate) fn all_accepted(self) -> anyhow::Result<Self> {
+        ensure!(self.others + self.sold_out == 0, "calls were not accepted: {self:?}");
+        Ok(self)
+    }
+}
+
+/// The processor time that service and Redis have used.
+fn used(deployment: &Deployment, service: &Service) -> anyhow::Result<[Duration; 2]> {
+    Ok([processor_time(service.pid())?, processor_time(deployment.redis_pid())?])
+}
+
+/// Starts `yoink load`; its report is written to the file whose path is returned.
+pub(crate) fn start(
+    deployment: &Deployment,
+    service: &Service,
+    call: Call,
+    callers: Callers,
+    pace: Pace,
+) -> anyhow::Result<(Process, std::path::PathBuf)> {
+    let mut command = command(&deployment.programs.load);
+    let report = deployment.file("json");
+    command.args(["load", "--target", &service.address, "--json"]).arg(&report);
+    let mut flag = |name: &str, value: String| {
+        command.arg(format!("--{name}")).arg(value);
+    };
+    flag("connections", callers.connections.to_string());
+    flag("streams", callers.streams.to_string());
+    let time_of = |time: Duration| format!("{}ms", time.as_millis());
+    match pace {
+        Pace::Calls(calls) => flag("calls", calls.to_string()),
+        Pace::Closed(time) | Pace::Open { time, .. } => {
+            flag("duration", time_of(time));
+            flag("warm-up", time_of(WARM_UP));
+        }
+    }
+    if let Pace::Open { rate, .. } = pace {
+        flag("rate", format!("{rate:.0}"));
+    }
+    match call {
+        Call::Empty => {
+            command.arg("--empty");
+        }
+        Call::Reserve { prefix, products, request_ids, ack } => {
+            flag("product-prefix", prefix.to_owned());
+            flag("product-count", products.to_string());
+            if let Some(ack) = ack {
+                flag("ack", ack.to_owned());
+            }
+            if !request_ids {
+                command.arg("--no-request-ids");
+            }
+        }
+    }
+    Ok((Process::start("yoink load", command, &deployment.file("log"))?, report))
+}
+
+/// Runs a phase.
+pub(crate) async fn run(
+    deployment: &Deployment,
+    service: &Service,
+    name: &str,
+    call: Call,
+    (callers, pace): (Callers, Pace),
+) -> anyhow::Result<Phase> {
+    let before = used(deployment, service)?;
+    let (mut process, report) = start(deployment, service, call, callers, pace)?;
+    let status = process.ended().await?;
+    ensure!(status.success(), "yoink load failed ({status}) in the phase \"{name}\"");
+    let after = used(deployment, service)?;
+    let report: Json = serde_json::from_slice(&fs::read(report)?)?;
+    let whole = |name: &str| report[name].as_u64().with_context(|| format!("no {name}"));
+    let calls = whole("calls")?;
+    let number = |value: &Json| value.as_f64().with_context(|| format!("no number: {report}"));
+    let made = number(&report["calls"])? + number(&report["warm_up_calls"])?;
+    let each = |index: usize| (after[index] - before[index]).as_secs_f64() * 1e6 / made;
+    let outcomes = report["outcomes"].as_array().context("the load has no outcomes")?;
+    let count = |name: &str| -> u64 {
+        let named = outcomes.iter().filter(|outcome| outcome["name"] == name);
+        named.filter_map(|outcome| outcome["count"].as_u64()).sum()
+    };
+    let (succeeded, sold_out) = (count("accepted") + count("ok"), count("SOLD_OUT"));
+    Ok(Phase {
+        name: name.to_owned(),
+        rate: number(&report["rate"])?,
+        p99_us: number(&report["latency_us"]["p99"])?,
+        calls,
+        succeeded,
+        sold_out,
+        others: calls - succeeded - sold_out,
+        service_us: each(0),
+        redis_us: each(1),
+        load_us: number(&report["cpu_us_per_call"])?,
+    })
+}

@@ -1,0 +1,99 @@
+//! The private Redis and the private Postgres of one run.
+
+use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+use tokio_postgres::{NoTls, Row};
+use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
+
+/// The private servers of one run.
+pub(crate) struct Stores {
+    redis: RedisServer,
+    postgres: Arc<Mutex<PostgresServer>>,
+    postgres_url: String,
+    /// Removed after the servers have ended: fields are dropped in this order.
+    dir: TempDir,
+}
+
+impl Stores {
+    /// Starts both servers, with an empty database of this name.
+    pub(crate) async fn start(name: &'static str) -> anyhow::Result<Self> {
+        spawn_blocking(move || {
+            let mut dir = tempfile::Builder::new();
+            let prefix = format!("yoink-{name}-");
+            // A Postgres that runs as another user must pass through it.
+            let dir = dir.prefix(&prefix).permissions(Permissions::from_mode(0o711)).tempdir()?;
+            let redis = RedisServer::start(&dir.path().join("redis"), AppendFsync::Everysec)?;
+            let postgres = PostgresServer::start(&dir.path().join("postgres"), &[])?;
+            postgres.create_database(name)?;
+            let postgres_url = postgres.url(name);
+            Ok(Self { redis, postgres: Arc::new(Mutex::new(postgres)), postgres_url, dir })
+        })
+        .await?
+    }
+
+    /// Stops both servers and removes their data.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        // Dropping it waits for the end of the servers.
+        spawn_blocking(move || drop(self)).await.context("the servers cannot be stopped")
+    }
+
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis.url()
+    }
+
+    pub(crate) fn postgres_url(&self) -> &str {
+        &self.postgres_url
+    }
+
+    /// Where the servers have their data; removed with them.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Stops Postgres and closes every connection.
+    pub(crate) async fn stop_postgres(&self) -> anyhow::Result<()> {
+        self.with_postgres(|postgres| {
+            postgres.stop();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Starts Postgres again, with its data.
+    pub(crate) async fn restart_postgres(&self) -> anyhow::Result<()> {
+        self.with_postgres(PostgresServer::restart).await
+    }
+
+    async fn with_postgres(
+        &self,
+        work: impl FnOnce(&mut PostgresServer) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let postgres = self.postgres.clone();
+        let work = move || {
+            let mut postgres = postgres.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            work(&mut postgres)
+        };
+        spawn_blocking(work).await?
+    }
+
+    /// The rows that a statement returns, on a connection of its own.
+    pub(crate) async fn query(&self, sql: &str) -> anyhow::Result<Vec<Row>> {
+        let (client, connection) = tokio_postgres::connect(&self.postgres_url, NoTls).await?;
+        let read = async {
+            let rows = client.query(sql, &[]).await;
+            drop(client);
+            rows
+        };
+        let (rows, ended) = tokio::join!(read, connection);
+        ended?;
+        Ok(rows?)
+    }
+}
