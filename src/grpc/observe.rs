@@ -92,17 +92,17 @@ impl Service<Request<Body>> for Observed {
                     Err(_) => Status::from(ApiError::from(Reason::DeadlineExceeded)).into_http(),
                 },
             };
-            // Every error of a service is in the extensions. tonic answers an unknown method of a known service by the header
-            // alone. A response without both is OK, or a stream that has begun.
-            let status = response.extensions().get::<Status>();
-            let mut code = match status {
-                Some(status) => code_name(status.code()),
-                None if response.headers().contains_key(Status::GRPC_STATUS) => {
-                    let status = Status::from_header_map(response.headers());
-                    status.map_or("OK", |status| code_name(status.code()))
+            // tonic puts the status of an error into the extensions. Only that of an unknown method is in the headers alone.
+            // A response without a status is OK, or a stream that has begun.
+            let in_headers;
+            let status = match response.extensions().get::<Status>() {
+                Some(status) => Some(status),
+                None => {
+                    in_headers = Status::from_header_map(response.headers());
+                    in_headers.as_ref()
                 }
-                None => "OK",
             };
+            let mut code = status.map_or("OK", |status| code_name(status.code()));
             if let Some(status) = status {
                 // Outside the span of the call, the line would have no trace id.
                 call.span.in_scope(|| log_cause(method, status));
