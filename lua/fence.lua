@@ -71,7 +71,7 @@ local function in_use(keys)
 end
 
 -- A stream entry's fields as a table. In place of 'o' it has the parts of the order, in the order of their names below; a
--- part that is empty or missing is left out (src/stream/entry.rs does the same).
+-- part that is empty or missing is left out (src/stream/entry.rs does the same with each entry that reserve.lua writes).
 local function fields_of(entry)
   local fields = {}
   for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end

@@ -2,15 +2,20 @@
 --
 -- The index by product is in the order in which rows are inserted and pages are read; before, each row went to a random
 -- place of it. A page of a user's or a product's reservations is now read from the index without a sort.
+--
+-- Reservations can be read while the indexes are built: only what follows locks readers out, and it is short.
+CREATE INDEX new_reservations_by_product ON reservations (product_id, reservation_id);
+CREATE INDEX new_reservations_by_user ON reservations (user_id, reservation_id);
 DROP INDEX reservations_by_product;
-CREATE INDEX reservations_by_product ON reservations (product_id, reservation_id);
 DROP INDEX reservations_by_user;
-CREATE INDEX reservations_by_user ON reservations (user_id, reservation_id);
+ALTER INDEX new_reservations_by_product RENAME TO reservations_by_product;
+ALTER INDEX new_reservations_by_user RENAME TO reservations_by_user;
 
 -- The foreign key looked the product up once for each row. This looks up each product of a statement once, and refuses
 -- what the foreign key refused, with the same SQLSTATE. A product cannot be removed, because its first units are a row
--- of supply_changes, which refers to it.
-CREATE FUNCTION refuse_unknown_product() RETURNS trigger LANGUAGE plpgsql AS $$
+-- of supply_changes, which refers to it. The function finds its table whatever search_path its session has: pg_dump loads
+-- data with an empty one.
+CREATE FUNCTION refuse_unknown_product() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     unknown text;
 BEGIN
@@ -30,3 +35,6 @@ CREATE TRIGGER reservations_product_exists AFTER INSERT ON reservations
 CREATE TRIGGER reservations_product_still_exists AFTER UPDATE ON reservations
     REFERENCING NEW TABLE AS stored_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_unknown_product();
 ALTER TABLE reservations DROP CONSTRAINT reservations_product_id_fkey;
+
+-- Earlier programs cannot read the entries of this one (format 3).
+UPDATE schema_compatibility SET oldest_program = 7;

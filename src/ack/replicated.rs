@@ -62,12 +62,15 @@ async fn run(partitions: Partitions, replicas: u32, mut waiters: Waiters<Partiti
             continue;
         };
         for (at, written) in calls.into_iter().zip(written) {
-            match written {
-                Ok(()) if reached >= replicas => waiters.answer(at, &true),
+            let replicated = match written {
+                Ok(()) if reached >= replicas => true,
+                // The calls wait on.
                 Ok(()) | Err(RedisCallError::Unavailable { .. } | RedisCallError::Malformed(_)) => {
+                    continue;
                 }
-                Err(RedisCallError::Fenced(_)) => waiters.answer(at, &false),
-            }
+                Err(RedisCallError::Fenced(_)) => false,
+            };
+            waiters.answer(at, &replicated);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Between two reads while the consumers of this process report commits: most calls are answered by these.
+/// Between two reads while reports of the consumers of this process answer calls.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 /// The most reports that wait. One that finds no place is dropped: the next read finds its orders.
 const REPORTS_MAX: usize = 64;
@@ -43,7 +43,7 @@ pub struct CommitReports {
 impl CommitReports {
     /// Reports orders that the ledger has confirmed: their batch is committed. Never waits.
     pub fn report(&self, confirmed: Vec<ReservationId>) {
-        if let Some(sender) = &self.sender {
+        if let (Some(sender), false) = (&self.sender, confirmed.is_empty()) {
             drop(sender.try_send(confirmed));
         }
     }
@@ -66,30 +66,29 @@ pub(super) fn start(
     (queue, sender)
 }
 
-/// Answers calls by what consumers report, for at most this long; returns when no call waits any more. Returns whether
-/// anything was reported.
+/// Answers calls by what consumers report, for at most this long; returns when no call waits any more. Returns whether a
+/// report answered a call.
 async fn answer_reported(
     waiters: &mut Waiters<ReservationId, Answer>,
     reports: &mut mpsc::Receiver<Vec<ReservationId>>,
     limit: Duration,
 ) -> bool {
-    let mut reported = false;
+    let mut answered = false;
     let end = tokio::time::sleep(limit);
     tokio::pin!(end);
     while !waiters.is_empty() {
         tokio::select! {
             biased;
             Some(confirmed) = reports.recv() => {
-                reported = true;
                 waiters.add_joined();
                 for id in confirmed {
-                    waiters.answer(id, &Ok(()));
+                    answered |= waiters.answer(id, &Ok(()));
                 }
             }
             () = &mut end => break,
         }
     }
-    reported
+    answered
 }
 
 async fn run(
@@ -108,7 +107,7 @@ async fn run(
         }
         let started = Instant::now();
         let waiting = waiters.keys();
-        // While consumers report commits, calls that have just joined are left to them.
+        // While reports answer calls, those that have just joined are left to the consumers.
         let is_due = |id: &&ReservationId| !reported || waited.binary_search(*id).is_ok();
         let due: Vec<ReservationId> = waiting.iter().filter(is_due).copied().collect();
         let read = read(&partitions, &ledger, &due, &mut waiters).await;

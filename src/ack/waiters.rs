@@ -82,10 +82,13 @@ impl<K: Ord + Copy, A: Clone> Waiters<K, A> {
         self.by_key.keys().copied().collect()
     }
 
-    pub(super) fn answer(&mut self, key: K, answer: &A) {
-        for waiting in self.by_key.remove(&key).into_iter().flatten() {
+    /// Answers the calls that wait for this; returns whether there were any.
+    pub(super) fn answer(&mut self, key: K, answer: &A) -> bool {
+        let Some(waiting) = self.by_key.remove(&key) else { return false };
+        for waiting in waiting {
             // A caller that was dropped meanwhile repeats its request with the same request id.
             drop(waiting.send(answer.clone()));
         }
+        true
     }
 }

@@ -119,7 +119,7 @@ impl Entry {
         self.field("t").and_then(|t| t.parse().ok())
     }
 
-    /// The entry as it was, one `name=value` a line, for a later analysis.
+    /// The fields of the entry, with the parts of `o` in its place, one `name=value` a line, for a later analysis.
     pub fn to_bytes(&self) -> Vec<u8> {
         let lines = self.unpacked().into_iter().map(|(name, value)| format!("{name}={value}\n"));
         lines.collect::<String>().into_bytes()

@@ -160,7 +160,8 @@ impl Consumer {
         let batch: Vec<PendingEntry> = self.unsettled.drain(..size).collect();
         let settling = std::mem::take(&mut self.stored);
         // While Postgres stores this batch, Redis settles the one before and delivers the next one.
-        let read_ahead = self.backlog
+        let read_ahead = self.open
+            && self.backlog
             && self.read_ahead.is_empty()
             && !self.delayed.is_full()
             && !self.takeover.is_due();
@@ -171,12 +172,15 @@ impl Consumer {
                 context.streams.read_new(&mut self.reader, partition, &context.consumer, count);
             if read_ahead { Some(read.await) } else { None }
         };
-        let (result, settled, read) = future::join3(
-            store(&context.ledger, &context.metrics, partition, epoch, batch),
-            settle(context, partition, &settling),
-            read,
-        )
-        .await;
+        let stored = async {
+            let mut result =
+                store(&context.ledger, &context.metrics, partition, epoch, batch).await;
+            // Calls that wait for these orders do not wait for Redis as well.
+            context.commit_reports.report(std::mem::take(&mut result.confirmed));
+            result
+        };
+        let (result, settled, read) =
+            future::join3(stored, settle(context, partition, &settling), read).await;
         if settled.is_err() {
             self.unsettled.extend(settling);
         }
@@ -265,10 +269,11 @@ impl Consumer {
         for mismatch in &result.mismatched {
             tracing::error!(reservation.id = %mismatch.id, column = mismatch.column, "the ledger holds another order under this id, and the entry stays in orders: run `yoink audit`, and compare the row and the entry (docs/operations.md, YoinkAuditViolated)");
         }
-        self.context.commit_reports.report(result.confirmed);
-        if all_stored && !self.read_ahead.is_empty() {
+        if self.open && all_stored && !self.read_ahead.is_empty() {
             // Settled while the next batch is stored.
             self.stored = result.stored;
+            self.keep_unlisted(Vec::new(), None);
+            crash_point::reach("settle_deferred");
             return Ok(());
         }
         self.unsettled.extend(result.unfinished);

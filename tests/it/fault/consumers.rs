@@ -5,13 +5,13 @@ use yoink::{app::Role, domain::Partition, worker::Consumer};
 
 use crate::harness::{Binary, Service, TestEnv, eventually, product};
 
-async fn orders(env: &TestEnv) -> (Partition, String) {
+pub(super) async fn orders(env: &TestEnv) -> (Partition, String) {
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     (partition, format!("{}:{{{partition}}}:orders", env.prefix))
 }
 
 /// The pending entries: id, consumer, idle time and delivery count.
-async fn pending(env: &TestEnv, orders: &str) -> Vec<(String, String, u64, u64)> {
+pub(super) async fn pending(env: &TestEnv, orders: &str) -> Vec<(String, String, u64, u64)> {
     let mut command = redis::cmd("XPENDING");
     command.arg(orders).arg("ledger").arg("-").arg("+").arg(10_000);
     command.query_async(&mut env.cli().await).await.unwrap()

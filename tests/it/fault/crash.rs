@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use yoink::app::Role;
 
+use super::consumers;
 use crate::harness::{Binary, TestEnv, eventually, product};
 
 /// Runs the program into a crash point with one good and one poison order in progress, then lets another
@@ -57,28 +58,40 @@ async fn worker_killed_between_void_and_release_has_one_outcome() {
     crash_at("after_void").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn worker_killed_with_a_batch_read_ahead_has_one_outcome() {
+/// Ends a worker at this point while it works through a backlog of three batches; then `stored` orders are in the ledger,
+/// and `pending` entries were delivered and not acknowledged.
+async fn crash_with_backlog(point: &str, stored: i64, pending: usize) {
     let env = TestEnv::new().await;
     let api = env.serve(Role::Api, &[]).await;
     api.create(product("shoe", 10_000)).await;
-    // More than two batches: the second one is read while the first one is stored.
     let users: Vec<String> = (0..1_200).map(|n| format!("user-{n}")).collect();
     let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
     let bought = futures_util::future::join_all(buys).await;
     assert!(bought.iter().all(Result::is_ok));
-    let settings = [("takeover_idle_ms", "300")];
-    let mut worker = Binary::serve(&env, &settings, Some("after_commit"));
+    // No takeover is due in the life of this worker: it would be done in place of reading ahead.
+    let mut worker = Binary::serve(&env, &[("takeover_idle_ms", "60000")], Some(point));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{}", worker.log());
-    assert_eq!(env.count("SELECT count(*) FROM reservations").await, 500, "one batch is committed");
+    assert_eq!(env.count("SELECT count(*) FROM reservations").await, stored, "{point}");
+    let (_, orders) = consumers::orders(&env).await;
+    assert_eq!(consumers::pending(&env, &orders).await.len(), pending, "{point}");
 
-    let next = env.serve(Role::Worker, &settings).await;
+    let next = env.serve(Role::Worker, &[("takeover_idle_ms", "300")]).await;
     let report = env.assert_audit_holds().await;
     assert_eq!((report.products[0].confirmed, report.products[0].stock), (1_200, 8_800));
     assert_eq!(env.count("SELECT sold FROM products").await, 1_200);
     next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_killed_with_a_batch_read_ahead_has_one_outcome() {
+    crash_with_backlog("after_commit", 500, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_killed_before_it_settles_a_stored_batch_has_one_outcome() {
+    crash_with_backlog("settle_deferred", 500, 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
