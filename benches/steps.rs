@@ -2,15 +2,17 @@
 //!
 //! - `script`: `lua/reserve.lua` on a private Redis, by the requests of a batch
 //! - `batcher`: calls at the same time, through the batcher of their partition, on the same Redis
-//! - `codec`: requests and answers of gRPC, and entries of the stream
+//! - `codec`: a request of gRPC is decoded, an answer is encoded, and an entry of the stream is decoded
 
 use std::{
+    fs::Permissions,
     hint::black_box,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use futures_util::future::join_all;
 use prost::Message as _;
@@ -19,7 +21,7 @@ use tokio::runtime::Runtime;
 use yoink::{
     app::{App, Listeners, Role, Stores},
     config::Config,
-    domain::{NewProduct, Partition, Price, ProductStatus, ReserveRequest, Sale},
+    domain::{NewProduct, Outcome, Partition, Price, ProductStatus, ReserveRequest, Sale},
     grpc::pb::{Reservation, ReservationState, ReserveUnitRequest, ReserveUnitResponse},
     servers::{AppendFsync, PostgresServer, RedisServer},
     stream::Entry,
@@ -113,9 +115,11 @@ impl Bench {
                 invocation.arg(&[PRODUCT, USER, &request, "ab12cd34", "", "1"]);
             }
             let started = Instant::now();
-            let reply: Vec<String> = invocation.invoke(&mut self.redis)?;
+            let (status, answers): (String, String) = invocation.invoke(&mut self.redis)?;
             took += started.elapsed();
-            anyhow::ensure!(reply[0] == "ok" && reply[1].starts_with("accepted"), "{reply:?}");
+            ensure!(status == "ok", "{status} {answers}");
+            ensure!(answers.lines().all(|line| line.starts_with("accepted ")), "{answers}");
+            ensure!(u64::try_from(answers.lines().count())? == batch, "{answers}");
         }
         self.empty()?;
         Ok(took)
@@ -140,7 +144,8 @@ impl Bench {
             let decisions = self.runtime.block_on(join_all(calls));
             took += started.elapsed();
             for decision in decisions {
-                decision?;
+                let outcome = decision?;
+                ensure!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
             }
         }
         self.empty()?;
@@ -179,15 +184,8 @@ fn codec(criterion: &mut Criterion) {
 }
 
 fn entries(criterion: &mut Criterion, partition: Partition) {
-    let fields = [
-        ("v", "1"),
-        ("p", PRODUCT),
-        ("u", USER),
-        ("r", "ab12cd34"),
-        ("t", "1795457000123"),
-        ("q", "request-123456"),
-        ("w", "41561"),
-    ];
+    let order = format!("ab12cd34 {PRODUCT} {USER}  41561 request-123456");
+    let fields = [("v", "3"), ("t", "1795457000123"), ("o", order.as_str())];
     let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let entry = Entry { id: "1-17".to_owned(), fields };
     criterion.bench_function("codec/entry, decoded", |bench| {
@@ -214,9 +212,12 @@ fn by_requests(criterion: &mut Criterion, bench: &mut Bench, sizes: &[u64], (nam
 }
 
 fn main() -> anyhow::Result<()> {
-    let dir = std::env::temp_dir().join(format!("yoink-bench-{}", std::process::id()));
-    let redis = RedisServer::start(&dir.join("redis"), AppendFsync::Everysec)?;
-    let postgres = PostgresServer::start(&dir.join("postgres"), &[])?;
+    // Dropped last, so that it is removed after the servers have ended, also after an error.
+    let mut dir = tempfile::Builder::new();
+    // A Postgres that runs as another user must pass through it.
+    let dir = dir.prefix("yoink-steps-").permissions(Permissions::from_mode(0o711)).tempdir()?;
+    let redis = RedisServer::start(&dir.path().join("redis"), AppendFsync::Everysec)?;
+    let postgres = PostgresServer::start(&dir.path().join("postgres"), &[])?;
     let mut bench = Bench::start(&redis, &postgres).context("the service does not start")?;
     let mut criterion = Criterion::default().configure_from_args();
     codec(&mut criterion);
@@ -225,6 +226,6 @@ fn main() -> anyhow::Result<()> {
     by_requests(&mut criterion, &mut bench, &CALLERS, ("batcher", Bench::time_batcher));
     criterion.final_summary();
     drop((bench, redis, postgres));
-    std::fs::remove_dir_all(&dir)?;
+    dir.close()?;
     Ok(())
 }

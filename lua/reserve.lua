@@ -14,7 +14,8 @@
 --   sale_stopped | product_not_found | backlog_full <entries removed from the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
--- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'.
+-- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'. If another program wrote a control character there
+-- or into a value of lost, only the answer to this request is unreadable: its line has a '?' in place of each one.
 -- The script cannot fail between two writes of a request. Every key is read before the first write, which checks the type
 -- of the key. The first write is an XADD. Redis may refuse only this write (out of memory, id too small), and the refusal
 -- is caught.
@@ -63,6 +64,7 @@ for i, product in ipairs(products) do
     }
   end
 end
+local function one_line(value) return (string.gsub(value, '%c', '?')) end
 local records, lost, kept_until = {}, {}, {}
 if #request_fields > 0 then
   -- The next bucket is read as well: the clock may have been set back since it was written.
@@ -73,7 +75,7 @@ if #request_fields > 0 then
     if exists then
       local found = redis.call('HMGET', key, unpack(request_fields))
       for i = 1, #request_fields do
-        if found[i] then records[request_fields[i]] = found[i] end
+        if found[i] then records[request_fields[i]] = one_line(found[i]) end
       end
     end
     -- The bucket is new, or was written under a shorter idempotency window. (The clock moves on between two commands.)
@@ -81,7 +83,7 @@ if #request_fields > 0 then
   end
   if redis.call('EXISTS', KEYS[7]) == 1 then
     local found = redis.call('HMGET', KEYS[7], unpack(request_fields))
-    for i, field in ipairs(request_fields) do lost[field] = found[i] end
+    for i, field in ipairs(request_fields) do lost[field] = found[i] and one_line(found[i]) end
   end
 end
 local bought, bought_fields = {}, {}

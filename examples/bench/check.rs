@@ -95,26 +95,35 @@ impl Figure {
     }
 }
 
-/// The figures of one program.
+/// The figures of one program. Storing is measured first, in role `all`, while the stores of both programs are empty. Calls
+/// are measured in role `api`: otherwise a program that stores faster would leave less processor time for them.
 async fn measure(programs: &Programs, args: &CheckArgs) -> anyhow::Result<[f64; 7]> {
     let products =
         [Products::plenty("hot-", 1), Products { prefix: "scarce-", count: 1, units: 1 }];
-    let deployment = Deployment::create(programs, &products, &[]).await?;
-    let service = deployment.serve("all").await?;
+    // In role api nothing is stored, so that every order waits.
+    let settings = ["backlog_max_entries=1000000000"];
+    let deployment = Deployment::create(programs, &products, &settings).await?;
     let callers = Callers::on_few_connections(args.streams);
     let time = Pace::Closed(Duration::from_secs_f64(args.seconds));
-    let phase = async |name: &str, call: Call, pace: Pace| -> anyhow::Result<Phase> {
-        load::run(&deployment, &service, name, call, (callers, pace)).await?.checked()
-    };
-    let empty = phase("empty", Call::Empty, time).await?;
-    let sold_out = phase("sold out", Call::reserve("scarce-"), time).await?;
-    let before = deployment.sold().await?;
-    let started = Instant::now();
     let orders = Call::reserve("hot-").with_request_ids();
-    let accepted = phase("accepted", orders, Pace::Calls(args.orders)).await?.all_accepted()?;
-    deployment.wait_until_sold(before + args.orders).await?;
+
+    let service = deployment.serve("all").await?;
+    let started = Instant::now();
+    let until_stored = (callers, Pace::Calls(args.orders));
+    let all = load::run(&deployment, &service, "until stored", orders, until_stored).await?;
+    all.all_accepted()?;
+    deployment.wait_until_sold(args.orders).await?;
     let stored = crate::parts::per_second(args.orders, started);
     deployment.wait_until_stored().await?;
+    service.stop().await?;
+
+    let service = deployment.serve("api").await?;
+    let phase = async |name: &str, call: Call| -> anyhow::Result<Phase> {
+        load::run(&deployment, &service, name, call, (callers, time)).await?.checked()
+    };
+    let empty = phase("empty", Call::Empty).await?;
+    let sold_out = phase("sold out", Call::reserve("scarce-")).await?;
+    let accepted = phase("accepted", orders).await?.all_accepted()?;
     deployment.finish(service).await?;
     Ok([
         accepted.rate,

@@ -42,8 +42,9 @@ impl Drop for Worktree {
     }
 }
 
+/// Runs a command to its end. If this is interrupted, what the command has started ends with it: the compilers of cargo.
 async fn finish(name: &str, command: Command, log: &Path) -> anyhow::Result<()> {
-    let status = Process::start(name, command, log)?.ended().await?;
+    let status = Process::start_group(name, command, log)?.ended().await?;
     let log = || std::fs::read_to_string(log).unwrap_or_default();
     ensure!(status.success(), "{name} failed ({status}): {}", log());
     Ok(())

@@ -1,6 +1,6 @@
 //! A phase of a run: `yoink load` calls the service, and what that cost.
 
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use serde::Serialize;
@@ -93,8 +93,14 @@ pub(crate) struct Phase {
     /// Calls that were accepted; of empty calls, those that were answered.
     pub(crate) succeeded: u64,
     pub(crate) sold_out: u64,
+    /// Calls that were refused because too many orders wait.
+    pub(crate) backlog_full: u64,
     /// Calls with another answer or none.
     pub(crate) others: u64,
+    /// Attempts to connect that failed, and connections that ended with an error.
+    pub(crate) failed_connections: u64,
+    /// With an open pace: calls that did not start in time, because every caller was busy.
+    pub(crate) not_started: u64,
     /// Processor time of the service for each call, in microseconds.
     pub(crate) service_us: f64,
     /// That of Redis.
@@ -104,15 +110,31 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
+    /// Fails without a call, and if a call or a connection failed.
+    fn without_failure(self) -> anyhow::Result<Self> {
+        ensure!(self.calls > 0, "no call was made: {self:?}");
+        ensure!(self.others == 0, "calls failed: {self:?}");
+        ensure!(self.failed_connections == 0, "connections failed: {self:?}");
+        Ok(self)
+    }
+
     /// Fails if a call was neither accepted nor refused because the product was sold out.
     pub(crate) fn checked(self) -> anyhow::Result<Self> {
-        ensure!(self.others == 0, "calls failed: {self:?}");
-        Ok(self)
+        ensure!(self.backlog_full == 0, "calls were refused, too many orders wait: {self:?}");
+        self.without_failure()
     }
 
     /// Fails unless each call was accepted.
     pub(crate) fn all_accepted(self) -> anyhow::Result<Self> {
-        ensure!(self.others + self.sold_out == 0, "calls were not accepted: {self:?}");
+        ensure!(self.sold_out + self.backlog_full == 0, "calls were not accepted: {self:?}");
+        self.without_failure()
+    }
+
+    /// Fails unless calls were accepted, and each of the others was refused because too many orders wait. A connection may
+    /// end: in a long phase the service closes each one at its age.
+    pub(crate) fn accepted_or_backlog_full(self) -> anyhow::Result<Self> {
+        ensure!(self.succeeded > 0, "no call was accepted: {self:?}");
+        ensure!(self.others + self.sold_out == 0, "calls failed: {self:?}");
         Ok(self)
     }
 }
@@ -122,14 +144,26 @@ fn used(deployment: &Deployment, service: &Service) -> anyhow::Result<[Duration;
     Ok([processor_time(service.pid())?, processor_time(deployment.redis_pid())?])
 }
 
-/// Starts `yoink load`; its report is written to the file whose path is returned.
-pub(crate) fn start(
-    deployment: &Deployment,
-    service: &Service,
+/// A phase that has begun; dropping it kills `yoink load`.
+pub(crate) struct Running<'a> {
+    deployment: &'a Deployment,
+    service: &'a Service,
+    name: String,
+    process: Process,
+    /// Where `yoink load` writes its report.
+    report: PathBuf,
+    /// What service and Redis had used before.
+    before: [Duration; 2],
+}
+
+/// Starts `yoink load`.
+pub(crate) fn start<'a>(
+    deployment: &'a Deployment,
+    service: &'a Service,
+    name: &str,
     call: Call,
-    callers: Callers,
-    pace: Pace,
-) -> anyhow::Result<(Process, std::path::PathBuf)> {
+    (callers, pace): (Callers, Pace),
+) -> anyhow::Result<Running<'a>> {
     let mut command = command(&deployment.programs.load);
     let report = deployment.file("json");
     command.args(["load", "--target", &service.address, "--json"]).arg(&report);
@@ -164,7 +198,51 @@ pub(crate) fn start(
             }
         }
     }
-    Ok((Process::start("yoink load", command, &deployment.file("log"))?, report))
+    let before = used(deployment, service)?;
+    let process = Process::start("yoink load", command, &deployment.file("log"))?;
+    Ok(Running { deployment, service, name: name.to_owned(), process, report, before })
+}
+
+impl Running<'_> {
+    /// Waits for its end; returns what it measured.
+    pub(crate) async fn ended(mut self) -> anyhow::Result<Phase> {
+        let status = self.process.ended().await?;
+        ensure!(status.success(), "yoink load failed ({status}) in the phase \"{}\"", self.name);
+        let after = used(self.deployment, self.service)?;
+        let report: Json = serde_json::from_slice(&fs::read(&self.report)?)?;
+        let whole = |value: &Json| value.as_u64().with_context(|| format!("no number: {report}"));
+        let number = |value: &Json| value.as_f64().with_context(|| format!("no number: {report}"));
+        let made = number(&report["calls"])? + number(&report["warm_up_calls"])?;
+        let each = |index: usize| (after[index] - self.before[index]).as_secs_f64() * 1e6 / made;
+        let outcomes = report["outcomes"].as_array().context("the load has no outcomes")?;
+        let count = |name: &str| -> u64 {
+            let named = outcomes.iter().filter(|outcome| outcome["name"] == name);
+            named.filter_map(|outcome| outcome["count"].as_u64()).sum()
+        };
+        let (calls, succeeded) = (whole(&report["calls"])?, count("accepted") + count("ok"));
+        let (sold_out, backlog_full) = (count("SOLD_OUT"), count("BACKLOG_FULL"));
+        let connections = &report["connections"];
+        let not_started = whole(&report["not_started"])?;
+        if not_started > 0 {
+            let name = &self.name;
+            crate::progress(&format!("{name}: {not_started} calls did not start in time"));
+        }
+        Ok(Phase {
+            name: self.name.clone(),
+            rate: number(&report["rate"])?,
+            p99_us: number(&report["latency_us"]["p99"])?,
+            calls,
+            succeeded,
+            sold_out,
+            backlog_full,
+            others: calls - succeeded - sold_out - backlog_full,
+            failed_connections: whole(&connections["failed"])? + whole(&connections["lost"])?,
+            not_started,
+            service_us: each(0),
+            redis_us: each(1),
+            load_us: number(&report["cpu_us_per_call"])?,
+        })
+    }
 }
 
 /// Runs a phase.
@@ -173,35 +251,7 @@ pub(crate) async fn run(
     service: &Service,
     name: &str,
     call: Call,
-    (callers, pace): (Callers, Pace),
+    paced: (Callers, Pace),
 ) -> anyhow::Result<Phase> {
-    let before = used(deployment, service)?;
-    let (mut process, report) = start(deployment, service, call, callers, pace)?;
-    let status = process.ended().await?;
-    ensure!(status.success(), "yoink load failed ({status}) in the phase \"{name}\"");
-    let after = used(deployment, service)?;
-    let report: Json = serde_json::from_slice(&fs::read(report)?)?;
-    let whole = |name: &str| report[name].as_u64().with_context(|| format!("no {name}"));
-    let calls = whole("calls")?;
-    let number = |value: &Json| value.as_f64().with_context(|| format!("no number: {report}"));
-    let made = number(&report["calls"])? + number(&report["warm_up_calls"])?;
-    let each = |index: usize| (after[index] - before[index]).as_secs_f64() * 1e6 / made;
-    let outcomes = report["outcomes"].as_array().context("the load has no outcomes")?;
-    let count = |name: &str| -> u64 {
-        let named = outcomes.iter().filter(|outcome| outcome["name"] == name);
-        named.filter_map(|outcome| outcome["count"].as_u64()).sum()
-    };
-    let (succeeded, sold_out) = (count("accepted") + count("ok"), count("SOLD_OUT"));
-    Ok(Phase {
-        name: name.to_owned(),
-        rate: number(&report["rate"])?,
-        p99_us: number(&report["latency_us"]["p99"])?,
-        calls,
-        succeeded,
-        sold_out,
-        others: calls - succeeded - sold_out,
-        service_us: each(0),
-        redis_us: each(1),
-        load_us: number(&report["cpu_us_per_call"])?,
-    })
+    start(deployment, service, name, call, paced)?.ended().await
 }

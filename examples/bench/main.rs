@@ -44,7 +44,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Measures the figures of docs/performance.md and prints them beside their goals. Fails if a call fails or an audit is
-    /// not clean, not if a goal is missed.
+    /// not clean, not if a goal is missed. In the parts `away` and `memory`, a call may be refused because too many orders
+    /// wait.
     Table(TableArgs),
     /// Measures how the cost grows: with partitions, products, stored orders and waiting orders.
     Growth(growth::GrowthArgs),

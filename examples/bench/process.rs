@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::time::sleep;
@@ -31,6 +32,8 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 pub(crate) struct Process {
     name: String,
     child: Child,
+    /// Whether it leads a process group of its own, which is killed with it.
+    leads_group: bool,
 }
 
 impl Process {
@@ -39,7 +42,19 @@ impl Process {
         let file = File::create(log)?;
         command.stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot run {name}"))?;
-        Ok(Self { name: name.to_owned(), child })
+        Ok(Self { name: name.to_owned(), child, leads_group: false })
+    }
+
+    /// Starts it with a process group of its own, so that the processes that it starts are killed with it.
+    pub(crate) fn start_group(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        command.process_group(0);
+        let mut process = Self::start(name, command, log)?;
+        process.leads_group = true;
+        Ok(process)
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -74,6 +89,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Only while it is not waited for: afterwards, its id may be that of another group.
+        if self.leads_group && matches!(self.child.try_wait(), Ok(None)) {
+            let _ended = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        }
         // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -62,14 +62,15 @@ impl Envoy {
         self.process.stop().await
     }
 
-    /// Buys a product for a time on this many connections; returns how many answers of each kind came in a second. After a
-    /// warm-up.
+    /// Buys a product for a time on this many connections; returns how many answers came in a second. After a warm-up.
+    /// Fails if a call, also one of the warm-up, gets another answer than this one.
     pub(crate) async fn buy(
         &self,
         product: &str,
+        expected: Answer,
         connections: u32,
         time: Duration,
-    ) -> anyhow::Result<Rates> {
+    ) -> anyhow::Result<f64> {
         let address = self.address;
         let from = Instant::now() + WARM_UP;
         let until = from + time;
@@ -80,24 +81,23 @@ impl Envoy {
             let product = product.clone();
             callers.spawn(async move {
                 let mut caller = Caller::connect(address, &product, number).await?;
-                let mut counts = [0_u64; 2];
+                let mut count = 0_u64;
                 loop {
-                    let sold_out = caller.call().await?;
+                    caller.call(expected).await?;
                     let now = Instant::now();
                     if now >= until {
-                        return anyhow::Ok(counts);
+                        return anyhow::Ok(count);
                     }
-                    counts[usize::from(sold_out)] += u64::from(now >= from);
+                    count += u64::from(now >= from);
                 }
             });
         }
-        let mut counts = [0_u64; 2];
-        while let Some(caller) = callers.join_next().await {
-            let of_caller = caller??;
-            (0..2).for_each(|kind| counts[kind] += of_caller[kind]);
+        let mut count = 0;
+        while let Some(of_caller) = callers.join_next().await {
+            count += of_caller??;
         }
-        let seconds = time.as_secs_f64();
-        Ok(Rates { accepted: rate(counts[0], seconds), sold_out: rate(counts[1], seconds) })
+        ensure!(count > 0, "Envoy answered no call");
+        Ok(rate(count, time.as_secs_f64()))
     }
 }
 
@@ -106,10 +106,11 @@ fn rate(calls: u64, seconds: f64) -> f64 {
     calls as f64 / seconds
 }
 
-/// Answers a second.
-pub(crate) struct Rates {
-    pub(crate) accepted: f64,
-    pub(crate) sold_out: f64,
+/// What a call is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accepted,
+    SoldOut,
 }
 
 /// One connection.
@@ -132,17 +133,20 @@ impl Caller {
         Ok(Self { stream, request: request.into_bytes(), answer: Vec::new() })
     }
 
-    /// Buys a unit; returns whether the product is sold out.
-    async fn call(&mut self) -> anyhow::Result<bool> {
+    /// Buys a unit; fails on another answer.
+    async fn call(&mut self, expected: Answer) -> anyhow::Result<()> {
         self.answer.clear();
         self.stream.write_all(&self.request).await?;
         let status =
             timeout(CALL_TIMEOUT, self.read()).await.context("Envoy does not answer")??;
-        match status {
-            202 => Ok(false),
-            409 => Ok(true),
-            _ => bail!("Envoy answered {status}: {}", String::from_utf8_lossy(&self.answer)),
-        }
+        let answer = String::from_utf8_lossy(&self.answer);
+        let is_expected = match expected {
+            Answer::Accepted => status == 202,
+            // Other refusals have this status as well.
+            Answer::SoldOut => status == 409 && answer.contains("\"SOLD_OUT\""),
+        };
+        ensure!(is_expected, "Envoy answered {status} in place of {expected:?}: {answer}");
+        Ok(())
     }
 
     /// Reads one answer; returns its status.

@@ -14,6 +14,7 @@ mod situation;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     designs::Generation,
@@ -72,13 +73,14 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // The servers end with this process; dropping the run removes their directory.
     tokio::select! {
-        done = run(args) => done,
-        // The servers end with this process; dropping the run removes their directory.
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
-            println!("Interrupted.");
-            Ok(ExitCode::from(130))
-        }
+        done = run(args) => return done,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
+    println!("Interrupted.");
+    Ok(ExitCode::from(130))
 }

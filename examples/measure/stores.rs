@@ -15,10 +15,17 @@ use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
 
 /// The private servers of one run.
 pub(crate) struct Stores {
+    /// It ends before the directory is removed: fields are dropped in this order.
     redis: RedisServer,
-    postgres: Arc<Mutex<PostgresServer>>,
+    /// An interrupted stop or restart of Postgres holds it as well, until its end.
+    kept: Arc<Kept>,
     postgres_url: String,
-    /// Removed after the servers have ended: fields are dropped in this order.
+}
+
+/// Postgres and the directory of both servers.
+struct Kept {
+    postgres: Mutex<PostgresServer>,
+    /// Removed after Postgres has ended: fields are dropped in this order.
     dir: TempDir,
 }
 
@@ -34,7 +41,8 @@ impl Stores {
             let postgres = PostgresServer::start(&dir.path().join("postgres"), &[])?;
             postgres.create_database(name)?;
             let postgres_url = postgres.url(name);
-            Ok(Self { redis, postgres: Arc::new(Mutex::new(postgres)), postgres_url, dir })
+            let kept = Arc::new(Kept { postgres: Mutex::new(postgres), dir });
+            Ok(Self { redis, kept, postgres_url })
         })
         .await?
     }
@@ -55,7 +63,7 @@ impl Stores {
 
     /// Where the servers have their data; removed with them.
     pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
+        self.kept.dir.path()
     }
 
     /// Stops Postgres and closes every connection.
@@ -76,9 +84,10 @@ impl Stores {
         &self,
         work: impl FnOnce(&mut PostgresServer) -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<()> {
-        let postgres = self.postgres.clone();
+        let kept = self.kept.clone();
         let work = move || {
-            let mut postgres = postgres.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut postgres =
+                kept.postgres.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             work(&mut postgres)
         };
         spawn_blocking(work).await?

@@ -8,7 +8,7 @@ use crate::{
     deployment::{Deployment, Products},
     figure::Figure,
     load::{self, Callers, Pace},
-    rest::Envoy,
+    rest::{Answer, Envoy},
 };
 
 pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
@@ -27,8 +27,8 @@ pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
     let one = load::run(&deployment, &service, "the only unit", SOLD_OUT, one).await?;
     measured.keep(one.all_accepted()?);
     let envoy = Envoy::start(&deployment, &service).await?;
-    let accepted = envoy.buy("hot-0", connections, time).await?.accepted;
-    let sold_out = envoy.buy("scarce-0", connections, time).await?.sold_out;
+    let accepted = envoy.buy("hot-0", Answer::Accepted, connections, time).await?;
+    let sold_out = envoy.buy("scarce-0", Answer::SoldOut, connections, time).await?;
     measured.add(Figure::RestAcceptedRate, accepted);
     measured.add(Figure::RestSoldOutRate, sold_out);
     measured.add(Figure::RestToGrpc, accepted / grpc.rate);

@@ -110,7 +110,8 @@ impl Part {
         self != Self::Memory
     }
 
-    /// Measures; fails if a call fails or the audit is not clean.
+    /// Measures; fails if a call fails or the audit is not clean. In the parts `away` and `memory`, a call may be refused
+    /// because too many orders wait.
     pub(crate) async fn measure(self, setup: &Setup) -> anyhow::Result<Measured> {
         match self {
             Self::Api => api::measure(setup).await,

@@ -302,17 +302,24 @@ impl Drop for Dev {
     }
 }
 
+/// Whether an argument of a command line is or contains the path of a directory or of something in it. `dir-12` is not in
+/// `dir-1`.
+fn names(line: &str, dir: &str) -> bool {
+    line.match_indices(dir)
+        .any(|(at, _)| matches!(line.as_bytes().get(at + dir.len()), None | Some(b'/' | b'\0')))
+}
+
 /// Processes that work in a directory, or name it on their command line.
 pub fn processes_under(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         // One that has ended meanwhile is no longer there.
         let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let line = String::from_utf8_lossy(&line);
         let works_there = std::fs::read_link(process.path().join("cwd"))
             .is_ok_and(|cwd| cwd.starts_with(dir) && cwd != dir);
-        if works_there || line.contains(dir.to_str().unwrap()) {
-            found.push(line);
+        if works_there || names(&line, dir.to_str().unwrap()) {
+            found.push(line.replace('\0', " "));
         }
     }
     found
