@@ -195,7 +195,7 @@ async fn restock_is_added_once_for_any_request_id_and_refused_with_other_units()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entry_with_wider_ids_has_a_format_that_earlier_programs_skip() {
+async fn entries_of_plain_and_wider_ids_have_the_newest_format_and_are_stored() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::Api, &[]).await;
     service.create(product("shoe", 9)).await;
@@ -208,7 +208,7 @@ async fn entry_with_wider_ids_has_a_format_that_earlier_programs_skip() {
     read.arg(format!("{}:{{{partition}}}:orders", env.prefix)).arg("-").arg("+");
     let entries: Vec<(String, Vec<String>)> = read.query_async(&mut env.cli().await).await.unwrap();
     let formats: Vec<&str> = entries.iter().map(|(_, fields)| fields[1].as_str()).collect();
-    assert_eq!(formats, ["1", "2", "2", "2"]);
+    assert_eq!(formats, ["3"; 4]);
     let worker = env.serve(Role::Worker, &[]).await;
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 4);
