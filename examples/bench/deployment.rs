@@ -96,7 +96,6 @@ impl Deployment {
             format!("postgres_url={}", stores.postgres_url()),
             "grpc_listen=127.0.0.1:0".to_owned(),
             "http_listen=127.0.0.1:0".to_owned(),
-            "log=info".to_owned(),
         ];
         all.extend(settings.iter().map(|&setting| setting.to_owned()));
         let last = products.last().context("a run needs products")?;
