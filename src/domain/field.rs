@@ -16,8 +16,13 @@ pub fn split_field(field: &str) -> Vec<String> {
     field.split('/').map(|part| part.replace("%2F", "/").replace("%25", "%")).collect()
 }
 
+/// Whether an id is written with escapes.
+pub(super) fn needs_escape(part: &str) -> bool {
+    part.contains(['%', '/'])
+}
+
 fn escape(part: &str) -> Cow<'_, str> {
-    if part.contains(['%', '/']) {
+    if needs_escape(part) {
         part.replace('%', "%25").replace('/', "%2F").into()
     } else {
         part.into()

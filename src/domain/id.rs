@@ -8,9 +8,6 @@ use std::{fmt, str::FromStr, sync::Arc};
 /// The most bytes of an id.
 const LEN_MAX: usize = 128;
 
-/// The most bytes that earlier versions accepted.
-const OLD_LEN_MAX: usize = 64;
-
 /// Why a text is not a valid id. Never contains the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages describe them")]
@@ -46,16 +43,8 @@ fn check(text: &str, (alphabet, has): Alphabet) -> Result<(), IdError> {
     }
 }
 
-/// Whether earlier versions would have accepted it.
-fn is_plain(text: &str, colon: bool) -> bool {
-    let plain = |byte: u8| {
-        byte.is_ascii_alphanumeric() || b"._~-".contains(&byte) || (colon && byte == b':')
-    };
-    text.len() <= OLD_LEN_MAX && text.bytes().all(plain)
-}
-
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $alphabet:expr, colon_before: $colon:literal) => {
+    ($(#[$doc:meta])* $name:ident, $alphabet:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -64,11 +53,6 @@ macro_rules! id {
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 &self.0
-            }
-
-            /// Whether earlier versions, which accept at most 64 bytes and fewer characters, accept it.
-            pub fn is_plain(&self) -> bool {
-                is_plain(&self.0, $colon)
             }
         }
 
@@ -100,7 +84,7 @@ id!(
     /// assert!(matches!("a/b".parse::<ProductId>(), Err(IdError::BadCharacter { at: 1, .. })));
     /// # Ok::<(), IdError>(())
     /// ```
-    ProductId, PRODUCT, colon_before: false
+    ProductId, PRODUCT
 );
 id!(
     /// A buyer's id: 1 to 128 printable ASCII characters other than space.
@@ -111,11 +95,11 @@ id!(
     /// assert!("auth0|5f7c8ec7c33c".parse::<UserId>().is_ok());
     /// assert_eq!("x".repeat(129).parse::<UserId>(), Err(IdError::TooLong { len: 129 }));
     /// ```
-    UserId, PRINTABLE, colon_before: false
+    UserId, PRINTABLE
 );
 id!(
     /// A caller's idempotency key: 1 to 128 printable ASCII characters other than space.
-    RequestId, PRINTABLE, colon_before: true
+    RequestId, PRINTABLE
 );
 
 #[cfg(test)]
@@ -171,17 +155,6 @@ mod tests {
             let refused = bad.parse::<ProductId>();
             assert!(matches!(refused, Err(IdError::BadCharacter { .. })), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn id_that_earlier_versions_accept_is_plain() {
-        assert!("Az09._~-".parse::<UserId>().unwrap().is_plain());
-        assert!("a:1".parse::<RequestId>().unwrap().is_plain());
-        for newer in ["a:1", "a/b", "a@b", &"x".repeat(65)] {
-            assert!(!newer.parse::<UserId>().unwrap().is_plain(), "{newer}");
-        }
-        assert!(!"a:1".parse::<ProductId>().unwrap().is_plain());
-        assert!(!"a/1".parse::<RequestId>().unwrap().is_plain());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ProductId, RequestId, ReservationId, UserId};
+use super::{ProductId, RequestId, ReservationId, UserId, field::needs_escape};
 
 /// A request for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +17,11 @@ pub struct ReserveRequest {
 }
 
 impl ReserveRequest {
-    /// Whether none of its ids has a character that is escaped in the name of a field.
+    /// Whether its ids are the same in the name of a field (`join_field`), so that nothing is to be escaped.
     pub fn is_plain(&self) -> bool {
-        self.product.is_plain()
-            && self.user.is_plain()
-            && self.request.as_ref().is_none_or(RequestId::is_plain)
+        // A product's id never has a character to escape.
+        let request = self.request.as_ref().map_or("", RequestId::as_str);
+        !needs_escape(self.user.as_str()) && !needs_escape(request)
     }
 }
 
@@ -71,4 +71,25 @@ pub enum Outcome {
         /// When to try again, estimated from the rate at which the stream drains.
         retry_after: Duration,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_is_plain_if_neither_its_user_nor_its_request_id_is_escaped() {
+        let is_plain = |user: &str, request: Option<&str>| {
+            let request = request.map(|request| request.parse().unwrap());
+            let (product, user) = ("shoe:a+b@1".parse().unwrap(), user.parse().unwrap());
+            ReserveRequest { product, user, request, traceparent: None }.is_plain()
+        };
+        let long = "x".repeat(128);
+        for user in ["ann", "a:1", "a@b", "a|b", &long] {
+            assert!(is_plain(user, None) && is_plain(user, Some("r:1")), "{user}");
+        }
+        for other in ["a/b", "a%b", "%", "/"] {
+            assert!(!is_plain(other, Some("r")) && !is_plain("ann", Some(other)), "{other}");
+        }
+    }
 }

@@ -68,7 +68,8 @@ async fn crash_with_backlog(point: &str, stored: i64, pending: usize) {
     let buys = users.iter().map(|user| api.buy("shoe", user, "r"));
     let bought = futures_util::future::join_all(buys).await;
     assert!(bought.iter().all(Result::is_ok));
-    // No takeover is due in the life of this worker: it would be done in place of reading ahead.
+    // A worker does not read ahead when a takeover is due. The first one is made before the first read, the next one is due
+    // 5 s later, and this worker ends within its first batch.
     let mut worker = Binary::serve(&env, &[("takeover_idle_ms", "60000")], Some(point));
     let status = worker.ended().await;
     use std::os::unix::process::ExitStatusExt as _;
