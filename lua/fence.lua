@@ -46,8 +46,9 @@ local function rebuild_fence(meta_key, caller)
   return nil, epoch
 end
 
--- Lua prints large numbers as floats; every number that leaves a script goes through here.
-local function text(number) return string.format('%.0f', number) end
+-- Lua prints large numbers as floats; every number that leaves a script goes through here. The format is '%d' and not
+-- '%.0f', because it costs half as much; a fraction, which no script writes, is cut off.
+local function text(number) return string.format('%d', number) end
 
 -- A part of the name of a hash's field, which joins ids by '/': '%' and '/' in it are escaped, so that different ids
 -- never give the same field. src/domain/field.rs does the same.
