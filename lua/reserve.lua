@@ -3,19 +3,20 @@
 -- KEYS  1 meta  2 stock  3 catalogue  4 idempotency (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
---       then for each request: product, user, request id ('' for none), random part (hexadecimal),
+--       then for each request: product, user, request id ('' for none), random part,
 --       traceparent ('' for none), '1' if no id has a character to escape, else '0'
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answers}, a text with one line for each request:
 --   accepted <seq> <remaining> <reserved_at_ms>
---   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
+--   duplicate <epoch>-<seq> <random> <reserved_at_ms, to base 64> <remaining>
 --   lost_or_unknown <epoch>-<seq> <random>   this request id's order was accepted before, and lost
 --   sold_out | limit_reached <limit> | sale_not_open <opens_at_ms> | sale_closed <closes_at_ms> | sale_closed
 --   sale_stopped | product_not_found | backlog_full <entries removed from the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
--- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'. If another program wrote a control character there
--- or into a value of lost, only the answer to this request is unreadable: its line has a '?' in place of each one.
+-- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms, to base 64>' (src/domain/claim.rs). If another
+-- program wrote a control character there or into a value of lost, only the answer to this request is unreadable: its
+-- line has a '?' in place of each one.
 -- The script cannot fail between two writes of a request. Every key is read before the first write, which checks the type
 -- of the key. The first write is an XADD. Redis may refuse only this write (out of memory, id too small), and the refusal
 -- is caught.
@@ -76,8 +77,9 @@ for i, product in ipairs(products) do
   end
 end
 local function one_line(value) return (string.gsub(value, '%c', '?')) end
-local records, lost, kept_until = {}, {}, {}
+local records, lost, kept_until, now_base64 = {}, {}, {}, nil
 if #request_fields > 0 then
+  now_base64 = base64(now_ms, 7)
   -- The next bucket is read as well: the clock may have been set back since it was written.
   for b = bucket - back, bucket + 1 do
     local key, until_ms = KEYS[4] .. ':' .. text(b), (b + back + 1) * width_ms
@@ -165,7 +167,7 @@ for _, r in ipairs(requests) do
         new_bought[r.bought_field] = text(bought[r.bought_field])
       end
       if r.request_field then
-        records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_text
+        records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_base64
         new_records[r.request_field] = records[r.request_field]
       end
       answer = 'accepted ' .. next_seq .. ' ' .. new_stock[r.product] .. ' ' .. now_text
