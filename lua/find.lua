@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta  2 orders  3 dead  4 dead_index
 -- ARGV  1 '<epoch> <deployment>'  2 the id that it has in orders  3 the reservation id  4 its random part
---       (hexadecimal)
+--       5 the same in hexadecimal, as earlier versions wrote it
 --
 -- Returns {'fenced', reason} | {'found', name, value, ...} (the fields of the entry)
 --       | {'none', highest seq of this epoch that was settled ('0' for none)}
@@ -12,7 +12,9 @@ if why then return { 'fenced', why } end
 local function entry(stream, id)
   local found = redis.call('XRANGE', stream, id, id)
   -- The random part distinguishes this reservation from another one that may have that id.
-  if found[1] and fields_of(found[1]).r == ARGV[4] then return found[1] end
+  if not found[1] then return nil end
+  local random = fields_of(found[1]).r
+  if random == ARGV[4] or random == ARGV[5] then return found[1] end
 end
 local found = entry(KEYS[2], ARGV[2])
 if not found then

@@ -3,19 +3,20 @@
 -- KEYS  1 meta  2 stock  3 catalogue  4 idempotency (base: buckets are <base>:<bucket>)  5 bought  6 orders
 --       7 lost
 -- ARGV  1 '<epoch> <deployment>'  2 idempotency_window_ms  3 backlog_max_entries
---       then for each request: product, user, request id ('' for none), random part (hexadecimal),
+--       then for each request: product, user, request id ('' for none), random part,
 --       traceparent ('' for none), '1' if no id has a character to escape, else '0'
 --
 -- Returns {'fenced', reason}, nothing done, or {'ok', answers}, a text with one line for each request:
 --   accepted <seq> <remaining> <reserved_at_ms>
---   duplicate <epoch>-<seq> <random> <reserved_at_ms> <remaining>
+--   duplicate <epoch>-<seq> <random> <reserved_at_ms, to base 64> <remaining>
 --   lost_or_unknown <epoch>-<seq> <random>   this request id's order was accepted before, and lost
 --   sold_out | limit_reached <limit> | sale_not_open <opens_at_ms> | sale_closed <closes_at_ms> | sale_closed
 --   sale_stopped | product_not_found | backlog_full <entries removed from the stream in this epoch>
 --   not_applied <refusal of Redis>     for this request and all after it: nothing was done for them
 --
--- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms>'. If another program wrote a control character there
--- or into a value of lost, only the answer to this request is unreadable: its line has a '?' in place of each one.
+-- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms, to base 64>' (src/domain/claim.rs). If another
+-- program wrote a control character there or into a value of lost, only the answer to this request is unreadable: its
+-- line has a '?' in place of each one.
 -- The script cannot fail between two writes of a request. Every key is read before the first write, which checks the type
 -- of the key. The first write is an XADD. Redis may refuse only this write (out of memory, id too small), and the refusal
 -- is caught.
@@ -31,16 +32,16 @@ local now_text, bucket_text = text(now_ms), text(bucket)
 local bucket_key = KEYS[4] .. ':' .. bucket_text
 
 -- 1. The requests.
+-- A product's id never has a character to escape.
+local function user_product_field(r) return (r.is_plain and r.user or field_part(r.user)) .. '/' .. r.product end
 local requests, products, seen, request_fields = {}, {}, {}, {}
 for i = 4, #ARGV, 6 do
   local r = {
     product = ARGV[i], user = ARGV[i + 1], request = ARGV[i + 2], random = ARGV[i + 3], trace = ARGV[i + 4],
   }
-  -- A product's id never has a character to escape.
-  local is_plain = ARGV[i + 5] == '1'
-  r.user_product_field = (is_plain and r.user or field_part(r.user)) .. '/' .. r.product
+  r.is_plain = ARGV[i + 5] == '1'
   if r.request ~= '' then
-    r.request_field = r.user_product_field .. '/' .. (is_plain and r.request or field_part(r.request))
+    r.request_field = user_product_field(r) .. '/' .. (r.is_plain and r.request or field_part(r.request))
     request_fields[#request_fields + 1] = r.request_field
   end
   if not seen[r.product] then
@@ -51,22 +52,34 @@ for i = 4, #ARGV, 6 do
 end
 
 -- 2. Every key is read before the first write.
-local stock, catalogue = {}, {}
+-- A number that this script replaces. It must be stored exactly as text() writes it; otherwise a wrong value would be
+-- overwritten by one that looks right.
+local function whole(value, name)
+  local number = tonumber(value)
+  assert(number and text(number) == value, name .. ' is not a number')
+  return number
+end
+local stock, catalogue, sales = {}, {}, {}
 local stock_now = redis.call('HMGET', KEYS[2], unpack(products))
 local catalogue_now = redis.call('HMGET', KEYS[3], unpack(products))
 for i, product in ipairs(products) do
-  stock[product] = assert(tonumber(stock_now[i] or '0'), 'stock is not a number')
+  stock[product] = whole(stock_now[i] or '0', 'stock')
   if catalogue_now[i] then
-    local status, limit, opens, closes =
-      string.match(catalogue_now[i], '^%d+|([%a_]+)|(%d+)|(%d+)|(%d+)$')
-    catalogue[product] = {
-      status = status, limit = tonumber(limit), opens = tonumber(opens), closes = tonumber(closes),
-    }
+    -- Many products have the same terms: each text is parsed once.
+    local terms = string.match(catalogue_now[i], '^%d+|(.*)$')
+    if not sales[terms] then
+      local status, limit, opens, closes = string.match(terms, '^([%a_]+)|(%d+)|(%d+)|(%d+)$')
+      sales[terms] = {
+        status = status, limit = tonumber(limit), opens = tonumber(opens), closes = tonumber(closes),
+      }
+    end
+    catalogue[product] = sales[terms]
   end
 end
 local function one_line(value) return (string.gsub(value, '%c', '?')) end
-local records, lost, kept_until = {}, {}, {}
+local records, lost, kept_until, now_base64 = {}, {}, {}, nil
 if #request_fields > 0 then
+  now_base64 = base64(now_ms, 7)
   -- The next bucket is read as well: the clock may have been set back since it was written.
   for b = bucket - back, bucket + 1 do
     local key, until_ms = KEYS[4] .. ':' .. text(b), (b + back + 1) * width_ms
@@ -90,13 +103,13 @@ local bought, bought_fields = {}, {}
 for _, r in ipairs(requests) do
   local product = catalogue[r.product]
   if product and product.limit > 0 then
-    r.bought_field = r.user_product_field
+    r.bought_field = user_product_field(r)
     bought_fields[#bought_fields + 1] = r.bought_field
   end
 end
 if #bought_fields > 0 then
   local now = redis.call('HMGET', KEYS[5], unpack(bought_fields))
-  for i, field in ipairs(bought_fields) do bought[field] = assert(tonumber(now[i] or '0')) end
+  for i, field in ipairs(bought_fields) do bought[field] = whole(now[i] or '0', 'bought') end
 end
 local backlog = redis.call('XLEN', KEYS[6])
 
@@ -125,7 +138,7 @@ local function add_order(r, id)
   return redis.pcall('XADD', KEYS[6], id, 'v', '3', 't', now_text, 'o', order)
 end
 
-local answers, taken, new_records, now_bought, failed = {}, {}, {}, {}, nil
+local answers, new_stock, new_bought, new_records, failed = {}, {}, {}, {}, nil
 for _, r in ipairs(requests) do
   local answer
   local record = r.request_field and records[r.request_field]
@@ -148,28 +161,36 @@ for _, r in ipairs(requests) do
     else
       seq, backlog = seq + 1, backlog + 1
       stock[r.product] = stock[r.product] - 1
-      taken[r.product] = (taken[r.product] or 0) + 1
+      new_stock[r.product] = text(stock[r.product])
       if r.bought_field then
         bought[r.bought_field] = bought[r.bought_field] + 1
-        now_bought[r.bought_field] = bought[r.bought_field]
+        new_bought[r.bought_field] = text(bought[r.bought_field])
       end
       if r.request_field then
-        records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_text
-        new_records[#new_records + 1] = r.request_field
-        new_records[#new_records + 1] = records[r.request_field]
+        records[r.request_field] = id .. ' ' .. r.random .. ' ' .. now_base64
+        new_records[r.request_field] = records[r.request_field]
       end
-      answer = 'accepted ' .. next_seq .. ' ' .. text(stock[r.product]) .. ' ' .. now_text
+      answer = 'accepted ' .. next_seq .. ' ' .. new_stock[r.product] .. ' ' .. now_text
     end
   end
   answers[#answers + 1] = answer
 end
 
 -- 4. What the accepted ones changed.
-if next(taken) then
+-- One command writes all fields of a hash: each further command costs Redis and its append-only file more than a field.
+local function write(key, values)
+  local fields = {}
+  for field, value in pairs(values) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = value
+  end
+  if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
+end
+if next(new_stock) then
   redis.call('HSET', KEYS[1], 'seq', text(seq))
-  for product, units in pairs(taken) do redis.call('HINCRBY', KEYS[2], product, -units) end
-  for field, units in pairs(now_bought) do redis.call('HSET', KEYS[5], field, text(units)) end
-  if #new_records > 0 then redis.call('HSET', bucket_key, unpack(new_records)) end
+  write(KEYS[2], new_stock)
+  write(KEYS[5], new_bought)
+  write(bucket_key, new_records)
 end
 -- Redis may refuse this, for example when it is full. Then the next call does it.
 for key, until_ms in pairs(kept_until) do redis.pcall('PEXPIREAT', key, text(until_ms)) end

@@ -3,6 +3,8 @@
 //! Values are checked when they are parsed and are valid from then on; no later code checks them again.
 
 mod ack;
+mod base64;
+mod claim;
 mod delivery;
 mod field;
 mod id;
@@ -18,6 +20,7 @@ mod reserve;
 mod time;
 
 pub use ack::Ack;
+pub use claim::{claim_text, parse_claim};
 pub use delivery::next_delivery;
 pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};

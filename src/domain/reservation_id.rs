@@ -4,11 +4,16 @@ use std::{fmt, str::FromStr};
 
 use uuid::Uuid;
 
-use super::{Epoch, Partition};
+use super::{
+    Epoch, Partition,
+    base64::{from_base64, to_base64},
+};
 
 const EPOCH_BITS: u32 = 20;
 const SEQ_BITS: u32 = 36;
 const RANDOM_BITS: u32 = 54;
+/// The digits of the random part as text, after a `~`.
+const RANDOM_DIGITS: u32 = 9;
 /// Bits of a UUIDv8 below its version field, apart from the variant.
 const LOW_BITS: u32 = 62;
 
@@ -72,13 +77,22 @@ impl ReservationId {
         }
     }
 
-    /// The id of the order that has this id in the orders stream (`<epoch>-<seq>`) and this random part (hexadecimal);
-    /// `None` if no order can have them.
+    /// The id of the order that has this id in the orders stream (`<epoch>-<seq>`) and this random part as text;
+    /// `None` if no order can have them. Earlier versions wrote the random part in hexadecimal.
     pub fn from_entry(partition: Partition, entry_id: &str, random: &str) -> Option<Self> {
         let (epoch, seq) = entry_id.split_once('-')?;
         let (epoch, seq) = (Epoch(epoch.parse().ok()?), seq.parse().ok()?);
-        let random = u64::from_str_radix(random, 16).ok()?;
+        let random = match random.strip_prefix('~') {
+            Some(digits) => from_base64(digits)?,
+            None => u64::from_str_radix(random, 16).ok()?,
+        };
         Self::new(partition.number(), epoch, seq, random).ok()
+    }
+
+    /// A random part as text, in Redis: `~` and its digits to base 64. Redis holds it of each order, and this is shorter
+    /// than hexadecimal.
+    pub fn random_text(random: u64) -> String {
+        format!("~{}", to_base64(random, RANDOM_DIGITS))
     }
 
     /// Fresh random bits for a new id, from the operating system's generator by way of a CSPRNG.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Lifecycle;
 use crate::{
-    domain::{Bought, IdempotencyRecord, PartitionEpoch, ProductWithSold, join_field},
+    domain::{Bought, IdempotencyRecord, PartitionEpoch, ProductWithSold, claim_text, join_field},
     redis::{Key, RedisCallError, script},
 };
 
@@ -65,7 +65,7 @@ impl Lifecycle {
         let mut buckets = BTreeMap::<i64, Vec<(String, String)>>::new();
         for IdempotencyRecord { id, user, product, request, reserved_at_ms } in records {
             let field = join_field(&[user, product, request]);
-            let value = format!("{} {:x} {reserved_at_ms}", id.entry_id(), id.random());
+            let value = claim_text(*id, *reserved_at_ms);
             buckets.entry(window.bucket_of(*reserved_at_ms)).or_default().push((field, value));
         }
         for (bucket, fields) in buckets {

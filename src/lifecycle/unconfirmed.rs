@@ -84,7 +84,7 @@ impl Lifecycle {
         for page in requests.chunks(PAGE) {
             let values = page.iter().map(|(request, is_lost)| {
                 let lost = request.id.filter(|_| *is_lost);
-                lost.map(|id| format!("{} {:x}", id.entry_id(), id.random())).unwrap_or_default()
+                lost.map(lost_text).unwrap_or_default()
             });
             let values: Vec<String> = values.collect();
             let mut args = vec![until_ms.as_str()];
@@ -96,6 +96,11 @@ impl Lifecycle {
         }
         Ok(())
     }
+}
+
+/// What `lost` holds for a request id.
+fn lost_text(id: ReservationId) -> String {
+    format!("{} {}", id.entry_id(), ReservationId::random_text(id.random()))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub enum Key {
     Catalogue,
     /// Base of the names of the idempotency hashes, from which scripts build them.
     Idempotency,
-    /// Hash of one bucket of time: user, product, request → entry id, random part and time of the accept.
+    /// Hash of one bucket of time: user, product, request → entry id, random part and time of the accept (`src/domain/claim.rs`).
     IdempotencyBucket(i64),
     /// Such a hash that a rebuild has set aside.
     OldIdempotencyBucket(i64),

@@ -12,7 +12,10 @@ use super::{
     store_rate::StoreRate,
 };
 use crate::{
-    domain::{Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, ReserveRequest},
+    domain::{
+        Epoch, Outcome, Partition, PartitionEpoch, Receipt, ReservationId, ReserveRequest,
+        parse_claim,
+    },
     redis::{Partitions, RedisCallError, script},
     tasks::Tasks,
     telemetry::Metrics,
@@ -119,7 +122,8 @@ impl Reserver {
             self.settings.idempotency_window_ms.to_string(),
             self.settings.backlog_max_entries.to_string(),
         ];
-        let randoms: Vec<String> = randoms.iter().map(|random| format!("{random:x}")).collect();
+        let randoms: Vec<String> =
+            randoms.iter().map(|random| ReservationId::random_text(*random)).collect();
         let mut args: Vec<&str> = Vec::with_capacity(settings.len() + 6 * batch.len());
         args.extend(settings.iter().map(String::as_str));
         for (request, random) in batch.iter().zip(&randoms) {
@@ -170,11 +174,11 @@ fn decode(
     let outcome = match (status, &parts[..count]) {
         ("accepted", [seq, remaining, at]) => {
             let id = ReservationId::new(partition.number(), epoch, seq.parse().ok()?, random);
-            Outcome::Accepted(receipt(id.ok()?, at, remaining)?)
+            Outcome::Accepted(receipt(id.ok()?, at.parse().ok()?, remaining)?)
         }
         ("duplicate", [entry_id, random, at, remaining]) => {
-            let id = ReservationId::from_entry(partition, entry_id, random)?;
-            Outcome::Duplicate(receipt(id, at, remaining)?)
+            let (id, reserved_at_ms) = parse_claim(partition, [entry_id, random, at])?;
+            Outcome::Duplicate(receipt(id, reserved_at_ms, remaining)?)
         }
         ("lost_or_unknown", [entry_id, random]) => {
             Outcome::LostOrUnknown(ReservationId::from_entry(partition, entry_id, random)?)
@@ -197,9 +201,8 @@ fn decode(
     Some(Ok(outcome))
 }
 
-fn receipt(reservation_id: ReservationId, at: &str, remaining: &str) -> Option<Receipt> {
-    let (reserved_at_ms, remaining) = (at.parse().ok()?, remaining.parse().ok()?);
-    Some(Receipt { reservation_id, reserved_at_ms, remaining })
+fn receipt(reservation_id: ReservationId, reserved_at_ms: i64, remaining: &str) -> Option<Receipt> {
+    Some(Receipt { reservation_id, reserved_at_ms, remaining: remaining.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -217,8 +220,8 @@ mod tests {
         let script = include_str!("../../lua/reserve.lua");
         for (named, answer) in [
             ("accepted", "accepted 7 12 1700000000000"),
-            ("duplicate", "duplicate 1-5 abc 1700000000000 12"),
-            ("lost_or_unknown", "lost_or_unknown 1-5 abc"),
+            ("duplicate", "duplicate 1-5 ~000000abc H_?iFP0 12"),
+            ("lost_or_unknown", "lost_or_unknown 1-5 ~000000abc"),
             ("sold_out", "sold_out"),
             ("limit_reached", "limit_reached 2"),
             ("sale_not_open", "sale_not_open 1700000000000"),
@@ -240,11 +243,12 @@ mod tests {
 
     #[test]
     fn duplicate_has_the_reservation_id_of_its_own_epoch() {
-        let Some(Ok(Outcome::Duplicate(receipt))) = decoded("duplicate 1-5 ff 1000 9") else {
+        let Some(Ok(Outcome::Duplicate(receipt))) = decoded("duplicate 1-5 ~00000003o H_?iFP0 9")
+        else {
             panic!("not a duplicate");
         };
         assert_eq!(receipt.reservation_id, ReservationId::new(3, Epoch(1), 5, 0xff).unwrap());
-        assert_eq!((receipt.reserved_at_ms, receipt.remaining), (1000, 9));
+        assert_eq!((receipt.reserved_at_ms, receipt.remaining), (1_700_000_000_000, 9));
     }
 
     #[test]

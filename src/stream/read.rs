@@ -47,8 +47,9 @@ impl Streams {
         id: ReservationId,
     ) -> Result<Found, RedisCallError> {
         let epoch = self.partitions.epoch(partition)?;
-        let (entry_id, random) = (id.entry_id(), format!("{:x}", id.random()));
-        let args = [entry_id.as_str(), &id.to_string(), &random];
+        let (entry_id, random) = (id.entry_id(), ReservationId::random_text(id.random()));
+        let hexadecimal = format!("{:x}", id.random());
+        let args = [entry_id.as_str(), &id.to_string(), &random, &hexadecimal];
         let at = PartitionEpoch { partition, epoch };
         Ok(match self.partitions.run_in_epoch(at, &FIND, &args).await? {
             Ok(fields) => Found::Entry(Entry { id: entry_id, fields }),
