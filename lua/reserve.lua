@@ -66,7 +66,7 @@ for i, product in ipairs(products) do
   stock[product] = whole(stock_now[i] or '0', 'stock')
   if catalogue_now[i] then
     -- Many products have the same terms: each text is parsed once.
-    local terms = string.match(catalogue_now[i], '^%d+|(.*)$')
+    local terms = string.match(catalogue_now[i], '^%d+|(.*)$') or ''
     if not sales[terms] then
       local status, limit, opens, closes = string.match(terms, '^([%a_]+)|(%d+)|(%d+)|(%d+)$')
       sales[terms] = {

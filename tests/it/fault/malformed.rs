@@ -39,12 +39,16 @@ async fn malformed_script_reply_is_an_internal_error() {
     assert_eq!(internal(&service.buy("shoe", "ann", "r").await.unwrap_err()), "maybe");
     let () = cli.hset(&windows[0], "ann/shoe/r", remembered).await.unwrap();
 
-    // A stock that is not a number: the script fails, and so does every reader of it.
+    // A stock that is not a whole number: the script fails, and so does every reader of it.
     let stock = key(&env, "stock").await;
-    let () = cli.hset(&stock, "shoe", "many").await.unwrap();
-    assert_eq!(internal(&service.buy("shoe", "bob", "r").await.unwrap_err()), "maybe");
-    let request = GetProductRequest { product_id: "shoe".to_owned() };
-    internal(&service.buyers().get_product(request).await.unwrap_err());
+    for bad in ["many", "12.5", "5.0", "1e3"] {
+        let () = cli.hset(&stock, "shoe", bad).await.unwrap();
+        assert_eq!(internal(&service.buy("shoe", "bob", "r").await.unwrap_err()), "maybe");
+        let request = GetProductRequest { product_id: "shoe".to_owned() };
+        internal(&service.buyers().get_product(request).await.unwrap_err());
+        let now: String = cli.hget(&stock, "shoe").await.unwrap();
+        assert_eq!(now, bad, "nothing was written");
+    }
     let () = cli.hset(&stock, "shoe", 9).await.unwrap();
 
     // A key that is not a stream: a look-up has changed nothing.
