@@ -56,7 +56,7 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let stores = runtime.block_on(async {
             yoink::ledger::migrate(&config.postgres_url).await?;
-            let app = App::build(&config, Role::Api, Listeners::bind(&config).await?).await?;
+            let app = App::build(&config, Role::Api, Listeners::bind(&config)?).await?;
             let sale = Sale {
                 name: "Sneaker 42".to_owned(),
                 price: Price::parse("199.99", "EUR")?,

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 pub use self::connect::Stores;
-use self::{connect::retry_refused, store_monitor::StoreMonitor};
+use self::{connect::retry_refused, connections::listen, store_monitor::StoreMonitor};
 pub(crate) use self::{
     connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
@@ -67,14 +67,12 @@ pub struct Listeners {
 
 impl Listeners {
     /// Binds the addresses of the settings.
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let bind = async |name: &str, address: SocketAddr| {
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {name} {address}"))
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        let bind = |name: &str, address: SocketAddr| {
+            listen(address).with_context(|| format!("cannot listen on {name} {address}"))
         };
-        let grpc = bind("grpc_listen", config.grpc_listen).await?;
-        Ok(Self { grpc, http: bind("http_listen", config.http_listen).await? })
+        let grpc = bind("grpc_listen", config.grpc_listen)?;
+        Ok(Self { grpc, http: bind("http_listen", config.http_listen)? })
     }
 }
 

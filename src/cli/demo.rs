@@ -79,7 +79,7 @@ pub(super) async fn run(
     let mut more = vec![quiet, ("grpc_listen", free_port()), ("http_listen", free_port())];
     more.extend(servers.settings());
     let config = settings(&more)?;
-    let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
+    let app = App::build(&config, Role::All, Listeners::bind(&config)?).await?;
     create_catalogue(&app, args.units).await?;
     let (address, stores) = (app.listeners.grpc.local_addr()?, app.stores().clone());
 

@@ -88,7 +88,7 @@ pub(super) async fn run(
     let traces = telemetry::init(&settings(&[])?)?;
     let servers = Servers::start(&dir).await?;
     let config = settings(&servers.settings())?;
-    let app = App::build(&config, Role::All, Listeners::bind(&config).await?).await?;
+    let app = App::build(&config, Role::All, Listeners::bind(&config)?).await?;
     create_catalogue(&app, 500).await?;
     let (grpc, http) = (app.listeners.grpc.local_addr()?, app.listeners.http.local_addr()?);
     let (redis, postgres) = (servers.redis.url(), servers.postgres.url("yoink"));

@@ -183,7 +183,7 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let traces = telemetry::init(config)?;
-    let listeners = Listeners::bind(config).await?;
+    let listeners = Listeners::bind(config)?;
     let app = App::build(config, role, listeners).await.context("cannot start")?;
     let ended = app.run(shutdown).await;
     traces.finish().await;

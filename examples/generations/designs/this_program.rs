@@ -31,7 +31,7 @@ pub(super) async fn start(stores: &Stores, supply: i64) -> anyhow::Result<Runnin
         ("http_listen", "127.0.0.1:0".to_owned()),
     ];
     let config = Config::load(&stores.dir().join("none"), false, &settings)?;
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config)?;
     let address = listeners.grpc.local_addr()?;
     let app = App::build(&config, Role::All, listeners).await?;
     app.create_products(&[product(supply)?]).await?;

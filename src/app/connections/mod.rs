@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod listen;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
@@ -14,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::listen::listen;
 use self::{
     accept::Acceptor,
     connection::{Connection, Limit, Preface},
