@@ -46,6 +46,11 @@ FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28
 COPY --chmod=0755 deploy/compose/passwords.sh /usr/local/bin/passwords.sh
 ENTRYPOINT ["passwords.sh"]
 
+# Makes the certificates of a deployment. It is the image of the build, because that one has openssl.
+FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS certificates
+COPY --chmod=0755 deploy/compose/certificates.sh /usr/local/bin/certificates.sh
+ENTRYPOINT ["certificates.sh"]
+
 FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS service
 # For rediss://, which trusts the system's certificates. The slim image has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt

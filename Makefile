@@ -6,6 +6,10 @@ PROFILE ?= dev
 DEMO_ARGS ?=
 GENERATIONS_ARGS ?=
 BENCH_ARGS ?=
+# With `make dev TLS=1`, the listeners use TLS; `make edge TLS=1` reaches them.
+TLS ?=
+CERTIFICATES = .yoink/tls
+TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
 .PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups
 
@@ -20,7 +24,7 @@ help:
 	@echo "make soak    runs the long loops of the fault matrix"
 	@echo "make bugs    checks that each seeded bug is found by its test"
 	@echo "make repeat  runs the integration tests N=20 times while two other processes use the processor; with STRICT=1, a fault that cannot be tried fails"
-	@echo "make dev     runs the service with its own Redis and Postgres, whose data stay under .yoink/"
+	@echo "make dev     runs the service with its own Redis and Postgres, whose data stay under .yoink/; with TLS=1, the service uses TLS"
 	@echo "make edge    runs Envoy in front of make dev: REST on port 8080"
 	@echo "make watch   runs Prometheus beside make dev, on port 9090"
 	@echo "make tools   installs the pinned tools of the checks (grpcurl, ghz, k6, Envoy and others) under .tools/"
@@ -84,12 +88,14 @@ case-study: generations
 	cp target/generations/report.json target/generations/table.md target/generations/*.svg docs/case-study/
 	sed -i -e '/<!-- table -->/,/<!-- end -->/{//!d}' -e '/<!-- table -->/r docs/case-study/table.md' README.md docs/case-study.md
 
+# The name yoink is the one that Envoy expects.
 dev: install
-	$(CARGO) run --locked --profile $(PROFILE) -- dev
+	$(if $(TLS),@deploy/compose/certificates.sh $(CERTIFICATES) DNS:localhost DNS:yoink IP:127.0.0.1)
+	$(CARGO) run --locked --profile $(PROFILE) -- $(if $(TLS),$(TLS_SETTINGS)) dev
 
 edge:
 	@scripts/tools.sh python
-	@scripts/beside.sh edge
+	@$(if $(TLS),TLS_CA=$(CURDIR)/$(CERTIFICATES)/ca.pem) scripts/beside.sh edge
 
 watch:
 	@scripts/install.sh prometheus

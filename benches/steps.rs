@@ -55,7 +55,7 @@ impl Bench {
         let config = Config::load(Path::new("no-file.toml"), false, &settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let stores = runtime.block_on(async {
-            yoink::ledger::migrate(&config.postgres_url).await?;
+            yoink::ledger::migrate(&postgres.url(DATABASE).parse()?).await?;
             let app = App::build(&config, Role::Api, Listeners::bind(&config)?).await?;
             let sale = Sale {
                 name: "Sneaker 42".to_owned(),

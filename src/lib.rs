@@ -3,7 +3,7 @@
 //! The modules, from the lowest to the highest (`docs/ARCHITECTURE.md` describes the whole):
 //!
 //! - [`domain`]: data types and decisions, without effects
-//! - [`config`], [`telemetry`], [`tasks`]: settings; logs, metrics and traces; background tasks
+//! - [`config`], [`telemetry`], [`tasks`], [`tls`]: settings; logs, metrics and traces; background tasks; certificates
 //! - [`redis`]: connections, every key, and the one way to call a script that begins with the fence
 //! - [`stock`]: takes units and gives them back; [`stream`]: carries accepted orders; [`ledger`]: stores
 //!   them in Postgres. These three do not import one another
@@ -80,4 +80,5 @@ pub mod stock;
 pub mod stream;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;

@@ -14,17 +14,18 @@ use std::{
 use files::{files, root};
 
 /// Each module, and the modules it may use. `docs/ARCHITECTURE.md` describes what each owns.
-const MODULES: [(&str, &[&str]); 24] = [
+const MODULES: [(&str, &[&str]); 25] = [
     ("domain", &[]),
-    ("config", &["domain"]),
+    ("tls", &[]),
+    ("config", &["domain", "tls"]),
     ("telemetry", &["config"]),
     ("crash_point", &[]),
     ("tasks", &[]),
-    ("redis", &["domain", "telemetry"]),
+    ("redis", &["domain", "telemetry", "tls"]),
     ("stock", &["domain", "redis", "tasks", "telemetry"]),
     ("lifecycle", &["domain", "redis"]),
     ("stream", &["domain", "redis", "telemetry"]),
-    ("ledger", &["domain", "telemetry"]),
+    ("ledger", &["domain", "telemetry", "tls"]),
     ("ack", &["domain", "redis", "ledger", "tasks", "telemetry"]),
     ("catalogue", &["stock", "ledger", "redis", "domain", "tasks"]),
     (
@@ -64,9 +65,10 @@ const MODULES: [(&str, &[&str]); 24] = [
             "dead_letters",
             "audit",
             "telemetry",
+            "tls",
         ],
     ),
-    ("load", &["grpc"]),
+    ("load", &["grpc", "tls"]),
     ("servers", &[]),
     (
         "app",
@@ -88,6 +90,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "tasks",
             "worker",
             "grpc",
+            "tls",
         ],
     ),
     (
@@ -105,6 +108,7 @@ const MODULES: [(&str, &[&str]); 24] = [
             "load",
             "stream",
             "telemetry",
+            "tls",
         ],
     ),
     ("lib", &[]),

@@ -1,13 +1,17 @@
 //! Connects Redis and Postgres, and checks that they are the ones that the settings mean.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use redis::{
-    Client,
+    Client, ConnectionInfo,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
+use super::tls_files::{postgres_address, redis_client};
 use crate::{
     ack::{AckSettings, AckStores, Acks},
     audit::Auditor,
@@ -15,7 +19,7 @@ use crate::{
     dead_letters::DeadLetters,
     domain::PartitionCount,
     ledger::{
-        Deployment, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools, check_pooler,
+        Address, Deployment, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools, check_pooler,
         check_schema,
     },
     lifecycle::Lifecycle,
@@ -25,6 +29,7 @@ use crate::{
     stream::Streams,
     tasks::Tasks,
     telemetry::Metrics,
+    tls::{Reload, Reloaded},
 };
 
 /// How long Redis may take to answer a command.
@@ -58,7 +63,8 @@ pub struct Stores {
     pub deployment: Deployment,
     pub metrics: Metrics,
     pub(super) tasks: Tasks,
-    client: Client,
+    client: Arc<Reloaded<Client>>,
+    address: Address,
 }
 
 impl Stores {
@@ -66,11 +72,12 @@ impl Stores {
     /// the settings mean.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let metrics = Metrics::of(config)?;
-        let pools = pools(config, &metrics).await?;
+        let address = postgres_address(config)?;
+        let pools = pools_at(&address, config, &metrics).await?;
         let ledger = pools.operators.clone();
         retry_refused(async || check_schema(&ledger).await).await?;
         let deployment = retry_refused(async || checked_deployment(&ledger, config).await).await?;
-        let (client, tasks) = (client(config)?, Tasks::default());
+        let (client, tasks) = (redis_client(config)?, Tasks::default());
         let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
         let connection = connection.await.context("cannot use Redis (redis_url)")?;
         check_redis_version(&redis_version(&connection).await?)?;
@@ -94,7 +101,13 @@ impl Stores {
             metrics,
             tasks,
             client,
+            address,
         })
+    }
+
+    /// The files of TLS, which are read again while the service runs.
+    pub(super) fn tls_files(&self) -> [Arc<dyn Reload>; 2] {
+        [self.client.clone(), self.address.files()]
     }
 
     /// The waits for acknowledgements, for a process that answers calls.
@@ -137,7 +150,11 @@ impl Stores {
 }
 
 /// The pools of the settings, without any connection yet.
-pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
+pub(super) fn unconnected_pools(
+    address: &Address,
+    config: &Config,
+    metrics: &Metrics,
+) -> anyhow::Result<Pools> {
     let size = |connections: u32| usize::try_from(connections);
     let sizes = PoolSizes {
         workers: size(config.pool_workers)?,
@@ -145,15 +162,19 @@ pub(super) fn unconnected_pools(config: &Config, metrics: &Metrics) -> anyhow::R
         lookups: size(config.pool_lookups)?,
         maintenance: size(config.pool_maintenance)?,
     };
-    Pools::new(config.postgres_url.clone(), sizes, metrics)
+    Pools::new(address, sizes, metrics)
 }
 
 /// The pools of the settings, after Postgres has answered and a pooler in between was found usable.
 pub(crate) async fn pools(config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
-    let pools = unconnected_pools(config, metrics)?;
+    pools_at(&postgres_address(config)?, config, metrics).await
+}
+
+async fn pools_at(address: &Address, config: &Config, metrics: &Metrics) -> anyhow::Result<Pools> {
+    let pools = unconnected_pools(address, config, metrics)?;
     retry_refused(async || {
         pools.operators.ping().await.context("cannot use Postgres (postgres_url)")?;
-        Ok(check_pooler(&config.postgres_url).await?)
+        Ok(check_pooler(address).await?)
     })
     .await?;
     Ok(pools)
@@ -197,13 +218,13 @@ fn refuses_connections(error: &anyhow::Error) -> bool {
     ledger.is_some_and(LedgerError::refuses_connections)
 }
 
-/// A client of the Redis of the settings, without any connection yet.
-pub(super) fn client(config: &Config) -> anyhow::Result<Client> {
+/// The address of Redis with the settings of its sockets.
+pub(super) fn with_tcp_settings(info: ConnectionInfo) -> ConnectionInfo {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED_TIMEOUT);
     // A Unix socket has none of these settings and needs none: the kernel reports at once that its peer has ended.
-    Ok(Client::open(config.redis_url.clone().set_tcp_settings(tcp))?)
+    info.set_tcp_settings(tcp)
 }
 
 /// The deployment of the ledger, which must have as many partitions as the settings. The first call of all creates it.

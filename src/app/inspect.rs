@@ -2,8 +2,11 @@
 
 use anyhow::Context as _;
 
-use super::connect::{
-    ANSWER_TIMEOUT, check_redis_version, client, other_partitions, redis_version, unconnected_pools,
+use super::{
+    connect::{
+        ANSWER_TIMEOUT, check_redis_version, other_partitions, redis_version, unconnected_pools,
+    },
+    tls_files::{postgres_address, redis_client},
 };
 use crate::{
     ack::{AckSettings, AvailableAcks},
@@ -47,7 +50,7 @@ async fn inspect_redis(
     config: &Config,
     this: &mut Inspection,
 ) -> anyhow::Result<(Assessment, u32)> {
-    let client = client(config)?;
+    let client = redis_client(config)?;
     let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
     let connection = connection.await?;
     let version = redis_version(&connection).await?;
@@ -67,8 +70,10 @@ async fn inspect_redis(
 }
 
 async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Assessment> {
-    let ledger = unconnected_pools(config, &Metrics::new()?)?.operators;
+    let address = postgres_address(config)?;
+    let ledger = unconnected_pools(&address, config, &Metrics::new()?)?.operators;
     let settings = ledger.settings().await?;
+    this.warnings.extend(address.downgrade());
     let assessed = assess_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
     let role = if settings.read_only { "read-only, or a standby" } else { "accepts writes" };
@@ -83,7 +88,7 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
     ));
     this.refusals.extend(assessed.refusals.iter().cloned());
     this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
-    match check_pooler(&config.postgres_url).await {
+    match check_pooler(&address).await {
         Ok(()) => this.found.push(
             "Connections to Postgres keep their backend: no pooler, or one in session mode"
                 .to_owned(),

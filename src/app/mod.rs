@@ -8,6 +8,7 @@ mod readiness;
 mod run;
 mod scrape;
 mod store_monitor;
+mod tls_files;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,11 +17,15 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 pub use self::connect::Stores;
-use self::{connect::retry_refused, connections::listen, store_monitor::StoreMonitor};
+use self::{
+    connect::retry_refused, connections::listen, store_monitor::StoreMonitor,
+    tls_files::ListenerTls,
+};
 pub(crate) use self::{
     connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
+    tls_files::{postgres_address, tls_problems},
 };
 use crate::{
     ack::Acks,
@@ -82,6 +87,7 @@ pub struct App {
     role: Role,
     /// Where it listens.
     pub listeners: Listeners,
+    tls: ListenerTls,
     connections_max: usize,
     stores: Stores,
     /// Where calls are answered.
@@ -97,6 +103,7 @@ impl App {
     /// Connects both stores, opens new partitions, reads the catalogue. Fails when a store cannot be used, or is not the
     /// one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
+        let tls = ListenerTls::load(config).context("cannot use TLS for the listeners")?;
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
         let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
@@ -130,6 +137,7 @@ impl App {
             config: config.clone(),
             role,
             listeners,
+            tls,
             connections_max: connections_max(config)?,
             stores,
             acks,

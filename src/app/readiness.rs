@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{connections::HttpListener, scrape::Scrape, store_monitor::StoreMonitor};
-use crate::{config::Automation, recovery::StatusSnapshot, worker::PauseReason};
+use crate::{config::Automation, recovery::StatusSnapshot, tls::ServerTls, worker::PauseReason};
 
 /// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -83,8 +83,13 @@ impl Readiness {
         lines
     }
 
-    pub(super) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let listener = HttpListener::new(listener, &self.scrape.stores.metrics);
+    pub(super) async fn serve(
+        self,
+        listener: TcpListener,
+        tls: Option<ServerTls>,
+        stop: CancellationToken,
+    ) {
+        let listener = HttpListener::new(listener, tls, &self.scrape.stores.metrics);
         let routes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))

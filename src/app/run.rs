@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, transport::Server};
 
-use super::{App, connections, readiness::Readiness, scrape::Scrape, store_monitor::report};
+use super::{
+    App, connections, readiness::Readiness, scrape::Scrape, store_monitor::report, tls_files,
+};
 use crate::{
     config::{Automation, Config},
     grpc::{self, Limits, Services},
@@ -52,21 +54,19 @@ impl App {
             grpc = %self.listeners.grpc.local_addr()?, http = %self.listeners.http.local_addr()?,
             role = ?self.role, connections_max = self.connections_max, "this process listens"
         );
-        let scrape = Scrape {
-            stores: self.stores.clone(),
-            catalogue: self.catalogue.clone(),
-            recovery: self.recovery.clone(),
-            pauses: self.worker_context.pauses.clone(),
-            products: self.config.metrics_products.clone().into(),
-        };
+        let scrape = self.scrape();
         if self.stores.metrics.are_sent() {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
         let readiness = Readiness { monitor: self.monitor, scrape, recovery: self.config.recovery };
-        tasks.spawn("http server", readiness.serve(self.listeners.http, stop.clone()));
+        tasks.spawn(
+            "http server",
+            readiness.serve(self.listeners.http, self.tls.http, stop.clone()),
+        );
         let metrics = self.stores.metrics;
-        let incoming = connections::grpc(self.listeners.grpc, self.connections_max, &metrics);
+        let incoming =
+            connections::grpc(self.listeners.grpc, self.tls.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
         let server = server(&self.config)
             .layer(grpc::observe(inventory, metrics, limits.call_timeout, sampling))
@@ -103,6 +103,17 @@ impl App {
         served
     }
 
+    /// What a scrape reads.
+    fn scrape(&self) -> Scrape {
+        Scrape {
+            stores: self.stores.clone(),
+            catalogue: self.catalogue.clone(),
+            recovery: self.recovery.clone(),
+            pauses: self.worker_context.pauses.clone(),
+            products: self.config.metrics_products.clone().into(),
+        }
+    }
+
     /// What the handlers use, in a process that answers calls.
     fn services(&self) -> Option<Services> {
         let stores = &self.stores;
@@ -121,6 +132,8 @@ impl App {
 
     /// Starts the tasks that read the ledger for this process, and those that check the stores.
     fn start_periodic(&self, tasks: &Tasks, stop: &CancellationToken) {
+        let files = self.tls.files().into_iter().chain(self.stores.tls_files()).collect();
+        tasks.spawn("TLS files", tls_files::watch(files, stop.clone()));
         tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
         tasks.spawn("epoch refresh", self.recovery.clone().run(stop.clone()));
         let stores_orders = self.role.stores_orders();

@@ -37,6 +37,15 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many connections the buyers share.
 const CONNECTIONS: u64 = 8;
 
+/// Replaces what a settings file may say: the buyers and the service are one process.
+const WITHOUT_TLS: [(&str, &str); 5] = [
+    ("tls_cert_file", ""),
+    ("tls_key_file", ""),
+    ("tls_client_ca_file", ""),
+    ("grpc_client_auth", "none"),
+    ("http_client_auth", "none"),
+];
+
 /// How large the sale is.
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
@@ -78,6 +87,7 @@ pub(super) async fn run(
     let free_port = || "127.0.0.1:0".to_owned();
     let mut more = vec![quiet, ("grpc_listen", free_port()), ("http_listen", free_port())];
     more.extend(servers.settings());
+    more.extend(WITHOUT_TLS.map(|(name, value)| (name, value.to_owned())));
     let config = settings(&more)?;
     let app = App::build(&config, Role::All, Listeners::bind(&config)?).await?;
     create_catalogue(&app, args.units).await?;

@@ -45,8 +45,15 @@ impl Servers {
     }
 
     /// The settings with their addresses.
-    pub(super) fn settings(&self) -> [(&'static str, String); 2] {
-        [("redis_url", self.redis.url()), ("postgres_url", self.postgres.url("yoink"))]
+    pub(super) fn settings(&self) -> [(&'static str, String); 5] {
+        [
+            ("redis_url", self.redis.url()),
+            ("postgres_url", self.postgres.url("yoink")),
+            // The private Redis has no TLS, whatever a settings file says about another one.
+            ("redis_ca_file", String::new()),
+            ("redis_cert_file", String::new()),
+            ("redis_key_file", String::new()),
+        ]
     }
 }
 
@@ -92,8 +99,10 @@ pub(super) async fn run(
     create_catalogue(&app, 500).await?;
     let (grpc, http) = (app.listeners.grpc.local_addr()?, app.listeners.http.local_addr()?);
     let (redis, postgres) = (servers.redis.url(), servers.postgres.url("yoink"));
+    let uses_tls = config.tls_identity().is_some() && config.http_tls;
+    let scheme = if uses_tls { "https" } else { "http" };
     output::line(format!(
-        "gRPC     {grpc}\nHTTP     http://{http}/readyz\nRedis    {redis}\nPostgres {postgres}\n\
+        "gRPC     {grpc}\nHTTP     {scheme}://{http}/readyz\nRedis    {redis}\nPostgres {postgres}\n\
          Products {SCARCE_PRODUCT} and {PLENTIFUL_PRODUCT}. Ctrl-C stops everything; the data stays in .yoink/."
     ))?;
     app.run(shutdown).await?;

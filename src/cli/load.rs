@@ -11,14 +11,25 @@ use crate::{
     domain::ProductId,
     grpc::pb,
     load::{self, Call, Choice, Pace, Plan, Report, Second, Users},
+    tls::{ClientTls, Identity, PemFile, Verify},
 };
 
 /// What to call, how often, and for how long.
 #[derive(Debug, clap::Args)]
 pub(super) struct LoadArgs {
-    /// The address of the service, without TLS.
+    /// The address of the service. With https:// in front, connections use TLS; with http:// they do not.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     target: String,
+    /// Connections use TLS, and the authorities in this PEM file sign the certificate of the service, in place of those
+    /// of the system.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Connections use TLS, and this certificate is presented to the service: a PEM file.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// The products to buy, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "product_prefix")]
     products: Vec<ProductId>,
@@ -105,8 +116,26 @@ impl LoadArgs {
         Ok((0..count).map(id).collect())
     }
 
+    /// With any of the files, or an address that asks for it. Fails if the address asks for none.
+    fn tls(&self) -> anyhow::Result<Option<ClientTls>> {
+        let authorities = self.tls_ca.as_ref().map(|path| PemFile::new("--tls-ca", path));
+        let identity = self.tls_cert.as_ref().zip(self.tls_key.as_ref()).map(|(cert, key)| {
+            Identity::new(PemFile::new("--tls-cert", cert), PemFile::new("--tls-key", key))
+        });
+        let has_files = authorities.is_some() || identity.is_some();
+        if has_files && self.target.starts_with("http://") {
+            bail!(
+                "--target begins with http://, which is without TLS: write https://, or omit --tls-ca, --tls-cert and \
+                 --tls-key"
+            );
+        }
+        let is_used = has_files || self.target.starts_with("https://");
+        Ok(is_used.then_some(ClientTls { verify: Verify::Name, authorities, identity }))
+    }
+
     fn plan(&self) -> anyhow::Result<Plan> {
         let mut plan = Plan::new(self.target.clone(), self.product_ids()?);
+        plan.tls = self.tls()?;
         if self.empty {
             plan.call = Call::HealthCheck;
         } else if plan.products.is_empty() {
@@ -214,6 +243,11 @@ mod tests {
         assert_eq!(made.products, ["p-0", "p-1", "p-2"]);
         assert_eq!((made.duration, made.calls), (None, Some(9)));
         assert_eq!(plan(&["--empty", "--ack", "ledger"]).unwrap().ack, pb::Ack::Ledger);
+        let tls = |flags: &[&str]| plan(&[&["--empty"], flags].concat()).unwrap().tls;
+        assert_eq!(tls(&["--target", "http://shop:1"]), None);
+        assert!(tls(&["--target", "https://shop:1"]).unwrap().authorities.is_none());
+        assert_eq!(tls(&["--tls-ca", "ca"]).unwrap().files(), [PemFile::new("--tls-ca", "ca")]);
+        assert!(plan(&["--empty", "--tls-cert", "cert"]).is_err(), "without its key");
     }
 
     #[test]
@@ -227,5 +261,9 @@ mod tests {
         assert!(reason(&["--products", "a", "--product-choice", "zipf"]).contains("zipf:1.1"));
         assert!(reason(&["--products", "a", "--duration", "soon"]).contains("30s"));
         assert!(reason(&["--products", "a", "--ack", "fast"]).contains("must be memory"));
+        for files in [&["--tls-ca", "ca"][..], &["--tls-cert", "cert", "--tls-key", "key"]] {
+            let flags = [&["--empty", "--target", "http://shop:1"], files].concat();
+            assert!(reason(&flags).contains("without TLS"));
+        }
     }
 }

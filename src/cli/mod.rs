@@ -18,7 +18,10 @@ use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Inspection, Listeners, Role, connections_max, inspect, raise_descriptor_limit},
+    app::{
+        App, Inspection, Listeners, Role, connections_max, inspect, raise_descriptor_limit,
+        tls_problems,
+    },
     config::{self, Config, setting_name},
     grpc, telemetry,
 };
@@ -192,6 +195,8 @@ async fn serve(
 
 async fn check(config: &Config, connect: bool) -> anyhow::Result<ExitCode> {
     connections_max(config)?;
+    let problems = tls_problems(config);
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
     output::line(config)?;
     if let Some(ignored) = config.ignored.kubernetes() {
         output::line(format!("# {ignored}"))?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{output, tables::audit_table};
 use crate::{
-    app::{Stores, pools},
+    app::{Stores, pools, postgres_address},
     audit::Verdict,
     config::Config,
     domain::{OperatorText, ProductId, RequestId, UNITS_MAX},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
-    let migrated = crate::ledger::migrate(&config.postgres_url).await?;
+    let migrated = crate::ledger::migrate(&postgres_address(config)?).await?;
     output::line(match migrated {
         Migrated::UpToDate(version) => format!("The schema is at version {version}."),
         Migrated::Newer { found, program } => format!(

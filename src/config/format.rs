@@ -16,7 +16,10 @@ use tonic::{
 use tracing_subscriber::EnvFilter;
 
 use super::{listen, shown};
-use crate::domain::{PartitionCount, ProductId};
+use crate::{
+    domain::{PartitionCount, ProductId},
+    tls::PemFile,
+};
 
 /// A day, in milliseconds.
 pub(super) const DAY_MS: u64 = 86_400_000;
@@ -161,6 +164,16 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
 /// An address to listen on.
 pub(super) fn address() -> Format<SocketAddr> {
     Format::text("address and port", listen::parse, SocketAddr::to_string)
+}
+
+/// A file in PEM format, or none; it is read when it is used.
+pub(super) fn file(setting: &'static str) -> Format<Option<PemFile>> {
+    let parse =
+        move |text: &str| Ok((!text.trim().is_empty()).then(|| PemFile::new(setting, text.trim())));
+    let show = |file: &Option<PemFile>| {
+        file.as_ref().map_or_else(String::new, |file| file.path().display().to_string())
+    };
+    Format::text("file in PEM format", parse, show)
 }
 
 /// The prefix of every Redis key.

@@ -3,10 +3,12 @@
 
 mod format;
 mod listen;
+mod postgres_tls;
 mod postgres_url;
 mod redis_url;
 mod settings;
 mod sources;
+mod tls;
 mod url_text;
 
 use std::path::Path;
@@ -14,6 +16,7 @@ use std::path::Path;
 use self::sources::Sources;
 pub(crate) use self::sources::setting_name;
 pub use self::{
+    postgres_url::PostgresUrl,
     settings::{Config, NAMES, sample, table},
     sources::IgnoredVariables,
 };
@@ -95,6 +98,7 @@ impl Config {
                 let problem = "grpc_listen and http_listen must differ: both take the same port";
                 problems.push(problem.to_owned());
             }
+            problems.extend(tls::problems(&config));
             if config.reflection == Reflection::Auto {
                 let is_loopback = config.grpc_listen.ip().is_loopback();
                 config.reflection = if is_loopback { Reflection::On } else { Reflection::Off };
@@ -213,5 +217,7 @@ mod tests {
         let config = config.unwrap();
         assert!(!config.to_string().contains("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
+        let parts = format!("{:?} {:?}", config.redis_url, config.postgres_url);
+        assert!(!parts.contains("hunter2"), "{parts}");
     }
 }

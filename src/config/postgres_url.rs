@@ -5,21 +5,34 @@
 
 use tokio_postgres::{
     Config,
-    config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs},
+    config::{Host, TargetSessionAttrs},
 };
 
-use super::url_text::{check_characters, check_login, check_quotes};
+use super::{
+    postgres_tls::{self, SSL_MODES, TlsOptions},
+    url_text::{check_characters, check_login, check_quotes},
+};
+use crate::tls::ClientTls;
+
+/// The setting, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    /// The address, and what a connection asks for when it starts.
+    pub config: Config,
+    /// What `sslmode` verifies, and with which files.
+    pub tls: ClientTls,
+}
 
 /// Options of libpq that this program does not support.
 const LIBPQ_ONLY: &str = "passfile require_auth client_encoding fallback_application_name keepalives_count \
-    gssencmode sslcompression sslcert sslkey sslpassword sslcertmode sslrootcert sslcrl \
+    gssencmode sslcompression sslpassword sslcertmode sslcrl \
     sslcrldir sslsni requirepeer ssl_min_protocol_version ssl_max_protocol_version \
     krbsrvname gsslib gssdelegation service requiressl replication tty min_protocol_version \
     max_protocol_version oauth_issuer";
 /// Options whose value can be wrong, and the values that they accept.
 const CHECKED: [(&str, &str); 12] = [
-    ("sslmode", "disable or prefer"),
-    ("sslnegotiation", "postgres"),
+    ("sslmode", SSL_MODES),
+    ("sslnegotiation", "postgres or direct"),
     ("hostaddr", "an IP address for each host"),
     ("port", "a number from 1 to 65535 for each host"),
     ("connect_timeout", "a whole number of seconds"),
@@ -29,13 +42,11 @@ const CHECKED: [(&str, &str); 12] = [
     ("keepalives_interval", "a whole number of seconds"),
     ("keepalives_retries", "a whole number"),
     ("target_session_attrs", "any or read-write"),
-    ("channel_binding", "disable or prefer"),
+    ("channel_binding", "disable, prefer or require"),
 ];
-const NO_TLS: &str = "sslmode must be disable or prefer: Postgres is reached without TLS (for TLS, run a proxy such as \
-                      PgBouncer next to this program)";
 
 /// Reads the setting; the text of an error continues a sentence that begins with the setting's name.
-pub(super) fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<PostgresUrl, String> {
     check_quotes(text)?;
     let prefixes = ["postgres://", "postgresql://"];
     let url = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
@@ -56,13 +67,15 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         }
         None => {}
     }
-    let mut config: Config = text.parse().map_err(|error| explain(&error, url.is_some()))?;
+    let (options, rest) = TlsOptions::take(text, url.is_some());
+    let mut config: Config = rest.parse().map_err(|error| explain(&error, url.is_some()))?;
     check(&config)?;
+    let tls = options.apply(&mut config)?;
     if config.get_hosts().len().max(config.get_hostaddrs().len()) > 1 {
         // Every connection of this program writes, so of several hosts one that accepts writes is used.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    Ok(config)
+    Ok(PostgresUrl { config, tls })
 }
 
 /// Replaces the library's error, which quotes parts of the text that may be a password.
@@ -72,7 +85,6 @@ fn explain(error: &tokio_postgres::Error, is_url: bool) -> String {
     if let Some(name) = option("invalid value for option `") {
         let known = CHECKED.iter().find(|(known, _)| *known == name);
         return match known {
-            Some(("sslmode", _)) => NO_TLS.to_owned(),
             Some((name, values)) => format!("has a wrong {name}: it must be {values}"),
             None => "has a wrong host: write an IPv6 address in brackets".to_owned(),
         };
@@ -115,12 +127,6 @@ fn check(config: &Config) -> Result<(), String> {
         "has a different number of ports than of hosts"
     } else if config.get_ports().contains(&0) {
         "has the port 0"
-    } else if config.get_ssl_mode() == SslMode::Require
-        || config.get_ssl_negotiation() == SslNegotiation::Direct
-    {
-        NO_TLS
-    } else if config.get_channel_binding() == ChannelBinding::Require {
-        "has channel_binding=require, which needs TLS: Postgres is reached without TLS"
     } else if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
         "has target_session_attrs=read-only: orders cannot be stored there; write read-write"
     } else {
@@ -130,7 +136,8 @@ fn check(config: &Config) -> Result<(), String> {
 }
 
 /// The setting as it applies: a URL without the password.
-pub(super) fn show(config: &Config) -> String {
+pub(super) fn show(url: &PostgresUrl) -> String {
+    let PostgresUrl { config, tls } = url;
     let user = config.get_user().unwrap_or_default();
     let hidden = if config.get_password().is_some() { ":***" } else { "" };
     let at = if user.is_empty() && hidden.is_empty() { "" } else { "@" };
@@ -150,8 +157,13 @@ pub(super) fn show(config: &Config) -> String {
         hosts.iter().enumerate().map(|(at, host)| format!("{host}:{}", port(at))).collect();
     let database = config.get_dbname().map_or(String::new(), |name| format!("/{name}"));
     let only_primary = config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite;
-    let attributes = if only_primary { "?target_session_attrs=read-write" } else { "" };
-    format!("postgres://{user}{hidden}{at}{}{database}{attributes}", hosts.join(","))
+    let mut options = postgres_tls::show(config, tls);
+    if only_primary {
+        options.insert(0, "target_session_attrs=read-write".to_owned());
+    }
+    let mark = if options.is_empty() { "" } else { "?" };
+    let (hosts, options) = (hosts.join(","), options.join("&"));
+    format!("postgres://{user}{hidden}{at}{hosts}{database}{mark}{options}")
 }
 
 #[cfg(test)]
@@ -168,6 +180,19 @@ mod tests {
             ("postgres://ann@%2Frun%2Fpg/y", "postgres://ann@%2Frun%2Fpg:5432/y"),
             ("postgres:///y?host=/run/pg&user=ann", "postgres://ann@%2Frun%2Fpg:5432/y"),
             ("hostaddr=10.0.0.1 user=ann", "postgres://ann@10.0.0.1:5432"),
+            ("postgres://ann@db/y?sslmode=prefer", "postgres://ann@db:5432/y"),
+            ("postgres://ann@db/y?sslmode=disable", "postgres://ann@db:5432/y?sslmode=disable"),
+            ("postgres://ann@db/y?ssl%6Dode=require", "postgres://ann@db:5432/y?sslmode=require"),
+            ("user=ann sslmode='disable'host=db", "postgres://ann@db:5432?sslmode=disable"),
+            (
+                "host=db user=ann sslmode=require sslrootcert='/c a' sslcert=/c sslkey=/k",
+                "postgres://ann@db:5432?sslmode=verify-ca&sslrootcert=/c%20a&sslcert=/c&sslkey=/k",
+            ),
+            (
+                "postgres://ann@db/y?sslrootcert=system&channel_binding=require&sslnegotiation=direct",
+                "postgres://ann@db:5432/y?sslmode=verify-full&sslnegotiation=direct&channel_binding=require",
+            ),
+            ("host=/run/pg user=ann sslmode=require", "postgres://ann@%2Frun%2Fpg:5432"),
             (
                 "postgres://ann@a:1,b:2/y",
                 "postgres://ann@a:1,b:2/y?target_session_attrs=read-write",
@@ -177,10 +202,10 @@ mod tests {
                 "postgres://ann@a:1,b:1?target_session_attrs=read-write",
             ),
         ] {
-            assert_eq!(parse(text).map(|config| show(&config)), Ok(shown.to_owned()), "{text}");
+            assert_eq!(parse(text).map(|url| show(&url)), Ok(shown.to_owned()), "{text}");
         }
         let password = parse("postgres://ann:a%23b%25c%40%2F%3F@db").unwrap();
-        assert_eq!(password.get_password(), Some("a#b%c@/?".as_bytes()));
+        assert_eq!(password.config.get_password(), Some("a#b%c@/?".as_bytes()));
     }
 
     #[test]
@@ -214,26 +239,32 @@ mod tests {
             ("mysql://ann:hunter2@db/y", "a scheme other than"),
             ("hunter2", "neither a URL"),
             ("", "neither a URL"),
-            ("postgres://ann@db/y?sslmode=require", "without TLS"),
-            ("postgres://ann@db/y?sslmode=verify-full", "without TLS"),
-            ("host=db sslnegotiation=direct", "without TLS"),
-            ("host=db channel_binding=require", "needs TLS"),
-            ("host=db sslrootcert=/ca.pem", "the option sslrootcert"),
+            ("postgres://ann@db/y?sslmode=hunter2", "disable, prefer, require, verify-ca or"),
+            ("host=db sslmode=allow", "a wrong sslmode"),
+            ("host=db sslmode=verify-ca", "needs sslrootcert"),
+            ("host=db sslmode=require sslrootcert=system", "needs sslmode=verify-full"),
+            ("host=db sslnegotiation=direct", "needs sslmode require"),
+            ("host=db sslmode=disable channel_binding=require", "needs TLS"),
+            ("host=db sslmode=disable sslcert=/c sslkey=/k", "needs TLS"),
+            ("host=db sslrootcert=/ca.pem", "verifies nothing"),
+            ("host=db sslmode=require sslcert=/c", "without sslkey"),
+            ("host=db sslmode=require sslkey=/k", "without sslcert"),
+            ("host=db sslcrl=/crl.pem", "the option sslcrl"),
             ("host=db target_session_attrs=read-only", "write read-write"),
             ("host=db target_session_attrs=hunter2", "it must be any or read-write"),
             ("host=db connect_timeout=hunter2", "seconds"),
         ] {
-            let error = parse(text).map(|config| show(&config)).unwrap_err();
+            let error = parse(text).map(|url| show(&url)).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
             assert!(!error.contains("hun") && !error.contains("ter2"), "{text}: {error}");
         }
-        let error = parse("host=db password=hun ter2=x").map(|config| show(&config)).unwrap_err();
+        let error = parse("host=db password=hun ter2=x").map(|url| show(&url)).unwrap_err();
         assert_eq!(
             error,
             r"has an unknown key: write a value that has spaces in single quotes, with a \ before a ' or \ in it"
         );
         let escaped = parse(r"host=db password='a\'b\\c'").unwrap();
-        assert_eq!(escaped.get_password(), Some(br"a'b\c".as_slice()));
+        assert_eq!(escaped.config.get_password(), Some(br"a'b\c".as_slice()));
     }
 
     #[test]

@@ -12,10 +12,14 @@ use tonic::metadata::MetadataMap;
 use super::{
     Automation, LogFormat, Reflection,
     format::{self, DAY_MS, Format},
-    postgres_url, redis_url,
+    postgres_url::{self, PostgresUrl},
+    redis_url,
     sources::{IgnoredVariables, Sources},
 };
-use crate::domain::{Ack, PartitionCount, ProductId};
+use crate::{
+    domain::{Ack, PartitionCount, ProductId},
+    tls::{ClientAuth, PemFile},
+};
 
 /// A setting as it is shown to operators.
 pub(super) struct Setting {
@@ -82,11 +86,29 @@ settings! {
     grpc_listen: SocketAddr = "127.0.0.1:50051", format::address();
     /// Where `/healthz`, `/readyz` and `/metrics` listen, written like `grpc_listen`.
     http_listen: SocketAddr = "127.0.0.1:9464", format::address();
+    /// The certificate of this service, with its intermediate certificates. With it, both listeners use TLS (below).
+    tls_cert_file: Option<PemFile> = "", format::file("tls_cert_file");
+    /// The private key of `tls_cert_file`, without a passphrase.
+    tls_key_file: Option<PemFile> = "", format::file("tls_key_file");
+    /// The authorities that sign the certificates of clients.
+    tls_client_ca_file: Option<PemFile> = "", format::file("tls_client_ca_file");
+    /// Whether clients of `grpc_listen` present a certificate: they are not asked, they may, or they must.
+    grpc_client_auth: ClientAuth = "none", format::word(CLIENT_AUTH);
+    /// The same for `http_listen`.
+    http_client_auth: ClientAuth = "none", format::word(CLIENT_AUTH);
+    /// Whether `http_listen` uses TLS, too, if there is a `tls_cert_file`.
+    http_tls: bool = "on", format::word([("on", true), ("off", false)]);
     /// How to reach Redis: `redis://`, `rediss://` for TLS, or `unix:///run/redis.sock` for a Unix socket (below).
     redis_url: redis::ConnectionInfo = "redis://127.0.0.1:6379",
         Format::text("URL", redis_url::parse, redis_url::show);
+    /// The authorities that sign the certificate of Redis, in place of those of the system; only for `rediss://`.
+    redis_ca_file: Option<PemFile> = "", format::file("redis_ca_file");
+    /// The certificate that is presented to Redis; only for `rediss://`.
+    redis_cert_file: Option<PemFile> = "", format::file("redis_cert_file");
+    /// The private key of `redis_cert_file`, without a passphrase.
+    redis_key_file: Option<PemFile> = "", format::file("redis_key_file");
     /// How to reach Postgres: a URL or `key=value` pairs (below).
-    postgres_url: tokio_postgres::Config = "postgres://postgres@127.0.0.1:5432/yoink",
+    postgres_url: PostgresUrl = "postgres://postgres@127.0.0.1:5432/yoink",
         Format::text("URL or `key=value` pairs", postgres_url::parse, postgres_url::show);
     /// Number of partitions, fixed when the database is first initialised.
     partitions: PartitionCount = "8", format::partition_count();
@@ -174,6 +196,12 @@ settings! {
         ("text", LogFormat::Text), ("json", LogFormat::Json),
     ]);
 }
+
+const CLIENT_AUTH: [(&str, ClientAuth); 3] = [
+    ("none", ClientAuth::None),
+    ("optional", ClientAuth::Optional),
+    ("required", ClientAuth::Required),
+];
 
 const AUTOMATION: [(&str, Automation); 2] =
     [("auto", Automation::Auto), ("manual", Automation::Manual)];

@@ -14,7 +14,6 @@ use tonic::{
     Status,
     body::Body,
     codegen::http::{Request, Response},
-    transport::server::TcpConnectInfo,
 };
 use tower::Service;
 
@@ -22,7 +21,7 @@ use super::{
     error::ApiError,
     limits::{Limits, RateLimit, client_address},
 };
-use crate::telemetry::Metrics;
+use crate::{telemetry::Metrics, tls::Peer};
 
 /// The limit, which its clones share.
 #[derive(Clone)]
@@ -45,8 +44,8 @@ impl AddressLimit {
         if !self.rate.is_set() {
             return Ok(());
         }
-        let connection = request.extensions().get::<TcpConnectInfo>();
-        let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) else { return Ok(()) };
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let Some(peer) = peer else { return Ok(()) };
         let headers = request.headers().get_all("x-forwarded-for").iter();
         let forwarded = headers.map(|value| value.to_str().unwrap_or("unreadable"));
         let client = client_address(peer.ip(), forwarded, &self.trusted);

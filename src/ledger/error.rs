@@ -140,9 +140,10 @@ impl From<tokio_postgres::Error> for LedgerError {
 
 impl From<PoolError> for LedgerError {
     fn from(error: PoolError) -> Self {
-        if let PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) =
-            error
-        {
+        if let PoolError::Backend(error) = error {
+            return Self::connecting(error);
+        }
+        if let PoolError::PostCreateHook(HookError::Backend(error)) = error {
             return error.into();
         }
         Self::Transient { source: Cause::Pool(error) }
@@ -150,6 +151,15 @@ impl From<PoolError> for LedgerError {
 }
 
 impl LedgerError {
+    /// The failure of a new connection. Without a SQLSTATE, Postgres was not reached as the settings ask for: it offers no
+    /// TLS, or its certificate is refused. No order is the cause.
+    pub(super) fn connecting(error: tokio_postgres::Error) -> Self {
+        if error.code().is_none() {
+            return Self::Transient { source: Cause::Postgres(error) };
+        }
+        error.into()
+    }
+
     /// What metrics and spans call it.
     pub(super) fn label(&self) -> &'static str {
         match self {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use sqlx::migrate::{Migration, Migrator};
-use tokio_postgres::{Client, Config, NoTls, error::SqlState};
+use tokio_postgres::{Client, error::SqlState};
 
-use super::{Ledger, LedgerError, check_pooler, pool::with_timeouts};
+use super::{Address, Ledger, LedgerError, check_pooler};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -48,10 +48,9 @@ const VERSION: &str =
 
 /// Brings the schema up to date. Running it again changes nothing; after a failure, the migrations that were completed
 /// stay.
-pub async fn migrate(config: &Config) -> anyhow::Result<Migrated> {
-    check_pooler(config).await?;
-    let connect = with_timeouts(config.clone());
-    let connected = tokio::time::timeout(CONNECT_LIMIT, connect.connect(NoTls)).await;
+pub async fn migrate(address: &Address) -> anyhow::Result<Migrated> {
+    check_pooler(address).await?;
+    let connected = tokio::time::timeout(CONNECT_LIMIT, address.open()).await;
     let (mut client, connection) = connected
         .map_err(|_| {
             anyhow!(

@@ -4,6 +4,7 @@
 //! Must never: write orders outside the gate (R2), or decide by itself that an order is lost.
 
 mod actions;
+mod address;
 mod audit;
 mod catalogue;
 mod error;
@@ -19,9 +20,11 @@ mod reservations;
 mod settings;
 mod store;
 mod timeline;
+mod tls;
 mod void;
 
 pub use actions::{ActionBy, ActionRecord, RecordedAction, UnfinishedRecord};
+pub use address::Address;
 pub use audit::{AuditCut, AuditRows, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, LedgerError, Sqlstate, code_of};

@@ -11,9 +11,9 @@ use deadpool_postgres::{
 };
 use futures_util::{Stream, TryStreamExt as _, stream};
 use tokio::time::Instant;
-use tokio_postgres::{Config, NoTls, Row, error::SqlState, types::ToSql};
+use tokio_postgres::{Config, Row, error::SqlState, types::ToSql};
 
-use super::{LedgerError, error::Cause};
+use super::{Address, LedgerError, error::Cause};
 use crate::telemetry::{Metrics, PoolReading};
 
 /// The limit of one operation, except for maintenance.
@@ -82,10 +82,11 @@ pub(super) fn with_timeouts(mut config: Config) -> Config {
     config
 }
 
-fn builder(config: &Config, connections: usize) -> deadpool_postgres::PoolBuilder {
+fn builder(address: &Address, connections: usize) -> deadpool_postgres::PoolBuilder {
     // Verified: a connection that a restart of Postgres closed is detected before it is used.
     let recycling_method = RecyclingMethod::Verified;
-    let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method });
+    let (config, settings) = (address.config().clone(), ManagerConfig { recycling_method });
+    let manager = Manager::from_connect(config, address.clone(), settings);
     let mut pool = PoolConfig::new(connections);
     pool.timeouts =
         Timeouts { wait: Some(POOL_WAIT), create: Some(POOL_WAIT), recycle: Some(POOL_WAIT) };
@@ -93,15 +94,15 @@ fn builder(config: &Config, connections: usize) -> deadpool_postgres::PoolBuilde
 }
 
 /// A pool of at most `connections` for operations, opened as they are needed.
-pub(super) fn operations(config: &Config, connections: usize) -> anyhow::Result<Pool> {
-    Ok(builder(config, connections).post_create(set_limits(STATEMENT_LIMIT)).build()?)
+pub(super) fn operations(address: &Address, connections: usize) -> anyhow::Result<Pool> {
+    Ok(builder(address, connections).post_create(set_limits(STATEMENT_LIMIT)).build()?)
 }
 
 /// A pool of at most `connections` for maintenance, each used once.
-pub(super) fn maintenance(config: &Config, connections: usize) -> anyhow::Result<Pool> {
+pub(super) fn maintenance(address: &Address, connections: usize) -> anyhow::Result<Pool> {
     let used =
         Hook::sync_fn(|_, _| Err(HookError::message("connections for maintenance are used once")));
-    let builder = builder(config, connections).post_create(set_limits(MAINTENANCE_LIMIT));
+    let builder = builder(address, connections).post_create(set_limits(MAINTENANCE_LIMIT));
     Ok(builder.pre_recycle(used).build()?)
 }
 
@@ -132,14 +133,14 @@ pub struct Ledger {
     /// Connections for maintenance, shared by all kinds of callers.
     pub(super) maintenance: Pool,
     /// For connections outside of the pools.
-    config: Config,
+    address: Address,
     metrics: Metrics,
 }
 
 impl Ledger {
     /// Operations on `pool`, maintenance on `maintenance`.
-    pub(super) fn new(pool: Pool, maintenance: Pool, config: Config, metrics: Metrics) -> Self {
-        Self { pool, maintenance, config, metrics }
+    pub(super) fn new(pool: Pool, maintenance: Pool, address: Address, metrics: Metrics) -> Self {
+        Self { pool, maintenance, address, metrics }
     }
 
     /// Measures an operation, with its wait for a connection.
@@ -241,7 +242,7 @@ impl Ledger {
 
     /// Whether Postgres answers on a new connection, which works while all pooled ones are in use.
     pub async fn probe(&self) -> Result<(), LedgerError> {
-        let (client, connection) = self.config.connect(NoTls).await?;
+        let (client, connection) = self.address.open().await?;
         let answered = async move { client.simple_query("SELECT 1").await.map(drop) };
         // The connection ends with its client.
         let (answered, ended) = tokio::join!(answered, connection);

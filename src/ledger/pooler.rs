@@ -5,12 +5,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{
-    LedgerError,
-    pool::{with_timeouts, within},
-};
+use super::{Address, LedgerError, pool::within};
 
 /// How often two connections are compared: a busy pooler may return to the same backend by chance.
 const ROUNDS: usize = 5;
@@ -32,11 +29,10 @@ pub enum PoolerError {
 }
 
 /// Refuses a pooler that does not keep one backend per connection.
-pub async fn check_pooler(config: &Config) -> Result<(), PoolerError> {
-    let config = with_timeouts(config.clone());
+pub async fn check_pooler(address: &Address) -> Result<(), PoolerError> {
     let compared = within(LIMIT, async {
-        let (first, first_io) = config.connect(NoTls).await?;
-        let (second, second_io) = config.connect(NoTls).await?;
+        let (first, first_io) = address.open().await?;
+        let (second, second_io) = address.open().await?;
         // The connections end with their clients.
         let compare = async move { keep_backends(&first, &second).await };
         let (compared, ..) = tokio::join!(compare, first_io, second_io);

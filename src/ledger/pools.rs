@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_postgres::Config;
 
 use super::{
-    Ledger, LedgerError, LookedUp,
-    pool::{maintenance, operations, reading, with_timeouts},
+    Address, Ledger, LedgerError, LookedUp,
+    pool::{maintenance, operations, reading},
 };
 use crate::{
     domain::ReservationId,
@@ -43,12 +42,11 @@ pub struct Pools {
 
 impl Pools {
     /// Pools of these sizes; connections are opened as they are needed.
-    pub fn new(config: Config, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
-        let config = with_timeouts(config);
-        let maintenance = maintenance(&config, sizes.maintenance)?;
+    pub fn new(address: &Address, sizes: PoolSizes, metrics: &Metrics) -> anyhow::Result<Self> {
+        let maintenance = maintenance(address, sizes.maintenance)?;
         let ledger = |connections| {
-            let pool = operations(&config, connections)?;
-            anyhow::Ok(Ledger::new(pool, maintenance.clone(), config.clone(), metrics.clone()))
+            let pool = operations(address, connections)?;
+            anyhow::Ok(Ledger::new(pool, maintenance.clone(), address.clone(), metrics.clone()))
         };
         let permits = Arc::new(Semaphore::new(sizes.lookups * LOOKUPS_PER_CONNECTION));
         Ok(Self {

@@ -35,12 +35,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(call: Call, authority: &str) -> Result<Self, http::Error> {
+    pub(super) fn new(call: Call, target: &Target) -> Result<Self, http::Error> {
         let path = match call {
             Call::ReserveUnit => "/yoink.v1.InventoryService/ReserveUnit",
             Call::HealthCheck => "/grpc.health.v1.Health/Check",
         };
-        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path);
+        let uri = Uri::builder().scheme(target.scheme()).authority(&*target.authority);
+        let uri = uri.path_and_query(path);
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
             (header::TE, HeaderValue::from_static("trailers")),

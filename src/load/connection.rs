@@ -9,14 +9,21 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, client};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use super::{caller::Shared, plan::LoadError, report::ConnectionCounts};
+use super::{
+    caller::Shared,
+    plan::{LoadError, Plan},
+    report::ConnectionCounts,
+};
+use crate::tls::Stream;
 
 /// Begins calls on one connection.
 pub(super) type Sender = client::SendRequest<Bytes>;
-type Driver = client::Connection<TcpStream, Bytes>;
+type Driver = client::Connection<Stream, Bytes>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The wait after an attempt that failed; it doubles up to the other.
@@ -29,21 +36,41 @@ const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     addresses: Arc<[SocketAddr]>,
+    /// The name that its certificate must have.
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     /// `host:port`, as it is sent in each call.
     pub(super) authority: Arc<str>,
 }
 
 impl Target {
     /// Resolves the name, once for a run.
-    pub(super) async fn resolve(target: &str) -> Result<Self, LoadError> {
-        let authority = target.strip_prefix("http://").unwrap_or(target).trim_end_matches('/');
-        let invalid = |source| LoadError::InvalidAddress { target: target.to_owned(), source };
+    pub(super) async fn resolve(plan: &Plan) -> Result<Self, LoadError> {
+        let target = &plan.target;
+        let schemes = ["http://", "https://"].into_iter();
+        let address = schemes.filter_map(|scheme| target.strip_prefix(scheme)).next();
+        let authority = address.unwrap_or(target).trim_end_matches('/');
+        let invalid = |source| LoadError::InvalidAddress { target: target.clone(), source };
         let found = tokio::net::lookup_host(authority).await.map_err(invalid)?;
         let addresses: Arc<[SocketAddr]> = found.collect();
         if addresses.is_empty() {
             return Err(invalid(io::Error::from(io::ErrorKind::NotFound)));
         }
-        Ok(Self { addresses, authority: authority.into() })
+        let tls = match &plan.tls {
+            None => None,
+            Some(tls) => {
+                let host = authority.rsplit_once(':').map_or(authority, |(host, _port)| host);
+                let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let name = ServerName::try_from(name)
+                    .map_err(|error| invalid(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+                let config = Arc::new(tls.config(Some("h2"))?);
+                Some((config, name))
+            }
+        };
+        Ok(Self { addresses, tls, authority: authority.into() })
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     /// Fails if the service cannot be reached now.
@@ -55,11 +82,17 @@ impl Target {
         self.open().await.map(drop).map_err(unreachable)
     }
 
-    async fn open(&self) -> io::Result<TcpStream> {
-        let opened = timeout(CONNECT_TIMEOUT, TcpStream::connect(&*self.addresses)).await;
-        let stream = opened.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn open(&self) -> io::Result<Stream> {
+        let open = async {
+            let stream = TcpStream::connect(&*self.addresses).await?;
+            stream.set_nodelay(true)?;
+            let Some((config, name)) = &self.tls else { return Ok(Stream::Plain(stream)) };
+            let connector = TlsConnector::from(config.clone());
+            let stream = connector.connect(name.clone(), stream).await?;
+            Ok(Stream::Tls(Box::new(stream.into())))
+        };
+        let opened = timeout(CONNECT_TIMEOUT, open).await;
+        opened.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Opens a connection. The service has not answered on it yet.

@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::choice::COUNT_MAX;
-use crate::grpc::pb;
+use crate::{
+    grpc::pb,
+    tls::{ClientTls, TlsError},
+};
 
 /// More connections than this are a mistake.
 const CONNECTIONS_MAX: usize = 100_000;
@@ -91,8 +94,10 @@ pub enum Users {
 /// A run of the load generator.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The address of the service: `host:port`, without TLS. `http://` in front is allowed.
+    /// The address of the service: `host:port`. `http://` or `https://` in front is allowed and changes nothing.
     pub target: String,
+    /// How connections to the service use TLS, if they do.
+    pub tls: Option<ClientTls>,
     /// What is called.
     pub call: Call,
     /// When calls start.
@@ -137,6 +142,7 @@ impl Plan {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             target: target.into(),
+            tls: None,
             call: Call::ReserveUnit,
             pace: Pace::Closed,
             connections: 8,
@@ -241,6 +247,9 @@ pub enum LoadError {
         /// What happened instead.
         problem: String,
     },
+    /// The files of TLS cannot be used.
+    #[error("cannot use TLS")]
+    Tls(#[from] TlsError),
     /// The page of metrics cannot be used.
     #[error("cannot read the backlog from {url}: {problem}")]
     Metrics {

@@ -46,7 +46,7 @@ pub async fn run(
     mut on_second: impl FnMut(&Second),
 ) -> Result<Report, LoadError> {
     plan.check()?;
-    let target = Target::resolve(&plan.target).await?;
+    let target = Target::resolve(&plan).await?;
     target.probe().await?;
     let metrics = match &plan.metrics_url {
         Some(url) => Some(MetricsUrl::connect(url).await?),
@@ -129,7 +129,7 @@ impl Running {
             running.recorders.push(recorder.clone());
             let shared = Shared {
                 target: target.clone(),
-                head: Head::new(plan.call, &target.authority)?,
+                head: Head::new(plan.call, target)?,
                 timeout: plan.timeout,
                 budget: budget.clone(),
                 ending: ending.clone(),

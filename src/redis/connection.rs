@@ -25,7 +25,7 @@ use futures_util::{
 };
 
 use super::drop_reason::{DropReason, in_answer, in_error};
-use crate::telemetry::Metrics;
+use crate::{telemetry::Metrics, tls::Reloaded};
 
 /// How long connecting may take, with resolving the name and Redis's first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ pub struct Connection {
 }
 
 struct Settings {
-    client: Client,
+    client: Arc<Reloaded<Client>>,
     config: AsyncConnectionConfig,
     response_timeout: Duration,
     /// Its purpose, for log lines.
@@ -103,7 +103,8 @@ impl Link {
     fn new(settings: &Arc<Settings>, previous: Option<DropReason>) -> Self {
         let settings = settings.clone();
         let connecting = async move {
-            settings.client.get_multiplexed_async_connection_with_config(&settings.config).await
+            let client = settings.client.current();
+            client.get_multiplexed_async_connection_with_config(&settings.config).await
         };
         Self {
             connecting: connecting.boxed().shared(),
@@ -120,7 +121,7 @@ impl Connection {
     /// fails.
     /// A Redis that is silent is retried for some seconds.
     pub async fn open(
-        client: &Client,
+        client: &Arc<Reloaded<Client>>,
         name: &'static str,
         response_timeout: Duration,
         metrics: Metrics,
@@ -242,6 +243,6 @@ impl ConnectionLike for Connection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.client.get_connection_info().redis_settings().db()
+        self.shared.client.current().get_connection_info().redis_settings().db()
     }
 }

@@ -110,5 +110,7 @@ instruments! {
             "Connections closed because the limit was reached.";
         accept_failures: Counter<u64> = "yoink.accept_failures",
             "Connections that could not be accepted.";
+        handshake_failures: Counter<u64> = "yoink.tls_handshake_failures",
+            "Connections closed because their TLS handshake failed or took too long.";
     }
 }

@@ -18,6 +18,7 @@ impl ListenerMetrics {
         instruments.open.add(0, &label);
         instruments.limited.add(0, &label);
         instruments.accept_failures.add(0, &label);
+        instruments.handshake_failures.add(0, &label);
         Self { instruments, label }
     }
 
@@ -44,5 +45,10 @@ impl ListenerMetrics {
     /// A connection could not be accepted.
     pub fn accept_failed(&self) {
         self.instruments.accept_failures.add(1, &self.label);
+    }
+
+    /// A TLS handshake failed.
+    pub fn handshake_failed(&self) {
+        self.instruments.handshake_failures.add(1, &self.label);
     }
 }

@@ -3,24 +3,29 @@
 use std::{fs, path::Path, process::Command};
 
 use serde_yaml_ng::Value;
-
+use tonic::transport::{Certificate, ClientTlsConfig};
 use yoink::{
     app::Role,
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
     servers::PostgresServer,
 };
 
-use crate::harness::{Deployment, TestEnv, compose, mode, reason, scratch_dir, text};
+use crate::{
+    harness::{Deployment, TestEnv, compose, mode, reason, scratch_dir, text},
+    tls::certificates,
+};
 
 #[test]
 fn compose_file_uses_only_existing_settings_and_turns_reflection_on() {
     let compose = compose();
+    let certificates = certificates();
     for name in ["yoink", "admin"] {
         let service = &compose["services"][name];
         let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
         command.args(["config", "check"]).current_dir(scratch_dir("compose"));
         for (name, value) in service["environment"].as_mapping().unwrap() {
-            command.env(text(name), text(value));
+            command
+                .env(text(name), text(value).replace("/run/tls", certificates.to_str().unwrap()));
         }
         let output = command.output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -204,9 +209,13 @@ async fn deployment_sells_the_demo_catalogue_without_a_superuser_role() {
         request_id: "order-1".to_owned(),
         ..Default::default()
     };
+    // As Envoy, which reaches one of them over TLS.
+    let authority = fs::read(deployment.certificates.join("ca.pem")).unwrap();
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority));
+    let channels = [yoink.channel_with(tls.domain_name("yoink")).await, admin.channel().await];
     let mut left = Vec::new();
-    for (process, user) in [(&mut yoink, "ann"), (&mut admin, "bob")] {
-        let mut buyer = InventoryServiceClient::new(process.channel().await);
+    for (channel, user) in channels.into_iter().zip(["ann", "bob"]) {
+        let mut buyer = InventoryServiceClient::new(channel);
         let sold = crate::harness::eventually("it sells", async || {
             match buyer.reserve_unit(request(user)).await {
                 Ok(answer) => Some(answer.into_inner()),
@@ -384,4 +393,11 @@ fn deployed_envoy_version_is_the_tested_version() {
     let service = text(&compose["services"]["yoink"]["environment"]["YOINK_GRPC_LISTEN"]);
     assert!(compose["services"][upstream["address"].as_str().unwrap()].is_mapping());
     assert!(service.ends_with(&format!(":{}", upstream["port_value"].as_u64().unwrap())));
+    let validation = &envoy["static_resources"]["clusters"][0]["transport_socket"]["typed_config"]
+        ["common_tls_context"]["validation_context"];
+    let name = &validation["match_typed_subject_alt_names"][0]["matcher"]["exact"];
+    let arguments = &compose["services"]["certificates"]["command"];
+    assert_eq!(text(&arguments[1]), format!("DNS:{}", text(name)));
+    let authority = text(&validation["trusted_ca"]["filename"]);
+    assert_eq!(authority, format!("{}/ca.pem", text(&arguments[0])));
 }

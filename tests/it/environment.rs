@@ -162,7 +162,7 @@ fn config_check_refuses_what_a_start_refuses_without_connecting() {
         (&["redis_url=redis://0.0.0.0"], "not an address to connect to"),
         (&["postgres_url=postgres://ann@/yoink"], "names no host"),
         (&["postgres_url=host=a,b port=1,2,3"], "number of ports"),
-        (&["postgres_url=postgres://ann@db/yoink?sslmode=require"], "without TLS"),
+        (&["postgres_url=postgres://ann@db/yoink?sslmode=verify"], "a wrong sslmode"),
         (&["postgres_url=postgres://ann:hunt#er2@db/yoink"], "write %23"),
         (&["otlp_endpoint=http://"], "otlp_endpoint"),
         (&["otlp_endpoint=http://col lector:4317"], "otlp_endpoint"),

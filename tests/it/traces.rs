@@ -331,7 +331,7 @@ async fn unreachable_collector_does_not_stop_sales_and_logs_contain_the_trace_id
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_collector_receives_spans_and_metrics_only_with_its_header() {
     let env = TestEnv::new().await;
-    let certificates = tokio::task::block_in_place(certificates);
+    let certificates = certificates();
     let (collector, endpoint) = Collector::start_with_tls(&certificates, "secret-token").await;
     let authority = certificates.join("ca.pem");
     let environment = [("SSL_CERT_FILE", authority.to_str().unwrap())];

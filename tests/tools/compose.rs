@@ -29,6 +29,7 @@ fn compose_file_matches_the_schema_and_a_broken_one_does_not() {
     let services: Vec<&String> = whole["services"].as_object().unwrap().keys().collect();
     let all = [
         "admin",
+        "certificates",
         "envoy",
         "grafana",
         "import",

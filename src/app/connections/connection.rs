@@ -9,14 +9,17 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::Sleep,
 };
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-use crate::telemetry::ListenerMetrics;
+use super::write_delay::WriteDelay;
+use crate::{
+    telemetry::ListenerMetrics,
+    tls::{Peer, Stream},
+};
 
 /// What an HTTP/2 client sends first, and how long it may take to.
 const PREFACE_BYTES: usize = 24;
@@ -44,6 +47,22 @@ impl Preface {
 }
 
 impl Limit {
+    /// Ends when a handshake must not go on, because the connection is the oldest of too many.
+    pub(super) async fn exceeded(&mut self) {
+        match self {
+            // The handshake has a limit of its own, and the preface is expected after it.
+            Self::Permit { .. } => std::future::pending().await,
+            Self::Oldest { closed, .. } => closed.as_mut().await,
+        }
+    }
+
+    /// The limit of the preface counts from now.
+    pub(super) fn begin(&mut self) {
+        if let Self::Permit { preface: Some(preface), .. } = self {
+            *preface = Preface::expected();
+        }
+    }
+
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let (exceeded, error) = match self {
             Self::Permit { preface: None, .. } => return Ok(()),
@@ -69,66 +88,41 @@ impl Limit {
     }
 }
 
-/// Delays a write until the tasks that are ready have run. Each answer wakes its connection at once, which would write it
-/// alone; after the delay the other answers of the same batch are there, and one write sends them all.
-#[derive(Default)]
-struct WriteDelay {
-    /// The bytes that were to be written when the wait began.
-    bytes_before: Option<usize>,
-    /// How many waits in a row brought no further bytes.
-    without_gain: u8,
-    /// How many more writes do not wait, after too many waits that brought no bytes: this client makes
-    /// one call at a time.
-    immediate_writes: u8,
+/// Counts a connection as open, from its acceptance to its end.
+pub(super) struct Counted(ListenerMetrics);
+
+impl Counted {
+    pub(super) fn new(metrics: ListenerMetrics) -> Self {
+        metrics.opened();
+        Self(metrics)
+    }
 }
 
-const WAITS_WITHOUT_GAIN_MAX: u8 = 4;
-const IMMEDIATE_WRITES: u8 = 16;
-
-impl WriteDelay {
-    fn poll(&mut self, context: &mut Context<'_>, bytes: usize) -> Poll<()> {
-        match self.bytes_before.take() {
-            Some(before) if bytes == before && self.without_gain + 1 >= WAITS_WITHOUT_GAIN_MAX => {
-                self.immediate_writes = IMMEDIATE_WRITES;
-            }
-            Some(before) if bytes == before => self.without_gain += 1,
-            Some(_) => self.without_gain = 0,
-            None if self.immediate_writes > 0 => self.immediate_writes -= 1,
-            None => {
-                self.bytes_before = Some(bytes);
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(())
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.ended();
     }
 }
 
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     limit: Limit,
-    metrics: ListenerMetrics,
     write_delay: WriteDelay,
+    _counted: Counted,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, limit: Limit, metrics: ListenerMetrics) -> Self {
-        metrics.opened();
-        Self { stream, limit, metrics, write_delay: WriteDelay::default() }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.metrics.ended();
+    pub(super) fn new(stream: Stream, limit: Limit, counted: Counted) -> Self {
+        Self { stream, limit, write_delay: WriteDelay::default(), _counted: counted }
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        let address = self.stream.tcp().peer_addr().ok();
+        Peer { address, certificate: self.stream.peer_certificate() }
     }
 }
 
@@ -158,11 +152,15 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
+    // With TLS, what was written waits in a buffer, so a client that does not read holds up these two as well.
+
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.limit.check(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.limit.check(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -184,28 +182,37 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::{future::poll_fn, io::IoSlice};
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::telemetry::Metrics;
 
-    /// Whether each of these writes, by its bytes, may be made.
-    fn writes(bytes: &[usize]) -> Vec<bool> {
-        let (mut delay, mut context) = (WriteDelay::default(), Context::from_waker(Waker::noop()));
-        bytes.iter().map(|bytes| delay.poll(&mut context, *bytes).is_ready()).collect()
-    }
-
-    #[test]
-    fn write_waits_for_one_turn_while_that_brings_more_answers() {
-        assert_eq!(writes(&[10, 30, 20, 25]), [false, true, false, true]);
-    }
-
-    #[test]
-    fn writes_do_not_wait_for_some_time_after_waits_without_gain() {
-        let (waits, free) = (usize::from(WAITS_WITHOUT_GAIN_MAX), usize::from(IMMEDIATE_WRITES));
-        let mut expected = [false, true].repeat(waits);
-        expected.extend(vec![true; free]);
-        // Then one wait decides.
-        expected.extend([false, true, true]);
-        assert_eq!(writes(&vec![10; expected.len()]), expected);
+    #[tokio::test]
+    async fn every_operation_of_a_connection_fails_when_its_limit_is_exceeded() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let (token, ended) = (CancellationToken::new(), CancellationToken::new());
+        let closed = Box::pin(token.clone().cancelled_owned());
+        let limit = Limit::Oldest { closed, _ended: ended.drop_guard() };
+        let counted = Counted::new(Metrics::new().unwrap().listener("http"));
+        let mut connection = Connection::new(Stream::Plain(stream), limit, counted);
+        token.cancel();
+        let ends = poll_fn(|context| {
+            let (mut bytes, slices) = ([0; 1], [IoSlice::new(b"x")]);
+            let read = Pin::new(&mut connection).poll_read(context, &mut ReadBuf::new(&mut bytes));
+            let write = Pin::new(&mut connection).poll_write(context, b"x").map_ok(drop);
+            let vectored = Pin::new(&mut connection).poll_write_vectored(context, &slices);
+            let flush = Pin::new(&mut connection).poll_flush(context);
+            let shutdown = Pin::new(&mut connection).poll_shutdown(context);
+            Poll::Ready([read, write, vectored.map_ok(drop), flush, shutdown])
+        });
+        for end in ends.await {
+            let Poll::Ready(Err(error)) = end else { panic!("it goes on: {end:?}") };
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod accept;
 mod connection;
 mod listen;
+mod write_delay;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
@@ -17,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::listen::listen;
 use self::{
-    accept::Acceptor,
+    accept::{Acceptor, Incoming},
     connection::{Connection, Limit, Preface},
 };
-use crate::{config::Config, telemetry::Metrics};
+use crate::{config::Config, telemetry::Metrics, tls::ServerTls};
 
 /// The most connections to the HTTP listener: one more ends the oldest.
 const HTTP_CONNECTIONS_MAX: usize = 64;
@@ -63,41 +64,38 @@ pub(crate) fn connections_max(config: &Config) -> anyhow::Result<usize> {
 /// process.
 pub(super) fn grpc(
     listener: TcpListener,
+    tls: Option<ServerTls>,
     max: usize,
     metrics: &Metrics,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let permits = Arc::new(Semaphore::new(max));
-    let acceptor = Acceptor::new(listener, "grpc", max, metrics);
-    stream::unfold((acceptor, permits), move |(mut acceptor, permits)| async move {
-        loop {
-            let (stream, _) = acceptor.accept().await;
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
+    let incoming = Incoming::new(Acceptor::new(listener, "grpc", max, metrics), tls);
+    stream::unfold((incoming, permits), move |(mut incoming, permits)| async move {
+        let admit = |acceptor: &mut Acceptor| {
+            let permit = permits.clone().try_acquire_owned();
+            if permit.is_err() {
                 acceptor.closed_one("new ones are closed (connections_max)");
-                continue;
-            };
-            // Without it calls are slower, but correct.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(error = &error as &dyn std::error::Error, "cannot set TCP_NODELAY");
             }
-            let limit = Limit::Permit { preface: Some(Preface::expected()), _permit: permit };
-            let connection = acceptor.connection(stream, limit);
-            return Some((Ok(connection), (acceptor, permits)));
-        }
+            let preface = Some(Preface::expected());
+            permit.ok().map(|permit| Limit::Permit { preface, _permit: permit })
+        };
+        let (connection, _) = incoming.next(admit).await;
+        Some((Ok(connection), (incoming, permits)))
     })
 }
 
 /// Connections to HTTP, [`HTTP_CONNECTIONS_MAX`] at the same time; one more ends the oldest, so that a client that
 /// holds connections and sends nothing cannot keep others from asking whether this process is ready.
 pub(super) struct HttpListener {
-    acceptor: Acceptor,
+    incoming: Incoming,
     /// The oldest first; each is cancelled when it has ended.
     open: VecDeque<CancellationToken>,
 }
 
 impl HttpListener {
-    pub(super) fn new(listener: TcpListener, metrics: &Metrics) -> Self {
+    pub(super) fn new(listener: TcpListener, tls: Option<ServerTls>, metrics: &Metrics) -> Self {
         let acceptor = Acceptor::new(listener, "http", HTTP_CONNECTIONS_MAX, metrics);
-        Self { acceptor, open: VecDeque::new() }
+        Self { incoming: Incoming::new(acceptor, tls), open: VecDeque::new() }
     }
 }
 
@@ -106,22 +104,24 @@ impl axum::serve::Listener for HttpListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let (stream, address) = self.acceptor.accept().await;
-        self.open.retain(|connection| !connection.is_cancelled());
-        if self.open.len() >= HTTP_CONNECTIONS_MAX
-            && let Some(oldest) = self.open.pop_front()
-        {
-            oldest.cancel();
-            self.acceptor.closed_one("the oldest is closed for each new one");
-        }
-        let token = CancellationToken::new();
-        self.open.push_back(token.clone());
-        let closed = Box::pin(token.clone().cancelled_owned());
-        let limit = Limit::Oldest { closed, _ended: token.drop_guard() };
-        (self.acceptor.connection(stream, limit), address)
+        let open = &mut self.open;
+        let admit = |acceptor: &mut Acceptor| {
+            open.retain(|connection| !connection.is_cancelled());
+            if open.len() >= HTTP_CONNECTIONS_MAX
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.cancel();
+                acceptor.closed_one("the oldest is closed for each new one");
+            }
+            let token = CancellationToken::new();
+            open.push_back(token.clone());
+            let closed = Box::pin(token.clone().cancelled_owned());
+            Some(Limit::Oldest { closed, _ended: token.drop_guard() })
+        };
+        self.incoming.next(admit).await
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.acceptor.listener.local_addr()
+        self.incoming.acceptor.listener.local_addr()
     }
 }

@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use yoink::grpc::pb::{
     AuditRequest, AuditVerdict, ListProductsRequest, ReserveUnitRequest,
     admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
@@ -136,13 +136,22 @@ impl Binary {
 
     /// A connection, as soon as it answers.
     pub async fn channel(&mut self) -> Channel {
+        self.connect("http", |endpoint| endpoint).await
+    }
+
+    /// A connection with TLS, as soon as it answers.
+    pub async fn channel_with(&mut self, tls: ClientTlsConfig) -> Channel {
+        self.connect("https", |endpoint| endpoint.tls_config(tls.clone()).unwrap()).await
+    }
+
+    async fn connect(&mut self, scheme: &str, prepare: impl Fn(Endpoint) -> Endpoint) -> Channel {
         eventually("the program answers", async || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("it ended with {status}: {}", self.log());
             }
             let address = self.address()?;
-            let endpoint = Channel::from_shared(format!("http://{address}")).ok()?;
-            endpoint.connect().await.ok()
+            let endpoint = Channel::from_shared(format!("{scheme}://{address}")).ok()?;
+            prepare(endpoint).connect().await.ok()
         })
         .await
     }

@@ -53,6 +53,8 @@ fn assert_succeeds(command: &mut Command) {
 pub struct Deployment {
     /// As the volume `passwords`.
     pub passwords: PathBuf,
+    /// As the volume `certificates`.
+    pub certificates: PathBuf,
     pub postgres: PostgresServer,
     redis: Child,
 }
@@ -64,6 +66,11 @@ impl Deployment {
         let passwords = dir.join("passwords");
         fs::create_dir(&passwords).unwrap();
         assert_succeeds(Command::new(checkout("deploy/compose/passwords.sh")).arg(&passwords));
+        let certificates = dir.join("certificates");
+        let mut make = Command::new(checkout("deploy/compose/certificates.sh"));
+        let arguments = words(&compose()["services"]["certificates"]["command"]);
+        let place = |word: &String| word.replace("/run/tls", certificates.to_str().unwrap());
+        assert_succeeds(make.args(arguments.iter().map(place)));
         let postgres = start_postgres(&dir, &passwords);
         let (redis, redis_port) = start_redis(&dir, &passwords).await;
         let toml = passwords.join("yoink.toml");
@@ -71,7 +78,7 @@ impl Deployment {
         let settings = settings.replace("redis:6379", &format!("127.0.0.1:{redis_port}"));
         let settings = settings.replace("postgres:5432", &format!("127.0.0.1:{}", postgres.port()));
         fs::write(&toml, settings).unwrap();
-        Self { passwords, postgres, redis }
+        Self { passwords, certificates, postgres, redis }
     }
 
     /// A service of the compose file that runs `yoink`.
@@ -87,7 +94,7 @@ impl Deployment {
             let value = if text(name).ends_with("_LISTEN") {
                 "127.0.0.1:0".to_owned()
             } else {
-                text(value)
+                text(value).replace("/run/tls", self.certificates.to_str().unwrap())
             };
             command.env(text(name), value);
         }

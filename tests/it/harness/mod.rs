@@ -3,6 +3,7 @@
 mod answers;
 mod binary;
 mod buyer_load;
+mod certificates;
 mod compose;
 mod dead_letters;
 mod pgbouncer;
@@ -23,6 +24,7 @@ pub use binary::{
     spawn_yoink,
 };
 pub use buyer_load::{BuyerLoad, RunningLoad};
+pub use certificates::{Authority, Issued, Validity, replace};
 pub use compose::{Deployment, compose, mode, text};
 pub use dead_letters::{dead_entries, move_to_dead};
 pub use pgbouncer::PgBouncer;
