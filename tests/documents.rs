@@ -217,3 +217,54 @@ fn files_that_documents_name_exist() {
     }
     assert!(named > 50, "only {named} files are named");
 }
+
+/// The tests of a directory or file, by the names that `cargo test` prints, each with a prefix.
+fn tests_under(root_dir: &str, prefix: &str, path: &Path) -> Vec<String> {
+    let inside = path.strip_prefix(root().join(root_dir)).unwrap().with_extension("");
+    let parts = inside.iter().map(|part| part.to_str().unwrap());
+    let parts = parts.filter(|part| !["mod", "lib"].contains(part));
+    let module = std::iter::once(prefix).filter(|prefix| !prefix.is_empty()).chain(parts);
+    let module = module.collect::<Vec<_>>().join("::");
+    let source = fs::read_to_string(path).unwrap();
+    let inner = source.find("\nmod tests {").unwrap_or(source.len());
+    let mut names = Vec::new();
+    for (at, _) in source.match_indices("fn ") {
+        let before = source[..at].trim_end_matches("async ").trim_end();
+        let attribute = before.rsplit('\n').next().unwrap().trim();
+        if attribute == "#[test]" || attribute.starts_with("#[tokio::test") {
+            let name = source[at + 3..].split('(').next().unwrap();
+            let tests = if at > inner { "tests::" } else { "" };
+            names.push(format!("{module}::{tests}{name}"));
+        }
+    }
+    names
+}
+
+#[test]
+fn each_row_of_the_threat_model_names_tests_that_exist() {
+    let mut tests = Vec::new();
+    for (dir, prefix) in [("tests/it", ""), ("tests/tools", "tools"), ("src", "yoink")] {
+        tests.extend(files(dir, "rs").iter().flat_map(|path| tests_under(dir, prefix, path)));
+    }
+    for file in ["tests/tidy.rs", "tests/documents.rs"] {
+        tests.extend(tests_under("tests", "", &root().join(file)));
+    }
+    let page = read("docs/security.md");
+    let mut named = 0;
+    for section in page.split("\n## ") {
+        let Some((_, rows)) = section.split_once("| threat | answer | held by |\n|---|---|---|\n")
+        else {
+            continue;
+        };
+        for row in rows.lines().take_while(|line| line.starts_with('|')) {
+            let held_by = row.trim_end_matches('|').rsplit('|').next().unwrap();
+            let words: Vec<&str> = held_by.split('`').skip(1).step_by(2).collect();
+            assert!(!words.is_empty(), "no test holds: {row}");
+            for word in words {
+                assert!(tests.iter().any(|test| test == word), "{word} is not a test");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 80, "only {named} tests are named");
+}

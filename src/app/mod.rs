@@ -4,6 +4,7 @@
 mod connect;
 mod connections;
 mod inspect;
+mod metrics_token;
 mod readiness;
 mod run;
 mod scrape;
@@ -18,8 +19,8 @@ use uuid::Uuid;
 
 pub use self::connect::Stores;
 use self::{
-    connect::retry_refused, connections::listen, store_monitor::StoreMonitor,
-    tls_files::ListenerTls,
+    connect::retry_refused, connections::listen, metrics_token::MetricsToken,
+    store_monitor::StoreMonitor, tls_files::ListenerTls,
 };
 pub(crate) use self::{
     connect::{checked_deployment, pools},
@@ -29,8 +30,9 @@ pub(crate) use self::{
 };
 use crate::{
     ack::Acks,
+    auth::{AuthSettings, Authenticator, JwksSource, JwtSettings},
     catalogue::{Catalogue, ChangeError},
-    config::Config,
+    config::{Authentication, Config},
     domain::NewProduct,
     ledger::Created,
     recovery::Recovery,
@@ -88,10 +90,12 @@ pub struct App {
     /// Where it listens.
     pub listeners: Listeners,
     tls: ListenerTls,
+    metrics_token: MetricsToken,
     connections_max: usize,
     stores: Stores,
     /// Where calls are answered.
     acks: Option<Acks>,
+    authenticator: Authenticator,
     catalogue: Catalogue,
     recovery: Recovery,
     /// What the workers use: for tests that run them step by step.
@@ -104,8 +108,10 @@ impl App {
     /// one that the settings mean.
     pub async fn build(config: &Config, role: Role, listeners: Listeners) -> anyhow::Result<Self> {
         let tls = ListenerTls::load(config).context("cannot use TLS for the listeners")?;
+        let metrics_token = MetricsToken::of(config.metrics_token_file.as_ref())?;
         let stores = Stores::connect(config).await?;
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
+        let authenticator = authenticator(config, role, &stores).await?;
         let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
         stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
@@ -138,9 +144,11 @@ impl App {
             role,
             listeners,
             tls,
+            metrics_token,
             connections_max: connections_max(config)?,
             stores,
             acks,
+            authenticator,
             catalogue,
             recovery,
             worker_context,
@@ -157,4 +165,57 @@ impl App {
     pub async fn create_products(&self, products: &[NewProduct]) -> Result<Created, ChangeError> {
         self.catalogue.create(products, "demo").await
     }
+}
+
+/// What checks the credentials of calls. A process that answers none needs no keys.
+async fn authenticator(
+    config: &Config,
+    role: Role,
+    stores: &Stores,
+) -> anyhow::Result<Authenticator> {
+    if !role.answers_calls() {
+        return Ok(Authenticator::off());
+    }
+    if config.is_open_to_the_network() {
+        tracing::warn!(
+            grpc_listen = %config.grpc_listen,
+            "authentication is off: every caller that reaches this address may make every call, also those of operators \
+             (set authentication = required)"
+        );
+    }
+    if config.authentication == Authentication::Off {
+        if jwks(config).is_some() || !config.client_certificate_roles.is_empty() {
+            tracing::warn!(
+                "authentication is off: the settings of JWTs and of client certificates have no effect (set \
+                 authentication = required)"
+            );
+        }
+        return Ok(Authenticator::off());
+    }
+    let jwt = jwks(config).map(|jwks| JwtSettings {
+        jwks,
+        algorithms: config.jwt_algorithms.clone(),
+        issuer: config.jwt_issuer.clone(),
+        audience: config.jwt_audience.clone(),
+        clock_skew: Duration::from_secs(config.jwt_clock_skew_s),
+        user_claim: config.jwt_user_claim.clone(),
+        role_claim: config.jwt_role_claim.clone(),
+    });
+    let certificate_roles = config.client_certificate_roles.clone();
+    let (settings, metrics) = (AuthSettings { jwt, certificate_roles }, &stores.metrics);
+    let start =
+        async || Authenticator::start(settings.clone(), stores.ledger.clone(), metrics).await;
+    retry_refused(start).await
+}
+
+/// Where the public keys of JWTs are, if JWTs are accepted.
+fn jwks(config: &Config) -> Option<JwksSource> {
+    let file = config.jwt_jwks_file.clone().map(JwksSource::File);
+    file.or_else(|| {
+        Some(JwksSource::Url {
+            uri: config.jwt_jwks_url.clone()?,
+            authorities: config.jwt_jwks_ca_file.clone(),
+            interval: Duration::from_secs(config.jwt_jwks_interval_s),
+        })
+    })
 }

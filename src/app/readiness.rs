@@ -2,12 +2,24 @@
 
 use std::time::Duration;
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{connections::HttpListener, scrape::Scrape, store_monitor::StoreMonitor};
-use crate::{config::Automation, recovery::StatusSnapshot, tls::ServerTls, worker::PauseReason};
+use super::{
+    connections::HttpListener, metrics_token::MetricsToken, scrape::Scrape,
+    store_monitor::StoreMonitor,
+};
+use crate::{
+    auth::Authenticator, config::Automation, recovery::StatusSnapshot, tls::ServerTls,
+    worker::PauseReason,
+};
 
 /// A catalogue that was not read for this long is reported.
 const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -17,6 +29,8 @@ const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Readiness {
     pub(super) monitor: StoreMonitor,
     pub(super) scrape: Scrape,
+    pub(super) authenticator: Authenticator,
+    pub(super) metrics_token: MetricsToken,
     /// Whether workers rebuild fenced partitions.
     pub(super) recovery: Automation,
 }
@@ -57,7 +71,9 @@ impl Readiness {
                 "the catalogue was not read for {age} s: changes of products do not take effect"
             ));
         }
-        (healthy && sells && !is_paused, reasons)
+        let cannot_authenticate = self.authenticator.problem();
+        reasons.extend(cannot_authenticate.map(str::to_owned));
+        (healthy && sells && !is_paused && cannot_authenticate.is_none(), reasons)
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
@@ -121,12 +137,25 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
     (status, if lines.is_empty() { "ok\n".to_owned() } else { lines })
 }
 
-async fn metrics(State(readiness): State<Readiness>) -> Result<String, StatusCode> {
+async fn metrics(State(readiness): State<Readiness>, headers: HeaderMap) -> Response {
+    match readiness.metrics_token.allows(&headers).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let challenge = [(WWW_AUTHENTICATE, r#"Bearer realm="yoink""#)];
+            return (StatusCode::UNAUTHORIZED, challenge).into_response();
+        }
+        Err(error) => return internal_error(&error, "a scrape is refused"),
+    }
     readiness.scrape.read().await;
-    readiness.scrape.stores.metrics.encode().map_err(|error| {
-        tracing::error!(error = &*error as &dyn std::error::Error, "the metrics cannot be encoded");
-        StatusCode::INTERNAL_SERVER_ERROR
-    })
+    match readiness.scrape.stores.metrics.encode() {
+        Ok(text) => text.into_response(),
+        Err(error) => internal_error(&error, "the metrics cannot be encoded"),
+    }
+}
+
+fn internal_error(error: &anyhow::Error, what: &str) -> Response {
+    tracing::error!(error = error.as_ref() as &dyn std::error::Error, "{what}");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 #[cfg(test)]

@@ -44,12 +44,12 @@ impl App {
         report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
         tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
-        let (inventory, routes) = self.services().map(|all| grpc::routes(all, &limits)).unzip();
+        let reflection = self.config.reflection.is_on();
+        let routes = self.services().map(|all| grpc::routes(all, &limits, reflection));
+        let (inventory, routes) = routes.transpose()?.unzip();
         let health = health.accept_compressed(CompressionEncoding::Gzip);
-        let mut routes = routes.unwrap_or_default().add_service(health);
-        if self.config.reflection.is_on() && self.role.answers_calls() {
-            routes = grpc::reflect(routes)?;
-        }
+        // Health is open to everyone: load balancers have no credentials.
+        let routes = routes.unwrap_or_default().add_service(health);
         tracing::info!(
             grpc = %self.listeners.grpc.local_addr()?, http = %self.listeners.http.local_addr()?,
             role = ?self.role, connections_max = self.connections_max, "this process listens"
@@ -59,7 +59,7 @@ impl App {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
-        let readiness = Readiness { monitor: self.monitor, scrape, recovery: self.config.recovery };
+        let readiness = self.readiness(scrape);
         tasks.spawn(
             "http server",
             readiness.serve(self.listeners.http, self.tls.http, stop.clone()),
@@ -114,12 +114,24 @@ impl App {
         }
     }
 
+    /// What answers over HTTP.
+    fn readiness(&self, scrape: Scrape) -> Readiness {
+        Readiness {
+            monitor: self.monitor.clone(),
+            scrape,
+            authenticator: self.authenticator.clone(),
+            metrics_token: self.metrics_token.clone(),
+            recovery: self.config.recovery,
+        }
+    }
+
     /// What the handlers use, in a process that answers calls.
     fn services(&self) -> Option<Services> {
         let stores = &self.stores;
         Some(Services {
             acks: self.acks.clone()?,
             auditor: stores.auditor.clone(),
+            authenticator: self.authenticator.clone(),
             stock: stores.stock.clone(),
             streams: stores.streams.clone(),
             ledger: stores.ledger.clone(),
@@ -135,6 +147,7 @@ impl App {
         let files = self.tls.files().into_iter().chain(self.stores.tls_files()).collect();
         tasks.spawn("TLS files", tls_files::watch(files, stop.clone()));
         tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
+        tasks.spawn("keys of callers", self.authenticator.clone().run(stop.clone()));
         tasks.spawn("epoch refresh", self.recovery.clone().run(stop.clone()));
         let stores_orders = self.role.stores_orders();
         let rebuild = stores_orders && self.config.recovery == Automation::Auto;
@@ -197,6 +210,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
     Ok(Limits {
         concurrency_max_calls: config.concurrency_max_calls.try_into()?,
         address_calls_per_second: config.address_calls_per_second,
+        principal_calls_per_second: config.principal_calls_per_second,
         user_calls_per_second: config.user_calls_per_second,
         call_timeout: Duration::from_millis(config.call_timeout_ms),
         request_max_bytes: config.request_max_bytes,

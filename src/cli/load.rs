@@ -6,11 +6,11 @@ use anyhow::{Context as _, bail};
 use jiff::SignedDuration;
 use tokio_util::sync::CancellationToken;
 
-use super::{output, progress::Progress, tables::load_table};
+use super::{output, progress::Progress, secret_arg::SecretArg, tables::load_table};
 use crate::{
     domain::ProductId,
     grpc::pb,
-    load::{self, Call, Choice, Pace, Plan, Report, Second, Users},
+    load::{self, Call, Choice, Credential, Pace, Plan, Report, Second, Users},
     tls::{ClientTls, Identity, PemFile, Verify},
 };
 
@@ -30,6 +30,13 @@ pub(super) struct LoadArgs {
     /// The private key of --tls-cert.
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     tls_key: Option<PathBuf>,
+    /// Each call has this JWT or API key in its header authorization. Other users of this machine can see it in the list
+    /// of processes.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "api_key")]
+    bearer: Option<SecretArg>,
+    /// Each call has this API key in its header x-api-key, which is sent once for each connection.
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<SecretArg>,
     /// The products to buy, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "product_prefix")]
     products: Vec<ProductId>,
@@ -133,9 +140,19 @@ impl LoadArgs {
         Ok(is_used.then_some(ClientTls { verify: Verify::Name, authorities, identity }))
     }
 
+    fn credential(&self) -> anyhow::Result<Option<Credential>> {
+        let bearer =
+            self.bearer.as_ref().map(|token| Credential::bearer(token.as_str())).transpose();
+        let api_key =
+            self.api_key.as_ref().map(|key| Credential::api_key(key.as_str())).transpose();
+        let bearer = bearer.context("--bearer cannot be used")?;
+        Ok(bearer.or(api_key.context("--api-key cannot be used")?))
+    }
+
     fn plan(&self) -> anyhow::Result<Plan> {
         let mut plan = Plan::new(self.target.clone(), self.product_ids()?);
         plan.tls = self.tls()?;
+        plan.credential = self.credential()?;
         if self.empty {
             plan.call = Call::HealthCheck;
         } else if plan.products.is_empty() {
@@ -248,6 +265,23 @@ mod tests {
         assert!(tls(&["--target", "https://shop:1"]).unwrap().authorities.is_none());
         assert_eq!(tls(&["--tls-ca", "ca"]).unwrap().files(), [PemFile::new("--tls-ca", "ca")]);
         assert!(plan(&["--empty", "--tls-cert", "cert"]).is_err(), "without its key");
+    }
+
+    #[test]
+    fn calls_have_one_credential_and_no_error_repeats_it() {
+        let credential = |flags: &[&str]| plan(&[&["--empty"], flags].concat()).unwrap().credential;
+        assert_eq!(credential(&[]), None);
+        assert_eq!(credential(&["--bearer", "a.b.c"]), Credential::bearer("a.b.c").ok());
+        assert_eq!(credential(&["--api-key", "yk_1"]), Credential::api_key("yk_1").ok());
+        for (flags, why) in [
+            (&["--bearer", "secret", "--api-key", "secret"][..], "cannot be used with"),
+            (&["--bearer", "secret\n"], "--bearer cannot be used"),
+            (&["--api-key", "secret\n"], "--api-key cannot be used"),
+        ] {
+            let error = plan(&[&["--empty"], flags].concat()).unwrap_err();
+            let message = format!("{error:#}");
+            assert!(message.contains(why) && !message.contains("secret"), "{message}");
+        }
     }
 
     #[test]

@@ -4,19 +4,22 @@ mod dead;
 mod demo;
 mod dev;
 mod import;
+mod keys;
 mod load;
 mod output;
 mod progress;
 mod rebuild;
+mod secret_arg;
 mod store_commands;
 mod tables;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use self::secret_arg::SecretArg;
 use crate::{
     app::{
         App, Inspection, Listeners, Role, connections_max, inspect, raise_descriptor_limit,
@@ -46,19 +49,22 @@ struct SettingsArgs {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// One setting; it overrides the file and the environment. May be repeated.
-    #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = setting)]
-    set: Vec<(&'static str, String)>,
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE")]
+    set: Vec<SecretArg>,
 }
 
-fn setting(text: &str) -> Result<(&'static str, String), String> {
-    let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+/// The name and the value of a `--set`; an error does not repeat the value.
+fn setting(flag: &SecretArg) -> Result<(&'static str, String), String> {
+    let (name, value) = flag.as_str().split_once('=').ok_or("it is not NAME=VALUE")?;
     Ok((setting_name(name)?, value.to_owned()))
 }
 
 impl SettingsArgs {
     fn load(&self, more: &[(&'static str, String)]) -> anyhow::Result<Config> {
         let file = self.config.clone().unwrap_or_else(|| PathBuf::from("yoink.toml"));
-        let flags = [self.set.as_slice(), more].concat();
+        let set: Result<Vec<_>, String> = self.set.iter().map(setting).collect();
+        let set = set.map_err(|problem| anyhow!("a --set is wrong: {problem}"))?;
+        let flags = [set.as_slice(), more].concat();
         Ok(Config::load(&file, self.config.is_some(), &flags)?)
     }
 
@@ -103,6 +109,9 @@ enum Command {
     },
     /// Rebuilds partitions from the ledger: the fenced ones, or the given ones.
     Rebuild(rebuild::RebuildArgs),
+    /// Creates, lists or revokes API keys.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Lists, shows, retries or releases dead entries.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
@@ -164,6 +173,7 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Audit { json } => store_commands::audit(&settings.load_and_warn()?, json).await,
         Command::Rebuild(args) => rebuild::run(&settings.load_and_warn()?, args).await,
         Command::Dead(command) => dead::run(&settings.load_and_warn()?, command).await,
+        Command::Keys(command) => keys::run(&settings.load_and_warn()?, command).await,
         Command::Descriptor => {
             output::bytes(grpc::DESCRIPTOR_SET)?;
             Ok(ExitCode::SUCCESS)

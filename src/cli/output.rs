@@ -23,6 +23,12 @@ pub(super) fn warning(text: impl Display) {
     drop(writeln!(io::stderr().lock(), "yoink: warning: {text}"));
 }
 
+/// Prints a note to standard error, where standard output is read by a program.
+pub(super) fn note(text: impl Display) {
+    // If standard error is closed, there is nowhere to report that.
+    drop(writeln!(io::stderr().lock(), "yoink: {text}"));
+}
+
 /// A cell of a CSV file with text from callers. Spreadsheets read a cell that begins with `=`, `+`, `-`, `@`, a tab or a
 /// carriage return as a formula: a single quote goes in front of it, and in front of a cell that begins with a single
 /// quote, so that removing one quote always gives the original text.

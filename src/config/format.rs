@@ -6,6 +6,8 @@ use std::{
     fmt::Display,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
 };
 
 use ipnet::IpNet;
@@ -147,6 +149,31 @@ pub(super) fn product(text: &str) -> Result<ProductId, String> {
     text.parse().map_err(|error| format!("names {}, which {error}", shown(text)))
 }
 
+/// An element of a list that its type reads.
+pub(super) fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("names {}, which {error}", shown(text)))
+}
+
+/// Any text.
+pub(super) fn any_text() -> Format<String> {
+    Format::text("text", |text| Ok(text.to_owned()), String::clone)
+}
+
+/// Any text, or nothing.
+pub(super) fn optional_text() -> Format<Option<String>> {
+    let parse = |text: &str| Ok((!text.is_empty()).then(|| text.to_owned()));
+    Format::text("text", parse, |text| text.clone().unwrap_or_default())
+}
+
+/// The path of a file, or nothing.
+pub(super) fn path() -> Format<Option<PathBuf>> {
+    let parse = |text: &str| Ok((!text.is_empty()).then(|| PathBuf::from(text)));
+    let show = |path: &Option<PathBuf>| {
+        path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    };
+    Format::text("path", parse, show)
+}
+
 /// An address or a network.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
@@ -201,6 +228,11 @@ pub(super) fn endpoint() -> Format<Option<String>> {
         let has_scheme = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
         match text {
             "" => Ok(None),
+            // An address is printed as it is.
+            _ if text.contains('@') => {
+                Err("has a login: write credentials into otlp_headers, which is a secret"
+                    .to_owned())
+            }
             _ if has_scheme && text.parse::<Uri>().is_ok() => Ok(Some(text.to_owned())),
             _ => {
                 Err("must be an address such as http://127.0.0.1:4317 or https://otlp.example.com"
@@ -209,6 +241,34 @@ pub(super) fn endpoint() -> Format<Option<String>> {
         }
     };
     Format::text("http:// or https:// address", parse, |url| url.clone().unwrap_or_default())
+}
+
+/// Where a JWK Set is fetched, or nothing. Without TLS only from this machine: a caller who can change the
+/// set can make tokens.
+pub(super) fn jwks_url() -> Format<Option<Uri>> {
+    let is_allowed = |uri: &Uri| {
+        let host = uri.host().unwrap_or_default();
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        match uri.scheme_str() {
+            Some("https") => !host.is_empty(),
+            Some("http") => host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback()),
+            _ => false,
+        }
+    };
+    let parse = move |text: &str| {
+        let uri = match text.trim() {
+            "" => return Ok(None),
+            text => text.parse::<Uri>().ok(),
+        };
+        let has_user = |uri: &Uri| uri.authority().is_some_and(|all| all.as_str().contains('@'));
+        let usable = uri.filter(|uri| is_allowed(uri) && !has_user(uri));
+        usable.map(Some).ok_or_else(|| {
+            "must be an address such as https://id.example.com/jwks.json, without a user; http:// only for a loopback address"
+                .to_owned()
+        })
+    };
+    let show = |uri: &Option<Uri>| uri.as_ref().map(Uri::to_string).unwrap_or_default();
+    Format::text("https:// address", parse, show)
 }
 
 /// Metadata of a gRPC call, `name=value` separated by commas. A secret.
@@ -280,6 +340,33 @@ mod tests {
     }
 
     #[test]
+    fn jwks_are_fetched_without_tls_only_from_this_machine() {
+        let parse = jwks_url().parse;
+        assert_eq!(parse(""), Ok(None));
+        for url in [
+            "https://id.example/keys?v=1",
+            "https://192.0.2.1:8443/",
+            "http://127.0.0.1:8080/keys",
+            "http://[::1]:8080/keys",
+            "http://localhost/keys",
+        ] {
+            assert_eq!(parse(url).unwrap().unwrap().to_string(), url);
+        }
+        for url in [
+            "http://id.example/keys",
+            "http://192.0.2.1/keys",
+            "http://localhost.example/keys",
+            "https://ann:hunter2@id.example/keys",
+            "file:///etc/keys",
+            "id.example/keys",
+            "https://",
+        ] {
+            let problem = parse(url).unwrap_err();
+            assert!(!problem.contains("hunter2"), "{url}: {problem}");
+        }
+    }
+
+    #[test]
     fn endpoint_takes_http_and_https() {
         for url in ["http://127.0.0.1:4317", "https://otlp.example.com"] {
             assert_eq!((endpoint().parse)(url), Ok(Some(url.to_owned())));
@@ -288,5 +375,7 @@ mod tests {
         for url in ["127.0.0.1:4317", "grpc://host", "http://", "http://col lector:4317"] {
             assert!((endpoint().parse)(url).is_err(), "{url}");
         }
+        let login = (endpoint().parse)("https://ann:hunter2@otlp.example.com").unwrap_err();
+        assert!(login.contains("otlp_headers") && !login.contains("hunter2"), "{login}");
     }
 }

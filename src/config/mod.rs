@@ -2,10 +2,14 @@
 //! themselves are declared in `settings.rs`.
 
 mod format;
+#[cfg(test)]
+mod fuzz;
+mod ignored;
 mod listen;
 mod postgres_tls;
 mod postgres_url;
 mod redis_url;
+mod secret_file;
 mod settings;
 mod sources;
 mod tls;
@@ -16,9 +20,9 @@ use std::path::Path;
 use self::sources::Sources;
 pub(crate) use self::sources::setting_name;
 pub use self::{
+    ignored::IgnoredVariables,
     postgres_url::PostgresUrl,
     settings::{Config, NAMES, sample, table},
-    sources::IgnoredVariables,
 };
 
 /// Whether the workers do something, or operators.
@@ -46,6 +50,17 @@ impl Reflection {
     pub fn is_on(self) -> bool {
         self == Self::On
     }
+}
+
+/// Whether callers must authenticate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication {
+    /// Off if gRPC listens on a loopback address; a checked [`Config`] has `Required` or `Off` instead.
+    Auto,
+    /// A call without valid credentials is refused.
+    Required,
+    /// Every caller may make every call.
+    Off,
 }
 
 /// The format of log lines.
@@ -99,15 +114,49 @@ impl Config {
                 problems.push(problem.to_owned());
             }
             problems.extend(tls::problems(&config));
-            if config.reflection == Reflection::Auto {
-                let is_loopback = config.grpc_listen.ip().is_loopback();
-                config.reflection = if is_loopback { Reflection::On } else { Reflection::Off };
+            let is_loopback = config.grpc_listen.ip().is_loopback();
+            if config.authentication == Authentication::Auto {
+                let off = is_loopback;
+                config.authentication =
+                    if off { Authentication::Off } else { Authentication::Required };
             }
+            if config.reflection == Reflection::Auto {
+                let on = is_loopback && config.authentication == Authentication::Off;
+                config.reflection = if on { Reflection::On } else { Reflection::Off };
+            }
+            problems.extend(config.jwt_problems());
             if problems.is_empty() {
                 return Ok(config);
             }
         }
         Err(ConfigError { problems })
+    }
+
+    /// What is wrong with the settings of JWTs together. Without an issuer and an audience, a token that was issued for
+    /// another program would be accepted.
+    fn jwt_problems(&self) -> Vec<String> {
+        let (file, url) = (self.jwt_jwks_file.is_some(), self.jwt_jwks_url.is_some());
+        let needed = [
+            ("jwt_issuer", self.jwt_issuer.is_empty()),
+            ("jwt_audience", self.jwt_audience.is_empty()),
+            ("jwt_user_claim", self.jwt_user_claim.is_empty()),
+            ("jwt_algorithms", self.jwt_algorithms.is_empty()),
+        ];
+        let missing = needed.into_iter().filter(|(_, empty)| *empty && (file || url));
+        let source = if file { "jwt_jwks_file" } else { "jwt_jwks_url" };
+        let missing = missing.map(|(name, _)| format!("{name} must be set, because {source} is"));
+        let both = (file && url).then(|| "set jwt_jwks_file or jwt_jwks_url, not both".to_owned());
+        let is_https =
+            self.jwt_jwks_url.as_ref().is_some_and(|uri| uri.scheme_str() == Some("https"));
+        let unused = (self.jwt_jwks_ca_file.is_some() && !is_https).then(|| {
+            "jwt_jwks_ca_file has no effect: jwt_jwks_url does not begin with https://".to_owned()
+        });
+        missing.chain(both).chain(unused).collect()
+    }
+
+    /// Whether callers from other machines can make every call.
+    pub fn is_open_to_the_network(&self) -> bool {
+        self.authentication == Authentication::Off && !self.grpc_listen.ip().is_loopback()
     }
 
     /// The most connections to Postgres that a process opens: those of its pools, one for each partition that it opens
@@ -191,6 +240,40 @@ mod tests {
             assert_eq!(config.reflection.is_on(), on);
         }
         assert!(load(&[("reflection", "perhaps")]).is_err());
+    }
+
+    #[test]
+    fn authentication_is_required_beyond_loopback_unless_it_is_switched_off() {
+        let everywhere = ("grpc_listen", "0.0.0.0:1");
+        assert_eq!(load(&[]).unwrap().authentication, Authentication::Off);
+        let config = load(&[everywhere]).unwrap();
+        assert_eq!(config.authentication, Authentication::Required);
+        assert!(!config.is_open_to_the_network());
+        let config = load(&[everywhere, ("authentication", "off")]).unwrap();
+        assert_eq!(config.authentication, Authentication::Off);
+        assert!(config.is_open_to_the_network());
+        let config = load(&[("authentication", "required")]).unwrap();
+        assert_eq!(config.authentication, Authentication::Required);
+        assert!(!config.reflection.is_on(), "off unless it is asked for");
+    }
+
+    #[test]
+    fn keys_of_jwts_need_an_issuer_and_an_audience() {
+        let file = ("jwt_jwks_file", "jwks.json");
+        let error = load(&[file]).unwrap_err();
+        assert_eq!(error.problems.len(), 2, "{error}");
+        assert!(error.to_string().contains("jwt_issuer must be set"), "{error}");
+        let both = [file, ("jwt_issuer", "https://id.example"), ("jwt_audience", "yoink")];
+        assert_eq!(load(&both).unwrap().jwt_role_claim, None);
+        let error = load(&[("jwt_algorithms", "RS256,HS256")]).unwrap_err();
+        assert!(error.to_string().contains("\"HS256\", which is not one of"), "{error}");
+        let url = ("jwt_jwks_url", "https://id.example/keys");
+        let error = load(&[url, both[1], both[2], file]).unwrap_err();
+        assert!(error.to_string().contains("not both"), "{error}");
+        let authorities = ("jwt_jwks_ca_file", "ca.pem");
+        load(&[url, both[1], both[2], authorities]).unwrap();
+        let error = load(&[both[0], both[1], both[2], authorities]).unwrap_err();
+        assert!(error.to_string().contains("jwt_jwks_ca_file has no effect"), "{error}");
     }
 
     #[test]

@@ -4,20 +4,21 @@
 //! check, the line of `yoink config check` and of `yoink config sample`, and the row in `docs/operations.md`. A check
 //! of several settings together is in `Config::of`.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
-use tonic::metadata::MetadataMap;
+use tonic::{metadata::MetadataMap, transport::Uri};
 
 use super::{
-    Automation, LogFormat, Reflection,
+    Authentication, Automation, LogFormat, Reflection,
     format::{self, DAY_MS, Format},
+    ignored::IgnoredVariables,
     postgres_url::{self, PostgresUrl},
     redis_url,
-    sources::{IgnoredVariables, Sources},
+    sources::Sources,
 };
 use crate::{
-    domain::{Ack, PartitionCount, ProductId},
+    domain::{Ack, CertificateRole, JwtAlgorithm, PartitionCount, ProductId},
     tls::{ClientAuth, PemFile},
 };
 
@@ -31,15 +32,42 @@ pub(super) struct Setting {
     pub(super) is_number: bool,
     /// What it is for.
     pub(super) doc: &'static str,
+    /// The setting that names a file with its value, if it is a secret.
+    pub(super) file_name: Option<&'static str>,
     /// Its value in a configuration, secrets hidden.
     pub(super) show: fn(&Config) -> String,
 }
 
-/// `/// documentation` and `name: type = "default", format;` for each setting.
+/// A setting that holds a secret, and the one that names a file with its value.
+pub(super) struct Secret {
+    pub(super) name: &'static str,
+    pub(super) file_name: &'static str,
+}
+
+impl Secret {
+    /// The secret setting with this name.
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
+        SECRETS.iter().find(|secret| secret.name == name)
+    }
+
+    /// The one whose file this setting names.
+    pub(super) fn of_file(file_name: &str) -> Option<&'static Self> {
+        SECRETS.iter().find(|secret| secret.file_name == file_name)
+    }
+}
+
+macro_rules! declared_secret {
+    (secret $field:ident) => {
+        Secret { name: stringify!($field), file_name: concat!(stringify!($field), "_file") }
+    };
+}
+
+/// `/// documentation` and `name: type = "default", format;` for each setting, and `, secret` in front of the semicolon
+/// where the value is a secret: it may then be in a file.
 macro_rules! settings {
     ($(
         $(#[doc = $doc:literal])+
-        $field:ident: $type:ty = $default:literal, $format:expr;
+        $field:ident: $type:ty = $default:literal, $format:expr $(, $secret:ident)?;
     )+) => {
         /// Every setting, checked.
         #[derive(Clone)]
@@ -51,6 +79,9 @@ macro_rules! settings {
 
         /// The names of the settings.
         pub const NAMES: &[&str] = &[$(stringify!($field)),+];
+
+        /// The settings that hold a secret.
+        pub(super) const SECRETS: &[Secret] = &[$($(declared_secret!($secret $field),)?)+];
 
         impl Config {
             /// Reads each setting by itself. One that is wrong adds to the problems and has its default.
@@ -70,6 +101,7 @@ macro_rules! settings {
                     values: format.values,
                     is_number: format.is_number,
                     doc: concat!($($doc),+).trim_start(),
+                    file_name: Secret::named(stringify!($field)).map(|secret| secret.file_name),
                     show: |config| {
                         let format: Format<$type> = $format;
                         (format.show)(&config.$field)
@@ -98,9 +130,11 @@ settings! {
     http_client_auth: ClientAuth = "none", format::word(CLIENT_AUTH);
     /// Whether `http_listen` uses TLS, too, if there is a `tls_cert_file`.
     http_tls: bool = "on", format::word([("on", true), ("off", false)]);
+    /// A file with a token that `/metrics` asks for (`authorization: Bearer`); it is read for each scrape.
+    metrics_token_file: Option<PathBuf> = "", format::path();
     /// How to reach Redis: `redis://`, `rediss://` for TLS, or `unix:///run/redis.sock` for a Unix socket (below).
     redis_url: redis::ConnectionInfo = "redis://127.0.0.1:6379",
-        Format::text("URL", redis_url::parse, redis_url::show);
+        Format::text("URL", redis_url::parse, redis_url::show), secret;
     /// The authorities that sign the certificate of Redis, in place of those of the system; only for `rediss://`.
     redis_ca_file: Option<PemFile> = "", format::file("redis_ca_file");
     /// The certificate that is presented to Redis; only for `rediss://`.
@@ -109,15 +143,50 @@ settings! {
     redis_key_file: Option<PemFile> = "", format::file("redis_key_file");
     /// How to reach Postgres: a URL or `key=value` pairs (below).
     postgres_url: PostgresUrl = "postgres://postgres@127.0.0.1:5432/yoink",
-        Format::text("URL or `key=value` pairs", postgres_url::parse, postgres_url::show);
+        Format::text("URL or `key=value` pairs", postgres_url::parse, postgres_url::show), secret;
     /// Number of partitions, fixed when the database is first initialised.
     partitions: PartitionCount = "8", format::partition_count();
     /// Every Redis key starts with it.
     key_prefix: String = "yoink", format::key_prefix();
-    /// Whether gRPC reflection shows the API to clients; `auto` is `on` for a loopback `grpc_listen`.
+    /// Whether gRPC reflection shows the API to clients; `auto` is `on` for a loopback `grpc_listen` without
+    /// authentication.
     reflection: Reflection = "auto", format::word([
         ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
     ]);
+    /// Whether callers of gRPC must authenticate (below); `auto` is `off` for a loopback `grpc_listen` and `required`
+    /// otherwise. `off` beyond loopback is a warning at each start.
+    authentication: Authentication = "auto", format::word([
+        ("auto", Authentication::Auto), ("required", Authentication::Required),
+        ("off", Authentication::Off),
+    ]);
+    /// A file with the public keys that sign JWTs, as a JWK Set. Changes are read within a second. Without it and
+    /// `jwt_jwks_url` no JWT is accepted.
+    jwt_jwks_file: Option<PathBuf> = "", format::path();
+    /// In place of `jwt_jwks_file`: the URL of the JWK Set, `https://`, or `http://` for a loopback address.
+    jwt_jwks_url: Option<Uri> = "", format::jwks_url();
+    /// How often the set is fetched from `jwt_jwks_url`; also when a JWT names a key that is not in it (below).
+    jwt_jwks_interval_s: u64 = "300", format::whole("s", 10..=86_400);
+    /// The authorities that sign the certificate of `jwt_jwks_url`, in place of those of the system.
+    jwt_jwks_ca_file: Option<PemFile> = "", format::file("jwt_jwks_ca_file");
+    /// The algorithms that a JWT may be signed with.
+    jwt_algorithms: Vec<JwtAlgorithm> = "RS256,ES256", format::list(
+        "of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, by commas",
+        format::parsed,
+    );
+    /// The issuer (`iss`) that a JWT must have.
+    jwt_issuer: String = "", format::any_text();
+    /// The audience (`aud`) that a JWT must have, alone or among others.
+    jwt_audience: String = "", format::any_text();
+    /// How far the clock of the issuer may be off.
+    jwt_clock_skew_s: u64 = "30", format::whole("s", 0..=600);
+    /// The claim of a JWT that names the user.
+    jwt_user_claim: String = "sub", format::any_text();
+    /// The claim of a JWT that names the role of its user: a text, or a list that has one role. Without this setting every
+    /// JWT is that of a customer.
+    jwt_role_claim: Option<String> = "", format::optional_text();
+    /// The roles of client certificates, by a subject alternative name (DNS name or URI); it needs `grpc_client_auth`.
+    client_certificate_roles: Vec<CertificateRole> = "",
+        format::list("`name=role`, by commas", format::parsed);
     /// Attempts to store an order that the ledger refuses or that cannot be read, before it is moved to the dead
     /// stream.
     deliveries_max: u32 = "3", format::whole("", 1..=100);
@@ -144,6 +213,8 @@ settings! {
     /// Maximum number of buyers' calls per second from one address; all of them may come in one burst. One more is
     /// refused as RATE_LIMITED.
     address_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
+    /// The same for one principal, whatever its address; it needs `authentication`.
+    principal_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
     /// Maximum number of reservations per second that one user asks for; all of them may come in one burst. One more is
     /// refused as RATE_LIMITED.
     user_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
@@ -183,8 +254,8 @@ settings! {
         format::list("product ids, by commas", format::product);
     /// A collector that receives OTLP over gRPC, such as http://127.0.0.1:4317.
     otlp_endpoint: Option<String> = "", format::endpoint();
-    /// Metadata of each OTLP export, such as a token. A secret.
-    otlp_headers: MetadataMap = "", format::metadata();
+    /// Metadata of each OTLP export, such as a token.
+    otlp_headers: MetadataMap = "", format::metadata(), secret;
     /// How often metrics are sent to `otlp_endpoint`.
     otlp_metrics_interval_ms: u64 = "60000", format::whole_or_off("ms", 1_000..=3_600_000);
     /// Share of the calls that are traced. A call that belongs to a trace already follows the decision of its client.
@@ -227,7 +298,16 @@ fn toml_line(name: &str, is_number: bool, value: &str) -> String {
     if is_number {
         return format!("{name} = {value}");
     }
-    format!("{name} = \"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+    format!("{name} = \"{}\"", value.chars().map(escaped).collect::<String>())
+}
+
+/// A character in a text of TOML, which may have no control character as it is.
+fn escaped(c: char) -> String {
+    match c {
+        '\\' | '"' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    }
 }
 
 /// A `yoink.toml` that has every setting as a comment, at its default.
@@ -236,9 +316,12 @@ pub fn sample() -> String {
         "# Settings of yoink, each at its default: remove the # before a name to change one.\n\
                     # `(below)` refers to docs/operations.md.\n"
             .to_owned();
-    for Setting { name, default, values, is_number, doc, .. } in declared() {
+    for Setting { name, default, values, is_number, doc, file_name, .. } in declared() {
         let line = toml_line(name, is_number, default);
-        text.push_str(&format!("\n# {doc}\n# Values: {values}.\n#{line}\n"));
+        let file = file_name.map_or_else(String::new, |file| {
+            format!("# A secret: `{file}` may name a file that has the value.\n")
+        });
+        text.push_str(&format!("\n# {doc}\n# Values: {values}.\n{file}#{line}\n"));
     }
     text
 }
@@ -246,9 +329,10 @@ pub fn sample() -> String {
 /// The table of settings in `docs/operations.md`.
 pub fn table() -> String {
     let mut text = "| setting | default | values | meaning |\n|---|---|---|---|\n".to_owned();
-    for Setting { name, default, values, doc, .. } in declared() {
+    for Setting { name, default, values, doc, file_name, .. } in declared() {
+        let file = file_name.map_or_else(String::new, |file| format!(" A secret: or `{file}`."));
         let default = if default.is_empty() { "(none)" } else { default };
-        text.push_str(&format!("| `{name}` | {default} | {values} | {doc} |\n"));
+        text.push_str(&format!("| `{name}` | {default} | {values} | {doc}{file} |\n"));
     }
     text
 }
@@ -283,6 +367,16 @@ mod tests {
         let config = Config::load(Path::new("none.toml"), false, &flags).unwrap();
         let table: toml::Table = config.to_string().parse().unwrap();
         assert_eq!(table["log_filter"].as_str(), Some(flags[0].1.as_str()));
+    }
+
+    #[test]
+    fn setting_for_the_file_of_a_secret_is_no_other_setting() {
+        let names: Vec<&str> = SECRETS.iter().map(|secret| secret.name).collect();
+        assert_eq!(names, ["redis_url", "postgres_url", "otlp_headers"]);
+        for secret in SECRETS {
+            assert!(NAMES.contains(&secret.name) && !NAMES.contains(&secret.file_name));
+            assert_eq!(secret.file_name, format!("{}_file", secret.name));
+        }
     }
 
     #[test]

@@ -2,59 +2,48 @@
 //!
 //! A value of the environment or of a flag is taken as it is written: only its setting decides whether it is a number,
 //! and quotation marks, brackets and leading zeros have no meaning.
+//!
+//! Must never: repeat the value of a secret.
 
-use std::{collections::BTreeMap, ffi::OsString, fs, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fmt, fs, path::Path};
 
 use toml::{Spanned, Value};
 
-use super::{ConfigError, NAMES, format::Format};
+use super::{
+    ConfigError, NAMES,
+    format::Format,
+    ignored::IgnoredVariables,
+    secret_file,
+    settings::{SECRETS, Secret},
+};
 
 const PREFIX: &str = "YOINK_";
 /// Variables that other code reads: the commit of a build, and what tests set for a development build.
 const OTHER_VARIABLES: [&str; 3] = ["COMMIT", "CRASH_POINT", "START_LIMIT_MS"];
-/// The most names that one line lists.
-const LISTED_MAX: usize = 20;
+
+/// A place where settings are written. A later one overrides an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    SettingsFile,
+    Environment,
+    Flags,
+}
 
 /// A value as written.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Written {
     text: String,
     /// Whether TOML read it as a number, which may have underscores.
     is_toml_number: bool,
+    place: Place,
     /// Where to correct it.
     source: String,
 }
 
-/// Variables of the environment that begin with `YOINK_` and are not settings. Their values are not kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct IgnoredVariables {
-    /// Probably meant as settings.
-    unknown: Vec<String>,
-    /// Set by Kubernetes for a Service whose name begins with `yoink`.
-    kubernetes: Vec<String>,
-}
-
-impl IgnoredVariables {
-    /// A warning for the operator, if there are unknown names.
-    pub fn warning(&self) -> Option<String> {
-        let names = list(&self.unknown)?;
-        Some(format!("ignored environment variables, which are not settings: {names}"))
-    }
-
-    /// The variables that Kubernetes has set, if there are any.
-    pub fn kubernetes(&self) -> Option<String> {
-        let names = list(&self.kubernetes)?;
-        Some(format!("ignored environment variables that Kubernetes sets for a Service: {names}"))
-    }
-}
-
-fn list(names: &[String]) -> Option<String> {
-    let more = names.len().saturating_sub(LISTED_MAX);
-    let listed = names.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match (names.len(), more) {
-        (0, _) => None,
-        (_, 0) => Some(listed),
-        (_, more) => Some(format!("{listed} and {more} more")),
+/// Without the value, which may be a secret.
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -87,7 +76,7 @@ impl Sources {
         this.ignored.unknown.sort();
         this.ignored.kubernetes.sort();
         for (name, value) in flags {
-            this.set(name, value.clone(), "in --set");
+            this.set(name, value.clone(), Place::Flags, "in --set");
         }
         Ok(this)
     }
@@ -100,26 +89,57 @@ impl Sources {
         default: &str,
         format: &Format<T>,
     ) -> Option<T> {
-        if let Some(Written { text, is_toml_number, source }) = self.values.get(name) {
-            let digits = text.replace('_', "");
-            let text = if format.is_number && *is_toml_number { &digits } else { text };
-            match (format.parse)(text) {
-                Ok(value) => return Some(value),
-                Err(problem) => self.problems.push(format!("{name} {problem} ({source})")),
+        match self.written(name) {
+            Ok(None) => {}
+            Ok(Some(Written { text, is_toml_number, source, .. })) => {
+                let digits = text.replace('_', "");
+                let text = if format.is_number && is_toml_number { &digits } else { &text };
+                match (format.parse)(text) {
+                    Ok(value) => return Some(value),
+                    Err(problem) => self.problems.push(format!("{name} {problem} ({source})")),
+                }
             }
+            Err(problem) => self.problems.push(problem),
         }
         let value = (format.parse)(default);
         value.map_err(|problem| self.problems.push(format!("{name} {problem} (default)"))).ok()
     }
 
-    fn set(&mut self, name: &str, text: String, source: &str) {
-        match setting_name(name) {
-            Ok(name) => {
-                let source = source.to_owned();
-                self.values.insert(name, Written { text, is_toml_number: false, source });
-            }
-            Err(problem) => self.problems.push(format!("{problem} ({source})")),
+    /// What is written for a setting, or in the file that is named for it.
+    fn written(&self, name: &str) -> Result<Option<Written>, String> {
+        let file = Secret::named(name)
+            .and_then(|secret| Some((secret.file_name, self.values.get(secret.file_name)?)));
+        let Some((file_name, Written { text: path, source, .. })) = file else {
+            return Ok(self.values.get(name).cloned());
+        };
+        let written = secret_file::read(path).map(|text| Written {
+            text,
+            source: format!("in {path}, which {file_name} names {source}"),
+            is_toml_number: false,
+            place: Place::SettingsFile,
+        });
+        written.map(Some).map_err(|problem| format!("{file_name} {problem} ({source})"))
+    }
+
+    fn set(&mut self, name: &str, text: String, place: Place, source: &str) {
+        let name = match setting_name(name) {
+            Ok(name) => name,
+            Err(problem) => return self.problems.push(format!("{problem} ({source})")),
+        };
+        // Of a secret and its file, the one that is written last applies, as everywhere. In one place, none is the last.
+        let of_file = Secret::of_file(name).map(|secret| secret.name);
+        let other = of_file.or_else(|| Secret::named(name).map(|secret| secret.file_name));
+        if let Some(other) = other
+            && let Some(written) = self.values.remove(other)
+            && written.place == place
+        {
+            self.problems.push(format!(
+                "{other} and {name} are both set: remove one of them ({}, {source})",
+                written.source
+            ));
         }
+        let source = source.to_owned();
+        self.values.insert(name, Written { text, is_toml_number: false, place, source });
     }
 
     fn file(&mut self, file: &Path, text: &str) -> Result<(), String> {
@@ -148,7 +168,7 @@ impl Sources {
                     continue;
                 }
             };
-            self.set(&name, text, &source);
+            self.set(&name, text, Place::SettingsFile, &source);
             if let Some(written) = self.values.get_mut(name.as_str()) {
                 written.is_toml_number = is_toml_number;
             }
@@ -168,7 +188,7 @@ impl Sources {
             && is_upper
         {
             match value.into_string() {
-                Ok(text) => self.set(setting, text, &format!("in {shown}")),
+                Ok(text) => self.set(setting, text, Place::Environment, &format!("in {shown}")),
                 Err(_) => self.problems.push(format!("{shown} is not UTF-8")),
             }
         } else if is_from_kubernetes(rest, &value.to_string_lossy()) {
@@ -183,13 +203,18 @@ impl Sources {
     }
 }
 
+/// Every name that a setting may be written with.
+fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().copied().chain(SECRETS.iter().map(|secret| secret.file_name))
+}
+
 /// The setting that was probably meant.
 fn near(name: &str) -> Option<&'static str> {
     if name.len() > 64 {
         return None;
     }
     let close = |known: &&str| strsim::damerau_levenshtein(known, name) <= 1 + known.len() / 6;
-    let candidates = NAMES.iter().copied().filter(close);
+    let candidates = names().filter(close);
     candidates.min_by_key(|known| strsim::damerau_levenshtein(known, name))
 }
 
@@ -200,7 +225,12 @@ fn escaped(name: &str) -> String {
 
 /// The setting with this name; an error names a similar one.
 pub(crate) fn setting_name(name: &str) -> Result<&'static str, String> {
-    NAMES.iter().copied().find(|known| *known == name).ok_or_else(|| {
+    names().find(|known| *known == name).ok_or_else(|| {
+        // A URL in the place of a name may have a password.
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)) {
+            return "a name is not that of a setting: it has characters that no setting has"
+                .to_owned();
+        }
         let hint = near(name).map_or(String::new(), |near| format!("; did you mean {near}?"));
         format!("there is no setting \"{}\"{hint}", escaped(name))
     })
@@ -262,7 +292,7 @@ mod tests {
     fn variables_of_kubernetes_are_ignored_whatever_the_name_of_the_service() {
         // A Service may have the name of a setting, or of the first words of one.
         let mut services = vec!["yoink".to_owned(), "yoink-redis".to_owned()];
-        for name in NAMES {
+        for name in names() {
             let words: Vec<&str> = name.split('_').collect();
             let beginnings = (1..=words.len()).map(|length| words[..length].join("-"));
             services.extend(beginnings.map(|words| format!("yoink-{words}")));
@@ -275,7 +305,7 @@ mod tests {
             assert!(found.problems.is_empty() && found.ignored.unknown.is_empty(), "{found:?}");
             assert_eq!(found.ignored.kubernetes.len(), injected.len(), "{service}");
         }
-        for name in NAMES.iter().map(|name| name.to_ascii_uppercase()) {
+        for name in names().map(str::to_ascii_uppercase) {
             for value in ["10.96.0.7", "6379", "tcp://10.96.0.7:6379"] {
                 assert!(!is_from_kubernetes(&name, value), "{name}");
             }

@@ -68,6 +68,12 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     if config.http_client_auth != ClientAuth::None && !config.http_tls {
         problems.push("http_client_auth needs http_tls = on".to_owned());
     }
+    if !config.client_certificate_roles.is_empty() && config.grpc_client_auth == ClientAuth::None {
+        problems.push(
+            "client_certificate_roles has no effect: set grpc_client_auth to optional or required"
+                .to_owned(),
+        );
+    }
     let redis_files =
         [&config.redis_ca_file, &config.redis_cert_file, &config.redis_key_file].into_iter();
     if !config.redis_uses_tls() {
@@ -96,10 +102,13 @@ mod tests {
         let (cert, key, ca) =
             (("tls_cert_file", "c"), ("tls_key_file", "k"), ("tls_client_ca_file", "a"));
         let tls = ("redis_url", "rediss://cache");
+        let roles = ("client_certificate_roles", "backend.example=service");
         for (flags, problem) in [
             (&[cert, key][..], ""),
             (&[cert, key, ca, ("grpc_client_auth", "required")], ""),
             (&[cert, key, ca, ("http_client_auth", "optional")], ""),
+            (&[cert, key, ca, ("grpc_client_auth", "optional"), roles], ""),
+            (&[roles], "client_certificate_roles has no effect"),
             (&[tls, ("redis_ca_file", "a")], ""),
             (&[tls, ("redis_cert_file", "c"), ("redis_key_file", "k")], ""),
             (&[cert], "tls_cert_file needs tls_key_file"),

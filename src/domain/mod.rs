@@ -4,11 +4,15 @@
 
 mod ack;
 mod base64;
+mod caller;
 mod claim;
 mod delivery;
 mod field;
+#[cfg(test)]
+mod fuzz;
 mod id;
 mod idempotency_window;
+mod jwt_algorithm;
 mod lost;
 mod name;
 mod order;
@@ -20,11 +24,13 @@ mod reserve;
 mod time;
 
 pub use ack::Ack;
+pub use caller::{CallerRole, CallerRoleError, CertificateRole};
 pub use claim::{claim_text, parse_claim};
 pub use delivery::next_delivery;
 pub use field::{join_field, split_field};
 pub use id::{IdError, ProductId, RequestId, UserId};
 pub use idempotency_window::IdempotencyWindow;
+pub use jwt_algorithm::{JwtAlgorithm, JwtAlgorithmError};
 pub use lost::{Lost, LostOrder};
 pub use name::{NameError, OperatorText, OperatorTextError};
 pub use order::{IdempotencyRecord, Order, Reservation, ReservationState};

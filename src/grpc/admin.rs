@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Services,
+    access::Caller,
     convert::{self, Fields},
     dead::{self, count},
     error::ApiError,
@@ -38,8 +39,11 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::CreateProductsRequest>,
     ) -> Result<Response<pb::CreateProductsResponse>, Status> {
-        let products = convert::new_products(request.into_inner().products)?;
-        let created = self.services.catalogue.create(&products, "operator").await;
+        let (_, extensions, message) = request.into_parts();
+        let mut actor = "operator".to_owned();
+        Caller::of(&extensions)?.set_actor(&mut actor);
+        let products = convert::new_products(message.products)?;
+        let created = self.services.catalogue.create(&products, &actor).await;
         let created = match created.map_err(ApiError::from)? {
             Created::Done { new, .. } => new.len(),
             Created::SupplyDiffers { at, units } => Err(ApiError::supply_differs(at, units))?,
@@ -75,7 +79,8 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::RestockRequest>,
     ) -> Result<Response<pb::RestockResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, mut message) = request.into_parts();
+        Caller::of(&extensions)?.set_actor(&mut message.actor);
         let mut fields = Fields::default();
         let product = fields.parse("product_id", &message.product_id);
         let request = match idempotency_key::request_id(&metadata, &message.request_id) {
@@ -146,8 +151,9 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::ReleaseDeadEntriesRequest>,
     ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
-        let pb::ReleaseDeadEntriesRequest { selector, actor, reason, dry_run } =
-            request.into_inner();
+        let (_, extensions, message) = request.into_parts();
+        let pb::ReleaseDeadEntriesRequest { selector, mut actor, reason, dry_run } = message;
+        Caller::of(&extensions)?.set_actor(&mut actor);
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
         let (counts, effects) = dead::apply(&self.services, Action::Release, message).await?;
         Ok(Response::new(pb::ReleaseDeadEntriesResponse {
@@ -164,7 +170,9 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::RetryDeadEntriesRequest>,
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
-        let pb::RetryDeadEntriesRequest { selector, actor, reason, dry_run } = request.into_inner();
+        let (_, extensions, message) = request.into_parts();
+        let pb::RetryDeadEntriesRequest { selector, mut actor, reason, dry_run } = message;
+        Caller::of(&extensions)?.set_actor(&mut actor);
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
         let (counts, effects) = dead::apply(&self.services, Action::Retry, message).await?;
         Ok(Response::new(pb::RetryDeadEntriesResponse {

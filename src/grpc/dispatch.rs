@@ -1,5 +1,7 @@
 //! Which service answers a call. The calls of `InventoryService` do not pass through tonic's router: it would copy the
 //! parameters of its route into each request, and allocate a future and a body for each call.
+//!
+//! Must never: pass a call to a service that is not behind authentication, but for health checks.
 
 use std::{
     convert::Infallible,
@@ -16,11 +18,12 @@ use tonic::{
 use tower::Service;
 
 use super::{
-    address_limit::AddressLimited, inventory::Inventory,
+    address_limit::AddressLimited, authenticate::Authenticated, inventory::Inventory,
     pb::inventory_service_server::InventoryServiceServer,
 };
 
-type Server = AddressLimited<InventoryServiceServer<Inventory>>;
+/// The type ensures that every call passes the limit of its address and authentication before it reaches the handlers.
+type Server = AddressLimited<Authenticated<InventoryServiceServer<Inventory>>>;
 
 /// `InventoryService` with its limits; absent in a process that does not answer calls.
 #[derive(Clone)]

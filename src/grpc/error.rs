@@ -58,7 +58,7 @@ impl ApiError {
         Self { values: values.into(), ..reason.into() }
     }
 
-    /// A call of an `address` or a `user` that calls too often.
+    /// A call of an `address`, a `principal` or a `user` that calls too often.
     pub(super) fn rate_limited(limited: &str, wait: Duration) -> Self {
         let error = Self::with(Reason::RateLimited, [("limited", limited.to_owned())]);
         Self { delay: Some(wait), ..error }

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     Services,
+    access::Caller,
     admission::{Admission, Taken},
     convert,
     error::ApiError,
@@ -86,7 +87,8 @@ impl InventoryService for Inventory {
         request: Request<pb::ReserveUnitRequest>,
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, mut message) = request.into_parts();
+        Caller::of(&extensions)?.set_user(&mut message.user_id)?;
         let reserve = idempotency_key::reserve(
             &metadata,
             &message.product_id,
@@ -155,10 +157,16 @@ impl InventoryService for Inventory {
         request: Request<pb::GetReservationRequest>,
     ) -> Result<Response<pb::GetReservationResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let id = request.into_inner().reservation_id.parse();
+        let (_, extensions, message) = request.into_parts();
+        let caller = Caller::of(&extensions)?;
+        let id = message.reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
         let found = look_up(&self.admission.services, id).await;
         let found = found.inspect_err(|error| self.admission.count_shed(error))?;
+        if !caller.may_see(&found) {
+            // As for an id that no reservation has.
+            Err(ApiError::from(Reason::ReservationNotFound))?;
+        }
         let reservation = convert::reservation(found);
         Ok(Response::new(pb::GetReservationResponse { reservation: Some(reservation) }))
     }

@@ -28,6 +28,7 @@ const CHECKS_PER_SWEEP: u32 = 16_384;
 pub struct Limits {
     pub concurrency_max_calls: usize,
     pub address_calls_per_second: u32,
+    pub principal_calls_per_second: u32,
     pub user_calls_per_second: u32,
     pub call_timeout: Duration,
     pub request_max_bytes: usize,

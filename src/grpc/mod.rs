@@ -3,14 +3,18 @@
 //!
 //! Must never: validate again what was parsed, decide anything about a unit, or show an internal text to a client.
 
+mod access;
 mod address_limit;
 mod admin;
 mod admission;
+mod authenticate;
 mod convert;
 mod dead;
 mod dispatch;
 mod error;
 mod error_from;
+#[cfg(test)]
+mod fuzz;
 mod idempotency_key;
 mod inventory;
 mod limits;
@@ -34,7 +38,9 @@ use self::{
     address_limit::{AddressLimit, AddressLimited},
     admin::Admin,
     admission::Admission,
+    authenticate::CallerCheck,
     inventory::Inventory,
+    limits::RateLimit,
     reset_on_error::ResetOnError,
     storefront::Storefront,
 };
@@ -46,6 +52,7 @@ pub use self::{
 use crate::{
     ack::Acks,
     audit::Auditor,
+    auth::Authenticator,
     catalogue::Catalogue,
     dead_letters::DeadLetters,
     ledger::{Ledger, Lookups},
@@ -89,13 +96,20 @@ pub struct Services {
     pub catalogue: Catalogue,
     pub dead_letters: DeadLetters,
     pub auditor: Auditor,
+    pub authenticator: Authenticator,
     pub metrics: Metrics,
 }
 
-/// The services of the API: `InventoryService` apart, the others as routes. `limits` apply to buyers; operators have only
-/// `ADMIN_REQUEST_BYTES_MAX`. Requests may be compressed with gzip; the limit of a message applies to its decompressed
-/// size. Responses are not compressed.
-pub fn routes(services: Services, limits: &Limits) -> (InventoryRoute, Routes) {
+/// The services of the API: `InventoryService` apart, the others as routes, with reflection if the settings ask for it.
+/// `limits` apply to buyers; operators have only `ADMIN_REQUEST_BYTES_MAX`. Requests may be compressed with gzip; the limit
+/// of a message applies to its decompressed size. Responses are not compressed. Callers are authenticated after the limit
+/// of their address, because checking a signature costs more than refusing a call. Fails if the descriptor of the API
+/// cannot be read.
+pub fn routes(
+    services: Services,
+    limits: &Limits,
+    reflection: bool,
+) -> Result<(InventoryRoute, Routes), tonic_reflection::server::Error> {
     use pb::{
         admin_service_server::AdminServiceServer, inventory_service_server::InventoryServiceServer,
         storefront_service_server::StorefrontServiceServer,
@@ -110,22 +124,31 @@ pub fn routes(services: Services, limits: &Limits) -> (InventoryRoute, Routes) {
         .max_decoding_message_size(limits.request_max_bytes);
     let reset_on_error = layer_fn(|inner| ResetOnError { inner });
     let limit = AddressLimit::new(limits, services.metrics.clone());
-    let inventory = AddressLimited { limit: limit.clone(), inner: inventory };
+    let caller_check = CallerCheck {
+        authenticator: services.authenticator.clone(),
+        metrics: services.metrics.clone(),
+        principals: RateLimit::per_second(limits.principal_calls_per_second),
+    };
+    let unlimited = CallerCheck { principals: RateLimit::per_second(0), ..caller_check.clone() };
+    let inventory = AddressLimited { limit: limit.clone(), inner: caller_check.around(inventory) };
     let address_limit = layer_fn(move |inner| AddressLimited { limit: limit.clone(), inner });
     let admin = AdminServiceServer::new(Admin { services })
         .accept_compressed(Gzip)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
-    let routes = Routes::new(address_limit.named_layer(reset_on_error.named_layer(storefront)));
-    (InventoryRoute::new(inventory), routes.add_service(admin))
-}
-
-/// Adds reflection in both of its versions, through which clients read the API. Fails if its descriptor cannot be read.
-pub fn reflect(routes: Routes) -> Result<Routes, tonic_reflection::server::Error> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
-    Ok(routes.add_service(v1.accept_compressed(Gzip)).add_service(v1alpha.accept_compressed(Gzip)))
+    let storefront = caller_check.around(reset_on_error.named_layer(storefront));
+    let mut routes =
+        Routes::new(address_limit.named_layer(storefront)).add_service(unlimited.around(admin));
+    if reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Both of its versions: clients use one or the other.
+        let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
+        routes = routes
+            .add_service(unlimited.around(v1.accept_compressed(Gzip)))
+            .add_service(unlimited.around(v1alpha.accept_compressed(Gzip)));
+    }
+    Ok((InventoryRoute::new(inventory), routes))
 }

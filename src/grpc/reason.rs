@@ -77,6 +77,12 @@ reasons! {
         "the message cannot be read as a message of this call";
     MessageTooLarge "MESSAGE_TOO_LARGE": OutOfRange 400 No No
         "the message is too large";
+    CredentialsMissing "CREDENTIALS_MISSING": Unauthenticated 401 No No
+        "the call has no credentials: send an API key or a JWT";
+    CredentialsInvalid "CREDENTIALS_INVALID": Unauthenticated 401 No No
+        "the credentials are not accepted";
+    RoleNotAllowed "ROLE_NOT_ALLOWED": PermissionDenied 403 No No
+        "the role {role} may not make this call";
     SoldOut "SOLD_OUT": FailedPrecondition 409 No No
         "the product is sold out";
     LimitReached "LIMIT_REACHED": FailedPrecondition 409 No No
@@ -107,6 +113,8 @@ reasons! {
         "too many calls are in progress";
     BacklogFull "BACKLOG_FULL": ResourceExhausted 429 No AfterDelay
         "too many accepted orders wait to be stored: retry in {retry_delay}";
+    AuthenticationUnavailable "AUTHENTICATION_UNAVAILABLE": Unavailable 503 No AfterDelay
+        "JWTs cannot be verified yet: repeat the call";
     AckUnavailable "ACK_UNAVAILABLE": Unavailable 503 No AfterDelay
         "the stores cannot give ack = {ack} now";
     Recovering "RECOVERING": Unavailable 503 No AfterDelay

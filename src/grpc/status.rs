@@ -73,6 +73,15 @@ fn number(number: u128) -> MetadataValue<Ascii> {
 static BARE: LazyLock<Vec<Status>> =
     LazyLock::new(|| Reason::ALL.iter().map(|reason| encode((*reason).into())).collect());
 
+/// How to authenticate (RFC 6750). Without credentials it names no error.
+fn challenge(reason: Reason) -> MetadataValue<Ascii> {
+    MetadataValue::from_static(if reason == Reason::CredentialsInvalid {
+        r#"Bearer realm="yoink", error="invalid_token""#
+    } else {
+        r#"Bearer realm="yoink""#
+    })
+}
+
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         if error.is_bare() { BARE[error.reason as usize].clone() } else { encode(error) }
@@ -91,6 +100,9 @@ fn encode(error: ApiError) -> Status {
     }
     if spec.http_status == 409 {
         headers.insert(HTTP_STATUS, MetadataValue::from_static("409"));
+    }
+    if spec.code == Code::Unauthenticated {
+        headers.insert("www-authenticate", challenge(error.reason));
     }
     let mut details = ErrorDetails::new();
     if let Some(delay) = error.retry_delay() {
@@ -134,6 +146,7 @@ mod tests {
             (refusal(Outcome::SaleClosed { closes_at_ms }), &[]),
             (refusal(Outcome::BacklogFull { retry_after: wait }), &["retry_delay"]),
             (ApiError::too_many_units(), &["limit"]),
+            (ApiError::with(Reason::RoleNotAllowed, [("role", "customer".to_owned())]), &["role"]),
             (ApiError::supply_differs(5, 9), &["field", "units"]),
             (ApiError::rate_limited("user", wait), &["limited", "retry_delay"]),
             (AckError::Unavailable(Ack::Replica).into(), &["ack"]),
@@ -187,6 +200,8 @@ mod tests {
             assert_eq!(status.code(), spec.code, "{reason:?}");
             let http_status = status.metadata().get(HTTP_STATUS).is_some();
             assert_eq!(http_status, spec.http_status == 409, "{reason:?}");
+            let challenged = status.metadata().get("www-authenticate").is_some();
+            assert_eq!(challenged, spec.code == Code::Unauthenticated, "{reason:?}");
             let delayed = status.get_details_retry_info().is_some();
             assert_eq!(delayed, spec.retry == Retry::AfterDelay, "{reason:?}");
             assert_eq!(delayed, info.metadata.contains_key("retry_delay"), "{reason:?}");
@@ -200,6 +215,21 @@ mod tests {
                 AppliedRule::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
                 AppliedRule::No if partly_done => assert_eq!(applied, Some("maybe")),
                 AppliedRule::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn unauthenticated_call_gets_a_challenge_and_its_status_is_encoded_once() {
+        for (reason, challenge) in [
+            (Reason::CredentialsMissing, r#"Bearer realm="yoink""#),
+            (Reason::CredentialsInvalid, r#"Bearer realm="yoink", error="invalid_token""#),
+        ] {
+            assert!(ApiError::from(reason).is_bare(), "{reason:?}");
+            for status in [encode(reason.into()), Status::from(ApiError::from(reason))] {
+                assert_eq!(status.metadata().get("www-authenticate").unwrap(), challenge);
+                let response: http::Response<()> = status.into_http();
+                assert_eq!(response.headers()["www-authenticate"], challenge);
             }
         }
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
+    access::Caller,
     admission::Admission,
     error::ApiError,
     idempotency_key,
@@ -44,7 +45,8 @@ impl StorefrontService for Storefront {
         request: Request<pb::PlaceOrderRequest>,
     ) -> Result<Response<pb::PlaceOrderResponse>, Status> {
         let _permit = self.admission.enter()?;
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, mut message) = request.into_parts();
+        Caller::of(&extensions)?.set_user(&mut message.user_id)?;
         let reserve = idempotency_key::reserve(
             &metadata,
             &message.product_id,

@@ -5,6 +5,7 @@
 
 mod actions;
 mod address;
+mod api_keys;
 mod audit;
 mod catalogue;
 mod error;
@@ -25,6 +26,7 @@ mod void;
 
 pub use actions::{ActionBy, ActionRecord, RecordedAction, UnfinishedRecord};
 pub use address::Address;
+pub use api_keys::{ApiKeyRecord, NewApiKey, Revoked, UsableApiKey, UsableApiKeys};
 pub use audit::{AuditCut, AuditRows, LedgerUnits};
 pub use catalogue::{Changes, Restock, Restocked, SaleChange, UpdateError};
 pub use error::{Cause, LedgerError, Sqlstate, code_of};

@@ -1,6 +1,7 @@
 //! A caller: makes one call after the other on one connection.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Sender, Target},
+    credential::Credential,
     message::{Requests, Responses},
     outcome::{Kind, Outcome},
     plan::Call,
@@ -28,14 +30,24 @@ use super::{
 const BODY_MAX_BYTES: usize = 64 * 1024;
 
 /// The head of every request of a run.
-#[derive(Debug)]
 pub(super) struct Head {
     uri: Uri,
     headers: HeaderMap,
 }
 
+impl fmt::Debug for Head {
+    /// Without the headers, which may have a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Head").field("uri", &self.uri).finish_non_exhaustive()
+    }
+}
+
 impl Head {
-    pub(super) fn new(call: Call, target: &Target) -> Result<Self, http::Error> {
+    pub(super) fn new(
+        call: Call,
+        credential: Option<&Credential>,
+        target: &Target,
+    ) -> Result<Self, http::Error> {
         let path = match call {
             Call::ReserveUnit => "/yoink.v1.InventoryService/ReserveUnit",
             Call::HealthCheck => "/grpc.health.v1.Health/Check",
@@ -46,7 +58,11 @@ impl Head {
             (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
             (header::TE, HeaderValue::from_static("trailers")),
         ];
-        Ok(Self { uri: uri.build()?, headers: headers.into_iter().collect() })
+        let mut headers: HeaderMap = headers.into_iter().collect();
+        if let Some(credential) = credential {
+            credential.add_to(&mut headers);
+        }
+        Ok(Self { uri: uri.build()?, headers })
     }
 
     fn request(&self) -> Request<()> {

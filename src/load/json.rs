@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::{
+    credential::Credential,
     outcome::Outcomes,
     plan::{Call, Pace, Plan, Users},
     report::{PERCENTILES, Report, Second},
@@ -87,6 +88,7 @@ fn plan(plan: &Plan) -> Value {
     };
     json!({
         "target": plan.target,
+        "credential_header": plan.credential.as_ref().map(Credential::header),
         "call": call,
         "loop": if rate.is_some() { "open" } else { "closed" },
         "rate": rate,

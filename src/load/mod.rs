@@ -33,6 +33,7 @@ mod backlog;
 mod caller;
 mod choice;
 mod connection;
+mod credential;
 mod html;
 mod json;
 mod message;
@@ -46,6 +47,7 @@ mod schedule;
 mod status;
 mod worker;
 
+pub use credential::{Credential, CredentialError};
 pub use outcome::{Kind, Outcome, Outcomes};
 pub use plan::{Call, Choice, LoadError, Pace, Plan, Users};
 pub use report::{ConnectionCounts, Report, Second};

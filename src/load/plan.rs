@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::choice::COUNT_MAX;
+use super::{choice::COUNT_MAX, credential::Credential};
 use crate::{
     grpc::pb,
     tls::{ClientTls, TlsError},
@@ -98,6 +98,8 @@ pub struct Plan {
     pub target: String,
     /// How connections to the service use TLS, if they do.
     pub tls: Option<ClientTls>,
+    /// What each call authenticates with, if it does.
+    pub credential: Option<Credential>,
     /// What is called.
     pub call: Call,
     /// When calls start.
@@ -143,6 +145,7 @@ impl Plan {
         Self {
             target: target.into(),
             tls: None,
+            credential: None,
             call: Call::ReserveUnit,
             pace: Pace::Closed,
             connections: 8,

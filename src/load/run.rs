@@ -129,7 +129,7 @@ impl Running {
             running.recorders.push(recorder.clone());
             let shared = Shared {
                 target: target.clone(),
-                head: Head::new(plan.call, target)?,
+                head: Head::new(plan.call, plan.credential.as_ref(), target)?,
                 timeout: plan.timeout,
                 budget: budget.clone(),
                 ending: ending.clone(),

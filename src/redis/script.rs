@@ -75,7 +75,7 @@ impl<T> Script<T> {
 
     /// Parses a reply, whose first element is its status.
     /// `Fenced` when the script found its partition fenced, `Malformed` when this script gives no such reply.
-    pub(super) fn parse(&self, reply: &Value) -> Result<T, RedisCallError> {
+    pub(crate) fn parse(&self, reply: &Value) -> Result<T, RedisCallError> {
         let Value::Array(items) = reply else {
             return Err(RedisCallError::Malformed(vec![format!("{reply:?}")]));
         };
@@ -105,7 +105,7 @@ macro_rules! script {
     ($script:ident: $reply:ty = $name:literal, $body:expr, [$($key:ident),*] {
         $($elements:pat => $meaning:expr,)*
     }) => {
-        static $script: $crate::redis::Script<$reply> = $crate::redis::Script::new(
+        pub(super) static $script: $crate::redis::Script<$reply> = $crate::redis::Script::new(
             $name,
             $body,
             &[$($crate::redis::Key::$key),*],

@@ -4,6 +4,8 @@
 //! the first call is unknown.
 
 mod batcher;
+#[cfg(test)]
+mod fuzz;
 mod products;
 mod read;
 mod release;

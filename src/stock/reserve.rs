@@ -161,7 +161,7 @@ fn label(decision: &Decision) -> &'static str {
 
 /// The decision in an answer to the request with this random part; `None` for an answer that the script never gives.
 /// `wait` is how long to wait for a backlog of which so many entries have been removed.
-fn decode(
+pub(super) fn decode(
     answer: &str,
     PartitionEpoch { partition, epoch }: PartitionEpoch,
     random: u64,

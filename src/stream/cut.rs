@@ -64,7 +64,7 @@ pub enum CutError {
 }
 
 /// A record of the reply.
-enum Record {
+pub(super) enum Record {
     Product { product: ProductId, stock: i64, supply: i64 },
     Entry { in_dead: bool, orders_id: String, product: String, random: String },
     Bucket(IdempotencyCut),

@@ -7,6 +7,8 @@ mod cut;
 mod dead;
 mod drain;
 mod entry;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod read;
 

@@ -54,6 +54,8 @@ instruments! {
     /// The instruments of a process.
     Instruments {
         calls: Histogram<f64> = "rpc.server.call.duration", "gRPC calls.";
+        authentication_failures: Counter<u64> = "yoink.authentication_failures",
+            "Calls refused because their caller is not authenticated.";
         shed: Counter<u64> = "yoink.shed", "Calls refused before a unit was taken.";
         ack_wait: Histogram<f64> = "yoink.ack.wait_duration",
             "From accepted to answered, of calls that wait for replicas or the ledger.";

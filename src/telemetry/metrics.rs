@@ -105,6 +105,7 @@ impl Metrics {
         for reason in DROPPED_CONNECTIONS {
             self.instruments().redis_dropped.add(0, &[KeyValue::new("reason", reason)]);
         }
+        self.allow_authentication_failures(["missing"]);
         self.instruments().dead_letters.add(0, &[]);
         self.instruments().unlisted.add(0, &[KeyValue::new("sqlstate", "none")]);
     }
@@ -158,6 +159,18 @@ impl Metrics {
     /// A call was shed: refused before a unit was taken; `reason` is one of the API's.
     pub fn record_shed(&self, reason: &'static str) {
         self.instruments().shed.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// A caller could not be authenticated; `cause` is one of a fixed set.
+    pub fn record_authentication_failure(&self, cause: &'static str) {
+        let labels = [KeyValue::new("cause", cause)];
+        self.instruments().authentication_failures.add(1, &labels);
+    }
+
+    /// Exports a counter for each cause from the start.
+    pub fn allow_authentication_failures(&self, causes: impl IntoIterator<Item = &'static str>) {
+        let failures = &self.instruments().authentication_failures;
+        causes.into_iter().for_each(|cause| failures.add(0, &[KeyValue::new("cause", cause)]));
     }
 
     /// An answer has waited for its acknowledgement.

@@ -6,6 +6,8 @@
 mod client;
 mod der;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod peer;
 mod reload;
 mod server;

@@ -7,12 +7,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::TlsStream;
+
+use super::peer;
 
 /// A TCP connection, with or without TLS.
 #[derive(Debug)]
@@ -32,11 +33,12 @@ impl Stream {
         }
     }
 
-    /// The certificate that the peer presented, which was verified.
-    pub fn peer_certificate(&self) -> Option<Arc<CertificateDer<'static>>> {
+    /// The names of the certificate that the peer presented. The handshake has verified it: a listener that verifies none
+    /// asks for none.
+    pub fn peer_certificate_names(&self) -> Option<Arc<[String]>> {
         let Self::Tls(stream) = self else { return None };
         let certificates = stream.get_ref().1.peer_certificates()?;
-        certificates.first().map(|certificate| Arc::new(certificate.clone().into_owned()))
+        certificates.first().map(peer::names)
     }
 }
 

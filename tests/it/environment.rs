@@ -312,8 +312,12 @@ async fn reflection_beyond_loopback_is_off_unless_set() {
     for (listen, reflection, lists) in
         [(":0", "on", true), (":0", "auto", false), ("localhost:0", "auto", true)]
     {
-        let settings =
-            [("grpc_listen", listen), ("http_listen", "localhost:0"), ("reflection", reflection)];
+        let settings = [
+            ("grpc_listen", listen),
+            ("http_listen", "localhost:0"),
+            ("reflection", reflection),
+            ("authentication", "off"),
+        ];
         let mut service = Binary::serve(&env, &settings, None);
         let channel = service.channel().await;
         let address = service.address().unwrap();

@@ -6,6 +6,7 @@ mod harness;
 
 mod ack;
 mod addresses;
+mod auth;
 mod bad_input;
 mod catalogue;
 mod commands;
@@ -34,6 +35,7 @@ mod poolers;
 mod sale;
 mod schema;
 mod scripts;
+mod secrets;
 mod tls;
 mod traces;
 mod values;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     process::{Child, Command, Stdio},
 };
 
@@ -16,16 +16,21 @@ use serde_json::Value as Json;
 
 use crate::{
     harness::{eventually, scratch_dir},
-    listening::listening,
+    listening::{listening, listening_at},
 };
 
 /// These tests do not depend on the speed of the machine; `make bench-listing` uses the deployed 15 s.
 const ROUTE_TIMEOUT: &str = "600s";
 
+/// Where Envoy serves operators' calls: not on the address of the other listener, by which the two are told apart.
+const OPERATORS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
 /// A running Envoy in front of one address.
 pub struct Envoy {
     child: Child,
     pub address: SocketAddr,
+    /// Where operators' calls are served.
+    pub operators: SocketAddr,
     client: Client<HttpConnector, Full<bytes::Bytes>>,
 }
 
@@ -59,22 +64,22 @@ impl Envoy {
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
         command.env("DIR", &dir).env("YOINK", env!("CARGO_BIN_EXE_yoink"));
         command.env("PORT", "0").env("GRPC", service.to_string());
-        command.env("ROUTE_TIMEOUT", ROUTE_TIMEOUT);
+        command.env("ROUTE_TIMEOUT", ROUTE_TIMEOUT).env("OPERATORS", format!("{OPERATORS}:0"));
         let log = File::create(dir.join("envoy.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let address = eventually("Envoy listens", async || {
+        let (address, operators) = eventually("Envoy listens", async || {
             let log = || fs::read_to_string(dir.join("envoy.log")).unwrap();
             assert!(child.try_wait().unwrap().is_none(), "Envoy ended: {}", log());
-            listening(child.id())
+            Some((listening(child.id())?, listening_at(child.id(), OPERATORS)?))
         })
         .await;
         let config = fs::read_to_string(dir.join("envoy.yaml")).unwrap();
         for name in ["timeout", "grpc_timeout_header_max"] {
             assert!(config.contains(&format!(" {name}: {ROUTE_TIMEOUT}")), "{config}");
         }
-        Self { child, address, client }
+        Self { child, address, operators, client }
     }
 
     /// Sends a request and reads the whole answer.
@@ -86,9 +91,19 @@ impl Envoy {
         (parts, body.collect().await.unwrap().to_bytes())
     }
 
-    async fn json(&self, method: Method, path: &str, body: Option<&Json>) -> Answer {
+    /// Sends a request with these headers; the answer has JSON.
+    pub async fn json(
+        &self,
+        address: SocketAddr,
+        (method, path): (Method, &str),
+        headers: &[(&str, &str)],
+        body: Option<&Json>,
+    ) -> Answer {
         let mut request = Request::builder().method(method);
-        request = request.uri(format!("http://{}{path}", self.address));
+        request = request.uri(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
@@ -101,11 +116,11 @@ impl Envoy {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.json(Method::GET, path, None).await
+        self.json(self.address, (Method::GET, path), &[], None).await
     }
 
     pub async fn post(&self, path: &str, body: &Json) -> Answer {
-        self.json(Method::POST, path, Some(body)).await
+        self.json(self.address, (Method::POST, path), &[], Some(body)).await
     }
 
     /// Buys one unit.

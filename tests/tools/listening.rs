@@ -7,6 +7,11 @@ use std::{
 
 /// Where a process listens, once it does.
 pub fn listening(pid: u32) -> Option<SocketAddr> {
+    listening_at(pid, Ipv4Addr::LOCALHOST)
+}
+
+/// Where a process listens on this address, once it does.
+pub fn listening_at(pid: u32, ip: Ipv4Addr) -> Option<SocketAddr> {
     let opened = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
     let opened = opened.filter_map(|entry| fs::read_link(entry.path()).ok());
     let sockets: Vec<String> = opened
@@ -21,8 +26,8 @@ pub fn listening(pid: u32) -> Option<SocketAddr> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let listens = *fields.get(3)? == "0A" && sockets.iter().any(|own| own == fields[9]);
         let (address, port) = fields[1].split_once(':')?;
-        let address = u32::from_str_radix(address, 16).ok()?.swap_bytes();
+        let address = Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?.swap_bytes());
         let port = u16::from_str_radix(port, 16).ok()?;
-        listens.then(|| SocketAddr::from((Ipv4Addr::from(address), port)))
+        (listens && address == ip).then(|| SocketAddr::from((address, port)))
     })
 }

@@ -7,6 +7,7 @@
 mod harness;
 
 mod alerts;
+mod authentication;
 mod bench;
 mod clients;
 mod compose;
@@ -23,3 +24,4 @@ mod prometheus;
 mod readme;
 mod rest;
 mod running_load;
+mod sbom;

@@ -122,7 +122,7 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         let address = self.stream.tcp().peer_addr().ok();
-        Peer { address, certificate: self.stream.peer_certificate() }
+        Peer { address, certificate_names: self.stream.peer_certificate_names() }
     }
 }
 

@@ -1,6 +1,8 @@
 //! `yoink import`: a catalogue from a CSV or JSON file. Every product is created, or none.
 
 mod csv_file;
+#[cfg(test)]
+mod fuzz;
 mod json_file;
 mod position;
 mod row;

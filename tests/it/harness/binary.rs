@@ -127,10 +127,11 @@ impl Binary {
         Self::from_command(command)
     }
 
-    /// Any command that serves.
+    /// Any command that serves. Its log has everything that it prints.
     pub fn from_command(mut command: Command) -> Self {
         let log = scratch_dir("serve").join("log");
-        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        let file = File::create(&log).unwrap();
+        command.stdout(file.try_clone().unwrap()).stderr(file);
         Self { child: command.spawn().unwrap(), log }
     }
 

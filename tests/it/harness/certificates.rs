@@ -7,7 +7,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SigningKey as _,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
+    SigningKey as _,
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use yoink::tls::der_element;
@@ -84,10 +85,14 @@ impl Authority {
         self.dir.join("ca.pem").to_str().unwrap().to_owned()
     }
 
-    /// Signs a certificate for these names and addresses: `name.pem` and `name.key`.
+    /// Signs a certificate for these names, addresses and URIs: `name.pem` and `name.key`.
     pub fn issue(&self, name: &str, alternative_names: &[&str], validity: Validity) -> Issued {
-        let names: Vec<String> = alternative_names.iter().map(|&name| name.to_owned()).collect();
+        let (uris, names): (Vec<&str>, Vec<&str>) =
+            alternative_names.iter().copied().partition(|name| name.contains("://"));
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names).unwrap();
+        let uris = uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap()));
+        params.subject_alt_names.extend(uris);
         params.distinguished_name.push(DnType::CommonName, name);
         if validity == Validity::Expired {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);

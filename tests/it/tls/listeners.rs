@@ -216,7 +216,7 @@ async fn expired_certificate_of_the_service_is_refused_by_its_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_do_not_finish_their_handshake_delay_nobody_and_are_limited() {
+async fn clients_that_do_not_finish_their_handshake_delay_no_others_and_are_limited() {
     let env = TestEnv::new().await;
     let authority = Authority::new();
     let server = authority.issue("server", &["127.0.0.1"], Validity::Now);

@@ -1,5 +1,6 @@
 //! TLS: the listeners, the load generator, Redis and Postgres, with certificates of throw-away authorities.
 
+mod certificate_roles;
 mod client_certificates;
 mod listeners;
 mod postgres;

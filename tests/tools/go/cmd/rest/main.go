@@ -32,7 +32,8 @@ func main() {
 	check(listed.Id == "shoe" && listed.Price == 19.99 && *listed.Stock == 5, "the product is an object with its fields")
 
 	request, stored := "request-1", rest.ReserveUnitRequestAck("ACK_LEDGER")
-	order := rest.ReserveUnitRequest{ProductId: "shoe", UserId: "ann", RequestId: &request, Ack: &stored}
+	ann, bob, invalid := "ann", "bob", "a b"
+	order := rest.ReserveUnitRequest{ProductId: "shoe", UserId: &ann, RequestId: &request, Ack: &stored}
 	reserve := func(order rest.ReserveUnitRequest) *rest.InventoryServiceReserveUnitResponse {
 		return must(client.InventoryServiceReserveUnitWithResponse(ctx, nil, order))
 	}
@@ -41,12 +42,12 @@ func main() {
 	again := reserve(order)
 	check(again.StatusCode() == 200 && again.JSON200.Duplicate, "200: a duplicate")
 	check(again.JSON200.Reservation.ReservationId == first.JSON201.Reservation.ReservationId, "the same reservation")
-	accepted := reserve(rest.ReserveUnitRequest{ProductId: "shoe", UserId: "bob"})
+	accepted := reserve(rest.ReserveUnitRequest{ProductId: "shoe", UserId: &bob})
 	check(accepted.StatusCode() == 202 && accepted.JSON202.Remaining == "3", "202: accepted")
 
-	unknown := reserve(rest.ReserveUnitRequest{ProductId: "nothing", UserId: "ann"})
+	unknown := reserve(rest.ReserveUnitRequest{ProductId: "nothing", UserId: &ann})
 	check(unknown.JSON404.Code == 5 && *unknown.JSON404.Details[0].Reason == "PRODUCT_NOT_FOUND", "404 with its reason")
-	wrong := reserve(rest.ReserveUnitRequest{ProductId: "shoe", UserId: "a b"})
+	wrong := reserve(rest.ReserveUnitRequest{ProductId: "shoe", UserId: &invalid})
 	var field string
 	for _, detail := range wrong.JSON400.Details {
 		if detail.FieldViolations != nil {

@@ -1,0 +1,235 @@
+//! JWTs: which are accepted, which are refused, and how their keys are replaced.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ring::hmac;
+use serde_json::{Value, json};
+use yoink::{
+    app::Role,
+    grpc::pb::{GetReservationRequest, ReserveUnitRequest},
+};
+
+use super::{
+    REQUIRED, answer, assert_refused, list, refused_for,
+    signer::{Signer, claims, encode, now, unsigned},
+    with_token,
+};
+use crate::harness::{Service, TestEnv, eventually, product, scratch_dir};
+
+fn write_keys(file: &Path, keys: &[Value]) {
+    // Renamed, as a file that others read should be replaced.
+    let new = file.with_extension("new");
+    fs::write(&new, json!({"keys": keys}).to_string()).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+fn key_file(keys: &[Value]) -> PathBuf {
+    let file = scratch_dir("jwks").join("jwks.json");
+    write_keys(&file, keys);
+    file
+}
+
+async fn serve(env: &TestEnv, file: &Path, more: &[(&'static str, &str)]) -> Service {
+    let settings = [
+        REQUIRED,
+        ("jwt_jwks_file", file.to_str().unwrap()),
+        ("jwt_issuer", "https://id.example"),
+        ("jwt_audience", "yoink"),
+        ("jwt_algorithms", "RS256,ES256,EdDSA"),
+    ];
+    env.serve(Role::All, &[&settings, more].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_jwt_is_refused_with_one_answer_and_its_cause_is_counted() {
+    let env = TestEnv::new().await;
+    let (ec, rsa, other) = (Signer::ec(), Signer::rsa(), Signer::ec());
+    let file = key_file(&[ec.jwk("a"), rsa.jwk("r")]);
+    let service = serve(&env, &file, &[]).await;
+    let valid = ec.token(&claims(json!({})));
+    list(service.channel(), Some(&valid)).await.unwrap();
+    list(service.channel(), Some(&valid)).await.unwrap();
+
+    let header = |change: &str, value: Value| {
+        let mut header = json!({"alg": "ES256", "kid": "a"});
+        header[change] = value;
+        header
+    };
+    let good = claims(json!({}));
+    let none = format!("{}.", unsigned(&header("alg", json!("none")), &good));
+    // A verifier that takes the algorithm from the token would use the public key as a shared secret.
+    let hs256 = unsigned(&json!({"alg": "HS256", "kid": "r"}), &good);
+    let Signer::Rsa(pair) = &rsa else { panic!("a pair of RSA keys") };
+    let shared = hmac::Key::new(hmac::HMAC_SHA256, pair.public().as_ref());
+    let hs256 = format!("{hs256}.{}", encode(hmac::sign(&shared, hs256.as_bytes())));
+    let (message, signature) = valid.rsplit_once('.').unwrap();
+    let changed = message.replace(
+        message.split('.').nth(1).unwrap(),
+        &encode(claims(json!({"sub": "bob"})).to_string()),
+    );
+    let cases = [
+        ("jwt_malformed", "a.b.c".to_owned()),
+        ("jwt_malformed", "garbage".to_owned()),
+        ("jwt_malformed", message.to_owned()),
+        ("jwt_malformed", none),
+        ("jwt_malformed", ec.token_with(&header("crit", json!(["b64"])), &good)),
+        ("jwt_malformed", "a".repeat(8193)),
+        ("jwt_algorithm", hs256),
+        ("jwt_algorithm", rsa.token_with(&json!({"alg": "PS256", "kid": "r"}), &good)),
+        ("jwt_algorithm", ec.token_with(&json!({"alg": "ES256", "kid": "r"}), &good)),
+        ("jwt_key_unknown", ec.token_with(&header("kid", json!("b")), &good)),
+        ("jwt_key_unknown", ec.token_with(&json!({"alg": "ES256"}), &good)),
+        ("jwt_signature", other.token(&good)),
+        ("jwt_signature", format!("{changed}.{signature}")),
+        ("jwt_signature", format!("{message}.")),
+        ("jwt_expired", ec.token(&claims(json!({"exp": now() - 31})))),
+        ("jwt_expired", ec.token(&claims(json!({"exp": null})))),
+        ("jwt_expired", ec.token(&claims(json!({"exp": "never"})))),
+        ("jwt_not_yet_valid", ec.token(&claims(json!({"nbf": now() + 3600})))),
+        ("jwt_issuer", ec.token(&claims(json!({"iss": "https://other.example"})))),
+        ("jwt_issuer", ec.token(&claims(json!({"iss": null})))),
+        ("jwt_audience", ec.token(&claims(json!({"aud": ["other"]})))),
+        ("jwt_audience", ec.token(&claims(json!({"aud": null})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": null})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": "a b"})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": 7})))),
+    ];
+    for (cause, token) in cases {
+        let before = refused_for(&service, cause).await;
+        assert_refused(list(service.channel(), Some(&token)).await, &token);
+        assert_eq!(refused_for(&service, cause).await, before + 1, "{cause}: {token}");
+    }
+    let mut request = tonic::Request::new(yoink::grpc::pb::ListProductsRequest::default());
+    let bytes =
+        tonic::metadata::MetadataValue::try_from(b"Bearer a.\xc3\xa9.c".as_slice()).unwrap();
+    request.metadata_mut().insert("authorization", bytes);
+    assert_refused(service.buyers().list_products(request).await.map(drop), "non-ASCII");
+    list(service.channel(), Some(&valid)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jwt_of_each_algorithm_is_that_of_a_customer_within_the_clock_skew() {
+    let env = TestEnv::new().await;
+    let signers = [Signer::ec(), Signer::ed(), Signer::rsa()];
+    for signer in &signers {
+        let file = key_file(&[signer.jwk("a")]);
+        let service = serve(&env, &file, &[("jwt_clock_skew_s", "600")]).await;
+        for change in [
+            json!({}),
+            json!({"aud": "yoink", "nbf": null}),
+            json!({"exp": now() - 60}),
+            json!({"nbf": now() + 60}),
+        ] {
+            let token = signer.token(&claims(change.clone()));
+            let called = list(service.channel(), Some(&token)).await;
+            assert_eq!(answer(called), "OK", "{} {change}", signer.algorithm());
+        }
+        service.stop().await;
+    }
+    let file = key_file(&[signers[0].jwk("a")]);
+    let service = serve(&env, &file, &[]).await;
+    let plain = env.serve(Role::Api, &[]).await;
+    plain.create(product("shoe", 10)).await;
+    let bobs = plain.buy("shoe", "bob", "r").await.unwrap().reservation_id;
+    let token = signers[0].token(&claims(json!({})));
+    let request = ReserveUnitRequest { product_id: "shoe".to_owned(), ..Default::default() };
+    let reserved = eventually("the product is known", async || {
+        service.buyers().reserve_unit(with_token(request.clone(), Some(&token))).await.ok()
+    })
+    .await;
+    let reservation = reserved.into_inner().reservation.unwrap();
+    assert_eq!(reservation.user_id, "ann");
+    for (reservation_id, expected) in
+        [(reservation.reservation_id, "OK"), (bobs, "RESERVATION_NOT_FOUND")]
+    {
+        let request = with_token(GetReservationRequest { reservation_id }, Some(&token));
+        assert_eq!(answer(service.buyers().get_reservation(request).await), expected);
+    }
+    env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_the_settings_name_user_and_role() {
+    let env = TestEnv::new().await;
+    let signer = Signer::ed();
+    let file = key_file(&[signer.jwk("a")]);
+    let settings = [("jwt_user_claim", "email"), ("jwt_role_claim", "roles")];
+    let service = serve(&env, &file, &settings).await;
+    let audit = async |change: Value| {
+        let token = signer.token(&claims(change));
+        let request = with_token(yoink::grpc::pb::AuditRequest {}, Some(&token));
+        answer(service.admin().audit(request).await)
+    };
+    let email = "ann@shop.example";
+    assert_eq!(audit(json!({"email": email, "roles": ["uma", "auditor"]})).await, "OK");
+    assert_eq!(audit(json!({"email": email, "roles": "operator"})).await, "OK");
+    assert_eq!(audit(json!({"email": email, "roles": "customer"})).await, "ROLE_NOT_ALLOWED");
+    for wrong in [
+        json!({"roles": "operator"}),
+        json!({"email": email}),
+        json!({"email": email, "roles": "root"}),
+        json!({"email": email, "roles": ["operator", "auditor"]}),
+    ] {
+        assert_eq!(audit(wrong.clone()).await, "CREDENTIALS_INVALID", "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signing_keys_are_replaced_while_the_service_runs() {
+    let env = TestEnv::new().await;
+    let (old, new) = (Signer::ec(), Signer::ec());
+    let file = key_file(&[old.jwk("a")]);
+    let service = serve(&env, &file, &[]).await;
+    let old_token = old.token(&claims(json!({})));
+    let new_token = new.token_with(&json!({"alg": "ES256", "kid": "b"}), &claims(json!({})));
+    list(service.channel(), Some(&old_token)).await.unwrap();
+    assert_refused(list(service.channel(), Some(&new_token)).await, "unknown");
+
+    write_keys(&file, &[old.jwk("a"), new.jwk("b")]);
+    eventually("the new key is used", async || {
+        list(service.channel(), Some(&old_token)).await.unwrap();
+        list(service.channel(), Some(&new_token)).await.ok()
+    })
+    .await;
+    // A token that was verified before is verified again.
+    write_keys(&file, &[new.jwk("b")]);
+    let refused = eventually("the old key is dropped", async || {
+        list(service.channel(), Some(&new_token)).await.unwrap();
+        list(service.channel(), Some(&old_token)).await.err()
+    });
+    assert_refused(Err(refused.await), "dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_stay_in_use_while_their_file_cannot_be_used_and_a_start_is_refused() {
+    let env = TestEnv::new().await;
+    let (signer, next) = (Signer::ec(), Signer::ec());
+    let file = key_file(&[signer.jwk("a")]);
+    let service = serve(&env, &file, &[]).await;
+    let token = signer.token(&claims(json!({})));
+    fs::write(&file, "not json").unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    let settings = [
+        REQUIRED,
+        ("jwt_jwks_file", path.as_str()),
+        ("jwt_issuer", "https://id.example"),
+        ("jwt_audience", "yoink"),
+    ];
+    let start = tokio::task::block_in_place(|| {
+        crate::harness::run_yoink_with(&env, &settings, &["serve", "--role", "api"])
+    });
+    let message = String::from_utf8_lossy(&start.stderr).into_owned();
+    assert!(!start.status.success() && message.contains("jwt_jwks_file"), "{message}");
+    list(service.channel(), Some(&token)).await.unwrap();
+    // The file is read again: the service has tried, and used, what it had before.
+    write_keys(&file, &[signer.jwk("a"), next.jwk("b")]);
+    let next_token = next.token_with(&json!({"alg": "ES256", "kid": "b"}), &claims(json!({})));
+    eventually("the corrected file is used", async || {
+        list(service.channel(), Some(&token)).await.unwrap();
+        list(service.channel(), Some(&next_token)).await.ok()
+    })
+    .await;
+}
