@@ -7,12 +7,13 @@
 # The service: built with Rust on bookworm, run on bookworm-slim (the same glibc).
 FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /build
-# What the binary is made of: lua/, migrations/ and the catalogue are embedded, proto/ is compiled by build.rs.
+# What the binary is made of: lua/, migrations/, the catalogue and the users of both stores are embedded, proto/ is compiled by build.rs.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY lua lua
 COPY migrations migrations
-COPY deploy/catalogue.csv deploy/catalogue.csv
+COPY deploy/catalogue.csv deploy/redis.acl deploy/
+COPY deploy/postgres deploy/postgres
 COPY src src
 # The build has no repository that build.rs could ask. `yoink --version` shows this value.
 ARG YOINK_COMMIT=unknown
@@ -32,7 +33,8 @@ COPY --chmod=0644 deploy/redis.conf /usr/local/etc/redis/redis.conf
 CMD ["redis-server", "/usr/local/etc/redis/redis.conf"]
 
 FROM postgres:18.6-bookworm@sha256:3725f4e2499eef5134592b3b4ab79a543ed7f8e533b05b5b637af926630f6650 AS postgres
-COPY --chmod=0755 deploy/compose/postgres-role.sh /docker-entrypoint-initdb.d/postgres-role.sh
+COPY --chmod=0644 deploy/postgres/roles.sql /usr/share/yoink/roles.sql
+COPY --chmod=0755 deploy/compose/postgres-roles.sh /docker-entrypoint-initdb.d/postgres-roles.sh
 
 FROM prom/prometheus:v3.13.3@sha256:6976aa8a60fec930796ce5772b8d12da7a318a5daa8d40d69c5c7819a05eeed7 AS prometheus
 COPY --chmod=0755 deploy/prometheus /etc/prometheus
@@ -43,6 +45,7 @@ COPY --chmod=0755 deploy/grafana/dashboards /var/lib/grafana-dashboards
 
 # Makes the passwords of a deployment. It runs as root, because it gives each file an owner.
 FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS passwords
+COPY --chmod=0644 deploy/redis.acl /usr/share/yoink/redis.acl
 COPY --chmod=0755 deploy/compose/passwords.sh /usr/local/bin/passwords.sh
 ENTRYPOINT ["passwords.sh"]
 

@@ -69,14 +69,14 @@ impl Bench {
 
     async fn database(&self, name: &str) -> anyhow::Result<()> {
         self.postgres.create_database(name)?;
-        yoink::ledger::migrate(&self.postgres.url(name).parse()?).await?;
+        yoink::ledger::migrate(&self.postgres.superuser_url(name).parse()?).await?;
         Ok(())
     }
 
     fn config(&self, name: &str) -> anyhow::Result<Config> {
         let flags = [
-            ("redis_url", self.redis.url()),
-            ("postgres_url", self.postgres.url(name)),
+            ("redis_url", self.redis.admin_url()),
+            ("postgres_url", self.postgres.superuser_url(name)),
             ("key_prefix", name.to_owned()),
             ("log_filter", "error".to_owned()),
         ];
@@ -178,7 +178,7 @@ async fn stops(bench: &Bench, rows: usize, file: &Path) -> anyhow::Result<[Durat
     let shutdown = CancellationToken::new();
     let running = TaskTracker::new().spawn(app.run(shutdown.clone()));
     let mut service = Service::connect(address).await?;
-    let (last, url) = (format!("p-{:07}", rows - 1), bench.postgres.url(&name));
+    let (last, url) = (format!("p-{:07}", rows - 1), bench.postgres.superuser_url(&name));
     let started = Instant::now();
     let import = import(&url, file);
     tokio::pin!(import);
@@ -207,7 +207,7 @@ async fn measure(bench: &Bench, rows: usize) -> anyhow::Result<()> {
     let proxy = Proxy::postgres(bench.postgres.port()).await;
     proxy.delay(Duration::from_micros(1500), Duration::from_micros(1500));
     let mut times = Vec::new();
-    for url in [bench.postgres.url(&near), proxy.postgres_url(&far)] {
+    for url in [bench.postgres.superuser_url(&near), proxy.postgres_url(&far)] {
         times.push(import(&url, &file).await?);
         times.push(import(&url, &file).await?);
     }

@@ -45,10 +45,10 @@ impl Bench {
         name: &str,
     ) -> anyhow::Result<Self> {
         postgres.create_database(name)?;
-        yoink::ledger::migrate(&postgres.url(name).parse()?).await?;
+        yoink::ledger::migrate(&postgres.superuser_url(name).parse()?).await?;
         let flags = [
-            ("redis_url", redis.url()),
-            ("postgres_url", postgres.url(name)),
+            ("redis_url", redis.admin_url()),
+            ("postgres_url", postgres.superuser_url(name)),
             ("key_prefix", name.to_owned()),
             ("partitions", "1".to_owned()),
         ];
@@ -66,7 +66,8 @@ impl Bench {
         let shoe = NewProduct { id: "shoe".parse()?, sale, units: 100_000_000 };
         let one = PartitionCount::try_from(1)?;
         stores.ledger.create_products(&[shoe], one, "bench").await?;
-        let (sql, connection) = tokio_postgres::connect(&postgres.url(name), NoTls).await?;
+        let (sql, connection) =
+            tokio_postgres::connect(&postgres.superuser_url(name), NoTls).await?;
         // It ends with its client.
         TaskTracker::new().spawn(connection);
         Ok(Self { stores, sql, prefix: name.to_owned() })

@@ -46,8 +46,8 @@ impl Bench {
     fn start(redis: &RedisServer, postgres: &PostgresServer) -> anyhow::Result<Self> {
         postgres.create_database(DATABASE)?;
         let settings = [
-            ("redis_url", redis.url()),
-            ("postgres_url", postgres.url(DATABASE)),
+            ("redis_url", redis.admin_url()),
+            ("postgres_url", postgres.superuser_url(DATABASE)),
             ("grpc_listen", "127.0.0.1:0".to_owned()),
             ("http_listen", "127.0.0.1:0".to_owned()),
             ("backlog_max_entries", "1000000000".to_owned()),
@@ -55,7 +55,7 @@ impl Bench {
         let config = Config::load(Path::new("no-file.toml"), false, &settings)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let stores = runtime.block_on(async {
-            yoink::ledger::migrate(&postgres.url(DATABASE).parse()?).await?;
+            yoink::ledger::migrate(&postgres.superuser_url(DATABASE).parse()?).await?;
             let app = App::build(&config, Role::Api, Listeners::bind(&config)?).await?;
             let sale = Sale {
                 name: "Sneaker 42".to_owned(),
@@ -70,7 +70,7 @@ impl Bench {
             anyhow::Ok(app.stores().clone())
         })?;
         let partition = stores.deployment.partitions.of(&PRODUCT.parse()?);
-        let redis = redis::Client::open(redis.url())?.get_connection()?;
+        let redis = redis::Client::open(redis.admin_url())?.get_connection()?;
         Ok(Self { runtime, stores, redis, partition })
     }
 

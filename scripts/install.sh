@@ -2,7 +2,7 @@
 # Installs what `make test` and `make demo` need besides Rust: redis-server, postgresql, a C compiler and, for the tests,
 # strace, patch, openssl and pgbouncer.
 #   install.sh [part…]   only these parts: `servers` (the above), `prometheus`, `venv` (Python's), `tools` (curl, git and
-#                        Python's venv)
+#                        Python's venv), `systemd` (systemd-analyze, for the tests of deploy/systemd)
 # It installs only what is missing, and refuses versions that the program refuses. It starts no server, does not change running
 # ones, and prints what it leaves behind. INSTALL_ROOT is for its tests.
 set -euo pipefail
@@ -56,6 +56,7 @@ for part in "${@:-servers}"; do
       have openssl || missing+=(openssl)
       have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
       ;;
+    systemd) have systemd-analyze || missing+=(systemd) ;;
     prometheus) have promtool || missing+=(prometheus) ;;
     venv) have_venv || missing+=(python3-venv) ;;
     tools)

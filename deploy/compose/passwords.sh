@@ -18,13 +18,36 @@ keep() {
   mv "$1.new" "$1"
 }
 
-redis=$(random)
-yoink=$(random)
+# hash TEXT: as Redis stores a password.
+hash() { printf '%s' "$1" | sha256sum | cut -d ' ' -f 1; }
+
+# The users of Redis, with a password each.
+users() {
+  sed -e "s/^user yoink on /&#$(hash "$redis_yoink") /" -e "s/^user yoink_read on /&#$(hash "$redis_read") /" \
+    -e "s/^user admin on /&#$(hash "$redis_admin") /" "${USERS:-/usr/share/yoink/redis.acl}"
+}
+
+# settings REDIS-USER:PASSWORD POSTGRES-ROLE:PASSWORD: the addresses of both stores.
+settings() {
+  printf 'redis_url = "redis://%s@redis:6379"\n' "$1"
+  printf 'postgres_url = "postgres://%s@postgres:5432/yoink"\n' "$2"
+}
+
+redis_yoink=$(random)
+redis_read=$(random)
+redis_admin=$(random)
+owner=$(random)
+serve=$(random)
+read=$(random)
 random | keep postgres-superuser 999
-printf '%s' "$yoink" | keep postgres-yoink 999
-printf 'requirepass %s\n' "$redis" | keep redis.conf 999
+printf '%s' "$owner" | keep postgres-owner 999
+printf '%s' "$serve" | keep postgres-serve 999
+printf '%s' "$read" | keep postgres-read 999
+users | keep redis.acl 999
+printf '%s' "$redis_admin" | keep redis-admin 999
 random | keep grafana-admin 472
-keep yoink.toml 10001 <<TOML
-redis_url = "redis://:$redis@redis:6379"
-postgres_url = "postgres://yoink:$yoink@postgres:5432/yoink"
-TOML
+# For `yoink migrate`, which another user runs: the service cannot read it.
+settings "yoink:$redis_yoink" "yoink_owner:$owner" | keep owner.toml 10002
+# For `yoink audit`, `yoink export` and whatever else only reads.
+settings "yoink_read:$redis_read" "yoink_read:$read" | keep read.toml 10003
+settings "yoink:$redis_yoink" "yoink_serve:$serve" | keep yoink.toml 10001

@@ -40,7 +40,7 @@ impl Stores {
             let redis = RedisServer::start(&dir.path().join("redis"), AppendFsync::Everysec)?;
             let postgres = PostgresServer::start(&dir.path().join("postgres"), &[])?;
             postgres.create_database(name)?;
-            let postgres_url = postgres.url(name);
+            let postgres_url = postgres.superuser_url(name);
             let kept = Arc::new(Kept { postgres: Mutex::new(postgres), dir });
             Ok(Self { redis, kept, postgres_url })
         })
@@ -54,7 +54,7 @@ impl Stores {
     }
 
     pub(crate) fn redis_url(&self) -> String {
-        self.redis.url()
+        self.redis.admin_url()
     }
 
     pub(crate) fn postgres_url(&self) -> &str {

@@ -218,8 +218,11 @@ fn refuses_connections(error: &anyhow::Error) -> bool {
     ledger.is_some_and(LedgerError::refuses_connections)
 }
 
-/// The address of Redis with the settings of its sockets.
-pub(super) fn with_tcp_settings(info: ConnectionInfo) -> ConnectionInfo {
+/// The address of Redis with the settings of its connections.
+pub(super) fn with_connection_settings(info: ConnectionInfo) -> ConnectionInfo {
+    // The library's name is not sent: the user of Redis need not have the permission for that.
+    let redis = info.redis_settings().clone().set_skip_set_lib_name();
+    let info = info.set_redis_settings(redis);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     let tcp = tcp.set_user_timeout(UNACKNOWLEDGED_TIMEOUT);

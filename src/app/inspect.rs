@@ -1,19 +1,22 @@
 //! `yoink config check --connect`: what a start would find in both stores, without changing anything.
 
 use anyhow::Context as _;
+use uuid::Uuid;
 
 use super::{
     connect::{
         ANSWER_TIMEOUT, check_redis_version, other_partitions, redis_version, unconnected_pools,
     },
+    permissions::{ledger_refusal, redis_refusal},
     tls_files::{postgres_address, redis_client},
 };
 use crate::{
     ack::{AckSettings, AvailableAcks},
     config::Config,
     durability::{AofCompleteness, Assessment, RedisState, assess_postgres, setting_warnings},
-    ledger::{PoolerError, check_pooler, schema_versions},
-    redis::{Commands, Connection},
+    ledger::{Ledger, PoolerError, check_pooler, schema_versions},
+    lifecycle::Lifecycle,
+    redis::{Commands, Connection, Partitions},
     telemetry::Metrics,
 };
 
@@ -65,7 +68,11 @@ async fn inspect_redis(
     this.refusals.extend(assessed.unusable.iter().chain(&assessed.refusals).cloned());
     this.warnings.extend(assessed.outages.iter().cloned());
     this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
-    this.warnings.extend(setting_warnings(commands).await?);
+    this.warnings.extend(setting_warnings(commands.clone()).await?);
+    let partitions =
+        Partitions::new(commands.0, &config.key_prefix, Uuid::nil(), config.partitions);
+    let lifecycle = Lifecycle::new(partitions, config.idempotency_window_ms);
+    this.refusals.extend(redis_refusal(&lifecycle).await);
     Ok((assessed, replicas))
 }
 
@@ -98,15 +105,27 @@ async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Resul
     }
     match versions.check() {
         Err(error) => this.refusals.push(error.to_string()),
-        Ok(()) => match ledger.deployment().await? {
-            None => this
-                .found
-                .push("The database is not initialised: the first start does that".to_owned()),
-            Some(deployment) if deployment.partitions == config.partitions => {}
-            Some(deployment) => {
-                this.refusals.push(other_partitions(deployment.partitions, config.partitions));
-            }
-        },
+        Ok(()) => {
+            this.refusals.extend(ledger_refusal(&ledger).await?);
+            inspect_deployment(&ledger, config, this).await?;
+        }
     }
     Ok(assessed)
+}
+
+async fn inspect_deployment(
+    ledger: &Ledger,
+    config: &Config,
+    this: &mut Inspection,
+) -> anyhow::Result<()> {
+    match ledger.deployment().await? {
+        None => {
+            this.found.push("The database is not initialised: the first start does that".to_owned())
+        }
+        Some(deployment) if deployment.partitions == config.partitions => {}
+        Some(deployment) => {
+            this.refusals.push(other_partitions(deployment.partitions, config.partitions));
+        }
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod connect;
 mod connections;
 mod inspect;
 mod metrics_token;
+mod permissions;
 mod readiness;
 mod run;
 mod scrape;
@@ -113,6 +114,7 @@ impl App {
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
         let authenticator = authenticator(config, role, &stores).await?;
         let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
+        permissions::check(&stores).await?;
         stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();

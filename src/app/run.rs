@@ -44,7 +44,7 @@ impl App {
         report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
         tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
         let limits = limits(&self.config)?;
-        let reflection = self.config.reflection.is_on();
+        let reflection = self.config.reflection;
         let routes = self.services().map(|all| grpc::routes(all, &limits, reflection));
         let (inventory, routes) = routes.transpose()?.unzip();
         let health = health.accept_compressed(CompressionEncoding::Gzip);

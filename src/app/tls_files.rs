@@ -67,7 +67,7 @@ pub(crate) fn postgres_address(config: &Config) -> anyhow::Result<Address> {
 
 /// A client of the Redis of the settings, without any connection yet.
 pub(super) fn redis_client(config: &Config) -> anyhow::Result<Arc<Reloaded<Client>>> {
-    let info = connect::with_tcp_settings(config.redis_url.clone());
+    let info = connect::with_connection_settings(config.redis_url.clone());
     let loaded = match config.redis_tls() {
         None => {
             let client = Client::open(info)?;

@@ -40,7 +40,8 @@ impl Servers {
             Ok(Self { redis, postgres })
         });
         let servers = servers.await??;
-        crate::ledger::migrate(&servers.postgres.url("yoink").parse()?).await?;
+        // The superuser, because data of an earlier version belong to it.
+        crate::ledger::migrate(&servers.postgres.superuser_url("yoink").parse()?).await?;
         Ok(servers)
     }
 
@@ -94,11 +95,12 @@ pub(super) async fn run(
     }
     let traces = telemetry::init(&settings(&[])?)?;
     let servers = Servers::start(&dir).await?;
-    let config = settings(&servers.settings())?;
+    let for_trials = [("reflection", "on".to_owned())];
+    let config = settings(&[&servers.settings()[..], &for_trials].concat())?;
     let app = App::build(&config, Role::All, Listeners::bind(&config)?).await?;
     create_catalogue(&app, 500).await?;
     let (grpc, http) = (app.listeners.grpc.local_addr()?, app.listeners.http.local_addr()?);
-    let (redis, postgres) = (servers.redis.url(), servers.postgres.url("yoink"));
+    let (redis, postgres) = (servers.redis.admin_url(), servers.postgres.superuser_url("yoink"));
     let uses_tls = config.tls_identity().is_some() && config.http_tls;
     let scheme = if uses_tls { "https" } else { "http" };
     output::line(format!(

@@ -34,24 +34,6 @@ pub enum Automation {
     Manual,
 }
 
-/// Whether gRPC reflection is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reflection {
-    /// On if gRPC listens on a loopback address; a checked [`Config`] has `On` or `Off` instead.
-    Auto,
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-impl Reflection {
-    /// Whether it is on.
-    pub fn is_on(self) -> bool {
-        self == Self::On
-    }
-}
-
 /// Whether callers must authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
@@ -116,13 +98,8 @@ impl Config {
             problems.extend(tls::problems(&config));
             let is_loopback = config.grpc_listen.ip().is_loopback();
             if config.authentication == Authentication::Auto {
-                let off = is_loopback;
                 config.authentication =
-                    if off { Authentication::Off } else { Authentication::Required };
-            }
-            if config.reflection == Reflection::Auto {
-                let on = is_loopback && config.authentication == Authentication::Off;
-                config.reflection = if on { Reflection::On } else { Reflection::Off };
+                    if is_loopback { Authentication::Off } else { Authentication::Required };
             }
             problems.extend(config.jwt_problems());
             if problems.is_empty() {
@@ -199,7 +176,7 @@ mod tests {
             (config.backlog_max_entries, config.idempotency_window_ms),
             (500_000, 259_200_000)
         );
-        assert!(config.reflection.is_on(), "on for loopback");
+        assert!(!config.reflection);
     }
 
     #[test]
@@ -232,14 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn reflection_is_auto_on_or_off() {
-        let everywhere = ("grpc_listen", "0.0.0.0:1");
-        assert!(!load(&[everywhere]).unwrap().reflection.is_on(), "off beyond loopback");
+    fn reflection_is_on_or_off() {
         for (word, on) in [("on", true), ("true", true), ("off", false), ("false", false)] {
-            let config = load(&[everywhere, ("reflection", word)]).unwrap();
-            assert_eq!(config.reflection.is_on(), on);
+            assert_eq!(load(&[("reflection", word)]).unwrap().reflection, on);
         }
-        assert!(load(&[("reflection", "perhaps")]).is_err());
+        for word in ["auto", "perhaps"] {
+            assert!(load(&[("reflection", word)]).is_err(), "{word}");
+        }
     }
 
     #[test]
@@ -254,7 +230,7 @@ mod tests {
         assert!(config.is_open_to_the_network());
         let config = load(&[("authentication", "required")]).unwrap();
         assert_eq!(config.authentication, Authentication::Required);
-        assert!(!config.reflection.is_on(), "off unless it is asked for");
+        assert!(!config.reflection, "off unless it is asked for");
     }
 
     #[test]

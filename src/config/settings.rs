@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tonic::{metadata::MetadataMap, transport::Uri};
 
 use super::{
-    Authentication, Automation, LogFormat, Reflection,
+    Authentication, Automation, LogFormat,
     format::{self, DAY_MS, Format},
     ignored::IgnoredVariables,
     postgres_url::{self, PostgresUrl},
@@ -148,11 +148,8 @@ settings! {
     partitions: PartitionCount = "8", format::partition_count();
     /// Every Redis key starts with it.
     key_prefix: String = "yoink", format::key_prefix();
-    /// Whether gRPC reflection shows the API to clients; `auto` is `on` for a loopback `grpc_listen` without
-    /// authentication.
-    reflection: Reflection = "auto", format::word([
-        ("auto", Reflection::Auto), ("on", Reflection::On), ("off", Reflection::Off),
-    ]);
+    /// Whether gRPC reflection shows the API to clients, for tools such as grpcurl. `yoink dev` turns it on.
+    reflection: bool = "off", format::word([("on", true), ("off", false)]);
     /// Whether callers of gRPC must authenticate (below); `auto` is `off` for a loopback `grpc_listen` and `required`
     /// otherwise. `off` beyond loopback is a warning at each start.
     authentication: Authentication = "auto", format::word([

@@ -29,6 +29,8 @@ pub(crate) struct RedisState {
     snapshot_fails: bool,
     appendfsync: Option<String>,
     no_appendfsync_on_rewrite: Option<String>,
+    /// The user `default`, as whom Redis reads its append-only file, may run the commands in it (7.0 and newer).
+    default_user_may_write: Option<bool>,
 }
 
 /// A value of CONFIG GET; `None` where it is refused, as by some managed servers.
@@ -39,6 +41,17 @@ async fn config(connection: &mut Commands, name: &str) -> Result<Option<String>,
             let mut answer: HashMap<String, String> = answer;
             Ok(answer.remove(name))
         }
+        Err(error) if matches!(error.code(), Some("ERR" | "NOPERM")) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the user `default` may write; `None` where Redis does not report it.
+async fn default_user_may_write(connection: &mut Commands) -> Result<Option<bool>, RedisError> {
+    let mut command = redis::cmd("ACL");
+    command.arg("DRYRUN").arg("default").arg("HSET").arg("key").arg("field").arg("value");
+    match command.query_async::<String>(connection).await {
+        Ok(answer) => Ok(Some(answer == "OK")),
         Err(error) if matches!(error.code(), Some("ERR" | "NOPERM")) => Ok(None),
         Err(error) => Err(error),
     }
@@ -67,6 +80,7 @@ impl RedisState {
         this.appendfsync = config(&mut connection, "appendfsync").await?;
         let name = "no-appendfsync-on-rewrite";
         this.no_appendfsync_on_rewrite = config(&mut connection, name).await?;
+        this.default_user_may_write = default_user_may_write(&mut connection).await?;
         if this.maxmemory_policy.is_none() {
             this.maxmemory_policy = config(&mut connection, "maxmemory-policy").await?;
         }
@@ -105,6 +119,7 @@ impl RedisState {
             snapshot_fails: is("rdb_last_bgsave_status", "err"),
             appendfsync: None,
             no_appendfsync_on_rewrite: None,
+            default_user_may_write: None,
         }
     }
 
@@ -163,6 +178,13 @@ impl RedisState {
             Some("everysec") if self.aof_enabled.is_some() => "everysec",
             _ => return "unknown",
         };
+        if self.default_user_may_write == Some(false) {
+            warnings.push(
+                "Redis's user default may not run every command: unless Redis has the fix of its issue 14541, a \
+                 restart drops what scripts have written; give that user the rules off ~* &* +@all",
+            );
+            return "memory";
+        }
         if self.no_appendfsync_on_rewrite.as_deref() == Some("yes") {
             warnings.push(
                 "Redis's no-appendfsync-on-rewrite is yes: nothing is written to disk while it \
@@ -362,6 +384,16 @@ mod tests {
         assert_eq!(mode(&rewriting, 0), "memory", "the first file");
         assert_eq!(mode(HEALTHY, 0), "always");
         assert_eq!(mode(&rewriting.replace("run_id:a", "run_id:b"), 0), "memory", "another one");
+    }
+
+    #[test]
+    fn default_user_that_may_not_write_makes_redis_durable_in_memory_only() {
+        for (may_write, mode) in [(Some(true), "always"), (None, "always"), (Some(false), "memory")]
+        {
+            let state = state(HEALTHY, "always", "no");
+            let state = RedisState { default_user_may_write: may_write, ..state };
+            assert_eq!(state.assess(&mut AofCompleteness::default()).mode, mode);
+        }
     }
 
     #[test]

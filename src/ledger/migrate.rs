@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use sqlx::migrate::{Migration, Migrator};
 use tokio_postgres::{Client, error::SqlState};
 
-use super::{Address, Ledger, LedgerError, check_pooler};
+use super::{Address, Ledger, LedgerError, check_pooler, privileges};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -46,8 +46,8 @@ const RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
 const VERSION: &str =
     "SELECT coalesce(max(version) FILTER (WHERE success), 0) FROM _sqlx_migrations";
 
-/// Brings the schema up to date. Running it again changes nothing; after a failure, the migrations that were completed
-/// stay.
+/// Brings the schema up to date, and grants what the roles of the service and of readers need. Running it again changes
+/// nothing; after a failure, the migrations that were completed stay.
 pub async fn migrate(address: &Address) -> anyhow::Result<Migrated> {
     check_pooler(address).await?;
     let connected = tokio::time::timeout(CONNECT_LIMIT, address.open()).await;
@@ -105,6 +105,8 @@ async fn migrate_with(client: &mut Client) -> anyhow::Result<Migrated> {
         let failed = format!("migration {} failed and was rolled back", migration.version);
         apply(client, migration).await.map_err(|error| explain(error, failed))?;
     }
+    let failed = "cannot grant what the roles yoink_serve and yoink_read need";
+    privileges::grant(client).await.map_err(|error| explain(error, failed))?;
     Ok(Migrated::UpToDate(newest()))
 }
 

@@ -114,7 +114,9 @@ impl From<RedisError> for RedisCallError {
 
 /// Whether Redis answered with a reply of another type, or because the script failed or found a key of another type.
 fn is_malformed(error: &RedisError) -> bool {
-    let failed = || error.detail().is_some_and(|detail| detail.contains("user_script"));
+    let contains = |part: &str| error.detail().is_some_and(|detail| detail.contains(part));
+    // Redis up to 7.0 reports in this way that the user may not run a command of the script.
+    let failed = || contains("user_script") && !contains("The user executing the script");
     [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
         || error.code() == Some("WRONGTYPE")
         || error.code() == Some("ERR") && failed()

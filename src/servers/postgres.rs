@@ -12,7 +12,10 @@ use nix::sys::signal::Signal;
 
 use super::child::{Server, prepare_dir, run_by, unprivileged, wait_for_end};
 
-/// A private Postgres on loopback, with the superuser `postgres` and without a password. Calls fail when a program is not
+/// The roles of the service, for psql.
+const ROLES: &str = include_str!("../../deploy/postgres/roles.sql");
+
+/// A private Postgres on loopback, with the superuser `postgres`, the roles of `deploy/postgres/roles.sql`, and no password. Calls fail when a program is not
 /// installed, or fails, or when the server does not answer.
 #[derive(Debug)]
 pub struct PostgresServer {
@@ -64,18 +67,22 @@ impl PostgresServer {
         self.server.restart()
     }
 
-    /// Creates a database if it does not exist.
+    /// Creates a database if it does not exist, and the roles of the service in it.
     pub fn create_database(&self, name: &str) -> anyhow::Result<()> {
-        let psql = |sql: String| {
+        let psql = |database: &str, what: &[&OsStr]| {
             let mut psql = Command::new(Self::program("psql")?);
             psql.args(["-h", "127.0.0.1", "-p", &self.port().to_string(), "-U", "postgres"]);
-            psql.args(["-X", "-A", "-t", "-q", "-c", &sql, "postgres"]);
+            psql.args(["-X", "-A", "-t", "-q", "-d", database]).args(what);
             finish(psql, "psql")
         };
-        if psql(format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"))?.trim() == "1" {
-            return Ok(());
+        let exists = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
+        if psql("postgres", &["-c".as_ref(), exists.as_ref()])?.trim() != "1" {
+            let create = format!("CREATE DATABASE \"{name}\"");
+            psql("postgres", &["-c".as_ref(), create.as_ref()])?;
         }
-        psql(format!("CREATE DATABASE \"{name}\"")).map(drop)
+        let roles = self.server.dir.join("roles.sql");
+        fs::write(&roles, ROLES).context("cannot write the roles of Postgres")?;
+        psql(name, &["-f".as_ref(), roles.as_ref()]).map(drop)
     }
 
     /// A program such as `pg_basebackup` of the first complete Postgres: in the PATH, or in Debian's directories, the
@@ -103,9 +110,23 @@ impl PostgresServer {
         self.server.port()
     }
 
-    /// The address of one of its databases.
+    /// The address of one of its databases for the role of the service.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
+        self.url_of("yoink_serve", database)
+    }
+
+    /// The same for the owner, who migrates it.
+    pub fn owner_url(&self, database: &str) -> String {
+        self.url_of("yoink_owner", database)
+    }
+
+    /// The same for the superuser.
+    pub fn superuser_url(&self, database: &str) -> String {
+        self.url_of("postgres", database)
+    }
+
+    fn url_of(&self, role: &str, database: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/{database}", self.port())
     }
 
     /// Stops it and closes every connection. When this returns, all its processes have ended, including its

@@ -13,6 +13,11 @@ use nix::sys::signal::Signal;
 
 use super::child::{Server, ending_with_parent, run_by};
 
+/// The users of Redis, without passwords.
+const USERS: &str = include_str!("../../deploy/redis.acl");
+/// The password of every user. Only this machine reaches the server, and only as long as this process runs.
+const PASSWORD: &str = "private";
+
 /// When Redis flushes a write to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppendFsync {
@@ -22,7 +27,7 @@ pub enum AppendFsync {
     Everysec,
 }
 
-/// A private redis-server. Calls fail when it is not installed or does not answer.
+/// A private redis-server with the users of `deploy/redis.acl`. Calls fail when it is not installed or does not answer.
 #[derive(Debug)]
 pub struct RedisServer {
     server: Server,
@@ -54,6 +59,11 @@ impl RedisServer {
             command.args(["--maxmemory", "2gb", "--maxmemory-policy", "noeviction"]);
             command.args(["--lazyfree-lazy-expire", "yes", "--repl-backlog-ttl", "0"]);
             command.args(["--no-appendfsync-on-rewrite", "no"]);
+            for user in USERS.lines().filter(|line| !line.is_empty()) {
+                command.args(user_option(user));
+            }
+            // If it becomes a replica, of another private server.
+            command.args(["--masteruser", "replica", "--masterauth", PASSWORD]);
             command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
             run_by(wrapper, &command)
         };
@@ -77,9 +87,19 @@ impl RedisServer {
         &self.server.dir
     }
 
-    /// Its address.
+    /// Its address for the user of the service.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port())
+        Self::url_at(self.port())
+    }
+
+    /// Such an address, for a proxy on this port in front of a private server.
+    pub fn url_at(port: u16) -> String {
+        format!("redis://yoink:{PASSWORD}@127.0.0.1:{port}")
+    }
+
+    /// Its address for an administrator.
+    pub fn admin_url(&self) -> String {
+        format!("redis://admin:{PASSWORD}@127.0.0.1:{}", self.port())
     }
 
     /// Stops it.
@@ -115,12 +135,25 @@ impl Drop for RedisServer {
     }
 }
 
+/// A line of the users as an option, with a password if the user may log in.
+fn user_option(line: &str) -> Vec<String> {
+    let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    if let Some(user) = words.first_mut() {
+        user.insert_str(0, "--");
+    }
+    if words.get(2).is_some_and(|state| state == "on") {
+        words.push(format!(">{PASSWORD}"));
+    }
+    words
+}
+
 /// Whether the process that we started answers on this port: it may be another Redis.
 fn answers(port: u16, pid: u32) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(1)))?;
     // It answers PING only after it has loaded its data.
-    connection.write_all(b"INFO server\r\nPING\r\n")?;
+    let commands = format!("AUTH admin {PASSWORD}\r\nINFO server\r\nPING\r\n");
+    connection.write_all(commands.as_bytes())?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"+PONG\r\n") {
         match connection.read(&mut part)? {

@@ -171,7 +171,7 @@ async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
     for (name, lies, keeps) in
         [("appendfsync", "everysec", "always"), ("no-appendfsync-on-rewrite", "yes", "no")]
     {
-        configure(&env.redis_url(), name, lies).await;
+        configure(&env.redis().admin_url(), name, lies).await;
         eventually("ack = disk is refused", async || {
             let status = service.buy("shoe", "bob", name).await.err()?;
             (reason(&status) == "ACK_UNAVAILABLE").then_some(())
@@ -189,7 +189,7 @@ async fn disk_ack_is_refused_unless_redis_syncs_before_it_answers() {
         let mut refused = Binary::serve(&env, &[("ack", "disk")], None);
         assert_eq!(refused.ended().await.code(), Some(2));
         assert!(refused.log().contains("ack = disk needs"), "{}", refused.log());
-        configure(&env.redis_url(), name, keeps).await;
+        configure(&env.redis().admin_url(), name, keeps).await;
         eventually("ack = disk is accepted again", async || {
             service.buy("shoe", "cid", name).await.ok()
         })
@@ -203,7 +203,7 @@ async fn replica(env: &TestEnv) -> RedisServer {
     let dir = scratch_dir("replica");
     let start = move || RedisServer::start(&dir, AppendFsync::Everysec).unwrap();
     let replica = tokio::task::spawn_blocking(start).await.unwrap();
-    let mut connection = redis_cli(&replica.url()).await;
+    let mut connection = redis_cli(&replica.admin_url()).await;
     let port = env.redis.as_ref().unwrap().port();
     let mut follow = redis::cmd("REPLICAOF");
     let () = follow.arg("127.0.0.1").arg(port).query_async(&mut connection).await.unwrap();
@@ -223,7 +223,7 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     let partition = env.stores().await.deployment.partitions.of(&"shoe".parse().unwrap());
     let orders = format!("{}:{{{partition}}}:orders", env.prefix);
     let length = async || {
-        let mut there = redis_cli(&replica.url()).await;
+        let mut there = redis_cli(&replica.admin_url()).await;
         redis::cmd("XLEN").arg(&orders).query_async::<u64>(&mut there).await.unwrap()
     };
     assert_eq!(length().await, 1, "{bought:?}");
@@ -232,10 +232,10 @@ async fn replica_ack_waits_for_the_replica_and_takes_nothing_without_one() {
     assert!(join_all(buys).await.iter().all(Result::is_ok));
     assert_eq!(length().await, 51);
     // A full Redis still reports what its replicas have.
-    configure(&env.redis_url(), "maxmemory", "1").await;
+    configure(&env.redis().admin_url(), "maxmemory", "1").await;
     let again = service.buy_with(("shoe", "ann", "r"), Ack::Replica).await.unwrap();
     assert!(again.duplicate);
-    configure(&env.redis_url(), "maxmemory", "0").await;
+    configure(&env.redis().admin_url(), "maxmemory", "0").await;
     // One that is connected and does not answer: the unit is taken, the answer waits to its deadline.
     replica.pause();
     let request = yoink::grpc::pb::ReserveUnitRequest {

@@ -43,7 +43,7 @@ async fn service_on_unix_sockets_sells_across_a_redis_kill_and_restart() {
     let (port, database) = (postgres.port(), env.database.clone());
     (env.redis, env.postgres) = (Some(redis), Some(postgres));
 
-    let redis_url = format!("unix://{socket}");
+    let redis_url = format!("unix://{socket}?user=admin&pass=private");
     let dsn = format!("host={sockets} port={port} user=postgres dbname={database}");
     let settings = [("redis_url", redis_url.as_str()), ("postgres_url", dsn.as_str())];
     for command in [&["migrate"][..], &["config", "check", "--connect"]] {
@@ -121,8 +121,8 @@ async fn migrate_and_serve_refuse_the_same_addresses_with_the_same_message() {
         (format!("{url}?sslmode=require"), "server does not support TLS"),
         (format!("{url}?sslrootcert=/ca.pem"), "an sslmode that verifies nothing"),
         (format!("{url}?sslmode=verify-ca&sslrootcert=/no/ca.pem"), "/no/ca.pem cannot be read"),
-        (url.replace("postgres@", "postgres:hunt#er2@"), "write %23"),
-        (url.replace("postgres@", "postgres:hunt%er2@"), "write %25"),
+        (url.replace("yoink_serve@", "yoink_serve:hunt#er2@"), "write %23"),
+        (url.replace("yoink_serve@", "yoink_serve:hunt%er2@"), "write %25"),
         ("host=127.0.0.1 user=postgres target_session_attrs=read-only".to_owned(), "read-write"),
     ] {
         let settings = [("postgres_url", postgres_url.as_str())];
@@ -141,14 +141,14 @@ async fn concurrent_migrations_are_applied_once() {
     let env = TestEnv::new().await;
     let fresh = format!("{}_fresh", env.database);
     env.sql().await.batch_execute(&format!("CREATE DATABASE {fresh}")).await.unwrap();
-    let address: yoink::ledger::Address = shared().postgres.url(&fresh).parse().unwrap();
+    let address: yoink::ledger::Address = shared().postgres.superuser_url(&fresh).parse().unwrap();
     let migrate = || yoink::ledger::migrate(&address);
     let all = tokio::join!(migrate(), migrate(), migrate());
     for migrated in [all.0, all.1, all.2] {
         assert!(matches!(migrated, Ok(yoink::ledger::Migrated::UpToDate(_))), "{migrated:?}");
     }
     // And a database that was migrated from other files is left alone.
-    let url = shared().postgres.url(&fresh);
+    let url = shared().postgres.superuser_url(&fresh);
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     let other = "UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1";
     let changed = async move { client.batch_execute(other).await };

@@ -89,7 +89,7 @@ async fn sigterm_answers_calls_in_flight_and_does_not_wait_for_endless_ones() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_serves_both_of_its_versions() {
     let env = TestEnv::new().await;
-    let service = env.serve(Role::All, &[]).await;
+    let service = env.serve(Role::All, &[("reflection", "on")]).await;
     let channel = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
     let channel = channel.connect().await.unwrap();
     let expected = [

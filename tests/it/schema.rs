@@ -3,11 +3,13 @@
 use tokio::task::block_in_place;
 use yoink::app::Role;
 
-use crate::harness::{TestEnv, product, run_yoink};
+use crate::harness::{TestEnv, product, run_yoink_with};
 
-/// The output of a command, and whether it succeeds.
+/// The output of a command of the owner of the database, and whether it succeeds.
 fn run(env: &TestEnv, command: &str) -> (bool, String) {
-    let output = block_in_place(|| run_yoink(env, &[command]));
+    let owner = env.owner_url();
+    let settings = [("postgres_url", owner.as_str())];
+    let output = block_in_place(|| run_yoink_with(env, &settings, &[command]));
     let printed = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
 }

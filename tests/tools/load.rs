@@ -29,7 +29,7 @@ fn log(output: &Output) -> String {
 }
 
 async fn service(env: &TestEnv, units: i64) -> Service {
-    let service = env.serve(Role::All, &[]).await;
+    let service = env.serve(Role::All, &[("reflection", "on")]).await;
     service.create(product("sneaker-42", units)).await;
     service
 }

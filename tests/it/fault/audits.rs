@@ -14,7 +14,8 @@ use crate::harness::{TestEnv, eventually, product};
 async fn slow_down(env: &TestEnv) {
     let view = "ALTER TABLE reservations RENAME TO orders_aside;
                 CREATE VIEW reservations AS SELECT * FROM orders_aside
-                 WHERE (SELECT pg_sleep(600)) IS NOT NULL";
+                 WHERE (SELECT pg_sleep(600)) IS NOT NULL;
+                GRANT SELECT ON reservations TO yoink_serve";
     env.sql().await.batch_execute(view).await.unwrap();
 }
 

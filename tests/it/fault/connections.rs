@@ -18,14 +18,16 @@ use crate::harness::{
 const LIMIT: Duration = Duration::from_secs(10);
 
 async fn replication(server: &RedisServer) -> String {
-    redis_command(&server.url(), &["INFO", "replication"]).await
+    redis_command(&server.admin_url(), &["INFO", "replication"]).await
 }
 
 /// Makes it a replica of the other, and waits until it has caught up.
 async fn follow(replica: &RedisServer, primary: &RedisServer) {
-    let () =
-        redis_command(&replica.url(), &["REPLICAOF", "127.0.0.1", &primary.port().to_string()])
-            .await;
+    let () = redis_command(
+        &replica.admin_url(),
+        &["REPLICAOF", "127.0.0.1", &primary.port().to_string()],
+    )
+    .await;
     eventually("the replica follows", async || {
         replication(replica).await.contains("master_link_status:up").then_some(())
     })
@@ -43,7 +45,7 @@ async fn replica(env: &TestEnv) -> RedisServer {
 
 /// A planned failover: the replica is the primary, has everything, and the other follows it. No connection is closed.
 async fn fail_over(primary: &RedisServer, replica: &RedisServer) {
-    let () = redis_command(&primary.url(), &["FAILOVER"]).await;
+    let () = redis_command(&primary.admin_url(), &["FAILOVER"]).await;
     eventually("they have changed their roles", async || {
         let (old, new) = (replication(primary).await, replication(replica).await);
         let linked = old.contains("role:slave") && old.contains("master_link_status:up");
@@ -129,7 +131,7 @@ async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", env.prefix);
-        waiting += redis_command::<usize>(&server.url(), &["XLEN", &key]).await;
+        waiting += redis_command::<usize>(&server.admin_url(), &["XLEN", &key]).await;
     }
     waiting
 }
@@ -146,7 +148,8 @@ async fn replica_is_never_sold_from_and_uses_no_epoch_even_if_writable() {
     let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     env.assert_audit_holds().await;
 
-    let () = redis_command(&primary.url(), &["CONFIG", "SET", "replica-read-only", "no"]).await;
+    let () =
+        redis_command(&primary.admin_url(), &["CONFIG", "SET", "replica-read-only", "no"]).await;
     fail_over(primary, &replica).await;
     // The address is still that of the former primary: no new connection can be used either.
     eventually("connections are tried repeatedly", async || {

@@ -110,9 +110,8 @@ async fn redis_that_exits_on_a_full_disk_has_lost_nothing_after_restart() {
     let status = buy_until_refused(&service, &mut answers).await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "REDIS_UNAVAILABLE"));
     // Redis 7 ends itself; one that does not refuses every write.
-    let port = env.redis.as_ref().unwrap().port();
+    let url = env.redis().admin_url();
     eventually("Redis has ended, or logs why it writes nothing", async || {
-        let url = format!("redis://127.0.0.1:{port}");
         let Ok(mut cli) = try_redis_cli(&url).await else { return Some(()) };
         let refused: Result<(), _> =
             redis::cmd("SET").arg("probe").arg(1).query_async(&mut cli).await;
@@ -146,7 +145,7 @@ async fn full_postgres_disk_delays_orders_and_loses_none() {
     let postgres = block_in_place(start);
     let mut env = TestEnv::with_own_redis().await;
     block_in_place(|| postgres.create_database(&env.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+    yoink::ledger::migrate(&postgres.owner_url(&env.database).parse().unwrap()).await.unwrap();
     env.postgres = Some(postgres);
     let sql = env.sql().await;
     let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", disk.dir().display());

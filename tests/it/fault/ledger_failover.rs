@@ -34,7 +34,7 @@ impl Pair {
         let start = move || PostgresServer::start(&at, &settings).unwrap();
         let primary = tokio::task::spawn_blocking(start).await.unwrap();
         primary.create_database(&env.database).unwrap();
-        yoink::ledger::migrate(&primary.url(&env.database).parse().unwrap()).await.unwrap();
+        yoink::ledger::migrate(&primary.owner_url(&env.database).parse().unwrap()).await.unwrap();
         let link = Proxy::postgres(primary.port()).await;
         let port = link.port();
         let copy = move || standby(&dir, port);
@@ -46,7 +46,7 @@ impl Pair {
 
     /// Waits until the standby holds what the primary holds.
     async fn caught_up(&self) {
-        let standby = connect(&self.standby.url(&self.env.database)).await;
+        let standby = connect(&self.standby.superuser_url(&self.env.database)).await;
         eventually("the standby has everything", async || {
             let sql = "SELECT count(*) FROM reservations";
             let there: i64 = standby.query_one(sql, &[]).await.ok()?.get(0);

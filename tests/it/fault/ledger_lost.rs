@@ -57,12 +57,10 @@ async fn sells_again(service: &Service, user: &str) -> Bought {
 async fn missing_order_is_detected_if_postgres_hides_its_timeline() {
     let mut env = TestEnv::with_own_postgres().await;
     env.redis = TestEnv::with_own_redis().await.redis;
-    let rights = "CREATE ROLE seller LOGIN;
-        GRANT ALL ON ALL TABLES IN SCHEMA public TO seller;
-        GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO seller;
+    let rights = "CREATE ROLE seller LOGIN IN ROLE yoink_serve;
         REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC";
     env.sql().await.batch_execute(rights).await.unwrap();
-    let url = env.postgres_url().replace("postgres@", "seller@");
+    let url = env.postgres_url().replace("yoink_serve@", "seller@");
     let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 10)).await;
     service.buy("shoe", "ann", "r").await.unwrap();

@@ -21,7 +21,8 @@ async fn audit_is_cancelled_in_postgres_when_its_caller_disconnects() {
 
     let sql = env.sql().await;
     let slow = "ALTER TABLE reservations RENAME TO fast;
-                CREATE VIEW reservations AS SELECT fast.* FROM fast, pg_sleep(1000)";
+                CREATE VIEW reservations AS SELECT fast.* FROM fast, pg_sleep(1000);
+                GRANT SELECT ON reservations TO yoink_serve";
     sql.batch_execute(slow).await.unwrap();
     let (stores, gives_up) = (env.stores().await, CancellationToken::new());
     let auditor = &stores.auditor;

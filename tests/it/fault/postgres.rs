@@ -212,7 +212,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     let few = ["fsync=off", &most, "superuser_reserved_connections=0"];
     let postgres = block_in_place(|| PostgresServer::start(&dir, &few).unwrap());
     block_in_place(|| postgres.create_database(&env.database)).unwrap();
-    yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+    yoink::ledger::migrate(&postgres.owner_url(&env.database).parse().unwrap()).await.unwrap();
     env.postgres = Some(postgres);
     let settings = [("backlog_max_entries", "200"), ("deliveries_max", "1")];
     let api = env.serve(Role::Api, &settings).await;
@@ -228,7 +228,7 @@ async fn postgres_without_free_connections_delays_orders_and_loses_none() {
     }
     // It stores them, so that a later order can only lack a connection.
     env.assert_audit_holds().await;
-    let taken = take_all(&env.postgres_url()).await;
+    let taken = take_all(&env.superuser_url()).await;
     let enough = CancellationToken::new();
     let full = async {
         eventually("the backlog is full", async || {

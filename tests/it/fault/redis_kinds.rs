@@ -96,7 +96,7 @@ async fn start_is_refused_by_a_sentinel_or_a_cluster_node() {
     assert!(refused(&cluster).await.contains("cluster-enabled no"));
     // setpriv, its two arguments, the server, --bind, its argument, --port, its argument.
     let conf = scratch_dir("sentinel").join("sentinel.conf");
-    std::fs::write(&conf, "bind 127.0.0.1\n").unwrap();
+    std::fs::write(&conf, "bind 127.0.0.1\nuser yoink on >private ~* &* +@all\n").unwrap();
     let line = format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8""#, conf.display());
     let sentinel = env_with_redis(&line).await;
     assert!(refused(&sentinel).await.contains("is the address of a Sentinel"));
@@ -108,14 +108,14 @@ async fn redis_user_without_our_keys_makes_the_service_unready() {
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 10)).await;
     sells_again(&service, "ann").await;
-    let () = ask(&env, &["ACL", "SETUSER", "default", "resetkeys", "~other:*"]).await;
+    let () = ask(&env, &["ACL", "SETUSER", "yoink", "resetkeys", "~other:*"]).await;
     assert_unready(&service, "NOPERM").await;
     service.buy("shoe", "ann", "r").await.unwrap_err();
     // From its first answer on.
     let late = env.serve(Role::Api, &[]).await;
     assert!(get(late.http, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert_unready(&late, "NOPERM").await;
-    let () = ask(&env, &["ACL", "SETUSER", "default", "allkeys"]).await;
+    let () = ask(&env, &["ACL", "SETUSER", "yoink", "allkeys"]).await;
     sells_again(&service, "bob").await;
     sells_again(&late, "cid").await;
     late.stop().await;

@@ -14,7 +14,7 @@ async fn orders(server: &RedisServer, env: &TestEnv) -> usize {
     let mut waiting = 0;
     for partition in 0..2 {
         let key = format!("{}:{{{partition}}}:orders", env.prefix);
-        waiting += redis_command::<usize>(&server.url(), &["XLEN", &key]).await;
+        waiting += redis_command::<usize>(&server.admin_url(), &["XLEN", &key]).await;
     }
     waiting
 }
@@ -37,8 +37,10 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     let primary = env.redis.as_ref().unwrap();
     let (front, link) = (Proxy::redis(primary.port()).await, Proxy::redis(primary.port()).await);
     let () =
-        redis_command(&replica.url(), &["REPLICAOF", "127.0.0.1", &link.port().to_string()]).await;
-    let linked = async || redis_command::<String>(&replica.url(), &["INFO", "replication"]).await;
+        redis_command(&replica.admin_url(), &["REPLICAOF", "127.0.0.1", &link.port().to_string()])
+            .await;
+    let linked =
+        async || redis_command::<String>(&replica.admin_url(), &["INFO", "replication"]).await;
     eventually("the replica follows", async || {
         linked().await.contains("master_link_status:up").then_some(())
     })
@@ -58,7 +60,7 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     let lost = sell(&service, 10..25).await;
     assert_eq!(orders(primary, &env).await, 25);
 
-    let () = redis_command(&replica.url(), &["REPLICAOF", "NO", "ONE"]).await;
+    let () = redis_command(&replica.admin_url(), &["REPLICAOF", "NO", "ONE"]).await;
     front.point_at(replica.port());
     eventually("the service is connected to the new primary", async || {
         (service.refusal("shoe", "late", "r").await == "RECOVERING").then_some(())

@@ -22,9 +22,10 @@ use crate::harness::{
 /// A role that may do what the owner may, and has no connection: superusers have no limit.
 async fn role_without_connections(env: &TestEnv) -> (String, String) {
     let role = format!("service_{}", env.database);
-    let create = format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0; GRANT postgres TO {role}");
+    let create =
+        format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 0; GRANT yoink_serve TO {role}");
     env.sql().await.batch_execute(&create).await.unwrap();
-    let url = env.postgres_url().replace("//postgres@", &format!("//{role}@"));
+    let url = env.postgres_url().replace("//yoink_serve@", &format!("//{role}@"));
     (role, url)
 }
 
@@ -101,7 +102,8 @@ async fn start_waits_until_postgres_has_started() {
         block_in_place(|| PostgresServer::start(&dir, &["fsync=off", "hot_standby=off"]).unwrap());
     block_in_place(|| postgres.create_database(&env.database).unwrap());
     let url = postgres.url(&env.database);
-    yoink::ledger::migrate(&url.parse().unwrap()).await.unwrap();
+    let owner = postgres.owner_url(&env.database);
+    yoink::ledger::migrate(&owner.parse().unwrap()).await.unwrap();
     // It starts as a standby that accepts no connection, until it is promoted.
     block_in_place(|| postgres.stop());
     std::fs::write(dir.join("data/standby.signal"), "").unwrap();

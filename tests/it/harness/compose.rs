@@ -23,8 +23,10 @@ pub fn compose() -> Value {
     let text = include_str!("../../../docker-compose.yml");
     let mut value: Value = serde_yaml_ng::from_str(text).unwrap();
     value.apply_merge().unwrap();
-    // A merged mapping may have a merge of its own.
-    value.apply_merge().unwrap();
+    // A merged mapping may have a merge of its own, three deep.
+    for _ in 0..3 {
+        value.apply_merge().unwrap();
+    }
     value
 }
 
@@ -40,7 +42,8 @@ pub fn text(value: &Value) -> String {
     }
 }
 
-fn words(value: &Value) -> Vec<String> {
+/// The texts of a list.
+pub fn words(value: &Value) -> Vec<String> {
     value.as_sequence().unwrap().iter().map(text).collect()
 }
 
@@ -65,7 +68,8 @@ impl Deployment {
         let dir = scratch_dir("deployment");
         let passwords = dir.join("passwords");
         fs::create_dir(&passwords).unwrap();
-        assert_succeeds(Command::new(checkout("deploy/compose/passwords.sh")).arg(&passwords));
+        let mut make = Command::new(checkout("deploy/compose/passwords.sh"));
+        assert_succeeds(make.arg(&passwords).env("USERS", checkout("deploy/redis.acl")));
         let certificates = dir.join("certificates");
         let mut make = Command::new(checkout("deploy/compose/certificates.sh"));
         let arguments = words(&compose()["services"]["certificates"]["command"]);
@@ -73,11 +77,14 @@ impl Deployment {
         assert_succeeds(make.args(arguments.iter().map(place)));
         let postgres = start_postgres(&dir, &passwords);
         let (redis, redis_port) = start_redis(&dir, &passwords).await;
-        let toml = passwords.join("yoink.toml");
-        let settings = fs::read_to_string(&toml).unwrap();
-        let settings = settings.replace("redis:6379", &format!("127.0.0.1:{redis_port}"));
-        let settings = settings.replace("postgres:5432", &format!("127.0.0.1:{}", postgres.port()));
-        fs::write(&toml, settings).unwrap();
+        for name in ["yoink.toml", "owner.toml", "read.toml"] {
+            let toml = passwords.join(name);
+            let settings = fs::read_to_string(&toml).unwrap();
+            let settings = settings.replace("redis:6379", &format!("127.0.0.1:{redis_port}"));
+            let port = postgres.port();
+            let settings = settings.replace("postgres:5432", &format!("127.0.0.1:{port}"));
+            fs::write(&toml, settings).unwrap();
+        }
         Self { passwords, certificates, postgres, redis }
     }
 
@@ -87,8 +94,8 @@ impl Deployment {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_yoink")]);
         for word in words(&service["command"]) {
-            let catalogue = word.replace("/usr/share/yoink", checkout("deploy").to_str().unwrap());
-            command.arg(catalogue);
+            let word = word.replace("/usr/share/yoink", checkout("deploy").to_str().unwrap());
+            command.arg(word.replace("/etc/yoink", self.passwords.to_str().unwrap()));
         }
         for (name, value) in service["environment"].as_mapping().into_iter().flatten() {
             let value = if text(name).ends_with("_LISTEN") {
@@ -112,10 +119,11 @@ impl Deployment {
         Binary::from_command(self.command(service))
     }
 
-    /// Audits it.
+    /// Audits it, as a reader of both stores.
     pub fn audit(&self) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_yoink"));
-        command.arg("audit").current_dir(&self.passwords).output().unwrap()
+        let args = ["--config", "read.toml", "audit"];
+        command.args(args).current_dir(&self.passwords).output().unwrap()
     }
 }
 
@@ -131,15 +139,17 @@ fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
     let dir = dir.join("postgres");
     let mut postgres = PostgresServer::start(&dir, &[]).unwrap();
     postgres.create_database("yoink").unwrap();
-    let mut role = Command::new(checkout("deploy/compose/postgres-role.sh"));
+    let mut role = Command::new(checkout("deploy/compose/postgres-roles.sh"));
     let psql = PostgresServer::program("psql").unwrap();
     let path = std::env::var("PATH").unwrap();
     role.env("PATH", format!("{}:{path}", psql.parent().unwrap().display()));
+    role.env("ROLES", checkout("deploy/postgres/roles.sql"));
     role.env("PASSWORDS", passwords).env("POSTGRES_USER", "postgres").env("POSTGRES_DB", "yoink");
     assert_succeeds(role.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string()));
     let rules = dir.join("data/pg_hba.conf");
     let trusting = fs::read_to_string(&rules).unwrap();
-    fs::write(&rules, format!("host all yoink 127.0.0.1/32 scram-sha-256\n{trusting}")).unwrap();
+    let with_password = "host all yoink_owner,yoink_serve,yoink_read 127.0.0.1/32 scram-sha-256\n";
+    fs::write(&rules, format!("{with_password}{trusting}")).unwrap();
     postgres.restart().unwrap();
     postgres
 }
@@ -148,8 +158,7 @@ fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
 async fn start_redis(dir: &Path, passwords: &Path) -> (Child, u16) {
     let data = dir.join("redis");
     fs::create_dir(&data).unwrap();
-    let password = fs::read_to_string(passwords.join("redis.conf")).unwrap();
-    let password = password.trim().strip_prefix("requirepass ").unwrap().to_owned();
+    let password = fs::read_to_string(passwords.join("redis-admin")).unwrap();
     let place = |word: String| {
         let word = word.replace("/usr/local/etc/redis", checkout("deploy").to_str().unwrap());
         word.replace("/run/yoink", passwords.to_str().unwrap())
@@ -162,7 +171,7 @@ async fn start_redis(dir: &Path, passwords: &Path) -> (Child, u16) {
         command.args(["--bind", "127.0.0.1", "--port", &free.to_string()]);
         command.arg("--dir").arg(&data).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
-        let url = format!("redis://:{password}@127.0.0.1:{free}");
+        let url = format!("redis://admin:{password}@127.0.0.1:{free}");
         eventually("Redis answers or has ended", async || {
             if child.try_wait().unwrap().is_some() {
                 return Some(None);

@@ -20,6 +20,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
+use yoink::servers::RedisServer;
 
 use super::{
     WAIT_MAX,
@@ -131,14 +132,14 @@ impl Proxy {
         Self { port: own, state, shared }
     }
 
-    /// As an address of Redis.
+    /// As an address of Redis, for the user of the service.
     pub fn redis_url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        RedisServer::url_at(self.port)
     }
 
-    /// As an address of a database.
+    /// As an address of a database, for the role of the service.
     pub fn postgres_url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://yoink_serve@127.0.0.1:{}/{database}", self.port)
     }
 
     pub fn port(&self) -> u16 {

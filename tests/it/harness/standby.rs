@@ -36,7 +36,7 @@ pub fn standby(primary: &Path, port: u16) -> PostgresServer {
 
 /// Makes a standby a primary, and waits until it takes writes.
 pub async fn promote(standby: &PostgresServer) {
-    let connected = tokio_postgres::connect(&standby.url("postgres"), NoTls).await;
+    let connected = tokio_postgres::connect(&standby.superuser_url("postgres"), NoTls).await;
     let (client, connection) = connected.unwrap();
     // It ends with its client.
     TaskTracker::new().spawn(connection);

@@ -38,22 +38,30 @@ impl TestEnv {
         tokio::task::spawn_blocking(shared).await.unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let env = Self {
-            prefix: format!("test{n}"),
+            // The user of the service may use keys that begin with `yoink:`.
+            prefix: format!("yoink:test{n}"),
             database: format!("test{n}"),
             redis: None,
             postgres: None,
         };
         let mut made = COPYING.lock().await;
-        let admin = connect(&shared().postgres.url("postgres")).await;
         if !*made {
-            admin.batch_execute("CREATE DATABASE template_yoink").await.unwrap();
-            yoink::ledger::migrate(&shared().postgres.url("template_yoink").parse().unwrap())
-                .await
-                .unwrap();
+            let create = || shared().postgres.create_database("template_yoink").unwrap();
+            tokio::task::spawn_blocking(create).await.unwrap();
+            let owner = shared().postgres.owner_url("template_yoink");
+            yoink::ledger::migrate(&owner.parse().unwrap()).await.unwrap();
             *made = true;
         }
-        let copy = format!("CREATE DATABASE {} TEMPLATE template_yoink", env.database);
+        let admin = connect(&shared().postgres.superuser_url("postgres")).await;
+        let name = &env.database;
+        // A copy has the tables and their privileges, and not those of the database.
+        let copy = format!("CREATE DATABASE {name} TEMPLATE template_yoink OWNER yoink_owner");
         admin.batch_execute(&copy).await.unwrap();
+        let rights = format!(
+            "REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+             GRANT CONNECT ON DATABASE {name} TO yoink_serve, yoink_read"
+        );
+        admin.batch_execute(&rights).await.unwrap();
         env
     }
 
@@ -82,17 +90,37 @@ impl TestEnv {
         let postgres = tokio::task::spawn_blocking(start).await.unwrap();
         let mut env = Self::new().await;
         postgres.create_database(&env.database).unwrap();
-        yoink::ledger::migrate(&postgres.url(&env.database).parse().unwrap()).await.unwrap();
+        yoink::ledger::migrate(&postgres.owner_url(&env.database).parse().unwrap()).await.unwrap();
         env.postgres = Some(postgres);
         env
     }
 
-    pub fn redis_url(&self) -> String {
-        self.redis.as_ref().unwrap_or(&shared().redis).url()
+    pub fn redis(&self) -> &RedisServer {
+        self.redis.as_ref().unwrap_or(&shared().redis)
     }
 
+    pub fn postgres(&self) -> &PostgresServer {
+        self.postgres.as_ref().unwrap_or(&shared().postgres)
+    }
+
+    /// For the user of the service.
+    pub fn redis_url(&self) -> String {
+        self.redis().url()
+    }
+
+    /// For the role of the service.
     pub fn postgres_url(&self) -> String {
-        self.postgres.as_ref().unwrap_or(&shared().postgres).url(&self.database)
+        self.postgres().url(&self.database)
+    }
+
+    /// For the owner of the database, who migrates it.
+    pub fn owner_url(&self) -> String {
+        self.postgres().owner_url(&self.database)
+    }
+
+    /// For a test that changes the schema or the server.
+    pub fn superuser_url(&self) -> String {
+        self.postgres().superuser_url(&self.database)
     }
 
     /// The settings for these stores, and `more`.
@@ -144,14 +172,14 @@ impl TestEnv {
         names.find(there).unwrap()
     }
 
-    /// A connection to the database; after a fault, once it accepts connections.
+    /// A connection of the superuser to the database; after a fault, once it accepts connections.
     pub async fn sql(&self) -> Client {
-        connect(&self.postgres_url()).await
+        connect(&self.superuser_url()).await
     }
 
-    /// A connection to Redis.
+    /// A connection of an administrator to Redis.
     pub async fn cli(&self) -> redis::aio::MultiplexedConnection {
-        redis_cli(&self.redis_url()).await
+        redis_cli(&self.redis().admin_url()).await
     }
 
     /// One number from the database, as soon as it can be asked.

@@ -19,7 +19,7 @@ const HBA: &str = "\
 hostssl all sealed 127.0.0.1/32 trust
 hostssl all known 127.0.0.1/32 trust clientcert=verify-ca
 hostssl all bound 127.0.0.1/32 scram-sha-256
-host all postgres 127.0.0.1/32 trust
+host all postgres,yoink_owner,yoink_serve 127.0.0.1/32 trust
 ";
 
 /// A copy that the server may read, whatever user runs it.
@@ -65,7 +65,7 @@ async fn secure_postgres_with(authority: &Authority, server: Issued, version: &s
     env.sql().await.batch_execute(&sql).await.unwrap();
     eventually("the rules of access apply", async || {
         // Without TLS, which `sealed` may not.
-        let url = env.postgres_url().replace("postgres@", "sealed@");
+        let url = env.postgres_url().replace("yoink_serve@", "sealed@");
         tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err()
     })
     .await;
@@ -201,7 +201,7 @@ async fn every_connection_of_a_service_uses_tls() {
     let (migrated, printed) = migrate(&env, "sealed", "sslmode=require");
     assert!(migrated, "{printed}");
     let query = format!("?sslmode=verify-full&sslrootcert={ca}");
-    let url = env.postgres_url().replace("postgres@", "sealed@") + &query;
+    let url = env.postgres_url().replace("yoink_serve@", "sealed@") + &query;
     let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
     service.create(product("shoe", 100)).await;
     for user in ["ann", "bob"] {

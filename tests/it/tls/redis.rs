@@ -6,6 +6,7 @@ use tokio::task::block_in_place;
 use yoink::{
     app::Role,
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
+    servers::RedisServer,
 };
 
 use super::certificates;
@@ -41,12 +42,17 @@ pub(super) async fn speak_tls(env: &TestEnv, certificates: &Path, clients: &str)
     .await
 }
 
+/// The address of this port, for the user of the service.
+fn over_tls(port: u16) -> String {
+    RedisServer::url_at(port).replace("redis://", "rediss://")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rediss_sells_over_tls_and_refuses_an_unknown_authority() {
     let env = TestEnv::with_own_redis().await;
     let certificates = certificates();
     let port = speak_tls(&env, &certificates, "no").await;
-    let url = format!("rediss://127.0.0.1:{port}");
+    let url = over_tls(port);
     let settings = [("redis_url", url.as_str())];
 
     let mut untrusting = Binary::serve(&env, &settings, None);
@@ -93,7 +99,7 @@ async fn authority_and_client_certificate_for_redis_are_files_of_the_settings() 
     let (authority, other) = (Authority::new(), Authority::new());
     authority.issue("server", &["127.0.0.1"], Validity::Now);
     let port = speak_tls(&env, authority.dir(), "yes").await;
-    let url = format!("rediss://127.0.0.1:{port}");
+    let url = over_tls(port);
     let ca = authority.file();
     let client = authority.issue("client", &[], Validity::Now);
     let (cert, key) = client.texts();
@@ -144,7 +150,7 @@ async fn certificate_of_redis_that_has_expired_or_is_for_another_name_is_refused
     let authority = Authority::new();
     authority.issue("server", &["127.0.0.1"], Validity::Now);
     let port = speak_tls(&env, authority.dir(), "no").await;
-    let (url, ca) = (format!("rediss://127.0.0.1:{port}"), authority.file());
+    let (url, ca) = (over_tls(port), authority.file());
     let settings = [("redis_url", url.as_str()), ("redis_ca_file", ca.as_str())];
     for (name, validity, problem) in [
         ("127.0.0.1", Validity::Now, ""),
@@ -169,7 +175,7 @@ async fn renewed_authority_of_redis_is_used_when_the_service_connects_again() {
         issuer.issue("server", &["127.0.0.1"], Validity::Now);
     }
     let port = speak_tls(&env, authority.dir(), "no").await;
-    let (url, ca) = (format!("rediss://127.0.0.1:{port}"), authority.file());
+    let (url, ca) = (over_tls(port), authority.file());
     let settings = [("redis_url", url.as_str()), ("redis_ca_file", ca.as_str())];
     let service = env.serve(Role::All, &settings).await;
     service.create(product("shoe", 10)).await;
