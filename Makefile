@@ -6,7 +6,7 @@ PROFILE ?= dev
 DEMO_ARGS ?=
 GENERATIONS_ARGS ?=
 BENCH_ARGS ?=
-# With `make dev TLS=1`, the listeners use TLS; `make edge TLS=1` reaches them.
+# With `make dev TLS=1`, the listeners use TLS; `make edge TLS=1` and `make watch TLS=1` reach them.
 TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
@@ -102,7 +102,7 @@ edge:
 
 watch:
 	@scripts/install.sh prometheus
-	@scripts/beside.sh watch
+	@$(if $(TLS),TLS_CA=$(CURDIR)/$(CERTIFICATES)/ca.pem) scripts/beside.sh watch
 
 tools:
 	@scripts/install.sh tools

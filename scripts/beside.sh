@@ -4,8 +4,9 @@
 #   beside.sh watch   Prometheus on port 9090
 # These variables may be set: PORT; GRPC and HTTP (the service's addresses; HTTP may be several, separated by commas); DIR (for
 # the files that are written); ROUTE_TIMEOUT (Envoy's limit for an answer; without it, as deployed); TLS_CA (the authority of
-# the service's certificate; without it, Envoy reaches the service without TLS); OPERATORS (where Envoy serves operators' calls,
-# address:port; without it, it does not serve them).
+# the service's certificate; without it, Envoy and Prometheus reach the service without TLS); OPERATORS (where Envoy serves
+# operators' calls, address:port; without it, it does not serve them; beyond loopback, whoever reaches it can send calls, and
+# credentials can be read on the way, so that needs OPERATORS_ANY_ADDRESS=1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,6 +22,16 @@ case "${1:-}" in
     ${YOINK:-cargo run --locked --} descriptor > "$dir/yoink.binpb"
     if [ -n "${TLS_CA:-}" ]; then tls="s|/run/tls/ca.pem|$TLS_CA|"; else tls='/# TLS to the service/,/# End of TLS/d'; fi
     if [ -n "${OPERATORS:-}" ]; then
+      case "$OPERATORS" in
+        127.*:*) ;;
+        *)
+          if [ "${OPERATORS_ANY_ADDRESS:-}" != 1 ]; then
+            echo "OPERATORS=$OPERATORS is not a loopback address: calls of operators would be served without TLS to other" \
+              "machines. Use 127.0.0.1, or set OPERATORS_ANY_ADDRESS=1." >&2
+            exit 2
+          fi
+          ;;
+      esac
       operators="s|address: 127.0.0.1, port_value: 8081|address: ${OPERATORS%:*}, port_value: ${OPERATORS##*:}|"
     else
       operators="/# Calls of operators, over REST/,/# End of the operators' listener/d"
@@ -38,13 +49,16 @@ case "${1:-}" in
     # Known addresses instead of those that DNS returns.
     sed -e "s|rules/|$PWD/deploy/prometheus/rules/|" -e '/dns_sd_configs:/,$d' \
       deploy/prometheus/prometheus.yml > "$dir/prometheus.yml"
+    if [ -n "${TLS_CA:-}" ]; then
+      printf '    scheme: https\n    tls_config: { ca_file: "%s" }\n' "$TLS_CA" >> "$dir/prometheus.yml"
+    fi
     echo "    static_configs: [{ targets: [\"${http//,/\", \"}\"] }]" >> "$dir/prometheus.yml"
     echo "Prometheus on http://127.0.0.1:$port, alerts at /alerts; it scrapes $http."
     exec prometheus --config.file="$dir/prometheus.yml" --storage.tsdb.path="$dir/prometheus" \
       --web.listen-address="127.0.0.1:$port" --log.level=warn
     ;;
   *)
-    sed -n '2,8s/^# //p' "$0" >&2
+    sed -n '2,9s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

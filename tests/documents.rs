@@ -158,6 +158,8 @@ const REFUSED_WORDS: &[&str] = &[
 /// The user `nobody` of the operating system.
 const EXCEPT: (&str, &str) = ("src/servers/child.rs", "nobody");
 const REFUSED_PHRASES: &[&str] = &["is none of", "is not well", "not well:", "well again"];
+/// What is written where a text is still missing, as a whole word. So is a single word in capitals after a bold beginning.
+const PLACEHOLDERS: &[&str] = &["FIXME", "PLACEHOLDER", "REPRODUCIBLE", "TBD", "TODO", "XXX"];
 
 /// The words of a line, in lower case. Names are split at `_` and before capitals.
 fn words(line: &str) -> Vec<String> {
@@ -198,6 +200,30 @@ fn sources_and_documents_use_no_refused_word() {
         }
     }
     assert!(refused.is_empty(), "{} refused words:\n{}", refused.len(), refused.join("\n"));
+}
+
+/// What stands for a missing text in a line, if anything does.
+fn placeholder(line: &str) -> Option<&str> {
+    let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+    let after_bold = line.strip_prefix("**").and_then(|rest| rest.split_once("**"));
+    let rest = after_bold.map_or("", |(_, rest)| rest.trim());
+    let is_alone = rest.len() > 1 && rest.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    words.find(|word| PLACEHOLDERS.contains(word)).or(is_alone.then_some(rest))
+}
+
+#[test]
+fn no_document_has_a_placeholder() {
+    assert_eq!(placeholder("**Builds.** RESULT"), Some("RESULT"));
+    assert_eq!(placeholder("a TODO: b"), Some("TODO"));
+    assert_eq!(placeholder("**Builds.** The result is NOT_FOUND."), None);
+    let mut found = Vec::new();
+    for page in documents().into_iter().chain([root().join("CHANGELOG.md")]) {
+        for (number, line) in (1..).zip(fs::read_to_string(&page).unwrap().lines()) {
+            let word = placeholder(line);
+            found.extend(word.map(|word| format!("{}:{number}: {word}", page.display())));
+        }
+    }
+    assert!(found.is_empty(), "{found:?}");
 }
 
 #[test]
@@ -246,7 +272,7 @@ fn each_row_of_the_threat_model_names_tests_that_exist() {
     for (dir, prefix) in [("tests/it", ""), ("tests/tools", "tools"), ("src", "yoink")] {
         tests.extend(files(dir, "rs").iter().flat_map(|path| tests_under(dir, prefix, path)));
     }
-    for file in ["tests/tidy.rs", "tests/documents.rs"] {
+    for file in ["tests/tidy.rs", "tests/documents.rs", "tests/permissions.rs"] {
         tests.extend(tests_under("tests", "", &root().join(file)));
     }
     let page = read("docs/security.md");

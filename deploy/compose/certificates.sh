@@ -11,8 +11,12 @@ if [ -e "$dir/server.key" ]; then exit 0; fi
 
 umask 077
 mkdir -p "$dir"
+# What an earlier run left that was killed: it may have the key of an authority.
+rm -rf "$dir"/making.*
 work=$(mktemp -d "$dir/making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+# A signal ends this script by the line above, so that the key of the authority is removed.
+trap 'exit 1' HUP INT TERM
 days=3650
 
 # new_key NAME ARGUMENTS…: a private key, and a request or a certificate that it signs.

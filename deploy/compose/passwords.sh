@@ -30,7 +30,8 @@ users() {
 # settings REDIS-USER:PASSWORD POSTGRES-ROLE:PASSWORD: the addresses of both stores.
 settings() {
   printf 'redis_url = "redis://%s@redis:6379"\n' "$1"
-  printf 'postgres_url = "postgres://%s@postgres:5432/yoink"\n' "$2"
+  # Within the network of the compose file, which no other machine reaches; without it, each process warns of this.
+  printf 'postgres_url = "postgres://%s@postgres:5432/yoink?sslmode=disable"\n' "$2"
 }
 
 redis_yoink=$(random)

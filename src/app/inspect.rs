@@ -79,8 +79,10 @@ async fn inspect_redis(
 async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Assessment> {
     let address = postgres_address(config)?;
     let ledger = unconnected_pools(&address, config, &Metrics::new()?)?.operators;
-    let settings = ledger.settings().await?;
+    let settings = ledger.settings().await;
+    // Also if the login failed: a password may have been sent.
     this.warnings.extend(address.downgrade());
+    let settings = settings?;
     let assessed = assess_postgres(&settings);
     let (major, minor) = (settings.version / 10_000, settings.version % 10_000);
     let role = if settings.read_only { "read-only, or a standby" } else { "accepts writes" };

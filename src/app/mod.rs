@@ -27,7 +27,7 @@ pub(crate) use self::{
     connect::{checked_deployment, pools},
     connections::{connections_max, raise_descriptor_limit},
     inspect::{Inspection, inspect},
-    tls_files::{postgres_address, tls_problems},
+    tls_files::{postgres_address, tls_problems, tls_warnings},
 };
 use crate::{
     ack::Acks,
@@ -181,8 +181,13 @@ async fn authenticator(
     if config.is_open_to_the_network() {
         tracing::warn!(
             grpc_listen = %config.grpc_listen,
-            "authentication is off: every caller that reaches this address may make every call, also those of operators \
-             (set authentication = required)"
+            "authentication is off: every caller that reaches this address, also by a proxy, may make every call, also \
+             those of operators (set authentication = required)"
+        );
+    } else if config.authentication == Authentication::Off {
+        tracing::info!(
+            grpc_listen = %config.grpc_listen,
+            "authentication is off: every program on this machine may make every call"
         );
     }
     if config.authentication == Authentication::Off {

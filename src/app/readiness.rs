@@ -13,11 +13,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connections::HttpListener, metrics_token::MetricsToken, scrape::Scrape,
+    connections::HttpListener,
+    metrics_token::{MetricsToken, Scraper},
+    scrape::Scrape,
     store_monitor::StoreMonitor,
 };
 use crate::{
-    auth::Authenticator, config::Automation, recovery::StatusSnapshot, tls::ServerTls,
+    auth::{Authenticator, JwtProblem},
+    config::Automation,
+    recovery::StatusSnapshot,
+    tls::ServerTls,
     worker::PauseReason,
 };
 
@@ -71,9 +76,12 @@ impl Readiness {
                 "the catalogue was not read for {age} s: changes of products do not take effect"
             ));
         }
-        let cannot_authenticate = self.authenticator.problem();
-        reasons.extend(cannot_authenticate.map(str::to_owned));
-        (healthy && sells && !is_paused && cannot_authenticate.is_none(), reasons)
+        let problem = self.authenticator.problem();
+        reasons.extend(problem.map(|problem| problem.description().to_owned()));
+        // Every process reads the same set, so one without a usable key makes none of them unready: callers with other
+        // credentials are served.
+        let cannot_authenticate = problem == Some(JwtProblem::Unread);
+        (healthy && sells && !is_paused && !cannot_authenticate, reasons)
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.
@@ -138,24 +146,23 @@ async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(readiness): State<Readiness>, headers: HeaderMap) -> Response {
-    match readiness.metrics_token.allows(&headers).await {
-        Ok(true) => {}
-        Ok(false) => {
+    match readiness.metrics_token.check(&headers).await {
+        Scraper::Allowed => {}
+        Scraper::Refused => {
             let challenge = [(WWW_AUTHENTICATE, r#"Bearer realm="yoink""#)];
             return (StatusCode::UNAUTHORIZED, challenge).into_response();
         }
-        Err(error) => return internal_error(&error, "a scrape is refused"),
+        Scraper::Unknown => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
     readiness.scrape.read().await;
     match readiness.scrape.stores.metrics.encode() {
         Ok(text) => text.into_response(),
-        Err(error) => internal_error(&error, "the metrics cannot be encoded"),
+        Err(error) => {
+            let error = error.as_ref() as &dyn std::error::Error;
+            tracing::error!(error, "the metrics cannot be encoded");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
     }
-}
-
-fn internal_error(error: &anyhow::Error, what: &str) -> Response {
-    tracing::error!(error = error.as_ref() as &dyn std::error::Error, "{what}");
-    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 #[cfg(test)]

@@ -89,12 +89,7 @@ impl App {
             }
         };
         stop.cancel();
-        if !tasks.wait(TASKS_SHUTDOWN_TIMEOUT).await {
-            tracing::warn!(
-                "some tasks did not end in time: the orders that they had read are stored by another worker, or after \
-                 a restart"
-            );
-        }
+        end_tasks(&tasks).await;
         report_final_marks(&self.recovery).await;
         anyhow::ensure!(
             !tasks.has_panicked(),
@@ -145,7 +140,8 @@ impl App {
     /// Starts the tasks that read the ledger for this process, and those that check the stores.
     fn start_periodic(&self, tasks: &Tasks, stop: &CancellationToken) {
         let files = self.tls.files().into_iter().chain(self.stores.tls_files()).collect();
-        tasks.spawn("TLS files", tls_files::watch(files, stop.clone()));
+        let metrics = self.stores.metrics.clone();
+        tasks.spawn("TLS files", tls_files::watch(files, metrics, stop.clone()));
         tasks.spawn("catalogue", self.catalogue.clone().run(stop.clone()));
         tasks.spawn("keys of callers", self.authenticator.clone().run(stop.clone()));
         tasks.spawn("epoch refresh", self.recovery.clone().run(stop.clone()));
@@ -173,6 +169,16 @@ impl App {
     }
 }
 
+/// Waits for the tasks, and reports if some do not end in time.
+async fn end_tasks(tasks: &Tasks) {
+    if !tasks.wait(TASKS_SHUTDOWN_TIMEOUT).await {
+        tracing::warn!(
+            "some tasks did not end in time: the orders that they had read are stored by another worker, or after a \
+             restart"
+        );
+    }
+}
+
 /// Reports what this process saw of its epochs, so that a later count of what was lost is exact (R10).
 async fn report_final_marks(recovery: &Recovery) {
     let report = tokio::time::timeout(FINAL_REPORT_TIMEOUT, recovery.report_final_marks());
@@ -193,7 +199,7 @@ fn server(config: &Config) -> Server {
     // A client may cancel all of its calls at once, and no more.
     let pending_resets = usize::try_from(max_streams.max(PENDING_RESETS_MIN));
     // No `max_connection_age_grace`: with it, tonic 0.14 sends no GOAWAY and cuts the calls in progress. Without it the
-    // connection ends after its last call; a buyer's call ends at `call_timeout_ms`.
+    // connection ends after its last call.
     let server = match config.connection_max_age_ms {
         0 => Server::builder(),
         age_ms => Server::builder().max_connection_age(Duration::from_millis(age_ms)),

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     ledger::Address,
     tasks::tick,
+    telemetry::Metrics,
     tls::{
         ClientTls, Contents, PemFile, Reload, Reloaded, ServerTls, TlsError,
         check_system_authorities,
@@ -44,18 +45,20 @@ impl ListenerTls {
     }
 
     pub(super) fn files(&self) -> Vec<Arc<dyn Reload>> {
-        [&self.grpc, &self.http].into_iter().flatten().map(ServerTls::files).collect()
+        [&self.grpc, &self.http].into_iter().flatten().flat_map(ServerTls::files).collect()
     }
 }
 
-/// Reads the files again, until it is stopped.
-pub(super) async fn watch(files: Vec<Arc<dyn Reload>>, stop: CancellationToken) {
+/// Reads the files again, until it is stopped. The metrics count those that cannot be used.
+pub(super) async fn watch(files: Vec<Arc<dyn Reload>>, metrics: Metrics, stop: CancellationToken) {
     let files: Arc<[Arc<dyn Reload>]> = files.into();
     while tick(RELOAD_INTERVAL, &stop).await {
         let files = files.clone();
-        let read = move || files.iter().for_each(|files| files.reload());
+        let read = move || files.iter().filter(|files| !files.reload()).count();
         // Fails only if it panics, which the runtime reports.
-        let _ended = tokio::task::spawn_blocking(read).await;
+        if let Ok(refused) = tokio::task::spawn_blocking(read).await {
+            metrics.record_tls_files_refused(refused);
+        }
     }
 }
 
@@ -101,4 +104,12 @@ pub(crate) fn tls_problems(config: &Config) -> Vec<String> {
     let stores = [postgres_address(config).map(drop), redis_client(config).map(drop)];
     let all = std::iter::once(listeners).chain(stores);
     all.filter_map(|read| read.err().map(|error| format!("{error:#}"))).collect()
+}
+
+/// What will fail although the files can be read: certificates that have expired.
+pub(crate) fn tls_warnings(config: &Config) -> Vec<String> {
+    let redis = config.redis_tls().and_then(|tls| tls.identity);
+    let postgres = config.postgres_url.tls.identity.clone();
+    let all = [config.tls_identity(), redis, postgres].into_iter().flatten();
+    all.filter_map(|identity| identity.warning()).collect()
 }

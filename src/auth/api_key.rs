@@ -75,6 +75,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -86,6 +88,18 @@ mod tests {
         assert_eq!(text.len(), 80);
         assert!(!format!("{key:?} {read:?}").contains(&key.secret));
         assert_ne!(ApiKey::generate().unwrap().reveal(), text);
+    }
+
+    #[test]
+    fn each_digit_of_id_and_secret_differs_from_key_to_key() {
+        let keys: Vec<_> = (0..100).map(|_| ApiKey::generate().unwrap()).collect();
+        // A random digit is equal in all keys with a probability of 16 to the power of -99.
+        let varies = |text: fn(&ApiKey) -> &str, at: usize| {
+            let digits = keys.iter().map(|key| text(key).as_bytes()[at]);
+            digits.collect::<BTreeSet<_>>().len() > 1
+        };
+        assert!((0..ID_CHARS).all(|at| varies(|key| &key.id, at)));
+        assert!((0..SECRET_CHARS).all(|at| varies(|key| &key.secret, at)));
     }
 
     #[test]

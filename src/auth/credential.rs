@@ -39,11 +39,15 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// Whether a request has this bearer token, which is a secret of the settings.
-pub fn has_bearer(headers: &HeaderMap, token: &[u8]) -> bool {
-    let sent = one(headers, &AUTHORIZATION).ok().flatten().and_then(|value| bearer(value).ok());
-    // Hashes have the same length, so the time of the comparison does not depend on the token.
-    sent.is_some_and(|sent| sha256(sent).ct_eq(&sha256(token)).into())
+/// The bearer token of a request, if it has exactly one.
+pub fn bearer_of(headers: &HeaderMap) -> Option<&[u8]> {
+    one(headers, &AUTHORIZATION).ok().flatten().and_then(|value| bearer(value).ok())
+}
+
+/// Whether what a caller sent is a secret.
+pub fn is_same_secret(sent: &[u8], secret: &[u8]) -> bool {
+    // Hashes have the same length, so the time of the comparison does not depend on the secret.
+    sha256(sent).ct_eq(&sha256(secret)).into()
 }
 
 /// The value of a header that may be sent once.

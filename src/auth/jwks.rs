@@ -1,6 +1,6 @@
 //! The public keys that sign JWTs, from a JWK Set (RFC 7517).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -14,35 +14,36 @@ pub(super) struct SigningKey {
     pub(super) algorithms: Vec<Algorithm>,
 }
 
-/// Why a text is not a usable set of keys.
+/// A text is not a set of keys.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum JwksError {
-    #[error("it is not a JWK Set in JSON")]
-    NotAJwkSet,
-    #[error("two keys have the id {0:?}")]
-    DuplicateId(String),
-    #[error(
-        "none of its keys can be used: a key needs an id (kid), and to be a public key for one of jwt_algorithms"
-    )]
-    NoKey,
-}
+#[error("it is not a JWK Set in JSON")]
+pub(super) struct NotAJwkSet;
 
 /// The usable keys of a set, by their ids. Other keys, such as those for encryption, are left out, because identity
-/// providers publish all their keys in one set.
+/// providers publish all their keys in one set; so are keys that share an id, because it does not name one of them. A
+/// set may have no usable key: a provider that withdraws its only key publishes such a set.
 pub(super) fn signing_keys(
     text: &[u8],
     allowed: &[Algorithm],
-) -> Result<HashMap<String, SigningKey>, JwksError> {
-    let set: Value = serde_json::from_slice(text).map_err(|_| JwksError::NotAJwkSet)?;
-    let members = set.get("keys").and_then(Value::as_array).ok_or(JwksError::NotAJwkSet)?;
-    let mut keys = HashMap::new();
-    for member in members {
-        let Some((id, key)) = signing_key(member, allowed) else { continue };
-        if keys.insert(id.clone(), key).is_some() {
-            return Err(JwksError::DuplicateId(id));
+) -> Result<HashMap<String, SigningKey>, NotAJwkSet> {
+    let set: Value = serde_json::from_slice(text).map_err(|_| NotAJwkSet)?;
+    let members = set.get("keys").and_then(Value::as_array).ok_or(NotAJwkSet)?;
+    let mut keys: HashMap<String, Option<SigningKey>> = HashMap::new();
+    for (id, key) in members.iter().filter_map(|member| signing_key(member, allowed)) {
+        match keys.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Some(key));
+            }
+            Entry::Occupied(mut entry) => {
+                tracing::warn!(
+                    key_id = entry.key(),
+                    "several keys of JWTs have one id: none of them is used"
+                );
+                entry.insert(None);
+            }
         }
     }
-    if keys.is_empty() { Err(JwksError::NoKey) } else { Ok(keys) }
+    Ok(keys.into_iter().filter_map(|(id, key)| Some((id, key?))).collect())
 }
 
 fn signing_key(member: &Value, allowed: &[Algorithm]) -> Option<(String, SigningKey)> {
@@ -116,17 +117,20 @@ mod tests {
         let other_algorithm = ED.replace("\"use\"", "\"alg\": \"RS256\", \"use\"");
         let secret = r#"{"kty": "oct", "kid": "s", "alg": "HS256", "k": "c2VjcmV0"}"#;
         for unused in [&without_id, &for_encryption, &other_algorithm, secret, "{}", "1"] {
-            assert!(ids(unused, &allowed).unwrap_err().contains("none of its keys"), "{unused}");
+            assert_eq!(ids(unused, &allowed), Ok(Vec::new()), "{unused}");
             assert_eq!(ids(&format!("{unused}, {ED}"), &allowed), Ok(vec!["a".to_owned()]));
         }
-        assert!(ids(ED, &[Algorithm::RS256]).is_err());
+        assert_eq!(ids(ED, &[Algorithm::RS256]), Ok(Vec::new()));
     }
 
     #[test]
-    fn text_that_is_not_a_set_or_has_an_id_twice_is_refused() {
+    fn text_that_is_not_a_set_is_refused_and_keys_that_share_an_id_are_not_used() {
         for text in ["", "[]", "{}", "{\"keys\": {}}", "not json"] {
             assert!(signing_keys(text.as_bytes(), &[Algorithm::EdDSA]).is_err(), "{text}");
         }
-        assert!(ids(&format!("{ED}, {ED}"), &[Algorithm::EdDSA]).unwrap_err().contains("two keys"));
+        let other = ED.replace("\"kid\": \"a\"", "\"kid\": \"b\"");
+        for members in [format!("{ED}, {ED}, {other}"), format!("{ED}, {other}, {ED}, {ED}")] {
+            assert_eq!(ids(&members, &[Algorithm::EdDSA]), Ok(vec!["b".to_owned()]));
+        }
     }
 }

@@ -21,7 +21,10 @@ use http::{Extensions, HeaderMap};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    api_key::ApiKey, certificate::PeerIdentity, credential::has_bearer, jwks_source::JwksSource,
+    api_key::ApiKey,
+    certificate::PeerIdentity,
+    credential::{bearer_of, is_same_secret},
+    jwks_source::JwksSource,
     jwt::JwtSettings,
 };
 use self::{api_keys::ApiKeys, certificate::Certificates, credential::Credential, jwt::Jwts};
@@ -44,21 +47,45 @@ pub struct Principal {
     pub role: CallerRole,
 }
 
-/// Why a call is not authenticated. The caller gets only the difference between these two.
+/// Why a call is not authenticated. The caller gets only the difference between these three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// It has no credential.
     Missing,
     /// Its credential is not accepted.
     Invalid(Cause),
+    /// Its signature is not verified, because its caller has failed too often. It may be repeated after this time.
+    TooOften(Duration),
 }
 
-impl Refused {
-    /// For the log and as the label of a metric.
-    pub fn as_str(self) -> &'static str {
+impl From<Cause> for Refused {
+    fn from(cause: Cause) -> Self {
+        Self::Invalid(cause)
+    }
+}
+
+/// The label of the metric for a call without credentials.
+pub const MISSING: &str = "missing";
+
+/// Why no JWT is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JwtProblem {
+    /// The set of `jwt_jwks_url` was not read yet.
+    Unread,
+    /// The set has no usable key.
+    NoUsableKey,
+}
+
+impl JwtProblem {
+    /// For operators.
+    pub fn description(self) -> &'static str {
         match self {
-            Self::Missing => "missing",
-            Self::Invalid(cause) => cause.as_str(),
+            Self::Unread => {
+                "JWTs are refused: their keys could not be read from jwt_jwks_url yet (see the log)"
+            }
+            Self::NoUsableKey => {
+                "JWTs are refused: the set of keys that was read last has no usable key (see the log)"
+            }
         }
     }
 }
@@ -145,7 +172,7 @@ impl Authenticator {
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let refusals = Cause::ALL.iter().map(|cause| cause.as_str());
-        metrics.allow_authentication_failures(refusals.chain([Refused::Missing.as_str()]));
+        metrics.allow_authentication_failures(refusals.chain([MISSING]));
         let api_keys = ApiKeys::read(ledger).await?;
         let jwts = match settings.jwt {
             Some(jwt) => Some(Jwts::read(jwt).await?),
@@ -166,31 +193,29 @@ impl Authenticator {
         self.checks.is_some()
     }
 
-    /// Who makes a call; `None` if authentication is off. A credential in the headers takes precedence over the
-    /// certificate of the connection, which may be that of a proxy.
+    /// Who makes a call. A credential in the headers takes precedence over the certificate of the connection, which may be
+    /// that of a proxy. While authentication is off no caller is authenticated. `may_verify` is asked before a signature
+    /// is verified, which costs more than the rest; its error is how long the caller has to wait.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Option<Arc<Principal>>, Refused> {
-        let Some(checks) = &self.checks else { return Ok(None) };
-        let principal = match Credential::of(headers).map_err(Refused::Invalid)? {
-            Some(Credential::ApiKey(key)) => checks.api_keys.check(&key),
-            Some(Credential::Jwt(token)) => match &checks.jwts {
-                Some(jwts) => jwts.check(token),
-                None => Err(Cause::JwtUnused),
-            },
-            None => return checks.certificates.check(extensions).map(Some),
-        };
-        principal.map(Some).map_err(Refused::Invalid)
+        may_verify: impl FnOnce() -> Result<(), Duration>,
+    ) -> Result<Arc<Principal>, Refused> {
+        let checks = self.checks.as_ref().ok_or(Refused::Missing)?;
+        Ok(match Credential::of(headers)? {
+            Some(Credential::ApiKey(key)) => checks.api_keys.check(&key)?,
+            Some(Credential::Jwt(token)) => {
+                let jwts = checks.jwts.as_ref().ok_or(Cause::JwtUnused)?;
+                jwts.check(token, may_verify)?
+            }
+            None => checks.certificates.check(extensions)?,
+        })
     }
 
-    /// Why some callers cannot authenticate now, if that is so.
-    pub fn problem(&self) -> Option<&'static str> {
-        let jwts = self.checks.as_ref()?.jwts.as_ref()?;
-        let problem =
-            "JWTs are refused: their keys could not be read from jwt_jwks_url yet (see the log)";
-        (!jwts.has_keys()).then_some(problem)
+    /// Why no JWT is accepted now, if that is so.
+    pub fn problem(&self) -> Option<JwtProblem> {
+        self.checks.as_ref()?.jwts.as_ref()?.problem()
     }
 
     /// Reads changed keys until stopped.

@@ -113,7 +113,8 @@ async fn revoke(config: &Config, key_id: &str) -> anyhow::Result<ExitCode> {
     let id = key_id.strip_prefix("yk_").and_then(|rest| rest.split('_').next()).unwrap_or(key_id);
     match checked_ledger(config).await?.revoke_api_key(id).await? {
         Revoked::Now => output::line(format!(
-            "Key {id} is revoked. Running services refuse it within seconds."
+            "Key {id} is revoked. A running service refuses it about a second later, or once it can read the keys from \
+             Postgres again."
         ))?,
         Revoked::Before => output::line(format!("Key {id} was revoked before."))?,
         Revoked::UnknownKey => bail!("there is no key with this id"),

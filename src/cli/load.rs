@@ -89,7 +89,8 @@ pub(super) struct LoadArgs {
     /// What each answer waits for: memory, disk, replica or ledger; the default is the setting of the service.
     #[arg(long, value_parser = ack, default_value = "unspecified", hide_default_value = true)]
     ack: pb::Ack,
-    /// The metrics of the service (http://HOST:PORT/metrics): the report then has the backlog.
+    /// The metrics of the service (http://HOST:PORT/metrics, or https:// with the files of --tls-ca, --tls-cert and
+    /// --tls-key): the report then has the backlog.
     #[arg(long, value_name = "URL")]
     metrics_url: Option<String>,
     /// Writes the report as JSON.

@@ -23,7 +23,7 @@ use self::secret_arg::SecretArg;
 use crate::{
     app::{
         App, Inspection, Listeners, Role, connections_max, inspect, raise_descriptor_limit,
-        tls_problems,
+        tls_problems, tls_warnings,
     },
     config::{self, Config, setting_name},
     grpc, telemetry,
@@ -210,6 +210,9 @@ async fn check(config: &Config, connect: bool) -> anyhow::Result<ExitCode> {
     output::line(config)?;
     if let Some(ignored) = config.ignored.kubernetes() {
         output::line(format!("# {ignored}"))?;
+    }
+    for warning in tls_warnings(config) {
+        output::line(format!("# warning: {warning}"))?;
     }
     if !connect {
         return Ok(ExitCode::SUCCESS);

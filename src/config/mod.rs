@@ -37,7 +37,8 @@ pub enum Automation {
 /// Whether callers must authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// Off if gRPC listens on a loopback address; a checked [`Config`] has `Required` or `Off` instead.
+    /// Off if gRPC listens on a loopback address and no proxy is trusted; a checked [`Config`] has `Required` or `Off`
+    /// instead.
     Auto,
     /// A call without valid credentials is refused.
     Required,
@@ -96,10 +97,10 @@ impl Config {
                 problems.push(problem.to_owned());
             }
             problems.extend(tls::problems(&config));
-            let is_loopback = config.grpc_listen.ip().is_loopback();
             if config.authentication == Authentication::Auto {
+                let reachable = config.is_reachable_from_the_network();
                 config.authentication =
-                    if is_loopback { Authentication::Off } else { Authentication::Required };
+                    if reachable { Authentication::Required } else { Authentication::Off };
             }
             problems.extend(config.jwt_problems());
             if problems.is_empty() {
@@ -133,7 +134,12 @@ impl Config {
 
     /// Whether callers from other machines can make every call.
     pub fn is_open_to_the_network(&self) -> bool {
-        self.authentication == Authentication::Off && !self.grpc_listen.ip().is_loopback()
+        self.authentication == Authentication::Off && self.is_reachable_from_the_network()
+    }
+
+    /// Whether calls may come from other machines: directly, or by a proxy on this one.
+    fn is_reachable_from_the_network(&self) -> bool {
+        !self.grpc_listen.ip().is_loopback() || !self.trusted_proxies.is_empty()
     }
 
     /// The most connections to Postgres that a process opens: those of its pools, one for each partition that it opens
@@ -231,6 +237,15 @@ mod tests {
         let config = load(&[("authentication", "required")]).unwrap();
         assert_eq!(config.authentication, Authentication::Required);
         assert!(!config.reflection, "off unless it is asked for");
+    }
+
+    #[test]
+    fn authentication_is_required_behind_a_proxy_on_this_machine() {
+        let proxy = ("trusted_proxies", "127.0.0.1");
+        assert_eq!(load(&[proxy]).unwrap().authentication, Authentication::Required);
+        let config = load(&[proxy, ("authentication", "off")]).unwrap();
+        assert_eq!(config.authentication, Authentication::Off);
+        assert!(config.is_open_to_the_network());
     }
 
     #[test]

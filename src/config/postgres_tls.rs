@@ -78,11 +78,18 @@ impl TlsOptions {
     /// Applies the options to what the library has parsed. An error continues a sentence that begins with the name of
     /// the setting.
     pub(super) fn apply(self, config: &mut Config) -> Result<ClientTls, String> {
+        for (name, value) in [
+            ("sslrootcert", &self.sslrootcert),
+            ("sslcert", &self.sslcert),
+            ("sslkey", &self.sslkey),
+        ] {
+            if value.as_ref().is_some_and(String::is_empty) {
+                return Err(format!("has an empty {name}: name a file, or remove the option"));
+            }
+        }
         let uses_system = self.sslrootcert.as_deref() == Some("system");
         let default = if uses_system { "verify-full" } else { "prefer" };
-        let file = |path: Option<String>| {
-            path.filter(|path| !path.is_empty()).map(|path| PemFile::new("postgres_url", path))
-        };
+        let file = |path: Option<String>| path.map(|path| PemFile::new("postgres_url", path));
         let authorities = file(self.sslrootcert).filter(|_| !uses_system);
         let (mode, verify) = match self.sslmode.as_deref().unwrap_or(default) {
             "disable" => (SslMode::Disable, Verify::Nothing),

@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionInfo, String> {
     };
     if rest.ends_with("#insecure") {
         return Err("ends in #insecure, which is not supported: the certificate of Redis is always verified \
-                    (to trust another certificate authority, set SSL_CERT_FILE)"
+                    (to trust another certificate authority, set redis_ca_file)"
             .to_owned());
     }
     check_characters(rest)?;

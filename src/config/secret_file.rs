@@ -16,8 +16,16 @@ pub(super) fn read(path: &str) -> Result<String, String> {
     if path.is_empty() {
         return Err("names no file".to_owned());
     }
-    let bytes =
-        content(path).map_err(|error| format!("names {path}, which cannot be read: {error}"))?;
+    let bytes = content(path).map_err(|error| {
+        if may_be_secret(path) {
+            // The error of the system does not repeat it.
+            format!(
+                "names a file that cannot be read (write its path, and the secret into it): {error}"
+            )
+        } else {
+            format!("names {path}, which cannot be read: {error}")
+        }
+    })?;
     if bytes.len() as u64 > SIZE_MAX {
         return Err(format!("names {path}, which has more than {SIZE_MAX} bytes"));
     }
@@ -29,6 +37,12 @@ pub(super) fn read(path: &str) -> Result<String, String> {
         return Err(format!("names {path}, which is empty"));
     }
     Ok(value.to_owned())
+}
+
+/// Whether a text may be the secret itself, written in place of a path: every secret that may be in a file is a URL, or
+/// has pairs of a name and a value.
+fn may_be_secret(path: &str) -> bool {
+    path.contains("://") || path.contains(['=', '@'])
 }
 
 fn content(path: &str) -> io::Result<Vec<u8>> {
@@ -99,6 +113,22 @@ mod tests {
         ] {
             let problem = read(path).unwrap_err();
             assert!(problem.contains(why), "{problem}");
+        }
+    }
+
+    #[test]
+    fn secret_in_place_of_a_file_is_not_repeated() {
+        for secret in [
+            "redis://cache?password=hunter2",
+            "postgres://ann:hunter2@db",
+            "unix:///hunter2",
+            "host=db password=hunter2",
+            "authorization=Bearer hunter2",
+            "ann:hunter2@cache",
+        ] {
+            let problem = read(secret).unwrap_err();
+            assert!(problem.contains("names a file that cannot be read"), "{problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
         }
     }
 

@@ -150,8 +150,9 @@ settings! {
     key_prefix: String = "yoink", format::key_prefix();
     /// Whether gRPC reflection shows the API to clients, for tools such as grpcurl. `yoink dev` turns it on.
     reflection: bool = "off", format::word([("on", true), ("off", false)]);
-    /// Whether callers of gRPC must authenticate (below); `auto` is `off` for a loopback `grpc_listen` and `required`
-    /// otherwise. `off` beyond loopback is a warning at each start.
+    /// Whether callers of gRPC must authenticate (below); `auto` is `off` for a loopback `grpc_listen` without
+    /// `trusted_proxies`, and `required` otherwise. `off` is logged at each start, beyond loopback or with a proxy as a
+    /// warning.
     authentication: Authentication = "auto", format::word([
         ("auto", Authentication::Auto), ("required", Authentication::Required),
         ("off", Authentication::Off),
@@ -181,7 +182,8 @@ settings! {
     /// The claim of a JWT that names the role of its user: a text, or a list that has one role. Without this setting every
     /// JWT is that of a customer.
     jwt_role_claim: Option<String> = "", format::optional_text();
-    /// The roles of client certificates, by a subject alternative name (DNS name or URI); it needs `grpc_client_auth`.
+    /// The roles of client certificates, by a subject alternative name (DNS name or URI); it needs `grpc_client_auth` and
+    /// `connection_max_age_ms`. List no proxy: its callers without credentials would have its role.
     client_certificate_roles: Vec<CertificateRole> = "",
         format::list("`name=role`, by commas", format::parsed);
     /// Attempts to store an order that the ledger refuses or that cannot be read, before it is moved to the dead
@@ -208,7 +210,7 @@ settings! {
     /// Maximum number of buyers' calls in progress in this process; one more is refused as OVERLOADED.
     concurrency_max_calls: u32 = "10000", format::whole("", 1..=1_000_000);
     /// Maximum number of buyers' calls per second from one address; all of them may come in one burst. One more is
-    /// refused as RATE_LIMITED.
+    /// refused as RATE_LIMITED. It also limits the wrong credentials of an address, to any service (below).
     address_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));
     /// The same for one principal, whatever its address; it needs `authentication`.
     principal_calls_per_second: u32 = "0", format::whole_or_off("", 1..=u64::from(u32::MAX));

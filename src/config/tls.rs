@@ -1,5 +1,7 @@
 //! The settings of TLS together: which need others, and what they mean for the modules that use TLS.
 
+use std::collections::HashSet;
+
 use redis::ConnectionAddr;
 
 use super::Config;
@@ -74,12 +76,31 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    problems.extend(certificate_role_problems(config));
     let redis_files =
         [&config.redis_ca_file, &config.redis_cert_file, &config.redis_key_file].into_iter();
     if !config.redis_uses_tls() {
         problems.extend(redis_files.flatten().map(|file| {
             format!("{} has no effect: redis_url must begin with rediss://", file.setting())
         }));
+    }
+    problems
+}
+
+/// What is wrong with the roles of certificates.
+fn certificate_role_problems(config: &Config) -> Vec<String> {
+    let roles = &config.client_certificate_roles;
+    let mut seen = HashSet::new();
+    let twice = roles.iter().filter(|one| !seen.insert(&one.name));
+    let mut problems: Vec<_> = twice
+        .map(|one| format!("client_certificate_roles lists {} more than once", one.name))
+        .collect();
+    if !roles.is_empty() && config.connection_max_age_ms == 0 {
+        problems.push(
+            "client_certificate_roles needs connection_max_age_ms other than 0: a certificate is verified only when its \
+             connection is opened"
+                .to_owned(),
+        );
     }
     problems
 }
@@ -102,13 +123,28 @@ mod tests {
         let (cert, key, ca) =
             (("tls_cert_file", "c"), ("tls_key_file", "k"), ("tls_client_ca_file", "a"));
         let tls = ("redis_url", "rediss://cache");
+        let auth = ("grpc_client_auth", "optional");
         let roles = ("client_certificate_roles", "backend.example=service");
         for (flags, problem) in [
             (&[cert, key][..], ""),
             (&[cert, key, ca, ("grpc_client_auth", "required")], ""),
             (&[cert, key, ca, ("http_client_auth", "optional")], ""),
-            (&[cert, key, ca, ("grpc_client_auth", "optional"), roles], ""),
+            (&[cert, key, ca, auth, roles], ""),
             (&[roles], "client_certificate_roles has no effect"),
+            (
+                &[cert, key, ca, auth, roles, ("connection_max_age_ms", "0")],
+                "client_certificate_roles needs connection_max_age_ms",
+            ),
+            (
+                &[
+                    cert,
+                    key,
+                    ca,
+                    auth,
+                    ("client_certificate_roles", "a=service,b=auditor,a=operator"),
+                ],
+                "client_certificate_roles lists a more than once",
+            ),
             (&[tls, ("redis_ca_file", "a")], ""),
             (&[tls, ("redis_cert_file", "c"), ("redis_key_file", "k")], ""),
             (&[cert], "tls_cert_file needs tls_key_file"),

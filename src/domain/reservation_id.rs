@@ -200,6 +200,15 @@ mod tests {
     use super::*;
     use crate::domain::PartitionCount;
 
+    #[test]
+    fn each_random_bit_differs_from_id_to_id() {
+        // A random bit is equal in all of them with a probability of 2 to the power of -199.
+        let drawn: Vec<_> = (0..200).map(|_| ReservationId::draw_random()).collect();
+        let ones = drawn.iter().fold(0, |bits, random| bits | random);
+        let always = drawn.iter().fold(u64::MAX, |bits, random| bits & random);
+        assert_eq!((ones, always), ((1 << RANDOM_BITS) - 1, 0));
+    }
+
     proptest! {
         #[test]
         fn id_is_parsed_from_its_own_text(

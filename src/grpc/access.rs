@@ -1,10 +1,12 @@
 //! Which role may make which call: the one table of it, and what handlers ask about their caller.
 //!
-//! A call without a row is refused to everyone, and a test compares the rows with the API.
+//! A call without a row is answered UNIMPLEMENTED, whatever the role, and reaches no handler; a test compares the rows with
+//! the API.
 
 use std::{collections::HashMap, sync::Arc, sync::LazyLock};
 
 use http::Extensions;
+use tonic::Status;
 
 use super::{error::ApiError, reason::Reason};
 use crate::{
@@ -54,16 +56,15 @@ const TABLE: [(&str, [Right; 4]); 16] = {
 
 static RIGHTS: LazyLock<HashMap<&str, [Right; 4]>> = LazyLock::new(|| TABLE.into());
 
-fn right(path: &str, role: CallerRole) -> Right {
-    let Some([customer, service, operator, auditor]) = RIGHTS.get(path).copied() else {
-        return Right::No;
-    };
-    match role {
+/// The right of a role, if there is such a call.
+fn right(path: &str, role: CallerRole) -> Option<Right> {
+    let [customer, service, operator, auditor] = RIGHTS.get(path).copied()?;
+    Some(match role {
         CallerRole::Customer => customer,
         CallerRole::Service => service,
         CallerRole::Operator => operator,
         CallerRole::Auditor => auditor,
-    }
+    })
 }
 
 /// The caller of an authorized call: in the extensions of its request.
@@ -76,26 +77,34 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// The caller while authentication is off.
+    const UNKNOWN: Self = Self { principal: None, own_only: false };
+
     /// The caller of a call by this path, if its role may make it.
-    pub(super) fn authorize(
-        path: &str,
-        principal: Option<Arc<Principal>>,
-    ) -> Result<Self, ApiError> {
-        let Some(principal) = principal else {
-            return Ok(Self { principal: None, own_only: false });
-        };
+    pub(super) fn authorize(path: &str, principal: Arc<Principal>) -> Result<Self, Status> {
         let own_only = match right(path, principal.role) {
-            Right::No => return Err(role_not_allowed(&principal)),
-            Right::Own => true,
-            Right::All => false,
+            // As the server answers it without authentication.
+            None => return Err(Status::unimplemented("")),
+            Some(Right::No) => return Err(role_not_allowed(&principal).into()),
+            Some(Right::Own) => true,
+            Some(Right::All) => false,
         };
         Ok(Self { principal: Some(principal), own_only })
     }
 
-    /// The caller of a request. Without one the call was not authorized, which is a bug, and is refused.
-    pub(super) fn of(extensions: &Extensions) -> Result<Self, ApiError> {
-        let caller = extensions.get::<Self>().cloned();
-        caller.ok_or_else(|| ApiError::with_applied(Reason::Internal, Applied::No))
+    /// The caller of a request. Without one the call was not authorized: with authentication this is a bug, and the call is
+    /// refused.
+    pub(super) fn of(
+        extensions: &Extensions,
+        authentication_is_on: bool,
+    ) -> Result<Self, ApiError> {
+        match extensions.get::<Self>() {
+            Some(caller) => Ok(caller.clone()),
+            None if authentication_is_on => {
+                Err(ApiError::with_applied(Reason::Internal, Applied::No))
+            }
+            None => Ok(Self::UNKNOWN),
+        }
     }
 
     /// Sets the user that a call is for: the caller itself, if it may act only for itself. Refuses another user.
@@ -141,6 +150,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::grpc::code_name;
 
     #[test]
     fn every_call_of_the_api_has_a_row_and_every_row_a_call() {
@@ -170,8 +180,13 @@ mod tests {
         caller.set_user(&mut field).map(|()| field)
     }
 
-    fn principal(role: CallerRole) -> Option<Arc<Principal>> {
-        Some(Arc::new(Principal { name: "ann".parse().unwrap(), role }))
+    fn principal(role: CallerRole) -> Arc<Principal> {
+        Arc::new(Principal { name: "ann".parse().unwrap(), role })
+    }
+
+    /// The caller of a request that was not authorized.
+    fn unknown() -> Caller {
+        Caller::of(&Extensions::new(), false).unwrap()
     }
 
     #[test]
@@ -184,8 +199,7 @@ mod tests {
         let service = Caller::authorize(path, principal(CallerRole::Service)).unwrap();
         assert_eq!(user(&service, "bob").unwrap(), "bob");
         assert_eq!(user(&service, "").unwrap(), "", "refused later as a wrong field");
-        let off = Caller::authorize(path, None).unwrap();
-        assert_eq!(user(&off, "bob").unwrap(), "bob");
+        assert_eq!(user(&unknown(), "bob").unwrap(), "bob", "authentication is off");
     }
 
     #[test]
@@ -198,15 +212,16 @@ mod tests {
         };
         let operator = Caller::authorize(path, principal(CallerRole::Operator)).unwrap();
         assert_eq!(actor(operator), "ann");
-        assert_eq!(actor(Caller::authorize(path, None).unwrap()), "bob", "authentication is off");
+        assert_eq!(actor(unknown()), "bob", "authentication is off");
     }
 
     #[test]
     fn call_without_a_row_or_without_a_caller_is_refused() {
         for role in CallerRole::ALL {
             let refused = Caller::authorize("/yoink.v1.InventoryService/Other", principal(role));
-            assert_eq!(refused.unwrap_err().reason, Reason::RoleNotAllowed);
+            assert_eq!(code_name(refused.unwrap_err().code()), "UNIMPLEMENTED");
         }
-        assert_eq!(Caller::of(&Extensions::new()).unwrap_err().reason, Reason::Internal);
+        let refused = Caller::of(&Extensions::new(), true);
+        assert_eq!(refused.unwrap_err().reason, Reason::Internal);
     }
 }

@@ -41,7 +41,7 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::CreateProductsResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let mut actor = "operator".to_owned();
-        Caller::of(&extensions)?.set_actor(&mut actor);
+        Caller::of(&extensions, self.services.authenticator.is_on())?.set_actor(&mut actor);
         let products = convert::new_products(message.products)?;
         let created = self.services.catalogue.create(&products, &actor).await;
         let created = match created.map_err(ApiError::from)? {
@@ -80,7 +80,7 @@ impl AdminService for Admin {
         request: Request<pb::RestockRequest>,
     ) -> Result<Response<pb::RestockResponse>, Status> {
         let (metadata, extensions, mut message) = request.into_parts();
-        Caller::of(&extensions)?.set_actor(&mut message.actor);
+        Caller::of(&extensions, self.services.authenticator.is_on())?.set_actor(&mut message.actor);
         let mut fields = Fields::default();
         let product = fields.parse("product_id", &message.product_id);
         let request = match idempotency_key::request_id(&metadata, &message.request_id) {
@@ -153,7 +153,7 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::ReleaseDeadEntriesResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let pb::ReleaseDeadEntriesRequest { selector, mut actor, reason, dry_run } = message;
-        Caller::of(&extensions)?.set_actor(&mut actor);
+        Caller::of(&extensions, self.services.authenticator.is_on())?.set_actor(&mut actor);
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
         let (counts, effects) = dead::apply(&self.services, Action::Release, message).await?;
         Ok(Response::new(pb::ReleaseDeadEntriesResponse {
@@ -172,7 +172,7 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::RetryDeadEntriesResponse>, Status> {
         let (_, extensions, message) = request.into_parts();
         let pb::RetryDeadEntriesRequest { selector, mut actor, reason, dry_run } = message;
-        Caller::of(&extensions)?.set_actor(&mut actor);
+        Caller::of(&extensions, self.services.authenticator.is_on())?.set_actor(&mut actor);
         let message = dead::ActionRequest { selector, actor, reason, dry_run };
         let (counts, effects) = dead::apply(&self.services, Action::Retry, message).await?;
         Ok(Response::new(pb::RetryDeadEntriesResponse {

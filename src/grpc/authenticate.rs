@@ -5,6 +5,7 @@ use std::{
     future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::Either;
@@ -16,9 +17,11 @@ use tonic::{
 };
 use tower::Service;
 
-use super::{access::Caller, error::ApiError, limits::RateLimit, reason::Reason};
+use super::{
+    access::Caller, address_limit::AddressLimit, error::ApiError, limits::RateLimit, reason::Reason,
+};
 use crate::{
-    auth::{Authenticator, Cause, PeerIdentity, Principal, Refused},
+    auth::{self, Authenticator, Cause, PeerIdentity, Principal, Refused},
     telemetry::Metrics,
     tls::Peer,
 };
@@ -28,6 +31,8 @@ use crate::{
 pub(super) struct CallerCheck {
     pub(super) authenticator: Authenticator,
     pub(super) metrics: Metrics,
+    /// The limit of failures of each address.
+    pub(super) addresses: AddressLimit,
     /// The limit of each principal.
     pub(super) principals: RateLimit<Arc<Principal>>,
 }
@@ -40,41 +45,46 @@ impl CallerCheck {
 
     /// Adds the identity of the client to a request, if the connection has a verified certificate.
     fn identify(&self, request: &mut Request<Body>) {
-        if !self.authenticator.is_on() {
-            return;
-        }
         let peer = request.extensions().get::<Peer>();
         if let Some(names) = peer.and_then(|peer| peer.certificate_names.clone()) {
             request.extensions_mut().insert(PeerIdentity { names });
         }
     }
 
-    fn admit(&self, request: &Request<Body>) -> Result<Caller, ApiError> {
-        let principal = self.authenticator.authenticate(request.headers(), request.extensions());
-        let principal = principal.map_err(|refused| {
-            self.metrics.record_authentication_failure(refused.as_str());
-            match refused {
-                Refused::Missing => Reason::CredentialsMissing,
-                Refused::Invalid(cause) => {
-                    let unread = cause == Cause::JwtKeysUnread;
-                    let (cause, description) = (cause.as_str(), cause.description());
-                    tracing::debug!(cause, "a call is refused: {description}");
-                    if unread {
-                        Reason::AuthenticationUnavailable
-                    } else {
-                        Reason::CredentialsInvalid
-                    }
-                }
-            }
-        })?;
-        if let Some(principal) = &principal {
-            self.principals.check(principal).map_err(|wait| {
-                let error = ApiError::rate_limited("principal", wait);
-                self.metrics.record_shed(error.reason.as_str());
-                error
-            })?;
-        }
+    fn admit(&self, request: &Request<Body>) -> Result<Caller, Status> {
+        let may_verify = || self.addresses.check_failures(request);
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let principal = self.authenticator.authenticate(headers, extensions, may_verify);
+        let principal = principal.map_err(|refused| self.refuse(request, refused))?;
+        let checked = self.principals.check(&principal);
+        checked.map_err(|wait| self.rate_limited("principal", wait))?;
         Caller::authorize(request.uri().path(), principal)
+    }
+
+    /// The answer to a call that is not authenticated, which is counted.
+    fn refuse(&self, request: &Request<Body>, refused: Refused) -> ApiError {
+        let cause = match refused {
+            Refused::TooOften(wait) => return self.rate_limited("address", wait),
+            Refused::Missing => {
+                self.metrics.record_authentication_failure(auth::MISSING);
+                return Reason::CredentialsMissing.into();
+            }
+            Refused::Invalid(cause) => cause,
+        };
+        self.metrics.record_authentication_failure(cause.as_str());
+        let (label, description) = (cause.as_str(), cause.description());
+        tracing::debug!(cause = label, "a call is refused: {description}");
+        if cause == Cause::JwtKeysUnread {
+            return Reason::AuthenticationUnavailable.into();
+        }
+        self.addresses.count_failure(request);
+        Reason::CredentialsInvalid.into()
+    }
+
+    fn rate_limited(&self, limited: &str, wait: Duration) -> ApiError {
+        let error = ApiError::rate_limited(limited, wait);
+        self.metrics.record_shed(error.reason.as_str());
+        error
     }
 }
 
@@ -102,13 +112,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if !self.check.authenticator.is_on() {
+            return Either::Left(self.inner.call(request));
+        }
         self.check.identify(&mut request);
         match self.check.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
                 Either::Left(self.inner.call(request))
             }
-            Err(error) => Either::Right(ready(Ok(Status::from(error).into_http()))),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
     }
 }

@@ -132,9 +132,11 @@ impl ApiError {
         let spec = self.reason.spec();
         self.applied.or(match spec.applied {
             AppliedRule::Maybe => Some(Applied::Maybe),
-            // An overload does not state `no`, because Envoy repeats the calls that do.
+            // Envoy repeats the calls that state `no`. That does not help while there are too many, or while the keys of
+            // JWTs are not read.
             AppliedRule::No | AppliedRule::PerError => {
-                (spec.code == Code::Unavailable).then_some(Applied::No)
+                let may_help = self.reason != Reason::AuthenticationUnavailable;
+                (spec.code == Code::Unavailable && may_help).then_some(Applied::No)
             }
         })
     }

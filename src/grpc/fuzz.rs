@@ -1,16 +1,54 @@
-//! Properties of what callers send beside messages: page tokens and the idempotency key.
+//! Properties of what callers send beside messages: page tokens, the idempotency key, and the addresses of proxies.
+
+use std::net::{IpAddr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::{idempotency_key, page_token::PagedList};
+use super::{idempotency_key, limits::client_address, page_token::PagedList};
 use crate::mutated::{mutated, mutated_text};
 
 const TOKENS: &[&str] = &["AQAAAAA", "AXQd2Yd1aG9lLTc", "AXQd2Yd1aG9lLTc=", ""];
 const KEYS: &[&str] = &["order-1", "\"order-1\"", "\"a\\\"b\\\\c\"", " \"a\" ", "\"a\";p=1"];
+const FORWARDED: &[&str] = &[
+    "192.0.2.7",
+    "192.0.2.7, 10.0.0.2",
+    "10.0.0.3:51234,10.0.0.2",
+    "[2001:db8::1]:80, ::ffff:10.0.0.4",
+    "unknown",
+];
+
+/// As the limits count an address: IPv6 by its network.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(whole) => IpAddr::V6((u128::from(whole) & !u128::from(u64::MAX)).into()),
+        whole @ IpAddr::V4(_) => whole,
+    }
+}
+
+fn written(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    let bare = hop.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
 
 proptest! {
+    #[test]
+    fn address_of_any_header_is_written_in_it_or_that_of_the_peer(
+        headers in prop::collection::vec(mutated_text(FORWARDED), 0..3),
+        peer in prop::sample::select(&["10.0.0.1", "::ffff:10.0.0.1", "192.0.2.1", "2001:db8::9"]),
+    ) {
+        let (peer, trusted) = (peer.parse::<IpAddr>().unwrap(), ["10.0.0.0/8".parse().unwrap()]);
+        let found = client_address(peer, headers.iter().map(String::as_str), &trusted);
+        if peer.to_canonical().to_string() != "10.0.0.1" {
+            prop_assert_eq!(found, counted(peer));
+        }
+        let hops = headers.iter().flat_map(|header| header.split(',')).filter_map(written);
+        let mut possible = hops.chain([peer]).map(counted);
+        prop_assert!(possible.any(|address| address == found), "{} of {:?}", found, headers);
+    }
+
     #[test]
     fn position_is_read_from_its_token_and_from_no_changed_one(
         name in ".{0,12}", filters in prop::collection::vec(".{0,12}", 0..4),

@@ -88,7 +88,8 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::ReserveUnitResponse>, Status> {
         let _permit = self.admission.enter()?;
         let (metadata, extensions, mut message) = request.into_parts();
-        Caller::of(&extensions)?.set_user(&mut message.user_id)?;
+        Caller::of(&extensions, self.admission.services.authenticator.is_on())?
+            .set_user(&mut message.user_id)?;
         let reserve = idempotency_key::reserve(
             &metadata,
             &message.product_id,
@@ -158,7 +159,7 @@ impl InventoryService for Inventory {
     ) -> Result<Response<pb::GetReservationResponse>, Status> {
         let _permit = self.admission.enter()?;
         let (_, extensions, message) = request.into_parts();
-        let caller = Caller::of(&extensions)?;
+        let caller = Caller::of(&extensions, self.admission.services.authenticator.is_on())?;
         let id = message.reservation_id.parse();
         let id = id.map_err(|error| ApiError::bad_field("reservation_id", error))?;
         let found = look_up(&self.admission.services, id).await;

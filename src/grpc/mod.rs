@@ -13,6 +13,7 @@ mod dead;
 mod dispatch;
 mod error;
 mod error_from;
+mod failure_limit;
 #[cfg(test)]
 mod fuzz;
 mod idempotency_key;
@@ -35,14 +36,8 @@ use tower::layer::layer_fn;
 
 pub(crate) use self::status::code_name;
 use self::{
-    address_limit::{AddressLimit, AddressLimited},
-    admin::Admin,
-    admission::Admission,
-    authenticate::CallerCheck,
-    inventory::Inventory,
-    limits::RateLimit,
-    reset_on_error::ResetOnError,
-    storefront::Storefront,
+    address_limit::AddressLimit, admin::Admin, admission::Admission, authenticate::CallerCheck,
+    inventory::Inventory, limits::RateLimit, reset_on_error::ResetOnError, storefront::Storefront,
 };
 pub use self::{
     dispatch::InventoryRoute,
@@ -103,8 +98,9 @@ pub struct Services {
 /// The services of the API: `InventoryService` apart, the others as routes, with reflection if the settings ask for it.
 /// `limits` apply to buyers; operators have only `ADMIN_REQUEST_BYTES_MAX`. Requests may be compressed with gzip; the limit
 /// of a message applies to its decompressed size. Responses are not compressed. Callers are authenticated after the limit
-/// of their address, because checking a signature costs more than refusing a call. Fails if the descriptor of the API
-/// cannot be read.
+/// of their address, because verifying a signature costs more than refusing a call. `AdminService` is not behind that
+/// limit; there, as on every service, an address that has sent too many wrong credentials has no signature verified. Fails
+/// if the descriptor of the API cannot be read.
 pub fn routes(
     services: Services,
     limits: &Limits,
@@ -127,17 +123,16 @@ pub fn routes(
     let caller_check = CallerCheck {
         authenticator: services.authenticator.clone(),
         metrics: services.metrics.clone(),
+        addresses: limit.clone(),
         principals: RateLimit::per_second(limits.principal_calls_per_second),
     };
     let unlimited = CallerCheck { principals: RateLimit::per_second(0), ..caller_check.clone() };
-    let inventory = AddressLimited { limit: limit.clone(), inner: caller_check.around(inventory) };
-    let address_limit = layer_fn(move |inner| AddressLimited { limit: limit.clone(), inner });
+    let inventory = limit.around(caller_check.around(inventory));
     let admin = AdminServiceServer::new(Admin { services })
         .accept_compressed(Gzip)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let storefront = caller_check.around(reset_on_error.named_layer(storefront));
-    let mut routes =
-        Routes::new(address_limit.named_layer(storefront)).add_service(unlimited.around(admin));
+    let mut routes = Routes::new(limit.around(storefront)).add_service(unlimited.around(admin));
     if reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -147,8 +142,8 @@ pub fn routes(
         // Both of its versions: clients use one or the other.
         let (v1, v1alpha) = (builder().build_v1()?, builder().build_v1alpha()?);
         routes = routes
-            .add_service(unlimited.around(v1.accept_compressed(Gzip)))
-            .add_service(unlimited.around(v1alpha.accept_compressed(Gzip)));
+            .add_service(limit.around(unlimited.around(v1.accept_compressed(Gzip))))
+            .add_service(limit.around(unlimited.around(v1alpha.accept_compressed(Gzip))));
     }
     Ok((InventoryRoute::new(inventory), routes))
 }

@@ -214,6 +214,9 @@ mod tests {
                 AppliedRule::PerError => assert!(applied.is_some(), "{reason:?}"),
                 AppliedRule::Maybe => assert_eq!(applied, Some("maybe"), "{reason:?}"),
                 AppliedRule::No if partly_done => assert_eq!(applied, Some("maybe")),
+                AppliedRule::No if reason == Reason::AuthenticationUnavailable => {
+                    assert_eq!(applied, None);
+                }
                 AppliedRule::No => assert_ne!(applied, Some("maybe"), "{reason:?}"),
             }
         }

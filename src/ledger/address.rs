@@ -69,15 +69,15 @@ impl Address {
         let attempt = Arc::new(Attempt::default());
         let (config, postgres) = (self.tls.current(), self.config.clone());
         let handshakes = Handshakes { config, postgres, attempt: attempt.clone() };
-        let opened = self.config.connect(handshakes).await?;
+        let opened = self.config.connect(handshakes).await;
         if self.config.get_ssl_mode() == SslMode::Prefer
-            && let Some(host) = attempt.unencrypted_host()
+            && let Some(host) = attempt.unencrypted_host(opened.as_ref().err())
             && self.unencrypted.set(host).is_ok()
             && let Some(warning) = self.downgrade()
         {
             tracing::warn!("{warning}");
         }
-        Ok(opened)
+        opened
     }
 }
 

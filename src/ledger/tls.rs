@@ -13,7 +13,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{
-    Config, Socket,
+    Config, Error, Socket,
     config::Host,
     tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
 };
@@ -21,22 +21,38 @@ use tokio_rustls::{TlsConnector, client};
 
 use crate::tls::der_element;
 
-/// The other machine that a connection leads to while it has no TLS: of several hosts, the last one.
+/// The other machines that a connection leads to while it has no TLS.
 #[derive(Default)]
-pub(super) struct Attempt(Mutex<Option<String>>);
+pub(super) struct Attempt(Mutex<Hosts>);
+
+#[derive(Default)]
+struct Hosts {
+    /// Where the handshake may still follow.
+    current: Option<String>,
+    /// The first one that the next host was tried after, without a handshake.
+    passed: Option<String>,
+}
 
 impl Attempt {
     fn begin(&self, other_machine: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = other_machine;
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = hosts.current.take();
+        hosts.passed = hosts.passed.take().or(before);
+        hosts.current = other_machine;
     }
 
     fn encrypt(&self) {
-        self.begin(None);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).current = None;
     }
 
-    /// The host that was connected to over the network without TLS.
-    pub(super) fn unencrypted_host(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The first host that was connected to over the network without TLS, whether or not it let this program log in. An
+    /// error of reading or writing does not show that the last host had answered that it offers no TLS.
+    pub(super) fn unencrypted_host(&self, error: Option<&Error>) -> Option<String> {
+        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = error.and_then(std::error::Error::source);
+        let answered = source.is_none_or(|source| !source.is::<io::Error>());
+        let current = hosts.current.as_ref().filter(|_| answered);
+        hosts.passed.as_ref().or(current).cloned()
     }
 }
 
@@ -252,9 +268,22 @@ mod tests {
         ] {
             let attempt = Attempt::default();
             attempt.begin(other_machine(&pairs.parse().unwrap(), name));
-            assert_eq!(attempt.unencrypted_host().as_deref(), reported, "{pairs}");
+            assert_eq!(attempt.unencrypted_host(None).as_deref(), reported, "{pairs}");
             attempt.encrypt();
-            assert_eq!(attempt.unencrypted_host(), None);
+            assert_eq!(attempt.unencrypted_host(None), None);
         }
+    }
+
+    #[test]
+    fn first_host_without_tls_is_reported_also_if_a_later_one_has_it() {
+        let attempt = Attempt::default();
+        let postgres: Config = "host=a,b,c,d".parse().unwrap();
+        for (host, encrypted) in [("a", true), ("b", false), ("c", false), ("d", true)] {
+            attempt.begin(other_machine(&postgres, host));
+            if encrypted {
+                attempt.encrypt();
+            }
+        }
+        assert_eq!(attempt.unencrypted_host(None).as_deref(), Some("b"));
     }
 }

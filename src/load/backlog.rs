@@ -1,15 +1,18 @@
 //! Reads the backlog of the service from its metrics.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Uri;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use super::plan::LoadError;
+use crate::tls::{ClientTls, Stream, Verify};
 
 /// Accepted orders that wait to be stored, for each partition.
 const METRIC: &str = "yoink_orders_depth";
@@ -19,18 +22,34 @@ const PAGE_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The address of a page of metrics.
 #[derive(Debug, Clone)]
-pub(super) struct MetricsUrl(Uri);
+pub(super) struct MetricsUrl {
+    uri: Uri,
+    /// With https.
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
 
 impl MetricsUrl {
-    /// Checks an address; returns it with the backlog now.
-    pub(super) async fn connect(url: &str) -> Result<(Self, u64), LoadError> {
+    /// Checks an address; returns it with the backlog now. With https, the files are those of the calls.
+    pub(super) async fn connect(
+        url: &str,
+        tls: Option<&ClientTls>,
+    ) -> Result<(Self, u64), LoadError> {
         let wrong =
             |problem: &str| LoadError::Metrics { url: url.to_owned(), problem: problem.to_owned() };
         let uri: Uri = url.parse().map_err(|_invalid| wrong("this is not a URL"))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(wrong("the URL must be http://host:port/path"));
-        }
-        let found = Self(uri);
+        let host = uri.host().ok_or_else(|| wrong("the URL must have a host"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => {
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+                let name = name.map_err(|_invalid| wrong("no certificate can be for its host"))?;
+                let of_system =
+                    ClientTls { verify: Verify::Name, authorities: None, identity: None };
+                Some((Arc::new(tls.unwrap_or(&of_system).config(None)?), name))
+            }
+            _ => return Err(wrong("the URL must begin with http:// or https://")),
+        };
+        let found = Self { uri, tls };
         let Some(page) = found.read().await else {
             return Err(wrong("no page was returned within a second"));
         };
@@ -49,10 +68,18 @@ impl MetricsUrl {
     }
 
     async fn get(&self) -> std::io::Result<String> {
-        let host = self.0.host().unwrap_or_default();
-        let path = self.0.path_and_query().map_or("/", |path| path.as_str());
+        let host = self.uri.host().unwrap_or_default();
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let name = host.trim_matches(['[', ']']);
-        let mut stream = TcpStream::connect((name, self.0.port_u16().unwrap_or(80))).await?;
+        let port = self.uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
+        let stream = TcpStream::connect((name, port)).await?;
+        let mut stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some((config, name)) => {
+                let connector = TlsConnector::from(config.clone());
+                Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?.into()))
+            }
+        };
         // In HTTP/1.0 the page ends with the connection.
         let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: text/plain\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;

@@ -128,7 +128,8 @@ pub struct Plan {
     pub request_ids: bool,
     /// What an answer waits for.
     pub ack: pb::Ack,
-    /// The `/metrics` of the service (`http://host:port/metrics`), from which the backlog is read once a second.
+    /// The `/metrics` of the service (`http://host:port/metrics`, or `https://` with the files of `tls`), from which the backlog is read
+    /// once a second.
     pub metrics_url: Option<String>,
     /// Whether [`Report::accepted_ids`](super::Report::accepted_ids) is filled: 36 bytes and more for each accepted call.
     pub keep_accepted_ids: bool,

@@ -49,7 +49,7 @@ pub async fn run(
     let target = Target::resolve(&plan).await?;
     target.probe().await?;
     let metrics = match &plan.metrics_url {
-        Some(url) => Some(MetricsUrl::connect(url).await?),
+        Some(url) => Some(MetricsUrl::connect(url, plan.tls.as_ref()).await?),
         None => None,
     };
     let ending = CancellationToken::new();

@@ -93,6 +93,8 @@ instruments! {
         redis_dropped: Counter<u64> = "yoink.redis.connections_dropped",
             "Connections to Redis that were replaced.";
         store_up: Gauge<u64> = "yoink.store.up", "1 if the store answered the last scrape in time.";
+        tls_files_refused: Gauge<u64> = "yoink.tls_files_refused",
+            "Groups of TLS files that changed and cannot be used.";
         durability: Gauge<u64> = "yoink.durability", "1 for the durability that each store gives.";
 
         audit_differences: Gauge<u64> = "yoink.audit.differences",

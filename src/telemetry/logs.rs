@@ -13,8 +13,9 @@ use tracing_subscriber::{
 use super::traces::{TARGET, Traces};
 use crate::config::{Config, LogFormat};
 
-/// Libraries whose lower levels would print what buyers send; the settings cannot raise them.
-const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=info", "opentelemetry=warn"];
+/// Libraries whose lower levels would print what buyers send, and h2 also a warning for each frame of a client that it does
+/// not expect; the settings cannot raise them.
+const MUTED_TARGETS: [&str; 3] = ["tokio_postgres=info", "h2=error", "opentelemetry=warn"];
 
 /// Writes log lines to standard error and sends spans to the collector, as the settings define. Logging can be set up
 /// only once.

@@ -106,6 +106,7 @@ impl Metrics {
             self.instruments().redis_dropped.add(0, &[KeyValue::new("reason", reason)]);
         }
         self.allow_authentication_failures(["missing"]);
+        self.record_tls_files_refused(0);
         self.instruments().dead_letters.add(0, &[]);
         self.instruments().unlisted.add(0, &[KeyValue::new("sqlstate", "none")]);
     }
@@ -171,6 +172,11 @@ impl Metrics {
     pub fn allow_authentication_failures(&self, causes: impl IntoIterator<Item = &'static str>) {
         let failures = &self.instruments().authentication_failures;
         causes.into_iter().for_each(|cause| failures.add(0, &[KeyValue::new("cause", cause)]));
+    }
+
+    /// So many groups of TLS files changed and cannot be used.
+    pub fn record_tls_files_refused(&self, groups: usize) {
+        self.instruments().tls_files_refused.record(groups as u64, &[]);
     }
 
     /// An answer has waited for its acknowledgement.

@@ -8,6 +8,8 @@
 
 mod collector;
 mod database;
+#[cfg(test)]
+mod fuzz;
 mod gauges;
 mod instruments;
 mod listeners;

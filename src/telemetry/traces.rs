@@ -67,7 +67,7 @@ impl Traces {
     }
 }
 
-fn read(traceparent: &str) -> Context {
+pub(super) fn read(traceparent: &str) -> Context {
     let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
 }

@@ -1,6 +1,6 @@
 //! TLS of connections that this program makes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -17,7 +17,7 @@ use rustls::{
 
 use super::{
     Contents, PemFile, TlsError,
-    der::{algorithm_and_key, public_key},
+    der::{algorithm_and_key, not_after, public_key},
     provider, with_versions,
 };
 
@@ -64,6 +64,22 @@ impl Identity {
         contents: &Contents,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         Ok((self.certificate.certificates(contents)?, self.key.private_key(contents)?))
+    }
+
+    /// The sentence about a certificate that has expired.
+    pub(super) fn expired(&self, certificate: &CertificateDer<'_>) -> Option<String> {
+        let end = not_after(certificate).filter(|end| *end < SystemTime::now())?;
+        let days = SystemTime::now().duration_since(end).unwrap_or_default().as_secs() / 86_400;
+        let (setting, path) = (self.certificate.setting(), self.certificate.path().display());
+        Some(format!(
+            "the certificate of {setting} ({path}) expired {days} days ago: clients refuse it; renew the certificate"
+        ))
+    }
+
+    /// What is wrong with the certificate although it can be used: it has expired.
+    pub fn warning(&self) -> Option<String> {
+        let contents = Contents::read(&self.files());
+        self.expired(self.certificate.certificates(&contents).ok()?.first()?)
     }
 
     /// The library's refusal of the pair, as a message about its files.

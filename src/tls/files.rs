@@ -28,6 +28,11 @@ pub enum TlsError {
         /// What is wrong with it; never a part of its content.
         problem: String,
     },
+    /// Certificates of clients are required, and no authority signs them.
+    #[error(
+        "certificates of clients are required, and no certificate authority is set: set tls_client_ca_file"
+    )]
+    NoClientAuthorities,
     /// The system trusts no certificate authority.
     #[error(
         "no certificate authority of the system can be read: install the package ca-certificates, or name a file of \

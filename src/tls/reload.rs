@@ -3,18 +3,22 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 
 use super::{Contents, PemFile, TlsError};
 
+/// Between two log lines about the same content.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Something whose files are read again.
 pub trait Reload: Send + Sync {
     /// Compares the files with what is in use. If they changed, uses them; if they cannot be used, keeps what is in use,
-    /// logs an error once for each content, and tries again at the next call. Reads files, so it must not run on a thread
-    /// of the runtime.
-    fn reload(&self);
+    /// logs an error for each content and again every minute, and tries again at the next call. Returns whether the files
+    /// are in use. Reads files, so it must not run on a thread of the runtime.
+    fn reload(&self) -> bool;
 }
 
 /// Makes a value from the contents of its files.
@@ -33,8 +37,8 @@ pub struct Reloaded<T> {
 struct Seen {
     /// What the current value was made from.
     used: u64,
-    /// What could not be used since then, and was logged.
-    refused: Option<u64>,
+    /// What could not be used since then, and when it was logged.
+    refused: Option<(u64, Instant)>,
 }
 
 impl<T> Reloaded<T> {
@@ -60,29 +64,34 @@ impl<T> Reloaded<T> {
 }
 
 impl<T: Send + Sync> Reload for Reloaded<T> {
-    fn reload(&self) {
+    fn reload(&self) -> bool {
         let contents = Contents::read(&self.files);
         let found = self.hasher.hash_one(&contents);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.used == found {
             seen.refused = None;
-            return;
+            return true;
         }
         match (self.make)(&contents) {
             Ok(value) => {
                 self.current.store(Arc::new(value));
                 *seen = Seen { used: found, refused: None };
                 tracing::info!("the files of {} changed: new connections use them", self.names());
+                true
             }
-            // Already logged. The next attempt may succeed: not everything that it needs is in the files.
-            Err(_) if seen.refused == Some(found) => {}
+            // The next attempt may succeed: not everything that it needs is in the files.
             Err(error) => {
-                seen.refused = Some(found);
+                let logged = seen.refused.filter(|(content, _)| *content == found);
+                if logged.is_some_and(|(_, at)| at.elapsed() < LOG_INTERVAL) {
+                    return false;
+                }
+                seen.refused = Some((found, Instant::now()));
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the files of {} changed and cannot be used: new connections use what was read before; correct the files",
                     self.names()
                 );
+                false
             }
         }
     }
@@ -115,11 +124,11 @@ mod tests {
         let value = Reloaded::load(vec![pem], number).unwrap();
         for (text, expected) in [("1", 1), ("2", 2), ("two", 2), ("3", 3)] {
             write(text);
-            value.reload();
+            assert_eq!(value.reload(), text != "two", "{text}");
             assert_eq!(*value.current(), expected, "{text}");
         }
         fs::remove_file(file.path()).unwrap();
-        value.reload();
+        assert!(!value.reload());
         assert_eq!(*value.current(), 3);
     }
 
@@ -140,7 +149,7 @@ mod tests {
         fs::write(file.path(), "new").unwrap();
         for (failing, expected) in [(true, "old"), (true, "old"), (false, "new")] {
             fails.store(failing, Ordering::Relaxed);
-            value.reload();
+            assert_eq!(value.reload(), !failing);
             assert_eq!(*value.current(), expected.as_bytes());
         }
     }

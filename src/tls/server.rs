@@ -1,10 +1,11 @@
 //! TLS of a listener.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -30,7 +31,9 @@ pub enum ClientAuth {
 /// TLS of one listener; clones share it.
 #[derive(Clone)]
 pub struct ServerTls {
+    /// Without its certificate, so that a new certificate authority is used also while the pair of files is broken.
     config: Arc<Reloaded<ServerConfig>>,
+    identity: Arc<Reloaded<CertifiedKey>>,
 }
 
 impl ServerTls {
@@ -42,19 +45,26 @@ impl ServerTls {
         protocol: &'static str,
     ) -> Result<Self, TlsError> {
         let authorities = authorities.filter(|_| client_auth != ClientAuth::None);
-        let mut files = identity.files();
-        files.extend(authorities.clone());
+        if client_auth == ClientAuth::Required && authorities.is_none() {
+            return Err(TlsError::NoClientAuthorities);
+        }
+        let files = identity.files();
+        let make = move |contents: &Contents| certified_key(&identity, contents);
+        let identity = Arc::new(Reloaded::load(files, make)?);
+        let current = Arc::new(CurrentIdentity(identity.clone()));
+        let files = authorities.iter().cloned().collect();
         let make = move |contents: &Contents| {
-            let mut config = server_config(&identity, client_auth, authorities.as_ref(), contents)?;
+            let verified = authorities.as_ref();
+            let mut config = server_config(current.clone(), client_auth, verified, contents)?;
             config.alpn_protocols = vec![protocol.into()];
             Ok(config)
         };
-        Ok(Self { config: Arc::new(Reloaded::load(files, make)?) })
+        Ok(Self { config: Arc::new(Reloaded::load(files, make)?), identity })
     }
 
     /// For the task that reads the files again.
-    pub fn files(&self) -> Arc<dyn Reload> {
-        self.config.clone()
+    pub fn files(&self) -> [Arc<dyn Reload>; 2] {
+        [self.identity.clone(), self.config.clone()]
     }
 
     /// The handshake with a client, with the certificate of this moment.
@@ -66,8 +76,34 @@ impl ServerTls {
     }
 }
 
+/// The certificate of this moment, for each handshake.
+struct CurrentIdentity(Arc<Reloaded<CertifiedKey>>);
+
+impl ResolvesServerCert for CurrentIdentity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.current())
+    }
+}
+
+impl fmt::Debug for CurrentIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CurrentIdentity")
+    }
+}
+
+fn certified_key(identity: &Identity, contents: &Contents) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = identity.read(contents)?;
+    let expired = chain.first().and_then(|certificate| identity.expired(certificate));
+    let read = CertifiedKey::from_der(chain, key, &provider());
+    let read = read.map_err(|error| identity.refused(&error))?;
+    if let Some(warning) = expired {
+        tracing::warn!("{warning}");
+    }
+    Ok(read)
+}
+
 fn server_config(
-    identity: &Identity,
+    identity: Arc<CurrentIdentity>,
     client_auth: ClientAuth,
     authorities: Option<&PemFile>,
     contents: &Contents,
@@ -86,9 +122,7 @@ fn server_config(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let (chain, key) = identity.read(contents)?;
-    let built = builder.with_single_cert(chain, key);
-    let mut config = built.map_err(|error| identity.refused(&error))?;
+    let mut config = builder.with_cert_resolver(identity);
     if client_auth != ClientAuth::None {
         // A client that resumes a session presents no certificate, so one that has expired since then would be accepted.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -116,5 +150,28 @@ mod tests {
             assert_eq!(config.send_tls13_tickets > 0, kept, "{client_auth:?}");
             assert!(!config.ticketer.enabled(), "{client_auth:?}");
         }
+    }
+
+    #[test]
+    fn certificates_of_clients_are_not_required_without_authorities() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = self_signed(dir.path());
+        let refused = ServerTls::load(identity, ClientAuth::Required, None, "h2").err().unwrap();
+        assert!(matches!(refused, TlsError::NoClientAuthorities), "{refused}");
+    }
+
+    #[test]
+    fn broken_key_does_not_keep_an_authority_in_use() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let identity = self_signed(dir.path());
+        let authorities = self_signed(other.path()).certificate().clone();
+        let key = identity.key().path().to_owned();
+        let read = Some(authorities.clone());
+        let tls = ServerTls::load(identity, ClientAuth::Required, read, "h2").unwrap();
+        let before = tls.config.current();
+        std::fs::write(key, "broken").unwrap();
+        self_signed(other.path());
+        assert_eq!(tls.files().map(|files| files.reload()), [false, true]);
+        assert!(!Arc::ptr_eq(&before, &tls.config.current()));
     }
 }

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-use super::peer;
+use super::{der::not_after, peer};
 
 /// A TCP connection, with or without TLS.
 #[derive(Debug)]
@@ -39,6 +40,14 @@ impl Stream {
         let Self::Tls(stream) = self else { return None };
         let certificates = stream.get_ref().1.peer_certificates()?;
         certificates.first().map(peer::names)
+    }
+
+    /// How long the certificate that the peer presented is valid from now on.
+    pub fn peer_certificate_left(&self) -> Option<Duration> {
+        let Self::Tls(stream) = self else { return None };
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        let end = not_after(certificate)?;
+        Some(end.duration_since(SystemTime::now()).unwrap_or_default())
     }
 }
 

@@ -83,7 +83,8 @@ async fn clients_buy_on_without_an_error_while_their_connections_end_at_their_ag
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_under_way_is_answered_after_the_age_of_its_connection() {
     let env = TestEnv::with_durable_postgres().await;
-    let api = env.serve(Role::Api, &[("connection_max_age_ms", "1000")]).await;
+    let settings = [("connection_max_age_ms", "1000"), ("call_timeout_ms", "60000")];
+    let api = env.serve(Role::Api, &settings).await;
     api.create(product("shoe", 1)).await;
     let connections = Arc::default();
     let buyers = InventoryServiceClient::new(counted(&api, &connections).await);

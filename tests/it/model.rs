@@ -213,7 +213,12 @@ impl Run {
             for (p, product) in &self.model.products {
                 if self.stores.deployment.partitions.of(&Self::id(*p)) == partition {
                     let found = cut.products[&Self::id(*p)];
-                    assert_eq!((found.stock, found.supply), (product.stock, product.supply));
+                    let expected = (product.stock, product.supply);
+                    assert_eq!(
+                        (found.stock, found.supply),
+                        expected,
+                        "the model has another stock"
+                    );
                 }
             }
         }

@@ -78,7 +78,11 @@ async fn forwarded_address_is_used_only_from_a_trusted_proxy() {
         request.metadata_mut().insert("x-forwarded-for", client.parse().unwrap());
         request
     };
-    let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
+    let settings = [
+        ("address_calls_per_second", "1"),
+        ("trusted_proxies", "127.0.0.1"),
+        ("authentication", "off"),
+    ];
     let behind = env.serve(Role::All, &settings).await;
     behind.create(product("shoe", 1_000)).await;
     let ask = async |service: &Service, n: usize| {

@@ -42,7 +42,7 @@ const WRONG: &str = "wrongSecret8Hd5sP2y";
 /// The role `keeper` has a password, and everything else is as in other tests.
 const HBA: &str = "\
 host all keeper 127.0.0.1/32 scram-sha-256
-host all postgres 127.0.0.1/32 trust
+host all postgres,yoink_serve,yoink_owner,yoink_read 127.0.0.1/32 trust
 ";
 
 fn text(bytes: &[u8]) -> String {
@@ -118,12 +118,12 @@ impl Run {
         );
         env.sql().await.batch_execute(&sql).await.unwrap();
         eventually("the role needs its password", async || {
-            let url = env.postgres_url().replace("postgres@", "keeper@");
+            let url = env.superuser_url().replace("postgres@", "keeper@");
             tokio_postgres::connect(&url, tokio_postgres::NoTls).await.err()
         })
         .await;
         let user = ["ACL", "SETUSER", "seller", "on", &format!(">{REDIS}"), "~*", "&*", "+@all"];
-        redis_command::<()>(&env.redis_url(), &user).await;
+        redis_command::<()>(&env.redis.as_ref().unwrap().admin_url(), &user).await;
 
         let (collector, received) = silent_collector().await;
         let authority = Authority::new();
@@ -269,6 +269,9 @@ impl Run {
             vec!["--set", &wrong("redis_url"), "config", "check"],
             vec!["--set", &wrong("postgres_url"), "config", "check"],
             vec!["--set", &wrong("otlp_headers"), "config", "check"],
+            vec!["--set", &format!("redis_url_file={wrong_login}"), "config", "check"],
+            vec!["--set", &format!("postgres_url_file={wrong_password}"), "config", "check"],
+            vec!["--set", &format!("otlp_headers_file={}", wrong("a")), "config", "check"],
             vec!["--set", &wrong_login, "config", "check"],
             vec![
                 "--set",

@@ -7,7 +7,7 @@ use yoink::{
 };
 
 use crate::{
-    harness::{Service, TestEnv, dead_entries, product, run_yoink},
+    harness::{Authority, Service, TestEnv, Validity, dead_entries, product, run_yoink},
     prometheus::{Prometheus, alerts},
     running_load::RunningLoad,
 };
@@ -339,4 +339,20 @@ async fn postgres_without_free_connections_fires_its_alert() {
     sql.batch_execute("ROLLBACK").await.unwrap();
     watch.clears().await;
     env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_files_that_cannot_be_used_fire_their_alert() {
+    let env = TestEnv::new().await;
+    let client = Authority::new().issue("client", &[], Validity::Now);
+    let (cert, key) = client.texts();
+    let url = format!("{}?sslcert={cert}&sslkey={key}", env.postgres_url());
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
+    let watch = Prometheus::watching(service.http).await;
+    let good = std::fs::read(key).unwrap();
+    std::fs::write(key, "broken").unwrap();
+    watch.fires("YoinkTlsFilesRefused").await;
+    std::fs::write(key, good).unwrap();
+    watch.clears().await;
+    service.stop().await;
 }

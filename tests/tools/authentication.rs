@@ -1,6 +1,6 @@
 //! Authentication through the real Envoy: the table of roles over REST, and what a client gets for wrong credentials.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path};
 
 use prost::Message as _;
 use serde_json::Value as Json;
@@ -139,11 +139,49 @@ async fn every_path_is_answered_by_the_role_of_its_caller_on_its_own_listener() 
     env.assert_audit_holds().await;
 }
 
+/// The methods and paths of each call, as the proto files have them.
+fn rules() -> Vec<BTreeSet<(String, String)>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/yoink/v1");
+    let rules = |call: &str| {
+        let methods = ["get", "put", "post", "delete", "patch"].into_iter();
+        let rules = methods.flat_map(|method| {
+            let before = format!("{method}: \"");
+            let paths = call.split(before.as_str()).skip(1);
+            let paths = paths.map(|rest| rest.split('"').next().unwrap().to_owned());
+            paths.map(move |path| (method.to_uppercase(), path)).collect::<Vec<_>>()
+        });
+        rules.collect()
+    };
+    let mut found = Vec::new();
+    for file in fs::read_dir(dir).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        found.extend(text.split("\n  rpc ").skip(1).map(rules));
+    }
+    found
+}
+
+fn is_of(path: &str, template: &str) -> bool {
+    let path = path.split('?').next().unwrap();
+    let (path, template) = (path.split('/'), template.split('/'));
+    path.clone().count() == template.clone().count()
+        && path.zip(template).all(|(part, of)| part == of || of.starts_with('{'))
+}
+
 #[test]
 fn answers_are_expected_for_every_call_of_the_api() {
     let set = prost_types::FileDescriptorSet::decode(yoink::grpc::DESCRIPTOR_SET).unwrap();
     let services = set.file.iter().flat_map(|file| &file.service);
-    assert_eq!(services.map(|service| service.method.len()).sum::<usize>(), ANSWERS.len());
+    let calls = rules();
+    assert_eq!(services.map(|service| service.method.len()).sum::<usize>(), calls.len());
+    assert!(calls.iter().all(|rules| !rules.is_empty()), "a call has no path: {calls:?}");
+    let rules: BTreeSet<_> = calls.into_iter().flatten().collect();
+    let expected = ANSWERS.map(|(_, method, path, ..)| {
+        let mut of = rules.iter().filter(|(verb, rule)| verb == method && is_of(path, rule));
+        let found = of.next().unwrap_or_else(|| panic!("{method} {path} is not a path of the API"));
+        assert!(of.next().is_none(), "{method} {path} is a path of two calls");
+        found.clone()
+    });
+    assert_eq!(expected.into_iter().collect::<BTreeSet<_>>(), rules);
 }
 
 #[tokio::test(flavor = "multi_thread")]

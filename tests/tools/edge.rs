@@ -126,6 +126,57 @@ async fn cors_allows_pages_of_this_machine_and_no_others() {
     assert_eq!(preflight("https://evil.example").await, None);
 }
 
+/// What a page sends without asking first has one of three content types, or none.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_origins_and_other_content_types_reach_no_call() {
+    const HERE: &str = "http://localhost:3000";
+    const ELSEWHERE: &str = "https://evil.example";
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[]).await;
+    let envoy = Envoy::in_front_of(service.grpc).await;
+    service.create(product("shoe", 5)).await;
+    let order = json!({ "productId": "shoe", "userId": "ann", "requestId": "r" }).to_string();
+    let send = async |address, (method, path): (&str, &str), body: &str, headers: &[_]| {
+        let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, body) = envoy.send(request.body(Full::from(body.to_owned())).unwrap()).await;
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let code = body.get("code").cloned();
+        (parts.status.as_u16(), code.map_or(0, |code| code.as_u64().unwrap()))
+    };
+    let json = ("content-type", "application/json");
+    let others = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""];
+    for (address, call, body, here) in [
+        (envoy.address, ("POST", "/v1/reservations"), order.as_str(), Some(HERE)),
+        (envoy.address, ("POST", "/orders"), &order, Some(HERE)),
+        (envoy.operators, ("POST", "/v1/admin/products/shoe/restock"), r#"{"units": "1"}"#, None),
+        (envoy.operators, ("PATCH", "/v1/admin/products/shoe"), r#"{"name": "Hat"}"#, None),
+    ] {
+        for origin in [ELSEWHERE, "null", "http://localhost.evil.example", ""] {
+            let found = send(address, call, body, &[("origin", origin), json]).await;
+            assert_eq!(found, (403, 7), "{call:?} of a page of {origin:?}");
+        }
+        for other in others {
+            let mut headers = vec![("content-type", other)];
+            headers.extend(here.map(|here| ("origin", here)));
+            assert_eq!(send(address, call, body, &headers).await, (415, 3), "{call:?} as {other}");
+        }
+        assert_eq!(send(address, call, body, &[]).await, (415, 3), "{call:?} without a type");
+    }
+    let restock = ("POST", "/v1/admin/products/shoe/restock");
+    assert_eq!(send(envoy.operators, restock, "{}", &[("origin", HERE), json]).await, (403, 7));
+    assert_eq!(envoy.get("/v1/products/shoe").await.body["product"]["stock"], json!("5"));
+    let utf8 = ("content-type", "Application/JSON; charset=utf-8");
+    let page = [("origin", HERE), utf8];
+    let found = send(envoy.address, ("POST", "/v1/reservations"), &order, &page).await;
+    assert_eq!(found, (202, 0), "a page of this machine");
+    let delivery = r#"{"units": "1", "requestId": "delivery-1"}"#;
+    assert_eq!(send(envoy.operators, restock, delivery, &[utf8]).await, (200, 0));
+    env.assert_audit_holds().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unavailable_service_is_503_in_the_error_format() {
     let env = TestEnv::new().await;
@@ -139,7 +190,11 @@ async fn unavailable_service_is_503_in_the_error_format() {
 #[tokio::test(flavor = "multi_thread")]
 async fn service_takes_the_client_address_only_from_envoy() {
     let env = TestEnv::new().await;
-    let settings = [("address_calls_per_second", "1"), ("trusted_proxies", "127.0.0.1")];
+    let settings = [
+        ("address_calls_per_second", "1"),
+        ("trusted_proxies", "127.0.0.1"),
+        ("authentication", "off"),
+    ];
     let service = env.serve(Role::All, &settings).await;
     let envoy = Envoy::in_front_of(service.grpc).await;
     service.create(product("shoe", 1_000)).await;

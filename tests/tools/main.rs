@@ -9,6 +9,7 @@ mod harness;
 mod alerts;
 mod authentication;
 mod bench;
+mod beside;
 mod clients;
 mod compose;
 mod dashboards;

@@ -1,10 +1,16 @@
 //! Accepts connections from one listener, also after accepts that fail.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 
@@ -108,26 +114,26 @@ impl Acceptor {
 pub(super) struct Incoming {
     pub(super) acceptor: Acceptor,
     tls: Option<ServerTls>,
-    /// Each counts towards the limit of connections.
-    handshakes: JoinSet<Option<(Connection, SocketAddr)>>,
+    handshakes: Handshakes,
 }
 
 impl Incoming {
     pub(super) fn new(acceptor: Acceptor, tls: Option<ServerTls>) -> Self {
-        Self { acceptor, tls, handshakes: JoinSet::new() }
+        Self { acceptor, tls, handshakes: Handshakes::default() }
     }
 
     /// The next connection. `admit` returns how one that was accepted is limited; without a limit it is closed.
     pub(super) async fn next(
         &mut self,
-        mut admit: impl FnMut(&mut Acceptor) -> Option<Limit>,
+        mut admit: impl FnMut(&mut Acceptor, &mut Handshakes) -> Option<Limit>,
     ) -> (Connection, SocketAddr) {
         loop {
             tokio::select! {
-                Some(ended) = self.handshakes.join_next() => {
+                Some(ended) = self.handshakes.tasks.join_next() => {
                     match ended {
                         Ok(Some(connection)) => return connection,
                         Ok(None) => {}
+                        Err(error) if error.is_cancelled() => {}
                         Err(error) => {
                             let error = &error as &dyn std::error::Error;
                             tracing::error!(error, "a TLS handshake panicked: its connection is closed");
@@ -135,7 +141,8 @@ impl Incoming {
                     }
                 }
                 (stream, address) = self.acceptor.accept() => {
-                    let Some(limit) = admit(&mut self.acceptor) else { continue };
+                    let limit = admit(&mut self.acceptor, &mut self.handshakes);
+                    let Some(limit) = limit else { continue };
                     if let Some(connection) = self.begin(stream, address, limit) {
                         return connection;
                     }
@@ -161,62 +168,107 @@ impl Incoming {
             let stream = Stream::Plain(stream);
             return Some((Connection::new(stream, limit, counted), address));
         };
-        let accepted = Accepted { stream, address, limit, counted };
-        self.handshakes.spawn(async move {
+        self.handshakes.begin(limit, async move |place| {
             let failed = |error: io::Error| {
                 metrics.handshake_failed();
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(listener = name, client = %address, error, "a TLS handshake failed");
             };
-            accepted.handshake(&tls).await.map_err(failed).ok()
+            let stream = tls.accept(stream).await.map_err(failed).ok()?;
+            Some((Connection::new(stream, place.take()?, counted), address))
         });
         None
     }
 }
 
-/// A connection before its handshake.
-struct Accepted {
-    stream: TcpStream,
-    address: SocketAddr,
-    limit: Limit,
-    counted: Counted,
+/// The place of a connection at its listener, while its handshake is not finished.
+#[derive(Clone)]
+struct Place(Arc<Mutex<Option<Limit>>>);
+
+impl Place {
+    /// Nothing if it was given to another connection.
+    fn take(&self) -> Option<Limit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
 
-impl Accepted {
-    async fn handshake(mut self, tls: &ServerTls) -> io::Result<(Connection, SocketAddr)> {
-        let stream = tokio::select! {
-            stream = tls.accept(self.stream) => stream?,
-            () = self.limit.exceeded() => return Err(io::ErrorKind::ConnectionAborted.into()),
-        };
-        // It begins now: the handshake had a limit of its own.
-        self.limit.begin();
-        Ok((Connection::new(stream, self.limit, self.counted), self.address))
+/// Handshakes that are not finished. Each has a place at the listener, as its connection has afterwards, but only until
+/// another connection needs it: clients that finish no handshake keep no others out.
+#[derive(Default)]
+pub(super) struct Handshakes {
+    tasks: JoinSet<Option<(Connection, SocketAddr)>>,
+    /// The oldest first; also some that have ended.
+    places: VecDeque<(Place, AbortHandle)>,
+}
+
+impl Handshakes {
+    fn begin<F>(&mut self, limit: Limit, handshake: impl FnOnce(Place) -> F)
+    where
+        F: Future<Output = Option<(Connection, SocketAddr)>> + Send + 'static,
+    {
+        // An entry holds the memory of its task. All that have ended are removed when they are the most.
+        if self.places.len() > 2 * self.tasks.len() + 64 {
+            self.places.retain(|(place, task)| !place.is_taken() && !task.is_finished());
+        }
+        let place = Place(Arc::new(Mutex::new(Some(limit))));
+        let task = self.tasks.spawn(handshake(place.clone()));
+        self.places.push_back((place, task));
+    }
+
+    /// Ends the oldest one, so that its place is free. False if none is in progress.
+    pub(super) fn end_oldest(&mut self, acceptor: &mut Acceptor) -> bool {
+        while let Some((place, task)) = self.places.pop_front() {
+            if task.is_finished() {
+                continue;
+            }
+            if let Some(limit) = place.take() {
+                task.abort();
+                drop(limit);
+                acceptor.metrics.handshake_failed();
+                acceptor.closed_one("the oldest TLS handshake is ended for each new one");
+                return true;
+            }
+        }
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio_util::sync::CancellationToken;
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-    use super::*;
-    use crate::tls::{ClientAuth, self_signed};
+    use super::{super::connection::Lifetime, *};
+
+    fn limit(permit: OwnedSemaphorePermit) -> Limit {
+        Limit::Permit { lifetime: Lifetime::begin(), _permit: permit }
+    }
 
     #[tokio::test]
-    async fn handshake_ends_when_its_connection_is_the_oldest_of_too_many() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = self_signed(dir.path());
-        let tls = ServerTls::load(identity, ClientAuth::None, None, "http/1.1").unwrap();
-        let metrics = Metrics::new().unwrap().listener("http");
+    async fn oldest_handshake_gives_its_place_and_a_finished_one_does_not() {
+        let metrics = Metrics::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, address) = listener.accept().await.unwrap();
-        let token = CancellationToken::new();
-        let closed = Box::pin(token.clone().cancelled_owned());
-        let limit = Limit::Oldest { closed, _ended: CancellationToken::new().drop_guard() };
-        let accepted = Accepted { stream, address, limit, counted: Counted::new(metrics) };
-        token.cancel();
-        let ended = accepted.handshake(&tls).await.err().unwrap();
-        // Not the limit of the time.
-        assert_eq!(ended.kind(), io::ErrorKind::ConnectionAborted);
+        let mut acceptor = Acceptor::new(listener, "grpc", 3, &metrics);
+        let permits = Arc::new(Semaphore::new(3));
+        let mut handshakes = Handshakes::default();
+        let (finish, finished) = oneshot::channel();
+        let permit = || permits.clone().try_acquire_owned();
+        handshakes.begin(limit(permit().unwrap()), async move |place| {
+            finish.send(place.take().unwrap()).ok().unwrap();
+            std::future::pending().await
+        });
+        let connection = finished.await.unwrap();
+        for _ in 0..2 {
+            handshakes.begin(limit(permit().unwrap()), async |_| std::future::pending().await);
+        }
+        for free in [1, 2] {
+            assert!(handshakes.end_oldest(&mut acceptor));
+            assert_eq!(permits.available_permits(), free);
+        }
+        assert!(!handshakes.end_oldest(&mut acceptor), "it ends the one that is finished");
+        drop(connection);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
@@ -21,54 +21,64 @@ use crate::{
     tls::{Peer, Stream},
 };
 
-/// What an HTTP/2 client sends first, and how long it may take to.
+/// What an HTTP/2 client sends first, and how long it may take to, from the acceptance of its connection.
 const PREFACE_BYTES: usize = 24;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than this, no connection lasts: a timer takes no more than about two years.
+const LIFETIME_MAX: Duration = Duration::from_hours(365 * 24);
 
 /// How a connection is counted, and what may end it before its client does.
 pub(super) enum Limit {
     /// It holds one of the permits.
-    Permit { preface: Option<Preface>, _permit: OwnedSemaphorePermit },
+    Permit { lifetime: Lifetime, _permit: OwnedSemaphorePermit },
     /// It is ended when it is the oldest one and there are too many.
     Oldest { closed: Pin<Box<WaitForCancellationFutureOwned>>, _ended: DropGuard },
 }
 
-/// The first bytes of an HTTP/2 client, as long as some are missing.
-pub(super) struct Preface {
+/// When a connection ends even if its client does not end it: first at the limit of the preface, then with the certificate
+/// of its client.
+pub(super) struct Lifetime {
     missing_bytes: usize,
-    timeout: Pin<Box<Sleep>>,
+    end: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Preface {
-    pub(super) fn expected() -> Self {
-        let timeout = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
-        Self { missing_bytes: PREFACE_BYTES, timeout }
+impl Lifetime {
+    /// Of a connection that is accepted now.
+    pub(super) fn begin() -> Self {
+        let timer = Some(Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)));
+        Self { missing_bytes: PREFACE_BYTES, end: None, timer }
+    }
+
+    /// It ends after this time.
+    fn end_after(&mut self, left: Duration) {
+        self.end = Some(Instant::now() + left.min(LIFETIME_MAX));
+    }
+
+    fn received(&mut self, bytes: usize) {
+        if self.missing_bytes == 0 {
+            return;
+        }
+        self.missing_bytes = self.missing_bytes.saturating_sub(bytes);
+        if self.missing_bytes > 0 {
+            return;
+        }
+        match (self.end, &mut self.timer) {
+            (Some(end), Some(timer)) => timer.as_mut().reset(end),
+            (None, timer) => *timer = None,
+            (Some(_), None) => {}
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.timer.as_mut().map_or(Poll::Pending, |timer| timer.as_mut().poll(context))
     }
 }
 
 impl Limit {
-    /// Ends when a handshake must not go on, because the connection is the oldest of too many.
-    pub(super) async fn exceeded(&mut self) {
-        match self {
-            // The handshake has a limit of its own, and the preface is expected after it.
-            Self::Permit { .. } => std::future::pending().await,
-            Self::Oldest { closed, .. } => closed.as_mut().await,
-        }
-    }
-
-    /// The limit of the preface counts from now.
-    pub(super) fn begin(&mut self) {
-        if let Self::Permit { preface: Some(preface), .. } = self {
-            *preface = Preface::expected();
-        }
-    }
-
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let (exceeded, error) = match self {
-            Self::Permit { preface: None, .. } => return Ok(()),
-            Self::Permit { preface: Some(preface), .. } => {
-                (preface.timeout.as_mut().poll(context), io::ErrorKind::TimedOut)
-            }
+            Self::Permit { lifetime, .. } => (lifetime.poll(context), io::ErrorKind::TimedOut),
             Self::Oldest { closed, .. } => {
                 (closed.as_mut().poll(context), io::ErrorKind::ConnectionAborted)
             }
@@ -77,13 +87,14 @@ impl Limit {
     }
 
     fn received(&mut self, bytes: usize) {
-        if let Self::Permit { preface, .. } = self
-            && let Some(expected) = preface
-        {
-            expected.missing_bytes = expected.missing_bytes.saturating_sub(bytes);
-            if expected.missing_bytes == 0 {
-                *preface = None;
-            }
+        if let Self::Permit { lifetime, .. } = self {
+            lifetime.received(bytes);
+        }
+    }
+
+    fn end_after(&mut self, left: Duration) {
+        if let Self::Permit { lifetime, .. } = self {
+            lifetime.end_after(left);
         }
     }
 }
@@ -112,7 +123,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, limit: Limit, counted: Counted) -> Self {
+    /// With a certificate of the client, it lasts no longer than that is valid.
+    pub(super) fn new(stream: Stream, mut limit: Limit, counted: Counted) -> Self {
+        if let Some(left) = stream.peer_certificate_left() {
+            limit.end_after(left);
+        }
         Self { stream, limit, write_delay: WriteDelay::default(), _counted: counted }
     }
 }
@@ -182,13 +197,56 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, io::IoSlice};
+    use std::{future::poll_fn, io::IoSlice, sync::Arc};
 
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        sync::Semaphore,
+    };
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::telemetry::Metrics;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// After which time a connection ends that has received this.
+    fn lasts(certificate: Option<Duration>, received: usize) -> Option<Duration> {
+        let begun = Instant::now();
+        let mut lifetime = Lifetime::begin();
+        certificate.into_iter().for_each(|left| lifetime.end_after(left));
+        lifetime.received(received);
+        lifetime.timer.map(|timer| timer.deadline() - begun)
+    }
+
+    #[tokio::test]
+    async fn connection_ends_without_its_preface_or_with_the_certificate_of_its_client() {
+        for (certificate, received, expected) in [
+            (None, PREFACE_BYTES - 1, PREFACE_TIMEOUT),
+            (Some(3600 * SECOND), 0, PREFACE_TIMEOUT),
+            (Some(1800 * SECOND), 2 * PREFACE_BYTES, 1800 * SECOND),
+            (Some(Duration::MAX), PREFACE_BYTES, LIFETIME_MAX),
+        ] {
+            let found = lasts(certificate, received).unwrap();
+            let (at_least, less_than) = (expected, expected + 600 * SECOND);
+            assert!((at_least..less_than).contains(&found), "{found:?}, not {expected:?}");
+        }
+        assert_eq!(lasts(None, PREFACE_BYTES), None);
+    }
+
+    #[tokio::test]
+    async fn connection_whose_time_is_over_fails() {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let mut lifetime = Lifetime::begin();
+        lifetime.end_after(Duration::ZERO);
+        let mut limit = Limit::Permit { lifetime, _permit: permit };
+        limit.received(PREFACE_BYTES);
+        let ended = poll_fn(|context| match limit.check(context) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error.kind()),
+        });
+        assert_eq!(ended.await, io::ErrorKind::TimedOut);
+    }
 
     #[tokio::test]
     async fn every_operation_of_a_connection_fails_when_its_limit_is_exceeded() {

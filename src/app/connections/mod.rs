@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::listen::listen;
 use self::{
-    accept::{Acceptor, Incoming},
-    connection::{Connection, Limit, Preface},
+    accept::{Acceptor, Handshakes, Incoming},
+    connection::{Connection, Lifetime, Limit},
 };
 use crate::{config::Config, telemetry::Metrics, tls::ServerTls};
 
@@ -60,8 +60,8 @@ pub(crate) fn connections_max(config: &Config) -> anyhow::Result<usize> {
     Ok(usize::try_from(left.min(setting))?)
 }
 
-/// Connections to gRPC, `max` at the same time; one more is closed at once, so that its client can try another
-/// process.
+/// Connections to gRPC, `max` at the same time; one more ends the oldest TLS handshake that is not finished. If there is
+/// none, it is closed at once, so that its client can try another process.
 pub(super) fn grpc(
     listener: TcpListener,
     tls: Option<ServerTls>,
@@ -71,21 +71,24 @@ pub(super) fn grpc(
     let permits = Arc::new(Semaphore::new(max));
     let incoming = Incoming::new(Acceptor::new(listener, "grpc", max, metrics), tls);
     stream::unfold((incoming, permits), move |(mut incoming, permits)| async move {
-        let admit = |acceptor: &mut Acceptor| {
-            let permit = permits.clone().try_acquire_owned();
+        let admit = |acceptor: &mut Acceptor, handshakes: &mut Handshakes| {
+            let mut permit = permits.clone().try_acquire_owned();
+            if permit.is_err() && handshakes.end_oldest(acceptor) {
+                permit = permits.clone().try_acquire_owned();
+            }
             if permit.is_err() {
                 acceptor.closed_one("new ones are closed (connections_max)");
             }
-            let preface = Some(Preface::expected());
-            permit.ok().map(|permit| Limit::Permit { preface, _permit: permit })
+            let lifetime = Lifetime::begin();
+            permit.ok().map(|permit| Limit::Permit { lifetime, _permit: permit })
         };
         let (connection, _) = incoming.next(admit).await;
         Some((Ok(connection), (incoming, permits)))
     })
 }
 
-/// Connections to HTTP, [`HTTP_CONNECTIONS_MAX`] at the same time; one more ends the oldest, so that a client that
-/// holds connections and sends nothing cannot keep others from asking whether this process is ready.
+/// Connections to HTTP, [`HTTP_CONNECTIONS_MAX`] at the same time; one more ends the oldest, so that a client that holds connections and sends nothing cannot keep others from asking
+/// whether this process is ready.
 pub(super) struct HttpListener {
     incoming: Incoming,
     /// The oldest first; each is cancelled when it has ended.
@@ -105,7 +108,7 @@ impl axum::serve::Listener for HttpListener {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let open = &mut self.open;
-        let admit = |acceptor: &mut Acceptor| {
+        let admit = |acceptor: &mut Acceptor, _: &mut Handshakes| {
             open.retain(|connection| !connection.is_cancelled());
             if open.len() >= HTTP_CONNECTIONS_MAX
                 && let Some(oldest) = open.pop_front()

@@ -1,5 +1,8 @@
 //! API keys: created, revoked and replaced by the command while services run.
 
+use std::fs;
+
+use serde_json::json;
 use tonic::{Code, Request, metadata::MetadataValue};
 use yoink::{
     app::Role,
@@ -7,8 +10,17 @@ use yoink::{
     grpc::pb::{ListProductsRequest, inventory_service_client::InventoryServiceClient},
 };
 
-use super::{REQUIRED, answer, assert_refused, create_key, id_of, list, refused_for, with_token};
-use crate::harness::{Binary, TestEnv, eventually, get, product, reason, run_yoink};
+use super::{
+    REQUIRED, answer, assert_refused, create_key, id_of,
+    jwt::key_file,
+    limits::scrape,
+    list, refused_for,
+    signer::{Signer, claims},
+    with_token,
+};
+use crate::harness::{Binary, TestEnv, eventually, product, reason, run_yoink, scratch_dir};
+
+const METRICS_TOKEN: &str = "token-of-the-metrics-7Kq2vX9f";
 
 fn yoink(env: &TestEnv, args: &[&str]) -> (bool, String) {
     let output = tokio::task::block_in_place(|| run_yoink(env, args));
@@ -162,19 +174,16 @@ async fn key_is_replaced_without_a_refused_call_and_revoked_in_every_process() {
 async fn keys_stay_in_use_while_postgres_is_down() {
     let mut env = TestEnv::with_own_postgres().await;
     let key = create_key(&env, "ann", CallerRole::Customer);
-    let service = env.serve(Role::Api, &[REQUIRED]).await;
-    list(service.channel(), Some(&key)).await.unwrap();
+    let mut service = Binary::serve_as("api", &env, &[REQUIRED], None);
+    let channel = service.channel().await;
+    list(channel.clone(), Some(&key)).await.unwrap();
     env.postgres.as_mut().unwrap().stop();
-    eventually("the process notices that Postgres is down", async || {
-        let scrape = get(service.http, "/metrics").await;
-        let down = |line: &str| {
-            line.starts_with("yoink_store_up{") && line.contains("postgres") && line.ends_with(" 0")
-        };
-        scrape.lines().any(down).then_some(())
+    eventually("the process has tried to read the keys, and failed", async || {
+        service.log().contains("the API keys cannot be read").then_some(())
     })
     .await;
-    list(service.channel(), Some(&key)).await.unwrap();
-    assert_refused(list(service.channel(), Some(&with_wrong_secret(&key))).await, "secret");
+    list(channel.clone(), Some(&key)).await.unwrap();
+    assert_refused(list(channel, Some(&with_wrong_secret(&key))).await, "secret");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +194,19 @@ async fn secrets_are_in_no_log_line_no_answer_and_no_metric() {
     let key = create_key(&env, "ann", CallerRole::Customer);
     let wrong = with_wrong_secret(&key);
     let jwt = "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0LW9mLWEtand0.c2lnbmF0dXJlLW9mLWEtand0";
-    let settings = [REQUIRED, ("log_filter", "trace")];
+    let (signer, other) = (Signer::ec(), Signer::ec());
+    let (accepted, forged) = (signer.token(&claims(json!({}))), other.token(&claims(json!({}))));
+    let key_set = key_file(&[signer.jwk("a")]);
+    let token_file = scratch_dir("metrics").join("token");
+    fs::write(&token_file, METRICS_TOKEN).unwrap();
+    let settings = [
+        REQUIRED,
+        ("log_filter", "trace"),
+        ("jwt_jwks_file", key_set.to_str().unwrap()),
+        ("jwt_issuer", "https://id.example"),
+        ("jwt_audience", "yoink"),
+        ("metrics_token_file", token_file.to_str().unwrap()),
+    ];
     let mut binary = Binary::serve_as("all", &env, &settings, None);
     let channel = binary.channel().await;
     let mut buyers = InventoryServiceClient::new(channel.clone());
@@ -194,14 +215,23 @@ async fn secrets_are_in_no_log_line_no_answer_and_no_metric() {
     buyers.reserve_unit(with_token(request, Some(&key))).await.unwrap();
     assert_eq!(answer(list(channel.clone(), Some(&wrong)).await), "CREDENTIALS_INVALID");
     assert_eq!(answer(list(channel.clone(), Some(jwt)).await), "CREDENTIALS_INVALID");
-    let scrape = get(binary.http_address().unwrap(), "/metrics").await;
+    list(channel.clone(), Some(&accepted)).await.unwrap();
+    assert_eq!(answer(list(channel.clone(), Some(&forged)).await), "CREDENTIALS_INVALID");
+    let headers = format!("Authorization: Bearer {METRICS_TOKEN}\r\n");
+    let scrape = scrape(binary.http_address().unwrap(), "/metrics", &headers).await;
+    assert!(scrape.contains("yoink_authentication_failures_total"), "{scrape}");
     let (_, listed) = yoink(&env, &["keys", "list"]);
     let log = binary.log();
-    assert!(log.contains("key_secret") && log.contains("jwt_unused"), "the causes are logged");
+    for cause in ["key_secret", "jwt_key_unknown", "jwt_signature"] {
+        assert!(log.contains(cause), "{cause} is not logged");
+    }
     let secret = key.rsplit('_').next().unwrap();
+    let mut parts = vec![secret, &secret[..32], &secret[32..], METRICS_TOKEN];
+    // The claims and the signature of each.
+    parts.extend([jwt, &accepted, &forged].into_iter().flat_map(|jwt| jwt.split('.').skip(1)));
     for text in [&log, &scrape, &listed] {
-        for part in [secret, &secret[..32], &secret[32..], "c2VjcmV0LW9mLWEtand0", "c2lnbmF0dXJl"] {
-            assert!(!text.contains(part), "a part of a credential is shown");
+        for part in &parts {
+            assert!(!text.contains(part), "a part of a credential is shown: {part}");
         }
     }
     let hash = "SELECT count(*) FROM api_keys WHERE encode(secret_sha256, 'escape') LIKE $1";
@@ -225,5 +255,6 @@ async fn authentication_is_required_beyond_loopback_and_switching_it_off_is_a_wa
     }
     let mut loopback = Binary::serve_as("api", &env, &[], None);
     list(loopback.channel().await, None).await.unwrap();
-    assert!(!loopback.log().contains("authentication"), "{}", loopback.log());
+    let log = loopback.log();
+    assert!(log.contains("authentication is off: every program on this machine"), "{log}");
 }

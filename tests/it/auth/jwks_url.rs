@@ -31,7 +31,7 @@ enum Answers {
     /// It closes each connection without an answer.
     Nothing,
     /// It answers with this status and this body.
-    Other(u16, &'static str),
+    Other(u16, String),
 }
 
 /// The server of an identity provider.
@@ -94,7 +94,7 @@ async fn reply(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &Mutex<
     let (status, body) = match answers {
         Answers::Keys(keys) => (200, json!({"keys": keys}).to_string()),
         Answers::Nothing => return,
-        Answers::Other(status, body) => (status, body.to_owned()),
+        Answers::Other(status, body) => (status, body),
     };
     let length = body.len();
     let head =
@@ -155,14 +155,49 @@ async fn keys_stay_in_use_while_their_server_gives_none() {
         })
         .await;
     };
+    // Without the check of the status, the old key would be dropped.
+    let keys = json!({"keys": [new.jwk("b")]}).to_string();
     let broken = [
         Answers::Nothing,
-        Answers::Other(500, "broken"),
-        Answers::Other(302, ""),
-        Answers::Other(200, "not json"),
-        Answers::Other(200, r#"{"keys": []}"#),
+        Answers::Other(500, keys.clone()),
+        Answers::Other(302, keys),
+        Answers::Other(200, "not json".to_owned()),
+        Answers::Other(200, r#"{"error": "none"}"#.to_owned()),
+        Answers::Other(200, " ".repeat(1024 * 1024 + 1)),
     ];
     join_all(broken.map(keeps)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn withdrawn_key_is_refused_also_if_no_other_key_is_left() {
+    let env = TestEnv::new().await;
+    let (old, new) = (Signer::ec(), Signer::ec());
+    let (old_token, new_token) = (token(&old, "a"), token(&new, "b"));
+    // A key without an id cannot be used.
+    let mut unusable = new.jwk("b");
+    unusable.as_object_mut().unwrap().remove("kid");
+    let withdraws = async |left: Vec<Value>| {
+        let server = KeyServer::start(Answers::Keys(vec![old.jwk("a")]), None).await;
+        let service = serve(&env, &server.url("http"), &[]).await;
+        list(service.channel(), Some(&old_token)).await.unwrap();
+        server.set(Answers::Keys(left));
+        assert_refused(list(service.channel(), Some(&new_token)).await, "unknown key");
+        // The token was verified before, and is refused nevertheless.
+        let refused = eventually("the old key is dropped", async || {
+            list(service.channel(), Some(&old_token)).await.err()
+        });
+        assert_refused(Err(refused.await), "withdrawn");
+        let ready = get(service.http, "/readyz").await;
+        assert!(ready.contains("200") && ready.contains("no usable key"), "{ready}");
+        server.set(Answers::Keys(vec![new.jwk("b")]));
+        eventually("the new key is used", async || {
+            list(service.channel(), Some(&new_token)).await.ok()
+        })
+        .await;
+        let ready = get(service.http, "/readyz").await;
+        assert!(!ready.contains("no usable key"), "{ready}");
+    };
+    join_all([Vec::new(), vec![unusable]].map(withdraws)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +209,12 @@ async fn start_does_not_need_the_server_and_jwts_are_unavailable_until_it_answer
     let token = token(&signer, "a");
     let called = list(service.channel(), Some(&token)).await.unwrap_err();
     assert_eq!(called.code(), tonic::Code::Unavailable);
+    // Envoy repeats a call that states `no`, which would not help here.
+    assert_eq!(called.metadata().get("x-yoink-applied"), None);
     assert_eq!(answer::<()>(Err(called)), "AUTHENTICATION_UNAVAILABLE");
+    for wrong in ["garbage", "a.b.c"] {
+        assert_refused(list(service.channel(), Some(wrong)).await, wrong);
+    }
     let ready = get(service.http, "/readyz").await;
     assert!(ready.contains("503") && ready.contains("JWTs are refused"), "{ready}");
     server.set(Answers::Keys(vec![signer.jwk("a")]));

@@ -5,15 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use futures_util::future::join_all;
 use ring::hmac;
 use serde_json::{Value, json};
 use yoink::{
     app::Role,
+    domain::CallerRole,
     grpc::pb::{GetReservationRequest, ReserveUnitRequest},
 };
 
 use super::{
-    REQUIRED, answer, assert_refused, list, refused_for,
+    REQUIRED, answer, assert_refused, create_key, list, refused_for,
     signer::{Signer, claims, encode, now, unsigned},
     with_token,
 };
@@ -26,7 +28,7 @@ fn write_keys(file: &Path, keys: &[Value]) {
     fs::rename(new, file).unwrap();
 }
 
-fn key_file(keys: &[Value]) -> PathBuf {
+pub(super) fn key_file(keys: &[Value]) -> PathBuf {
     let file = scratch_dir("jwks").join("jwks.json");
     write_keys(&file, keys);
     file
@@ -108,6 +110,39 @@ async fn wrong_jwt_is_refused_with_one_answer_and_its_cause_is_counted() {
     request.metadata_mut().insert("authorization", bytes);
     assert_refused(service.buyers().list_products(request).await.map(drop), "non-ASCII");
     list(service.channel(), Some(&valid)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn address_that_sends_wrong_credentials_gets_no_signature_verified_on_the_operators_service()
+{
+    let env = TestEnv::new().await;
+    let operator = create_key(&env, "carol", CallerRole::Operator);
+    let (signer, other) = (Signer::ec(), Signer::ec());
+    let file = key_file(&[signer.jwk("a")]);
+    let settings = [("address_calls_per_second", "5"), ("jwt_role_claim", "role")];
+    let service = serve(&env, &file, &settings).await;
+    let audit = async |token: &str| {
+        let request = with_token(yoink::grpc::pb::AuditRequest {}, Some(token));
+        answer(service.admin().audit(request).await)
+    };
+    let known = signer.token(&claims(json!({"role": "operator"})));
+    assert_eq!(audit(&known).await, "OK");
+    let forged = other.token(&claims(json!({"role": "operator"})));
+    eventually("a forged token is refused without a verification", async || {
+        // Many at once, so that enough of them are in one second.
+        let answers = join_all((0..100).map(|_| audit(&forged))).await;
+        let expected = ["CREDENTIALS_INVALID", "RATE_LIMITED"];
+        assert!(answers.iter().all(|answer| expected.contains(&answer.as_str())), "{answers:?}");
+        assert_eq!(audit(&known).await, "OK", "it was verified before");
+        assert_eq!(audit(&operator).await, "OK", "its key is in memory");
+        answers.iter().any(|answer| answer == "RATE_LIMITED").then_some(())
+    })
+    .await;
+    let fresh = signer.token(&claims(json!({"role": "auditor"})));
+    eventually("a new token of this address is accepted later", async || {
+        (audit(&fresh).await == "OK").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

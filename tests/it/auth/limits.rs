@@ -1,6 +1,6 @@
 //! The limit of each principal, and the token of `/metrics`.
 
-use std::{fs, time::Instant};
+use std::{fs, net::SocketAddr, time::Instant};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 use yoink::{app::Role, domain::CallerRole, grpc::pb::AuditRequest};
 
 use super::{REQUIRED, answer, create_key, list, with_token};
-use crate::harness::{Service, TestEnv, run_yoink_with, scratch_dir};
+use crate::harness::{TestEnv, run_yoink_with, scratch_dir};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn principal_over_its_rate_is_refused_with_each_of_its_keys_and_others_are_not() {
@@ -36,8 +36,8 @@ async fn principal_over_its_rate_is_refused_with_each_of_its_keys_and_others_are
 }
 
 /// The status line and the headers of a scrape with these headers.
-async fn scrape(service: &Service, path: &str, headers: &str) -> String {
-    let mut connection = TcpStream::connect(service.http).await.unwrap();
+pub(super) async fn scrape(address: SocketAddr, path: &str, headers: &str) -> String {
+    let mut connection = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -54,7 +54,7 @@ async fn scrape_needs_the_token_that_its_file_has_at_this_moment() {
     let service = env.serve(Role::Api, &settings).await;
     let scraped_with = async |token: &str| {
         let headers = format!("Authorization: Bearer {token}\r\n");
-        scrape(&service, "/metrics", &headers).await
+        scrape(service.http, "/metrics", &headers).await
     };
     let accepted = scraped_with("first-token").await;
     assert!(accepted.starts_with("HTTP/1.1 200 ") && accepted.contains("yoink_"), "{accepted}");
@@ -67,13 +67,13 @@ async fn scrape_needs_the_token_that_its_file_has_at_this_moment() {
         "Authorization: Bearer first-token\r\nAuthorization: Bearer first-token\r\n",
         "x-api-key: first-token\r\n",
     ] {
-        let refused = scrape(&service, "/metrics", headers).await;
+        let refused = scrape(service.http, "/metrics", headers).await;
         assert!(refused.starts_with("HTTP/1.1 401 "), "{headers}: {refused}");
         assert!(refused.contains("www-authenticate: Bearer realm=\"yoink\""), "{refused}");
         assert!(!refused.contains("yoink_"), "{refused}");
     }
     for path in ["/healthz", "/readyz"] {
-        let open = scrape(&service, path, "").await;
+        let open = scrape(service.http, path, "").await;
         assert!(open.starts_with("HTTP/1.1 200 "), "{path}: {open}");
     }
     fs::write(&file, "second-token").unwrap();
@@ -81,7 +81,8 @@ async fn scrape_needs_the_token_that_its_file_has_at_this_moment() {
     assert!(scraped_with("first-token").await.starts_with("HTTP/1.1 401 "));
     // A file that cannot be used opens nothing.
     fs::write(&file, "").unwrap();
-    assert!(scraped_with("").await.starts_with("HTTP/1.1 500 "));
+    assert!(scraped_with("second-token").await.starts_with("HTTP/1.1 500 "));
+    assert!(scraped_with("").await.starts_with("HTTP/1.1 401 "));
     let start = tokio::task::block_in_place(|| {
         run_yoink_with(&env, &settings, &["serve", "--role", "api"])
     });

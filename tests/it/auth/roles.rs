@@ -159,12 +159,26 @@ async fn every_call_is_answered_by_the_role_of_its_caller() {
             assert_eq!(answer(called), expected, "{path} by {caller}");
         }
     }
+    // An operation that does not exist is no matter of roles.
+    for token in tokens.iter().flatten() {
+        let status = call_unknown(service.channel(), token).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unimplemented, "{status:?}");
+    }
     // Health is open to everyone.
     for token in &tokens {
         let request = with_token(HealthCheckRequest::default(), token.as_deref());
         HealthClient::new(service.channel()).check(request).await.unwrap();
     }
     env.assert_audit_holds().await;
+}
+
+/// A call that the API does not have.
+async fn call_unknown(channel: Channel, token: &str) -> Result<(), Status> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let path = "/yoink.v1.AdminService/NoSuchMethod".parse().unwrap();
+    client.unary(with_token((), Some(token)), path, codec).await.map(drop)
 }
 
 #[test]

@@ -8,7 +8,10 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 use yoink::{
     app::Role,
-    grpc::pb::{ListProductsRequest, ListReservationsRequest},
+    grpc::pb::{
+        ListProductsRequest, ListReservationsRequest, ReserveUnitRequest,
+        inventory_service_client::InventoryServiceClient,
+    },
 };
 
 use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
@@ -194,24 +197,45 @@ async fn redis_out_of_memory_refuses_whole_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_never_contain_user_ids_even_from_postgres_error_details() {
+async fn logs_and_metrics_never_contain_user_ids_even_from_postgres_error_details() {
     let env = TestEnv::new().await;
-    let api = env.serve(Role::Api, &[]).await;
-    api.create(product("shoe", 10)).await;
+    let beside = env.serve(Role::Api, &[]).await;
+    beside.create(product("shoe", 10)).await;
+    let everything = [("log_filter", "trace"), ("metrics_products", "shoe")];
+    let mut api = Binary::serve_as("api", &env, &everything, None);
+    let mut buyers = InventoryServiceClient::new(api.channel().await);
     let sql = env.sql().await;
     sql.batch_execute("ALTER TABLE reservations ADD COLUMN note text NOT NULL").await.unwrap();
-    api.buy("shoe", "secret-buyer", "secret-request").await.unwrap();
-    let mut worker = Binary::serve(&env, &[("log_filter", "debug")], None);
+    let request = ReserveUnitRequest {
+        product_id: "shoe".to_owned(),
+        user_id: "secret-buyer".to_owned(),
+        request_id: "secret-request".to_owned(),
+        ..Default::default()
+    };
+    eventually("the unit is sold", async || {
+        buyers.clone().reserve_unit(request.clone()).await.ok()
+    })
+    .await;
+    let wrong = ReserveUnitRequest { user_id: "secret buyer".to_owned(), ..request };
+    assert_eq!(buyers.reserve_unit(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    let mut worker = Binary::serve(&env, &everything, None);
     worker.channel().await;
     // It pauses and compensates nothing, because the schema is the cause.
     eventually("it reports the reason", async || {
         worker.log().contains("its schema, role or database is wrong").then_some(())
     })
     .await;
-    worker.signal(nix::sys::signal::Signal::SIGTERM);
-    worker.ended().await;
-    let printed = worker.log();
-    assert!(!printed.contains("secret"), "{printed}");
+    drop(buyers);
+    for mut process in [api, worker] {
+        let page = get(process.http_address().unwrap(), "/metrics").await;
+        assert!(page.contains("yoink_"), "{page}");
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        process.ended().await;
+        let log = process.log();
+        assert!(log.contains("TRACE"), "{log}");
+        let named = log.lines().chain(page.lines()).find(|line| line.contains("secret"));
+        assert_eq!(named, None);
+    }
     assert_eq!(env.audit().await.products[0].in_orders, 1);
     sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
     let next = env.serve(Role::Worker, &[("takeover_idle_ms", "300")]).await;
@@ -226,7 +250,7 @@ async fn expired_deadline_leaves_the_outcome_unknown_and_the_reservation_finishe
     service.create(product("shoe", 10)).await;
     let redis = env.redis.as_ref().unwrap();
     redis.pause();
-    let request = yoink::grpc::pb::ReserveUnitRequest {
+    let request = ReserveUnitRequest {
         product_id: "shoe".to_owned(),
         user_id: "ann".to_owned(),
         request_id: "r".to_owned(),

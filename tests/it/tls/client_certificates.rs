@@ -1,13 +1,28 @@
 //! Certificates of clients: which are accepted, and that each connection is verified.
 
 use rustls::{
-    HandshakeKind,
+    ALL_VERSIONS, HandshakeKind,
     version::{TLS12, TLS13},
 };
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use super::listeners::{SecureService, ask, client_config, handshake, https};
-use crate::harness::{Authority, TestEnv, Validity, get};
+use crate::harness::{Authority, Issued, TestEnv, Validity, get};
+
+/// Why the listener refuses a client with this certificate: the alert of TLS, which may follow the client's handshake.
+async fn refusal(
+    service: &SecureService,
+    authority: &Authority,
+    client: Option<&Issued>,
+) -> String {
+    let config = client_config(ALL_VERSIONS, authority, "h2", client);
+    let stream = TcpStream::connect(service.grpc).await.unwrap();
+    let refused = match handshake(stream, config).await {
+        Ok(mut stream) => stream.read(&mut [0; 1]).await.map(drop),
+        Err(error) => Err(error),
+    };
+    refused.unwrap_err().to_string()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_certificates_are_verified_where_they_are_asked_for() {
@@ -18,18 +33,21 @@ async fn client_certificates_are_verified_where_they_are_asked_for() {
     let expired = clients.issue("expired", &["ann.example"], Validity::Expired);
     let foreign = other.issue("foreign", &["ann.example"], Validity::Now);
     let ca = clients.file();
-    for (mode, expected) in
-        [("required", [false, true, false, false]), ("optional", [true, true, false, false])]
-    {
+    for (mode, without) in [("required", "CertificateRequired"), ("optional", "")] {
         let settings = [("tls_client_ca_file", ca.as_str()), ("grpc_client_auth", mode)];
         let service = SecureService::start(&env, &server, &settings).await;
         let with = [None, Some(&valid), Some(&expired), Some(&foreign)];
-        for (issued, answered) in with.into_iter().zip(expected) {
+        let alerts = [without, "", "CertificateExpired", "UnknownCA"];
+        for (issued, alert) in with.into_iter().zip(alerts) {
             let mut tls = authority.trusted_by_client("127.0.0.1");
             if let Some(issued) = issued {
                 tls = tls.identity(issued.identity());
             }
-            assert_eq!(service.answers(tls).await, answered, "{mode}: {issued:?}");
+            assert_eq!(service.answers(tls).await, alert.is_empty(), "{mode}: {issued:?}");
+            if !alert.is_empty() {
+                let refused = refusal(&service, &authority, issued).await;
+                assert!(refused.contains(alert), "{mode}: {refused}");
+            }
         }
         // The other listener does not ask.
         let healthy = https(service.http, &authority, "/healthz").await.unwrap();

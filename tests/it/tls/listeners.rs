@@ -213,6 +213,11 @@ async fn expired_certificate_of_the_service_is_refused_by_its_clients() {
     let refused = connect(service.grpc, &authority, "h2").await.unwrap_err().to_string();
     assert!(refused.contains("expired"), "{refused}");
     service.stop().await;
+    let (cert, key) = server.texts();
+    let settings = [("tls_cert_file", cert), ("tls_key_file", key)];
+    let done = block_in_place(|| run_yoink_with(&env, &settings, &["config", "check"]));
+    let printed = String::from_utf8(done.stdout).unwrap();
+    assert!(printed.contains("# warning: the certificate of tls_cert_file"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,7 +352,8 @@ async fn load_generator_verifies_the_service_and_presents_its_certificate() {
         (done.status.code().unwrap(), printed)
     };
     let (cert, key) = client.texts();
-    let identity = ["--tls-cert", cert, "--tls-key", key];
+    let metrics = format!("https://{}/metrics", service.http);
+    let identity = ["--tls-cert", cert, "--tls-key", key, "--metrics-url", &metrics];
     let (code, printed) = run(&[&["--tls-ca", ca.as_str()], identity.as_slice()].concat());
     assert_eq!(code, 0, "{printed}");
     let report = env.assert_audit_holds().await;

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use tokio_util::task::TaskTracker;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use yoink::grpc::pb::{
     ListProductsRequest, ReserveUnitRequest, inventory_service_client::InventoryServiceClient,
@@ -29,7 +29,7 @@ async fn renewed_certificate_is_used_for_new_connections_and_no_call_fails() {
     let service = Arc::new(SecureService::start(&env, &server, &[]).await);
     let before = shown(service.grpc, &authority).await;
     let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let tasks = TaskTracker::new();
+    let mut tasks = JoinSet::new();
     for buyer in 0..4 {
         let (service, stop, calls) = (service.clone(), stop.clone(), calls.clone());
         let tls = authority.trusted_by_client("127.0.0.1");
@@ -69,8 +69,7 @@ async fn renewed_certificate_is_used_for_new_connections_and_no_call_fails() {
     let then = calls.load(SeqCst);
     eventually("calls go on", async || (calls.load(SeqCst) > then + 20).then_some(())).await;
     stop.store(true, SeqCst);
-    tasks.close();
-    tasks.wait().await;
+    tasks.join_all().await;
     let sold = i64::try_from(calls.load(SeqCst)).unwrap();
     assert_eq!(env.assert_audit_holds().await.products[0].confirmed, sold);
     Arc::into_inner(service).unwrap().stop().await;

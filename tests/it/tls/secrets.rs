@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, fs};
 
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::task::block_in_place;
 use yoink::grpc::pb::inventory_service_client::InventoryServiceClient;
 
@@ -17,10 +18,23 @@ use crate::harness::{
 const POSTGRES_PASSWORD: &str = "hunter2";
 const REDIS_PASSWORD: &str = "swordfish";
 
-/// The lines of a private key that are not of its head or its end.
-fn lines(issued: &Issued) -> HashSet<String> {
+/// How a private key could be written: the lines of its file without head and end, and 16 bytes in its middle as hexadecimal
+/// digits, as `Debug` prints them, and as it prints a text of bytes.
+fn forms(issued: &Issued) -> HashSet<String> {
     let text = fs::read_to_string(&issued.key).unwrap();
-    text.lines().filter(|line| !line.starts_with("--")).map(str::to_owned).collect()
+    let mut forms: HashSet<String> =
+        text.lines().filter(|line| !line.starts_with("--")).map(str::to_owned).collect();
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
+    // In PKCS #8, the number that is the key begins at byte 36.
+    let secret = &key.secret_der()[36..52];
+    let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    forms.extend([digits.to_uppercase(), digits]);
+    let list = |shown: String| shown.trim_matches(['[', ']']).to_owned();
+    forms.extend(
+        [format!("{secret:?}"), format!("{secret:02x?}"), format!("{secret:x?}")].map(list),
+    );
+    forms.insert(secret.escape_ascii().to_string());
+    forms
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +56,7 @@ async fn log_at_level_trace_has_no_password_and_no_part_of_a_key() {
     let ((cert, key), (client_cert, client_key)) = (server.texts(), client.texts());
     let redis_url = |password: &str| format!("rediss://app:{password}@127.0.0.1:{port}");
     let postgres_url = |password: &str| {
-        let url = env.postgres_url().replace("postgres@", &format!("bound:{password}@"));
+        let url = env.postgres_url().replace("yoink_serve@", &format!("bound:{password}@"));
         format!(
             "{url}?sslmode=verify-full&sslrootcert={ca}&sslcert={client_cert}&sslkey={client_key}&channel_binding=require"
         )
@@ -85,7 +99,7 @@ async fn log_at_level_trace_has_no_password_and_no_part_of_a_key() {
         assert_eq!(done.status.code(), Some(2), "{name}: {printed}");
         messages.push(printed);
     }
-    let mut secrets: HashSet<String> = lines(&server).union(&lines(&client)).cloned().collect();
+    let mut secrets: HashSet<String> = forms(&server).union(&forms(&client)).cloned().collect();
     secrets.extend([POSTGRES_PASSWORD, REDIS_PASSWORD].map(str::to_owned));
     for (secret, message) in secrets.iter().flat_map(|it| messages.iter().map(move |m| (it, m))) {
         let found = message.lines().find(|line| line.contains(secret.as_str()));
