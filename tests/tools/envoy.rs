@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -58,6 +59,15 @@ impl Answer {
 
 impl Envoy {
     pub async fn in_front_of(service: SocketAddr) -> Self {
+        Self::start(service, None).await
+    }
+
+    /// In front of a service with TLS, whose certificate this authority has signed.
+    pub async fn in_front_of_tls(service: SocketAddr, authority: &Path) -> Self {
+        Self::start(service, Some(authority)).await
+    }
+
+    async fn start(service: SocketAddr, authority: Option<&Path>) -> Self {
         let dir = scratch_dir("envoy");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "edge"]);
@@ -65,6 +75,7 @@ impl Envoy {
         command.env("DIR", &dir).env("YOINK", env!("CARGO_BIN_EXE_yoink"));
         command.env("PORT", "0").env("GRPC", service.to_string());
         command.env("ROUTE_TIMEOUT", ROUTE_TIMEOUT).env("OPERATORS", format!("{OPERATORS}:0"));
+        command.envs(authority.map(|authority| ("TLS_CA", authority)));
         let log = File::create(dir.join("envoy.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();

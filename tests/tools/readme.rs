@@ -142,7 +142,8 @@ async fn readme_commands_print_the_same_against_the_compose_deployment() {
         .await;
     }
     // Buyers through Envoy reach one process, grpcurl the other.
-    let envoy = Envoy::in_front_of(served[0].0).await;
+    let authority = deployment.certificates.join("ca.pem");
+    let envoy = Envoy::in_front_of_tls(served[0].0, &authority).await;
     let watch = Prometheus::beside_all(&[served[0].1, served[1].1]).await;
     assert_lines_hold(served[1].0, envoy.address, &watch).await;
     eventually("the audit holds", async || deployment.audit().status.success().then_some(())).await;
