@@ -182,8 +182,8 @@ async fn disk_ack_is_refused_if_redis_reads_its_file_as_a_user_without_permissio
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_refuses_other_users_keys_channels_and_commands() {
     let env = TestEnv::with_own_redis().await;
-    let nobody = format!("redis://127.0.0.1:{}", env.redis().port());
-    for url in [nobody.as_str(), &env.redis_url().replace(":private@", ":wrong@")] {
+    let without_user = format!("redis://127.0.0.1:{}", env.redis().port());
+    for url in [without_user.as_str(), &env.redis_url().replace(":private@", ":wrong@")] {
         let ping: RedisResult<String> = match try_redis_cli(url).await {
             Ok(mut connection) => redis::cmd("PING").query_async(&mut connection).await,
             Err(error) => Err(error),

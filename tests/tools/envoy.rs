@@ -23,7 +23,7 @@ use crate::{
 /// These tests do not depend on the speed of the machine; `make bench-listing` uses the deployed 15 s.
 const ROUTE_TIMEOUT: &str = "600s";
 
-/// Where Envoy serves operators' calls: not on the address of the other listener, by which the two are told apart.
+/// Where Envoy serves operators' calls: not on the address of the other listener, so that each is found by its address.
 const OPERATORS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A running Envoy in front of one address.

@@ -238,7 +238,7 @@ async fn principal_is_recorded_and_not_the_actor_that_a_client_sends() {
     let ids = move_to_dead(&env, &plain, ("shoe", None), ["ann".to_owned()]).await;
     let key = create_key(&env, "carol", CallerRole::Operator);
     let service = env.serve(Role::Api, &[REQUIRED]).await;
-    let actor = || "somebody else".to_owned();
+    let actor = || "another operator".to_owned();
     let restock = RestockRequest {
         product_id: "shoe".to_owned(),
         units: 1,

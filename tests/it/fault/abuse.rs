@@ -243,7 +243,7 @@ async fn floods_of_frames_without_content_use_bounded_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_in_frames_of_one_byte_uses_bounded_memory() {
-    // 100 calls at once, each with a message of 16,000 bytes, which is none.
+    // 100 calls at once, each with a message of 16,000 bytes that cannot be decoded.
     let tiny = |n: u32| {
         let head = |n| {
             let length = [0, 0, 0, 0x3e, 0x80];

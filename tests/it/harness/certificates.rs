@@ -66,7 +66,7 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Authorities of the same name would be told apart by their signatures only.
+        // Authorities of the same name would differ by their signatures only.
         let dir = scratch_dir("tls");
         let name = format!("authority {}", dir.display());
         params.distinguished_name.push(DnType::CommonName, name);

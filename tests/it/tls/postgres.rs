@@ -280,7 +280,7 @@ async fn prefer_without_tls_beyond_loopback_is_a_warning_and_require_fails() {
     let warning = "connections to Postgres at db.example are not encrypted";
     assert_eq!(service.log().matches(warning).count(), 1, "{}", service.log());
     // The login fails, and a password would have been sent.
-    let unknown = url.replace("user=postgres", "user=nobody");
+    let unknown = url.replace("user=postgres", "user=unknown");
     for (url, warned) in
         [(&url, true), (&unknown, true), (&loopback, false), (&env.postgres_url(), false)]
     {
