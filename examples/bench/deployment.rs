@@ -13,7 +13,11 @@ use std::{
 use anyhow::{Context as _, ensure};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value as Json;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::sleep,
+};
 use yoink::grpc::pb::{GetProductRequest, inventory_service_client::InventoryServiceClient};
 
 use crate::{
@@ -127,9 +131,9 @@ impl Deployment {
         self.stores.dir().join(format!("{}.{ending}", self.files.get()))
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    fn command(&self, settings: &[String], args: &[&str]) -> Command {
         let mut command = command(&self.programs.service);
-        for setting in &self.settings {
+        for setting in self.settings.iter().chain(settings) {
             command.args(["--set", setting]);
         }
         command.args(args).current_dir(self.stores.dir());
@@ -137,29 +141,46 @@ impl Deployment {
     }
 
     /// Runs a command of the service's program to its end; returns what it printed.
-    async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
+    pub(crate) async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
         let log = self.file("log");
         let name = format!("yoink {}", args.join(" "));
-        let status = Process::start(&name, self.command(args), &log)?.ended().await?;
+        let status = Process::start(&name, self.command(&[], args), &log)?.ended().await?;
         let printed = fs::read_to_string(&log)?;
         ensure!(status.success(), "{name} failed ({status}): {printed}");
         Ok(printed)
     }
 
-    /// Starts the service in a role; returns also where its log is.
-    fn start(&self, role: &str) -> anyhow::Result<(Process, PathBuf)> {
+    /// Starts the service in a role, with more settings.
+    fn start(&self, role: &str, settings: &[String]) -> anyhow::Result<Service> {
         let log = self.file("log");
-        let command = self.command(&["serve", "--role", role]);
-        Ok((Process::start("yoink serve", command, &log)?, log))
+        let command = self.command(settings, &["serve", "--role", role]);
+        let process = Process::start("yoink serve", command, &log)?;
+        Ok(Service { process, log, address: String::new(), caller_flags: Vec::new() })
     }
 
     /// Starts the service in a role, and waits until its last product can be bought.
     pub(crate) async fn serve(&self, role: &str) -> anyhow::Result<Service> {
-        let (process, log) = self.start(role)?;
-        let mut service = Service { process, address: String::new() };
+        self.wait_until_ready(self.start(role, &[])?, Some(&self.last_product)).await
+    }
+
+    /// Starts another service, with more settings, beside one that is ready, and waits until it says that it is ready. Its
+    /// callers may have to authenticate or to use TLS.
+    pub(crate) async fn serve_beside(
+        &self,
+        role: &str,
+        settings: &[String],
+    ) -> anyhow::Result<Service> {
+        self.wait_until_ready(self.start(role, settings)?, None).await
+    }
+
+    async fn wait_until_ready(
+        &self,
+        mut service: Service,
+        product: Option<&str>,
+    ) -> anyhow::Result<Service> {
         let started = Instant::now();
-        while !service.is_ready(&log, &self.last_product).await? {
-            let log = || fs::read_to_string(&log).unwrap_or_default();
+        while !service.is_ready(product).await? {
+            let log = || fs::read_to_string(&service.log).unwrap_or_default();
             service.process.check().with_context(log)?;
             ensure!(started.elapsed() < READY_TIMEOUT, "yoink serve is not ready: {}", log());
             sleep(POLL_INTERVAL).await;
@@ -257,7 +278,7 @@ impl Deployment {
     pub(crate) async fn finish(self, service: Service) -> anyhow::Result<()> {
         if self.orders_in_streams().await? > 0 {
             // An audit cannot read that many waiting orders at one moment.
-            let worker = self.start("worker")?.0;
+            let worker = self.start("worker", &[])?;
             self.wait_until_stored().await?;
             worker.stop().await?;
         }
@@ -275,21 +296,31 @@ fn info_number(info: &str, name: &str) -> anyhow::Result<u64> {
 /// A running `yoink serve`.
 pub(crate) struct Service {
     process: Process,
+    log: PathBuf,
     /// Where it answers gRPC.
     pub(crate) address: String,
+    /// Flags of `yoink load` that each of its callers needs.
+    pub(crate) caller_flags: Vec<String>,
 }
 
 impl Service {
-    /// Whether it has logged its address, and a product has its stock.
-    async fn is_ready(&mut self, log: &Path, product: &str) -> anyhow::Result<bool> {
-        let text = fs::read_to_string(log)?;
-        let Some((_, line)) = text.split_once("this process listens grpc=") else {
+    /// Whether it has logged its addresses, and a product has its stock; without a product, whether `/readyz` says so.
+    async fn is_ready(&mut self, product: Option<&str>) -> anyhow::Result<bool> {
+        let text = fs::read_to_string(&self.log)?;
+        let address = |listener: &str| -> anyhow::Result<Option<SocketAddr>> {
+            let line = text.lines().find(|line| line.contains("this process listens"));
+            let Some((_, rest)) = line.and_then(|line| line.split_once(listener)) else {
+                return Ok(None);
+            };
+            let address = rest.split_whitespace().next().unwrap_or_default();
+            Ok(Some(address.parse().context("the log has no address")?))
+        };
+        let (Some(grpc), Some(http)) = (address(" grpc=")?, address(" http=")?) else {
             return Ok(false);
         };
-        let address = line.split_whitespace().next().unwrap_or_default();
-        let address: SocketAddr = address.parse().context("the log has no address")?;
-        self.address = address.to_string();
-        let client = InventoryServiceClient::connect(format!("http://{address}")).await;
+        self.address = grpc.to_string();
+        let Some(product) = product else { return says_ready(http).await };
+        let client = InventoryServiceClient::connect(format!("http://{grpc}")).await;
         let Ok(mut client) = client else { return Ok(false) };
         let request = GetProductRequest { product_id: product.to_owned() };
         // Before it is ready it answers with an error.
@@ -305,4 +336,14 @@ impl Service {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.process.stop().await
     }
+}
+
+/// Whether `/readyz` answers with status 200.
+async fn says_ready(address: SocketAddr) -> anyhow::Result<bool> {
+    let mut connection = TcpStream::connect(address).await?;
+    let request = "GET /readyz HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
 }

@@ -20,6 +20,9 @@ pub(crate) enum Figure {
     AckLedger,
     ManyProducts,
     RequestIds,
+    ApiKeys,
+    Jwts,
+    Tls,
     P99ToEmpty,
     OrderBytes,
     StreamBytesLeft,
@@ -69,7 +72,7 @@ enum Unit {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::EmptyRate,
         Self::AcceptedRate,
         Self::SoldOutRate,
@@ -83,6 +86,9 @@ impl Figure {
         Self::AckLedger,
         Self::ManyProducts,
         Self::RequestIds,
+        Self::ApiKeys,
+        Self::Jwts,
+        Self::Tls,
         Self::P99ToEmpty,
         Self::OrderBytes,
         Self::StreamBytesLeft,
@@ -117,6 +123,9 @@ impl Figure {
             Self::AckLedger => ("ack = ledger ÷ ack = memory", Ratio, AtLeast(0.75)),
             Self::ManyProducts => ("10,000 products ÷ one", Ratio, AtLeast(0.90)),
             Self::RequestIds => ("with request ids ÷ without", Ratio, AtLeast(0.90)),
+            Self::ApiKeys => ("accepted with API keys ÷ without", Ratio, AtLeast(0.95)),
+            Self::Jwts => ("accepted with JWTs ÷ without", Ratio, AtLeast(0.90)),
+            Self::Tls => ("accepted with TLS ÷ without", Ratio, Goal::None),
             Self::P99ToEmpty => {
                 ("p99 at half the rate ÷ p99 of empty calls at that rate", Ratio, AtMost(3.0))
             }

@@ -110,6 +110,11 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
+    /// Processor time of service, Redis and load generator together for each call, in microseconds.
+    pub(crate) fn cost_us(&self) -> f64 {
+        self.service_us + self.redis_us + self.load_us
+    }
+
     /// Fails without a call, and if a call or a connection failed.
     fn without_failure(self) -> anyhow::Result<Self> {
         ensure!(self.calls > 0, "no call was made: {self:?}");
@@ -167,6 +172,7 @@ pub(crate) fn start<'a>(
     let mut command = command(&deployment.programs.load);
     let report = deployment.file("json");
     command.args(["load", "--target", &service.address, "--json"]).arg(&report);
+    command.args(&service.caller_flags);
     let mut flag = |name: &str, value: String| {
         command.arg(format!("--{name}")).arg(value);
     };

@@ -17,6 +17,9 @@ mod measure;
 mod parts;
 mod process;
 mod rest;
+#[path = "../../tests/it/auth/signer.rs"]
+#[expect(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a file of the tests")]
+mod signer;
 mod spread;
 mod table;
 
@@ -63,7 +66,7 @@ struct TableArgs {
     /// Only these parts.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
-    /// Where report.json, table.md and goals.svg are written.
+    /// Where report.json, table.md, costs.md and goals.svg are written.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
 }
@@ -86,9 +89,11 @@ async fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
     let programs = Programs::same(&program()?);
     let parts = if args.parts.is_empty() { Part::ALL.to_vec() } else { args.parts };
     let setup = Setup { programs, sizes: args.sizes };
-    let report = table::measure(&setup, &parts, args.runs).await?;
+    let (report, outcome) = table::measure(&setup, &parts, args.runs).await?;
     report.write(&args.out)?;
-    println!("\n{}\n\nThe report and the plot are in {}.", report.table(), args.out.display());
+    println!("\n{}\n\nMicroseconds of processor time for each call:\n", report.table());
+    println!("{}\n\nThe report and the plot are in {}.", report.costs(), args.out.display());
+    outcome?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,10 @@ use serde::Serialize;
 use crate::{
     figure::{Figure, Goal},
     load::Phase,
-    measure::plot::{self, Interval},
+    measure::{
+        number::rounded,
+        plot::{self, Interval},
+    },
     parts::{Measured, Part, Setup, Sizes},
     spread::Spread,
 };
@@ -43,20 +46,30 @@ pub(crate) struct Report {
     sizes: Sizes,
     rows: Vec<Row>,
     parts: Vec<Done>,
+    /// Whether no part failed.
+    is_complete: bool,
 }
 
-/// Measures the parts this many times.
-pub(crate) async fn measure(setup: &Setup, parts: &[Part], runs: u32) -> anyhow::Result<Report> {
-    let (mut done, mut figures) = (Vec::new(), Vec::new());
-    for run in 1..=runs {
-        for &part in parts {
-            if run > 1 && !part.is_repeated() {
-                continue;
+/// Measures the parts this many times. If a part fails, the others of this run and later runs are not measured: the report has
+/// what was measured before, and the failure.
+pub(crate) async fn measure(
+    setup: &Setup,
+    parts: &[Part],
+    runs: u32,
+) -> anyhow::Result<(Report, anyhow::Result<()>)> {
+    let (mut done, mut figures, mut outcome) = (Vec::new(), Vec::new(), Ok(()));
+    let of_run = |run: u32| parts.iter().filter(move |part| run == 1 || part.is_repeated());
+    for (run, &part) in (1..=runs).flat_map(|run| of_run(run).map(move |part| (run, part))) {
+        crate::progress(&format!("run {run} of {runs}: {part:?}").to_lowercase());
+        match part.measure(setup).await {
+            Ok(Measured { figures: measured, phases }) => {
+                figures.extend(measured);
+                done.push(Done { run, part, phases, audit: "clean" });
             }
-            crate::progress(&format!("run {run} of {runs}: {part:?}").to_lowercase());
-            let Measured { figures: measured, phases } = part.measure(setup).await?;
-            figures.extend(measured);
-            done.push(Done { run, part, phases, audit: "clean" });
+            Err(error) => {
+                outcome = Err(error.context(format!("run {run}, part {part:?}")));
+                break;
+            }
         }
     }
     let row = |&figure: &Figure| {
@@ -65,13 +78,15 @@ pub(crate) async fn measure(setup: &Setup, parts: &[Part], runs: u32) -> anyhow:
         let (goal, met) = (figure.goal().value(), figure.goal().is_met(spread.median));
         Some(Row { figure, spread, goal, met })
     };
-    Ok(Report {
+    let report = Report {
         version: setup.programs.version()?,
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         sizes: setup.sizes.clone(),
         rows: Figure::ALL.iter().filter_map(row).collect(),
         parts: done,
-    })
+        is_complete: outcome.is_ok(),
+    };
+    Ok((report, outcome))
 }
 
 impl Report {
@@ -91,6 +106,43 @@ impl Report {
             ]);
         }
         for column in table.column_iter_mut().skip(1).take(3) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+
+    /// What a call costs in each phase: medians of all runs, in the order of the phases; valid Markdown.
+    pub(crate) fn costs(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(ASCII_MARKDOWN);
+        table.set_header(["", "calls", "service", "Redis", "load generator", "sum", "p99"]);
+        let mut phases: Vec<(Part, &str, Vec<&Phase>)> = Vec::new();
+        for (part, phase) in self
+            .parts
+            .iter()
+            .flat_map(|done| done.phases.iter().map(move |phase| (done.part, phase)))
+        {
+            match phases.iter_mut().find(|(of, name, _)| (*of, *name) == (part, &phase.name)) {
+                Some((_, _, same)) => same.push(phase),
+                None => phases.push((part, &phase.name, vec![phase])),
+            }
+        }
+        for (part, name, same) in phases {
+            let median = |value: fn(&Phase) -> f64| {
+                let spread = Spread::of(same.iter().map(|phase| value(phase)).collect());
+                spread.map_or(f64::NAN, |spread| spread.median)
+            };
+            table.add_row([
+                format!("{part:?}: {name}").to_lowercase(),
+                format!("{}/s", rounded(median(|phase| phase.rate))),
+                format!("{:.1}", median(|phase| phase.service_us)),
+                format!("{:.1}", median(|phase| phase.redis_us)),
+                format!("{:.1}", median(|phase| phase.load_us)),
+                format!("{:.1}", median(Phase::cost_us)),
+                rounded(median(|phase| phase.p99_us)),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -120,6 +172,7 @@ impl Report {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("report.json"), serde_json::to_string_pretty(self)? + "\n")?;
         fs::write(dir.join("table.md"), format!("{}\n", self.table()))?;
+        fs::write(dir.join("costs.md"), format!("{}\n", self.costs()))?;
         fs::write(dir.join("goals.svg"), self.plot())?;
         Ok(())
     }

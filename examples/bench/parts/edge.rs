@@ -19,19 +19,22 @@ pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
     let service = deployment.serve("api").await?;
     let (time, connections) = (setup.sizes.time(), setup.sizes.rest_connections);
     let mut measured = Measured::default();
-    let callers = (Callers { connections, streams: 1 }, Pace::Closed(time));
-    let grpc = load::run(&deployment, &service, "accepted over gRPC", ACCEPTED, callers).await?;
-    let grpc = measured.keep(grpc.all_accepted()?);
     // It takes the only unit, so that REST finds none.
     let one = (Callers { connections: 1, streams: 1 }, Pace::Calls(1));
     let one = load::run(&deployment, &service, "the only unit", SOLD_OUT, one).await?;
-    measured.keep(one.all_accepted()?);
+    one.all_accepted()?;
     let envoy = Envoy::start(&deployment, &service).await?;
-    let accepted = envoy.buy("hot-0", Answer::Accepted, connections, time).await?;
-    let sold_out = envoy.buy("scarce-0", Answer::SoldOut, connections, time).await?;
-    measured.add(Figure::RestAcceptedRate, accepted);
-    measured.add(Figure::RestSoldOutRate, sold_out);
-    measured.add(Figure::RestToGrpc, accepted / grpc.rate);
+    let callers = (Callers { connections, streams: 1 }, Pace::Closed(time));
+    for _ in 0..setup.sizes.rounds {
+        let grpc =
+            load::run(&deployment, &service, "accepted over gRPC", ACCEPTED, callers).await?;
+        let grpc = measured.keep(grpc.all_accepted()?);
+        let accepted = envoy.buy("hot-0", Answer::Accepted, connections, time).await?;
+        let sold_out = envoy.buy("scarce-0", Answer::SoldOut, connections, time).await?;
+        measured.add(Figure::RestAcceptedRate, accepted);
+        measured.add(Figure::RestSoldOutRate, sold_out);
+        measured.add(Figure::RestToGrpc, accepted / grpc.rate);
+    }
     envoy.stop().await?;
     deployment.finish(service).await?;
     Ok(measured)

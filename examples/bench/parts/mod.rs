@@ -3,6 +3,7 @@
 
 mod api;
 mod away;
+mod credentials;
 mod edge;
 mod memory;
 mod stored;
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) enum Part {
     /// Calls to a service in role api.
     Api,
+    /// Calls with API keys, with JWTs and with TLS.
+    Credentials,
     /// Calls over REST, through Envoy.
     Edge,
     /// Calls to a service in role all, until the last order is stored.
@@ -39,8 +42,11 @@ pub(crate) enum Part {
 #[derive(Debug, Clone, clap::Args, Serialize)]
 pub(crate) struct Sizes {
     /// How long each phase calls.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     pub(crate) seconds: f64,
+    /// How often a run measures the phases of a ratio, in turn: the speed of a machine changes within a run.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
     /// Orders that are accepted and stored.
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) orders: u64,
@@ -102,8 +108,8 @@ pub(crate) struct Setup {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Api, Self::Edge, Self::Stored, Self::Away, Self::Memory];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Api, Self::Credentials, Self::Edge, Self::Stored, Self::Away, Self::Memory];
 
     /// Whether each run has it.
     pub(crate) fn is_repeated(self) -> bool {
@@ -115,6 +121,7 @@ impl Part {
     pub(crate) async fn measure(self, setup: &Setup) -> anyhow::Result<Measured> {
         match self {
             Self::Api => api::measure(setup).await,
+            Self::Credentials => credentials::measure(setup).await,
             Self::Edge => edge::measure(setup).await,
             Self::Stored => stored::measure(setup).await,
             Self::Away => away::measure(setup).await,

@@ -27,13 +27,14 @@ pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
     measured.add(Figure::StoredRate, stored);
     measured.add(Figure::StoredToEmpty, stored / empty.rate);
 
-    let memory = phase("ack = memory", ACCEPTED.with_ack("memory"), Pace::Closed(time)).await?;
-    let memory = measured.keep(memory);
-    deployment.wait_until_stored().await?;
-    let ledger = phase("ack = ledger", ACCEPTED.with_ack("ledger"), Pace::Closed(time)).await?;
-    let ledger = measured.keep(ledger);
-    measured.add(Figure::AckLedger, ledger.rate / memory.rate);
-    deployment.wait_until_stored().await?;
+    for _ in 0..setup.sizes.rounds {
+        let pace = Pace::Closed(time);
+        let memory = measured.keep(phase("ack = memory", ACCEPTED.with_ack("memory"), pace).await?);
+        deployment.wait_until_stored().await?;
+        let ledger = measured.keep(phase("ack = ledger", ACCEPTED.with_ack("ledger"), pace).await?);
+        deployment.wait_until_stored().await?;
+        measured.add(Figure::AckLedger, ledger.rate / memory.rate);
+    }
     deployment.finish(service).await?;
     Ok(measured)
 }
