@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-matrix fault soak bugs repeat demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
+.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -23,6 +23,7 @@ help:
 	@echo "make fault   runs the fault matrix only"
 	@echo "make soak    runs the long loops of the fault matrix"
 	@echo "make bugs    checks that each seeded bug is found by its test"
+	@echo "make upgrade-check BASE=commit  replaces processes of that commit by those of this one, and back, one by one under load"
 	@echo "make repeat  runs the integration tests N=20 times while two other processes use the processor; with STRICT=1, a fault that cannot be tried fails"
 	@echo "make dev     runs the service with its own Redis and Postgres, whose data stay under .yoink/; with TLS=1, the service uses TLS"
 	@echo "make edge    runs Envoy in front of make dev: REST on port 8080"
@@ -77,6 +78,11 @@ bugs: install
 repeat: export N ?= 20
 repeat: install
 	@scripts/repeat.sh $(TESTS)
+
+# BASE is the release before this one.
+upgrade-check: install
+	@test -n "$(BASE)" || { echo "name the other version: make upgrade-check BASE=main"; exit 2; }
+	@scripts/upgrade.sh "$(BASE)"
 
 # Cargo prints its progress, because a first build takes minutes.
 demo: install

@@ -188,6 +188,24 @@ impl Deployment {
         Ok(service)
     }
 
+    /// Waits until each of these services reads its share of the partitions, as its log states.
+    pub(crate) async fn wait_until_spread(&self, workers: &mut [Service]) -> anyhow::Result<()> {
+        let (started, number) = (Instant::now(), workers.len().to_string());
+        for service in workers {
+            loop {
+                let log = fs::read_to_string(&service.log)?;
+                let found = log.rsplit_once("workers that run: ").map(|(_, rest)| rest);
+                if found.and_then(|rest| rest.split_whitespace().next()) == Some(&number) {
+                    break;
+                }
+                service.process.check().with_context(|| log.clone())?;
+                ensure!(started.elapsed() < READY_TIMEOUT, "partitions are not spread: {log}");
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Fails unless the audit holds and no order was lost or moved to the dead stream.
     pub(crate) async fn audit(&self) -> anyhow::Result<()> {
         let printed = self.run(&["audit", "--json"]).await.context("the audit does not hold")?;
@@ -333,17 +351,33 @@ impl Service {
         self.process.id()
     }
 
+    /// How many orders it has stored.
+    pub(crate) async fn stored(&self) -> anyhow::Result<f64> {
+        let log = fs::read_to_string(&self.log)?;
+        let address = log.split_once(" http=").and_then(|(_, rest)| rest.split(' ').next());
+        let metrics = get(address.context("the log has no address")?.parse()?, "/metrics").await?;
+        let name = "yoink_orders_stored_batch_size_sum";
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value);
+        Ok(value.with_context(|| format!("there is no metric {name}"))?.parse()?)
+    }
+
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.process.stop().await
     }
 }
 
-/// Whether `/readyz` answers with status 200.
-async fn says_ready(address: SocketAddr) -> anyhow::Result<bool> {
+/// The answer of a service to an HTTP request.
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut connection = TcpStream::connect(address).await?;
-    let request = "GET /readyz HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    Ok(answer)
+}
+
+/// Whether `/readyz` answers with status 200.
+async fn says_ready(address: SocketAddr) -> anyhow::Result<bool> {
+    Ok(get(address, "/readyz").await?.starts_with("HTTP/1.1 200"))
 }

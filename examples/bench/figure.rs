@@ -32,6 +32,10 @@ pub(crate) enum Figure {
     RestAcceptedRate,
     RestSoldOutRate,
     RestToGrpc,
+    SpreadRate,
+    SpreadToOne,
+    SpreadEvenness,
+    SpreadAckLedger,
 }
 
 /// What a figure is to be.
@@ -72,7 +76,7 @@ enum Unit {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::EmptyRate,
         Self::AcceptedRate,
         Self::SoldOutRate,
@@ -98,6 +102,10 @@ impl Figure {
         Self::RestAcceptedRate,
         Self::RestSoldOutRate,
         Self::RestToGrpc,
+        Self::SpreadRate,
+        Self::SpreadToOne,
+        Self::SpreadEvenness,
+        Self::SpreadAckLedger,
     ];
 
     fn described(self) -> (&'static str, Unit, Goal) {
@@ -143,6 +151,18 @@ impl Figure {
             }
             Self::RestSoldOutRate => ("sold out over REST, 100 connections", PerSecond, Goal::None),
             Self::RestToGrpc => ("accepted over REST ÷ over gRPC", Ratio, AtLeast(0.50)),
+            Self::SpreadRate => {
+                ("accepted and stored, 2 api and 2 worker processes", PerSecond, Goal::None)
+            }
+            Self::SpreadToOne => {
+                ("2 api and 2 worker processes ÷ one of each", Ratio, AtLeast(0.95))
+            }
+            Self::SpreadEvenness => {
+                ("orders of the worker that stored fewer ÷ of the other", Ratio, AtLeast(0.80))
+            }
+            Self::SpreadAckLedger => {
+                ("ack = ledger, 2 processes of role all ÷ one", Ratio, AtLeast(0.75))
+            }
         }
     }
 

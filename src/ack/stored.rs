@@ -2,7 +2,13 @@
 //! for its orders are answered at once. Orders that another process stores are found by reads of the ledger; one read
 //! answers all calls that wait. So no call has a commit of its own.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
@@ -12,7 +18,7 @@ use super::{
     waiters::{Queue, Waiters, queue},
 };
 use crate::{
-    domain::ReservationId,
+    domain::{Partition, PartitionCount, ReservationId},
     ledger::{Ledger, LedgerError},
     redis::Partitions,
     tasks::Tasks,
@@ -22,7 +28,8 @@ use crate::{
 const BATCH_MAX: usize = 5000;
 /// Between two reads.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Between two reads while reports of the consumers of this process answer calls.
+/// Between two reads while reports of the consumers of this process answer calls, and no call waits for an order of a
+/// partition that another process consumes.
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(20);
 /// The most reports that wait. One that finds no place is dropped: the next read finds its orders.
 const REPORTS_MAX: usize = 64;
@@ -38,6 +45,24 @@ type Answer = Result<(), AckError>;
 #[derive(Clone, Default)]
 pub struct CommitReports {
     sender: Option<mpsc::Sender<Vec<ReservationId>>>,
+    consumed: ConsumedHere,
+}
+
+/// Whether this process has a consumer of a partition, which reports its commits.
+#[derive(Clone, Default)]
+struct ConsumedHere {
+    by_partition: Arc<[AtomicBool]>,
+}
+
+impl ConsumedHere {
+    fn none(partitions: PartitionCount) -> Self {
+        Self { by_partition: partitions.all().map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    fn contains(&self, id: &ReservationId) -> bool {
+        let consumed = self.by_partition.get(usize::from(id.partition()));
+        consumed.is_some_and(|consumed| consumed.load(Ordering::Relaxed))
+    }
 }
 
 impl CommitReports {
@@ -47,11 +72,21 @@ impl CommitReports {
             drop(sender.try_send(confirmed));
         }
     }
+
+    /// A consumer of this process begins or ends to read a partition.
+    pub fn set_consumed(&self, partition: Partition, is_consumed: bool) {
+        if let Some(consumed) = self.consumed.by_partition.get(partition.index()) {
+            consumed.store(is_consumed, Ordering::Relaxed);
+        }
+    }
 }
 
-fn commit_reports() -> (CommitReports, mpsc::Receiver<Vec<ReservationId>>) {
+fn commit_reports(
+    partitions: PartitionCount,
+) -> (CommitReports, mpsc::Receiver<Vec<ReservationId>>) {
     let (sender, reports) = mpsc::channel(REPORTS_MAX);
-    (CommitReports { sender: Some(sender) }, reports)
+    let consumed = ConsumedHere::none(partitions);
+    (CommitReports { sender: Some(sender), consumed }, reports)
 }
 
 /// Starts the task that answers calls when their orders are committed, voided, or certain to be lost.
@@ -61,8 +96,9 @@ pub(super) fn start(
     tasks: &Tasks,
 ) -> (Queue<ReservationId, Answer>, CommitReports) {
     let (queue, waiters) = queue();
-    let (sender, reports) = commit_reports();
-    tasks.spawn("ack ledger", run(partitions, ledger, waiters, reports));
+    let (sender, reports) = commit_reports(partitions.count());
+    let consumed = sender.consumed.clone();
+    tasks.spawn("ack ledger", run(partitions, ledger, waiters, (reports, consumed)));
     (queue, sender)
 }
 
@@ -95,7 +131,7 @@ async fn run(
     partitions: Partitions,
     ledger: Ledger,
     mut waiters: Waiters<ReservationId, Answer>,
-    mut reports: mpsc::Receiver<Vec<ReservationId>>,
+    (mut reports, consumed): (mpsc::Receiver<Vec<ReservationId>>, ConsumedHere),
 ) {
     let (mut healthy, mut pause) = (true, POLL_INTERVAL);
     // The calls that waited at the last read, in order.
@@ -108,9 +144,12 @@ async fn run(
         let started = Instant::now();
         let waiting = waiters.keys();
         // While reports answer calls, those that have just joined are left to the consumers.
-        let is_due = |id: &&ReservationId| !reported || waited.binary_search(*id).is_ok();
+        let is_due = |id: &&ReservationId| {
+            !reported || !consumed.contains(id) || waited.binary_search(*id).is_ok()
+        };
         let due: Vec<ReservationId> = waiting.iter().filter(is_due).copied().collect();
         let read = read(&partitions, &ledger, &due, &mut waiters).await;
+        let all_reported = reported && waiting.iter().all(|id| consumed.contains(id));
         waited = waiting;
         if let (Err(error), true) = (&read, healthy) {
             tracing::warn!(
@@ -119,7 +158,7 @@ async fn run(
             );
         }
         healthy = read.is_ok();
-        let interval = if reported { POLL_INTERVAL_MAX } else { POLL_INTERVAL };
+        let interval = if all_reported { POLL_INTERVAL_MAX } else { POLL_INTERVAL };
         pause = if healthy {
             interval.max(started.elapsed() * (TIME_SHARE - 1))
         } else {
@@ -165,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn reported_commit_answers_its_calls_without_a_read() {
         let (queue, mut waiters) = queue();
-        let (sender, mut reports) = commit_reports();
+        let (sender, mut reports) = commit_reports(PartitionCount::try_from(2).unwrap());
         let id = |seq| ReservationId::new(0, Epoch(1), seq, 7).unwrap();
         let early = tokio::join!(queue.join(id(1)), queue.join(id(1)), async {
             assert!(waiters.update().await);
@@ -183,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn reports_beyond_the_limit_are_dropped() {
-        let (sender, mut reports) = commit_reports();
+        let (sender, mut reports) = commit_reports(PartitionCount::try_from(2).unwrap());
         for seq in 0..1_000 {
             sender.report(vec![ReservationId::new(0, Epoch(1), seq, 7).unwrap()]);
         }
@@ -193,5 +232,22 @@ mod tests {
         }
         assert_eq!(left, REPORTS_MAX);
         CommitReports::default().report(Vec::new());
+    }
+
+    #[test]
+    fn orders_of_partitions_that_another_process_consumes_are_known() {
+        let partitions = PartitionCount::try_from(2).unwrap();
+        let (reports, _) = commit_reports(partitions);
+        let [first, second] =
+            [0, 1].map(|partition| ReservationId::new(partition, Epoch(1), 1, 7).unwrap());
+        let contains = || [first, second].map(|id| reports.consumed.contains(&id));
+        let partition = partitions.get_partition(1).unwrap();
+        assert_eq!(contains(), [false, false]);
+        reports.set_consumed(partition, true);
+        assert_eq!(contains(), [false, true]);
+        reports.set_consumed(partition, false);
+        assert_eq!(contains(), [false, false]);
+        // A process that answers no calls keeps nothing.
+        CommitReports::default().set_consumed(partition, true);
     }
 }

@@ -3,8 +3,10 @@
 
 mod connect;
 mod connections;
+mod drain;
 mod inspect;
 mod metrics_token;
+mod ownership;
 mod permissions;
 mod readiness;
 mod run;

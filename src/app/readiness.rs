@@ -32,6 +32,8 @@ const CATALOGUE_AGE_MAX: Duration = Duration::from_secs(5);
 /// What readiness depends on.
 #[derive(Clone)]
 pub(super) struct Readiness {
+    /// Cancelled when this process begins to shut down.
+    pub(super) shutdown: CancellationToken,
     pub(super) monitor: StoreMonitor,
     pub(super) scrape: Scrape,
     pub(super) authenticator: Authenticator,
@@ -81,7 +83,9 @@ impl Readiness {
         // Every process reads the same set, so one without a usable key makes none of them unready: callers with other
         // credentials are served.
         let cannot_authenticate = problem == Some(JwtProblem::Unread);
-        (healthy && sells && !is_paused && !cannot_authenticate, reasons)
+        let ends = self.shutdown.is_cancelled();
+        reasons.extend(ends.then(|| "this process shuts down".to_owned()));
+        (healthy && sells && !is_paused && !cannot_authenticate && !ends, reasons)
     }
 
     /// The partitions that are not sold from, or could not be opened, and why.

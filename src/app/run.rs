@@ -7,7 +7,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, transport::Server};
 
 use super::{
-    App, connections, readiness::Readiness, scrape::Scrape, store_monitor::report, tls_files,
+    App, connections,
+    drain::Drain,
+    ownership::{Loops, Ownership},
+    readiness::Readiness,
+    scrape::Scrape,
+    store_monitor::report,
+    tls_files,
 };
 use crate::{
     config::{Automation, Config},
@@ -15,11 +21,9 @@ use crate::{
     recovery::Recovery,
     tasks::Tasks,
     telemetry::Sampling,
-    worker::{Consumer, Releaser},
 };
 
-/// How long calls may take to end after a shutdown began, and then the tasks.
-const CALLS_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the tasks may take to end, after the calls.
 const TASKS_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -30,19 +34,21 @@ const PENDING_RESETS_MIN: u32 = 20;
 const LOCAL_RESETS_MAX: usize = 1024;
 
 impl App {
-    /// Serves until `shutdown`, then ends in order: new calls are refused, the calls in progress are answered, the
-    /// batches that workers hold are stored. The rest waits in the streams. Takes at most 9 seconds, and the caller then
-    /// sends the last spans. Fails when a server fails, or a task panicked.
+    /// Serves until `shutdown`, then ends in order: health reports it, and after `shutdown_delay_ms` new calls are
+    /// refused, the calls in progress are answered, the batches that workers hold are stored. The rest waits in the
+    /// streams. Takes at most 9 seconds after the delay, and the caller then sends the last spans. Fails when a server
+    /// fails, or a task panicked.
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let (tasks, stop) = (self.stores.tasks.group(), CancellationToken::new());
         if self.role.stores_orders() {
-            self.start_workers(&tasks, &stop).await?;
+            self.start_workers(&tasks, &shutdown, &stop).await?;
         }
         self.start_periodic(&tasks, &stop);
         let (reporter, health) = tonic_health::server::health_reporter();
         self.monitor.check().await;
         report(&reporter, self.role, self.monitor.reasons().is_empty()).await;
-        tasks.spawn("store monitor", self.monitor.clone().run(reporter.clone(), stop.clone()));
+        let monitor = self.monitor.clone().run(reporter.clone(), shutdown.clone(), stop.clone());
+        tasks.spawn("store monitor", monitor);
         let limits = limits(&self.config)?;
         let reflection = self.config.reflection;
         let routes = self.services().map(|all| grpc::routes(all, &limits, reflection));
@@ -59,7 +65,7 @@ impl App {
             let interval = Duration::from_millis(self.config.otlp_metrics_interval_ms);
             tasks.spawn("metrics export", scrape.clone().send(interval, stop.clone()));
         }
-        let readiness = self.readiness(scrape);
+        let readiness = self.readiness(scrape, shutdown.clone());
         tasks.spawn(
             "http server",
             readiness.serve(self.listeners.http, self.tls.http, stop.clone()),
@@ -68,26 +74,26 @@ impl App {
         let incoming =
             connections::grpc(self.listeners.grpc, self.tls.grpc, self.connections_max, &metrics);
         let sampling = Sampling::new(&self.config);
+        let drain = Drain {
+            role: self.role,
+            reporter,
+            shutdown: shutdown.clone(),
+            delay: Duration::from_millis(self.config.shutdown_delay_ms),
+            close: CancellationToken::new(),
+        };
         let server = server(&self.config)
             .layer(grpc::observe(inventory, metrics, limits.call_timeout, sampling))
             .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(incoming, drain.close.clone().cancelled_owned());
         let served = tokio::select! {
             served = server => served.context("the gRPC server failed"),
-            () = async {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    // A process that can no longer store orders must end.
-                    () = tasks.panicked() => shutdown.cancel(),
-                }
-                tracing::info!("shutting down");
-                report(&reporter, self.role, false).await;
-                tokio::time::sleep(CALLS_SHUTDOWN_TIMEOUT).await;
-            } => {
+            () = drain.run(&tasks) => {
                 tracing::warn!("some calls did not end in time and are cancelled");
                 Ok(())
             }
         };
+        // Also if the server failed.
+        shutdown.cancel();
         stop.cancel();
         end_tasks(&tasks).await;
         report_final_marks(&self.recovery).await;
@@ -110,8 +116,9 @@ impl App {
     }
 
     /// What answers over HTTP.
-    fn readiness(&self, scrape: Scrape) -> Readiness {
+    fn readiness(&self, scrape: Scrape, shutdown: CancellationToken) -> Readiness {
         Readiness {
+            shutdown,
             monitor: self.monitor.clone(),
             scrape,
             authenticator: self.authenticator.clone(),
@@ -148,23 +155,23 @@ impl App {
         let stores_orders = self.role.stores_orders();
         let rebuild = stores_orders && self.config.recovery == Automation::Auto;
         tasks.spawn("rebuilds", self.recovery.clone().check_fenced(rebuild, stop.clone()));
-        if stores_orders && self.config.audit_interval_ms > 0 {
-            let interval = Duration::from_millis(self.config.audit_interval_ms);
-            let metrics = self.stores.metrics.clone();
-            tasks.spawn("audit", self.stores.auditor.clone().run(metrics, interval, stop.clone()));
-        }
     }
 
-    async fn start_workers(&self, tasks: &Tasks, stop: &CancellationToken) -> anyhow::Result<()> {
-        for partition in self.stores.deployment.partitions.all() {
-            let reader = self.stores.reader().await?;
-            let consumer = Consumer::new(self.worker_context.clone(), partition, reader);
-            tasks.spawn("consumer", consumer.run(stop.clone()));
-            if self.config.dead_letter_release == Automation::Auto {
-                let releaser = Releaser::new(self.worker_context.clone(), partition);
-                tasks.spawn("releaser", releaser.run(stop.clone()));
-            }
-        }
+    /// Starts the loops of the partitions, and what spreads them over the workers.
+    async fn start_workers(
+        &self,
+        tasks: &Tasks,
+        leaving: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let interval = self.config.audit_interval_ms;
+        let loops = Loops {
+            release: self.config.dead_letter_release == Automation::Auto,
+            audit_interval: (interval > 0).then(|| Duration::from_millis(interval)),
+        };
+        let (stores, context) = (self.stores.clone(), self.worker_context.clone());
+        let ownership = Ownership::begin(stores, context, loops, tasks, stop).await?;
+        tasks.spawn("ownership", ownership.run(leaving.clone()));
         Ok(())
     }
 }

@@ -120,20 +120,31 @@ impl StoreMonitor {
         }
     }
 
-    /// Checks both stores until stopped, and reports each change of health.
-    pub(super) async fn run(mut self, reporter: HealthReporter, stop: CancellationToken) {
+    /// Checks both stores until stopped, and reports each change of health. A process that shuts down stays NOT_SERVING.
+    pub(super) async fn run(
+        mut self,
+        reporter: HealthReporter,
+        shutdown: CancellationToken,
+        stop: CancellationToken,
+    ) {
         let mut was_healthy = self.reasons().is_empty();
         while tick(POLL_INTERVAL, &stop).await {
             self.check().await;
             let reasons = self.reasons();
             let healthy = reasons.is_empty();
             if healthy != was_healthy {
-                if healthy {
+                if shutdown.is_cancelled() {
+                    tracing::debug!(healthy, "health changed; this process shuts down");
+                } else if healthy {
                     tracing::warn!("gRPC health is SERVING again");
                 } else {
                     tracing::warn!("gRPC health is NOT_SERVING: {}", reasons.join("; "));
                 }
-                report(&reporter, self.role, healthy).await;
+                report(&reporter, self.role, healthy && !shutdown.is_cancelled()).await;
+                if shutdown.is_cancelled() {
+                    // It may have begun meanwhile.
+                    report(&reporter, self.role, false).await;
+                }
                 was_healthy = healthy;
             }
         }

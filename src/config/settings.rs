@@ -204,8 +204,7 @@ settings! {
     dead_letter_release: Automation = "auto", format::word(AUTOMATION);
     /// Who rebuilds fenced partitions: `auto` the workers, `manual` operators.
     recovery: Automation = "auto", format::word(AUTOMATION);
-    /// Time between two audits by a worker (longer, if an audit takes longer). Every worker audits: with many workers,
-    /// switch it off in some.
+    /// Time between two audits (longer, if an audit takes longer). One of the workers for which it is on audits.
     audit_interval_ms: u64 = "30000", format::whole_or_off("ms", 100..=DAY_MS);
     /// Maximum number of buyers' calls in progress in this process; one more is refused as OVERLOADED.
     concurrency_max_calls: u32 = "10000", format::whole("", 1..=1_000_000);
@@ -231,6 +230,9 @@ settings! {
     connections_max: u32 = "10000", format::whole("", 1..=1_000_000);
     /// How long a gRPC connection lasts before its client is asked to open a new one.
     connection_max_age_ms: u64 = "300000", format::whole_or_off("ms", 1_000..=DAY_MS);
+    /// How long a process that answers calls still accepts new connections and calls after SIGTERM, while health and
+    /// `/readyz` already report that it is not ready (below).
+    shutdown_delay_ms: u64 = "0", format::whole_or_off("ms", 100..=600_000);
     /// Whether a reservation without a request id is refused.
     require_request_id: bool = "off", format::word([("on", true), ("off", false)]);
     /// Proxies whose `x-forwarded-for` header is trusted.

@@ -24,6 +24,7 @@ mod store;
 mod timeline;
 mod tls;
 mod void;
+mod workers;
 
 pub use actions::{ActionBy, ActionRecord, RecordedAction, UnfinishedRecord};
 pub use address::Address;
@@ -45,3 +46,4 @@ pub use settings::LedgerSettings;
 pub use store::{Mismatch, Stored};
 pub use timeline::Timeline;
 pub use void::{VoidOutcome, VoidRequest};
+pub use workers::Beat;

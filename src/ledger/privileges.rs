@@ -30,7 +30,7 @@ const fn table(name: &'static str, insert: &'static str, update: &'static str) -
     Table { name, insert, update, delete: false }
 }
 
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     table("deployment", "partitions", ""),
     table("partitions", "partition, epoch, status", "epoch, status, opened"),
     table(
@@ -57,6 +57,8 @@ const TABLES: [Table; 11] = [
     // For `yoink keys`, which uses the role of the service.
     table("api_keys", "key_id, secret_sha256, principal, role, expires_at", "revoked_at"),
     table("api_key_version", "", "version"),
+    // A worker that ends removes its row.
+    Table { name: "workers", insert: "worker, beat, audits", update: "beat, audits", delete: true },
     table("schema_compatibility", "", ""),
     table("_sqlx_migrations", "", ""),
 ];

@@ -17,7 +17,7 @@ pub use dead::{DeadEntry, DeadPage, MoveToDead};
 pub use drain::{Source, UndrainedEntry};
 pub use entry::{Entry, EntryError, FORMAT};
 pub use group::PendingEntry;
-pub use read::Found;
+pub use read::{Found, Progress};
 
 use crate::redis::Partitions;
 

@@ -36,6 +36,23 @@ script!(FIND: Result<Fields, u64> = "find", include_str!("../../lua/find.lua"),
     ["none", stored_seq] => Err(stored_seq.parse().ok()?),
 });
 
+/// How far the orders of a partition have been read and settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The id of the oldest entry of `orders`.
+    pub oldest: String,
+    /// The id of the last entry that the consumer group has read.
+    pub last_read: String,
+    /// Whether an entry waits that was not read.
+    pub has_unread: bool,
+}
+
+/// An entry id as Redis compares them.
+fn entry_order(id: &str) -> Option<(u64, u64)> {
+    let (first, second) = id.split_once('-')?;
+    Some((first.parse().ok()?, second.parse().ok()?))
+}
+
 impl Streams {
     /// Searches `orders` and `dead` for the entry of a reservation, at one moment. An order only ever moves from there
     /// to the ledger: a caller that reads the ledger afterwards misses no order that was accepted in the epoch that
@@ -81,5 +98,21 @@ impl Streams {
             oldest_seconds: waited.as_secs_f64(),
             dead: connection.xlen(&dead).await?,
         })
+    }
+
+    /// How far a partition's orders have been read and settled; `None` if none waits.
+    pub async fn progress(&self, partition: Partition) -> Result<Option<Progress>, RedisError> {
+        let mut connection = self.partitions.connection();
+        let orders = self.partitions.key(partition, Key::Orders);
+        let oldest: Vec<RawEntry> = connection.xrange_count(&orders, "-", "+", 1).await?;
+        let Some(oldest) = oldest.into_iter().find_map(Entry::from_raw) else { return Ok(None) };
+        let newest: Vec<RawEntry> = connection.xrevrange_count(&orders, "+", "-", 1).await?;
+        let newest = newest.into_iter().find_map(Entry::from_raw).map(|entry| entry.id);
+        let groups: StreamInfoGroupsReply = connection.xinfo_groups(&orders).await?;
+        let group = groups.groups.into_iter().find(|group| group.name == GROUP);
+        // Without the group nothing was read. A consumer creates it again.
+        let last_read = group.map_or_else(String::new, |group| group.last_delivered_id);
+        let has_unread = newest.is_some_and(|id| entry_order(&id) > entry_order(&last_read));
+        Ok(Some(Progress { oldest: oldest.id, last_read, has_unread }))
     }
 }

@@ -67,6 +67,18 @@ impl Metrics {
         self.instruments().lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }
 
+    /// This worker no longer audits; another one reports what its audits find. What was lost stays lost.
+    pub fn clear_audit(&self) {
+        self.set_audit_complete(true);
+        self.set_audit_differences(0);
+    }
+
+    /// How many workers this worker knows to run, itself among them, and how many partitions it reads.
+    pub fn set_spread(&self, workers: usize, partitions: usize) {
+        self.instruments().live_workers.record(workers as u64, &[]);
+        self.instruments().owned_partitions.record(partitions as u64, &[]);
+    }
+
     /// The limit of entries in a partition's orders stream.
     pub fn set_backlog_max_entries(&self, entries: u64) {
         self.instruments().backlog_max.record(entries, &[]);

@@ -82,6 +82,11 @@ instruments! {
         fenced: Gauge<u64> = "yoink.partition.fenced", "1 while the partition is fenced.";
         paused: Gauge<u64> = "yoink.consumption.paused", "1 while its orders are not stored.";
 
+        live_workers: Gauge<u64> = "yoink.live_workers",
+            "Workers over which this worker spreads the partitions.";
+        owned_partitions: Gauge<u64> = "yoink.owned_partitions",
+            "Partitions whose orders this worker reads.";
+
         operations: Histogram<f64> = "db.client.operation.duration",
             "Redis commands and scripts, and operations on Postgres with their wait for a connection.";
         connections: Gauge<u64> = "db.client.connection.count", "Connections to Postgres.";

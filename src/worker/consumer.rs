@@ -93,6 +93,7 @@ impl Consumer {
 
     /// Runs until stopped; finishes the batch that it has begun.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.context.commit_reports.set_consumed(self.partition, true);
         let mut delay = PAUSE_MIN;
         while !stop.is_cancelled() {
             match self.run_once().await {
@@ -118,6 +119,10 @@ impl Consumer {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(partition = %self.partition, error, "the consumer was not removed");
         }
+        // Another worker may own the partition from now on: this one reports nothing of it.
+        self.context.commit_reports.set_consumed(self.partition, false);
+        self.context.pauses.set(self.partition, None);
+        self.context.pauses.set_unlisted(self.partition, None);
     }
 
     /// Publishes a pause, and logs it if its reason is new.

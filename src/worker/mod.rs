@@ -7,22 +7,32 @@
 //!            └──── delayed ──past deliveries_max──> dead ──release──> voided, unit given back
 //! ```
 //!
+//! Each partition is owned by one of the workers that run, which reads its new orders (`assignment`, `live_workers`).
+//! Two owners at once, or none for some seconds, cost time and nothing else: what a second consumer stores is stored
+//! once (R2), and takeovers find what was left behind.
+//!
 //! Must never: count a delivery for an outage, drop an entry that is not settled, or move an order to the dead stream
 //! unless its last delivery has failed: the ledger rejected it, or it cannot be read.
 
+mod assignment;
 mod consumer;
 mod delayed_orders;
+mod live_workers;
 mod pause;
 mod releaser;
 mod store;
 mod takeover;
+mod unattended;
 
 use std::{sync::Arc, time::Duration};
 
 pub use self::{
+    assignment::{is_auditor, owned_partitions},
     consumer::Consumer,
+    live_workers::LiveWorkers,
     pause::{Pause, PauseReason, Pauses, UnlistedOrders},
     releaser::Releaser,
+    unattended::Unattended,
 };
 use crate::{
     ack::CommitReports, ledger::Ledger, lifecycle::Lifecycle, stock::Stock, stream::Streams,

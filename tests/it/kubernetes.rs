@@ -224,9 +224,12 @@ fn grace_periods_are_longer_than_a_shutdown() {
     for file in [API, WORKER] {
         let deployment = object(file, "Deployment");
         let pod = &deployment["spec"]["template"];
-        let delay = &container(pod)["lifecycle"]["preStop"]["sleep"]["seconds"];
+        let mut variables = list(&container(pod)["env"]);
+        let delay = variables.find(|variable| variable["name"] == "YOINK_SHUTDOWN_DELAY_MS");
+        let delay_ms = delay.map_or(0, |delay| text(&delay["value"]).parse::<u64>().unwrap());
         let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
-        assert_eq!(grace, shutdown + delay.as_u64().unwrap_or_default());
+        assert_eq!(1000 * grace, 1000 * shutdown + delay_ms);
+        assert_eq!(delay_ms > 0, file == API);
     }
 }
 

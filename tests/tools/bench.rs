@@ -64,12 +64,12 @@ pub(crate) fn assert_nothing_left(servers: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bench_measures_every_figure_and_each_audit_is_clean() {
-    let sizes = "table --runs 2 --seconds 0.3 --orders 500 --products 20 --connections 20 \
+    let sizes = "table --runs 2 --rounds 1 --seconds 0.3 --orders 500 --products 20 --connections 20 \
                  --streams 2 --rest-connections 10 --away-seconds 0.5 --memory-seconds 1";
     let report = Bench::new(sizes).report("report.json").await;
     let parts: Vec<&str> =
         report["parts"].as_array().unwrap().iter().map(|it| it["part"].as_str().unwrap()).collect();
-    let repeated = ["api", "edge", "stored", "away"];
+    let repeated = ["api", "credentials", "edge", "stored", "spread", "away"];
     assert_eq!(parts, [&repeated[..], &["memory"], &repeated].concat());
     for part in report["parts"].as_array().unwrap() {
         assert_eq!(part["audit"], "clean");
@@ -78,7 +78,7 @@ async fn bench_measures_every_figure_and_each_audit_is_clean() {
         assert!(phases.iter().all(|phase| phase["others"] == 0), "{part}");
     }
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 22);
+    assert_eq!(rows.len(), 29);
     for row in rows {
         let runs = if ONCE.contains(&row["figure"].as_str().unwrap()) { 1 } else { 2 };
         assert_eq!(row["values"].as_array().unwrap().len(), runs, "{row}");

@@ -6,6 +6,7 @@ mod away;
 mod credentials;
 mod edge;
 mod memory;
+mod spread;
 mod stored;
 
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) enum Part {
     Edge,
     /// Calls to a service in role all, until the last order is stored.
     Stored,
+    /// Calls to one process of each role, and to two.
+    Spread,
     /// Calls while Postgres is away.
     Away,
     /// The memory of a service at full load; once in all.
@@ -50,7 +53,7 @@ pub(crate) struct Sizes {
     /// Orders that are accepted and stored.
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) orders: u64,
-    /// Products of the phase with many.
+    /// Products of the phases with many.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) products: u32,
     /// Calls in progress on each of 8 connections.
@@ -108,8 +111,15 @@ pub(crate) struct Setup {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Api, Self::Credentials, Self::Edge, Self::Stored, Self::Away, Self::Memory];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Api,
+        Self::Credentials,
+        Self::Edge,
+        Self::Stored,
+        Self::Spread,
+        Self::Away,
+        Self::Memory,
+    ];
 
     /// Whether each run has it.
     pub(crate) fn is_repeated(self) -> bool {
@@ -124,6 +134,7 @@ impl Part {
             Self::Credentials => credentials::measure(setup).await,
             Self::Edge => edge::measure(setup).await,
             Self::Stored => stored::measure(setup).await,
+            Self::Spread => spread::measure(setup).await,
             Self::Away => away::measure(setup).await,
             Self::Memory => memory::measure(setup).await,
         }

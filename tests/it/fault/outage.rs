@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 use yoink::{
@@ -12,6 +13,7 @@ use yoink::{
         ListProductsRequest, ListReservationsRequest, ReserveUnitRequest,
         inventory_service_client::InventoryServiceClient,
     },
+    worker::Consumer,
 };
 
 use crate::harness::{Binary, TestEnv, eventually, get, product, reason};
@@ -21,8 +23,14 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     let mut env = TestEnv::with_own_postgres().await;
     let settings = [("takeover_idle_ms", "200"), ("deliveries_max", "2")];
     let first = env.serve(Role::All, &settings).await;
-    // A second worker repeatedly takes over what the first cannot store.
-    let second = env.serve(Role::Worker, &settings).await;
+    // Second consumers repeatedly take over what the first cannot store, as if both workers owned every partition.
+    let second = env.app(&settings).await;
+    let (stop, consumers) = (CancellationToken::new(), TaskTracker::new());
+    for partition in second.stores().deployment.partitions.all() {
+        let reader = second.stores().reader().await.unwrap();
+        let consumer = Consumer::new(second.worker_context.clone(), partition, reader);
+        consumers.spawn(consumer.run(stop.clone()));
+    }
     first.create(product("shoe", 100)).await;
     let before = first.buy("shoe", "early", "r").await.unwrap();
     env.assert_audit_holds().await;
@@ -46,7 +54,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     // Longer than all retries of a poison order, and with takeovers: entries must change their consumer.
     let mut cli = env.cli().await;
     let partition = 2u16; // Found below, among the two.
-    let mut consumers = std::collections::HashSet::new();
+    let mut seen = std::collections::HashSet::new();
     eventually("entries have changed their consumer", async || {
         for partition in 0..partition {
             let key = format!("{}:{{{partition}}}:orders", env.prefix);
@@ -56,10 +64,10 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
                 pending.query_async(&mut cli).await.unwrap();
             for (id, consumer, _, deliveries) in pending {
                 assert_eq!(deliveries, 1, "{id}: an outage counts no delivery");
-                consumers.insert(consumer);
+                seen.insert(consumer);
             }
         }
-        (consumers.len() >= 2).then_some(())
+        (seen.len() >= 2).then_some(())
     })
     .await;
     let state = first.reservation(&ids[5]).await.unwrap().state();
@@ -69,7 +77,9 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 41);
     assert_eq!(env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await, 0);
-    second.stop().await;
+    stop.cancel();
+    consumers.close();
+    consumers.wait().await;
     first.stop().await;
 }
 

@@ -21,9 +21,18 @@ use yoink::grpc::pb::{
 use super::{Bought, TestEnv, eventually, scratch_dir};
 
 fn yoink(env: &TestEnv, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
+    program(Path::new(env!("CARGO_BIN_EXE_yoink")), env, more, wrapper)
+}
+
+fn program(
+    program: &Path,
+    env: &TestEnv,
+    more: &[(&'static str, &str)],
+    wrapper: &[&str],
+) -> Command {
     // The kernel ends it with this test, however that ends.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(env!("CARGO_BIN_EXE_yoink"));
+    command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(program);
     for (name, value) in env.settings(more) {
         command.arg("--set").arg(format!("{name}={value}"));
     }
@@ -110,6 +119,19 @@ impl Binary {
         more: &[(&'static str, &str)],
     ) -> Self {
         Self::start(role, env, more, &[], wrapper)
+    }
+
+    /// In a role, by the program of another version.
+    pub fn serve_program(
+        other: &Path,
+        role: &str,
+        env: &TestEnv,
+        more: &[(&'static str, &str)],
+    ) -> Self {
+        let settings = [&[("log_filter", "info")], more].concat();
+        let mut command = program(other, env, &settings, &[]);
+        command.args(["serve", "--role", role]);
+        Self::from_command(command)
     }
 
     fn start(

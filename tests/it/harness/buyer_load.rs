@@ -7,9 +7,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -88,6 +88,7 @@ impl BuyerLoad {
     pub fn start(self, channels: Vec<Channel>) -> RunningLoad {
         let (channels, seen) = watch::channel(channels);
         let (stop, accepted) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let longest_gap_ms: Arc<AtomicU64> = Arc::default();
         let records: Arc<Mutex<HashMap<Ask, Record>>> = Arc::default();
         let tasks = TaskTracker::new();
         let buyers = (0..self.buyers).map(|number| {
@@ -98,12 +99,22 @@ impl BuyerLoad {
                 channels: seen.clone(),
                 records: records.clone(),
                 accepted: accepted.clone(),
+                last_accepted: None,
+                longest_gap_ms: longest_gap_ms.clone(),
                 stop: stop.clone(),
             };
             tasks.spawn(buyer.run())
         });
         let buyers = buyers.collect();
-        RunningLoad { seed: Schedule::of(self.seed), channels, stop, accepted, records, buyers }
+        RunningLoad {
+            seed: Schedule::of(self.seed),
+            channels,
+            stop,
+            accepted,
+            longest_gap_ms,
+            records,
+            buyers,
+        }
     }
 }
 
@@ -113,6 +124,7 @@ pub struct RunningLoad {
     channels: watch::Sender<Vec<Channel>>,
     stop: CancellationToken,
     accepted: Arc<AtomicUsize>,
+    longest_gap_ms: Arc<AtomicU64>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
     buyers: Vec<JoinHandle<()>>,
 }
@@ -126,6 +138,11 @@ impl RunningLoad {
     /// How many requests were accepted so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// The longest time from one acceptance of a buyer to the next, so far. For people: a busy machine makes it longer.
+    pub fn longest_gap(&self) -> Duration {
+        Duration::from_millis(self.longest_gap_ms.load(Ordering::SeqCst))
     }
 
     /// How many requests have an unknown outcome now.
@@ -166,6 +183,8 @@ struct Buyer {
     channels: watch::Receiver<Vec<Channel>>,
     records: Arc<Mutex<HashMap<Ask, Record>>>,
     accepted: Arc<AtomicUsize>,
+    last_accepted: Option<Instant>,
+    longest_gap_ms: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -198,6 +217,9 @@ impl Buyer {
             let Some(channel) = self.channel().await else { return };
             let reported = send(channel, ask).await;
             let done = matches!(reported, Attempt::Accepted(_) | Attempt::Refused(_));
+            if matches!(reported, Attempt::Accepted(_)) {
+                self.note_gap();
+            }
             self.record(ask, |record| record.note(reported));
             if done {
                 return;
@@ -210,6 +232,14 @@ impl Buyer {
         let some = self.channels.wait_for(|channels| !channels.is_empty());
         let channels = self.stop.run_until_cancelled(some).await?.ok()?.clone();
         Some(channels[self.dice.below(channels.len())].clone())
+    }
+
+    fn note_gap(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last_accepted.replace(now) {
+            let gap_ms = u64::try_from((now - last).as_millis()).unwrap();
+            self.longest_gap_ms.fetch_max(gap_ms, Ordering::SeqCst);
+        }
     }
 
     fn record(&self, ask: &Ask, change: impl FnOnce(&mut Record)) {

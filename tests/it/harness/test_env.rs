@@ -24,6 +24,8 @@ use super::{
 pub struct TestEnv {
     pub prefix: String,
     pub database: String,
+    /// How many partitions it has; changed before the first process starts.
+    pub partitions: u16,
     pub redis: Option<RedisServer>,
     pub postgres: Option<PostgresServer>,
 }
@@ -41,6 +43,7 @@ impl TestEnv {
             // The user of the service may use keys that begin with `yoink:`.
             prefix: format!("yoink:test{n}"),
             database: format!("test{n}"),
+            partitions: 2,
             redis: None,
             postgres: None,
         };
@@ -131,7 +134,7 @@ impl TestEnv {
             ("key_prefix", self.prefix.clone()),
             ("grpc_listen", "127.0.0.1:0".to_owned()),
             ("http_listen", "127.0.0.1:0".to_owned()),
-            ("partitions", "2".to_owned()),
+            ("partitions", self.partitions.to_string()),
             ("log_filter", "warn".to_owned()),
         ];
         settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));

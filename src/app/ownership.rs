@@ -1,0 +1,274 @@
+//! Runs the loops of the partitions that this worker owns. Once a second it records that it runs, reads which other
+//! workers do, and begins and ends loops accordingly.
+//!
+//! A worker owns a partition unless another worker that it has seen running has a better claim. So it begins with every
+//! partition, as if it were the only one, and a row that a killed process left takes nothing from it.
+//!
+//! Must never: leave a partition alone because it is not known who owns it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Stores;
+use crate::{
+    domain::Partition,
+    ledger::{Beat, LedgerError},
+    tasks::{Tasks, tick},
+    worker::{
+        Consumer, LiveWorkers, Releaser, Unattended, WorkerContext, is_auditor, owned_partitions,
+    },
+};
+
+/// How often a worker records that it runs.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long that may take, and the removal of its row.
+const BEAT_LIMIT: Duration = Duration::from_secs(2);
+const REMOVAL_LIMIT: Duration = Duration::from_secs(1);
+/// After so many rounds, the partitions of other workers are checked.
+const CHECK_ROUNDS: u32 = 5;
+
+/// Which loops a worker runs, apart from consumers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loops {
+    /// Whether it releases dead entries.
+    pub(super) release: bool,
+    /// How often it audits, if it does.
+    pub(super) audit_interval: Option<Duration>,
+}
+
+/// Loops that run until `stop`.
+struct Running {
+    stop: CancellationToken,
+    /// Each of them holds it.
+    held: Weak<()>,
+}
+
+impl Running {
+    fn have_ended(&self) -> bool {
+        self.held.strong_count() == 0
+    }
+}
+
+/// What this worker owns, and the loops that it runs.
+pub(super) struct Ownership {
+    stores: Stores,
+    context: WorkerContext,
+    loops: Loops,
+    tasks: Tasks,
+    /// Ends every loop.
+    stop: CancellationToken,
+    beat: Beat,
+    /// Whether the last beat was recorded.
+    is_recorded: bool,
+    others: LiveWorkers,
+    unattended: Unattended,
+    round: u32,
+    partitions: BTreeMap<Partition, Running>,
+    audit: Option<Running>,
+    /// How many partitions it reads, and over how many workers they are spread.
+    published: (usize, usize),
+}
+
+impl Ownership {
+    /// Begins with every partition. Its loops are tasks of `tasks`, and end at `stop`. Fails if Redis cannot be reached.
+    pub(super) async fn begin(
+        stores: Stores,
+        context: WorkerContext,
+        loops: Loops,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let audits = loops.audit_interval.is_some();
+        let beat = Beat { worker: context.consumer.clone(), beat: 0, audits };
+        let interval = BEAT_INTERVAL * CHECK_ROUNDS;
+        let mut this = Self {
+            unattended: Unattended::new(context.settings.takeover_idle, interval),
+            stores,
+            context,
+            loops,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            beat,
+            is_recorded: true,
+            others: LiveWorkers::default(),
+            round: 0,
+            partitions: BTreeMap::new(),
+            audit: None,
+            published: (0, 0),
+        };
+        for partition in this.stores.deployment.partitions.all() {
+            this.begin_partition(partition).await?;
+        }
+        this.begin_audit();
+        this.publish();
+        Ok(this)
+    }
+
+    /// Follows the other workers until `leaving`, when it reports that it ends. Its loops continue until their stop.
+    pub(super) async fn run(mut self, leaving: CancellationToken) {
+        loop {
+            self.run_round(&leaving).await;
+            if !tick(BEAT_INTERVAL, &leaving).await {
+                break;
+            }
+        }
+        let removed = self.stores.ledger.remove_workers(std::slice::from_ref(&self.beat));
+        if !matches!(timeout(REMOVAL_LIMIT, removed).await, Ok(Ok(()))) {
+            tracing::debug!("the row of this worker was not removed: others notice its end in 3 s");
+        }
+    }
+
+    async fn run_round(&mut self, leaving: &CancellationToken) {
+        self.beat.beat += 1;
+        let beats = timeout(BEAT_LIMIT, self.stores.ledger.beat(&self.beat)).await;
+        let recorded = matches!(beats, Ok(Ok(_)));
+        if let (true, false) = (self.is_recorded, recorded) {
+            let error = beats.as_ref().ok().and_then(|beats| beats.as_ref().err());
+            let error = error.map(|error| error as &dyn std::error::Error);
+            tracing::warn!(
+                error,
+                "this worker cannot record in Postgres that it runs: other workers may read its partitions"
+            );
+        }
+        self.is_recorded = recorded;
+        // Without Postgres nothing can be stored, and each worker keeps what it has.
+        let Ok(Ok(beats)) = beats else { return };
+        self.others.observe(beats);
+        let follow = async {
+            if let Err(error) = self.follow().await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "rows of workers that have ended were not removed"
+                );
+            }
+        };
+        leaving.run_until_cancelled(follow).await;
+    }
+
+    /// Begins and ends loops by what is known of the other workers.
+    async fn follow(&mut self) -> Result<(), LedgerError> {
+        self.round = self.round.wrapping_add(1);
+        self.unattended.end_round();
+        if self.round.is_multiple_of(CHECK_ROUNDS) {
+            self.check_unattended().await;
+        }
+        let own = self.beat.worker.clone();
+        let others: Vec<&str> = self.others.live().map(|beat| beat.worker.as_str()).collect();
+        let owned = owned_partitions(&own, &others, self.stores.deployment.partitions);
+        let audits: Vec<&str> = self
+            .others
+            .live()
+            .filter(|beat| beat.audits)
+            .map(|beat| beat.worker.as_str())
+            .collect();
+        let audits = is_auditor(&own, &audits);
+        for partition in self.stores.deployment.partitions.all() {
+            let is_owned = owned.binary_search(&partition).is_ok();
+            if !is_owned && !self.unattended.is_read_here(partition) {
+                self.end_partition(partition);
+            } else if let Err(error) = self.begin_partition(partition).await {
+                let error = error.as_ref() as &dyn std::error::Error;
+                tracing::warn!(%partition, error, "a partition of this worker cannot be read; trying again");
+            }
+        }
+        if audits {
+            self.begin_audit();
+        } else {
+            self.end_audit();
+        }
+        self.publish();
+        self.stores.ledger.remove_workers(&self.others.ended()).await
+    }
+
+    /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left out.
+    async fn check_unattended(&mut self) {
+        for partition in self.stores.deployment.partitions.all() {
+            let is_open = self.stores.stock.partitions().epoch(partition).is_ok();
+            if self.partitions.contains_key(&partition) || !is_open {
+                continue;
+            }
+            let Ok(progress) = self.stores.streams.progress(partition).await else { return };
+            if self.unattended.check(partition, progress) {
+                tracing::warn!(%partition, "orders wait, and the worker that owns the partition does not store them: this worker reads them as well for a minute");
+            }
+        }
+    }
+
+    /// Begins the loops of a partition, unless they run.
+    async fn begin_partition(&mut self, partition: Partition) -> anyhow::Result<()> {
+        // Loops that are ending finish what they have read.
+        if self.partitions.get(&partition).is_some_and(|running| !running.have_ended()) {
+            return Ok(());
+        }
+        let reader = self.stores.reader().await?;
+        let (stop, hold) = (self.stop.child_token(), Arc::new(()));
+        let running = Running { stop: stop.clone(), held: Arc::downgrade(&hold) };
+        if self.loops.release {
+            let releaser = Releaser::new(self.context.clone(), partition);
+            let (stop, hold) = (stop.clone(), hold.clone());
+            self.tasks.spawn("releaser", async move {
+                releaser.run(stop).await;
+                drop(hold);
+            });
+        }
+        let consumer = Consumer::new(self.context.clone(), partition, reader);
+        self.tasks.spawn("consumer", async move {
+            consumer.run(stop).await;
+            drop(hold);
+        });
+        self.partitions.insert(partition, running);
+        Ok(())
+    }
+
+    fn end_partition(&mut self, partition: Partition) {
+        if let Some(running) = self.partitions.get(&partition) {
+            running.stop.cancel();
+            if running.have_ended() {
+                self.partitions.remove(&partition);
+            }
+        }
+    }
+
+    fn begin_audit(&mut self) {
+        let Some(interval) = self.loops.audit_interval else { return };
+        if self.audit.as_ref().is_some_and(|running| !running.have_ended()) {
+            return;
+        }
+        let (stop, hold) = (self.stop.child_token(), Arc::new(()));
+        self.audit = Some(Running { stop: stop.clone(), held: Arc::downgrade(&hold) });
+        let (auditor, metrics) = (self.stores.auditor.clone(), self.stores.metrics.clone());
+        self.tasks.spawn("audit", async move {
+            auditor.run(metrics, interval, stop).await;
+            drop(hold);
+        });
+    }
+
+    fn end_audit(&mut self) {
+        let Some(running) = &self.audit else { return };
+        running.stop.cancel();
+        if running.have_ended() {
+            self.stores.metrics.clear_audit();
+            self.audit = None;
+        }
+    }
+
+    /// Sets the metrics, and logs a change.
+    fn publish(&mut self) {
+        let read = self.partitions.values().filter(|running| !running.stop.is_cancelled()).count();
+        let (workers, of) =
+            (self.others.live().count() + 1, self.stores.deployment.partitions.get());
+        self.stores.metrics.set_spread(workers, read);
+        if self.published != (read, workers) {
+            self.published = (read, workers);
+            tracing::info!(
+                "this worker reads {read} of {of} partitions; workers that run: {workers}"
+            );
+        }
+    }
+}
