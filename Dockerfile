@@ -35,7 +35,7 @@ CMD ["redis-server", "/usr/local/etc/redis/redis.conf"]
 
 FROM postgres:18.6-bookworm@sha256:3725f4e2499eef5134592b3b4ab79a543ed7f8e533b05b5b637af926630f6650 AS postgres
 COPY --chmod=0644 deploy/postgres/roles.sql /usr/share/yoink/roles.sql
-COPY --chmod=0755 deploy/compose/postgres-roles.sh /docker-entrypoint-initdb.d/postgres-roles.sh
+COPY --chmod=0755 deploy/compose/postgres-roles.sh /usr/local/bin/postgres-roles.sh
 
 FROM prom/prometheus:v3.13.3@sha256:6976aa8a60fec930796ce5772b8d12da7a318a5daa8d40d69c5c7819a05eeed7 AS prometheus
 COPY --chmod=0755 deploy/prometheus /etc/prometheus

@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
+.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom reproducible fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -44,6 +44,7 @@ help:
 	@echo "make deny    checks licences, bans and sources of the dependencies"
 	@echo "make advisories  compares the dependencies with the database of known vulnerabilities (RustSec, from GitHub)"
 	@echo "make sbom    writes the bill of materials of the program (CycloneDX) into target/sbom.json"
+	@echo "make reproducible  builds the release program of HEAD twice, in two directories, and compares both; twice the time of a build"
 	@echo "make fuzz    tries every parser with CASES=100000 random inputs; \`make test\` tries 256 of each"
 
 install:
@@ -191,6 +192,9 @@ advisories: tools
 sbom:
 	@mkdir -p target
 	@python3 scripts/sbom.py target/sbom.json
+
+reproducible:
+	@scripts/reproducible.sh
 
 # An input that fails is written to proptest-regressions/, to be committed: every later run tries it first.
 fuzz: export PROPTEST_CASES = $(or $(CASES),100000)

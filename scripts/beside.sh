@@ -6,7 +6,8 @@
 # the files that are written); ROUTE_TIMEOUT (Envoy's limit for an answer; without it, as deployed); TLS_CA (the authority of
 # the service's certificate; without it, Envoy and Prometheus reach the service without TLS); OPERATORS (where Envoy serves
 # operators' calls, address:port; without it, it does not serve them; beyond loopback, whoever reaches it can send calls, and
-# credentials can be read on the way, so that needs OPERATORS_ANY_ADDRESS=1).
+# credentials can be read on the way, so that needs OPERATORS_ANY_ADDRESS=1); ENVOY_CONFIG (another file than
+# deploy/envoy/envoy.yaml that was made from it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,7 +41,7 @@ case "${1:-}" in
       -e "s|address: 0.0.0.0, port_value: 8080|address: 127.0.0.1, port_value: $port|" \
       -e "s|address: yoink, port_value: 50051|address: ${grpc%:*}, port_value: ${grpc##*:}|" \
       -e "s/\(timeout\|grpc_timeout_header_max\): 15s\b/\1: ${ROUTE_TIMEOUT:-15s}/" \
-      deploy/envoy/envoy.yaml > "$dir/envoy.yaml"
+      "${ENVOY_CONFIG:-deploy/envoy/envoy.yaml}" > "$dir/envoy.yaml"
     echo "Envoy on http://127.0.0.1:$port, in front of $grpc."
     exec .tools/venv/bin/envoy -c "$dir/envoy.yaml" --use-dynamic-base-id --concurrency 2 --log-level warn
     ;;
@@ -58,7 +59,7 @@ case "${1:-}" in
       --web.listen-address="127.0.0.1:$port" --log.level=warn
     ;;
   *)
-    sed -n '2,9s/^# //p' "$0" >&2
+    sed -n '2,10s/^# //p' "$0" >&2
     exit 2
     ;;
 esac

@@ -40,8 +40,7 @@ impl Servers {
             Ok(Self { redis, postgres })
         });
         let servers = servers.await??;
-        // The superuser, because data of an earlier version belong to it.
-        crate::ledger::migrate(&servers.postgres.superuser_url("yoink").parse()?).await?;
+        crate::ledger::migrate(&servers.postgres.owner_url("yoink").parse()?).await?;
         Ok(servers)
     }
 

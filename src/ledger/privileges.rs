@@ -102,11 +102,23 @@ fn grants(role: &str) -> String {
     sql
 }
 
-/// Gives both roles what they need, if they exist, in one transaction: a process that runs meanwhile loses nothing.
+/// Gives both roles what they need, in one transaction: a process that runs meanwhile loses nothing. A role exists in all
+/// databases of its server, so it gets something only in a database to which it was permitted to connect
+/// (`deploy/postgres/roles.sql`). A role that owns a table keeps what an owner may do.
 pub(super) async fn grant(client: &mut Client) -> Result<(), tokio_postgres::Error> {
     let tx = client.transaction().await?;
-    let sql = "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)";
-    for role in tx.query(sql, &[&[SERVE, READ].as_slice()]).await? {
+    // What all roles may do (PUBLIC) is an entry of role 0.
+    let sql = "
+        SELECT rolname::text FROM pg_roles
+         WHERE rolname = ANY($1)
+           AND EXISTS (SELECT FROM pg_database, aclexplode(datacl) AS permitted
+                        WHERE datname = current_database() AND permitted.grantee = pg_roles.oid
+                          AND permitted.privilege_type = 'CONNECT')
+           AND NOT EXISTS (SELECT FROM unnest($2::text[]) AS name JOIN pg_class ON pg_class.oid = to_regclass(name)
+                            WHERE relowner = pg_roles.oid)";
+    let mut names: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+    names.push(SEQUENCE);
+    for role in tx.query(sql, &[&[SERVE, READ].as_slice(), &names]).await? {
         tx.batch_execute(&grants(role.try_get(0)?)).await?;
     }
     tx.commit().await
@@ -115,8 +127,8 @@ pub(super) async fn grant(client: &mut Client) -> Result<(), tokio_postgres::Err
 /// What the role of this process may not do, and has to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the Postgres role {role} has no privilege for {}: set the role of postgres_url to yoink_serve, and run \
-     `yoink migrate` as the owner of the database, which grants what yoink_serve needs",
+    "the Postgres role {role} has no privilege for {}: set the role of postgres_url to yoink_serve, run \
+     deploy/postgres/roles.sql in this database, and then `yoink migrate` as its owner, which grants what yoink_serve needs",
     .missing.join("; ")
 )]
 pub struct MissingPrivileges {

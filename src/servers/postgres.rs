@@ -82,7 +82,9 @@ impl PostgresServer {
         }
         let roles = self.server.dir.join("roles.sql");
         fs::write(&roles, ROLES).context("cannot write the roles of Postgres")?;
-        psql(name, &["-f".as_ref(), roles.as_ref()]).map(drop)
+        // Data of an earlier version belong to the superuser.
+        psql(name, &["-v".as_ref(), "old=postgres".as_ref(), "-f".as_ref(), roles.as_ref()])
+            .map(drop)
     }
 
     /// A program such as `pg_basebackup` of the first complete Postgres: in the PATH, or in Debian's directories, the

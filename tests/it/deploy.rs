@@ -7,11 +7,10 @@ use tonic::transport::{Certificate, ClientTlsConfig};
 use yoink::{
     app::Role,
     grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
-    servers::PostgresServer,
 };
 
 use crate::{
-    harness::{Deployment, TestEnv, compose, mode, reason, scratch_dir, text},
+    harness::{Deployment, TestEnv, compose, make_passwords, mode, reason, scratch_dir, text},
     tls::certificates,
 };
 
@@ -167,11 +166,9 @@ fn images_are_pinned_by_version_and_all_but_one_by_digest() {
 
 #[test]
 fn passwords_are_generated_once_and_readable_only_by_their_owner() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/passwords.sh");
+    let users = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/redis.acl");
     let make = |dir: &Path| {
-        let users = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/redis.acl");
-        let made = Command::new(&script).arg(dir).env("USERS", users).status();
-        assert!(made.unwrap().success());
+        make_passwords(dir, &users);
         let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path()).collect();
         files.sort();
         files
@@ -250,18 +247,13 @@ async fn deployment_sells_the_demo_catalogue_without_a_superuser_role() {
         output.status.success().then_some(())
     })
     .await;
-    let ask = |sql: &str| {
-        let mut psql = Command::new(PostgresServer::program("psql").unwrap());
-        psql.args(["-X", "-A", "-t", &deployment.postgres.superuser_url("yoink"), "-c", sql]);
-        String::from_utf8(psql.output().unwrap().stdout).unwrap().trim().to_owned()
-    };
     let rights = "SELECT bool_or(rolsuper OR rolcreatedb OR rolcreaterole), pg_get_userbyid(datdba)
         FROM pg_roles, pg_database WHERE rolname LIKE 'yoink%' AND datname = 'yoink' GROUP BY datdba";
-    assert_eq!(ask(rights), "f|yoink_owner");
+    assert_eq!(deployment.ask(rights), "f|yoink_owner");
     // The backend of the question before may still be there, and autovacuum has no user.
     let users = "SELECT DISTINCT usename FROM pg_stat_activity
         WHERE datname = 'yoink' AND backend_type = 'client backend' AND application_name <> 'psql'";
-    assert_eq!(ask(users), "yoink_serve");
+    assert_eq!(deployment.ask(users), "yoink_serve");
 }
 
 #[test]

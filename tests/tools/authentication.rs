@@ -66,7 +66,8 @@ const ANSWERS: [Row; 14] = [
     (Operators, "GET", "/v1/admin/audit", "",              [NONE, NO, NO, NO, OK, OK]),
 ];
 
-fn create_key(env: &TestEnv, principal: &str, role: CallerRole) -> String {
+/// Creates an API key by the command.
+pub fn create_key(env: &TestEnv, principal: &str, role: CallerRole) -> String {
     let args = ["keys", "create", principal, "--role", role.as_str()];
     let output = tokio::task::block_in_place(|| run_yoink(env, &args));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -38,6 +38,7 @@ fn compose_file_matches_the_schema_and_a_broken_one_does_not() {
         "postgres",
         "prometheus",
         "redis",
+        "roles",
         "yoink",
     ];
     for name in all {

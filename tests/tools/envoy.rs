@@ -62,12 +62,18 @@ impl Envoy {
         Self::start(service, None).await
     }
 
-    /// In front of a service with TLS, whose certificate this authority has signed.
-    pub async fn in_front_of_tls(service: SocketAddr, authority: &Path) -> Self {
-        Self::start(service, Some(authority)).await
+    /// With a configuration that was made from the deployed one.
+    pub async fn with_configuration(service: SocketAddr, file: &Path) -> Self {
+        Self::start(service, Some(("ENVOY_CONFIG", file))).await
     }
 
-    async fn start(service: SocketAddr, authority: Option<&Path>) -> Self {
+    /// In front of a service with TLS, whose certificate this authority has signed.
+    pub async fn in_front_of_tls(service: SocketAddr, authority: &Path) -> Self {
+        Self::start(service, Some(("TLS_CA", authority))).await
+    }
+
+    /// With one more variable of `scripts/beside.sh`.
+    async fn start(service: SocketAddr, variable: Option<(&str, &Path)>) -> Self {
         let dir = scratch_dir("envoy");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "scripts/beside.sh", "edge"]);
@@ -75,7 +81,7 @@ impl Envoy {
         command.env("DIR", &dir).env("YOINK", env!("CARGO_BIN_EXE_yoink"));
         command.env("PORT", "0").env("GRPC", service.to_string());
         command.env("ROUTE_TIMEOUT", ROUTE_TIMEOUT).env("OPERATORS", format!("{OPERATORS}:0"));
-        command.envs(authority.map(|authority| ("TLS_CA", authority)));
+        command.envs(variable);
         let log = File::create(dir.join("envoy.log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().unwrap();

@@ -5,6 +5,9 @@
 #[path = "../it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other tests; each uses its part")]
 mod harness;
+#[path = "../it/auth/signer.rs"]
+#[allow(dead_code, reason = "shared with the other tests; each uses its part")]
+mod signer;
 
 mod alerts;
 mod authentication;
@@ -18,12 +21,14 @@ mod envoy;
 mod examples;
 mod generations;
 mod headers;
+mod jwt;
 mod kubernetes;
 mod listening;
 mod listing;
 mod load;
 mod prometheus;
 mod readme;
+mod reproducible;
 mod rest;
 mod running_load;
 mod sbom;

@@ -52,6 +52,18 @@ fn assert_succeeds(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs what the service `passwords` runs, with the users of Redis in a file. As root it has the capabilities of its container.
+pub fn make_passwords(dir: &Path, users: &Path) {
+    let script = checkout("deploy/compose/passwords.sh");
+    let mut make = Command::new(&script);
+    if nix::unistd::geteuid().is_root() {
+        let kept = words(&compose()["services"]["passwords"]["cap_add"]).join(",+").to_lowercase();
+        make = Command::new("setpriv");
+        make.arg(format!("--bounding-set=-all,+{kept}")).arg(&script);
+    }
+    assert_succeeds(make.arg(dir).env("USERS", users));
+}
+
 /// Both stores, with the passwords of a deployment, and the programs that use them.
 pub struct Deployment {
     /// As the volume `passwords`.
@@ -63,20 +75,26 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Makes the passwords and starts both stores.
+    /// On new volumes.
     pub async fn start() -> Self {
         let dir = scratch_dir("deployment");
         let passwords = dir.join("passwords");
         fs::create_dir(&passwords).unwrap();
-        let mut make = Command::new(checkout("deploy/compose/passwords.sh"));
-        assert_succeeds(make.arg(&passwords).env("USERS", checkout("deploy/redis.acl")));
+        make_passwords(&passwords, &checkout("deploy/redis.acl"));
+        let postgres = Self::start_postgres(&dir);
+        Self::start_on(&dir, postgres).await
+    }
+
+    /// On the volumes in a directory: makes the passwords that are missing, starts Redis, and makes the roles of Postgres.
+    pub async fn start_on(dir: &Path, postgres: PostgresServer) -> Self {
+        let passwords = dir.join("passwords");
+        make_passwords(&passwords, &checkout("deploy/redis.acl"));
         let certificates = dir.join("certificates");
         let mut make = Command::new(checkout("deploy/compose/certificates.sh"));
         let arguments = words(&compose()["services"]["certificates"]["command"]);
         let place = |word: &String| word.replace("/run/tls", certificates.to_str().unwrap());
         assert_succeeds(make.args(arguments.iter().map(place)));
-        let postgres = start_postgres(&dir, &passwords);
-        let (redis, redis_port) = start_redis(&dir, &passwords).await;
+        let (redis, redis_port) = start_redis(dir, &passwords).await;
         for name in ["yoink.toml", "owner.toml", "read.toml"] {
             let toml = passwords.join(name);
             let settings = fs::read_to_string(&toml).unwrap();
@@ -85,7 +103,57 @@ impl Deployment {
             let settings = settings.replace("postgres:5432", &format!("127.0.0.1:{port}"));
             fs::write(&toml, settings).unwrap();
         }
-        Self { passwords, certificates, postgres, redis }
+        let deployment = Self { passwords, certificates, postgres, redis };
+        let made = deployment.make_roles();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        deployment
+    }
+
+    /// A Postgres with an empty database, as its image sets it up: the superuser has the password of the volume `passwords`, and
+    /// everyone is asked for one.
+    pub fn start_postgres(dir: &Path) -> PostgresServer {
+        let password = fs::read_to_string(dir.join("passwords/postgres-superuser")).unwrap();
+        let dir = dir.join("postgres");
+        let mut postgres = PostgresServer::start(&dir, &[]).unwrap();
+        for sql in
+            [format!("ALTER ROLE postgres PASSWORD '{password}'"), "CREATE DATABASE yoink".into()]
+        {
+            let url = postgres.superuser_url("postgres");
+            assert_succeeds(postgres_program("psql").args(["-X", "-q", &url, "-c", &sql]));
+        }
+        let rules = dir.join("data/pg_hba.conf");
+        let trusting = fs::read_to_string(&rules).unwrap();
+        let with_password = "host all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(&rules, format!("{with_password}{trusting}")).unwrap();
+        postgres.restart().unwrap();
+        postgres
+    }
+
+    /// Runs what the service `roles` runs.
+    pub fn make_roles(&self) -> Output {
+        let service = compose()["services"]["roles"].clone();
+        let script = words(&service["entrypoint"]).remove(0);
+        let mut roles = Command::new(checkout("deploy/compose").join(script));
+        let path = std::env::var("PATH").unwrap();
+        let psql = PostgresServer::program("psql").unwrap();
+        roles.env("PATH", format!("{}:{path}", psql.parent().unwrap().display()));
+        roles.env("ROLES", checkout("deploy/postgres/roles.sql"));
+        roles.env("PASSWORDS", &self.passwords).env("PGPORT", self.postgres.port().to_string());
+        for (name, value) in service["environment"].as_mapping().unwrap() {
+            roles.env(text(name), text(value).replace("postgres", "127.0.0.1"));
+        }
+        roles.output().unwrap()
+    }
+
+    /// What a statement of the superuser returns.
+    pub fn ask(&self, sql: &str) -> String {
+        let password = fs::read_to_string(self.passwords.join("postgres-superuser")).unwrap();
+        let mut psql = postgres_program("psql");
+        psql.env("PGPASSWORD", password);
+        psql.args(["-X", "-A", "-t", &self.postgres.superuser_url("yoink"), "-c", sql]);
+        let output = psql.output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// A service of the compose file that runs `yoink`.
@@ -134,24 +202,8 @@ impl Drop for Deployment {
     }
 }
 
-/// A Postgres that asks for passwords, set up by the script that its image runs.
-fn start_postgres(dir: &Path, passwords: &Path) -> PostgresServer {
-    let dir = dir.join("postgres");
-    let mut postgres = PostgresServer::start(&dir, &[]).unwrap();
-    postgres.create_database("yoink").unwrap();
-    let mut role = Command::new(checkout("deploy/compose/postgres-roles.sh"));
-    let psql = PostgresServer::program("psql").unwrap();
-    let path = std::env::var("PATH").unwrap();
-    role.env("PATH", format!("{}:{path}", psql.parent().unwrap().display()));
-    role.env("ROLES", checkout("deploy/postgres/roles.sql"));
-    role.env("PASSWORDS", passwords).env("POSTGRES_USER", "postgres").env("POSTGRES_DB", "yoink");
-    assert_succeeds(role.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string()));
-    let rules = dir.join("data/pg_hba.conf");
-    let trusting = fs::read_to_string(&rules).unwrap();
-    let with_password = "host all yoink_owner,yoink_serve,yoink_read 127.0.0.1/32 scram-sha-256\n";
-    fs::write(&rules, format!("{with_password}{trusting}")).unwrap();
-    postgres.restart().unwrap();
-    postgres
+fn postgres_program(name: &str) -> Command {
+    Command::new(PostgresServer::program(name).unwrap())
 }
 
 /// Redis as the compose file starts it. A server that accepts the new password is this one.

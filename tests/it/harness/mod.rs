@@ -25,7 +25,7 @@ pub use binary::{
 };
 pub use buyer_load::{BuyerLoad, RunningLoad};
 pub use certificates::{Authority, Issued, Validity, replace};
-pub use compose::{Deployment, compose, mode, text, words};
+pub use compose::{Deployment, compose, make_passwords, mode, text, words};
 pub use dead_letters::{dead_entries, move_to_dead};
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;
