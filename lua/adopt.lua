@@ -10,14 +10,15 @@
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
-local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+-- Without the stream, nothing was delivered.
+if redis.call('EXISTS', KEYS[2]) == 0 then return { 'ok', '' } end
 local delivered
-for _, group in ipairs(groups) do
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
   local info = {}
   for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
   if info.name == ARGV[2] then delivered = info['last-delivered-id'] end
 end
--- Without the group, nothing was delivered.
+-- Nor without the group.
 if not delivered then return { 'ok', '' } end
 local from = ARGV[4] == '' and '-' or '(' .. ARGV[4]
 local page = redis.call('XRANGE', KEYS[2], from, delivered, 'COUNT', ARGV[5])

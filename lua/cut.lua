@@ -38,7 +38,7 @@ local time, waiting = redis.call('TIME'), {}
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local width_ms, back, bucket = buckets_of(tonumber(ARGV[3]), now_ms)
 local function count_waiting(order)
-  local b = order.w and tonumber(order.w)
+  local b = tonumber(string.match(order.w or '', '^%d+$'))
   if b then waiting[b] = (waiting[b] or 0) + 1 end
 end
 for _, entry in ipairs(redis.call('XRANGE', KEYS[4], '-', '+')) do

@@ -54,6 +54,15 @@ local function text(number) return string.format('%d', number) end
 -- never give the same field. src/domain/field.rs does the same.
 local function field_part(id) return (string.gsub(id, '[%%/]', { ['%'] = '%25', ['/'] = '%2F' })) end
 
+-- A number that a script replaces, or from which it computes what it writes. It must be stored exactly as text() writes
+-- it, and Lua must count it exactly. Otherwise the script fails: a wrong value would be overwritten by one that looks
+-- right, or HINCRBY would be refused in the middle of a script. Every script calls this before its first write.
+local function whole(value, name, product)
+  local number = tonumber(value)
+  if number and text(number) == value and math.abs(number) <= 9007199254740992 then return number end
+  error(name .. (product and ' of ' .. product or '') .. ' is not a whole number')
+end
+
 -- The last digits of a whole number to base 64, with the characters from '0' to 'o' as digits (src/domain/base64.rs does
 -- the same).
 local function base64(number, width)

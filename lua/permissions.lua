@@ -1,6 +1,6 @@
--- Finds which commands of the scripts the user of this program may not run. Redis checks each command of a script when the
--- script reaches it, so a command that is not permitted would end a script after its first writes.
--- Changes nothing: each command is refused for its arguments, or finds no key.
+-- Finds which commands of the scripts the user of this program may not run (src/lifecycle/permissions.rs checks the
+-- others). Redis checks each command of a script when the script reaches it, so a command that is not permitted would end
+-- a script after its first writes. Changes nothing: each command is refused for its arguments, or finds no key.
 --
 -- KEYS  1 scratch
 -- ARGV  none
@@ -12,7 +12,6 @@ local calls = {
   { 'DEL', key },
   { 'EXISTS', key },
   { 'HDEL', key, 'field' },
-  { 'HEXISTS', key, 'field' },
   { 'HGET', key, 'field' },
   { 'HGETALL', key },
   { 'HINCRBY', key, 'field', 'no number' },
@@ -45,7 +44,10 @@ for _, call in ipairs(calls) do
   -- As Redis up to 7.0, and newer ones, begin the message.
   if string.find(message, 'The user executing the script', 1, true) or string.find(message, 'ACL failure', 1, true) then
     local subcommand = (call[1] == 'XGROUP' or call[1] == 'XINFO') and ' ' .. call[2] or ''
-    table.insert(refused, call[1] .. subcommand)
+    -- The command is permitted, and not for this key or channel.
+    local on = string.find(message, ' key', 1, true) and ' on its keys'
+      or string.find(message, ' channel', 1, true) and ' on its channels' or ''
+    table.insert(refused, call[1] .. subcommand .. on)
   end
 end
 if #refused > 0 then return { 'refused', table.concat(refused, ', ') } end

@@ -19,9 +19,12 @@ local original = order.id or id
 if not (order.p and order.u and order.r) then return { 'unrecognized' } end
 if from == KEYS[6] and not order.rid then return { 'unrecognized' } end
 if from == KEYS[6] and order.rid ~= ARGV[5] then return { 'gone' } end
-if redis.call('HEXISTS', KEYS[2], order.p) == 0 then return { 'no_stock' } end
+local known = redis.call('HGET', KEYS[2], order.p)
+if not known then return { 'no_stock' } end
 
--- Reading each key before the first write checks its type.
+-- Every key is read before the first write, which checks its type, and every number that is changed is checked. Otherwise
+-- the entry could be removed and its unit not given back.
+whole(known, 'stock', order.p)
 local bucket_key, request_field, record
 local user_product_field = field_part(order.u) .. '/' .. field_part(order.p)
 if order.q and order.w then
@@ -29,7 +32,7 @@ if order.q and order.w then
   request_field = user_product_field .. '/' .. field_part(order.q)
   record = redis.call('HGET', bucket_key, request_field)
 end
-local bought = order.l and tonumber(redis.call('HGET', KEYS[4], user_product_field) or '0') or 0
+local bought = order.l and whole(redis.call('HGET', KEYS[4], user_product_field) or '0', 'bought', order.p) or 0
 redis.call('XLEN', KEYS[5])
 redis.call('HLEN', KEYS[7])
 

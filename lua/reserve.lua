@@ -17,13 +17,19 @@
 -- A remembered request id holds '<epoch>-<seq> <random> <reserved_at_ms, to base 64>' (src/domain/claim.rs). If another
 -- program wrote a control character there or into a value of lost, only the answer to this request is unreadable: its
 -- line has a '?' in place of each one.
--- The script cannot fail between two writes of a request. Every key is read before the first write, which checks the type
--- of the key. The first write is an XADD. Redis may refuse only this write (out of memory, id too small), and the refusal
--- is caught.
+-- The script cannot fail between two writes of a request. Before the first write, every key is read, which checks its type,
+-- and every number that is changed is checked. The first write is an XADD. Redis may refuse only this write (out of
+-- memory, id too small), and the refusal is caught.
 
 local why, seq_text, epoch = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
-local seq = tonumber(seq_text)
+local seq = whole(seq_text, 'seq')
+-- A reservation id holds 36 bits of it. When they are used up, the partition is closed, and its rebuild begins a new epoch.
+local seq_max = 68719476735
+if seq >= seq_max then
+  redis.call('HSET', KEYS[1], 'status', 'closed')
+  return { 'fenced', 'closed' }
+end
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local backlog_max = tonumber(ARGV[3])
@@ -52,18 +58,11 @@ for i = 4, #ARGV, 6 do
 end
 
 -- 2. Every key is read before the first write.
--- A number that this script replaces. It must be stored exactly as text() writes it; otherwise a wrong value would be
--- overwritten by one that looks right.
-local function whole(value, name)
-  local number = tonumber(value)
-  assert(number and text(number) == value, name .. ' is not a number')
-  return number
-end
 local stock, catalogue, sales = {}, {}, {}
 local stock_now = redis.call('HMGET', KEYS[2], unpack(products))
 local catalogue_now = redis.call('HMGET', KEYS[3], unpack(products))
 for i, product in ipairs(products) do
-  stock[product] = whole(stock_now[i] or '0', 'stock')
+  stock[product] = whole(stock_now[i] or '0', 'stock', product)
   if catalogue_now[i] then
     -- Many products have the same terms: each text is parsed once.
     local terms = string.match(catalogue_now[i], '^%d+|(.*)$') or ''
@@ -99,17 +98,18 @@ if #request_fields > 0 then
     for i, field in ipairs(request_fields) do lost[field] = found[i] and one_line(found[i]) end
   end
 end
-local bought, bought_fields = {}, {}
+local bought, bought_fields, limited = {}, {}, {}
 for _, r in ipairs(requests) do
   local product = catalogue[r.product]
   if product and product.limit > 0 then
     r.bought_field = user_product_field(r)
     bought_fields[#bought_fields + 1] = r.bought_field
+    limited[#limited + 1] = r.product
   end
 end
 if #bought_fields > 0 then
   local now = redis.call('HMGET', KEYS[5], unpack(bought_fields))
-  for i, field in ipairs(bought_fields) do bought[field] = whole(now[i] or '0', 'bought') end
+  for i, field in ipairs(bought_fields) do bought[field] = whole(now[i] or '0', 'bought', limited[i]) end
 end
 local backlog = redis.call('XLEN', KEYS[6])
 
@@ -154,7 +154,7 @@ for _, r in ipairs(requests) do
   if not answer then
     local next_seq = text(seq + 1)
     local id = epoch .. '-' .. next_seq
-    local added = add_order(r, id)
+    local added = seq < seq_max and add_order(r, id) or { err = 'the partition has used the last seq of its epoch' }
     if type(added) == 'table' and added.err then
       failed = added.err
       answer = 'not_applied ' .. failed

@@ -8,15 +8,22 @@
 
 local why = fence(KEYS[1], ARGV[1])
 if why then return { 'fenced', why } end
--- Reading the key before the first write checks its type.
-redis.call('HLEN', KEYS[2])
+local products = {}
+for i = 2, #ARGV, 2 do products[#products + 1] = ARGV[i] end
+-- Every number is read and checked before the first write.
+local stock, supply = redis.call('HMGET', KEYS[2], unpack(products)), redis.call('HMGET', KEYS[3], unpack(products))
+local known = {}
+for i, product in ipairs(products) do
+  whole(stock[i] or '0', 'stock', product)
+  known[product] = whole(supply[i] or '0', 'supply', product)
+end
 local raised = 0
 for i = 2, #ARGV, 2 do
-  local product, supply = ARGV[i], tonumber(ARGV[i + 1])
-  local known = tonumber(redis.call('HGET', KEYS[3], product) or '0')
-  if supply > known then
-    redis.call('HINCRBY', KEYS[2], product, text(supply - known))
-    redis.call('HSET', KEYS[3], product, text(supply))
+  local product, total = ARGV[i], tonumber(ARGV[i + 1])
+  if total > known[product] then
+    redis.call('HINCRBY', KEYS[2], product, text(total - known[product]))
+    redis.call('HSET', KEYS[3], product, text(total))
+    known[product] = total
     raised = raised + 1
   end
 end

@@ -31,7 +31,7 @@ fn called(script: &str, before: &[&str]) -> BTreeSet<String> {
             let name = quoted.next().unwrap().to_lowercase();
             let subcommand = quoted.nth(1).unwrap_or_default().to_lowercase();
             found.insert(match name.as_str() {
-                "xgroup" | "xinfo" => format!("{name}|{subcommand}"),
+                "xgroup" | "xinfo" | "script" => format!("{name}|{subcommand}"),
                 _ => name,
             });
         }
@@ -50,6 +50,19 @@ fn of_scripts() -> BTreeSet<String> {
 fn start_checks_every_command_of_the_scripts() {
     let script = fs::read_to_string(root().join("lua/permissions.lua")).unwrap();
     assert_eq!(called(&script, &["  { '"]), of_scripts());
+}
+
+#[test]
+fn start_checks_every_command_that_the_user_of_the_service_may_run() {
+    let source = fs::read_to_string(root().join("src/lifecycle/permissions.rs")).unwrap();
+    let plain = called(&source.replace('"', "'"), &["    &['"]);
+    let mut checked = of_scripts();
+    for command in &plain {
+        assert!(checked.insert(command.clone()), "{command} is checked twice");
+    }
+    // The library calls the first only for a database other than 0, and the others may be refused.
+    checked.extend(["select", "config|get", "acl|dryrun"].map(str::to_owned));
+    assert_eq!(permitted("yoink"), checked);
 }
 
 #[test]

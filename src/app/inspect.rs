@@ -72,7 +72,7 @@ async fn inspect_redis(
     let partitions =
         Partitions::new(commands.0, &config.key_prefix, Uuid::nil(), config.partitions);
     let lifecycle = Lifecycle::new(partitions, config.idempotency_window_ms);
-    this.refusals.extend(redis_refusal(&lifecycle).await);
+    this.refusals.extend(redis_refusal(&lifecycle).await?.map(|refused| refused.to_string()));
     Ok((assessed, replicas))
 }
 

@@ -116,7 +116,7 @@ impl App {
         let acks = if role.answers_calls() { Some(stores.acks(config).await?) } else { None };
         let authenticator = authenticator(config, role, &stores).await?;
         let monitor = StoreMonitor::start(stores.clone(), role, acks.clone()).await?;
-        permissions::check(&stores).await?;
+        stores.check_permissions().await?;
         stores.metrics.set_backlog_max_entries(config.backlog_max_entries);
         let name = format!("{}-{}", std::process::id(), Uuid::new_v4().simple());
         let mut recovery = stores.recovery();

@@ -1,18 +1,31 @@
-//! What the users of this program need in both stores. It is checked at a start, before the first call is answered: a script
-//! that Redis refuses in its middle, or an order that Postgres refuses to store, would be found too late.
+//! What the users of this program need in both stores. It is checked at a start, before the first call is answered, and by
+//! commands that change something: a script that Redis refuses in its middle, or an order that Postgres refuses to store,
+//! would be found too late. What Redis permits is checked again while a service runs.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use redis::{ErrorKind, RedisError};
 
 use super::{Stores, connect::retry_refused};
-use crate::{ledger::Ledger, lifecycle::Lifecycle};
+use crate::{
+    ledger::Ledger,
+    lifecycle::{Lifecycle, NotPermitted},
+    redis::{RedisCallError, retry_at_start},
+};
 
-/// Why the user of Redis cannot be used, if it cannot. Where the scripts cannot be run at all, readiness reports it.
-pub(super) async fn redis_refusal(lifecycle: &Lifecycle) -> Option<String> {
-    let commands = lifecycle.refused_commands().await.ok().flatten()?;
-    Some(format!(
-        "Redis does not permit commands that the scripts of this program use ({commands}): give the user of \
-         redis_url the permissions of the user yoink in deploy/redis.acl"
-    ))
+/// Why the user of Redis cannot be used, if it cannot.
+pub(super) async fn redis_refusal(lifecycle: &Lifecycle) -> anyhow::Result<Option<NotPermitted>> {
+    let check = || async { lifecycle.not_permitted().await.map_err(source) };
+    retry_at_start(check).await.context("cannot check what Redis permits")
+}
+
+fn source(error: RedisCallError) -> RedisError {
+    match error {
+        RedisCallError::Unavailable { source, .. } => source,
+        RedisCallError::Fenced(_) | RedisCallError::Malformed(_) => {
+            (ErrorKind::UnexpectedReturnType, "a check of permissions failed", error.to_string())
+                .into()
+        }
+    }
 }
 
 /// Why the role of Postgres cannot be used, if it cannot.
@@ -20,11 +33,13 @@ pub(super) async fn ledger_refusal(ledger: &Ledger) -> anyhow::Result<Option<Str
     Ok(ledger.missing_privileges().await?.map(|missing| missing.to_string()))
 }
 
-/// Fails if the service may not do in one of the stores what it has to.
-pub(super) async fn check(stores: &Stores) -> anyhow::Result<()> {
-    let ledger = retry_refused(async || ledger_refusal(&stores.ledger).await).await?;
-    let refusals: Vec<String> =
-        redis_refusal(&stores.lifecycle).await.into_iter().chain(ledger).collect();
-    ensure!(refusals.is_empty(), "{}", refusals.join("; "));
-    Ok(())
+impl Stores {
+    /// Fails if this program may not do in one of the stores what it has to; changes nothing.
+    pub async fn check_permissions(&self) -> anyhow::Result<()> {
+        let ledger = retry_refused(async || ledger_refusal(&self.ledger).await).await?;
+        let redis = redis_refusal(&self.lifecycle).await?.map(|refused| refused.to_string());
+        let refusals: Vec<String> = redis.into_iter().chain(ledger).collect();
+        ensure!(refusals.is_empty(), "{}", refusals.join("; "));
+        Ok(())
+    }
 }

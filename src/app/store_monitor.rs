@@ -18,12 +18,15 @@ use crate::{
         setting_warnings,
     },
     grpc,
+    lifecycle::NotPermitted,
     redis::{RedisCallError, retry_at_start},
     tasks::tick,
 };
 
 /// How often the state and the settings of Redis are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often what Redis permits to this program is read.
+const PERMISSIONS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the settings of Postgres are read.
 const POSTGRES_INTERVAL: Duration = Duration::from_secs(5);
 /// How long one read may take, so that a slow store does not delay the check of the other for long.
@@ -37,6 +40,9 @@ struct Assessed {
     redis: Assessment,
     replicas: u32,
     aof: AofCompleteness,
+    /// What Redis does not permit, and when that was read.
+    not_permitted: Option<NotPermitted>,
+    permissions_at: Instant,
     postgres: Assessment,
     postgres_at: Instant,
 }
@@ -80,6 +86,9 @@ impl StoreMonitor {
             redis: state.assess(&mut aof),
             replicas: state.replicas,
             aof,
+            // The start checks it next.
+            not_permitted: None,
+            permissions_at: Instant::now(),
             postgres: assess_postgres(&settings),
             postgres_at: Instant::now(),
         };
@@ -164,9 +173,14 @@ impl StoreMonitor {
             Err(error) => Some(error.to_string()),
         };
         if refusal.as_deref() != Some(UNAVAILABLE) {
+            if self.assessed.permissions_at.elapsed() >= PERMISSIONS_INTERVAL {
+                self.check_permissions().await;
+                self.assessed.permissions_at = Instant::now();
+            }
             reasons.extend(self.check_redis().await);
         }
         reasons.extend(refusal);
+        reasons.extend(self.assessed.not_permitted.as_ref().map(ToString::to_string));
         if self.assessed.postgres_at.elapsed() >= POSTGRES_INTERVAL {
             self.check_postgres().await;
             self.assessed.postgres_at = Instant::now();
@@ -197,7 +211,9 @@ impl StoreMonitor {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
-        self.stores.stock.partitions().set_selling_allowed(redis.refusals.is_empty());
+        // A script that is refused in its middle would leave what it had written before.
+        let allowed = redis.refusals.is_empty() && self.assessed.not_permitted.is_none();
+        self.stores.stock.partitions().set_selling_allowed(allowed);
         let logged = |assessed: &Assessment| {
             (assessed.mode, assessed.refusals.clone(), assessed.warnings.clone())
         };
@@ -226,6 +242,19 @@ impl StoreMonitor {
             }
         }
         Some(reason)
+    }
+
+    /// Checks what Redis permits to this program. If Redis does not answer in time, the last result stays.
+    async fn check_permissions(&mut self) {
+        let read = self.stores.lifecycle.not_permitted();
+        let Ok(Ok(not_permitted)) = timeout(ANSWER_TIMEOUT, read).await else { return };
+        if self.assessed.not_permitted != not_permitted {
+            match &not_permitted {
+                Some(refused) => tracing::error!(store = "redis", "{refused}; nothing is sold"),
+                None => tracing::warn!(store = "redis", "Redis permits every command again"),
+            }
+            self.assessed.not_permitted = not_permitted;
+        }
     }
 
     async fn check_postgres(&mut self) {

@@ -203,6 +203,9 @@ fn login_name() -> String {
 async fn apply(stores: &Stores, action: Action, args: ActionArgs) -> anyhow::Result<ExitCode> {
     let filter = args.filter;
     ensure!(args.all || filter.is_empty(), "filters are allowed only with --all");
+    if !args.dry_run {
+        stores.check_permissions().await?;
+    }
     let selection = if args.all {
         Selection::All(filter)
     } else {

@@ -30,6 +30,9 @@ pub(super) struct RebuildArgs {
 
 pub(super) async fn run(config: &Config, args: RebuildArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
+    if !args.dry_run {
+        stores.check_permissions().await?;
+    }
     stores.load_epochs().await?;
     let recovery = stores.recovery();
     let fenced = recovery.fenced().await?;

@@ -80,6 +80,11 @@ fn server_message(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => match db.constraint() {
             Some(name) => format!("{} ({}, constraint {name})", db.message(), db.code().code()),
+            None if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => format!(
+                "{} ({}): give the role of postgres_url its privileges with deploy/postgres/roles.sql and `yoink migrate`",
+                db.message(),
+                db.code().code()
+            ),
             None => format!("{} ({})", db.message(), db.code().code()),
         },
         None => match error.source() {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use sqlx::migrate::{Migration, Migrator};
 use tokio_postgres::{Client, error::SqlState};
 
@@ -34,6 +34,14 @@ pub enum Migrated {
 }
 
 const EXISTS: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+/// The role of this connection, and a schema that has the table and that this role may not use. Postgres leaves such a schema
+/// out of the search path.
+const HIDDEN: &str = "
+    SELECT current_user::text, nspname::text
+      FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+     WHERE relname = '_sqlx_migrations' AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE')
+       AND nspname = ANY (string_to_array(replace(current_setting('search_path'), ' ', ''), ','))
+     LIMIT 1";
 /// The table as sqlx creates it.
 const RECORD: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version BIGINT PRIMARY KEY,
@@ -182,8 +190,33 @@ impl SchemaVersions {
     }
 }
 
-/// Reads the version of a database's schema.
-pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerError> {
+/// Reads the version of a database's schema. Fails with what the role lacks, if it may not read it.
+pub async fn schema_versions(ledger: &Ledger) -> anyhow::Result<SchemaVersions> {
+    let versions = match read_versions(ledger).await {
+        Err(error @ LedgerError::Misconfigured { .. }) => match ledger.missing_to_read().await {
+            Ok(Some(missing)) => Err(missing.into()),
+            Ok(None) | Err(_) => Err(error.into()),
+        },
+        versions => versions.map_err(anyhow::Error::from),
+    };
+    let versions = versions.context("cannot read the schema version")?;
+    if versions.found == 0 {
+        let hidden = ledger.with("hidden_schema", async move |client| {
+            let Some(row) = client.query_opt(HIDDEN, &[]).await? else { return Ok(None) };
+            Ok(Some((row.try_get(0)?, row.try_get(1)?)))
+        });
+        let hidden: Option<(String, String)> = hidden.await?;
+        if let Some((role, schema)) = hidden {
+            bail!(
+                "the Postgres role {role} has no privilege for USAGE on the schema {schema}: run \
+                 deploy/postgres/roles.sql as a superuser, and `yoink migrate` as the owner of the database"
+            );
+        }
+    }
+    Ok(versions)
+}
+
+async fn read_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerError> {
     ledger
         .with("schema_versions", async move |client| {
             let (mut found, mut oldest, program) = (0, None, newest());
@@ -203,7 +236,7 @@ pub async fn schema_versions(ledger: &Ledger) -> Result<SchemaVersions, LedgerEr
 
 /// Reads the schema of a database, and refuses it if this program cannot work with it.
 pub async fn check_schema(ledger: &Ledger) -> anyhow::Result<()> {
-    let versions = schema_versions(ledger).await.context("cannot read the schema version")?;
+    let versions = schema_versions(ledger).await?;
     versions.check()?;
     let SchemaVersions { found, program, .. } = versions;
     if found > program {

@@ -127,8 +127,9 @@ pub(super) async fn grant(client: &mut Client) -> Result<(), tokio_postgres::Err
 /// What the role of this process may not do, and has to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the Postgres role {role} has no privilege for {}: set the role of postgres_url to yoink_serve, run \
-     deploy/postgres/roles.sql in this database, and then `yoink migrate` as its owner, which grants what yoink_serve needs",
+    "the Postgres role {role} has no privilege for {}: set the role of postgres_url to yoink_serve (for a command that \
+     only reads: yoink_read), run deploy/postgres/roles.sql in this database, and then `yoink migrate` as its owner, \
+     which grants what these roles need",
     .missing.join("; ")
 )]
 pub struct MissingPrivileges {
@@ -143,7 +144,20 @@ impl Ledger {
         let needed = TABLES.iter().flat_map(|table| {
             table.of_service().map(|(privilege, columns)| (table.name, privilege, columns))
         });
-        let needed: Vec<_> = needed.chain([(SEQUENCE, "USAGE", "")]).collect();
+        self.missing(needed.chain([(SEQUENCE, "USAGE", "")]).collect()).await
+    }
+
+    /// The tables that the role of this connection may not read.
+    pub(super) async fn missing_to_read(&self) -> Result<Option<MissingPrivileges>, LedgerError> {
+        self.missing(TABLES.iter().map(|table| (table.name, "SELECT", "")).collect()).await
+    }
+
+    /// Those of these privileges that the role of this connection does not have: of a table or the sequence, each with its
+    /// columns.
+    async fn missing(
+        &self,
+        needed: Vec<(&str, &str, &str)>,
+    ) -> Result<Option<MissingPrivileges>, LedgerError> {
         let names: Vec<&str> = needed.iter().map(|(name, ..)| *name).collect();
         let privileges: Vec<&str> = needed.iter().map(|(_, privilege, _)| *privilege).collect();
         let columns: Vec<&str> = needed.iter().map(|(.., columns)| *columns).collect();

@@ -5,10 +5,12 @@
 
 mod fill;
 mod open;
+mod permissions;
 mod read_meta;
 mod unconfirmed;
 
 pub use open::{Opening, RebuildStart, Reopened};
+pub use permissions::NotPermitted;
 pub use read_meta::Meta;
 pub use unconfirmed::{OldBucket, UnconfirmedRequest};
 
@@ -37,12 +39,6 @@ script!(CLOSE: () = "close", include_str!("../../lua/close.lua"), [Meta] {
     ["closed"] => (),
 });
 
-// The commands of scripts that are not permitted, separated by commas.
-script!(PERMISSIONS: Option<String> = "permissions", include_str!("../../lua/permissions.lua"), [Scratch] {
-    ["permitted"] => None,
-    ["refused", commands] => Some(commands.to_owned()),
-});
-
 /// A handle on the life cycle of every partition; clones share what is known. Calls fail when Redis is unavailable, and
 /// are `Fenced` when the partition is not in the state that they need; a failed call may be repeated.
 #[derive(Clone)]
@@ -60,13 +56,6 @@ impl Lifecycle {
     /// The partitions.
     pub fn partitions(&self) -> &Partitions {
         &self.partitions
-    }
-
-    /// The commands of scripts that Redis does not permit to the user of this connection, separated by commas. Changes
-    /// nothing.
-    pub async fn refused_commands(&self) -> Result<Option<String>, RedisCallError> {
-        let Some(first) = self.partitions.count().all().next() else { return Ok(None) };
-        self.partitions.call_script(first, &PERMISSIONS, &[]).await
     }
 
     /// Checks whether a partition is open in the epoch in which it is known to be open; it is `Fenced` when it is not.

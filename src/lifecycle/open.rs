@@ -54,7 +54,7 @@ pub enum Reopened {
 }
 
 script!(BEGIN_REBUILD: RebuildStart = "begin_rebuild", include_str!("../../lua/begin_rebuild.lua"),
-    [Meta, Stock, Supply, Catalogue, Bought, Idempotency] {
+    [Meta, Stock, Supply, Catalogue, Bought, Idempotency, Lost] {
     ["begun"] => RebuildStart::Begun,
     ["superseded"] => RebuildStart::Superseded,
     ["other_deployment"] => RebuildStart::OtherDeployment,

@@ -16,9 +16,10 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
 }
 
 impl Recovery {
-    /// Checks that Redis holds no data of another deployment and accepts writes, that every entry in the streams can be
-    /// read, and that there is an epoch left. Returns the highest epoch of the partition that Redis or this process knows;
-    /// `None` for a new partition of which neither knows that it was open: it is opened, not rebuilt.
+    /// Checks that Redis holds no data of another deployment, accepts writes and permits every command of a rebuild, that
+    /// every entry in the streams can be read, and that there is an epoch left. Returns the highest epoch of the partition
+    /// that Redis or this process knows; `None` for a new partition of which neither knows that it was open: it is opened,
+    /// not rebuilt.
     pub(super) async fn check_ready(
         &self,
         row: PartitionRow,
@@ -40,6 +41,12 @@ impl Recovery {
         }
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;
+        let permitted = self.lifecycle.not_permitted().await;
+        if let Some(refused) =
+            permitted.map_err(|error| not_ready("Redis cannot be read", error))?
+        {
+            return Err(not_ready("the user of Redis cannot be used", refused));
+        }
         self.read_undrained(partition, async |_| Ok(())).await?;
         Ok(Some(above))
     }

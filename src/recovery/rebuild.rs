@@ -12,7 +12,7 @@ use crate::{
     crash_point,
     domain::{Epoch, LostOrder, Partition, PartitionEpoch},
     ledger::{ClosedForRebuild, LedgerError, Mark, PartitionRow, PartitionStatus},
-    lifecycle::{Meta, RebuildStart},
+    lifecycle::{Meta, NotPermitted, RebuildStart},
     redis::RedisCallError,
     stream::EntryError,
 };
@@ -32,6 +32,9 @@ pub enum RebuildError {
     /// An entry was written by a newer program, which must rebuild the partition.
     #[error(transparent)]
     NewerFormat(#[from] EntryError),
+    /// Redis would refuse a command in the middle of the rebuild.
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     /// Redis holds another deployment's data.
     #[error(
         "Redis holds another deployment's data: set redis_url and key_prefix to those of this deployment"
@@ -55,9 +58,11 @@ impl RebuildError {
     pub fn summary(&self) -> &'static str {
         match self {
             Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
-            Self::Ledger(_) | Self::Redis(_) | Self::NewerFormat(_) | Self::OtherDeployment => {
-                "the rebuild failed"
-            }
+            Self::Ledger(_)
+            | Self::Redis(_)
+            | Self::NewerFormat(_)
+            | Self::NotPermitted(_)
+            | Self::OtherDeployment => "the rebuild failed",
         }
     }
 }

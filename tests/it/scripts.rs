@@ -31,6 +31,13 @@ impl Shoes {
 
     /// Calls `reserve.lua` for one batch, each user with the request id `r`; returns its answers.
     async fn reserve(&self, cli: &mut MultiplexedConnection, users: &[&str]) -> Vec<String> {
+        let (status, answers) = self.call(cli, users).await;
+        assert_eq!(status, "ok");
+        answers.lines().map(str::to_owned).collect()
+    }
+
+    /// The same; returns its reply.
+    async fn call(&self, cli: &mut MultiplexedConnection, users: &[&str]) -> (String, String) {
         let script = concat!(
             include_str!("../../lua/fence.lua"),
             "\n",
@@ -45,9 +52,7 @@ impl Shoes {
         for user in users {
             call.arg("shoe").arg(*user).arg("r").arg("ab").arg("").arg("1");
         }
-        let (status, answers): (String, String) = call.query_async(cli).await.unwrap();
-        assert_eq!(status, "ok");
-        answers.lines().map(str::to_owned).collect()
+        call.query_async(cli).await.unwrap()
     }
 }
 
@@ -56,21 +61,41 @@ async fn calls_before_a_refused_entry_succeed_and_none_after_it_are_applied() {
     let env = TestEnv::new().await;
     let partition = Shoes::on(&env).await;
     let mut cli = env.cli().await;
-    // Above this number, Lua cannot add 1: the second order of a batch gets the id of the first, which Redis refuses.
-    let _: () = cli.hset(partition.key("meta"), "seq", "9007199254740992").await.unwrap();
+    // A reservation id holds no higher seq than the next one.
+    let meta = partition.key("meta");
+    let () = cli.hset(&meta, "seq", (1_u64 << 36) - 2).await.unwrap();
     let answers = partition.reserve(&mut cli, &["ann", "bob", "cid"]).await;
     assert!(
-        answers[0].starts_with("accepted 9007199254740992 9 "),
+        answers[0].starts_with("accepted 68719476735 9 "),
         "the accepted call gets its answer: {answers:?}"
     );
-    for refused in &answers[1..] {
-        assert!(refused.starts_with("not_applied "), "{answers:?}");
-        assert!(refused.contains("equal or smaller"), "{refused}");
-    }
-    assert_eq!(answers.len(), 3);
+    let refused = "not_applied the partition has used the last seq of its epoch";
+    assert_eq!(answers[1..], [refused, refused]);
     let stock: i64 = cli.hget(partition.key("stock"), "shoe").await.unwrap();
     let entries: i64 = cli.xlen(partition.key("orders")).await.unwrap();
     assert_eq!((stock, entries), (9, 1), "one was taken, and it has its entry");
+    // The next call closes the partition; its rebuild begins with seq 0.
+    let (status, reason) = partition.call(&mut cli, &["ann"]).await;
+    assert_eq!((status.as_str(), reason.as_str()), ("fenced", "closed"));
+    let status: String = cli.hget(&meta, "status").await.unwrap();
+    assert_eq!(status, "closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_that_redis_refuses_takes_no_unit() {
+    let env = TestEnv::new().await;
+    let partition = Shoes::on(&env).await;
+    let mut cli = env.cli().await;
+    // Another program has added an entry with a higher id.
+    let _: String = cli.xadd(partition.key("orders"), "1-5", &[("x", "y")]).await.unwrap();
+    let answers = partition.reserve(&mut cli, &["ann", "bob"]).await;
+    assert_eq!(answers.len(), 2);
+    for refused in &answers {
+        assert!(refused.starts_with("not_applied "), "{answers:?}");
+        assert!(refused.contains("equal or smaller"), "{refused}");
+    }
+    let stock: i64 = cli.hget(partition.key("stock"), "shoe").await.unwrap();
+    assert_eq!(stock, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,10 @@
 
 use redis::AsyncCommands as _;
 use tokio::task::block_in_place;
-use yoink::app::Role;
+use yoink::{
+    app::Role,
+    grpc::pb::{ProductStatus, UpdateProductRequest},
+};
 
 use crate::harness::{Service, TestEnv, eventually, get, product, run_yoink};
 
@@ -212,6 +215,36 @@ async fn redis_full_of_other_data_is_rebuilt() {
     .await;
     config_set(&env, "maxmemory", "0").await;
     eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
+    env.assert_audit_holds().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_partition_of_a_full_redis_is_closed_and_rebuilt() {
+    let env = TestEnv::with_own_redis().await;
+    let (service, id) = selling(&env).await;
+    fill_up(&env, &key(&env, 0, "bought")).await;
+    let output = block_in_place(|| run_yoink(&env, &["rebuild", "--partition", "0"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    eventually("it sells again", async || service.buy(&id, "bob", "r").await.ok()).await;
+    env.assert_audit_holds().await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_reaches_a_full_redis() {
+    let env = TestEnv::with_own_redis().await;
+    let (service, id) = selling(&env).await;
+    fill_up(&env, "something else").await;
+    let request = UpdateProductRequest {
+        product_id: id.clone(),
+        status: ProductStatus::Stopped.into(),
+        ..Default::default()
+    };
+    service.admin().update_product(request).await.unwrap();
+    assert_eq!(service.refusal(&id, "bob", "r").await, "SALE_STOPPED");
+    config_set(&env, "maxmemory", "0").await;
+    assert_eq!(service.refusal(&id, "bob", "r").await, "SALE_STOPPED");
     env.assert_audit_holds().await;
     service.stop().await;
 }

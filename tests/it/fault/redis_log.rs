@@ -15,14 +15,12 @@ use yoink::{
 
 use super::answer_log::AnswerLog;
 use crate::harness::{
-    TestEnv, eventually, not_tried, processes_under, product, reason, run_yoink, scratch_dir,
+    TestEnv, can_trace, eventually, processes_under, product, reason, run_yoink, scratch_dir,
 };
 
 /// A Redis whose disk takes so long to make something durable, from its third time on: it must start.
 async fn with_slow_disk(fsync: AppendFsync, delay: &str) -> Option<TestEnv> {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !traced.is_ok_and(|status| status.success()) {
-        not_tried("a slow disk (strace is missing, or ptrace is forbidden)");
+    if !block_in_place(|| can_trace("a slow disk")) {
         return None;
     }
     let mut env = TestEnv::new().await;

@@ -79,6 +79,16 @@ pub async fn succeeds<T, E: std::fmt::Debug>(
 /// An attempt that fails within this time before `WAIT_MAX` is the last one.
 const LAST_ATTEMPT: Duration = Duration::from_secs(1);
 
+/// Whether this machine can trace processes, which `what` needs. Reported as [`not_tried`] if not.
+pub fn can_trace(what: &str) -> bool {
+    let traced = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let works = traced.is_ok_and(|status| status.success());
+    if !works {
+        not_tried(&format!("{what} (strace is missing, or ptrace is forbidden)"));
+    }
+    works
+}
+
 /// Reports that a test cannot run on this machine; fails if `STRICT` is set.
 pub fn not_tried(what: &str) {
     use std::io::Write as _;
