@@ -109,6 +109,8 @@ mod tests {
         for refused in [&[] as &[&'static str], &["Basic abc"], &["Bearer"], &["Bearer abc"; 2]] {
             assert_eq!(check(refused).await, Scraper::Refused, "{refused:?}");
         }
+        let file_token = token.0.as_ref().unwrap();
+        assert!(file_token.usable.load(Ordering::Relaxed), "the file was read without a token");
         assert_eq!(check(&["Bearer abc"]).await, Scraper::Unknown);
         fs::write(file.path(), "abc").unwrap();
         assert_eq!(check(&["Bearer abc"]).await, Scraper::Allowed);

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{codec::CompressionEncoding, transport::Server};
 
 use super::{
-    App, connections,
+    App,
+    connections::{self, Serve},
     drain::Drain,
     ownership::{Loops, Ownership},
     readiness::Readiness,
@@ -81,10 +82,11 @@ impl App {
             delay: Duration::from_millis(self.config.shutdown_delay_ms),
             close: CancellationToken::new(),
         };
-        let server = server(&self.config)
+        let router = server(&self.config)
             .layer(grpc::observe(inventory, metrics, limits.call_timeout, sampling))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, drain.close.clone().cancelled_owned());
+            .add_routes(routes);
+        let server = Serve { router, grace: limits.call_timeout };
+        let server = server.run(incoming, drain.close.clone());
         let served = tokio::select! {
             served = server => served.context("the gRPC server failed"),
             () = drain.run(&tasks) => {

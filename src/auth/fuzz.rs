@@ -24,6 +24,8 @@ const KEY_SETS: &[&str] = &[
     r#"{"keys": [{"kty": "oct", "kid": "s", "alg": "HS256", "k": "c2VjcmV0"},
         {"kty": "RSA", "kid": "r", "n": "AQAB", "e": "AQAB"},
         {"kty": "EC", "crv": "P-256", "kid": "e", "x": "AA", "y": "AA"}]}"#,
+    r#"{"keys": {}}"#,
+    "[]",
 ];
 const ROLES: &[&str] =
     &["spiffe://shop/backend=service", "a=b=auditor", "backend.shop.example = operator"];

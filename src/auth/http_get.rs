@@ -92,3 +92,55 @@ where
     }
     exchange.await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        task::JoinSet,
+    };
+
+    use super::*;
+
+    /// What is read of a server that gives this answer.
+    async fn read(answer: &str, limits: Limits) -> Result<String, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/jwks.json", listener.local_addr().unwrap()).parse().unwrap();
+        let answer = answer.to_owned();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            // The client may have closed the connection.
+            stream.read(&mut [0; 1024]).await?;
+            stream.write_all(answer.as_bytes()).await?;
+            std::future::pending::<std::io::Result<()>>().await
+        });
+        let read = get(&uri, None, limits).await;
+        read.map(|bytes| String::from_utf8(bytes).unwrap()).map_err(|error| format!("{error:#}"))
+    }
+
+    fn limits(time: Duration) -> Limits {
+        Limits { time, bytes: 4 }
+    }
+
+    #[tokio::test]
+    async fn redirect_and_a_larger_answer_are_refused() {
+        let minute = Duration::from_secs(60);
+        let ok = "HTTP/1.1 200 OK\r\nContent-Length";
+        assert_eq!(read(&format!("{ok}: 4\r\n\r\nkeys"), limits(minute)).await.unwrap(), "keys");
+        let larger = read(&format!("{ok}: 5\r\n\r\nkeys!"), limits(minute)).await.unwrap_err();
+        assert!(larger.contains("length limit exceeded"), "{larger}");
+        let moved =
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+        let moved = read(moved, limits(minute)).await.unwrap_err();
+        assert!(moved.contains("302"), "{moved}");
+    }
+
+    #[tokio::test]
+    async fn answer_that_does_not_end_is_given_up() {
+        let begun = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nke";
+        let late = read(begun, limits(Duration::from_millis(100))).await.unwrap_err();
+        assert!(late.contains("no complete answer"), "{late}");
+    }
+}

@@ -116,7 +116,9 @@ mod tests {
         let for_encryption = ED.replace("sig", "enc");
         let other_algorithm = ED.replace("\"use\"", "\"alg\": \"RS256\", \"use\"");
         let secret = r#"{"kty": "oct", "kid": "s", "alg": "HS256", "k": "c2VjcmV0"}"#;
-        for unused in [&without_id, &for_encryption, &other_algorithm, secret, "{}", "1"] {
+        let other_secret = r#"{"kty": "oct", "kid": "s", "k": "c2VjcmV0"}"#;
+        let unusable = [&without_id, &for_encryption, &other_algorithm, secret, other_secret];
+        for unused in unusable.into_iter().chain(["{}", "1"]) {
             assert_eq!(ids(unused, &allowed), Ok(Vec::new()), "{unused}");
             assert_eq!(ids(&format!("{unused}, {ED}"), &allowed), Ok(vec!["a".to_owned()]));
         }

@@ -27,6 +27,13 @@ const FILES: &[&str] = &[
     "[grpc]\nlisten = 1\n[[a]]\nkey_prefix = '''x'''\nlog_filter = 2026-11-27T18:00:00Z\n",
     "otlp_headers = \"a=b\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n",
 ];
+/// A valid secret, and some that are refused.
+const SECRETS: &[&str] = &[
+    "otlp_headers = 'authorization=Bearer hunter2'",
+    "otlp_headers = 'hunter2'",
+    "redis_url = 'redis://:hunter2@cache:port'",
+    "postgres_url = 'postgres://ann:hunter2@db:port/y'",
+];
 const VALUES: &[&str] = &[
     "127.0.0.1:50051",
     "[::1]:0",
@@ -165,11 +172,12 @@ proptest! {
     }
 
     #[test]
-    fn settings_file_is_read_or_refused_without_its_secrets(bytes in mutated(FILES)) {
+    fn settings_file_is_read_or_refused_without_its_secrets(
+        secret in prop::sample::select(SECRETS), bytes in mutated(FILES),
+    ) {
         // What follows cannot change the meaning of the first line.
-        let first = b"otlp_headers = 'authorization=Bearer hunter2'\n";
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), [first, bytes.as_slice()].concat()).unwrap();
+        fs::write(file.path(), [secret.as_bytes(), b"\n", &bytes].concat()).unwrap();
         let read = Sources::gather(file.path(), std::iter::empty(), &[]).and_then(Config::of);
         let printed = match &read {
             Err(error) => format!("{error} {error:?}"),

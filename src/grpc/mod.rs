@@ -25,6 +25,7 @@ mod reason;
 mod reset_on_error;
 mod status;
 mod storefront;
+mod unread;
 
 use std::sync::Arc;
 

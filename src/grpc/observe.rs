@@ -1,10 +1,12 @@
-//! Around every call: its duration by method and status, its span, and the caller's deadline.
+//! Around every call: its duration by method and status, its span, the caller's deadline, and the refusal of requests that
+//! are not gRPC.
 //!
 //! One layer and one allocation for each call: every buyer passes through here.
 
 use std::{
     collections::HashSet,
     convert::Infallible,
+    future::ready,
     pin::Pin,
     sync::LazyLock,
     task::{Context, Poll},
@@ -15,7 +17,7 @@ use prost::Message as _;
 use tonic::{
     Status,
     body::Body,
-    codegen::http::{Request, Response},
+    codegen::http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE},
     service::Routes,
 };
 use tower::{Layer, Service, layer::layer_fn};
@@ -27,6 +29,7 @@ use super::{
     error::ApiError,
     reason::Reason,
     status::{code_name, error_of_tonic, log_cause},
+    unread::UnreadLists,
 };
 use crate::telemetry::{self, Metrics, Sampling};
 
@@ -47,8 +50,10 @@ pub fn observe(
 ) -> impl Layer<Routes, Service = Observed> + Clone {
     // At the start, so that the first call does not wait for it.
     LazyLock::force(&METHODS);
+    let unread = UnreadLists::new();
     layer_fn(move |others| Observed {
         inner: Dispatch { inventory: inventory.clone(), others },
+        unread: unread.clone(),
         metrics: metrics.clone(),
         call_timeout,
         sampling,
@@ -59,6 +64,7 @@ pub fn observe(
 #[derive(Clone)]
 pub struct Observed {
     inner: Dispatch,
+    unread: UnreadLists,
     metrics: Metrics,
     call_timeout: Duration,
     sampling: Sampling,
@@ -74,8 +80,14 @@ impl Service<Request<Body>> for Observed {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if !is_grpc(request.headers()) {
+            let mut refused = Response::new(Body::empty());
+            *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(ready(Ok(refused)));
+        }
         let started = Instant::now();
         let method = method_of(request.uri().path());
+        let list = self.unread.of(method);
         let operators = request.uri().path().starts_with(OPERATORS);
         let timeout = (!operators).then_some(self.call_timeout);
         let limit = deadline(&request).into_iter().chain(timeout).min();
@@ -92,6 +104,13 @@ impl Service<Request<Body>> for Observed {
                     Err(_) => Status::from(ApiError::from(Reason::DeadlineExceeded)).into_http(),
                 },
             };
+            if let Some(list) = list {
+                // Boxed, so that the other calls do not allocate its state.
+                response = Box::pin(list.count(response)).await.unwrap_or_else(|error| {
+                    call.metrics.record_shed(error.reason.as_str());
+                    Status::from(error).into_http()
+                });
+            }
             // tonic puts the status of an error into the extensions. Only that of an unknown method is in the headers alone.
             // A response without a status is OK, or a stream that has begun.
             let in_headers;
@@ -144,6 +163,14 @@ impl Drop for Call {
     }
 }
 
+/// Whether a request is a call of gRPC. A browser sends such a content type for a page of another origin only if the server
+/// allows it, and this one answers no question for that: so no page makes calls in the name of its visitor.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
 /// How long a call may take, if its client has set a deadline.
 fn deadline(request: &Request<Body>) -> Option<Duration> {
     let limit = request.headers().get("grpc-timeout")?.to_str().ok().and_then(grpc_timeout)?;
@@ -190,7 +217,25 @@ fn method_of(path: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use tonic::codegen::http::HeaderValue;
+
     use super::*;
+
+    #[test]
+    fn only_the_content_types_of_grpc_are_accepted() {
+        let is_grpc = |kind: &'static str| {
+            is_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]))
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8"]
+        {
+            assert!(is_grpc(kind), "{kind}");
+        }
+        for kind in ["", "text/plain", "application/json", "application/grpc-web", "application/gr"]
+        {
+            assert!(!is_grpc(kind), "{kind}");
+        }
+        assert!(!super::is_grpc(&HeaderMap::new()));
+    }
 
     #[test]
     fn a_timeout_is_digits_and_a_unit() {

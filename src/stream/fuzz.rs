@@ -138,6 +138,20 @@ fn assert_each_script_parses(reply: &Value) {
     assert_parsed(&read::FIND, reply);
 }
 
+/// An entry has an order that could have been written, or a reason why it has none.
+fn assert_read_or_refused(entry: &Entry) {
+    match entry.order(partition(), &entry.id) {
+        Ok(order) => {
+            let again = Entry { id: order.id.entry_id(), fields: written(&order, false) };
+            assert_eq!(again.order(partition(), &again.id), Ok(order));
+        }
+        Err(EntryError::NewerFormat(format)) => assert!(format > super::FORMAT),
+        Err(EntryError::Malformed(_)) => {}
+    }
+    let _id = entry.reservation_id(partition(), &entry.id);
+    let _shown = (entry.to_bytes(), entry.reserved_at_ms());
+}
+
 proptest! {
     #[test]
     fn order_is_read_from_its_entry_as_it_was_written(
@@ -152,19 +166,20 @@ proptest! {
         elements in prop::collection::vec(element(), 0..16), id in element(),
     ) {
         let raw = elements.iter().map(|text| text.clone().into_bytes()).collect();
-        let entry = Entry::from_raw((id.clone(), Some(raw))).unwrap();
+        let entry = Entry::from_raw((id, Some(raw))).unwrap();
         prop_assert_eq!(entry.fields.len(), elements.len() / 2);
-        match entry.order(partition(), &entry.id) {
-            // What was read is an order that could have been written.
-            Ok(order) => {
-                let again = Entry { id: order.id.entry_id(), fields: written(&order, false) };
-                prop_assert_eq!(again.order(partition(), &again.id), Ok(order));
-            }
-            Err(EntryError::NewerFormat(format)) => prop_assert!(format > super::FORMAT),
-            Err(EntryError::Malformed(_)) => {}
-        }
-        let _id = entry.reservation_id(partition(), &id);
-        let _shown = (entry.to_bytes(), entry.reserved_at_ms());
+        assert_read_or_refused(&entry);
+    }
+
+    #[test]
+    fn entry_with_one_other_field_has_an_order_or_a_reason(
+        order in any_order(), packed in any::<bool>(), at in any::<prop::sample::Index>(),
+        value in element(),
+    ) {
+        let mut fields = written(&order, packed);
+        let at = at.index(fields.len());
+        fields[at].1 = value;
+        assert_read_or_refused(&Entry { id: order.id.entry_id(), fields });
     }
 
     #[test]

@@ -166,7 +166,7 @@ async fn start_without_any_privilege_names_the_role_and_what_grants_them() {
     let revoke = "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM yoink_serve;
                   REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM yoink_serve";
     let missing = "the Postgres role yoink_serve has no privilege for SELECT on deployment; SELECT on partitions; ";
-    refused(revoke, &[missing, "run `yoink migrate` as the owner of the database"]).await;
+    refused(revoke, &[missing, "then `yoink migrate` as its owner"]).await;
     let revoke = "REVOKE ALL ON SCHEMA public FROM yoink_serve, PUBLIC";
     let missing = "the Postgres role yoink_serve has no privilege for USAGE on the schema public: run deploy/postgres/roles.sql";
     refused(revoke, &[missing]).await;

@@ -25,6 +25,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Between two log lines about the same condition.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// A younger handshake is not ended for another connection: otherwise a client that opens many connections would end those of
+/// others, which finish theirs within some round trips.
+const HANDSHAKE_AGE_MIN: Duration = Duration::from_secs(1);
 
 /// Whether it is time for another log line about a condition.
 fn is_due(last: &mut Option<Instant>) -> bool {
@@ -196,13 +199,19 @@ impl Place {
     }
 }
 
-/// Handshakes that are not finished. Each has a place at the listener, as its connection has afterwards, but only until
-/// another connection needs it: clients that finish no handshake keep no others out.
+/// Handshakes that are not finished. Each has a place at the listener, as its connection has afterwards. After
+/// [`HANDSHAKE_AGE_MIN`] it loses that if another connection needs it: clients that finish no handshake keep no others out.
 #[derive(Default)]
 pub(super) struct Handshakes {
     tasks: JoinSet<Option<(Connection, SocketAddr)>>,
     /// The oldest first; also some that have ended.
-    places: VecDeque<(Place, AbortHandle)>,
+    begun: VecDeque<Handshake>,
+}
+
+struct Handshake {
+    at: Instant,
+    place: Place,
+    task: AbortHandle,
 }
 
 impl Handshakes {
@@ -211,17 +220,18 @@ impl Handshakes {
         F: Future<Output = Option<(Connection, SocketAddr)>> + Send + 'static,
     {
         // An entry holds the memory of its task. All that have ended are removed when they are the most.
-        if self.places.len() > 2 * self.tasks.len() + 64 {
-            self.places.retain(|(place, task)| !place.is_taken() && !task.is_finished());
+        if self.begun.len() > 2 * self.tasks.len() + 64 {
+            self.begun.retain(|it| !it.place.is_taken() && !it.task.is_finished());
         }
         let place = Place(Arc::new(Mutex::new(Some(limit))));
         let task = self.tasks.spawn(handshake(place.clone()));
-        self.places.push_back((place, task));
+        self.begun.push_back(Handshake { at: Instant::now(), place, task });
     }
 
-    /// Ends the oldest one, so that its place is free. False if none is in progress.
-    pub(super) fn end_oldest(&mut self, acceptor: &mut Acceptor) -> bool {
-        while let Some((place, task)) = self.places.pop_front() {
+    /// Ends the oldest one, so that its place is free. False if none is old enough at this time.
+    pub(super) fn end_oldest(&mut self, acceptor: &mut Acceptor, now: Instant) -> bool {
+        let is_old = |it: &mut Handshake| now.duration_since(it.at) >= HANDSHAKE_AGE_MIN;
+        while let Some(Handshake { place, task, .. }) = self.begun.pop_front_if(is_old) {
             if task.is_finished() {
                 continue;
             }
@@ -248,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn oldest_handshake_gives_its_place_and_a_finished_one_does_not() {
+    async fn oldest_handshake_gives_its_place_and_a_young_or_a_finished_one_does_not() {
         let metrics = Metrics::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut acceptor = Acceptor::new(listener, "grpc", 3, &metrics);
@@ -264,11 +274,16 @@ mod tests {
         for _ in 0..2 {
             handshakes.begin(limit(permit().unwrap()), async |_| std::future::pending().await);
         }
+        let begun = handshakes.begun.back().unwrap().at;
+        let almost = handshakes.begun.front().unwrap().at + HANDSHAKE_AGE_MIN;
+        let almost = almost - Duration::from_millis(1);
+        assert!(!handshakes.end_oldest(&mut acceptor, almost), "it ends a young one");
         for free in [1, 2] {
-            assert!(handshakes.end_oldest(&mut acceptor));
+            assert!(handshakes.end_oldest(&mut acceptor, begun + HANDSHAKE_AGE_MIN));
             assert_eq!(permits.available_permits(), free);
         }
-        assert!(!handshakes.end_oldest(&mut acceptor), "it ends the one that is finished");
+        let ended = handshakes.end_oldest(&mut acceptor, begun + 60 * HANDSHAKE_AGE_MIN);
+        assert!(!ended, "it ends the one that is finished");
         drop(connection);
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep},
 };
-use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::write_delay::WriteDelay;
@@ -35,8 +35,8 @@ pub(super) enum Limit {
     Oldest { closed: Pin<Box<WaitForCancellationFutureOwned>>, _ended: DropGuard },
 }
 
-/// When a connection ends even if its client does not end it: first at the limit of the preface, then with the certificate
-/// of its client.
+/// When a connection ends even if its client does not end it: first at the limit of the preface, then some time after the
+/// certificate of its client has expired.
 pub(super) struct Lifetime {
     missing_bytes: usize,
     end: Option<Instant>,
@@ -119,16 +119,32 @@ pub(crate) struct Connection {
     stream: Stream,
     limit: Limit,
     write_delay: WriteDelay,
+    /// Cancelled when it has ended.
+    ended: CancellationToken,
+    _ended: DropGuard,
     _counted: Counted,
 }
 
 impl Connection {
-    /// With a certificate of the client, it lasts no longer than that is valid.
-    pub(super) fn new(stream: Stream, mut limit: Limit, counted: Counted) -> Self {
-        if let Some(left) = stream.peer_certificate_left() {
-            limit.end_after(left);
-        }
-        Self { stream, limit, write_delay: WriteDelay::default(), _counted: counted }
+    pub(super) fn new(stream: Stream, limit: Limit, counted: Counted) -> Self {
+        let (write_delay, ended) = (WriteDelay::default(), CancellationToken::new());
+        let _ended = ended.clone().drop_guard();
+        Self { stream, limit, write_delay, ended, _ended, _counted: counted }
+    }
+
+    /// How long the certificate of its client is valid from now on, if it presented one.
+    pub(super) fn certificate_left(&self) -> Option<Duration> {
+        self.stream.peer_certificate_left()
+    }
+
+    /// It ends after this time, also with calls in progress.
+    pub(super) fn end_after(&mut self, left: Duration) {
+        self.limit.end_after(left);
+    }
+
+    /// Cancelled when it has ended.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 }
 
@@ -203,7 +219,6 @@ mod tests {
         net::{TcpListener, TcpStream},
         sync::Semaphore,
     };
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::telemetry::Metrics;
@@ -220,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_ends_without_its_preface_or_with_the_certificate_of_its_client() {
+    async fn connection_ends_without_its_preface_or_after_the_certificate_of_its_client() {
         for (certificate, received, expected) in [
             (None, PREFACE_BYTES - 1, PREFACE_TIMEOUT),
             (Some(3600 * SECOND), 0, PREFACE_TIMEOUT),

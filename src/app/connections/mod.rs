@@ -6,6 +6,7 @@
 mod accept;
 mod connection;
 mod listen;
+mod serve;
 mod write_delay;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
@@ -13,10 +14,11 @@ use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 use anyhow::ensure;
 use futures_util::{Stream, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::listen::listen;
+pub(super) use self::serve::Serve;
 use self::{
     accept::{Acceptor, Handshakes, Incoming},
     connection::{Connection, Lifetime, Limit},
@@ -60,20 +62,20 @@ pub(crate) fn connections_max(config: &Config) -> anyhow::Result<usize> {
     Ok(usize::try_from(left.min(setting))?)
 }
 
-/// Connections to gRPC, `max` at the same time; one more ends the oldest TLS handshake that is not finished. If there is
+/// Connections to gRPC, `max` at the same time; one more ends the oldest TLS handshake that does not finish. If there is
 /// none, it is closed at once, so that its client can try another process.
 pub(super) fn grpc(
     listener: TcpListener,
     tls: Option<ServerTls>,
     max: usize,
     metrics: &Metrics,
-) -> impl Stream<Item = io::Result<Connection>> + use<> {
+) -> impl Stream<Item = Connection> + use<> {
     let permits = Arc::new(Semaphore::new(max));
     let incoming = Incoming::new(Acceptor::new(listener, "grpc", max, metrics), tls);
     stream::unfold((incoming, permits), move |(mut incoming, permits)| async move {
         let admit = |acceptor: &mut Acceptor, handshakes: &mut Handshakes| {
             let mut permit = permits.clone().try_acquire_owned();
-            if permit.is_err() && handshakes.end_oldest(acceptor) {
+            if permit.is_err() && handshakes.end_oldest(acceptor, Instant::now()) {
                 permit = permits.clone().try_acquire_owned();
             }
             if permit.is_err() {
@@ -83,7 +85,7 @@ pub(super) fn grpc(
             permit.ok().map(|permit| Limit::Permit { lifetime, _permit: permit })
         };
         let (connection, _) = incoming.next(admit).await;
-        Some((Ok(connection), (incoming, permits)))
+        Some((connection, (incoming, permits)))
     })
 }
 

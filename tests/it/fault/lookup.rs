@@ -78,6 +78,21 @@ async fn lookup_finds_a_dead_order_and_not_an_id_that_was_never_issued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lookup_does_not_find_a_waiting_order_by_a_guessed_id() {
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::Api, &[]).await;
+    service.create(product("shoe", 10)).await;
+    let waiting = service.buy("shoe", "ann", "r").await.unwrap().reservation_id;
+    assert_eq!(state(&service, &waiting).await, "ACCEPTED");
+    let id: yoink::domain::ReservationId = waiting.parse().unwrap();
+    let guessed =
+        yoink::domain::ReservationId::new(id.partition(), id.epoch(), id.seq(), id.random() ^ 1);
+    assert_eq!(state(&service, &guessed.unwrap().to_string()).await, "RESERVATION_NOT_FOUND");
+    env.serve(Role::Worker, &[]).await;
+    env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn order_lost_by_the_ledger_is_lost_or_unknown_before_any_fence() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[]).await;

@@ -37,4 +37,5 @@ mod stall;
 mod start;
 mod unanswered;
 mod unlisted;
+mod unread;
 mod unseen;

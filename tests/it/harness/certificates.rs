@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -20,6 +21,8 @@ use super::scratch_dir;
 pub enum Validity {
     Now,
     Expired,
+    /// For this time from now on.
+    For(Duration),
 }
 
 /// An authority whose certificates are files in one directory.
@@ -94,9 +97,13 @@ impl Authority {
         let uris = uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap()));
         params.subject_alt_names.extend(uris);
         params.distinguished_name.push(DnType::CommonName, name);
-        if validity == Validity::Expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+        match validity {
+            Validity::Now => {}
+            Validity::Expired => {
+                params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+            }
+            Validity::For(time) => params.not_after = (SystemTime::now() + time).into(),
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

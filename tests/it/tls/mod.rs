@@ -1,7 +1,9 @@
 //! TLS: the listeners, the load generator, Redis and Postgres, with certificates of throw-away authorities.
 
+mod certificate_end;
 mod certificate_roles;
 mod client_certificates;
+mod content_types;
 mod listeners;
 mod postgres;
 mod redis;
