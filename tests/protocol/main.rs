@@ -5,16 +5,21 @@
 //! rules       the rules that can be removed, and the bounds of a model
 //! state       the state of a model
 //! redis       one script per function      ledger   one transaction per function
-//! steps       gateways, consumers, releasers, rebuilders, faults
-//! properties  what must hold, and what must be reachable
+//! steps       gateways, consumers, releasers, rebuilders, changes of stored reservations, faults
+//! properties  what must hold, and what must be reachable; hold_properties: in a model with holds
+//! holds       the bounds and tests of models with holds (R11, R12)
 //! opening     a separate model of the first opening
 //! marks       a separate model of the count of lost orders (R10)
+//! changes     a separate model of the numbers of changes (R13)
 //! ```
 //!
-//! A model has one product. A batch is modelled as single entries. Duplicates, limits and delivery counts (R4)
-//! are not modelled.
+//! A model has one product. A batch is modelled as single entries. Delivery counts (R4) are not modelled. Request ids
+//! and limits are modelled with holds only, and for one user.
 #![expect(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod changes;
+mod hold_properties;
+mod holds;
 mod ledger;
 mod marks;
 mod opening;
@@ -36,7 +41,7 @@ use crate::{
         NEVER_REFUSED, ONE_PLACE, REBUILT, RECOVERED, RELEASED_ONLY_UNSOLD, STALLED,
         STALLED_VOIDED, UNIQUE_ENTRY_ID, VOIDED_BY_REBUILD,
     },
-    rules::{ALL, Bounds, Rules},
+    rules::{ALL, Bounds, NO_HOLDS, Rules},
     steps::Protocol,
 };
 
@@ -55,6 +60,7 @@ const REWINDS: Bounds = Bounds {
     rebuilders: 1,
     poison: false,
     manual_voids: false,
+    holds: NO_HOLDS,
 };
 
 /// Two rebuilders and a grant, which a rebuild or `set_supply.lua` may apply to Redis.
@@ -88,6 +94,7 @@ trait CheckedModel:
 impl CheckedModel for Protocol {}
 impl CheckedModel for Openings {}
 impl CheckedModel for Marks {}
+impl CheckedModel for changes::Changes {}
 
 /// Checks all states of a model: every property holds, and what must be reachable is reached. Returns the number
 /// of states.

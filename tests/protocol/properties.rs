@@ -14,7 +14,7 @@ pub const SUPPLY: &str = "the ledger holds no more orders than units";
 pub const NEVER_REFUSED: &str = "no order of an open partition is refused by the ledger";
 pub const NOT_NEGATIVE: &str = "stock is never negative";
 pub const NEVER_DROPPED: &str = "an accepted order disappears only with a rewind of Redis";
-pub const RELEASED_ONLY_UNSOLD: &str = "no unit is given back whose order is confirmed";
+pub const RELEASED_ONLY_UNSOLD: &str = "no unit is released whose order is stored";
 pub const ONE_EPOCH: &str = "an open partition holds no entry of an earlier epoch";
 pub const UNIQUE_ENTRY_ID: &str = "no two reservations have one stream id";
 pub const LOST_NOT_STORED: &str = "an order that was counted as lost is not stored";
@@ -33,7 +33,10 @@ pub const VOIDED_BY_REBUILD: &str = "a rebuild voids an order that is beyond the
 pub fn all() -> Vec<Property<Protocol>> {
     vec![
         always(ONE_PLACE, each_unit_is_in_one_place),
-        always(SUPPLY, |_, state| state.ledger.confirmed.count() <= u32::from(state.ledger.supply)),
+        always(SUPPLY, |model, state| {
+            let units = model.bounds.holds.units_of(state.ledger.sold_or_held());
+            units <= signed(state.ledger.supply)
+        }),
         always(NEVER_REFUSED, |_, state| {
             !has(state, |consumer| matches!(consumer, Consumer::Refused(_)))
         }),
@@ -43,7 +46,7 @@ pub fn all() -> Vec<Property<Protocol>> {
             state.all().without(known).is_empty()
         }),
         always(RELEASED_ONLY_UNSOLD, |_, state| {
-            state.history.released.and(state.ledger.confirmed).is_empty()
+            state.history.released.and(state.ledger.rows()).is_empty()
         }),
         always(ONE_EPOCH, only_entries_of_its_epoch),
         always(UNIQUE_ENTRY_ID, |_, state| {
@@ -79,9 +82,7 @@ pub fn all() -> Vec<Property<Protocol>> {
             let known = state.ledger.decided().or(state.redis.streams());
             state.ledger.open && state.ledger.epoch > 1 && !state.all().without(known).is_empty()
         }),
-        sometimes(RECOVERED, |_, state| {
-            !state.history.rewound.and(state.ledger.confirmed).is_empty()
-        }),
+        sometimes(RECOVERED, |_, state| !state.history.rewound.and(state.ledger.rows()).is_empty()),
         sometimes(LATE_REBUILD, |_, state| {
             let late = |rebuilder| {
                 let Rebuilder::Filled(epoch) = rebuilder else { return false };
@@ -100,17 +101,20 @@ fn has(state: &State, is: impl Fn(Consumer) -> bool) -> bool {
     state.consumers.into_iter().any(is)
 }
 
-/// supply = stock + in orders + in dead + confirmed. An order that is stored and not settled yet is
-/// confirmed; one that is voided and not released yet still has its unit.
+/// supply = stock + in orders + in dead + held + confirmed + kept + returned and not applied to Redis. The unit of an
+/// order that is stored and not settled yet is where its row is. An order that is voided and not released yet still has
+/// its unit.
 fn each_unit_is_in_one_place(model: &Protocol, state: &State) -> bool {
     if !model.is_open(state) {
         return true;
     }
     let (redis, ledger) = (&state.redis, &state.ledger);
-    let waiting = redis.streams().without(ledger.confirmed);
-    let taken = i8::try_from(waiting.count() + ledger.confirmed.count()).unwrap_or(i8::MAX);
+    let waiting = redis.streams().without(ledger.rows());
+    let taken = model.bounds.holds.units_of(waiting.or(ledger.sold_or_held()));
+    let not_applied = signed(ledger.totals.minus(redis.totals).product);
     let granted = model.bounds.supply..=ledger.supply;
-    redis.stock + taken == signed(redis.supply)
+    redis.stock + taken + not_applied == signed(redis.supply)
+        && ledger.totals.product >= redis.totals.product
         && granted.contains(&redis.supply)
         && redis.orders.and(redis.dead).is_empty()
 }
@@ -120,12 +124,12 @@ fn only_entries_of_its_epoch(model: &Protocol, state: &State) -> bool {
     state.redis.streams().iter().all(|reservation| state.entry_id(reservation).epoch == epoch)
 }
 
-type Condition = fn(&Protocol, &State) -> bool;
+pub type Condition = fn(&Protocol, &State) -> bool;
 
-fn always(name: &'static str, condition: Condition) -> Property<Protocol> {
+pub fn always(name: &'static str, condition: Condition) -> Property<Protocol> {
     Property::always(name, condition)
 }
 
-fn sometimes(name: &'static str, condition: Condition) -> Property<Protocol> {
+pub fn sometimes(name: &'static str, condition: Condition) -> Property<Protocol> {
     Property::sometimes(name, condition)
 }

@@ -1,7 +1,8 @@
 //! Redis: each function is one script of `lua/`, and one atomic step.
 
 use crate::{
-    rules::Rules,
+    ledger::Totals,
+    rules::{Holds, Returns, Rules},
     state::{EntryId, Reservation, Set},
 };
 
@@ -24,13 +25,35 @@ pub struct Redis {
     pub supply: u8,
     pub orders: Set,
     pub dead: Set,
+    /// Whether the product has a limit, as far as Redis knows.
+    pub has_limit: bool,
+    /// The units of the user that count for the limit.
+    pub bought: i8,
+    /// The units on hold, which SOLD_OUT shows; 0 if it does not.
+    pub held: i8,
+    /// The totals that are in `stock`, `bought` and `held`.
+    pub totals: Totals,
+    /// The reservation that the request id names.
+    pub remembered: Option<Reservation>,
+}
+
+/// What a rebuild reads from the ledger and writes to Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Levels {
+    pub supply: u8,
+    pub stock: i8,
+    pub held: i8,
+    pub has_limit: bool,
+    pub bought: i8,
+    pub totals: Totals,
+    pub remembered: Option<Reservation>,
 }
 
 impl Redis {
     /// As a first opening and the first grant leave it.
-    pub fn opened(supply: u8) -> Self {
+    pub fn opened(supply: u8, has_limit: bool) -> Self {
         let meta = Meta { epoch: 1, open: true, current: true, seq: 0 };
-        Self { meta: Some(meta), supply, stock: signed(supply), ..Self::default() }
+        Self { meta: Some(meta), supply, stock: signed(supply), has_limit, ..Self::default() }
     }
 
     /// `fence.lua`: the epoch in which calls are accepted, if any (R1).
@@ -50,13 +73,64 @@ impl Redis {
         self.orders.or(self.dead)
     }
 
-    /// `reserve.lua`, which begins with the fence: takes a unit and writes the order, or is sold out.
-    pub fn reserve(&mut self, reservation: Reservation) -> Option<EntryId> {
-        let meta = self.meta.as_mut().filter(|_| self.stock > 0)?;
+    /// `reserve.lua`, which begins with the fence: takes all units and writes the order, or refuses.
+    pub fn reserve(&mut self, reservation: Reservation, holds: &Holds) -> Option<EntryId> {
+        let units = holds.units_of(Set::of(reservation));
+        let duplicate = self.remembered.is_some();
+        let over_limit = self.has_limit && self.bought + units > signed(holds.limit);
+        let refused = duplicate || over_limit || self.stock < units;
+        let meta = self.meta.as_mut().filter(|_| !refused)?;
         meta.seq += 1;
         self.orders.add(reservation);
-        self.stock -= 1;
+        self.stock -= units;
+        if holds.shown {
+            self.held += units;
+        }
+        if self.has_limit {
+            self.bought += units;
+        }
+        if holds.one_request {
+            self.remembered = Some(reservation);
+        }
         Some(EntryId { epoch: meta.epoch, seq: meta.seq })
+    }
+
+    /// What `release.lua` does after it has removed the entry: gives back its units, limit and request id.
+    pub fn give_back(&mut self, reservation: Reservation, holds: &Holds, counted: bool) {
+        let units = holds.units_of(Set::of(reservation));
+        self.stock += units;
+        if holds.shown {
+            self.held -= units;
+        }
+        if counted {
+            self.bought -= units;
+        }
+        self.forget_request(reservation);
+    }
+
+    fn forget_request(&mut self, reservation: Reservation) {
+        if self.remembered == Some(reservation) {
+            self.remembered = None;
+        }
+    }
+
+    /// `apply_returns.lua`, which begins with the fence: absolute (R11), or one return's own difference. Frees the
+    /// request id of this reservation if it was returned.
+    pub fn apply_return(&mut self, rules: &Rules, given: Totals, returned: Option<Reservation>) {
+        let known = match rules.returns {
+            Returns::Totals => self.totals,
+            Returns::Differences | Returns::DifferencesOnce => Totals::default(),
+        };
+        let added = given.minus(known);
+        self.stock += signed(added.product);
+        self.bought -= signed(added.user);
+        self.held -= signed(added.ended);
+        self.totals = self.totals.plus(added);
+        match returned {
+            Some(reservation) if rules.request_is_compared => self.forget_request(reservation),
+            Some(_) => self.remembered = None,
+            None => {}
+        }
     }
 
     /// `set_supply.lua`, which begins with the fence: absolute (R3).
@@ -93,7 +167,7 @@ impl Redis {
             return false;
         }
         let meta = Some(Meta { epoch, open: false, current: true, seq: 0 });
-        *self = Self { meta, stock: 0, supply: 0, orders: self.orders, dead: self.dead };
+        *self = Self { meta, orders: self.orders, dead: self.dead, ..Self::default() };
         true
     }
 
@@ -108,11 +182,12 @@ impl Redis {
     }
 
     /// `fill.lua`: returns whether this rebuild is still the current one.
-    pub fn fill(&mut self, rules: &Rules, epoch: u8, (supply, stock): (u8, i8)) -> bool {
+    pub fn fill(&mut self, rules: &Rules, epoch: u8, levels: Levels) -> bool {
         let ours = self.is_rebuild_fence(rules, epoch);
         if ours {
-            self.supply = supply;
-            self.stock = stock;
+            let Levels { supply, stock, held, has_limit, bought, totals, remembered } = levels;
+            let before = self.clone();
+            *self = Self { supply, stock, held, has_limit, bought, totals, remembered, ..before };
         }
         ours
     }

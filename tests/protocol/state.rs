@@ -1,6 +1,10 @@
 //! The state of the model.
 
-use crate::{ledger::Ledger, redis::Redis, rules::Bounds};
+use crate::{
+    ledger::Ledger,
+    redis::{Levels, Redis},
+    rules::Bounds,
+};
 
 /// The most reservations of a model.
 pub const RESERVATIONS_MAX: usize = 3;
@@ -34,6 +38,10 @@ impl Set {
         let had = self.has(reservation);
         self.0 &= !(1 << reservation);
         had
+    }
+
+    pub fn of(reservation: Reservation) -> Self {
+        Self(1 << reservation)
     }
 
     pub fn and(self, other: Self) -> Self {
@@ -110,8 +118,12 @@ pub enum Rebuilder {
     Settled(u8, Reservation),
     /// Saw both streams empty: the ledger is to be read.
     Drained(u8),
-    /// Read supply and units available: Redis is to be filled.
-    Remaining(u8, u8, i8),
+    /// Read the products; the users are to be read: a separate step only with holds.
+    ReadProducts(u8, Levels),
+    /// Read the users; the request ids are to be read: a separate step only if there are some.
+    ReadUsers(u8, Levels),
+    /// Read all: Redis is to be filled.
+    Remaining(u8, Levels),
     /// Redis is to be opened.
     Filled(u8),
     /// The ledger is to be opened.
@@ -124,6 +136,7 @@ pub struct Budget {
     pub rewinds: u8,
     pub copies: u8,
     pub grants: u8,
+    pub limit_changes: u8,
 }
 
 /// Facts that no actor knows and that properties need.
@@ -135,6 +148,14 @@ pub struct History {
     pub released: Set,
     /// Stored after they had been counted as lost.
     pub stored_after_lost: Set,
+    /// Their confirm was answered, and they were not cancelled since.
+    pub paid: Set,
+    /// Holds whose time was over at some moment.
+    pub was_due: Set,
+    /// Holds that expired although their time had been extended.
+    pub expired_early: Set,
+    /// Returns whose script ran.
+    pub script_ran: Set,
 }
 
 /// The state.
@@ -146,6 +167,8 @@ pub struct State {
     pub ledger: Ledger,
     /// The stream ids of the reservations accepted so far.
     pub accepted: [Option<EntryId>; RESERVATIONS_MAX],
+    /// Those of them whose entry states that they count for the limit of their user.
+    pub counted: Set,
     pub consumers: [Consumer; 2],
     pub releasers: [Releaser; 2],
     pub rebuilders: [Rebuilder; 2],
@@ -159,10 +182,11 @@ impl State {
     /// A partition that is open in its first epoch, with its supply in both stores.
     pub fn first(bounds: &Bounds) -> Self {
         Self {
-            redis: Redis::opened(bounds.supply),
+            redis: Redis::opened(bounds.supply, bounds.holds.limit > 0),
             copy: None,
-            ledger: Ledger::opened(bounds.supply),
+            ledger: Ledger::opened(bounds.supply, bounds.holds.limit > 0),
             accepted: [None; RESERVATIONS_MAX],
+            counted: Set::default(),
             consumers: Default::default(),
             releasers: Default::default(),
             rebuilders: Default::default(),
@@ -171,6 +195,7 @@ impl State {
                 rewinds: bounds.rewinds,
                 copies: bounds.copies,
                 grants: bounds.grants,
+                limit_changes: bounds.holds.limit_changes,
             },
             history: History::default(),
         }

@@ -3,7 +3,7 @@
 
 use super::Protocol;
 use crate::{
-    ledger::Stored,
+    ledger::StoreOutcome,
     state::{Consumer, Reservation, State},
 };
 
@@ -54,10 +54,13 @@ impl Protocol {
                 if !self.may_settle(state, reservation) {
                     return None;
                 }
-                match state.ledger.store(reservation, &state.accepted) {
-                    Stored::Confirmed => Consumer::Stored(reservation),
-                    Stored::Voided => Consumer::Voided(reservation),
-                    Stored::Inconsistent => Consumer::Refused(reservation),
+                match state.ledger.store(reservation, &state.accepted, &self.bounds) {
+                    StoreOutcome::Stored => Consumer::Stored(reservation),
+                    StoreOutcome::Returned if self.rules.returned_is_settled => {
+                        Consumer::Stored(reservation)
+                    }
+                    StoreOutcome::Returned | StoreOutcome::Voided => Consumer::Voided(reservation),
+                    StoreOutcome::Inconsistent => Consumer::Refused(reservation),
                 }
             }
             (ConsumerStep::Fail, Consumer::Holds(reservation)) => {
@@ -94,8 +97,7 @@ impl Protocol {
             (Consumer::Failed(_), Some(entry)) => state.redis.move_to_dead(entry),
             (Consumer::Voided(_), Some(entry)) if self.rules.voided_is_released => {
                 state.redis.orders.remove(entry);
-                state.redis.stock += 1;
-                state.history.released.add(entry);
+                self.release(state, entry);
             }
             (_, Some(entry)) => {
                 state.redis.orders.remove(entry);

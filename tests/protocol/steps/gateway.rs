@@ -13,10 +13,19 @@ pub enum GatewayStep {
     Grant,
     /// `set_supply.lua`, by any process.
     ApplyGrant,
+    /// An operator removes the limit of the product, or sets it again, in the ledger.
+    ChangeLimit,
+    /// `write_terms.lua`, by any process.
+    ApplyTerms,
 }
 
-pub const STEPS: [GatewayStep; 3] =
-    [GatewayStep::Reserve, GatewayStep::Grant, GatewayStep::ApplyGrant];
+pub const STEPS: [GatewayStep; 5] = [
+    GatewayStep::Reserve,
+    GatewayStep::Grant,
+    GatewayStep::ApplyGrant,
+    GatewayStep::ChangeLimit,
+    GatewayStep::ApplyTerms,
+];
 
 impl Protocol {
     pub fn gateway(&self, state: &mut State, step: GatewayStep) -> Option<()> {
@@ -39,6 +48,17 @@ impl Protocol {
                 state.redis.add_unit();
                 Some(())
             }
+            GatewayStep::ChangeLimit => {
+                state.budget.limit_changes = state.budget.limit_changes.checked_sub(1)?;
+                state.ledger.has_limit = !state.ledger.has_limit;
+                Some(())
+            }
+            GatewayStep::ApplyTerms => {
+                let differs = state.redis.has_limit != state.ledger.has_limit;
+                (differs && self.is_open(state)).then_some(())?;
+                state.redis.has_limit = state.ledger.has_limit;
+                Some(())
+            }
         }
     }
 
@@ -49,8 +69,11 @@ impl Protocol {
             return None;
         }
         let reservation = u8::try_from(place).ok()?;
-        let id = state.redis.reserve(reservation)?;
+        let id = state.redis.reserve(reservation, &self.bounds.holds)?;
         state.accepted[place] = Some(id);
+        if state.redis.has_limit {
+            state.counted.add(reservation);
+        }
         Some(())
     }
 }

@@ -1,6 +1,7 @@
 //! The steps of the model: each is one script, one transaction, or one fault. Between any two of them any other
 //! step may happen.
 
+mod change;
 mod consumer;
 mod fault;
 mod gateway;
@@ -10,11 +11,11 @@ mod releaser;
 use stateright::{Model, Property};
 
 pub use self::{
-    consumer::ConsumerStep, fault::FaultStep, gateway::GatewayStep, rebuilder::RebuilderStep,
-    releaser::ReleaserStep,
+    change::ChangeStep, consumer::ConsumerStep, fault::FaultStep, gateway::GatewayStep,
+    rebuilder::RebuilderStep, releaser::ReleaserStep,
 };
 use crate::{
-    properties,
+    hold_properties, properties,
     rules::{Bounds, Rules},
     state::{Reservation, State},
 };
@@ -33,6 +34,7 @@ pub enum Step {
     Consumer(usize, ConsumerStep),
     Releaser(usize, ReleaserStep),
     Rebuilder(usize, RebuilderStep),
+    Change(ChangeStep),
     Fault(FaultStep),
 }
 
@@ -47,6 +49,9 @@ impl Model for Protocol {
     /// Candidates; `next_state` refuses those that cannot happen in a state.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         steps.extend(gateway::STEPS.map(Step::Gateway));
+        if self.bounds.holds.allowed {
+            change::steps(state, |step| steps.push(Step::Change(step)));
+        }
         fault::steps(state, |step| steps.push(Step::Fault(step)));
         for index in 0..self.bounds.consumers {
             consumer::steps(state, index, |step| steps.push(Step::Consumer(index, step)));
@@ -66,13 +71,18 @@ impl Model for Protocol {
             Step::Consumer(index, step) => self.consumer(&mut state, index, step),
             Step::Releaser(index, step) => self.releaser(&mut state, index, step),
             Step::Rebuilder(index, step) => self.rebuilder(&mut state, index, step),
+            Step::Change(step) => self.change(&mut state, step),
             Step::Fault(step) => self.fault(&mut state, step),
         };
         happened.map(|()| state.normalised())
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        properties::all()
+        let mut properties = properties::all();
+        if self.bounds.holds.allowed {
+            properties.extend(hold_properties::all());
+        }
+        properties
     }
 }
 

@@ -3,9 +3,9 @@
 
 use super::Protocol;
 use crate::{
-    ledger::Stored,
-    redis::signed,
-    state::{Rebuilder, Reservation, State},
+    ledger::{StoreOutcome, Totals},
+    redis::Levels,
+    state::{Rebuilder, Reservation, Set, State},
 };
 
 /// What a rebuilder does.
@@ -56,12 +56,14 @@ impl Protocol {
                 let is_current = state.redis.remove_drained(rules, epoch, reservation);
                 is_current.then_some(Rebuilder::Draining(epoch))
             }
-            Rebuilder::Drained(epoch) => {
-                let sold = state.ledger.confirmed.count();
-                Some(remaining(state, epoch, sold))
+            Rebuilder::Drained(epoch) => Some(self.read_products(state, epoch, Set::default())),
+            Rebuilder::ReadProducts(epoch, levels) => Some(self.read_users(state, epoch, levels)),
+            Rebuilder::ReadUsers(epoch, levels) => {
+                let remembered = state.ledger.live().iter().next();
+                Some(self.remaining(epoch, Levels { remembered, ..levels }))
             }
-            Rebuilder::Remaining(epoch, supply, stock) => {
-                let is_current = state.redis.fill(rules, epoch, (supply, stock));
+            Rebuilder::Remaining(epoch, levels) => {
+                let is_current = state.redis.fill(rules, epoch, levels);
                 is_current.then_some(Rebuilder::Filled(epoch))
             }
             Rebuilder::Filled(epoch) => state.redis.reopen(rules, epoch).map(|opened| {
@@ -94,7 +96,7 @@ impl Protocol {
     fn next_undrained(&self, state: &State, epoch: u8) -> Rebuilder {
         let streams = state.redis.streams();
         if !self.rules.drain {
-            return remaining(state, epoch, state.ledger.confirmed.count() + streams.count());
+            return self.read_products(state, epoch, streams);
         }
         let first = streams.iter().next();
         first.map_or(Rebuilder::Drained(epoch), |entry| Rebuilder::Found(epoch, entry))
@@ -112,16 +114,65 @@ impl Protocol {
             return true;
         }
         let new = !state.ledger.decided().has(reservation);
-        match state.ledger.store(reservation, &state.accepted) {
-            Stored::Confirmed if counted_as_lost && new => {
+        match state.ledger.store(reservation, &state.accepted, &self.bounds) {
+            StoreOutcome::Stored if counted_as_lost && new => {
                 state.history.stored_after_lost.add(reservation)
             }
-            Stored::Confirmed | Stored::Voided => {}
-            Stored::Inconsistent => {
+            StoreOutcome::Stored | StoreOutcome::Returned | StoreOutcome::Voided => {}
+            StoreOutcome::Inconsistent => {
                 state.ledger.void(reservation);
             }
         }
         true
+    }
+
+    /// R9, R11: reads supply, held, sold, kept and returned in one snapshot.
+    fn read_products(&self, state: &State, epoch: u8, not_drained: Set) -> Rebuilder {
+        let (ledger, holds) = (&state.ledger, &self.bounds.holds);
+        let counted = |rows: Set, rule: bool| if rule { rows } else { Set::default() };
+        let held = counted(ledger.held, self.rules.held_is_counted);
+        let kept = counted(ledger.kept, self.rules.kept_is_counted);
+        let gone = ledger.confirmed.or(held).or(kept);
+        let gone = holds.units_of(gone) + holds.units_of(not_drained);
+        let mut levels = ledger.product_levels(gone, holds);
+        if !holds.allowed {
+            return self.remaining(epoch, levels);
+        }
+        ledger.add_user_levels(&mut levels, self.counted_by_rebuild(state), holds);
+        Rebuilder::ReadProducts(epoch, levels)
+    }
+
+    /// R11: reads the rows of users, and what they have returned, in another snapshot. The request ids are in a third one.
+    fn read_users(&self, state: &State, epoch: u8, before: Levels) -> Rebuilder {
+        let mut levels = before;
+        let holds = &self.bounds.holds;
+        state.ledger.add_user_levels(&mut levels, self.counted_by_rebuild(state), holds);
+        if !self.rules.product_snapshot {
+            levels.totals.product = state.ledger.totals.product;
+        }
+        if !self.rules.user_snapshot {
+            levels.bought = before.bought;
+        }
+        if holds.one_request {
+            return Rebuilder::ReadUsers(epoch, levels);
+        }
+        self.remaining(epoch, levels)
+    }
+
+    fn remaining(&self, epoch: u8, mut levels: Levels) -> Rebuilder {
+        if !self.rules.totals_are_filled {
+            levels.totals = Totals::default();
+        }
+        Rebuilder::Remaining(epoch, levels)
+    }
+
+    /// The rows that a rebuild counts for the limit.
+    fn counted_by_rebuild(&self, state: &State) -> Set {
+        match self.rules.only_counted {
+            true => state.counted,
+            false if state.ledger.has_limit => state.all(),
+            false => Set::default(),
+        }
     }
 }
 
@@ -132,10 +183,4 @@ fn join(state: &mut State, epoch: u8) -> Option<Rebuilder> {
     }
     state.ledger.close(epoch);
     Some(Rebuilder::Closed(epoch))
-}
-
-fn remaining(state: &State, epoch: u8, gone: u32) -> Rebuilder {
-    let supply = state.ledger.supply;
-    let gone = i8::try_from(gone).unwrap_or(i8::MAX);
-    Rebuilder::Remaining(epoch, supply, signed(supply) - gone)
 }

@@ -2,7 +2,7 @@
 
 use super::Protocol;
 use crate::{
-    ledger::Stored,
+    ledger::StoreOutcome,
     state::{Releaser, Reservation, State},
 };
 
@@ -62,10 +62,10 @@ impl Protocol {
                 if !self.may_settle(state, reservation) {
                     return None;
                 }
-                match state.ledger.store(reservation, &state.accepted) {
-                    Stored::Confirmed => Releaser::Stored(reservation),
-                    Stored::Voided => Releaser::Voided(reservation),
-                    Stored::Inconsistent => Releaser::Idle,
+                match state.ledger.store(reservation, &state.accepted, &self.bounds) {
+                    StoreOutcome::Stored | StoreOutcome::Returned => Releaser::Stored(reservation),
+                    StoreOutcome::Voided => Releaser::Voided(reservation),
+                    StoreOutcome::Inconsistent => Releaser::Idle,
                 }
             }
             (ReleaserStep::Finish, Releaser::Voided(reservation)) => {
@@ -103,8 +103,14 @@ impl Protocol {
             return;
         }
         if state.redis.dead.remove(reservation) || !self.rules.entry_is_token {
-            state.redis.stock += 1;
-            state.history.released.add(reservation);
+            self.release(state, reservation);
         }
+    }
+
+    /// `release.lua`, after it has removed the entry.
+    pub fn release(&self, state: &mut State, reservation: Reservation) {
+        let counted = state.counted.has(reservation);
+        state.redis.give_back(reservation, &self.bounds.holds, counted);
+        state.history.released.add(reservation);
     }
 }
