@@ -67,6 +67,8 @@ pub(super) struct Ownership {
     /// Whether the last beat was recorded.
     is_recorded: bool,
     others: LiveWorkers,
+    /// The partitions that this worker owns beside these live workers.
+    owned: (Vec<String>, Vec<Partition>),
     unattended: Unattended,
     round: u32,
     partitions: BTreeMap<Partition, Running>,
@@ -87,6 +89,7 @@ impl Ownership {
         let audits = loops.audit_interval.is_some();
         let beat = Beat { worker: context.consumer.clone(), beat: 0, audits };
         let interval = BEAT_INTERVAL * CHECK_ROUNDS;
+        let partitions = stores.deployment.partitions;
         let mut this = Self {
             unattended: Unattended::new(context.settings.takeover_idle, interval),
             stores,
@@ -97,12 +100,13 @@ impl Ownership {
             beat,
             is_recorded: true,
             others: LiveWorkers::default(),
+            owned: (Vec::new(), partitions.all().collect()),
             round: 0,
             partitions: BTreeMap::new(),
             audit: None,
             published: (0, 0),
         };
-        for partition in this.stores.deployment.partitions.all() {
+        for partition in partitions.all() {
             this.begin_partition(partition).await?;
         }
         this.begin_audit();
@@ -158,18 +162,9 @@ impl Ownership {
         if self.round.is_multiple_of(CHECK_ROUNDS) {
             self.check_unattended().await;
         }
-        let own = self.beat.worker.clone();
-        let others: Vec<&str> = self.others.live().map(|beat| beat.worker.as_str()).collect();
-        let owned = owned_partitions(&own, &others, self.stores.deployment.partitions);
-        let audits: Vec<&str> = self
-            .others
-            .live()
-            .filter(|beat| beat.audits)
-            .map(|beat| beat.worker.as_str())
-            .collect();
-        let audits = is_auditor(&own, &audits);
+        let is_auditor = self.assign();
         for partition in self.stores.deployment.partitions.all() {
-            let is_owned = owned.binary_search(&partition).is_ok();
+            let is_owned = self.owned.1.binary_search(&partition).is_ok();
             if !is_owned && !self.unattended.is_read_here(partition) {
                 self.end_partition(partition);
             } else if let Err(error) = self.begin_partition(partition).await {
@@ -177,13 +172,27 @@ impl Ownership {
                 tracing::warn!(%partition, error, "a partition of this worker cannot be read; trying again");
             }
         }
-        if audits {
+        if is_auditor {
             self.begin_audit();
         } else {
             self.end_audit();
         }
         self.publish();
         self.stores.ledger.remove_workers(&self.others.ended()).await
+    }
+
+    /// Computes what this worker owns beside the workers that are live now; returns whether it is the one that audits.
+    fn assign(&mut self) -> bool {
+        let own = self.beat.worker.as_str();
+        let live: Vec<&Beat> = self.others.live().collect();
+        let others: Vec<&str> = live.iter().map(|beat| beat.worker.as_str()).collect();
+        if self.owned.0 != others {
+            let owned = owned_partitions(own, &others, self.stores.deployment.partitions);
+            self.owned = (others.iter().map(|&other| other.to_owned()).collect(), owned);
+        }
+        let auditors = live.iter().filter(|beat| beat.audits);
+        let auditors: Vec<&str> = auditors.map(|beat| beat.worker.as_str()).collect();
+        is_auditor(own, &auditors)
     }
 
     /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left out.
