@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom reproducible fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-import bench-listing bench-lookups scaling
+.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom reproducible fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-audit bench-import bench-listing bench-lookups scaling
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -37,6 +37,7 @@ help:
 	@echo "make bench-check BASE=commit  compares this program with that of another commit, and fails if it is slower"
 	@echo "make bench-steps  measures script, batcher and codec alone"
 	@echo "make bench-rebuild  measures the time of a rebuild by number of rows"
+	@echo "make bench-audit  measures the time of an audit by number of rows, with checkpoints and without"
 	@echo "make bench-import  measures the time of an import by number of products, and of an emergency stop during it; then bench-listing"
 	@echo "make bench-listing  measures sizes and times of long lists through Envoy"
 	@echo "make bench-lookups  measures how many orders per second are stored during a flood of look-ups"
@@ -154,6 +155,9 @@ bench-steps: install
 
 bench-rebuild: install
 	$(CARGO) bench --locked --bench rebuild
+
+bench-audit: install
+	$(CARGO) bench --locked --bench audit
 
 bench-listing: install
 	@scripts/install.sh tools

@@ -19,7 +19,7 @@ if meta[2] and tonumber(meta[2]) > tonumber(epoch) then return { 'superseded' } 
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
 -- Closed before anything else: if Redis refuses one of the commands below, nothing is sold from what is left.
 redis.call('HSET', KEYS[1], 'deployment', deployment, 'epoch', epoch, 'status', 'closed', 'replid', replid, 'seq', '0')
-redis.call('HDEL', KEYS[1], 'stored', 'timeline')
+redis.call('HDEL', KEYS[1], 'stored', 'timeline', 'moved')
 -- What is not a hash was written by another program. It holds no request ids, and the rebuild could not read it.
 local function remove_unless_hash(key)
   local length = redis.pcall('HLEN', key)

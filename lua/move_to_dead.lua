@@ -25,4 +25,6 @@ if type(dead_id) == 'table' then return { 'not_applied', dead_id.err } end
 redis.call('HSET', KEYS[4], ARGV[4], dead_id)
 redis.pcall('XACK', KEYS[2], ARGV[2], ARGV[3])
 redis.call('XDEL', KEYS[2], ARGV[3])
+-- For the audit, which reads long streams in pages.
+redis.pcall('HINCRBY', KEYS[1], 'moved', 1)
 return { 'moved', dead_id }

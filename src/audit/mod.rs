@@ -1,22 +1,27 @@
 //! The audit: nothing is lost, nothing is sold twice, every unit is in exactly one place.
 //!
 //! For each partition one script reads Redis at one moment, the cut. Then the ledger is read, without what is beyond
-//! the cut and what is in the streams. So it may run under traffic.
+//! the cut and what is in the streams. So it may run under traffic. Rows that do not change any more are summed up once,
+//! in a checkpoint (`docs/decisions/0036-audit-checkpoints.md`).
 //!
 //! Must never: report *holds* for something that it could not read.
 
+mod checkpoint;
 mod checks;
 mod periodic;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use self::checks::{check_product, check_request_ids, check_seqs, waiting_seqs};
+use self::{
+    checkpoint::{check_accepted, check_checkpoint},
+    checks::{check_product, check_request_ids, check_seqs, waiting_seqs},
+};
 use crate::{
     domain::{IdempotencyWindow, Lost, Partition, ProductId},
-    ledger::{AuditCut, Ledger},
-    stream::{ProductCut, Streams},
+    ledger::{AuditCut, AuditRead, AuditRows, Buckets, Checkpoint, Keep, Ledger},
+    stream::{Cut, ProductCut, Streams},
 };
 
 /// What an audit found.
@@ -65,6 +70,17 @@ impl Report {
         self.violations.push(what);
     }
 
+    /// Adds what was found in one partition.
+    fn add(&mut self, found: Self) {
+        let Self { products, violations, differences, unknown, notes, lost } = found;
+        self.products.extend(products);
+        self.violations.extend(violations);
+        self.differences += differences;
+        self.unknown.extend(unknown);
+        self.notes.extend(notes);
+        self.lost.extend(lost);
+    }
+
     /// The verdict. One violation is enough for [`Verdict::Violated`], even if something else is unknown.
     pub fn verdict(&self) -> Verdict {
         if !self.violations.is_empty() {
@@ -77,29 +93,74 @@ impl Report {
     }
 }
 
+/// How much an audit reads, and whether it writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Reads the rows that no checkpoint covers, and the others if something is wrong.
+    New,
+    /// Reads all rows, and compares the checkpoints with them.
+    Full,
+    /// As `New`, or as `Full` for a partition whose checkpoint was not compared for a long time; keeps new checkpoints.
+    Worker,
+}
+
+/// A checkpoint is written once this many rows are not covered. Reading them takes about 50 ms.
+const COVER_FROM: i64 = 10_000;
+
+/// A checkpoint is compared with all rows that it covers after this time, so that a row that was altered is found within
+/// a day.
+const VERIFY_AFTER: Duration = Duration::from_secs(12 * 3600);
+
 /// Makes audits; clones make one at a time.
 #[derive(Clone)]
 pub struct Auditor {
     streams: Streams,
     ledger: Ledger,
     idempotency_window_ms: u64,
-    /// Held by the audit in progress: each reads the whole ledger.
+    cover_from: i64,
+    /// Held by the audit in progress: each may read the whole ledger.
     lock: Arc<Mutex<()>>,
 }
 
 impl Auditor {
     /// An auditor of these stores; request ids are remembered for that many milliseconds.
     pub fn new(streams: Streams, ledger: Ledger, idempotency_window_ms: u64) -> Self {
-        Self { streams, ledger, idempotency_window_ms, lock: Arc::default() }
+        let (cover_from, lock) = (COVER_FROM, Arc::default());
+        Self { streams, ledger, idempotency_window_ms, cover_from, lock }
     }
 
-    /// Audits every partition, after any audit of a clone that is in progress. Never fails: what cannot be read is
-    /// reported as unknown. When the future is dropped, Postgres ends the query as well.
+    /// Writes a checkpoint once this many rows are not covered, for tests.
+    #[must_use]
+    pub fn covering_from(mut self, rows: i64) -> Self {
+        self.cover_from = rows;
+        self
+    }
+
+    /// Audits every partition, after any audit of a clone that is in progress. Of the ledger it reads the rows that no
+    /// checkpoint covers, and all rows of a partition in which something is wrong. Changes nothing. Never fails: what
+    /// cannot be read is reported as unknown. When the future is dropped, Postgres ends the query as well.
     pub async fn audit(&self) -> Report {
+        self.audit_partitions(Mode::New).await
+    }
+
+    /// As [`Auditor::audit`], but reads all rows, and compares each checkpoint with the rows that it covers.
+    pub async fn audit_in_full(&self) -> Report {
+        self.audit_partitions(Mode::Full).await
+    }
+
+    /// As [`Auditor::audit`]. Where nothing is wrong, it writes the checkpoints from which the next audit continues. It
+    /// reads one partition in full if its checkpoint was not compared with its rows for 12 hours.
+    pub async fn audit_and_cover(&self) -> Report {
+        self.audit_partitions(Mode::Worker).await
+    }
+
+    async fn audit_partitions(&self, mode: Mode) -> Report {
         let _lock = self.lock.lock().await;
         let mut report = Report::default();
+        let mut may_verify = mode == Mode::Worker;
         for partition in self.streams.partitions().count().all() {
-            if let Err(error) = self.audit_partition(partition, &mut report).await {
+            let audited = self.audit_partition(partition, mode, &mut may_verify, &mut report).await;
+            if let Err(error) = audited {
                 report.unknown.push(format!("partition {partition}: {error:#}"));
             }
         }
@@ -110,43 +171,106 @@ impl Auditor {
     async fn audit_partition(
         &self,
         partition: Partition,
+        mode: Mode,
+        may_verify: &mut bool,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        // First, and from the ledger alone: a loss is reported also while Redis cannot be read.
-        report.lost.extend(self.ledger.lost_of_ended(partition).await?);
+        // Before Redis is read: then no order that it covers has an entry there.
+        let checkpoint = self.ledger.checkpoint(partition).await?;
+        let checkpoint = checkpoint.as_ref();
+        let is_due =
+            *may_verify && checkpoint.is_some_and(|kept| kept.verified_ago >= VERIFY_AFTER);
+        let in_full = is_due || mode == Mode::Full;
+        // From the ledger alone: a loss is reported also while Redis cannot be read.
+        let covered = checkpoint.filter(|_| !in_full).map(|kept| kept.sums.covered.clone());
+        let covered = covered.unwrap_or_default();
+        report.lost.extend(self.ledger.lost_of_ended(partition, &covered).await?);
         let cut = self.streams.cut(partition, self.idempotency_window_ms).await?;
-        let of_ledger = AuditCut {
+        let at_cut = self.at_cut(partition, &cut);
+        let is_accepted = checkpoint.is_none_or(|kept| check_accepted(&at_cut, kept, report));
+        let kept = checkpoint
+            .filter(|kept| is_accepted && (mode == Mode::Full || kept.counts_in(at_cut.buckets)));
+        let keep = Keep { replaces: checkpoint, cover_from: self.cover_from };
+        let keep = Some(keep).filter(|_| mode == Mode::Worker && is_accepted);
+        let mut read = AuditRead { checkpoint: kept, in_full, keep };
+        let mut found = self.compare(&cut, &at_cut, read).await?;
+        if kept.is_some() && !in_full && !found.violations.is_empty() {
+            // All rows show whether they are wrong or the checkpoint is.
+            read.in_full = true;
+            found = self.compare(&cut, &at_cut, read).await?;
+        }
+        // One partition a round, so that no round takes much longer than the others.
+        *may_verify &= !(is_due && found.violations.is_empty());
+        report.add(found);
+        Ok(())
+    }
+
+    fn at_cut(&self, partition: Partition, cut: &Cut) -> AuditCut {
+        AuditCut {
             partition,
             epoch: cut.epoch,
             seq: cut.seq,
             ids: cut.in_streams.iter().map(|id| id.to_uuid()).collect(),
-            seqs: waiting_seqs(&cut),
-            since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
-            width_ms: IdempotencyWindow::new(self.idempotency_window_ms).width_ms(),
+            seqs: waiting_seqs(cut),
+            buckets: Buckets {
+                since_ms: cut.idempotency.first().map_or(0, |bucket| bucket.since_ms),
+                width_ms: IdempotencyWindow::new(self.idempotency_window_ms).width_ms(),
+            },
+        }
+    }
+
+    /// Compares the cut of a partition with its rows.
+    async fn compare(
+        &self,
+        cut: &Cut,
+        at_cut: &AuditCut,
+        read: AuditRead<'_>,
+    ) -> anyhow::Result<Report> {
+        let mut report = Report::default();
+        let mut is_complete = true;
+        let mut check = |rows: &AuditRows| {
+            is_complete = check_rows(cut, at_cut, (read.checkpoint, rows), &mut report);
+            report.violations.is_empty()
         };
-        let rows = self.ledger.audit_rows(&of_ledger).await?;
-        check_request_ids(partition, &cut.idempotency, &rows, report);
-        if !check_seqs(partition, &cut, &rows, report) {
-            for seq in self.ledger.missing_seqs(&of_ledger).await? {
+        self.ledger.audit_rows(at_cut, read, &mut check).await?;
+        if !is_complete {
+            for seq in self.ledger.missing_seqs(at_cut).await? {
                 report.violations.push(format!(
-                    "partition {partition}: order {}-{seq} was accepted and is in neither store",
-                    cut.epoch
+                    "partition {}: order {}-{seq} was accepted and is in neither store",
+                    at_cut.partition, cut.epoch
                 ));
             }
         }
-        let products: BTreeSet<&ProductId> =
-            cut.products.keys().chain(rows.products.keys()).collect();
-        for product in products {
-            let redis = cut.products.get(product).copied().unwrap_or_default();
-            let ledger = rows.products.get(product).copied().unwrap_or_default();
-            check_product(product, redis, ledger, report);
-            let ProductCut { supply, stock, in_orders, in_dead } = redis;
-            let (product, confirmed) = (product.clone(), ledger.confirmed_at_cut);
-            let units = ProductUnits { product, supply, stock, in_orders, in_dead, confirmed };
-            report.products.push(units);
-        }
-        Ok(())
+        Ok(report)
     }
+}
+
+/// Checks all that must hold for the rows of a partition. Returns whether each reservation that was accepted is in a store.
+fn check_rows(
+    cut: &Cut,
+    at_cut: &AuditCut,
+    (checkpoint, rows): (Option<&Checkpoint>, &AuditRows),
+    report: &mut Report,
+) -> bool {
+    let partition = at_cut.partition;
+    check_request_ids(partition, &cut.idempotency, rows, report);
+    let is_complete = check_seqs(partition, cut, rows, report);
+    let products: BTreeSet<&ProductId> = cut.products.keys().chain(rows.products.keys()).collect();
+    for product in products {
+        let redis = cut.products.get(product).copied().unwrap_or_default();
+        let ledger = rows.products.get(product).copied().unwrap_or_default();
+        check_product(product, redis, ledger, report);
+        let ProductCut { supply, stock, in_orders, in_dead } = redis;
+        let (product, confirmed) = (product.clone(), ledger.confirmed_at_cut);
+        let units = ProductUnits { product, supply, stock, in_orders, in_dead, confirmed };
+        report.products.push(units);
+    }
+    if let (Some(kept), Some(covered)) = (checkpoint, &rows.covered) {
+        let buckets = at_cut.buckets;
+        let since_ms = kept.counts_in(buckets).then_some(buckets.since_ms);
+        check_checkpoint(partition, &kept.sums, covered, since_ms, report);
+    }
+    is_complete
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ impl Auditor {
         let mut pause = interval;
         while tick(pause, &stop).await {
             let started = Instant::now();
-            let Some(report) = stop.run_until_cancelled(self.audit()).await else { return };
+            let Some(report) = stop.run_until_cancelled(self.audit_and_cover()).await else {
+                return;
+            };
             findings.publish(report, &metrics);
             pause = interval.max(started.elapsed() * TIME_SHARE);
         }

@@ -103,6 +103,9 @@ enum Command {
     Export,
     /// Checks that nothing was lost or sold twice: exits 0 (holds), 1 (violated) or 3 (unknown).
     Audit {
+        /// Reads every stored row, also those that the checkpoints of earlier audits cover, and compares both.
+        #[arg(long)]
+        full: bool,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
@@ -170,7 +173,9 @@ pub async fn run(cli: Cli, shutdown: CancellationToken) -> anyhow::Result<ExitCo
         Command::Import { file } => import::run(&settings.load_and_warn()?, &file).await,
         Command::Restock(args) => store_commands::restock(&settings.load_and_warn()?, args).await,
         Command::Export => store_commands::export(&settings.load_and_warn()?).await,
-        Command::Audit { json } => store_commands::audit(&settings.load_and_warn()?, json).await,
+        Command::Audit { full, json } => {
+            store_commands::audit(&settings.load_and_warn()?, full, json).await
+        }
         Command::Rebuild(args) => rebuild::run(&settings.load_and_warn()?, args).await,
         Command::Dead(command) => dead::run(&settings.load_and_warn()?, command).await,
         Command::Keys(command) => keys::run(&settings.load_and_warn()?, command).await,

@@ -105,10 +105,15 @@ pub(super) async fn export(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn audit(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn audit(
+    config: &Config,
+    in_full: bool,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
     let stores = Stores::connect(config).await?;
     stores.load_epochs().await?;
-    let report = stores.auditor.audit().await;
+    let auditor = &stores.auditor;
+    let report = if in_full { auditor.audit_in_full().await } else { auditor.audit().await };
     let (word, code) = match report.verdict() {
         Verdict::Holds => ("holds", 0),
         Verdict::Violated => ("violated", 1),

@@ -1,7 +1,13 @@
 //! The highest seq that each gateway saw of an epoch (R10), and the accepted orders that are in no store.
 
+use std::collections::BTreeMap;
+
+use tokio_postgres::types::ToSql;
+
 use super::{
     Ledger, LedgerError,
+    audit::decided_in_ranges,
+    covered::Covered,
     partitions::epoch as epoch_of,
     pool::{from_count, to_bigint},
 };
@@ -58,15 +64,19 @@ impl Ledger {
     }
 
     /// The orders lost in epochs that have ended: those before the last one in which the partition was open.
-    /// While the partition is closed, that last one may still be drained.
-    pub async fn lost_of_ended(&self, partition: Partition) -> Result<Vec<Lost>, LedgerError> {
+    /// While the partition is closed, that last one may still be drained. What a checkpoint covers is not read.
+    pub async fn lost_of_ended(
+        &self,
+        partition: Partition,
+        covered: &Covered,
+    ) -> Result<Vec<Lost>, LedgerError> {
         let opened = self.with("lost_of_ended_epochs", async move |client| {
             let sql = "SELECT opened FROM partitions WHERE partition = $1";
             let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
             epoch_of(row.try_get(0)?)
         });
         let opened = opened.await?;
-        self.lost(partition, opened).await
+        self.lost_beside(partition, opened, covered).await
     }
 
     /// The orders that were accepted in the epochs before this one and are in no store. No order of these
@@ -76,32 +86,61 @@ impl Ledger {
         partition: Partition,
         before: Epoch,
     ) -> Result<Vec<Lost>, LedgerError> {
-        let sql = "
-            WITH marks AS (
-                SELECT epoch, max(seq) AS highest, bool_and(seq >= 0) AS exact
-                  FROM reported_marks WHERE partition = $1 AND epoch < $2 GROUP BY epoch),
-            rows AS (
-                SELECT epoch, count(DISTINCT seq) AS known, max(seq) AS highest FROM (
-                    SELECT epoch, seq FROM reservations
-                     WHERE state = 'confirmed' AND partition = $1 AND epoch < $2
-                    UNION ALL
-                    SELECT epoch, seq FROM reservations
-                     WHERE state = 'voided' AND partition = $1 AND epoch < $2) decided
-                 GROUP BY epoch),
-            both_of AS (
-                SELECT epoch, coalesce(exact, false) AS exact, coalesce(known, 0) AS known,
-                       greatest(marks.highest, rows.highest) AS highest
-                  FROM marks FULL JOIN rows USING (epoch))
-            SELECT epoch, highest - known, exact FROM both_of WHERE highest > known ORDER BY epoch";
-        let number = i32::from(partition.number());
-        self.with_maintenance("lost_reservations", async move |client| {
-            let rows = client.query(sql, &[&number, &i64::from(before.0)]).await?;
-            let lost = rows.iter().map(|row| {
-                let count = from_count(row.get(1));
-                Ok(Lost { partition, epoch: epoch_of(row.get(0))?, count, exact: row.get(2) })
-            });
-            lost.collect()
-        })
-        .await
+        let covered = self.covered(partition).await?;
+        self.lost_beside(partition, before, &covered).await
     }
+
+    async fn lost_beside(
+        &self,
+        partition: Partition,
+        before: Epoch,
+        covered: &Covered,
+    ) -> Result<Vec<Lost>, LedgerError> {
+        let decided = decided_in_ranges("r.epoch, r.seq");
+        let sql = format!(
+            "WITH marks AS (
+                SELECT epoch, max(seq) AS highest, bool_and(seq >= 0) AS exact
+                  FROM reported_marks WHERE partition = $5 AND epoch < $6 GROUP BY epoch),
+            rows AS (
+                SELECT epoch, count(DISTINCT seq) AS known, max(seq) AS highest
+                  FROM {decided} WHERE epoch < $6 GROUP BY epoch)
+            SELECT epoch, greatest(marks.highest, rows.highest), coalesce(known, 0), coalesce(exact, false)
+              FROM marks FULL JOIN rows USING (epoch)"
+        );
+        let (number, before) = (i32::from(partition.number()), i64::from(before.0));
+        let [a, b, c, d] = covered.other_rows();
+        let mut tallies = self
+            .with_maintenance("lost_reservations", async move |client| {
+                let args: [&(dyn ToSql + Sync); 6] = [&a, &b, &c, &d, &number, &before];
+                let rows = client.query(&sql, &args).await?;
+                let tallies = rows.iter().map(|row| {
+                    let (highest, known, exact) = (row.get(1), row.get(2), row.get(3));
+                    (row.get(0), Tally { highest, known, exact })
+                });
+                Ok(tallies.collect::<BTreeMap<i64, Tally>>())
+            })
+            .await?;
+        for range in covered.ranges().iter().filter(|range| range.epoch < before) {
+            let tally = tallies.entry(range.epoch).or_default();
+            tally.known += range.count();
+            tally.highest = tally.highest.max(range.last);
+        }
+        let lost = tallies.into_iter().filter(|(_, tally)| tally.highest > tally.known);
+        lost.map(|(epoch, Tally { highest, known, exact })| {
+            let count = from_count(highest - known);
+            Ok(Lost { partition, epoch: epoch_of(epoch)?, count, exact })
+        })
+        .collect()
+    }
+}
+
+/// What is known of an epoch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    /// The highest seq of marks and rows.
+    highest: i64,
+    /// How many seqs have a row.
+    known: i64,
+    /// Whether every gateway has reported its mark.
+    exact: bool,
 }

@@ -31,7 +31,8 @@ const CONNECT_MIN: Duration = Duration::from_millis(500);
 /// How long Postgres works on one statement of an operation.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(15);
 
-/// Limits that each connection sets after it was made, in milliseconds or as Postgres counts them. A pooler may drop
+/// Limits that each connection sets after it was made, in milliseconds or as Postgres counts them, and no compilation of
+/// statements, which takes longer than an audit that reads new rows of a large table. A pooler may drop
 /// what a connection asks for when it starts, and an older Postgres does not have all of these. What the options in
 /// `postgres_url` have set stays as it is.
 fn session_settings(statement_limit: Duration) -> String {
@@ -40,6 +41,7 @@ fn session_settings(statement_limit: Duration) -> String {
            FROM (VALUES ('statement_timeout', '{}'),
                         ('lock_timeout', '5000'),
                         ('idle_in_transaction_session_timeout', '30000'),
+                        ('jit', 'off'),
                         ('tcp_keepalives_idle', '10'),
                         ('tcp_keepalives_interval', '5'),
                         ('tcp_keepalives_count', '3')) AS ours (name, value)

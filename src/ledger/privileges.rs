@@ -30,7 +30,7 @@ const fn table(name: &'static str, insert: &'static str, update: &'static str) -
     Table { name, insert, update, delete: false }
 }
 
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     table("deployment", "partitions", ""),
     table("partitions", "partition, epoch, status", "epoch, status, opened"),
     table(
@@ -47,6 +47,13 @@ const TABLES: [Table; 12] = [
     ),
     table("supply_changes", "product_id, units, request_id, actor, reason", ""),
     table("reported_marks", "gateway, partition, epoch, seq", "seq, at"),
+    table(
+        "audit_checkpoints",
+        "partition, version, epochs, first_seqs, last_seqs, products, units, bucket_width_ms, since_ms, buckets, \
+         request_ids, checksum",
+        "version, epochs, first_seqs, last_seqs, products, units, bucket_width_ms, since_ms, buckets, request_ids, \
+         checksum, saved_at, verified_at",
+    ),
     // A record is deleted if its action was not done.
     Table {
         name: "dead_actions",

@@ -7,6 +7,7 @@ use tokio_postgres::{
 
 use super::{
     Ledger, LedgerError,
+    audit::decided_in_ranges,
     pool::{from_count, to_bigint},
 };
 use crate::domain::{Epoch, Partition};
@@ -89,23 +90,21 @@ impl Ledger {
         Ok(orders.iter().map(|(partition, ..)| *partition).filter(is_missing).collect())
     }
 
-    /// How many seqs of an epoch have a row, confirmed or voided.
+    /// How many seqs of an epoch have a row, confirmed or voided. What the checkpoint of the audit covers is not read.
     pub async fn decided_seqs(
         &self,
         partition: Partition,
         epoch: Epoch,
     ) -> Result<u64, LedgerError> {
-        self.with("decided_seqs", async move |client| {
-            let sql = "SELECT count(DISTINCT seq) FROM (
-                           SELECT seq FROM reservations
-                            WHERE state = 'confirmed' AND partition = $1 AND epoch = $2
-                           UNION ALL
-                           SELECT seq FROM reservations
-                            WHERE state = 'voided' AND partition = $1 AND epoch = $2) decided";
-            let number = i32::from(partition.number());
-            let row = client.query_one(sql, &[&number, &i64::from(epoch.0)]).await?;
-            Ok(from_count(row.get(0)))
-        })
-        .await
+        let covered = self.covered(partition).await?;
+        let (number, epoch) = (i32::from(partition.number()), i64::from(epoch.0));
+        let [a, b, c, d] = covered.other_rows();
+        let others = self.with_maintenance("decided_seqs", async move |client| {
+            let decided = decided_in_ranges("r.epoch, r.seq");
+            let sql = format!("SELECT count(DISTINCT seq) FROM {decided} WHERE epoch = $6");
+            let args: [&(dyn ToSql + Sync); 6] = [&a, &b, &c, &d, &number, &epoch];
+            Ok(client.query_one(&sql, &args).await?.get::<_, i64>(0))
+        });
+        Ok(from_count(others.await? + covered.count_of(epoch)))
     }
 }

@@ -50,10 +50,13 @@ impl Ledger {
             let void_reason = void.reason.replace('\0', " ");
             let inserted = tx
                 .execute(
+                    // The primary key does not include rows that were archived; reading the table does.
                     "INSERT INTO reservations (reservation_id, state, partition, epoch, seq,
                                                reserved_at, void_reason, entry)
-                     VALUES ($1, 'voided', $2, $3, $4, $5, $6, $7)
-                     ON CONFLICT (reservation_id) DO NOTHING",
+                     SELECT $1::uuid, 'voided', $2::int, $3::bigint, $4::bigint, $5::timestamptz, $6::text,
+                            $7::bytea
+                      WHERE NOT EXISTS (SELECT FROM reservations WHERE reservation_id = $1)
+                         ON CONFLICT (reservation_id) DO NOTHING",
                     &[
                         &id,
                         &i32::from(partition.number()),

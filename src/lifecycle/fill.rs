@@ -82,11 +82,29 @@ impl Lifecycle {
         expires: &str,
         fields: Vec<(String, String)>,
     ) -> Result<(), RedisCallError> {
-        for chunk in fields.chunks(BATCH_MAX) {
-            let mut args = vec![expires];
-            args.extend(chunk.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
-            self.partitions.run_with_keys(at, &FILL, keys, &args).await?;
+        // Redis runs one script while the arguments of the next one are written.
+        for two in fields.chunks(2 * BATCH_MAX) {
+            let (first, second) = two.split_at(two.len().min(BATCH_MAX));
+            tokio::try_join!(
+                self.fill_batch(at, keys, expires, first),
+                self.fill_batch(at, keys, expires, second)
+            )?;
         }
         Ok(())
+    }
+
+    async fn fill_batch(
+        &self,
+        at: PartitionEpoch,
+        keys: &[Key],
+        expires: &str,
+        fields: &[(String, String)],
+    ) -> Result<(), RedisCallError> {
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let mut args = vec![expires];
+        args.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value.as_str()]));
+        self.partitions.run_with_keys(at, &FILL, keys, &args).await
     }
 }

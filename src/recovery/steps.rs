@@ -154,20 +154,33 @@ impl Rebuild<'_> {
         progress.begin("products filled", u64::try_from(products.len()).ok());
         lifecycle.fill_products(*at, &products).await?;
         progress.begin("buyers' counts restored", None);
-        let mut bought = pin!(ledger.bought(at.partition).await?.try_chunks(ROWS));
-        while let Some(rows) = bought.next().await {
+        let limited = products.iter().map(|product| &product.product);
+        let limited = limited.filter(|product| product.sale.per_user_limit.is_some());
+        let limited: Vec<_> = limited.map(|product| &product.id).collect();
+        let bought = ledger.bought(at.partition, &limited).await?;
+        let mut chunks = pin!(bought.try_chunks(ROWS));
+        let mut next = chunks.next().await;
+        while let Some(rows) = next {
             let rows = rows.map_err(|broken| broken.1)?;
+            // The next rows are read meanwhile.
+            let (filled, following) =
+                tokio::join!(lifecycle.fill_bought(*at, &rows), chunks.next());
+            filled?;
             progress.add(rows.len());
-            lifecycle.fill_bought(*at, &rows).await?;
+            next = following;
         }
         progress.begin("request ids restored", None);
         let since = lifecycle.remembered_since_ms(Timestamp::now().as_millisecond());
         let records = ledger.idempotency_records(at.partition, since).await?;
-        let mut records = pin!(records.try_chunks(ROWS));
-        while let Some(rows) = records.next().await {
+        let mut chunks = pin!(records.try_chunks(ROWS));
+        let mut next = chunks.next().await;
+        while let Some(rows) = next {
             let rows = rows.map_err(|broken| broken.1)?;
-            lifecycle.fill_idempotency(*at, &rows).await?;
+            let (filled, following) =
+                tokio::join!(lifecycle.fill_idempotency(*at, &rows), chunks.next());
+            filled?;
             progress.add(rows.len());
+            next = following;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ pub const GROUP: &str = "ledger";
 /// A key of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
-    /// Hash: deployment, epoch, status, replid, seq, stored, timeline.
+    /// Hash: deployment, epoch, status, replid, seq, stored, timeline, moved.
     Meta,
     /// Never written: a command on it shows whether Redis accepts writes.
     Scratch,

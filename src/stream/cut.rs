@@ -1,4 +1,5 @@
-//! `lua/cut.lua`: reads everything that Redis holds of a partition, at one moment.
+//! `lua/cut.lua`: reads everything that Redis holds of a partition, at one moment. Long streams are read in pages; an order
+//! that left them meanwhile is in the ledger, which an audit reads afterwards.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,12 @@ use crate::{
     redis::{RedisCallError, script},
 };
 
-/// The most entries that one script may read: about 50 ms of Redis.
-const ENTRIES_MAX: u32 = 20_000;
+/// The most entries that the first script reads: about 50 ms of Redis.
+const FIRST_PAGE: &str = "20000";
+/// The most entries that each further script reads.
+const NEXT_PAGES: &str = "5000";
+/// How often a cut is begun.
+const ATTEMPTS: usize = 3;
 
 /// One product's units at the cut.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,9 +60,12 @@ pub struct Cut {
 /// Why there is no cut.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// The streams hold more than one script may read.
-    #[error("the streams hold {0} entries, and an audit reads at most {max}", max = ENTRIES_MAX)]
-    TooMany(String),
+    /// The streams need several pages, and an entry was moved to dead or released between them each time: it may have
+    /// been missed, or read twice.
+    #[error(
+        "orders were moved to dead or released in each of {ATTEMPTS} attempts to read the long streams in pages"
+    )]
+    Moved,
     /// Redis did not answer, or refused the script.
     #[error(transparent)]
     Redis(#[from] RedisCallError),
@@ -68,14 +76,26 @@ pub(super) enum Record {
     Product { product: ProductId, stock: i64, supply: i64 },
     Entry { in_dead: bool, orders_id: String, product: String, random: String },
     Bucket(IdempotencyCut),
+    Waiting { since_ms: i64, entries: i64 },
 }
 
-// The number of entries, where that is too large; or the seq, and the records.
-script!(CUT: Result<(i64, Vec<Record>), String> = "cut", include_str!("../../lua/cut.lua"),
+/// A reply.
+pub(super) struct Page {
+    seq: i64,
+    /// How many entries were moved to dead or released in this epoch.
+    moved: String,
+    /// Where the next page begins; empty after the last one.
+    next: String,
+    records: Vec<Record>,
+}
+
+script!(CUT: Page = "cut", include_str!("../../lua/cut.lua"),
     [Meta, Stock, Supply, Orders, Dead, Idempotency] {
-    ["too_many", entries] => Err(entries.to_owned()),
-    ["ok", seq, ref elements @ ..] => {
-        Ok((seq.parse().ok()?, elements.chunks(4).map(record).collect::<Option<_>>()?))
+    ["ok", seq, moved, next, ref elements @ ..] => Page {
+        seq: seq.parse().ok()?,
+        moved: moved.to_owned(),
+        next: next.to_owned(),
+        records: elements.chunks(4).map(record).collect::<Option<_>>()?,
     },
 });
 
@@ -97,8 +117,9 @@ fn record(elements: &[&str]) -> Option<Record> {
             since_ms: a.parse().ok()?,
             is_kept: kind == "bucket",
             remembered: b.parse().ok()?,
-            waiting: c.parse().ok()?,
+            waiting: 0,
         }),
+        "waiting" => Record::Waiting { since_ms: a.parse().ok()?, entries: b.parse().ok()? },
         _ => return None,
     })
 }
@@ -111,29 +132,64 @@ impl Streams {
         idempotency_window_ms: u64,
     ) -> Result<Cut, CutError> {
         let epoch = self.partitions.epoch(partition)?;
-        let args = [&*ENTRIES_MAX.to_string(), &*idempotency_window_ms.to_string()];
         let at = PartitionEpoch { partition, epoch };
-        let cut = self.partitions.run_in_epoch(at, &CUT, &args).await?;
-        let (seq, records) = cut.map_err(CutError::TooMany)?;
+        for _ in 0..ATTEMPTS {
+            if let Some(cut) = self.try_cut(at, &idempotency_window_ms.to_string()).await? {
+                return Ok(cut);
+            }
+        }
+        Err(CutError::Moved)
+    }
+
+    /// `None` if an entry was moved to dead or released between two pages.
+    async fn try_cut(
+        &self,
+        at: PartitionEpoch,
+        window_ms: &str,
+    ) -> Result<Option<Cut>, RedisCallError> {
+        let read = async |entries: &str, from: &str| {
+            self.partitions.run_in_epoch(at, &CUT, &[entries, window_ms, from]).await
+        };
+        let first = read(FIRST_PAGE, "").await?;
         let mut cut = Cut {
-            epoch,
-            seq,
+            epoch: at.epoch,
+            seq: first.seq,
             products: HashMap::new(),
             in_streams: Vec::new(),
             idempotency: Vec::new(),
             unrecognized: Vec::new(),
         };
-        for record in records {
-            cut.add(partition, record);
+        let (moved, mut next) = (first.moved, first.next);
+        cut.add_all(at.partition, first.records);
+        while !next.is_empty() {
+            let page = read(NEXT_PAGES, &next).await?;
+            if page.moved != moved {
+                return Ok(None);
+            }
+            cut.add_all(at.partition, page.records);
+            next = page.next;
         }
-        Ok(cut)
+        Ok(Some(cut))
     }
 }
 
 impl Cut {
+    fn add_all(&mut self, partition: Partition, records: Vec<Record>) {
+        for record in records {
+            self.add(partition, record);
+        }
+    }
+
     fn add(&mut self, partition: Partition, record: Record) {
         match record {
             Record::Bucket(bucket) => self.idempotency.push(bucket),
+            // A bucket that is no longer searched is not counted.
+            Record::Waiting { since_ms, entries } => {
+                let mut buckets = self.idempotency.iter_mut();
+                if let Some(bucket) = buckets.find(|bucket| bucket.since_ms == since_ms) {
+                    bucket.waiting += entries;
+                }
+            }
             Record::Product { product, stock, supply } => {
                 let units = self.products.entry(product).or_default();
                 (units.stock, units.supply) = (stock, supply);

@@ -110,7 +110,7 @@ impl Entry {
             user: user.and_then(Result::ok).ok_or(malformed("user"))?,
             request: request.map_err(|_| malformed("request id"))?,
             reserved_at_ms: field("t").and_then(|t| t.parse().ok()).ok_or(malformed("time"))?,
-            traceparent: field("c").map(str::to_owned),
+            traceparent: field("c").filter(|c| !c.is_empty()).map(str::to_owned),
         })
     }
 

@@ -81,7 +81,7 @@ fn element() -> impl Strategy<Value = String> {
         "discarded",
         "removed",
         "has_pending",
-        "too_many",
+        "waiting",
         "product",
         "order",
         "dead",

@@ -6,6 +6,7 @@ mod harness;
 
 mod ack;
 mod addresses;
+mod archive;
 mod auth;
 mod bad_input;
 mod catalogue;

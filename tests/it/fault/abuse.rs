@@ -16,6 +16,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::mpsc,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -79,8 +80,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Reads until the server ends the connection.
-    async fn read(&self, mut from: OwnedReadHalf) {
+    /// Reads until the server ends the connection. Its PINGs are to be answered.
+    async fn read(&self, mut from: OwnedReadHalf, pings: mpsc::Sender<Vec<u8>>) {
         loop {
             let mut head = [0; 9];
             if from.read_exact(&mut head).await.is_err() {
@@ -92,6 +93,11 @@ impl Seen {
                 return;
             }
             let counter = match (head[3], head[4]) {
+                (PING, flags) if flags & ACK == 0 => {
+                    // An attack that never ends answers none, and its connection ends some time later.
+                    drop(pings.try_send(payload));
+                    continue;
+                }
                 (PING, _) => &self.pongs,
                 (GOAWAY, _) => &self.goaways,
                 (SETTINGS, flags) if flags & ACK != 0 => &self.acks,
@@ -108,7 +114,12 @@ impl Seen {
 /// What an attacker sends, chunk by chunk, on each new connection; then it waits.
 pub(super) type Attack = fn(u32) -> Option<Vec<u8>>;
 
-async fn write(seen: &Seen, mut to: OwnedWriteHalf, attack: Attack) {
+async fn write(
+    seen: &Seen,
+    mut to: OwnedWriteHalf,
+    attack: Attack,
+    mut pings: mpsc::Receiver<Vec<u8>>,
+) {
     let mut chunks = (0..).map_while(attack);
     let hello = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     let mut open = to.write_all(&hello).await.is_ok();
@@ -117,6 +128,9 @@ async fn write(seen: &Seen, mut to: OwnedWriteHalf, attack: Attack) {
         seen.chunks.fetch_add(1, SeqCst);
     }
     // The connection stays until the server ends it, or the attack is over.
+    while open && let Some(ping) = pings.recv().await {
+        open = to.write_all(&frame(PING, ACK, 0, &ping)).await.is_ok();
+    }
     std::future::pending().await
 }
 
@@ -125,9 +139,10 @@ async fn attacker(seen: &Seen, at: SocketAddr, attack: Attack) {
     loop {
         let Ok(connection) = TcpStream::connect(at).await else { continue };
         let (from, to) = connection.into_split();
+        let (pings, to_answer) = mpsc::channel(16);
         tokio::select! {
-            () = seen.read(from) => {}
-            () = write(seen, to, attack) => {}
+            () = seen.read(from, pings) => {}
+            () = write(seen, to, attack, to_answer) => {}
         }
         seen.closed.fetch_add(1, SeqCst);
     }

@@ -5,6 +5,7 @@ mod answer_log;
 mod auditor;
 mod audits;
 mod browse;
+mod checkpoints;
 mod clock;
 mod connections;
 mod consumers;

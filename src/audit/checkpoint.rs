@@ -1,0 +1,111 @@
+//! What must hold for a checkpoint: pure checks of its sums against those of the rows that it covers.
+
+use std::collections::BTreeSet;
+
+use super::Report;
+use crate::{
+    domain::Partition,
+    ledger::{AuditCut, Checkpoint, CheckpointSums},
+};
+
+/// What an operator does about a checkpoint that is wrong.
+const WHAT_TO_DO: &str = "a stored row was changed or removed, or the checkpoint was changed: see YoinkAuditViolated in \
+                          docs/operations.md";
+
+/// A checkpoint covers only orders that were accepted. Returns whether this one does.
+pub(super) fn check_accepted(cut: &AuditCut, kept: &Checkpoint, report: &mut Report) -> bool {
+    let is_accepted = cut.includes(kept);
+    if !is_accepted {
+        let AuditCut { partition, epoch, seq, .. } = cut;
+        report.violated(
+            1,
+            format!(
+                "partition {partition}: the checkpoint covers orders beyond {epoch}-{seq}, the last one that was accepted"
+            ),
+        );
+    }
+    is_accepted
+}
+
+/// The sums of a checkpoint are those of the rows that it covers. `now` has the sums of the rows; its request ids are those
+/// from `since_ms` on, in the buckets of the checkpoint, or in others (`None`).
+pub(super) fn check_checkpoint(
+    partition: Partition,
+    kept: &CheckpointSums,
+    now: &CheckpointSums,
+    since_ms: Option<i64>,
+    report: &mut Report,
+) {
+    let violations = report.violations.len();
+    let mut require = |kept: i64, now: i64, what: &str| {
+        if kept != now {
+            report.violated(
+                kept - now,
+                format!(
+                    "partition {partition}: the checkpoint counts {kept} {what}, and the rows that it covers have {now}: \
+                     {WHAT_TO_DO}"
+                ),
+            );
+        }
+    };
+    require(kept.covered.count(), now.covered.count(), "orders");
+    let products: BTreeSet<_> = kept.units.keys().chain(now.units.keys()).collect();
+    for product in products {
+        let units = |of: &CheckpointSums| of.units.get(product).copied().unwrap_or(0);
+        require(units(kept), units(now), &format!("confirmed units of product {product}"));
+    }
+    if let Some(since_ms) = since_ms {
+        let buckets: BTreeSet<_> = kept.request_ids.keys().chain(now.request_ids.keys()).collect();
+        for bucket in buckets.into_iter().filter(|bucket| **bucket >= since_ms) {
+            let count = |of: &CheckpointSums| of.request_ids.get(bucket).copied().unwrap_or(0);
+            require(count(kept), count(now), "request ids of a bucket");
+        }
+    }
+    let differs = kept.covered != now.covered || kept.checksum != now.checksum;
+    if report.violations.len() == violations && differs {
+        report.violated(
+            1,
+            format!(
+                "partition {partition}: the checkpoint covers {} orders, and their rows are not those that it was made \
+                 from: {WHAT_TO_DO}",
+                kept.covered.count()
+            ),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PartitionCount;
+
+    fn differences(kept: &CheckpointSums, now: &CheckpointSums, since_ms: Option<i64>) -> u64 {
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        let mut report = Report::default();
+        check_checkpoint(partition, kept, now, since_ms, &mut report);
+        assert_eq!(report.violations.is_empty(), report.differences == 0);
+        report.differences
+    }
+
+    #[test]
+    fn each_sum_that_differs_is_a_violation() {
+        let sums = CheckpointSums {
+            units: [("shoe".parse().unwrap(), 5), ("hat".parse().unwrap(), 1)].into(),
+            request_ids: [(10, 3), (20, 2)].into(),
+            checksum: 7,
+            ..CheckpointSums::default()
+        };
+        assert_eq!(differences(&sums, &sums, Some(10)), 0);
+        let units = CheckpointSums {
+            units: [("shoe".parse().unwrap(), 4), ("cap".parse().unwrap(), 1)].into(),
+            ..sums.clone()
+        };
+        assert_eq!(differences(&sums, &units, Some(10)), 3);
+        let moved = CheckpointSums { request_ids: [(10, 2), (20, 3)].into(), ..sums.clone() };
+        assert_eq!(differences(&sums, &moved, Some(10)), 2);
+        assert_eq!(differences(&sums, &moved, Some(20)), 1);
+        assert_eq!(differences(&sums, &moved, None), 0);
+        let altered = CheckpointSums { checksum: 8, ..sums.clone() };
+        assert_eq!(differences(&sums, &altered, Some(10)), 1);
+    }
+}
