@@ -5,7 +5,7 @@
 # These variables may be set: PORT; GRPC and HTTP (the service's addresses; HTTP may be several, separated by commas); DIR (for
 # the files that are written); ROUTE_TIMEOUT (Envoy's limit for an answer; without it, as deployed); TLS_CA (the authority of
 # the service's certificate; without it, Envoy and Prometheus reach the service without TLS); OPERATORS (where Envoy serves
-# operators' calls, address:port; without it, it does not serve them; beyond loopback, whoever reaches it can send calls, and
+# operators' calls, address:port; without it, it does not serve them; beyond loopback, everyone who reaches it can send calls, and
 # credentials can be read on the way, so that needs OPERATORS_ANY_ADDRESS=1); ENVOY_CONFIG (another file than
 # deploy/envoy/envoy.yaml that was made from it).
 set -euo pipefail

@@ -63,7 +63,7 @@ while IFS='|' read -r name redis postgres dirs skipped; do
   status=0
   PATH=$path ${CARGO:-cargo} test --locked --test it -- "${skip[@]}" "$@" 2>&1 | tee "$log" || status=$?
   ran=$(sed -n 's/^test result: .*\. \([0-9]* passed; [0-9]* failed\).*/\1/p' "$log" | tail -n 1)
-  # A row without a test would say nothing.
+  # A row without a test would show nothing.
   if [ "$status" -eq 0 ] && [[ "$ran" != "0 passed"* ]] && [ -n "$ran" ]; then
     report "$name" "$found_redis" "$found_postgres" "${ran%;*}" ok
   else

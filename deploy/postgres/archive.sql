@@ -1,6 +1,6 @@
 -- Moves old reservations to a table of their own (docs/operations.md, Archiving). Run it once as the owner of the database:
 --
---   psql -f deploy/postgres/archive.sql
+--   psql --dbname yoink --username yoink_owner --file deploy/postgres/archive.sql
 --
 -- Then, as often as there is something to move, until it returns 0:
 --
@@ -11,8 +11,8 @@
 CREATE TABLE IF NOT EXISTS reservations_archive (LIKE reservations INCLUDING ALL) INHERITS (reservations);
 
 -- Moves at most so many reservations that were accepted before this time, and returns how many. Only those of epochs that
--- have ended: no order of such an epoch is stored any more (rule R8), so the primary key of reservations need not know
--- them. A rebuild ends an epoch.
+-- have ended: no order of such an epoch is stored any more (rule R8), so the primary key of reservations does not need
+-- to have them. A rebuild ends an epoch.
 CREATE OR REPLACE FUNCTION archive_reservations(accepted_before timestamptz, most int) RETURNS bigint
 LANGUAGE sql SET search_path FROM CURRENT AS $$
     WITH moved AS (
