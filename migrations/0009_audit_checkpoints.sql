@@ -35,8 +35,10 @@ COMMENT ON COLUMN audit_checkpoints.verified_at IS
 
 -- With the seq, so that an audit finds the voided rows that no checkpoint covers without reading the others.
 CREATE INDEX reservations_voided_by_seq ON reservations (partition, epoch, seq) WHERE state = 'voided';
-DROP INDEX reservations_voided;
 
 -- Orders are stored almost in the order in which they were accepted, so this index finds those of the last days, whose
 -- request ids a rebuild restores. It has an entry for each 128 pages and not for each row.
 CREATE INDEX reservations_by_time ON reservations USING brin (reserved_at) WITH (autosummarize = on);
+
+-- Last: it locks readers out until the end of the transaction.
+DROP INDEX reservations_voided;
