@@ -1,3 +1,12 @@
+-- The indexes first: the table refers to partitions, which locks out everything that opens or closes one.
+
+-- With the seq, so that an audit finds the voided rows that no checkpoint covers without reading the others.
+CREATE INDEX reservations_voided_by_seq ON reservations (partition, epoch, seq) WHERE state = 'voided';
+
+-- Orders are stored almost in the order in which they were accepted, so this index finds those of the last days, whose
+-- request ids a rebuild restores. It has an entry for each 128 pages and not for each row.
+CREATE INDEX reservations_by_time ON reservations USING brin (reserved_at) WITH (autosummarize = on);
+
 -- What an audit does not read again: sums of stored rows that do not change any more, one row for each partition. The
 -- program can compute them from the reservations at any time, so a row may be deleted: the next audit of a worker reads the
 -- whole partition and writes a new one.
@@ -32,13 +41,6 @@ COMMENT ON COLUMN audit_checkpoints.request_ids IS
 COMMENT ON COLUMN audit_checkpoints.checksum IS 'the exclusive or of a hash of each row that is covered';
 COMMENT ON COLUMN audit_checkpoints.verified_at IS
     'when the sums were last computed from all rows that are covered, and were equal';
-
--- With the seq, so that an audit finds the voided rows that no checkpoint covers without reading the others.
-CREATE INDEX reservations_voided_by_seq ON reservations (partition, epoch, seq) WHERE state = 'voided';
-
--- Orders are stored almost in the order in which they were accepted, so this index finds those of the last days, whose
--- request ids a rebuild restores. It has an entry for each 128 pages and not for each row.
-CREATE INDEX reservations_by_time ON reservations USING brin (reserved_at) WITH (autosummarize = on);
 
 -- Last: it locks readers out until the end of the transaction.
 DROP INDEX reservations_voided;

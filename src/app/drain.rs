@@ -38,7 +38,10 @@ impl Drain {
         let delay = if stopped && self.role.answers_calls() { self.delay } else { Duration::ZERO };
         tracing::info!(delay_ms = delay.as_millis(), "shutting down");
         report(&self.reporter, self.role, false).await;
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = tasks.panicked() => {}
+        }
         self.close.cancel();
         tokio::time::sleep(CALLS_SHUTDOWN_TIMEOUT).await;
     }

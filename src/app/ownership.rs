@@ -42,15 +42,15 @@ pub(super) struct Loops {
     pub(super) audit_interval: Option<Duration>,
 }
 
-/// Loops that run until `stop`.
+/// A loop that runs until `stop`.
 struct Running {
     stop: CancellationToken,
-    /// Each of them holds it.
+    /// The loop holds it.
     held: Weak<()>,
 }
 
 impl Running {
-    fn have_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.held.strong_count() == 0
     }
 }
@@ -211,8 +211,8 @@ impl Ownership {
 
     /// Begins the loops of a partition, unless they run.
     async fn begin_partition(&mut self, partition: Partition) -> anyhow::Result<()> {
-        // Loops that are ending finish what they have read.
-        if self.partitions.get(&partition).is_some_and(|running| !running.have_ended()) {
+        // A consumer that is ending stores what it has read.
+        if self.partitions.get(&partition).is_some_and(|running| !running.has_ended()) {
             return Ok(());
         }
         let reader = self.stores.reader().await?;
@@ -220,11 +220,9 @@ impl Ownership {
         let running = Running { stop: stop.clone(), held: Arc::downgrade(&hold) };
         if self.loops.release {
             let releaser = Releaser::new(self.context.clone(), partition);
-            let (stop, hold) = (stop.clone(), hold.clone());
-            self.tasks.spawn("releaser", async move {
-                releaser.run(stop).await;
-                drop(hold);
-            });
+            // Nothing waits for its end: two releasers are what two workers were, and orders would wait for the entry that
+            // it releases last.
+            self.tasks.spawn("releaser", releaser.run(stop.clone()));
         }
         let consumer = Consumer::new(self.context.clone(), partition, reader);
         self.tasks.spawn("consumer", async move {
@@ -238,7 +236,7 @@ impl Ownership {
     fn end_partition(&mut self, partition: Partition) {
         if let Some(running) = self.partitions.get(&partition) {
             running.stop.cancel();
-            if running.have_ended() {
+            if running.has_ended() {
                 self.partitions.remove(&partition);
             }
         }
@@ -246,7 +244,7 @@ impl Ownership {
 
     fn begin_audit(&mut self) {
         let Some(interval) = self.loops.audit_interval else { return };
-        if self.audit.as_ref().is_some_and(|running| !running.have_ended()) {
+        if self.audit.as_ref().is_some_and(|running| !running.has_ended()) {
             return;
         }
         let (stop, hold) = (self.stop.child_token(), Arc::new(()));
@@ -261,7 +259,7 @@ impl Ownership {
     fn end_audit(&mut self) {
         let Some(running) = &self.audit else { return };
         running.stop.cancel();
-        if running.have_ended() {
+        if running.has_ended() {
             self.stores.metrics.clear_audit();
             self.audit = None;
         }

@@ -40,7 +40,7 @@ impl Releaser {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut healthy = true;
         while !stop.is_cancelled() {
-            match self.run_once().await {
+            match self.release_all(&stop).await {
                 Ok(_) => healthy = true,
                 Err(pause) if healthy => {
                     healthy = false;
@@ -55,6 +55,11 @@ impl Releaser {
     /// Releases the entries that are there; returns how many units were given back. An entry that fails does not
     /// stop the others; the first failure is returned.
     pub async fn run_once(&mut self) -> Result<usize, Pause> {
+        self.release_all(&CancellationToken::new()).await
+    }
+
+    /// As `run_once`, until stopped: there may be thousands of entries.
+    async fn release_all(&mut self, stop: &CancellationToken) -> Result<usize, Pause> {
         let (mut released, mut failed) = (0, None);
         let dead_letters = self.dead_letters.clone();
         let mut cursor = dead_letters.cursor_of(self.partition, PAGE);
@@ -67,6 +72,9 @@ impl Releaser {
                 Err(error) => return Err(error.into()),
             };
             for dead in &page.entries {
+                if stop.is_cancelled() {
+                    return Ok(released);
+                }
                 match self.release(dead).await {
                     Ok(EntryOutcome::Released) => released += 1,
                     Ok(_) => {}
