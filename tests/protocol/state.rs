@@ -64,8 +64,17 @@ impl Set {
         self.0.count_ones()
     }
 
+    /// In the order of their numbers. It takes as many steps as there are, because the checker calls it most of all.
     pub fn iter(self) -> impl Iterator<Item = Reservation> {
-        (0..8).filter(move |reservation| self.has(*reservation))
+        let mut left = self;
+        std::iter::from_fn(move || {
+            if left.is_empty() {
+                return None;
+            }
+            let first = Reservation::try_from(left.0.trailing_zeros()).ok()?;
+            left.remove(first);
+            Some(first)
+        })
     }
 }
 

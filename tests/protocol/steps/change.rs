@@ -4,7 +4,7 @@
 
 use super::Protocol;
 use crate::{
-    ledger::Totals,
+    ledger::{Ledger, Totals},
     rules::Returns,
     state::{Reservation, Set, State},
 };
@@ -33,20 +33,33 @@ pub enum ChangeStep {
 }
 
 /// The changes that may happen next; `change` refuses some of them.
-pub fn steps(state: &State, mut add: impl FnMut(ChangeStep)) {
-    for row in state.ledger.rows().iter() {
+pub fn steps(state: &State, model: &Protocol, mut add: impl FnMut(ChangeStep)) {
+    let Ledger { held, confirmed, .. } = state.ledger;
+    let holds = &model.bounds.holds;
+    let rows = state.ledger.rows();
+    // Without R12, a row may have left these states.
+    let from = |found: Set| if model.rules.compare_and_set { found } else { rows };
+    for row in from(held).iter() {
         add(ChangeStep::Confirm(row));
         add(ChangeStep::Cancel(row));
-        add(ChangeStep::FallDue(row));
-        add(ChangeStep::Extend(row));
         add(ChangeStep::Expire(row));
+        if holds.extensions {
+            add(ChangeStep::FallDue(row));
+            add(ChangeStep::Extend(row));
+        }
+    }
+    for row in from(confirmed).iter().filter(|_| holds.refunds) {
         add(ChangeStep::Refund(row));
         add(ChangeStep::RefundAndKeep(row));
     }
-    let changed = state.ledger.rows().without(state.ledger.held);
+    let changed = rows.without(held);
     for row in changed.iter() {
-        changed.iter().for_each(|later| add(ChangeStep::Apply(row, later)));
-        add(ChangeStep::Mark(row));
+        if model.is_open(state) {
+            changed.iter().for_each(|later| add(ChangeStep::Apply(row, later)));
+        }
+        if holds.marks {
+            add(ChangeStep::Mark(row));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Protocol;
 use crate::{
     redis::Redis,
+    rules::Bounds,
     state::{Reservation, State},
 };
 
@@ -22,13 +23,15 @@ pub enum FaultStep {
 }
 
 /// The faults that may happen next.
-pub fn steps(state: &State, mut add: impl FnMut(FaultStep)) {
+pub fn steps(state: &State, bounds: &Bounds, mut add: impl FnMut(FaultStep)) {
     if state.budget.rewinds > 0 {
         [FaultStep::Copy, FaultStep::Restart, FaultStep::Empty, FaultStep::Restore]
             .into_iter()
             .for_each(&mut add);
     }
-    state.redis.orders.iter().for_each(|entry| add(FaultStep::VoidByHand(entry)));
+    if bounds.manual_voids {
+        state.redis.orders.iter().for_each(|entry| add(FaultStep::VoidByHand(entry)));
+    }
 }
 
 impl Protocol {

@@ -2,7 +2,10 @@
 //! number of them may sell in any epoch that was ever open: so gateways have no state in this model.
 
 use super::Protocol;
-use crate::state::{RESERVATIONS_MAX, State};
+use crate::{
+    rules::Bounds,
+    state::{RESERVATIONS_MAX, State},
+};
 
 /// What a gateway does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +22,18 @@ pub enum GatewayStep {
     ApplyTerms,
 }
 
-pub const STEPS: [GatewayStep; 5] = [
-    GatewayStep::Reserve,
-    GatewayStep::Grant,
-    GatewayStep::ApplyGrant,
-    GatewayStep::ChangeLimit,
-    GatewayStep::ApplyTerms,
-];
+/// What gateways may do next.
+pub fn steps(state: &State, bounds: &Bounds, mut add: impl FnMut(GatewayStep)) {
+    if state.all().count() < u32::from(bounds.reservations) {
+        add(GatewayStep::Reserve);
+    }
+    if bounds.grants > 0 {
+        [GatewayStep::Grant, GatewayStep::ApplyGrant].into_iter().for_each(&mut add);
+    }
+    if bounds.holds.limit_changes > 0 {
+        [GatewayStep::ChangeLimit, GatewayStep::ApplyTerms].into_iter().for_each(add);
+    }
+}
 
 impl Protocol {
     pub fn gateway(&self, state: &mut State, step: GatewayStep) -> Option<()> {

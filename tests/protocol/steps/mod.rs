@@ -46,13 +46,14 @@ impl Model for Protocol {
         vec![State::first(&self.bounds)]
     }
 
-    /// Candidates; `next_state` refuses those that cannot happen in a state.
+    /// Candidates; `next_state` refuses those that cannot happen in a state. It copies the state for each of them, so
+    /// those that the bounds exclude are left out.
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        steps.extend(gateway::STEPS.map(Step::Gateway));
+        gateway::steps(state, &self.bounds, |step| steps.push(Step::Gateway(step)));
         if self.bounds.holds.allowed {
-            change::steps(state, |step| steps.push(Step::Change(step)));
+            change::steps(state, self, |step| steps.push(Step::Change(step)));
         }
-        fault::steps(state, |step| steps.push(Step::Fault(step)));
+        fault::steps(state, &self.bounds, |step| steps.push(Step::Fault(step)));
         for index in 0..self.bounds.consumers {
             consumer::steps(state, index, |step| steps.push(Step::Consumer(index, step)));
         }
