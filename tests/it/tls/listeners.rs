@@ -1,6 +1,6 @@
 //! TLS of both listeners, and who is refused.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::{
     ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, block_in_place},
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -65,15 +66,24 @@ impl SecureService {
 
     /// Whether a client can connect and list the products.
     pub(super) async fn answers(&self, tls: ClientTlsConfig) -> bool {
-        let Ok(channel) = self.channel(tls).await else { return false };
-        let mut client = InventoryServiceClient::new(channel);
-        client.list_products(ListProductsRequest::default()).await.is_ok()
+        match self.channel(tls).await {
+            Ok(channel) => lists(channel, WAIT_MAX).await,
+            Err(_) => false,
+        }
     }
 
     pub(super) async fn stop(self) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
+}
+
+/// Whether a client can list the products within a deadline, as every client should have one: if its connection is refused
+/// after its own handshake at the wrong moment, the client of tonic waits without an end.
+pub(super) async fn lists(channel: Channel, deadline: Duration) -> bool {
+    let mut client = InventoryServiceClient::new(channel);
+    let listed = timeout(deadline, client.list_products(ListProductsRequest::default())).await;
+    matches!(listed, Ok(Ok(_)))
 }
 
 /// A client that speaks these versions, trusts this authority, offers this protocol, and presents this certificate. With
@@ -174,10 +184,7 @@ async fn listeners_with_tls_serve_clients_that_verify_them_and_refuse_others() {
     assert!(!service.answers(authority.trusted_by_client("bank.example")).await, "another name");
     let plain = Channel::from_shared(format!("http://{}", service.grpc)).unwrap();
     let listed = match plain.connect().await {
-        Ok(channel) => {
-            let mut client = InventoryServiceClient::new(channel);
-            client.list_products(ListProductsRequest::default()).await.is_ok()
-        }
+        Ok(channel) => lists(channel, WAIT_MAX).await,
         Err(_) => false,
     };
     assert!(!listed, "a client without TLS is answered");

@@ -1,18 +1,19 @@
 //! Certificates that are renewed while the service runs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
-use yoink::grpc::pb::{
-    ListProductsRequest, ReserveUnitRequest, inventory_service_client::InventoryServiceClient,
-};
+use yoink::grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient};
 
-use super::listeners::{SecureService, connect};
-use crate::harness::{Authority, Binary, TestEnv, Validity, eventually, replace};
+use super::listeners::{SecureService, connect, lists};
+use crate::harness::{Authority, Binary, TestEnv, Validity, WAIT_MAX, eventually, replace};
 
 /// The certificate that a new connection is shown.
 async fn shown(address: std::net::SocketAddr, authority: &Authority) -> Vec<u8> {
@@ -87,21 +88,18 @@ async fn renewed_authority_of_clients_is_used_for_new_connections() {
         let client = issuer.issue("client", &["ann.example"], Validity::Now);
         authority.trusted_by_client("127.0.0.1").identity(client.identity())
     };
-    let list = async |channel: Channel| {
-        let mut client = InventoryServiceClient::new(channel);
-        client.list_products(ListProductsRequest::default()).await.is_ok()
-    };
     let old = service.channel(tls(&clients)).await.unwrap();
-    assert!(list(old.clone()).await);
+    assert!(lists(old.clone(), WAIT_MAX).await);
     replace(later.file().as_ref(), ca.as_ref());
     eventually("a client of the new authority is accepted", async || {
         let channel = service.channel(tls(&later)).await.ok()?;
-        list(channel).await.then_some(())
+        // Shorter than the whole wait.
+        lists(channel, Duration::from_secs(5)).await.then_some(())
     })
     .await;
-    assert!(list(old).await, "the connection that existed stays");
+    assert!(lists(old, WAIT_MAX).await, "the connection that existed stays");
     let refused = match service.channel(tls(&clients)).await {
-        Ok(channel) => !list(channel).await,
+        Ok(channel) => !lists(channel, WAIT_MAX).await,
         Err(_) => true,
     };
     assert!(refused, "a new connection of a client of the old authority is accepted");
