@@ -32,7 +32,7 @@ help:
 	@echo "make lint    checks formatting, clippy, unused dependencies, shell scripts, proto files, Dockerfile, compose file and the manifests of Kubernetes"
 	@echo "make doc     builds the documentation of the code; a warning fails"
 	@echo "make openapi writes docs/openapi.yaml, the REST side of the API, from the proto files"
-	@echo "make bench   measures this program beside its goals, and audits each run; about 25 minutes, up to 8 GB of disk"
+	@echo "make bench   measures this program beside its goals, and audits each run; about 40 minutes, up to 8 GB of disk"
 	@echo "make bench-growth  measures how the cost grows with partitions, products, stored and waiting orders"
 	@echo "make bench-check BASE=commit  compares this program with that of another commit, and fails if it is slower"
 	@echo "make bench-steps  measures script, batcher and codec alone"

@@ -7,7 +7,7 @@
 --       4 where the page begins, as the call before returned it; '' in the first call
 --
 -- Returns {'fenced', reason} | {'ok', seq, moved, next, then records of four elements}. 'moved' counts the entries of this
--- epoch that were moved to dead or released; 'next' is where the next page begins ('': there is none). The records:
+-- epoch that were moved to dead or released; 'next' is where the next page begins ('' after the last page). The records:
 --   product <product> <stock> <supply>
 --   bucket <since ms> <ids> 0                a bucket of request ids: when it begins, and how many it holds
 --   no_bucket <since ms> 0 0                 an earlier bucket that does not exist: no order with a request id was

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Ledger, LedgerError,
     checkpoint::{self, Buckets, Checkpoint, CheckpointSums, RANGES_MAX},
-    covered::{Covered, RowRanges, SeqRange},
+    covered::{Covered, RowRanges, SeqRange, decided_in_ranges, rows_in_ranges},
     pool::timestamp,
 };
 use crate::domain::{Epoch, Partition, ProductId};
@@ -163,27 +163,6 @@ impl Ledger {
         })
         .await
     }
-}
-
-/// The rows in the given ranges ($1 to $4) of a partition ($5), for FROM. Each state has an index of its own. The bounds of
-/// epochs and seqs have an index, whatever the statistics of the table are, and no other plan is cheaper. The last condition
-/// follows from the others: before version 18, only such a comparison of rows ends the scan of an index at the last seq.
-pub(super) fn rows_in_ranges(columns: &str, state: &str) -> String {
-    format!(
-        "(SELECT {columns}
-            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
-                     AS bounds (first_epoch, last_epoch, first_seq, last_seq)
-            JOIN reservations r ON r.state = '{state}' AND r.partition = $5
-                               AND r.epoch BETWEEN bounds.first_epoch AND bounds.last_epoch
-                               AND r.seq BETWEEN bounds.first_seq AND bounds.last_seq
-                               AND (r.epoch, r.seq) <= (bounds.last_epoch, bounds.last_seq))"
-    )
-}
-
-/// The rows of both states.
-pub(super) fn decided_in_ranges(columns: &str) -> String {
-    let of = |state| rows_in_ranges(columns, state);
-    format!("({} UNION ALL {}) AS decided", of("confirmed"), of("voided"))
 }
 
 /// A row up to the cut ($6 epoch, $7 seq) whose order is in no stream ($8 ids).

@@ -6,8 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::{
     Ledger, LedgerError,
-    audit::decided_in_ranges,
-    covered::Covered,
+    covered::{Covered, decided_in_ranges},
     partitions::epoch as epoch_of,
     pool::{from_count, to_bigint},
 };

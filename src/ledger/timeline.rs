@@ -7,7 +7,7 @@ use tokio_postgres::{
 
 use super::{
     Ledger, LedgerError,
-    audit::decided_in_ranges,
+    covered::decided_in_ranges,
     pool::{from_count, to_bigint},
 };
 use crate::domain::{Epoch, Partition};

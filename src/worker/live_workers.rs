@@ -27,7 +27,7 @@ pub struct LiveWorkers {
 }
 
 impl LiveWorkers {
-    /// A round: what the table holds of the other workers now. A round in which it could not be read is none, so an
+    /// A round: what the table holds of the other workers now. A round in which it could not be read does not count, so an
     /// outage of Postgres changes nothing.
     pub fn observe(&mut self, beats: Vec<Beat>) {
         let mut before = std::mem::take(&mut self.seen);

@@ -4,12 +4,10 @@ use std::{collections::BTreeSet, fs, process::Command};
 
 use nix::sys::signal::Signal;
 use tokio::task::block_in_place;
-use yoink::grpc::pb::{
-    ListProductsRequest, ReserveUnitRequest, inventory_service_client::InventoryServiceClient,
-};
+use yoink::grpc::pb::ListProductsRequest;
 
 use crate::harness::{
-    Binary, TestEnv, can_trace, compose, eventually, get, not_tried, product, scratch_dir, text,
+    Binary, TestEnv, can_trace, compose, eventually, first_sale, get, not_tried, scratch_dir, text,
     words,
 };
 
@@ -94,20 +92,7 @@ async fn system_calls_of_the_service_are_those_that_its_systemd_unit_permits() {
     // -D: the service is our child, and strace is not its parent.
     let strace = ["strace", "-D", "-f", "-c", "-o", summary.to_str().unwrap()];
     let mut service = Binary::serve_under(&strace, "all", &env, &[]);
-    let mut buyers = InventoryServiceClient::new(service.channel().await);
-    let stores = env.stores().await;
-    let shoe = [product("shoe", 10)];
-    stores.ledger.create_products(&shoe, stores.deployment.partitions, "test").await.unwrap();
-    eventually("it sells", async || {
-        let request = ReserveUnitRequest {
-            product_id: "shoe".to_owned(),
-            user_id: "ann".to_owned(),
-            request_id: "r".to_owned(),
-            ..Default::default()
-        };
-        buyers.reserve_unit(request).await.ok()
-    })
-    .await;
+    let mut buyers = first_sale(&env, &mut service).await;
     buyers.list_products(ListProductsRequest::default()).await.unwrap();
     get(service.http_address().unwrap(), "/metrics").await;
     env.assert_audit_holds().await;

@@ -9,14 +9,10 @@ use nix::{
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_postgres::{NoTls, error::SqlState};
 use tokio_util::task::TaskTracker;
-use yoink::{
-    app::Stores,
-    grpc::pb::{ReserveUnitRequest, inventory_service_client::InventoryServiceClient},
-    servers::PostgresServer,
-};
+use yoink::{app::Stores, servers::PostgresServer};
 
 use crate::harness::{
-    Binary, Proxy, TestEnv, eventually, product, run_yoink_with, scratch_dir, shared,
+    Binary, Proxy, TestEnv, eventually, first_sale, run_yoink_with, scratch_dir, shared,
 };
 
 /// A role that may do what the owner may, and has no connection: superusers have no limit.
@@ -45,20 +41,7 @@ async fn until_it_logs_the_wait(service: &mut Binary) {
 
 /// Buys one unit of a new product from a service that has just started.
 async fn sells(env: &TestEnv, service: &mut Binary) {
-    let stores = env.stores().await;
-    let shoe = [product("shoe", 10)];
-    stores.ledger.create_products(&shoe, stores.deployment.partitions, "test").await.unwrap();
-    let mut buyers = InventoryServiceClient::new(service.channel().await);
-    eventually("it sells", async || {
-        let request = ReserveUnitRequest {
-            product_id: "shoe".to_owned(),
-            user_id: "ann".to_owned(),
-            request_id: "r".to_owned(),
-            ..Default::default()
-        };
-        buyers.reserve_unit(request).await.ok()
-    })
-    .await;
+    first_sale(env, service).await;
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products[0].confirmed, 1);
 }

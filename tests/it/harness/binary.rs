@@ -18,7 +18,7 @@ use yoink::grpc::pb::{
     admin_service_client::AdminServiceClient, inventory_service_client::InventoryServiceClient,
 };
 
-use super::{Bought, TestEnv, eventually, scratch_dir};
+use super::{Bought, TestEnv, eventually, product, scratch_dir};
 
 fn yoink(env: &TestEnv, more: &[(&'static str, &str)], wrapper: &[&str]) -> Command {
     program(Path::new(env!("CARGO_BIN_EXE_yoink")), env, more, wrapper)
@@ -216,6 +216,25 @@ impl Binary {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
+}
+
+/// Creates a product and waits until a service that has just started has sold its first unit.
+pub async fn first_sale(env: &TestEnv, service: &mut Binary) -> InventoryServiceClient<Channel> {
+    let stores = env.stores().await;
+    let shoe = [product("shoe", 10)];
+    stores.ledger.create_products(&shoe, stores.deployment.partitions, "test").await.unwrap();
+    let mut buyers = InventoryServiceClient::new(service.channel().await);
+    eventually("it sells", async || {
+        let request = ReserveUnitRequest {
+            product_id: "shoe".to_owned(),
+            user_id: "ann".to_owned(),
+            request_id: "r".to_owned(),
+            ..Default::default()
+        };
+        buyers.reserve_unit(request).await.ok()
+    })
+    .await;
+    buyers
 }
 
 impl Drop for Binary {

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 pub use answers::Answers;
 pub use binary::{
-    Binary, Dev, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal, run_yoink_with,
-    spawn_yoink,
+    Binary, Dev, first_sale, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal,
+    run_yoink_with, spawn_yoink,
 };
 pub use buyer_load::{BuyerLoad, RunningLoad};
 pub use certificates::{Authority, Issued, Validity, replace};
