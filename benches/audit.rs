@@ -45,7 +45,8 @@ async fn measure(
     cells.push(timed(auditor.audit_in_full()).await?);
     bench.accept(WAITING).await?;
     cells.push(timed(auditor.audit()).await?);
-    let mut connection = bench.stores.stock.partitions().connection();
+    let partition = bench.row().await?.partition;
+    let mut connection = bench.stores.stock.partitions().connection(partition);
     let () = redis::cmd("FLUSHALL").query_async(&mut connection).await?;
     Ok(cells)
 }

@@ -34,7 +34,8 @@ async fn measure(
             _ => anyhow::bail!("LOADS are {LOADS}"),
         }
         times.push(bench.rebuild().await?);
-        let mut connection = bench.stores.stock.partitions().connection();
+        let partition = bench.row().await?.partition;
+        let mut connection = bench.stores.stock.partitions().connection(partition);
         let () = redis::cmd("FLUSHALL").query_async(&mut connection).await?;
     }
     times.sort_by(f64::total_cmp);

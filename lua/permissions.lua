@@ -19,6 +19,7 @@ local calls = {
   { 'HMGET', key, 'field' },
   { 'HSET', key, 'field', 'value', 'field without a value' },
   { 'INFO', 'replication' },
+  { 'PERSIST', key },
   { 'PEXPIREAT', key, 'no number' },
   { 'PTTL', key },
   { 'PUBLISH', key, '' },

@@ -31,7 +31,7 @@ fn called(script: &str, before: &[&str]) -> BTreeSet<String> {
             let name = quoted.next().unwrap().to_lowercase();
             let subcommand = quoted.nth(1).unwrap_or_default().to_lowercase();
             found.insert(match name.as_str() {
-                "xgroup" | "xinfo" | "script" => format!("{name}|{subcommand}"),
+                "xgroup" | "xinfo" | "script" | "cluster" => format!("{name}|{subcommand}"),
                 _ => name,
             });
         }

@@ -123,7 +123,8 @@ impl Bench {
             end
             redis.call('HINCRBY', KEYS[3], 'shoe', -ARGV[1])";
         let key = |name: &str| format!("{}:{{0}}:{name}", self.prefix);
-        let mut connection = self.stores.stock.partitions().connection();
+        let partition = self.row().await?.partition;
+        let mut connection = self.stores.stock.partitions().connection(partition);
         let mut left = entries;
         while left > 0 {
             let now = left.min(10_000);
@@ -149,7 +150,8 @@ impl Bench {
         Ok(took)
     }
 
-    async fn row(&self) -> anyhow::Result<yoink::ledger::PartitionRow> {
+    /// The only partition.
+    pub(super) async fn row(&self) -> anyhow::Result<yoink::ledger::PartitionRow> {
         let rows = self.stores.ledger.partitions(self.stores.deployment.partitions).await?;
         rows.into_iter().next().context("there is no partition")
     }

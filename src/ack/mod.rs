@@ -103,8 +103,8 @@ pub enum AckError {
 #[expect(missing_docs, reason = "the types describe the others")]
 pub struct AckStores {
     pub partitions: Partitions,
-    /// A connection for waits alone, because they block it.
-    pub blocking: Connection,
+    /// Connections for waits alone, because they block them.
+    pub blocking: Vec<Connection>,
     pub ledger: Ledger,
     pub metrics: Metrics,
 }

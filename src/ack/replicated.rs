@@ -1,7 +1,7 @@
 //! Waits for replicas of Redis: a script gives the connection a position in the replication stream that is after
 //! everything that was accepted, and one WAIT for that position answers all calls that wait.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     AckError,
@@ -25,26 +25,31 @@ script!(PROBE: () = "replication_probe", include_str!("../../lua/replication_pro
 /// Whether replicas have it; false when its partition is in a later epoch now.
 type Answer = bool;
 
-/// Where calls wait.
+/// Where calls wait: a queue for each connection, because a WAIT blocks its connection.
 #[derive(Clone)]
 pub(super) struct Replicated {
     partitions: Partitions,
-    queue: Queue<PartitionEpoch, Answer>,
+    queues: Arc<[Queue<PartitionEpoch, Answer>]>,
 }
 
 impl Replicated {
-    /// `partitions` are behind a connection that may be blocked.
+    /// `partitions` are behind connections that may be blocked.
     pub(super) fn start(partitions: Partitions, replicas: u32, tasks: &Tasks) -> Self {
-        let (queue, waiters) = queue();
-        tasks.spawn("ack replica", run(partitions.clone(), replicas, waiters));
-        Self { partitions, queue }
+        let start = |_connection| {
+            let (queue, waiters) = queue();
+            tasks.spawn("ack replica", run(partitions.clone(), replicas, waiters));
+            queue
+        };
+        let queues = (0..partitions.connection_count()).map(start).collect();
+        Self { partitions, queues }
     }
 
     pub(super) async fn wait(&self, id: ReservationId) -> Result<Answer, AckError> {
         let epoch = id.epoch();
         match self.partitions.count().get_partition(id.partition()) {
             Some(partition) if self.partitions.epoch(partition).is_ok_and(|open| open == epoch) => {
-                self.queue.join(PartitionEpoch { partition, epoch }).await
+                let queue = &self.queues[self.partitions.connection_index(partition)];
+                queue.join(PartitionEpoch { partition, epoch }).await
             }
             _ => Ok(false),
         }

@@ -7,24 +7,27 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use redis::{
-    Client, ConnectionInfo,
+    ConnectionInfo, RedisResult,
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::tls_files::{postgres_address, redis_client};
+use super::{
+    redis_nodes,
+    tls_files::{postgres_address, redis_tls},
+};
 use crate::{
     ack::{AckSettings, AckStores, Acks},
     audit::Auditor,
-    config::Config,
+    config::{Config, RedisUrl},
     dead_letters::DeadLetters,
-    domain::PartitionCount,
+    domain::{Partition, PartitionCount},
     ledger::{
         Address, Deployment, Ledger, LedgerError, PartitionStatus, PoolSizes, Pools, check_pooler,
         check_schema,
     },
     lifecycle::Lifecycle,
     recovery::Recovery,
-    redis::{Connection, Partitions, retry_at_start},
+    redis::{Connection, NodeTls, Partitions, Source, Topology, TopologyError, retry_at_start},
     stock::{Stock, StockSettings},
     stream::Streams,
     tasks::Tasks,
@@ -42,7 +45,8 @@ const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 /// TCP keepalive: when a silent connection is probed first, and how often then.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a start waits for a Postgres that refuses connections, and how often it tries.
+/// How long a start waits for a Postgres that refuses connections or a Redis without a known master, and how often it
+/// tries.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const START_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -63,7 +67,8 @@ pub struct Stores {
     pub deployment: Deployment,
     pub metrics: Metrics,
     pub(super) tasks: Tasks,
-    client: Arc<Reloaded<Client>>,
+    redis_tls: Arc<Reloaded<NodeTls>>,
+    topology: Topology,
     address: Address,
 }
 
@@ -77,12 +82,21 @@ impl Stores {
         let ledger = pools.operators.clone();
         retry_refused(async || check_schema(&ledger).await).await?;
         let deployment = retry_refused(async || checked_deployment(&ledger, config).await).await?;
-        let (client, tasks) = (redis_client(config)?, Tasks::default());
-        let connection = Connection::open(&client, "commands", ANSWER_TIMEOUT, metrics.clone());
-        let connection = connection.await.context("cannot use Redis (redis_url)")?;
-        check_redis_version(&redis_version(&connection).await?)?;
-        let (id, count) = (deployment.id, deployment.partitions);
-        let partitions = Partitions::new(connection, &config.key_prefix, id, count);
+        let (redis_tls, tasks) = (redis_tls(config)?, Tasks::default());
+        let count = deployment.partitions;
+        let (topology, partitions) = async {
+            let topology = topology(config, redis_tls.clone(), count, metrics.clone()).await?;
+            let connections = topology.connect("commands", ANSWER_TIMEOUT).await?;
+            let (prefix, id) = (&config.key_prefix, deployment.id);
+            let partitions = Partitions::new(topology.clone(), connections, prefix, id);
+            anyhow::Ok((topology, partitions))
+        }
+        .await
+        .context("cannot use Redis (redis_url)")?;
+        for (_, version) in redis_nodes::versions(&partitions).await? {
+            check_redis_version(&version)?;
+        }
+        tasks.spawn("Redis topology", topology.watch());
         let settings = StockSettings {
             idempotency_window_ms: config.idempotency_window_ms,
             backlog_max_entries: config.backlog_max_entries,
@@ -100,14 +114,15 @@ impl Stores {
             deployment,
             metrics,
             tasks,
-            client,
+            redis_tls,
+            topology,
             address,
         })
     }
 
     /// The files of TLS, which are read again while the service runs.
     pub(super) fn tls_files(&self) -> [Arc<dyn Reload>; 2] {
-        [self.client.clone(), self.address.files()]
+        [self.redis_tls.clone(), self.address.files()]
     }
 
     /// The waits for acknowledgements, for a process that answers calls.
@@ -115,7 +130,8 @@ impl Stores {
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
         let stores = AckStores {
             partitions: self.stock.partitions().clone(),
-            blocking: self.blocking("waits for replicas").await?,
+            blocking: blocking(|timeout| self.topology.connect("waits for replicas", timeout))
+                .await?,
             ledger: self.pools.workers.clone(),
             metrics: self.metrics.clone(),
         };
@@ -129,14 +145,10 @@ impl Stores {
         Recovery::new(ledger, lifecycle, streams, self.deployment, metrics)
     }
 
-    /// A connection of its own for one blocking reader.
-    pub async fn reader(&self) -> anyhow::Result<Connection> {
-        self.blocking("reader of orders").await
-    }
-
-    async fn blocking(&self, name: &'static str) -> anyhow::Result<Connection> {
-        let open = || Connection::open(&self.client, name, BLOCKING_TIMEOUT, self.metrics.clone());
-        retry_at_start(open).await.context("cannot connect to Redis")
+    /// A connection of its own for the blocking reader of a partition.
+    pub async fn reader(&self, partition: Partition) -> anyhow::Result<Connection> {
+        let connect = |timeout| self.topology.connect_to(partition, "reader of orders", timeout);
+        blocking(connect).await
     }
 
     /// Takes each partition's epoch from the ledger, without opening any: for commands that run while a service runs.
@@ -146,6 +158,46 @@ impl Stores {
             self.stock.partitions().set_epoch(row.partition, open.then_some(row.epoch));
         }
         Ok(())
+    }
+}
+
+/// Connects what blocking commands use.
+async fn blocking<T, F: Future<Output = RedisResult<T>>>(
+    connect: impl Fn(Duration) -> F,
+) -> anyhow::Result<T> {
+    retry_at_start(|| connect(BLOCKING_TIMEOUT)).await.context("cannot connect to Redis")
+}
+
+/// Where the partitions are. Tries again, for some seconds, while no node answers or a slot has no node: a failover may
+/// be under way.
+pub(super) async fn topology(
+    config: &Config,
+    tls: Arc<Reloaded<NodeTls>>,
+    count: PartitionCount,
+    metrics: Metrics,
+) -> Result<Topology, TopologyError> {
+    let info = |info: &ConnectionInfo| with_connection_settings(info.clone());
+    let all = |infos: &[ConnectionInfo]| infos.iter().map(info).collect();
+    let source = match &config.redis_url {
+        RedisUrl::Server(server) => Source::Server(info(server)),
+        RedisUrl::Cluster(nodes) => Source::Cluster(all(nodes)),
+        RedisUrl::Sentinel { sentinels, master, login } => Source::Sentinel {
+            sentinels: all(sentinels),
+            master: master.clone(),
+            login: info(login),
+        },
+    };
+    let end = Instant::now() + START_LIMIT;
+    loop {
+        let (source, tls, metrics) = (source.clone(), tls.clone(), metrics.clone());
+        match Topology::discover(source, tls, count, metrics).await {
+            Err(error) if error.is_transient() && Instant::now() < end => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the masters of Redis are not known at the start: retrying");
+                tokio::time::sleep(START_INTERVAL).await;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -249,16 +301,6 @@ pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) ->
         "the database has {found} partitions, and the setting partitions is {config}: set partitions = {found} \
          (the number of partitions is fixed when the database is first initialised)"
     )
-}
-
-/// The version that Redis reports.
-pub(super) async fn redis_version(connection: &Connection) -> anyhow::Result<String> {
-    let info: String = retry_at_start(|| async {
-        redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await
-    })
-    .await?;
-    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-    Ok(version.context("Redis does not report its version")?.trim().to_owned())
 }
 
 /// Refuses a Redis without exclusive ranges and `XPENDING … IDLE`, which 6.2 introduced.

@@ -1,22 +1,23 @@
 //! `yoink config check --connect`: what a start would find in both stores, without changing anything.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use uuid::Uuid;
 
 use super::{
-    connect::{
-        ANSWER_TIMEOUT, check_redis_version, other_partitions, redis_version, unconnected_pools,
-    },
+    connect::{ANSWER_TIMEOUT, check_redis_version, other_partitions, topology, unconnected_pools},
     permissions::{ledger_refusal, redis_refusal},
-    tls_files::{postgres_address, redis_client},
+    redis_nodes,
+    tls_files::{postgres_address, redis_tls},
 };
 use crate::{
     ack::{AckSettings, AvailableAcks},
     config::Config,
-    durability::{AofCompleteness, Assessment, RedisState, assess_postgres, setting_warnings},
+    durability::{Assessment, RedisNodes, assess_postgres},
     ledger::{Ledger, PoolerError, check_pooler, schema_versions},
     lifecycle::Lifecycle,
-    redis::{Commands, Connection, Partitions},
+    redis::Partitions,
     telemetry::Metrics,
 };
 
@@ -53,24 +54,30 @@ async fn inspect_redis(
     config: &Config,
     this: &mut Inspection,
 ) -> anyhow::Result<(Assessment, u32)> {
-    let client = redis_client(config)?;
-    let connection = Connection::open(&client, "config check", ANSWER_TIMEOUT, Metrics::new()?);
-    let connection = connection.await?;
-    let version = redis_version(&connection).await?;
-    let commands = Commands(connection);
-    let state = RedisState::read(commands.clone()).await?;
-    let assessed = state.assess(&mut AofCompleteness::default());
-    let (role, mode, replicas) = (state.role(), assessed.mode, state.replicas);
-    this.found.push(format!(
-        "Redis {version}: role {role}, {replicas} replicas caught up, durability {mode}"
-    ));
-    this.refusals.extend(check_redis_version(&version).err().map(|error| error.to_string()));
+    let (tls, count) = (redis_tls(config)?, config.partitions);
+    let topology = topology(config, tls, count, Metrics::new()?).await?;
+    let connections = topology.connect("config check", ANSWER_TIMEOUT).await?;
+    let partitions = Partitions::new(topology, connections, &config.key_prefix, Uuid::nil());
+    let versions: BTreeMap<_, _> = redis_nodes::versions(&partitions).await?.into_iter().collect();
+    let states = redis_nodes::states(&partitions).await?;
+    let mut nodes = RedisNodes::default();
+    nodes.update(states.iter().map(|(name, _)| name.as_str()), &states);
+    for (name, state) in &states {
+        let (mode, replicas) = (nodes.mode(name), state.replicas);
+        let at = if name.is_empty() { String::new() } else { format!(" at {name}") };
+        let version = versions.get(name).map_or("(unknown version)", String::as_str);
+        this.found.push(format!(
+            "Redis {version}{at}: role {}, {replicas} replicas caught up, durability {mode}",
+            state.role()
+        ));
+    }
+    let old = versions.values().filter_map(|version| check_redis_version(version).err());
+    this.refusals.extend(old.map(|error| error.to_string()));
+    let (assessed, replicas) = (nodes.assessment(), nodes.replicas());
     this.refusals.extend(assessed.unusable.iter().chain(&assessed.refusals).cloned());
-    this.warnings.extend(assessed.outages.iter().cloned());
+    this.warnings.extend(assessed.outages.iter().chain(&assessed.partial_outages).cloned());
     this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
-    this.warnings.extend(setting_warnings(commands.clone()).await?);
-    let partitions =
-        Partitions::new(commands.0, &config.key_prefix, Uuid::nil(), config.partitions);
+    this.warnings.extend(redis_nodes::warnings(&partitions).await?);
     let lifecycle = Lifecycle::new(partitions, config.idempotency_window_ms);
     this.refusals.extend(redis_refusal(&lifecycle).await?.map(|refused| refused.to_string()));
     Ok((assessed, replicas))

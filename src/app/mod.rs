@@ -9,6 +9,7 @@ mod metrics_token;
 mod ownership;
 mod permissions;
 mod readiness;
+mod redis_nodes;
 mod run;
 mod scrape;
 mod store_monitor;

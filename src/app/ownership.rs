@@ -12,13 +12,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream,
+};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
 use crate::{
     domain::Partition,
     ledger::{Beat, LedgerError},
+    stream::Progress,
     tasks::{Tasks, tick},
     worker::{
         Consumer, LiveWorkers, Releaser, Unattended, WorkerContext, is_auditor, owned_partitions,
@@ -32,6 +38,9 @@ const BEAT_LIMIT: Duration = Duration::from_secs(2);
 const REMOVAL_LIMIT: Duration = Duration::from_secs(1);
 /// After so many rounds, the partitions of other workers are checked.
 const CHECK_ROUNDS: u32 = 5;
+/// How long such a check may take, and how many partitions of one master it reads at the same time.
+const CHECK_LIMIT: Duration = Duration::from_secs(1);
+const CHECK_CONCURRENCY_MAX: usize = 16;
 
 /// Which loops a worker runs, apart from consumers.
 #[derive(Debug, Clone, Copy)]
@@ -195,18 +204,35 @@ impl Ownership {
         is_auditor(own, &auditors)
     }
 
-    /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left out.
+    /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left
+    /// out. The masters are asked at the same time, because one of several may not answer.
     async fn check_unattended(&mut self) {
-        for partition in self.stores.deployment.partitions.all() {
-            let is_open = self.stores.stock.partitions().epoch(partition).is_ok();
-            if self.partitions.contains_key(&partition) || !is_open {
-                continue;
-            }
-            let Ok(progress) = self.stores.streams.progress(partition).await else { return };
+        let masters = self.stores.stock.partitions().masters().into_iter();
+        let reads: Vec<_> = masters.map(|(_, partitions)| self.read_progress(partitions)).collect();
+        let read = join_all(reads).await;
+        for (partition, progress) in read.into_iter().flatten() {
             if self.unattended.check(partition, progress) {
                 tracing::warn!(%partition, "orders wait, and the worker that owns the partition does not store them: this worker reads them as well for a minute");
             }
         }
+    }
+
+    /// What could be read within the limit of the partitions of one master, without those that this worker reads.
+    async fn read_progress(
+        &self,
+        partitions: Vec<Partition>,
+    ) -> Vec<(Partition, Option<Progress>)> {
+        let Stores { stock, streams, .. } = &self.stores;
+        let others = partitions.into_iter().filter(|partition| {
+            let is_open = stock.partitions().epoch(*partition).is_ok();
+            is_open && !self.partitions.contains_key(partition)
+        });
+        let reads = others.map(|partition| async move {
+            Some((partition, streams.progress(partition).await.ok()?))
+        });
+        let reads: Vec<_> = reads.collect();
+        let reads = stream::iter(reads).buffer_unordered(CHECK_CONCURRENCY_MAX);
+        reads.filter_map(ready).take_until(sleep(CHECK_LIMIT)).collect().await
     }
 
     /// Begins the loops of a partition, unless they run.
@@ -215,7 +241,7 @@ impl Ownership {
         if self.partitions.get(&partition).is_some_and(|running| !running.has_ended()) {
             return Ok(());
         }
-        let reader = self.stores.reader().await?;
+        let reader = self.stores.reader(partition).await?;
         let (stop, hold) = (self.stop.child_token(), Arc::new(()));
         let running = Running { stop: stop.clone(), held: Arc::downgrade(&hold) };
         if self.loops.release {

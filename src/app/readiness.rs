@@ -47,6 +47,7 @@ impl Readiness {
     fn check(&self) -> (bool, Vec<String>) {
         let mut reasons = self.monitor.reasons();
         let healthy = reasons.is_empty();
+        reasons.extend(self.monitor.partial_outages());
         let pauses = self.scrape.pauses.by_reason();
         // A pause for one of these reasons makes the process unready. An outage of Postgres, an unlisted SQLSTATE and a
         // void that Postgres refuses (`VoidRefused`) do not: reservations are accepted until the backlog is full.

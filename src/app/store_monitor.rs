@@ -1,25 +1,26 @@
 //! Health depends on Redis: while Redis does not answer, cannot be sold from, or has settings with which it may lose
 //! orders, nothing is sold. Postgres may be unavailable for a while.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use redis::RedisError;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use redis::{RedisError, RedisResult};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{Role, Stores, connect::retry_refused};
+use super::{Role, Stores, connect::retry_refused, redis_nodes};
 use crate::{
     ack::{Acks, AvailableAcks},
+    domain::Partition,
     durability::{
-        AofCompleteness, Assessment, POSTGRES_MODES, REDIS_MODES, RedisState, assess_postgres,
-        setting_warnings,
+        Assessment, POSTGRES_MODES, REDIS_MODES, RedisNodes, RedisState, assess_postgres,
     },
     grpc,
     lifecycle::NotPermitted,
-    redis::{RedisCallError, retry_at_start},
+    redis::{Commands, RedisCallError, retry_at_start},
     tasks::tick,
 };
 
@@ -38,10 +39,9 @@ const UNAVAILABLE: &str = "Redis is unavailable";
 #[derive(Debug, Clone)]
 struct Assessed {
     redis: Assessment,
-    replicas: u32,
-    aof: AofCompleteness,
-    /// What Redis does not permit, and when that was read.
-    not_permitted: Option<NotPermitted>,
+    redis_nodes: RedisNodes,
+    /// What masters of Redis do not permit, by their names, and when that was read.
+    not_permitted: BTreeMap<String, NotPermitted>,
     permissions_at: Instant,
     postgres: Assessment,
     postgres_at: Instant,
@@ -52,7 +52,7 @@ impl Assessed {
     fn available_acks(&self, redis_mode: &str) -> AvailableAcks {
         AvailableAcks {
             disk: redis_mode == "always",
-            replicas: self.replicas,
+            replicas: self.redis_nodes.replicas(),
             ledger: self.postgres.mode == "synchronous",
         }
     }
@@ -66,6 +66,7 @@ pub(super) struct StoreMonitor {
     /// Where calls are answered.
     acks: Option<Acks>,
     reasons: Arc<ArcSwap<Vec<String>>>,
+    partial_outages: Arc<ArcSwap<Vec<String>>>,
     /// Kept by the clone that runs.
     assessed: Assessed,
 }
@@ -78,16 +79,16 @@ impl StoreMonitor {
         acks: Option<Acks>,
     ) -> anyhow::Result<Self> {
         let partitions = stores.stock.partitions();
-        let state = retry_at_start(|| RedisState::read(partitions.connection())).await;
-        let state = state.context("cannot read Redis's settings")?;
+        let states = retry_at_start(|| redis_nodes::states(partitions)).await;
+        let states = states.context("cannot read Redis's settings")?;
         let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
-        let mut aof = AofCompleteness::default();
+        let mut redis_nodes = RedisNodes::default();
+        redis_nodes.update(states.iter().map(|(name, _)| name.as_str()), &states);
         let assessed = Assessed {
-            redis: state.assess(&mut aof),
-            replicas: state.replicas,
-            aof,
+            redis: redis_nodes.assessment(),
+            redis_nodes,
             // The start checks it next.
-            not_permitted: None,
+            not_permitted: BTreeMap::new(),
             permissions_at: Instant::now(),
             postgres: assess_postgres(&settings),
             postgres_at: Instant::now(),
@@ -100,12 +101,13 @@ impl StoreMonitor {
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
-        let warnings = retry_at_start(|| setting_warnings(partitions.connection())).await;
+        let warnings = retry_at_start(|| redis_nodes::warnings(partitions)).await;
         for warning in warnings.context("cannot read Redis's settings")? {
             tracing::warn!(store = "redis", "{warning}");
         }
         tracing::info!(redis = redis.mode, postgres = postgres.mode, "durability of the stores");
-        let this = Self { stores, role, acks, reasons: Arc::default(), assessed };
+        let (reasons, partial_outages) = <(Arc<_>, Arc<_>)>::default();
+        let this = Self { stores, role, acks, reasons, partial_outages, assessed };
         this.publish("redis", &REDIS_MODES, &this.assessed.redis);
         this.publish("postgres", &POSTGRES_MODES, &this.assessed.postgres);
         Ok(this)
@@ -114,6 +116,11 @@ impl StoreMonitor {
     /// Why nothing can be sold; empty while both stores are healthy.
     pub(super) fn reasons(&self) -> Vec<String> {
         self.reasons.load().to_vec()
+    }
+
+    /// Why nothing can be sold from some of several masters, while others are sold from.
+    pub(super) fn partial_outages(&self) -> Vec<String> {
+        self.partial_outages.load().to_vec()
     }
 
     /// Logs an assessment that is new, and sets its metrics.
@@ -180,7 +187,7 @@ impl StoreMonitor {
             reasons.extend(self.check_redis().await);
         }
         reasons.extend(refusal);
-        reasons.extend(self.assessed.not_permitted.as_ref().map(ToString::to_string));
+        reasons.extend(self.assessed.not_permitted.values().map(ToString::to_string));
         if self.assessed.postgres_at.elapsed() >= POSTGRES_INTERVAL {
             self.check_postgres().await;
             self.assessed.postgres_at = Instant::now();
@@ -197,22 +204,24 @@ impl StoreMonitor {
     /// Assesses Redis by its settings and by whether its scripts run. If it does not answer in time, the
     /// last assessment stays.
     async fn check_redis(&mut self) -> Option<String> {
-        let read = RedisState::read(self.stores.stock.partitions().connection());
-        let state = match timeout(ANSWER_TIMEOUT, read).await {
-            Ok(Ok(state)) => state,
-            Ok(Err(error)) => {
+        let partitions = self.stores.stock.partitions();
+        let states = match redis_nodes::on_each(partitions, read_in_time).await {
+            Ok(states) => states,
+            Err(error) => {
                 return server_message(&error)
                     .map(|message| format!("Redis refuses INFO or CONFIG: {message}"));
             }
-            Err(_) => return None,
         };
-        let redis = state.assess(&mut self.assessed.aof);
+        let masters = partitions.masters();
+        let names = masters.iter().map(|(name, _)| name.as_str());
+        self.assessed.redis_nodes.update(names, &states);
+        let redis = self.assessed.redis_nodes.assessment();
         if !redis.refusals.is_empty() {
             // `/readyz` names the reason before the first buyer is refused.
             self.reasons.store(Arc::new(redis.refusals.clone()));
         }
         // A script that is refused in its middle would leave what it had written before.
-        let allowed = redis.refusals.is_empty() && self.assessed.not_permitted.is_none();
+        let allowed = redis.refusals.is_empty() && self.assessed.not_permitted.is_empty();
         self.stores.stock.partitions().set_selling_allowed(allowed);
         let logged = |assessed: &Assessment| {
             (assessed.mode, assessed.refusals.clone(), assessed.warnings.clone())
@@ -220,15 +229,27 @@ impl StoreMonitor {
         if logged(&self.assessed.redis) != logged(&redis) {
             self.publish("redis", &REDIS_MODES, &redis);
         }
-        (self.assessed.redis, self.assessed.replicas) = (redis, state.replicas);
+        self.partial_outages.store(Arc::new(redis.partial_outages.clone()));
+        self.assessed.redis = redis;
         timeout(ANSWER_TIMEOUT, self.check_partitions()).await.ok().flatten()
     }
 
-    /// Why no partition can be sold from, if none can. A script checks this, as for a sale. The check ends at the first
-    /// partition that can be sold from.
+    /// Why no partition can be sold from, if none can. The masters are checked at the same time; the check ends at the
+    /// first partition that can be sold from.
     async fn check_partitions(&self) -> Option<String> {
+        let masters = self.stores.stock.partitions().masters().into_iter();
+        let checks = masters.map(|(_, partitions)| self.check_partitions_of_master(partitions));
+        let (mut checks, mut reason) = (checks.collect::<FuturesUnordered<_>>(), None);
+        while let Some(found) = checks.next().await {
+            reason = Some(found?);
+        }
+        reason
+    }
+
+    /// Why no partition of one master can be sold from. A script checks this, as for a sale.
+    async fn check_partitions_of_master(&self, partitions: Vec<Partition>) -> Option<String> {
         let mut reason = "no partition is open for sale".to_owned();
-        for partition in self.stores.deployment.partitions.all() {
+        for partition in partitions {
             match self.stores.lifecycle.probe(partition).await {
                 Ok(()) => return None,
                 Err(RedisCallError::Fenced(_)) => {}
@@ -244,17 +265,38 @@ impl StoreMonitor {
         Some(reason)
     }
 
-    /// Checks what Redis permits to this program. If Redis does not answer in time, the last result stays.
+    /// Checks what each master of Redis permits to this program. For one that does not answer in time, the last result
+    /// stays.
     async fn check_permissions(&mut self) {
-        let read = self.stores.lifecycle.not_permitted();
-        let Ok(Ok(not_permitted)) = timeout(ANSWER_TIMEOUT, read).await else { return };
-        if self.assessed.not_permitted != not_permitted {
-            match &not_permitted {
-                Some(refused) => tracing::error!(store = "redis", "{refused}; nothing is sold"),
-                None => tracing::warn!(store = "redis", "Redis permits every command again"),
+        let lifecycle = &self.stores.lifecycle;
+        let masters = lifecycle.partitions().masters();
+        let mut not_permitted = self.assessed.not_permitted.clone();
+        not_permitted.retain(|known, _| masters.iter().any(|(name, _)| name == known));
+        let checks = masters.into_iter().filter_map(|(name, partitions)| {
+            let check = lifecycle.not_permitted_for(partitions.into_iter().next()?);
+            Some(async move { (name, timeout(ANSWER_TIMEOUT, check).await) })
+        });
+        let checks: Vec<_> = checks.collect();
+        for (name, checked) in join_all(checks).await {
+            match checked {
+                Ok(Ok(Some(refused))) => {
+                    not_permitted.insert(name, refused);
+                }
+                Ok(Ok(None)) => {
+                    not_permitted.remove(&name);
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
-            self.assessed.not_permitted = not_permitted;
         }
+        for (name, refused) in &not_permitted {
+            if self.assessed.not_permitted.get(name) != Some(refused) {
+                tracing::error!(store = "redis", "{refused}; nothing is sold");
+            }
+        }
+        if not_permitted.is_empty() && !self.assessed.not_permitted.is_empty() {
+            tracing::warn!(store = "redis", "Redis permits every command again");
+        }
+        self.assessed.not_permitted = not_permitted;
     }
 
     async fn check_postgres(&mut self) {
@@ -267,6 +309,12 @@ impl StoreMonitor {
             self.assessed.postgres = postgres;
         }
     }
+}
+
+/// Reads the state of one master.
+async fn read_in_time(commands: Commands) -> RedisResult<RedisState> {
+    let late = |_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut);
+    timeout(ANSWER_TIMEOUT, RedisState::read(commands)).await.map_err(late)?
 }
 
 /// The error that Redis answered with, if it did answer.

@@ -4,13 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use redis::{Client, ClientTlsConfig, TlsCertificates};
+use redis::{ClientTlsConfig, TlsCertificates};
 use tokio_util::sync::CancellationToken;
 
-use super::connect;
 use crate::{
     config::Config,
     ledger::Address,
+    redis::NodeTls,
     tasks::tick,
     telemetry::Metrics,
     tls::{
@@ -68,21 +68,22 @@ pub(crate) fn postgres_address(config: &Config) -> anyhow::Result<Address> {
     Address::new(url.config, url.tls).context("cannot use TLS for Postgres (postgres_url)")
 }
 
-/// A client of the Redis of the settings, without any connection yet.
-pub(super) fn redis_client(config: &Config) -> anyhow::Result<Arc<Reloaded<Client>>> {
-    let info = connect::with_connection_settings(config.redis_url.clone());
+/// TLS of connections to Redis, if they use it.
+pub(super) fn redis_tls(config: &Config) -> anyhow::Result<Arc<Reloaded<NodeTls>>> {
+    let login = config.redis_url.login().clone();
     let loaded = match config.redis_tls() {
-        None => {
-            let client = Client::open(info)?;
-            Reloaded::load(Vec::new(), move |_| Ok(client.clone()))
-        }
+        None => Reloaded::load(Vec::new(), |_| Ok(NodeTls(None))),
         Some(tls) => Reloaded::load(tls.files(), move |contents| {
             // The library reports less about files that are wrong.
             tls.config_of(contents, None)?;
             // It reads all of these for each connection, also where the settings name other authorities.
             check_system_authorities()?;
-            Client::build_with_tls(info.clone(), redis_certificates(&tls, contents)?)
+            let tls = NodeTls(Some(redis_certificates(&tls, contents)?));
+            // The library may refuse more.
+            let client = tls.client(login.clone());
+            client
                 .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))
+                .map(|_client| tls)
         }),
     };
     Ok(Arc::new(loaded.context("cannot use TLS for Redis (redis_url)")?))
@@ -101,7 +102,7 @@ fn redis_certificates(tls: &ClientTls, contents: &Contents) -> Result<TlsCertifi
 /// Reads every file of TLS that the settings name, as a start would; returns what cannot be used.
 pub(crate) fn tls_problems(config: &Config) -> Vec<String> {
     let listeners = ListenerTls::load(config).context("cannot use TLS for the listeners").map(drop);
-    let stores = [postgres_address(config).map(drop), redis_client(config).map(drop)];
+    let stores = [postgres_address(config).map(drop), redis_tls(config).map(drop)];
     let all = std::iter::once(listeners).chain(stores);
     all.filter_map(|read| read.err().map(|error| format!("{error:#}"))).collect()
 }

@@ -5,7 +5,12 @@ use std::{fs, path::Path};
 
 use proptest::prelude::*;
 
-use super::{Config, listen, postgres_url, redis_url, settings::declared, sources::Sources};
+use super::{
+    Config, listen, postgres_url,
+    redis_url::{self, RedisUrl},
+    settings::declared,
+    sources::Sources,
+};
 use crate::mutated::{mutated, mutated_text};
 
 const POSTGRES_URLS: &[&str] = &[
@@ -20,6 +25,8 @@ const REDIS_URLS: &[&str] = &[
     "redis://ann:hunter2@cache:6379/3",
     "rediss://:hun%23ter2@[::1]:7?protocol=3",
     "unix:///run/redis.sock?db=3&user=ann&pass=hunter2",
+    "redis+cluster://ann:hunter2@a:7001,[::1]:7002",
+    "rediss+sentinel://ann:x@a,b:7/shop/3?sentinel_user=s&sentinel_pass=hunter2",
 ];
 const FILES: &[&str] = &[
     "grpc_listen = \"127.0.0.1:50051\"\npartitions = 8\ntrace_sample_ratio = 1_0.5e-1_0\n",
@@ -135,9 +142,14 @@ proptest! {
             Err(problem) => prop_assert!(!problem.contains("hunter2"), "{}", problem),
             Ok(url) => {
                 let shown = redis_url::show(&url);
-                if text.matches("hunter2").count() == 1
-                    && url.redis_settings().password().is_some_and(|it| it.contains("hunter2"))
-                {
+                let sentinels = match &url {
+                    RedisUrl::Sentinel { sentinels, .. } => sentinels.as_slice(),
+                    RedisUrl::Server(_) | RedisUrl::Cluster(_) => &[],
+                };
+                let is_password = std::iter::once(url.login()).chain(sentinels).any(|info| {
+                    info.redis_settings().password().is_some_and(|it| it.contains("hunter2"))
+                });
+                if text.matches("hunter2").count() == 1 && is_password {
                     prop_assert!(!shown.contains("hunter2"), "{}", shown);
                 }
             }
@@ -153,14 +165,25 @@ proptest! {
             format!("redis://{user_text}:{password_text}@cache/{db}"),
             format!("rediss://{user_text}:{password_text}@[::1]:7/{db}"),
             format!("unix:///run/redis.sock?user={user_text}&pass={password_text}&db={db}"),
+            format!("redis+sentinel://{user_text}:{password_text}@a,b:7/shop/{db}"),
         ] {
             let read = redis_url::parse(&text);
             prop_assert!(read.is_ok(), "{}: {:?}", text, read.err());
             let read = read.unwrap();
-            let settings = read.redis_settings();
+            let settings = read.login().redis_settings();
             prop_assert_eq!(settings.username(), Some(user.as_str()));
             prop_assert_eq!(settings.password(), Some(password.as_str()));
             prop_assert_eq!(settings.db(), db);
+        }
+        let text = format!("redis+cluster://{user_text}:{password_text}@a,[::1]:7");
+        let nodes = match redis_url::parse(&text) {
+            Ok(RedisUrl::Cluster(nodes)) => nodes,
+            read => return Err(TestCaseError::fail(format!("{text}: {read:?}"))),
+        };
+        prop_assert_eq!(nodes.len(), 2);
+        for node in nodes {
+            prop_assert_eq!(node.redis_settings().username(), Some(user.as_str()));
+            prop_assert_eq!(node.redis_settings().password(), Some(password.as_str()));
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) use self::sources::setting_name;
 pub use self::{
     ignored::IgnoredVariables,
     postgres_url::PostgresUrl,
+    redis_url::RedisUrl,
     settings::{Config, NAMES, sample, table},
 };
 

@@ -144,7 +144,7 @@ mod tests {
             &[("otlp_headers_file", &otlp)],
         )
         .unwrap();
-        assert_eq!(config.redis_url.redis_settings().password(), Some("hunter2"));
+        assert_eq!(config.redis_url.login().redis_settings().password(), Some("hunter2"));
         assert_eq!(config.postgres_url.config.get_password(), Some(&b"hunter2"[..]));
         assert_eq!(config.otlp_headers.get("authorization").unwrap(), "Bearer hunter2");
         assert!(!format!("{config} {config:?}").contains("hunter2"));
@@ -158,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = secret(dir.path(), "redis", "redis://:hunter2@from-file");
         let host = |toml: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]| {
-            load(toml, environment, flags).map(|config| config.redis_url.addr().to_string())
+            load(toml, environment, flags).map(|config| config.redis_url.login().addr().to_string())
         };
         let (url, file) =
             (("redis_url", "redis://:hunter2@flag"), ("redis_url_file", path.as_str()));

@@ -132,8 +132,8 @@ settings! {
     http_tls: bool = "on", format::word([("on", true), ("off", false)]);
     /// A file with a token that `/metrics` asks for (`authorization: Bearer`); it is read for each scrape.
     metrics_token_file: Option<PathBuf> = "", format::path();
-    /// How to reach Redis: `redis://`, `rediss://` for TLS, or `unix:///run/redis.sock` for a Unix socket (below).
-    redis_url: redis::ConnectionInfo = "redis://127.0.0.1:6379",
+    /// How to reach Redis: `redis://`, `rediss://` for TLS, `unix:///run/redis.sock` for a Unix socket, `redis+cluster://` or `redis+sentinel://` (below).
+    redis_url: redis_url::RedisUrl = "redis://127.0.0.1:6379",
         Format::text("URL", redis_url::parse, redis_url::show), secret;
     /// The authorities that sign the certificate of Redis, in place of those of the system; only for `rediss://`.
     redis_ca_file: Option<PemFile> = "", format::file("redis_ca_file");

@@ -18,7 +18,7 @@ impl Config {
         identity(self.tls_cert_file.as_ref(), self.tls_key_file.as_ref())
     }
 
-    /// How connections to Redis use TLS; none without `rediss://`.
+    /// How connections to Redis use TLS; none unless its URL begins with `rediss`.
     pub fn redis_tls(&self) -> Option<ClientTls> {
         self.redis_uses_tls().then(|| ClientTls {
             verify: Verify::Name,
@@ -28,7 +28,7 @@ impl Config {
     }
 
     fn redis_uses_tls(&self) -> bool {
-        matches!(self.redis_url.addr(), ConnectionAddr::TcpTls { .. })
+        matches!(self.redis_url.login().addr(), ConnectionAddr::TcpTls { .. })
     }
 }
 
@@ -81,7 +81,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
         [&config.redis_ca_file, &config.redis_cert_file, &config.redis_key_file].into_iter();
     if !config.redis_uses_tls() {
         problems.extend(redis_files.flatten().map(|file| {
-            format!("{} has no effect: redis_url must begin with rediss://", file.setting())
+            format!("{} has no effect: redis_url must begin with rediss", file.setting())
         }));
     }
     problems

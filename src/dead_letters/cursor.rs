@@ -71,10 +71,6 @@ impl<'a> Cursor<'a> {
         from: Option<Position>,
         page_size: usize,
     ) -> Result<Self, DeadLetterError> {
-        let now_ms = match filter.older_than {
-            Some(_) => dead_letters.streams.now_ms().await?,
-            None => 0,
-        };
         let count = dead_letters.streams.partitions().count();
         // All orders of a product are in one partition.
         let only = filter.product.as_ref().map(|product| count.of(product));
@@ -83,6 +79,11 @@ impl<'a> Cursor<'a> {
             .all()
             .filter(|p| only.is_none_or(|only| *p == only) && first.is_none_or(|first| *p >= first))
             .collect();
+        // Where partitions are on several masters, their clocks are assumed to agree.
+        let now_ms = match (filter.older_than, partitions.front()) {
+            (Some(_), Some(first)) => dead_letters.streams.now_ms(*first).await?,
+            (None, _) | (_, None) => 0,
+        };
         // The position applies only to its own partition.
         let after = from.filter(|from| partitions.front() == Some(&from.partition));
         let after = after.map(|from| from.dead_id);

@@ -10,6 +10,8 @@ use crate::redis::Commands;
 /// The state and the settings that matter; `None` where Redis does not report them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RedisState {
+    /// Its address was found, by Sentinels or in a cluster; otherwise the settings name it.
+    is_discovered: bool,
     mode: Option<String>,
     role: Option<String>,
     primary: Option<String>,
@@ -75,7 +77,8 @@ impl RedisState {
         let mut statistics = redis::cmd("INFO");
         let statistics: InfoDict =
             statistics.arg("commandstats").query_async(&mut connection).await?;
-        let mut this = Self::from_info(&info);
+        let is_discovered = connection.0.is_discovered();
+        let mut this = Self { is_discovered, ..Self::from_info(&info) };
         this.config_set_calls = config_set_calls(&statistics);
         this.appendfsync = config(&mut connection, "appendfsync").await?;
         let name = "no-appendfsync-on-rewrite";
@@ -105,6 +108,7 @@ impl RedisState {
         let counted = used.saturating_sub(field(info, "mem_not_counted_for_evict"));
         let primary = text("master_host").zip(text("master_port"));
         Self {
+            is_discovered: false,
             mode: text("redis_mode"),
             role: text("role"),
             primary: primary.map(|(host, port)| format!("{host}:{port}")),
@@ -153,6 +157,7 @@ impl RedisState {
             unusable: self.unusable().into_iter().collect(),
             outages: self.outages(),
             warnings,
+            ..Assessment::default()
         }
     }
 
@@ -199,17 +204,15 @@ impl RedisState {
     fn unusable(&self) -> Option<String> {
         match (self.mode.as_deref(), self.role.as_deref()) {
             (Some("sentinel"), _) => Some(
-                "redis_url is the address of a Sentinel: set it to that of the Redis that it watches \
-                 (SENTINEL get-master-addr-by-name returns it)"
+                "redis_url is the address of a Sentinel: write redis+sentinel://host:port/<master name>"
                     .to_owned(),
             ),
-            (Some("cluster"), _) => Some(
-                "redis_url is the address of a node of a Redis Cluster: set it to that of a Redis that \
-                 holds every key (cluster-enabled no)"
+            (Some("cluster"), _) if !self.is_discovered => Some(
+                "redis_url is the address of a node of a Redis Cluster: write redis+cluster://host:port"
                     .to_owned(),
             ),
-            (_, Some("slave")) => Some(format!(
-                "redis_url is the address of a replica: set it to the primary ({}), or to an address that \
+            (_, Some("slave")) if !self.is_discovered => Some(format!(
+                "redis_url is the address of a replica: set it to the master ({}), or to an address that \
                  follows a failover",
                 self.primary.as_deref().unwrap_or("unknown")
             )),
@@ -219,7 +222,9 @@ impl RedisState {
 
     /// Why nothing can be sold for now.
     fn outages(&self) -> Vec<String> {
+        let is_demoted = self.is_discovered && self.role.as_deref() == Some("slave");
         let outages = [
+            (is_demoted, "Redis is a replica now: its master is not known yet"),
             (self.is_full, "Redis is out of memory (maxmemory) and refuses every write"),
             (
                 self.aof_write_fails,
@@ -338,8 +343,8 @@ mod tests {
     #[test]
     fn unusable_server_is_refused_with_what_to_configure_instead() {
         for (from, to, reason) in [
-            ("standalone", "sentinel", "SENTINEL"),
-            ("standalone", "cluster", "cluster-enabled no"),
+            ("standalone", "sentinel", "redis+sentinel://"),
+            ("standalone", "cluster", "redis+cluster://"),
             ("master", "slave\r\nmaster_host:a\r\nmaster_port:1", "(a:1)"),
         ] {
             let assessed = assess(&HEALTHY.replace(from, to), "always", "no");

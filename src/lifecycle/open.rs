@@ -81,7 +81,7 @@ impl Lifecycle {
             Some(meta) => return Ok(meta.in_use.then_some(Opening::InUse)),
             None => {}
         }
-        let mut connection = self.partitions.connection();
+        let mut connection = self.partitions.connection(partition);
         for key in keys.skip(1) {
             if connection.exists(&key).await? {
                 return Ok(Some(Opening::OtherDeployment(key)));

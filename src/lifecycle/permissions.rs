@@ -3,10 +3,14 @@
 //!
 //! Must never: change a key.
 
+use futures_util::future::join_all;
 use redis::{Cmd, RedisError, Value};
 
 use super::Lifecycle;
-use crate::redis::{Key, RedisCallError, script};
+use crate::{
+    domain::Partition,
+    redis::{Key, RedisCallError, script},
+};
 
 // The commands of scripts that are not permitted, separated by commas.
 script!(PERMISSIONS: Option<String> = "permissions", include_str!("../../lua/permissions.lua"), [Scratch] {
@@ -20,7 +24,7 @@ const SCRATCH: &str = "{scratch}";
 /// What this program calls outside of scripts and what no script calls, in a form that has no effect: it finds no key, no
 /// script or no group. `SCRIPT LOAD` and `EVAL` add a script that does nothing to those that Redis knows. Commands that
 /// may be refused are left out: CONFIG GET and ACL DRYRUN.
-const PLAIN: [&[&str]; 8] = [
+const PLAIN: [&[&str]; 10] = [
     &["PING"],
     &["EVAL", "return 1", "0"],
     &["EVALSHA", "0", "0"],
@@ -29,25 +33,61 @@ const PLAIN: [&[&str]; 8] = [
     &["WAIT", "0", "0"],
     &["XINFO", "CONSUMERS", SCRATCH, "group"],
     &["XREADGROUP", "GROUP", "group", "consumer", "STREAMS", SCRATCH, ">"],
+    &["CLUSTER", "INFO"],
+    &["CLUSTER", "SLOTS"],
 ];
 
-/// Commands that this program needs and that Redis refuses to its user.
+/// Commands that this program needs and that a master of Redis refuses to its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "Redis does not permit commands that this program uses ({0}): give the user of redis_url the permissions of the user \
-     yoink in deploy/redis.acl"
+    "{at}Redis does not permit commands that this program uses ({commands}): give the user of redis_url the permissions of \
+     the user yoink in deploy/redis.acl"
 )]
-pub struct NotPermitted(String);
+pub struct NotPermitted {
+    /// The name of the master and a colon; empty if the master has no name.
+    at: String,
+    commands: String,
+}
 
 impl Lifecycle {
-    /// What the user of this connection needs and Redis does not permit; `None` if everything is permitted.
+    /// What the user of this program needs and a master of Redis does not permit; `None` if everything is permitted. Each
+    /// master is asked, at the same time. One that does not answer is left out, as long as another one answers.
     pub async fn not_permitted(&self) -> Result<Option<NotPermitted>, RedisCallError> {
-        let Some(first) = self.partitions.count().all().next() else { return Ok(None) };
-        let scratch = self.partitions.key(first, Key::Scratch);
+        let masters = self.partitions.masters().into_iter();
+        let checks = masters.filter_map(|(_, partitions)| {
+            Some(self.not_permitted_for(partitions.into_iter().next()?))
+        });
+        let checks: Vec<_> = checks.collect();
+        let (mut answered, mut failure) = (false, None);
+        for check in join_all(checks).await {
+            match check {
+                Ok(None) => answered = true,
+                Ok(refused) => return Ok(refused),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// As [`Lifecycle::not_permitted`], by the master of one partition.
+    pub async fn not_permitted_for(
+        &self,
+        partition: Partition,
+    ) -> Result<Option<NotPermitted>, RedisCallError> {
+        // In the slot of the partition, which this master has.
+        let scratch = self.partitions.key(partition, Key::Scratch);
         // Not measured: that Redis refuses a command for its arguments is no error.
-        let mut connection = self.partitions.connection().0;
+        let mut connection = self.partitions.connection(partition).0;
+        let master = self.partitions.master(partition);
         let mut refused = Vec::new();
         for words in PLAIN {
+            // This program asks only a cluster for its slots.
+            if master.is_empty() && words.first() == Some(&"CLUSTER") {
+                continue;
+            }
             let mut command = Cmd::new();
             for word in words {
                 command.arg(if *word == SCRATCH { scratch.as_str() } else { word });
@@ -60,7 +100,7 @@ impl Lifecycle {
                 Ok(_) | Err(_) => {}
             }
         }
-        match self.partitions.call_script(first, &PERMISSIONS, &[]).await {
+        match self.partitions.call_script(partition, &PERMISSIONS, &[]).await {
             Ok(of_scripts) => refused.splice(0..0, of_scripts).for_each(drop),
             // The script was not run: it could not be called or loaded, as found above, or not on its keys.
             Err(RedisCallError::Unavailable { source, .. }) if is_denied(&source) => {
@@ -70,7 +110,8 @@ impl Lifecycle {
             }
             Err(error) => return Err(error),
         }
-        Ok((!refused.is_empty()).then(|| NotPermitted(refused.join(", "))))
+        let at = if master.is_empty() { master } else { format!("{master}: ") };
+        Ok((!refused.is_empty()).then(|| NotPermitted { at, commands: refused.join(", ") }))
     }
 }
 
@@ -81,7 +122,7 @@ fn is_denied(error: &RedisError) -> bool {
 /// The name of a command that is not permitted; as in `lua/permissions.lua`.
 fn denied(words: &[&str], error: &RedisError) -> Option<String> {
     let (name, arguments) = words.split_first()?;
-    let subcommand = arguments.first().filter(|_| ["SCRIPT", "XINFO"].contains(name));
+    let subcommand = arguments.first().filter(|_| ["CLUSTER", "SCRIPT", "XINFO"].contains(name));
     let name = subcommand.map_or((*name).to_owned(), |subcommand| format!("{name} {subcommand}"));
     let is_key = error.detail().is_some_and(|detail| detail.contains(" key"));
     Some(if is_key { format!("{name} on its keys") } else { name })

@@ -52,7 +52,7 @@ impl Lifecycle {
         product: &ProductId,
     ) -> Result<Option<i64>, RedisCallError> {
         let key = self.partitions.key(partition, Key::Stock);
-        Ok(self.partitions.connection().hget(key, product.as_str()).await?)
+        Ok(self.partitions.connection(partition).hget(key, product.as_str()).await?)
     }
 
     /// Checks that Redis accepts the writes of an opening or a rebuild now. Each script of a rebuild begins with a command that
@@ -60,7 +60,7 @@ impl Lifecycle {
     /// few replicas or a user without permission are errors.
     pub async fn check_writable(&self, partition: Partition) -> Result<(), RedisCallError> {
         let scratch = self.partitions.key(partition, Key::Scratch);
-        let _unlinked: u32 = self.partitions.connection().unlink(scratch).await?;
+        let _unlinked: u32 = self.partitions.connection(partition).unlink(scratch).await?;
         Ok(())
     }
 }

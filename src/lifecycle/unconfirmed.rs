@@ -47,9 +47,12 @@ pub struct OldBucket(i64);
 
 impl Lifecycle {
     /// The buckets whose request ids a rebuild has set aside, by the clock of Redis.
-    pub async fn old_buckets(&self) -> Result<Vec<OldBucket>, RedisCallError> {
+    pub async fn old_buckets(
+        &self,
+        partition: Partition,
+    ) -> Result<Vec<OldBucket>, RedisCallError> {
         let (seconds, _): (i64, i64) =
-            redis::cmd("TIME").query_async(&mut self.partitions.connection()).await?;
+            redis::cmd("TIME").query_async(&mut self.partitions.connection(partition)).await?;
         let window = self.idempotency_window;
         let now = window.bucket_of(seconds * 1000);
         // One more on either side than begin_rebuild.lua sets aside: time has passed since.
@@ -67,7 +70,7 @@ impl Lifecycle {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
         let (next, page): (u64, Vec<(String, String)>) =
-            scan.query_async(&mut self.partitions.connection()).await?;
+            scan.query_async(&mut self.partitions.connection(partition)).await?;
         let requests = page.into_iter().map(|field| UnconfirmedRequest::new(partition, field));
         Ok((next, requests.collect()))
     }

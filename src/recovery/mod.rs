@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future::join_all, stream};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -123,22 +123,30 @@ impl Recovery {
             rows = self.ledger.partitions(self.deployment.partitions).await?;
         }
         let behind = self.behind(&known, &in_use, &rows).await?;
-        for row in rows {
-            if let Some(reason) = behind.get(&row.partition) {
-                fenced.push((row, *reason));
-                continue;
-            }
-            match row.status {
-                PartitionStatus::New => {}
-                PartitionStatus::Closed => fenced.push((row, FenceReason::Closed)),
-                PartitionStatus::Open => {
-                    match self.lifecycle.probe_in(row.partition, row.epoch).await {
-                        Ok(state) => open.push((row, state)),
-                        Err(RedisCallError::Fenced(reason)) => fenced.push((row, reason)),
-                        // Nothing follows from a Redis that does not answer.
-                        Err(_) => {}
+        // At the same time, because one of several masters may not answer.
+        let probes = rows.into_iter().map(|row| {
+            let behind = behind.get(&row.partition).copied();
+            async move {
+                let state = match (behind, row.status) {
+                    (Some(reason), _) => Some(Err(RedisCallError::Fenced(reason))),
+                    (None, PartitionStatus::New) => None,
+                    (None, PartitionStatus::Closed) => {
+                        Some(Err(RedisCallError::Fenced(FenceReason::Closed)))
                     }
-                }
+                    (None, PartitionStatus::Open) => {
+                        Some(self.lifecycle.probe_in(row.partition, row.epoch).await)
+                    }
+                };
+                (row, state)
+            }
+        });
+        let probes: Vec<_> = probes.collect();
+        for (row, state) in join_all(probes).await {
+            match state {
+                Some(Ok(state)) => open.push((row, state)),
+                Some(Err(RedisCallError::Fenced(reason))) => fenced.push((row, reason)),
+                // Nothing follows from a Redis that does not answer.
+                Some(Err(_)) | None => {}
             }
         }
         fenced.extend(self.lost_commits(&open).await?);
@@ -178,7 +186,7 @@ impl Recovery {
             let (partition, epoch) = (row.partition, row.epoch);
             if attempts.is_new_reason(partition, reason) {
                 let next = if reason == FenceReason::Replica {
-                    "a rebuild needs the primary".to_owned()
+                    "a rebuild needs the master".to_owned()
                 } else if rebuild {
                     "a rebuild follows".to_owned()
                 } else {
@@ -232,8 +240,12 @@ impl Recovery {
     /// The partitions that Redis refuses in the epoch that this process knows.
     async fn refused_by_redis(&self) -> Vec<(Partition, FenceReason)> {
         let mut refused = Vec::new();
-        for (partition, epoch) in self.known_epochs() {
-            match self.lifecycle.probe_in(partition, epoch).await {
+        let probes = self.known_epochs().into_iter().map(|(partition, epoch)| async move {
+            (partition, epoch, self.lifecycle.probe_in(partition, epoch).await)
+        });
+        let probes: Vec<_> = probes.collect();
+        for (partition, epoch, state) in join_all(probes).await {
+            match state {
                 Ok(state) => self.last_stored.set(partition, epoch, state.stored_seq),
                 Err(RedisCallError::Fenced(reason)) => refused.push((partition, reason)),
                 Err(_) => {}

@@ -41,7 +41,7 @@ impl Recovery {
         }
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;
-        let permitted = self.lifecycle.not_permitted().await;
+        let permitted = self.lifecycle.not_permitted_for(partition).await;
         if let Some(refused) =
             permitted.map_err(|error| not_ready("Redis cannot be read", error))?
         {

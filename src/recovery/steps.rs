@@ -192,7 +192,7 @@ impl Rebuild<'_> {
     async fn resolve_unconfirmed(&mut self) -> Result<(), RebuildError> {
         let Recovery { lifecycle, ledger, .. } = self.recovery;
         self.progress.begin("unconfirmed request ids looked up", None);
-        for bucket in lifecycle.old_buckets().await? {
+        for bucket in lifecycle.old_buckets(self.at.partition).await? {
             let mut cursor = 0;
             loop {
                 let (next, page) = lifecycle.unconfirmed(self.at.partition, bucket, cursor).await?;

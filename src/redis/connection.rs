@@ -1,8 +1,11 @@
 //! One connection to Redis at a time, replaced as soon as it cannot be used: it was closed, Redis does not answer on it,
-//! or its server is a replica. The address is resolved again for each. Requests that are in progress on a connection
-//! that is replaced still get their answers from it.
+//! its server is a replica, or the topology has another address for its partition. The address is resolved again for
+//! each. Requests that are in progress on a connection that is replaced still get their answers from it.
 //!
-//! Must never: send a request twice.
+//! A node of a cluster that no longer has the slot of a request answers MOVED, and has not executed it. Only then the
+//! request is sent again, once, to the node that the answer names.
+//!
+//! Must never: send a request twice, unless the answer to the first was MOVED.
 
 use std::{
     io,
@@ -14,8 +17,8 @@ use std::{
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError,
+    RedisFuture, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use arc_swap::ArcSwap;
@@ -24,7 +27,10 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use super::drop_reason::{DropReason, in_answer, in_error};
+use super::{
+    NodeTls, Topology,
+    drop_reason::{DropReason, in_answer, in_error},
+};
 use crate::{telemetry::Metrics, tls::Reloaded};
 
 /// How long connecting may take, with resolving the name and Redis's first answer.
@@ -76,8 +82,46 @@ pub struct Connection {
     link: Arc<ArcSwap<Link>>,
 }
 
+/// What a connection leads to.
+pub(super) enum Target {
+    /// Always this server.
+    Server { info: Box<ConnectionInfo>, tls: Arc<Reloaded<NodeTls>> },
+    /// The master that the topology has at this index.
+    Master { topology: Topology, index: usize },
+}
+
+impl Target {
+    /// The address now, where it may change.
+    fn address(&self) -> Option<Arc<ConnectionAddr>> {
+        match self {
+            Self::Server { .. } => None,
+            Self::Master { topology, index } => Some(topology.address(*index)),
+        }
+    }
+
+    /// Whether a connection to this address leads to the target no longer.
+    fn has_moved(&self, from: Option<&Arc<ConnectionAddr>>) -> bool {
+        match (self, from) {
+            (Self::Master { topology, index }, Some(from)) => *topology.address(*index) != **from,
+            _ => false,
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: Option<&ConnectionAddr>,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let client = match self {
+            Self::Server { info, tls } => tls.current().client((**info).clone())?,
+            Self::Master { topology, .. } => topology.client(address)?,
+        };
+        client.get_multiplexed_async_connection_with_config(config).await
+    }
+}
+
 struct Settings {
-    client: Arc<Reloaded<Client>>,
+    target: Target,
     config: AsyncConnectionConfig,
     response_timeout: Duration,
     /// Its purpose, for log lines.
@@ -90,6 +134,8 @@ type Connecting = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>
 /// One connection, from the moment when connecting begins.
 struct Link {
     connecting: Connecting,
+    /// Where it leads, if that may change.
+    address: Option<Arc<ConnectionAddr>>,
     made: Instant,
     /// How many requests Redis has answered on it.
     answered: AtomicU64,
@@ -101,13 +147,13 @@ struct Link {
 
 impl Link {
     fn new(settings: &Arc<Settings>, previous: Option<DropReason>) -> Self {
-        let settings = settings.clone();
-        let connecting = async move {
-            let client = settings.client.current();
-            client.get_multiplexed_async_connection_with_config(&settings.config).await
-        };
+        let (settings, address) = (settings.clone(), settings.target.address());
+        let to = address.clone();
+        let connecting =
+            async move { settings.target.connect(to.as_deref(), &settings.config).await };
         Self {
             connecting: connecting.boxed().shared(),
+            address,
             made: Instant::now(),
             answered: AtomicU64::new(0),
             drop_reason: OnceLock::new(),
@@ -117,28 +163,37 @@ impl Link {
 }
 
 impl Connection {
-    /// Connects. `name` is its purpose, for log lines; a request that is not answered within `response_timeout`
-    /// fails.
-    /// A Redis that is silent is retried for some seconds.
-    pub async fn open(
-        client: &Arc<Reloaded<Client>>,
+    /// A connection that is made by its first request. `name` is its purpose, for log lines; a request that is not
+    /// answered within `response_timeout` fails.
+    pub(super) fn unconnected(
+        target: Target,
         name: &'static str,
         response_timeout: Duration,
         metrics: Metrics,
-    ) -> RedisResult<Self> {
+    ) -> Self {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
-        let client = client.clone();
-        let shared = Arc::new(Settings { client, config, response_timeout, name, metrics });
+        let shared = Arc::new(Settings { target, config, response_timeout, name, metrics });
+        let link = Arc::new(ArcSwap::from_pointee(Link::new(&shared, None)));
+        Self { shared, link }
+    }
+
+    /// Connects. A Redis that is silent is retried for some seconds.
+    pub(super) async fn connect(self) -> RedisResult<Self> {
         let connect = || {
-            let link = Link::new(&shared, None);
+            let link = Link::new(&self.shared, None);
             async move { link.connecting.clone().await.map(|_connection| link) }
         };
         // A refused connection is not retried here; a caller that has reached Redis before uses `retry_at_start`.
         let connected = retry(connect, RedisError::is_timeout);
-        let link = Arc::new(ArcSwap::from_pointee(connected.await?));
-        Ok(Self { shared, link })
+        self.link.store(Arc::new(connected.await?));
+        Ok(self)
+    }
+
+    /// Whether the topology finds its server; otherwise the settings name it.
+    pub(crate) fn is_discovered(&self) -> bool {
+        matches!(self.shared.target, Target::Master { .. })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -148,15 +203,16 @@ impl Connection {
     /// The connection to use now.
     fn current(&self) -> Arc<Link> {
         let link = self.link.load_full();
-        match link.drop_reason.get() {
-            Some(reason) if link.made.elapsed() >= RECONNECT_INTERVAL => {
-                let new = Arc::new(Link::new(&self.shared, Some(*reason)));
-                let found = self.link.compare_and_swap(&link, new.clone());
-                // Another request may have replaced it meanwhile.
-                if Arc::ptr_eq(&found, &link) { new } else { Arc::clone(&found) }
-            }
-            _ => link,
-        }
+        let reason = match link.drop_reason.get() {
+            Some(reason) if link.made.elapsed() >= RECONNECT_INTERVAL => Some(*reason),
+            // The topology has logged it.
+            _ => self.shared.target.has_moved(link.address.as_ref()).then_some(DropReason::Moved),
+        };
+        let Some(reason) = reason else { return link };
+        let new = Arc::new(Link::new(&self.shared, Some(reason)));
+        let found = self.link.compare_and_swap(&link, new.clone());
+        // Another request may have replaced it meanwhile.
+        if Arc::ptr_eq(&found, &link) { new } else { Arc::clone(&found) }
     }
 
     async fn connected(&self) -> RedisResult<(Arc<Link>, MultiplexedConnection)> {
@@ -170,8 +226,28 @@ impl Connection {
         }
     }
 
-    /// Sends a request, and drops the connection if the result shows that it cannot be used.
+    /// Sends a request, and again if the node has not executed it because another one has its slot.
     async fn send<T, F: Future<Output = RedisResult<T>>>(
+        &self,
+        send: impl Fn(MultiplexedConnection) -> F,
+        in_answer: impl Fn(&T) -> Option<DropReason>,
+    ) -> RedisResult<T> {
+        match self.send_once(&send, &in_answer).await {
+            // In memory of its own, because it is rare.
+            Err(error) if self.follow(&error) => Box::pin(self.send_once(send, in_answer)).await,
+            answer => answer,
+        }
+    }
+
+    /// Takes the address from an error MOVED, for the next request; returns whether there was one.
+    fn follow(&self, error: &RedisError) -> bool {
+        let Target::Master { topology, index } = &self.shared.target else { return false };
+        error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
+            && error.redirect_node().is_some_and(|(address, _)| topology.redirect(*index, address))
+    }
+
+    /// Sends a request, and drops the connection if the result shows that it cannot be used.
+    async fn send_once<T, F: Future<Output = RedisResult<T>>>(
         &self,
         send: impl FnOnce(MultiplexedConnection) -> F,
         in_answer: impl FnOnce(&T) -> Option<DropReason>,
@@ -205,10 +281,11 @@ impl Connection {
         metrics.record_dropped_connection(reason.label());
         // A u64, because a JSON log writes a u128 as a string.
         let timeout_ms = u64::try_from(response_timeout.as_millis()).unwrap_or(u64::MAX);
+        let address = link.address.as_deref().map(tracing::field::display);
         if link.previous == Some(reason) && link.made.elapsed() < LOG_INTERVAL {
-            tracing::debug!(connection = name, %error, timeout_ms, "{reason}: connecting again");
+            tracing::debug!(connection = name, address, %error, timeout_ms, "{reason}: connecting again");
         } else {
-            tracing::warn!(connection = name, %error, timeout_ms, "{reason}: connecting again");
+            tracing::warn!(connection = name, address, %error, timeout_ms, "{reason}: connecting again");
         }
     }
 }
@@ -239,10 +316,24 @@ impl ConnectionLike for Connection {
         let send = move |mut connection: MultiplexedConnection| async move {
             connection.send_packed_commands(pipeline, offset, count).await
         };
-        self.send(send, |answers: &Vec<_>| answers.iter().find_map(in_answer)).boxed()
+        async move {
+            let in_answers = |answers: &Vec<_>| answers.iter().find_map(in_answer);
+            let answers = self.send(send, in_answers).await?;
+            // Other commands of the pipeline may have been executed, so the caller decides what follows.
+            for answer in &answers {
+                if let Value::ServerError(error) = answer {
+                    self.follow(&error.clone().into());
+                }
+            }
+            Ok(answers)
+        }
+        .boxed()
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.client.current().get_connection_info().redis_settings().db()
+        match &self.shared.target {
+            Target::Server { info, .. } => info.redis_settings().db(),
+            Target::Master { topology, .. } => topology.database(),
+        }
     }
 }

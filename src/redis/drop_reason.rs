@@ -12,9 +12,11 @@ pub(super) enum DropReason {
     /// A request timed out, and no other request was answered meanwhile.
     #[error("Redis does not answer on this connection")]
     NoAnswer,
-    /// After a failover, the former primary is a replica.
+    /// After a failover, the former master is a replica.
     #[error("this connection is to a replica of Redis, which cannot be written")]
     Replica,
+    #[error("the partition is on another master of Redis now")]
+    Moved,
 }
 
 impl DropReason {
@@ -25,6 +27,7 @@ impl DropReason {
             Self::Closed => "closed",
             Self::NoAnswer => "no_answer",
             Self::Replica => "replica",
+            Self::Moved => "moved",
         }
     }
 }

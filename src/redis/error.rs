@@ -116,7 +116,9 @@ impl From<RedisError> for RedisCallError {
 fn is_malformed(error: &RedisError) -> bool {
     let contains = |part: &str| error.detail().is_some_and(|detail| detail.contains(part));
     // Redis up to 7.0 reports in this way that the user may not run a command of the script.
-    let failed = || contains("user_script") && !contains("The user executing the script");
+    // A cluster reports so that a key is being moved to another node.
+    let refused = ["The user executing the script", "Script attempted to"];
+    let failed = || contains("user_script") && !refused.iter().any(|part| contains(part));
     [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
         || error.code() == Some("WRONGTYPE")
         || error.code() == Some("ERR") && failed()
@@ -132,6 +134,11 @@ fn applied(error: &RedisError) -> Applied {
         ErrorKind::Server(ServerErrorKind::NoScript),
         ErrorKind::Server(ServerErrorKind::MasterDown),
         ErrorKind::Server(ServerErrorKind::ReadOnly),
+        // A node of a cluster checks the slot of the keys before it runs a script.
+        ErrorKind::Server(ServerErrorKind::Moved),
+        ErrorKind::Server(ServerErrorKind::Ask),
+        ErrorKind::Server(ServerErrorKind::TryAgain),
+        ErrorKind::Server(ServerErrorKind::ClusterDown),
         ErrorKind::AuthenticationFailed,
         ErrorKind::InvalidClientConfig,
     ];
@@ -150,6 +157,24 @@ mod tests {
     use ::redis::Value;
 
     use super::*;
+
+    #[test]
+    fn refusals_of_a_cluster_before_a_script_runs_have_no_effect_and_one_within_it_may_have() {
+        for kind in [
+            ServerErrorKind::Moved,
+            ServerErrorKind::Ask,
+            ServerErrorKind::TryAgain,
+            ServerErrorKind::ClusterDown,
+        ] {
+            let error = RedisError::from((ErrorKind::Server(kind), "refused"));
+            assert_eq!(applied(&error), Applied::No, "{kind:?}");
+        }
+        let text = "Script attempted to access a non local key in a cluster node script: 1, on @user_script:9.";
+        let within = ::redis::make_extension_error("ERR".to_owned(), Some(text.to_owned()));
+        let within = RedisCallError::from(within);
+        let RedisCallError::Unavailable { applied, .. } = within else { panic!("{within:?}") };
+        assert_eq!(applied, Applied::Maybe);
+    }
 
     #[test]
     fn reply_of_another_type_is_malformed_and_broken_connection_is_unavailable() {

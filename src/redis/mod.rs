@@ -4,6 +4,8 @@
 //!
 //! A Redis that is a replica is fenced, even if its data is right, and its connection is dropped.
 //!
+//! Partitions may be on several masters of a Redis Cluster. `Topology` has the address of each one's master.
+//!
 //! Must never: retry a script whose outcome is unknown; create stock or meta by itself.
 
 mod commands;
@@ -11,13 +13,18 @@ mod connection;
 mod drop_reason;
 mod error;
 mod keys;
+mod nodes;
 mod partitions;
 mod script;
+mod slots;
+mod topology;
 
 pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};
 pub use error::{Applied, FenceReason, RedisCallError};
 pub use keys::{GROUP, Key};
+pub use nodes::{NodeTls, Source, TopologyError};
 pub use partitions::{Partitions, SellingGuard};
 pub use script::Script;
 pub(crate) use script::script;
+pub use topology::Topology;

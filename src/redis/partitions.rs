@@ -9,16 +9,19 @@ use std::{
 };
 
 use ::redis::{RedisError, Value};
+use futures_util::future::join_all;
 use uuid::Uuid;
 
-use super::{Applied, Commands, Connection, FenceReason, Key, RedisCallError, Script};
+use super::{Applied, Commands, Connection, FenceReason, Key, RedisCallError, Script, Topology};
 use crate::domain::{Epoch, Partition, PartitionCount, PartitionEpoch};
 
 /// A handle on every partition; clones share what is known. A script that fails with `Fenced` or
 /// `Unavailable { applied: No }` has done nothing.
 #[derive(Clone)]
 pub struct Partitions {
-    connection: Connection,
+    topology: Topology,
+    /// One for all partitions, or one for each.
+    connections: Arc<[Connection]>,
     key_prefix: Arc<str>,
     count: PartitionCount,
     deployment: Uuid,
@@ -44,19 +47,30 @@ impl Drop for SellingGuard<'_> {
 }
 
 impl Partitions {
-    /// Partitions behind one connection, none known to be open yet.
+    /// Partitions behind these connections of the topology, none known to be open yet.
     pub fn new(
-        connection: Connection,
+        topology: Topology,
+        connections: Vec<Connection>,
         key_prefix: &str,
         deployment: Uuid,
-        count: PartitionCount,
     ) -> Self {
+        let count = topology.partitions();
         let epochs = count.all().map(|_| AtomicU32::new(0)).collect();
         let marks = count.all().map(|_| AtomicU64::new(0)).collect();
         let selling = count.all().map(|_| AtomicBool::new(false)).collect();
         let forbidden = Arc::default();
-        let key_prefix = key_prefix.into();
-        Self { connection, key_prefix, count, deployment, epochs, marks, forbidden, selling }
+        let (key_prefix, connections) = (key_prefix.into(), connections.into());
+        Self {
+            topology,
+            connections,
+            key_prefix,
+            count,
+            deployment,
+            epochs,
+            marks,
+            forbidden,
+            selling,
+        }
     }
 
     /// How many there are.
@@ -69,9 +83,33 @@ impl Partitions {
         key.name(&self.key_prefix, partition)
     }
 
-    /// A connection for plain commands that change no stock; never for a blocking one.
-    pub fn connection(&self) -> Commands {
-        Commands(self.connection.clone())
+    /// A connection for plain commands on a partition that change no stock; never for a blocking one.
+    pub fn connection(&self, partition: Partition) -> Commands {
+        Commands(self.connection_of(partition).clone())
+    }
+
+    fn connection_of(&self, partition: Partition) -> &Connection {
+        &self.connections[self.connection_index(partition)]
+    }
+
+    /// Which of the connections leads to the partition; partitions that share one have the same index.
+    pub fn connection_index(&self, partition: Partition) -> usize {
+        if self.connections.len() == 1 { 0 } else { partition.index() }
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The masters, each with its name (empty if there is only one) and its partitions.
+    pub fn masters(&self) -> Vec<(String, Vec<Partition>)> {
+        self.topology.masters()
+    }
+
+    /// The name of the master of a partition. Only the masters of a cluster have one.
+    pub fn master(&self, partition: Partition) -> String {
+        self.topology.master(partition)
     }
 
     /// Sets the epoch in which a partition is known to be open; `None`: it is not known to be open.
@@ -164,7 +202,7 @@ impl Partitions {
         all.extend_from_slice(args);
         let keys = script.keys.iter().chain(keys);
         let keys: Vec<String> = keys.map(|key| self.key(at.partition, *key)).collect();
-        self.call(script, &keys, &all).await
+        self.call(at.partition, script, &keys, &all).await
     }
 
     /// Runs a script that is not fenced by an epoch: for reading what Redis holds of a partition.
@@ -175,21 +213,22 @@ impl Partitions {
         args: &[&str],
     ) -> Result<T, RedisCallError> {
         let keys = script.keys.iter().map(|key| self.key(partition, *key));
-        self.call(script, &keys.collect::<Vec<_>>(), args).await
+        self.call(partition, script, &keys.collect::<Vec<_>>(), args).await
     }
 
     async fn call<T>(
         &self,
+        partition: Partition,
         script: &Script<T>,
         keys: &[String],
         args: &[&str],
     ) -> Result<T, RedisCallError> {
         let started = Instant::now();
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection_of(partition).clone();
         let reply = script.call(&mut connection, keys, args).await;
         let parsed = reply.map_err(RedisCallError::from).and_then(|reply| script.parse(&reply));
         let error = parsed.as_ref().err().map(RedisCallError::label);
-        self.connection.metrics().record_script(script.name, started.elapsed(), error);
+        connection.metrics().record_script(script.name, started.elapsed(), error);
         parsed
     }
 
@@ -198,13 +237,14 @@ impl Partitions {
         format!("{epoch} {}", self.deployment)
     }
 
-    /// These partitions behind another connection: for calls that may block it.
-    pub fn on(&self, connection: Connection) -> Self {
-        Self { connection, ..self.clone() }
+    /// These partitions behind other connections of the same topology: for calls that may block them.
+    pub fn on(&self, connections: Vec<Connection>) -> Self {
+        Self { connections: connections.into(), ..self.clone() }
     }
 
     /// Runs a script that takes no arguments once for each of these partitions, and then waits, at most for `timeout_ms`,
-    /// until this many replicas have everything up to there: all in one pipeline on one connection, which it blocks.
+    /// until this many replicas have everything up to there: all in one pipeline on one connection, which it blocks. So
+    /// the partitions must have the same connection.
     /// Returns the result of each call, and how many replicas have it. Fails if Redis refuses one of the calls.
     pub async fn run_and_wait<T>(
         &self,
@@ -220,23 +260,35 @@ impl Partitions {
             pipeline.add_command(call);
         }
         pipeline.cmd("WAIT").arg(replicas).arg(timeout_ms);
+        let Some(first) = calls.first() else { return Ok((Vec::new(), 0)) };
+        debug_assert!(calls.iter().all(
+            |at| self.connection_index(at.partition) == self.connection_index(first.partition)
+        ));
         let started = Instant::now();
-        let replies: Result<Vec<Value>, _> =
-            pipeline.query_async(&mut self.connection.clone()).await;
+        let mut connection = self.connection_of(first.partition).clone();
+        let replies: Result<Vec<Value>, _> = pipeline.query_async(&mut connection).await;
         let replies = replies.map_err(RedisCallError::from);
         let error = replies.as_ref().err().map(RedisCallError::label);
-        self.connection.metrics().record_script(script.name, started.elapsed(), error);
+        connection.metrics().record_script(script.name, started.elapsed(), error);
         let mut replies = replies?;
         let reached = replies.pop().unwrap_or(Value::Nil);
         let reached = ::redis::from_redis_value(reached).map_err(RedisError::from)?;
         Ok((replies.iter().map(|reply| script.parse(reply)).collect(), reached))
     }
 
-    /// Whether Redis answers at all.
+    /// Whether Redis answers at all; of several masters, whether one does.
     pub async fn ping(&self) -> Result<(), RedisCallError> {
-        let ping = ::redis::cmd("PING");
-        let pong: Result<String, _> = ping.query_async(&mut self.connection()).await;
-        pong.map(drop)
-            .map_err(|source| RedisCallError::Unavailable { applied: Applied::No, source })
+        let pings = self.masters().into_iter().filter_map(|(_, partitions)| {
+            let first = partitions.into_iter().next()?;
+            Some(async move {
+                let ping = ::redis::cmd("PING");
+                let pong: Result<String, _> = ping.query_async(&mut self.connection(first)).await;
+                pong.map(drop)
+                    .map_err(|source| RedisCallError::Unavailable { applied: Applied::No, source })
+            })
+        });
+        let mut answers = join_all(pings).await;
+        let answered = answers.iter().position(Result::is_ok).unwrap_or(0);
+        answers.swap_remove(answered)
     }
 }

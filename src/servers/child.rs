@@ -279,15 +279,15 @@ const PORTS_TRIED: usize = 100;
 /// A port on loopback, reserved until this is dropped, even while no server listens on it: every other [`Port`] is
 /// another one, and the server can restart on it. It is outside the range of ephemeral ports.
 #[derive(Debug)]
-struct Port {
-    number: u16,
+pub(super) struct Port {
+    pub(super) number: u16,
     /// Bound, never listening.
     _reservation: TcpSocket,
 }
 
 impl Port {
     /// Any port that is not in use.
-    fn free() -> io::Result<Self> {
+    pub(super) fn free() -> io::Result<Self> {
         let mut last = io::Error::other("no port was tried");
         for _ in 0..PORTS_TRIED {
             match Self::reserve(rand::random_range(10_000..32_000)) {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 
-use super::child::{Server, ending_with_parent, run_by};
+use super::child::{Port, Server, ending_with_parent, run_by};
 
 /// The users of Redis, without passwords.
 const USERS: &str = include_str!("../../deploy/redis.acl");
@@ -31,7 +31,12 @@ pub enum AppendFsync {
 #[derive(Debug)]
 pub struct RedisServer {
     server: Server,
+    /// The port on which the nodes of a cluster talk to one another.
+    bus: Option<Port>,
 }
+
+/// How soon the nodes of a private cluster find that one of them is down. A busy machine must not look like that.
+const NODE_TIMEOUT_MS: &str = "5000";
 
 impl RedisServer {
     /// Starts one on a free port; existing data in `dir` is loaded.
@@ -42,6 +47,22 @@ impl RedisServer {
     /// As [`RedisServer::start`], run by another program with its arguments, even after a restart. That
     /// program must exec the server (as `env` does), so that signals reach it.
     pub fn start_under(dir: &Path, fsync: AppendFsync, wrapper: &[&str]) -> anyhow::Result<Self> {
+        Self::start_as(dir, fsync, wrapper, None)
+    }
+
+    /// Starts a node of a Redis Cluster, which knows no other node and has no slot. The slots of a master that is down are
+    /// unavailable, and the others are not.
+    pub fn start_node(dir: &Path, fsync: AppendFsync) -> anyhow::Result<Self> {
+        let bus = Port::free().context("cannot reserve a port")?;
+        Self::start_as(dir, fsync, &[], Some(bus))
+    }
+
+    fn start_as(
+        dir: &Path,
+        fsync: AppendFsync,
+        wrapper: &[&str],
+        bus: Option<Port>,
+    ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot prepare {}", dir.display()))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut programs = std::env::split_paths(&path).map(|dir| dir.join("redis-server"));
@@ -64,11 +85,23 @@ impl RedisServer {
             }
             // If it becomes a replica, of another private server.
             command.args(["--masteruser", "replica", "--masterauth", PASSWORD]);
+            if let Some(bus) = &bus {
+                command.args([
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus.number.to_string(),
+                ]);
+                command.args(["--cluster-node-timeout", NODE_TIMEOUT_MS]);
+                command.args(["--cluster-require-full-coverage", "no"]);
+                command.args(["--repl-diskless-sync-delay", "0"]);
+            }
             command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));
             run_by(wrapper, &command)
         };
         let answers = |_: &Path, port, pid| answers(port, pid).unwrap_or(false);
-        Ok(Self { server: Server::start(dir, "redis", command, answers)? })
+        let server = Server::start(dir, "redis", command, answers)?;
+        Ok(Self { server, bus })
     }
 
     /// Restarts it on the same port with its data.
@@ -80,6 +113,11 @@ impl RedisServer {
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.server.port()
+    }
+
+    /// The port of the cluster's own links.
+    pub fn bus_port(&self) -> Option<u16> {
+        self.bus.as_ref().map(|bus| bus.number)
     }
 
     /// Its data directory.

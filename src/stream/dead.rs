@@ -173,11 +173,11 @@ impl Streams {
         }))
     }
 
-    /// The time by the clock of Redis, which dates dead entries; in milliseconds since 1970.
-    pub async fn now_ms(&self) -> Result<i64, RedisCallError> {
+    /// The time by the clock of the Redis of a partition, which dates its dead entries; in milliseconds since 1970.
+    pub async fn now_ms(&self, partition: Partition) -> Result<i64, RedisCallError> {
         let time = redis::cmd("TIME");
         let (seconds, micros): (i64, i64) =
-            time.query_async(&mut self.partitions.connection()).await?;
+            time.query_async(&mut self.partitions.connection(partition)).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 

@@ -54,7 +54,7 @@ impl Streams {
         let key = self.partitions.key(partition, source.key());
         let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let raw: Vec<RawEntry> =
-            self.partitions.connection().xrange_count(key, from, "+", count).await?;
+            self.partitions.connection(partition).xrange_count(key, from, "+", count).await?;
         let entries = raw.into_iter().filter_map(Entry::from_raw).map(|entry| {
             let orders_id = match source {
                 Source::Orders => entry.id.clone(),
@@ -72,7 +72,7 @@ impl Streams {
         source: Source,
     ) -> Result<u64, RedisCallError> {
         let key = self.partitions.key(partition, source.key());
-        Ok(self.partitions.connection().xlen(key).await?)
+        Ok(self.partitions.connection(partition).xlen(key).await?)
     }
 
     /// Removes entries that a rebuild has stored or voided.

@@ -69,7 +69,7 @@ impl Streams {
         from: Option<&str>,
         (idle_ms, count): (u64, usize),
     ) -> Result<Vec<PendingEntry>, RedisError> {
-        let mut connection = self.partitions.connection();
+        let mut connection = self.partitions.connection(partition);
         let key = self.partitions.key(partition, Key::Orders);
         let mut pending = redis::cmd("XPENDING");
         pending.arg(&key).arg(GROUP).arg("IDLE").arg(idle_ms).arg("-").arg("+").arg(count);
@@ -117,7 +117,8 @@ impl Streams {
     /// One entry of `orders`, if it is still there.
     pub async fn entry(&self, partition: Partition, id: &str) -> Result<Option<Entry>, RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
-        let found: Vec<RawEntry> = self.partitions.connection().xrange(key, id, id).await?;
+        let found: Vec<RawEntry> =
+            self.partitions.connection(partition).xrange(key, id, id).await?;
         Ok(found.into_iter().find_map(Entry::from_raw))
     }
 
@@ -133,7 +134,8 @@ impl Streams {
         let mut claim = redis::cmd("XCLAIM");
         claim.arg(key).arg(GROUP).arg(consumer).arg(0).arg(id);
         claim.arg("JUSTID").arg("RETRYCOUNT").arg(deliveries);
-        let _ids: Vec<String> = claim.query_async(&mut self.partitions.connection()).await?;
+        let _ids: Vec<String> =
+            claim.query_async(&mut self.partitions.connection(partition)).await?;
         Ok(())
     }
 
@@ -148,7 +150,7 @@ impl Streams {
     /// A stream that does not exist is an error: only a rebuild may create it.
     pub async fn restore_group(&self, partition: Partition) -> Result<(), RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
-        self.partitions.connection().xgroup_create(key, GROUP, "0").await
+        self.partitions.connection(partition).xgroup_create(key, GROUP, "0").await
     }
 
     /// Removes a consumer that has nothing pending.
@@ -168,7 +170,7 @@ impl Streams {
     ) -> Result<Vec<String>, RedisError> {
         let key = self.partitions.key(partition, Key::Orders);
         let info: redis::streams::StreamInfoConsumersReply =
-            self.partitions.connection().xinfo_consumers(key, GROUP).await?;
+            self.partitions.connection(partition).xinfo_consumers(key, GROUP).await?;
         let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);
         Ok(idle.map(|consumer| consumer.name).collect())
     }

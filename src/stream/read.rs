@@ -76,7 +76,7 @@ impl Streams {
 
     /// The lengths of a partition's streams, and how long its oldest order has waited.
     pub async fn depth(&self, partition: Partition) -> Result<PartitionReading, RedisError> {
-        let mut connection = self.partitions.connection();
+        let mut connection = self.partitions.connection(partition);
         let [orders, dead] =
             [Key::Orders, Key::Dead].map(|key| self.partitions.key(partition, key));
         let oldest: Vec<RawEntry> = connection.xrange_count(&orders, "-", "+", 1).await?;
@@ -102,7 +102,7 @@ impl Streams {
 
     /// How far a partition's orders have been read and settled; `None` if none waits.
     pub async fn progress(&self, partition: Partition) -> Result<Option<Progress>, RedisError> {
-        let mut connection = self.partitions.connection();
+        let mut connection = self.partitions.connection(partition);
         let orders = self.partitions.key(partition, Key::Orders);
         let oldest: Vec<RawEntry> = connection.xrange_count(&orders, "-", "+", 1).await?;
         let Some(oldest) = oldest.into_iter().find_map(Entry::from_raw) else { return Ok(None) };

@@ -46,5 +46,6 @@ mod scripts;
 mod secrets;
 mod spread;
 mod tls;
+mod topology;
 mod traces;
 mod values;

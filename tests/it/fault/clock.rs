@@ -166,7 +166,7 @@ async fn entries_made_idle_by_a_clock_jump_are_taken_over_and_stored_once() {
     }
     let stores = app.stores();
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
-    let mut reader = stores.reader().await.unwrap();
+    let mut reader = stores.reader(partition).await.unwrap();
     let held = stores.streams.read_new(&mut reader, partition, "alive", (500, 0)).await.unwrap();
     assert_eq!(held.len(), 20);
     // Half an hour is enough for everything but a jump.

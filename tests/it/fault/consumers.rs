@@ -41,7 +41,7 @@ async fn entries_of_a_deleted_consumer_are_taken_over_and_stored_once() {
     sell(&api, 0..30).await;
     let (partition, key) = orders(&env).await;
     let streams = &gone.stores().streams;
-    let mut reader = gone.stores().reader().await.unwrap();
+    let mut reader = gone.stores().reader(partition).await.unwrap();
     let held = streams.read_new(&mut reader, partition, "gone", (10, 0)).await.unwrap();
     let kept = streams.read_new(&mut reader, partition, "alive", (10, 0)).await.unwrap();
     assert_eq!((held.len(), kept.len()), (10, 10));
@@ -96,7 +96,7 @@ async fn consumer_finds_unowned_entries_behind_more_pending_entries_than_one_sca
     assert!(futures_util::future::join_all(buys).await.iter().all(Result::is_ok));
     let (partition, key) = orders(&env).await;
     let streams = &app.stores().streams;
-    let mut reader = app.stores().reader().await.unwrap();
+    let mut reader = app.stores().reader(partition).await.unwrap();
     // More than two pages of entries with an owner, then the unowned ones.
     let alive = streams.read_new(&mut reader, partition, "alive", (1_200, 0)).await.unwrap();
     let unowned = streams.read_new(&mut reader, partition, "gone", (20, 0)).await.unwrap();
@@ -106,7 +106,7 @@ async fn consumer_finds_unowned_entries_behind_more_pending_entries_than_one_sca
     let mut context = other.worker_context.clone();
     // It scans often, and takes over only unowned entries.
     context.settings.takeover_idle = std::time::Duration::from_millis(100);
-    let reader = other.stores().reader().await.unwrap();
+    let reader = other.stores().reader(partition).await.unwrap();
     let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     let mut worked = 0;
     eventually("all are stored", async || {

@@ -27,7 +27,7 @@ async fn postgres_outage_moves_nothing_to_dead_and_stores_everything_afterwards(
     let second = env.app(&settings).await;
     let (stop, consumers) = (CancellationToken::new(), TaskTracker::new());
     for partition in second.stores().deployment.partitions.all() {
-        let reader = second.stores().reader().await.unwrap();
+        let reader = second.stores().reader(partition).await.unwrap();
         let consumer = Consumer::new(second.worker_context.clone(), partition, reader);
         consumers.spawn(consumer.run(stop.clone()));
     }

@@ -83,8 +83,8 @@ async fn redis_turned_replica_makes_the_service_unready_and_refuses_a_start() {
     sells_again(&service, "ann").await;
     // Of a master that does not answer: it keeps what it has, and takes no writes.
     let () = ask(&env, &["REPLICAOF", "127.0.0.1", "1"]).await;
-    assert_unready(&service, "set it to the primary (127.0.0.1:1)").await;
-    assert!(refused(&env).await.contains("set it to the primary (127.0.0.1:1)"));
+    assert_unready(&service, "set it to the master (127.0.0.1:1)").await;
+    assert!(refused(&env).await.contains("set it to the master (127.0.0.1:1)"));
     let () = ask(&env, &["REPLICAOF", "NO", "ONE"]).await;
     sells_again(&service, "bob").await;
     env.assert_audit_holds().await;
@@ -93,7 +93,7 @@ async fn redis_turned_replica_makes_the_service_unready_and_refuses_a_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn start_is_refused_by_a_sentinel_or_a_cluster_node() {
     let cluster = env_with_redis(r#"exec "$@" --cluster-enabled yes"#).await;
-    assert!(refused(&cluster).await.contains("cluster-enabled no"));
+    assert!(refused(&cluster).await.contains("write redis+cluster://host:port"));
     // setpriv, its two arguments, the server, --bind, its argument, --port, its argument.
     let conf = scratch_dir("sentinel").join("sentinel.conf");
     std::fs::write(&conf, "bind 127.0.0.1\nuser yoink on >private ~* &* +@all\n").unwrap();

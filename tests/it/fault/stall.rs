@@ -71,14 +71,14 @@ async fn late_commit_after_void_and_release_stores_nothing() {
     let bought = api.buy("shoe", "ann", "r").await.unwrap();
     let partition = slow.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let streams = &slow.stores().streams;
-    let mut reader = slow.stores().reader().await.unwrap();
+    let mut reader = slow.stores().reader(partition).await.unwrap();
     let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
     assert_eq!(held.len(), 1);
 
     // Meanwhile another process refuses the order, moves it to dead, voids and releases it.
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'ann')";
     env.sql().await.batch_execute(poison).await.unwrap();
-    let reader = fast.stores().reader().await.unwrap();
+    let reader = fast.stores().reader(partition).await.unwrap();
     let context = fast.worker_context.clone();
     let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     eventually("the other has taken it over", async || {
@@ -124,7 +124,7 @@ async fn voided_entry_still_in_orders_is_released_and_not_only_acknowledged() {
     let by = yoink::ledger::ActionBy { actor: "test".to_owned(), reason: String::new() };
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
     app.stores().ledger.void(partition, epoch, &void, &by).await.unwrap();
-    let reader = app.stores().reader().await.unwrap();
+    let reader = app.stores().reader(partition).await.unwrap();
     let context = app.worker_context.clone();
     let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     assert_eq!(consumer.run_once().await.unwrap(), 1);
@@ -143,7 +143,7 @@ async fn deleted_consumer_group_is_created_again_and_nothing_is_lost() {
     // Some of them are delivered and not stored.
     let stores = env.stores().await;
     let partition = stores.deployment.partitions.of(&"shoe".parse().unwrap());
-    let mut reader = stores.reader().await.unwrap();
+    let mut reader = stores.reader(partition).await.unwrap();
     let held = stores.streams.read_new(&mut reader, partition, "gone", (8, 0)).await.unwrap();
     assert_eq!((held.len(), pending(&env).await), (8, 8));
     for partition in 0..2 {
@@ -170,7 +170,7 @@ async fn late_commit_after_a_rebuild_stores_nothing() {
     api.buy("shoe", "ann", "r").await.unwrap();
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
     let epoch = app.stores().stock.partitions().epoch(partition).unwrap();
-    let mut reader = app.stores().reader().await.unwrap();
+    let mut reader = app.stores().reader(partition).await.unwrap();
     let streams = &app.stores().streams;
     let held = streams.read_new(&mut reader, partition, "slow", (10, 0)).await.unwrap();
     let order = held[0].entry.order(partition, &held[0].entry.id).unwrap();

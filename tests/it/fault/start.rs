@@ -112,8 +112,10 @@ async fn start_waits_while_redis_refuses_a_reader_connection() {
     let proxy = Proxy::redis(shared().redis.port()).await;
     let config = env.config(&[("redis_url", &proxy.redis_url())]);
     let stores = Stores::connect(&config).await.unwrap();
+    let partition = stores.deployment.partitions.all().next().unwrap();
     proxy.cut();
-    let connecting = TaskTracker::new().spawn(async move { stores.reader().await.map(drop) });
+    let connecting =
+        TaskTracker::new().spawn(async move { stores.reader(partition).await.map(drop) });
     eventually("it tries again", async || (proxy.turned_away() >= 2).then_some(())).await;
     proxy.pass();
     connecting.await.unwrap().unwrap();

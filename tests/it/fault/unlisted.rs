@@ -93,7 +93,7 @@ async fn ledger_refusing_every_order_pauses_consumption_with_bounded_work() {
     // One step at a time: exactly so many transactions are tried.
     let app = env.app(&[("deliveries_max", "1")]).await;
     let partition = app.stores().deployment.partitions.of(&"shoe".parse().unwrap());
-    let reader = app.stores().reader().await.unwrap();
+    let reader = app.stores().reader(partition).await.unwrap();
     let context = app.worker_context.clone();
     let mut consumer = Consumer::new(context, partition, reader).without_waiting();
     let metrics = &app.stores().metrics;

@@ -17,7 +17,8 @@ use yoink::{
 };
 
 use super::{
-    Service, eventually, redis_cli, scratch_dir, servers::POSTGRES_SETTINGS, shared, succeeds,
+    RedisCluster, Sentinels, Service, eventually, redis_cli, scratch_dir,
+    servers::POSTGRES_SETTINGS, shared, succeeds,
 };
 
 /// The stores of a test.
@@ -27,6 +28,10 @@ pub struct TestEnv {
     /// How many partitions it has; changed before the first process starts.
     pub partitions: u16,
     pub redis: Option<RedisServer>,
+    /// In place of `redis`.
+    pub redis_cluster: Option<RedisCluster>,
+    /// In place of `redis`.
+    pub sentinels: Option<Sentinels>,
     pub postgres: Option<PostgresServer>,
 }
 
@@ -45,6 +50,8 @@ impl TestEnv {
             database: format!("test{n}"),
             partitions: 2,
             redis: None,
+            redis_cluster: None,
+            sentinels: None,
             postgres: None,
         };
         let mut made = COPYING.lock().await;
@@ -75,6 +82,12 @@ impl TestEnv {
         let start = move || RedisServer::start(&dir, AppendFsync::Always).unwrap();
         env.redis = Some(tokio::task::spawn_blocking(start).await.unwrap());
         env
+    }
+
+    /// With its own Redis Cluster of three masters. It has four partitions, so that each master has one at least.
+    pub async fn with_redis_cluster(with_replicas: bool) -> Self {
+        let cluster = RedisCluster::start(with_replicas).await;
+        Self { partitions: 4, redis_cluster: Some(cluster), ..Self::new().await }
     }
 
     /// With its own Postgres, for faults.
@@ -108,7 +121,25 @@ impl TestEnv {
 
     /// For the user of the service.
     pub fn redis_url(&self) -> String {
-        self.redis().url()
+        match (&self.redis_cluster, &self.sentinels) {
+            (Some(cluster), _) => cluster.url(),
+            (None, Some(sentinels)) => sentinels.url(),
+            (None, None) => self.redis().url(),
+        }
+    }
+
+    /// The cluster of a test that has one.
+    pub fn redis_cluster(&self) -> &RedisCluster {
+        self.redis_cluster.as_ref().unwrap()
+    }
+
+    pub fn redis_cluster_mut(&mut self) -> &mut RedisCluster {
+        self.redis_cluster.as_mut().unwrap()
+    }
+
+    /// The Sentinels of a test that has them.
+    pub fn sentinels(&self) -> &Sentinels {
+        self.sentinels.as_ref().unwrap()
     }
 
     /// For the role of the service.

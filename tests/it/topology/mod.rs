@@ -1,0 +1,5 @@
+//! A Redis of several servers: a Redis Cluster, and a master that Sentinels watch.
+
+mod cluster;
+mod failover;
+mod sentinel;
