@@ -11,7 +11,7 @@ TLS ?=
 CERTIFICATES = .yoink/tls
 TLS_SETTINGS = --set tls_cert_file=$(CERTIFICATES)/server.pem --set tls_key_file=$(CERTIFICATES)/server.key
 
-.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom reproducible fuzz tools bench bench-growth bench-check bench-steps bench-rebuild bench-audit bench-import bench-listing bench-lookups scaling
+.PHONY: help install test test-tools test-matrix fault soak bugs repeat upgrade-check demo generations case-study dev edge watch lint doc openapi deny advisories sbom reproducible fuzz tools bench bench-growth bench-idle bench-check bench-steps bench-rebuild bench-audit bench-import bench-listing bench-lookups scaling
 
 help:
 	@echo "make demo    runs a flash sale on private servers and audits it"
@@ -19,7 +19,7 @@ help:
 	@echo "make case-study  the same, and writes the result into docs/case-study.md and README.md"
 	@echo "make test    runs every test, on private servers that the tests start"
 	@echo "make test-tools  runs the tests with real tools: REST through Envoy, k6, ghz, grpcurl, Prometheus, the client examples"
-	@echo "make test-matrix  runs the integration tests with Redis 7.0 and 8.2, Valkey 8 and 9, Postgres 15, 16 and 18; servers that the distribution lacks are from PyPI"
+	@echo "make test-matrix  runs the integration tests with Redis 7.0 and 8.2, Valkey 8 and 9, Postgres 15, 16 and 18, and with a Redis Cluster; servers that the distribution lacks are from PyPI"
 	@echo "make fault   runs the fault matrix only"
 	@echo "make soak    runs the long loops of the fault matrix"
 	@echo "make bugs    checks that each seeded bug is found by its test"
@@ -34,6 +34,7 @@ help:
 	@echo "make openapi writes docs/openapi.yaml, the REST side of the API, from the proto files"
 	@echo "make bench   measures this program beside its goals, and audits each run; about 40 minutes, up to 8 GB of disk"
 	@echo "make bench-growth  measures how the cost grows with partitions, products, stored and waiting orders"
+	@echo "make bench-idle  measures what a service costs that no client calls, by its number of partitions, with one Redis and with a Redis Cluster"
 	@echo "make bench-check BASE=commit  compares this program with that of another commit, and fails if it is slower"
 	@echo "make bench-steps  measures script, batcher and codec alone"
 	@echo "make bench-rebuild  measures the time of a rebuild by number of rows"
@@ -144,6 +145,10 @@ bench: install
 bench-growth: install
 	$(CARGO) build --locked --release --bin yoink
 	$(CARGO) run --locked --release --example bench -- growth $(BENCH_ARGS)
+
+bench-idle: install
+	$(CARGO) build --locked --release --bin yoink
+	$(CARGO) run --locked --release --example bench -- idle $(BENCH_ARGS)
 
 bench-check: install
 	@test -n "$(BASE)" || { echo "name the commit to compare with: make bench-check BASE=main"; exit 2; }

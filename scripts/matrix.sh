@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Runs the integration tests with each row of servers, and prints what each row gave. In every row both servers are standalone.
+# Runs the integration tests with each row of servers, and prints what each row gave.
 #   matrix.sh [name…]   only tests whose names contain one of these words
+# In the row `cluster`, tests that need nothing else use a Redis Cluster of three masters. In every row, the tests `topology::`
+# start clusters and Sentinels of their own.
 # ROWS names the rows to run (`ROWS="valkey-8 valkey-9"`), otherwise all of them. A row whose servers this machine does not have is
 # printed as not tried; with STRICT=1 it fails. The log of each row stays under LOGS, otherwise target/matrix.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# name|version of Redis or Valkey|version of Postgres|directories in front of the PATH|tests that are left out.
+# name|version of Redis or Valkey|version of Postgres|directories in front of the PATH|tests that are left out|tests that are run if
+# none are named, otherwise all of them.
 # The first row is what the distribution has. PyPI's servers are built without TLS for Redis and Valkey.
 rows="
-redis-7.0|Redis 7.0|Postgres 15||
-redis-8.2|Redis 8.2|Postgres 18|redis-8.2 postgres-18|tls::
-valkey-8|Valkey 8|Postgres 16|valkey-8 postgres-16|tls::
-valkey-9|Valkey 9|Postgres 18|valkey-9 postgres-18|tls::
+redis-7.0|Redis 7.0|Postgres 15|||
+redis-8.2|Redis 8.2|Postgres 18|redis-8.2 postgres-18|tls::|
+valkey-8|Valkey 8|Postgres 16|valkey-8 postgres-16|tls::|
+valkey-9|Valkey 9|Postgres 18|valkey-9 postgres-18|tls::|
+cluster|Redis 7.0|Postgres 15|||sale:: idempotency:: poison:: limits:: fault::crash:: fault::fence:: fault::kills:: fault::loops::
 "
 
 logs=${LOGS:-target/matrix}
@@ -43,7 +47,7 @@ report() {
   if [ "$5" != ok ]; then failed=$((failed + 1)); fi
 }
 
-while IFS='|' read -r name redis postgres dirs skipped; do
+while IFS='|' read -r name redis postgres dirs skipped named; do
   if [ -z "$name" ] || [[ -n "${ROWS:-}" && " $ROWS " != *" $name "* ]]; then continue; fi
   path=
   for dir in $dirs; do path+="$PWD/.tools/rows/$dir:"; done
@@ -60,8 +64,10 @@ while IFS='|' read -r name redis postgres dirs skipped; do
   log=$logs/$name.log
   skip=()
   for word in $skipped; do skip+=(--skip "$word"); done
-  status=0
-  PATH=$path ${CARGO:-cargo} test --locked --test it -- "${skip[@]}" "$@" 2>&1 | tee "$log" || status=$?
+  status=0 words=("$@") kind=one
+  if [ "$name" = cluster ]; then kind=cluster; fi
+  if [ $# -eq 0 ]; then read -r -a words <<< "$named"; fi
+  PATH=$path TEST_REDIS=$kind ${CARGO:-cargo} test --locked --test it -- "${skip[@]}" "${words[@]}" 2>&1 | tee "$log" || status=$?
   ran=$(sed -n 's/^test result: .*\. \([0-9]* passed; [0-9]* failed\).*/\1/p' "$log" | tail -n 1)
   # A row without a test would show nothing.
   if [ "$status" -eq 0 ] && [[ "$ran" != "0 passed"* ]] && [ -n "$ran" ]; then

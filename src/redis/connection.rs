@@ -43,9 +43,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a start retries at a Redis that is slow to answer, or fails over.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Retries, for some seconds, while Redis does not answer in time, cannot be reached, or loads its data: a process that
-/// starts must not end because the disk of Redis is slow for a moment, or because Redis fails over after the process
-/// has connected. Only for reads.
+/// Retries, for some seconds, while Redis does not answer in time, cannot be reached, loads its data, or is a node of a
+/// cluster that is down or moves a slot: a process that starts must not end because the disk of Redis is slow for a moment,
+/// or because Redis fails over after the process has connected. Only for reads.
 pub async fn retry_at_start<T, F: Future<Output = RedisResult<T>>>(
     read: impl Fn() -> F,
 ) -> RedisResult<T> {
@@ -54,9 +54,17 @@ pub async fn retry_at_start<T, F: Future<Output = RedisResult<T>>>(
 
 /// Whether another attempt may succeed at a Redis that has answered before.
 fn is_transient(error: &RedisError) -> bool {
-    let starting =
-        [ServerErrorKind::BusyLoading, ServerErrorKind::MasterDown].map(ErrorKind::Server);
-    error.is_timeout() || error.is_io_error() || starting.contains(&error.kind())
+    let passing = [
+        ServerErrorKind::BusyLoading,
+        ServerErrorKind::MasterDown,
+        // A node of a cluster gives these while it starts, fails over or moves a slot.
+        ServerErrorKind::ClusterDown,
+        ServerErrorKind::Moved,
+        ServerErrorKind::Ask,
+        ServerErrorKind::TryAgain,
+    ];
+    let passing = passing.map(ErrorKind::Server);
+    error.is_timeout() || error.is_io_error() || passing.contains(&error.kind())
 }
 
 async fn retry<T, F: Future<Output = RedisResult<T>>>(
@@ -226,28 +234,20 @@ impl Connection {
         }
     }
 
-    /// Sends a request, and again if the node has not executed it because another one has its slot.
-    async fn send<T, F: Future<Output = RedisResult<T>>>(
-        &self,
-        send: impl Fn(MultiplexedConnection) -> F,
-        in_answer: impl Fn(&T) -> Option<DropReason>,
-    ) -> RedisResult<T> {
-        match self.send_once(&send, &in_answer).await {
-            // In memory of its own, because it is rare.
-            Err(error) if self.follow(&error) => Box::pin(self.send_once(send, in_answer)).await,
-            answer => answer,
-        }
-    }
-
     /// Takes the address from an error MOVED, for the next request; returns whether there was one.
-    fn follow(&self, error: &RedisError) -> bool {
+    fn follow(&self, answer: &RedisResult<Value>) -> bool {
         let Target::Master { topology, index } = &self.shared.target else { return false };
+        let error = match answer {
+            Ok(Value::ServerError(error)) => error.clone().into(),
+            Ok(_) => return false,
+            Err(error) => error.clone(),
+        };
         error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
             && error.redirect_node().is_some_and(|(address, _)| topology.redirect(*index, address))
     }
 
     /// Sends a request, and drops the connection if the result shows that it cannot be used.
-    async fn send_once<T, F: Future<Output = RedisResult<T>>>(
+    async fn send<T, F: Future<Output = RedisResult<T>>>(
         &self,
         send: impl FnOnce(MultiplexedConnection) -> F,
         in_answer: impl FnOnce(&T) -> Option<DropReason>,
@@ -304,7 +304,15 @@ impl ConnectionLike for Connection {
         let send = move |mut connection: MultiplexedConnection| async move {
             connection.send_packed_command(command).await
         };
-        self.send(send, in_answer).boxed()
+        async move {
+            let answer = self.send(send, in_answer).await;
+            if self.follow(&answer) {
+                // In memory of its own, because it is rare.
+                return Box::pin(self.send(send, in_answer)).await;
+            }
+            answer
+        }
+        .boxed()
     }
 
     fn req_packed_commands<'a>(
@@ -319,10 +327,10 @@ impl ConnectionLike for Connection {
         async move {
             let in_answers = |answers: &Vec<_>| answers.iter().find_map(in_answer);
             let answers = self.send(send, in_answers).await?;
-            // Other commands of the pipeline may have been executed, so the caller decides what follows.
+            // Other commands of the pipeline may have been executed, so it is not sent again.
             for answer in &answers {
                 if let Value::ServerError(error) = answer {
-                    self.follow(&error.clone().into());
+                    self.follow(&Err(error.clone().into()));
                 }
             }
             Ok(answers)

@@ -116,8 +116,8 @@ impl From<RedisError> for RedisCallError {
 fn is_malformed(error: &RedisError) -> bool {
     let contains = |part: &str| error.detail().is_some_and(|detail| detail.contains(part));
     // Redis up to 7.0 reports in this way that the user may not run a command of the script.
-    // A cluster reports so that a key is being moved to another node.
-    let refused = ["The user executing the script", "Script attempted to"];
+    // A cluster reports in this way ("Script" or, up to 7.0, "Lua script") that a key is being moved to another node.
+    let refused = ["The user executing the script", "cript attempted to"];
     let failed = || contains("user_script") && !refused.iter().any(|part| contains(part));
     [ErrorKind::Parse, ErrorKind::UnexpectedReturnType].contains(&error.kind())
         || error.code() == Some("WRONGTYPE")
@@ -169,11 +169,16 @@ mod tests {
             let error = RedisError::from((ErrorKind::Server(kind), "refused"));
             assert_eq!(applied(&error), Applied::No, "{kind:?}");
         }
-        let text = "Script attempted to access a non local key in a cluster node script: 1, on @user_script:9.";
-        let within = ::redis::make_extension_error("ERR".to_owned(), Some(text.to_owned()));
-        let within = RedisCallError::from(within);
-        let RedisCallError::Unavailable { applied, .. } = within else { panic!("{within:?}") };
-        assert_eq!(applied, Applied::Maybe);
+        for text in [
+            "Script attempted to access a non local key in a cluster node script: 1, on @user_script:9.",
+            "Error running script (call to f_1): @user_script:9: Lua script attempted to access a non local key in a \
+             cluster node",
+        ] {
+            let within = ::redis::make_extension_error("ERR".to_owned(), Some(text.to_owned()));
+            let within = RedisCallError::from(within);
+            let RedisCallError::Unavailable { applied, .. } = within else { panic!("{within:?}") };
+            assert_eq!(applied, Applied::Maybe, "{text}");
+        }
     }
 
     #[test]

@@ -50,11 +50,12 @@ impl RedisServer {
         Self::start_as(dir, fsync, wrapper, None)
     }
 
-    /// Starts a node of a Redis Cluster, which knows no other node and has no slot. The slots of a master that is down are
-    /// unavailable, and the others are not.
-    pub fn start_node(dir: &Path, fsync: AppendFsync) -> anyhow::Result<Self> {
+    /// Starts a node of a Redis Cluster, which knows no other node and has no slot, run as by
+    /// [`RedisServer::start_under`]. The slots of a master that is down are unavailable, and the others are not. A replica
+    /// may be promoted however old its data are.
+    pub fn start_node(dir: &Path, fsync: AppendFsync, wrapper: &[&str]) -> anyhow::Result<Self> {
         let bus = Port::free().context("cannot reserve a port")?;
-        Self::start_as(dir, fsync, &[], Some(bus))
+        Self::start_as(dir, fsync, wrapper, Some(bus))
     }
 
     fn start_as(
@@ -94,6 +95,7 @@ impl RedisServer {
                 ]);
                 command.args(["--cluster-node-timeout", NODE_TIMEOUT_MS]);
                 command.args(["--cluster-require-full-coverage", "no"]);
+                command.args(["--cluster-replica-validity-factor", "0"]);
                 command.args(["--repl-diskless-sync-delay", "0"]);
             }
             command.arg("--dir").arg(dir).arg("--logfile").arg(dir.join("redis.log"));

@@ -22,9 +22,13 @@ fn programs(printed: &[(&str, &str)]) -> PathBuf {
 
 /// Runs the first row with these programs in front of all others.
 fn first_row(programs: &Path, strict: &str) -> Output {
+    row("redis-7.0", programs, strict)
+}
+
+fn row(name: &str, programs: &Path, strict: &str) -> Output {
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let mut matrix = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/matrix.sh"));
-    matrix.env("PATH", path).env("ROWS", "redis-7.0").env("STRICT", strict);
+    matrix.env("PATH", path).env("ROWS", name).env("STRICT", strict);
     matrix.env("CARGO", programs.join("cargo")).env("LOGS", programs.join("logs"));
     matrix.output().unwrap()
 }
@@ -62,4 +66,14 @@ fn row_that_ran_no_test_fails() {
         let output = first_row(&programs(&[REDIS, POSTGRES, ("cargo", line)]), "");
         assert!(!output.status.success() && printed(&output).contains("FAILED"), "{line}");
     }
+}
+
+#[test]
+fn row_with_a_cluster_runs_its_own_tests_on_a_cluster() {
+    let line = "on '$TEST_REDIS': '$*'; test result: ok. 5 passed; 0 failed; 0 ignored";
+    let programs = programs(&[REDIS, POSTGRES, ("cargo", line)]);
+    let shown = printed(&row("cluster", &programs, "1"));
+    assert!(shown.contains("on cluster: test --locked --test it -- sale:: "), "{shown}");
+    let shown = printed(&first_row(&programs, "1"));
+    assert!(shown.contains("on one: test --locked --test it --;"), "{shown}");
 }

@@ -1,9 +1,9 @@
 //! What single scripts and connections must never do.
 
-use redis::{AsyncCommands as _, aio::MultiplexedConnection};
+use redis::AsyncCommands as _;
 use yoink::app::Role;
 
-use crate::harness::{TestEnv, eventually, product};
+use crate::harness::{Cli, TestEnv, eventually, product};
 
 /// The partition of a product with 10 units.
 struct Shoes {
@@ -30,14 +30,14 @@ impl Shoes {
     }
 
     /// Calls `reserve.lua` for one batch, each user with the request id `r`; returns its answers.
-    async fn reserve(&self, cli: &mut MultiplexedConnection, users: &[&str]) -> Vec<String> {
+    async fn reserve(&self, cli: &mut Cli, users: &[&str]) -> Vec<String> {
         let (status, answers) = self.call(cli, users).await;
         assert_eq!(status, "ok");
         answers.lines().map(str::to_owned).collect()
     }
 
     /// The same; returns its reply.
-    async fn call(&self, cli: &mut MultiplexedConnection, users: &[&str]) -> (String, String) {
+    async fn call(&self, cli: &mut Cli, users: &[&str]) -> (String, String) {
         let script = concat!(
             include_str!("../../lua/fence.lua"),
             "\n",

@@ -144,7 +144,7 @@ async fn crash_while_rebuilding(point: &str) {
     let bad = api.buy("shoe", "mallory", "r").await.unwrap();
     let poison = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'mallory')";
     env.sql().await.batch_execute(poison).await.unwrap();
-    env.redis.as_mut().unwrap().restart().unwrap();
+    env.restart_redis();
 
     let mut rebuilder = Binary::serve(&env, &[], Some(point));
     let status = rebuilder.ended().await;

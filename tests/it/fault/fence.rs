@@ -53,17 +53,17 @@ async fn redis_restart_fences_partition_until_rebuilt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_under_load_loses_no_accepted_order() {
-    let mut env = TestEnv::with_own_redis().await;
+    let mut env = TestEnv::with_restarted_redis().await;
     let service = env.serve(Role::All, &[]).await;
     service.create(product("shoe", 100_000)).await;
     let answers = BuyerLoad::new("buyer", 16, &["shoe"]).start(vec![service.channel()]);
     for round in 1..=3 {
         answers.sells(100).await;
-        block_in_place(|| env.redis.as_mut().unwrap().kill());
+        block_in_place(|| env.kill_redis());
         // Not before: what Redis answered just before it ended may still reach its buyer.
         let probe = async || service.buy("shoe", "probe", &format!("r{round}")).await.err();
         eventually("the service refuses", probe).await;
-        block_in_place(|| env.redis.as_mut().unwrap().restart().unwrap());
+        block_in_place(|| env.restart_redis());
         eventually("it was rebuilt", async || {
             let epoch = env.count("SELECT max(epoch) FROM partitions").await;
             (epoch > round).then_some(())
@@ -83,7 +83,7 @@ async fn redis_killed_under_load_loses_no_accepted_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn emptied_redis_is_rebuilt_from_the_ledger_without_overselling() {
-    let env = TestEnv::with_own_redis().await;
+    let env = TestEnv::with_restarted_redis().await;
     let service = env.serve(Role::All, &[]).await;
     let mut limited = product("hat", 10);
     limited.sale.per_user_limit = Some(1);

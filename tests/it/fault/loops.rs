@@ -56,15 +56,14 @@ async fn settle(
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_redis_kills_with_fsync_always_lose_no_accepted_order() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(5));
-    let mut env = TestEnv::with_own_redis().await;
+    let mut env = TestEnv::with_restarted_redis().await;
     let service = env.serve(Role::All, &[]).await;
     let load = start_buyers(&env, &service, &schedule).await;
     for _ in 0..rounds {
         load.sells(1 + schedule.below(60)).await;
         block_in_place(|| {
-            let redis = env.redis.as_mut().unwrap();
-            redis.kill();
-            redis.restart().unwrap();
+            env.kill_redis();
+            env.restart_redis();
         });
     }
     load.sells(50).await;
@@ -156,7 +155,7 @@ async fn started(env: &TestEnv, settings: &[(&'static str, &str)]) -> Binary {
 async fn random_sequence_of_faults_keeps_the_audit_clean() {
     let (mut schedule, rounds) = (Schedule::new(), Schedule::rounds(8).div_ceil(2));
     let (mut env, other) =
-        (TestEnv::with_own_redis().await, TestEnv::with_durable_postgres().await);
+        (TestEnv::with_restarted_redis().await, TestEnv::with_durable_postgres().await);
     (env.postgres, env.database) = (other.postgres, other.database);
     let settings = [("takeover_idle_ms", "300")];
     let service = env.serve(Role::All, &settings).await;
@@ -167,9 +166,8 @@ async fn random_sequence_of_faults_keeps_the_audit_clean() {
         let fault = schedule.below(6);
         match fault {
             0 => block_in_place(|| {
-                let redis = env.redis.as_mut().unwrap();
-                redis.kill();
-                redis.restart().unwrap();
+                env.kill_redis();
+                env.restart_redis();
             }),
             1 => block_in_place(|| {
                 let postgres = env.postgres.as_mut().unwrap();

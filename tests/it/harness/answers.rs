@@ -30,6 +30,8 @@ pub struct Account {
     pub voided: usize,
     /// Accepted, and in no store.
     pub lost: Vec<String>,
+    /// Attempts whose outcome was unknown to the buyer.
+    pub unknown: usize,
     /// Final refusals by reason.
     pub refused: BTreeMap<String, usize>,
 }
@@ -78,6 +80,7 @@ impl Answers {
                 let other = owners.insert(id, ask);
                 assert!(other.is_none(), "{id} is {other:?}'s and {ask:?}'s, seed {seed}");
             }
+            account.unknown += record.unknown;
             if let Some(why) = &record.refused {
                 *account.refused.entry(why.clone()).or_default() += 1;
             }

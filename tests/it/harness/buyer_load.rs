@@ -52,6 +52,8 @@ pub(super) struct Record {
     pub(super) ids: Vec<String>,
     /// The last attempt's outcome is unknown.
     pub(super) open: bool,
+    /// How many attempts had an unknown outcome.
+    pub(super) unknown: usize,
     /// Its last answer, if that was a final refusal.
     pub(super) refused: Option<String>,
 }
@@ -263,7 +265,10 @@ impl Record {
                 }
             }
             Attempt::Refused(why) => (self.open, self.refused) = (false, Some(why)),
-            Attempt::Open => self.open = true,
+            Attempt::Open => {
+                self.open = true;
+                self.unknown += 1;
+            }
             // An earlier attempt may still have been applied.
             Attempt::Later => {}
         }

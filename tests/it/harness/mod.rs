@@ -4,6 +4,7 @@ mod answers;
 mod binary;
 mod buyer_load;
 mod certificates;
+mod cluster_bus;
 mod compose;
 mod dead_letters;
 mod pgbouncer;
@@ -16,11 +17,12 @@ mod servers;
 mod service;
 mod standby;
 mod test_env;
+mod tls_server;
 mod wire;
 
 use std::time::Duration;
 
-pub use answers::Answers;
+pub use answers::{Account, Answers};
 pub use binary::{
     Binary, Dev, first_sale, processes_under, run_yoink, run_yoink_in, run_yoink_on_terminal,
     run_yoink_with, spawn_yoink,
@@ -31,8 +33,8 @@ pub use compose::{Deployment, compose, make_passwords, mode, text, words};
 pub use dead_letters::{dead_entries, move_to_dead};
 pub use pgbouncer::PgBouncer;
 pub use proxy::Proxy;
-pub use redis_cli::{redis_cli, redis_command, try_redis_cli};
-pub use redis_cluster::RedisCluster;
+pub use redis_cli::{Cli, redis_cli, redis_command, try_redis_cli, try_redis_command};
+pub use redis_cluster::{ClusterOptions, RedisCluster};
 pub use schedule::Schedule;
 pub use sentinels::Sentinels;
 pub use servers::{scratch_dir, shared};

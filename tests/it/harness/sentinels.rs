@@ -1,8 +1,10 @@
 //! A Redis with a replica, watched by three private Sentinels.
 
+use std::path::Path;
+
 use yoink::servers::{AppendFsync, RedisServer};
 
-use super::{eventually, redis_command, scratch_dir};
+use super::{Authority, eventually, redis_command, scratch_dir, tls_server::start_with_tls};
 
 const COUNT: usize = 3;
 
@@ -10,21 +12,37 @@ const COUNT: usize = 3;
 pub struct Sentinels {
     /// The first master and its replica. Failovers change the roles.
     pub servers: Vec<RedisServer>,
+    /// Where the servers are reached, by the Sentinels too.
+    server_ports: Vec<u16>,
     sentinels: Vec<RedisServer>,
+    /// Where the Sentinels are reached.
+    sentinel_ports: Vec<u16>,
+    tls: bool,
 }
 
-async fn start(dir: &'static str, wrapper: Vec<String>) -> RedisServer {
-    let dir = scratch_dir(dir);
-    let start = move || {
-        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-        RedisServer::start_under(&dir, AppendFsync::Always, &wrapper).unwrap()
+/// Starts a server, which speaks TLS with a certificate of this authority. `line` makes the command line of a shell from
+/// the options for that. Returns the server and the port where it is reached.
+async fn start(
+    name: &'static str,
+    tls: Option<&Authority>,
+    line: impl Fn(&str) -> String + Clone + Send + 'static,
+) -> (RedisServer, u16) {
+    let start = move |dir: &Path, options: &str| {
+        let wrapper = ["sh", "-c", &line(options), "sh"];
+        RedisServer::start_under(dir, AppendFsync::Always, &wrapper)
     };
-    tokio::task::spawn_blocking(start).await.unwrap()
+    if let Some(authority) = tls {
+        return start_with_tls(authority, start).await;
+    }
+    let dir = scratch_dir(name);
+    let server = tokio::task::spawn_blocking(move || start(&dir, "").unwrap()).await.unwrap();
+    let port = server.port();
+    (server, port)
 }
 
-/// The command line of a server is `setpriv`, its two arguments, the server, `--bind`, its argument, `--port`, its
-/// argument, and more.
-async fn start_sentinel(port: u16) -> RedisServer {
+/// Starts a Sentinel of the master on this port. The command line of a server is `setpriv`, its two arguments, the server,
+/// `--bind`, its argument, `--port`, its argument, and more.
+async fn start_sentinel(port: u16, tls: Option<&Authority>) -> (RedisServer, u16) {
     let conf = scratch_dir("sentinel-conf").join("sentinel.conf");
     let text = format!(
         "bind 127.0.0.1\n\
@@ -34,23 +52,35 @@ async fn start_sentinel(port: u16) -> RedisServer {
          sentinel auth-user shop admin\n\
          sentinel auth-pass shop private\n\
          sentinel down-after-milliseconds shop 5000\n\
-         sentinel failover-timeout shop 20000\n"
+         sentinel failover-timeout shop 10000\n"
     );
     std::fs::write(&conf, text).unwrap();
-    let line = format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8""#, conf.display());
-    start("sentinel", ["sh", "-c", &line, "sh"].map(str::to_owned).to_vec()).await
+    let line = move |options: &str| {
+        format!(r#"exec "$1" "$2" "$3" "$4" {} --sentinel --port "$8" {options}"#, conf.display())
+    };
+    start("sentinel", tls, line).await
 }
 
 impl Sentinels {
-    pub async fn start() -> Self {
-        let (master, replica) = (start("master", vec![]).await, start("replica", vec![]).await);
-        let port = master.port().to_string();
-        let () = redis_command(&replica.admin_url(), &["REPLICAOF", "127.0.0.1", &port]).await;
-        let mut sentinels = Vec::new();
+    /// Without an authority, nothing uses TLS.
+    pub async fn start(tls: Option<&Authority>) -> Self {
+        let server = |options: &str| format!(r#"exec "$@" {options}"#);
+        let (master, master_port) = start("master", tls, server).await;
+        let (replica, replica_port) = start("replica", tls, server).await;
+        let follow = ["REPLICAOF", "127.0.0.1", &master_port.to_string()];
+        let () = redis_command(&replica.admin_url(), &follow).await;
+        let mut this = Self {
+            servers: vec![master, replica],
+            server_ports: vec![master_port, replica_port],
+            sentinels: Vec::new(),
+            sentinel_ports: Vec::new(),
+            tls: tls.is_some(),
+        };
         for _ in 0..COUNT {
-            sentinels.push(start_sentinel(master.port()).await);
+            let (sentinel, port) = start_sentinel(master_port, tls).await;
+            this.sentinels.push(sentinel);
+            this.sentinel_ports.push(port);
         }
-        let this = Self { servers: vec![master, replica], sentinels };
         this.know_each_other().await;
         this
     }
@@ -77,15 +107,17 @@ impl Sentinels {
 
     /// For the user of the service.
     pub fn url(&self) -> String {
-        let ports: Vec<String> = self
-            .sentinels
-            .iter()
-            .map(|sentinel| format!("127.0.0.1:{}", sentinel.port()))
-            .collect();
+        let addresses = self.sentinel_ports.iter().map(|port| format!("127.0.0.1:{port}"));
         format!(
-            "redis+sentinel://yoink:private@{}/shop?sentinel_user=yoink&sentinel_pass=private",
-            ports.join(",")
+            "{}+sentinel://yoink:private@{}/shop?sentinel_user=yoink&sentinel_pass=private",
+            if self.tls { "rediss" } else { "redis" },
+            addresses.collect::<Vec<_>>().join(",")
         )
+    }
+
+    /// Where one of the servers is reached.
+    pub fn server_port(&self, number: usize) -> u16 {
+        self.server_ports[number]
     }
 
     /// Begins a planned failover.
@@ -98,7 +130,7 @@ impl Sentinels {
     pub async fn master(&self) -> usize {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop"];
         let (_, port): (String, u16) = redis_command(&self.sentinels[0].admin_url(), &words).await;
-        self.servers.iter().position(|server| server.port() == port).unwrap()
+        self.server_ports.iter().position(|own| *own == port).unwrap()
     }
 
     /// Waits until the Sentinels name another master than this one.

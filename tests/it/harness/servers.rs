@@ -9,7 +9,10 @@ use std::{
     },
 };
 
+use tokio::sync::OnceCell;
 use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
+
+use super::{ClusterOptions, RedisCluster};
 
 /// The servers that tests share; each test has its own key prefix and database.
 pub struct Shared {
@@ -67,4 +70,10 @@ pub fn shared() -> &'static Shared {
             postgres: PostgresServer::start(&dir.join("postgres"), &POSTGRES_SETTINGS).unwrap(),
         }
     })
+}
+
+/// The shared Redis Cluster, started by the first test that needs it.
+pub async fn shared_cluster() -> &'static RedisCluster {
+    static SHARED: OnceCell<RedisCluster> = OnceCell::const_new();
+    SHARED.get_or_init(|| RedisCluster::start(ClusterOptions::default())).await
 }

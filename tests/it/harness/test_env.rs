@@ -1,4 +1,6 @@
 //! A test's own key prefix and database, on shared servers or on its own.
+//!
+//! With `TEST_REDIS=cluster`, the shared Redis is a cluster of three masters, and so is a Redis that a test restarts.
 
 use std::{
     path::Path,
@@ -17,8 +19,9 @@ use yoink::{
 };
 
 use super::{
-    RedisCluster, Sentinels, Service, eventually, redis_cli, scratch_dir,
-    servers::POSTGRES_SETTINGS, shared, succeeds,
+    Authority, Cli, ClusterOptions, RedisCluster, Sentinels, Service, eventually, scratch_dir,
+    servers::{POSTGRES_SETTINGS, shared_cluster},
+    shared, succeeds,
 };
 
 /// The stores of a test.
@@ -28,10 +31,14 @@ pub struct TestEnv {
     /// How many partitions it has; changed before the first process starts.
     pub partitions: u16,
     pub redis: Option<RedisServer>,
+    /// In place of the shared Redis.
+    pub shared_cluster: Option<&'static RedisCluster>,
     /// In place of `redis`.
     pub redis_cluster: Option<RedisCluster>,
     /// In place of `redis`.
     pub sentinels: Option<Sentinels>,
+    /// The authority of the Redis that speaks TLS, for the settings.
+    pub redis_ca_file: Option<String>,
     pub postgres: Option<PostgresServer>,
 }
 
@@ -44,14 +51,17 @@ impl TestEnv {
     pub async fn new() -> Self {
         tokio::task::spawn_blocking(shared).await.unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let shared_cluster = if on_cluster() { Some(shared_cluster().await) } else { None };
         let env = Self {
             // The user of the service may use keys that begin with `yoink:`.
             prefix: format!("yoink:test{n}"),
             database: format!("test{n}"),
             partitions: 2,
             redis: None,
+            shared_cluster,
             redis_cluster: None,
             sentinels: None,
+            redis_ca_file: None,
             postgres: None,
         };
         let mut made = COPYING.lock().await;
@@ -84,10 +94,25 @@ impl TestEnv {
         env
     }
 
+    /// With its own Redis, which is restarted or killed by [`TestEnv::restart_redis`] and [`TestEnv::kill_redis`].
+    pub async fn with_restarted_redis() -> Self {
+        if !on_cluster() {
+            return Self::with_own_redis().await;
+        }
+        let cluster = RedisCluster::start(ClusterOptions::default()).await;
+        Self { redis_cluster: Some(cluster), ..Self::new().await }
+    }
+
     /// With its own Redis Cluster of three masters. It has four partitions, so that each master has one at least.
-    pub async fn with_redis_cluster(with_replicas: bool) -> Self {
-        let cluster = RedisCluster::start(with_replicas).await;
-        Self { partitions: 4, redis_cluster: Some(cluster), ..Self::new().await }
+    pub async fn with_redis_cluster(replicas: bool) -> Self {
+        Self::with_cluster(ClusterOptions { replicas, ..ClusterOptions::default() }).await
+    }
+
+    /// The same, with more options.
+    pub async fn with_cluster(options: ClusterOptions<'_>) -> Self {
+        let redis_cluster = Some(RedisCluster::start(options).await);
+        let redis_ca_file = options.tls.map(Authority::file);
+        Self { partitions: 4, redis_cluster, redis_ca_file, ..Self::new().await }
     }
 
     /// With its own Postgres, for faults.
@@ -121,11 +146,37 @@ impl TestEnv {
 
     /// For the user of the service.
     pub fn redis_url(&self) -> String {
-        match (&self.redis_cluster, &self.sentinels) {
-            (Some(cluster), _) => cluster.url(),
-            (None, Some(sentinels)) => sentinels.url(),
+        match (self.cluster(), &self.sentinels) {
+            (_, Some(sentinels)) => sentinels.url(),
+            (Some(cluster), None) => cluster.url(),
             (None, None) => self.redis().url(),
         }
+    }
+
+    /// The cluster that is used, the test's own or the shared one.
+    fn cluster(&self) -> Option<&RedisCluster> {
+        let shared = self.shared_cluster.filter(|_| self.redis.is_none());
+        self.redis_cluster.as_ref().or(shared)
+    }
+
+    /// The servers of the test's own Redis: one, or all nodes of its cluster.
+    fn redis_servers(&mut self) -> &mut [RedisServer] {
+        match &mut self.redis_cluster {
+            Some(cluster) => cluster.nodes_mut(),
+            None => self.redis.as_mut_slice(),
+        }
+    }
+
+    /// Restarts the test's own Redis, with its data.
+    pub fn restart_redis(&mut self) {
+        for server in self.redis_servers() {
+            server.restart().unwrap();
+        }
+    }
+
+    /// Kills the test's own Redis, as a crash does.
+    pub fn kill_redis(&mut self) {
+        self.redis_servers().iter_mut().for_each(RedisServer::kill);
     }
 
     /// The cluster of a test that has one.
@@ -168,6 +219,7 @@ impl TestEnv {
             ("partitions", self.partitions.to_string()),
             ("log_filter", "warn".to_owned()),
         ];
+        settings.extend(self.redis_ca_file.clone().map(|file| ("redis_ca_file", file)));
         settings.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         settings
     }
@@ -212,8 +264,13 @@ impl TestEnv {
     }
 
     /// A connection of an administrator to Redis.
-    pub async fn cli(&self) -> redis::aio::MultiplexedConnection {
-        redis_cli(&self.redis().admin_url()).await
+    pub async fn cli(&self) -> Cli {
+        let servers = match self.cluster() {
+            Some(cluster) => cluster.nodes(),
+            None => std::slice::from_ref(self.redis()),
+        };
+        let urls: Vec<String> = servers.iter().map(RedisServer::admin_url).collect();
+        Cli::to(&urls).await
     }
 
     /// One number from the database, as soon as it can be asked.
@@ -251,6 +308,11 @@ impl TestEnv {
         })
         .await
     }
+}
+
+/// Whether the tests use a cluster where they can.
+fn on_cluster() -> bool {
+    std::env::var("TEST_REDIS").is_ok_and(|kind| kind == "cluster")
 }
 
 /// Waits until a Postgres accepts connections: after a fault it may still be recovering.

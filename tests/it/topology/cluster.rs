@@ -84,28 +84,6 @@ async fn poison_orders_on_a_cluster_are_voided_and_their_units_are_for_sale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slot_that_moves_under_load_loses_nothing_and_is_sold_on_its_new_master() {
-    let env = TestEnv::with_redis_cluster(false).await;
-    let service = env.serve(Role::All, &[]).await;
-    let products = create_products(&env, &service, 100_000).await;
-    let names: Vec<&str> = products.iter().map(String::as_str).collect();
-    let buyers = BuyerLoad::new("buyer", 8, &names).paced(Duration::from_millis(2));
-    let load = buyers.start(vec![service.channel()]);
-    let cluster = env.redis_cluster();
-    let home = cluster.serving(&env.prefix, 3).await.unwrap();
-    for to in [(home + 1) % 3, home] {
-        load.sells(200).await;
-        cluster.move_partition(&env.prefix, 3, to).await;
-        sells(&service, &products[3], &format!("on-{to}")).await;
-        assert_eq!(cluster.serving(&env.prefix, 3).await, Some(to));
-    }
-    load.sells(200).await;
-    load.end().await.assert_all_answers_kept(&env, &service).await;
-    let report = env.assert_audit_holds().await;
-    assert!(report.lost.is_empty(), "{report:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn restart_of_one_master_fences_its_partition_until_it_is_rebuilt() {
     let mut env = TestEnv::with_redis_cluster(false).await;
     let service = env.serve(Role::All, &[]).await;

@@ -1,42 +1,146 @@
-//! A Redis Cluster whose masters have replicas.
+//! A Redis Cluster whose masters have replicas: one of them takes the place of a master that is away.
 
 use std::time::Duration;
 
 use tokio::task::block_in_place;
 use yoink::{app::Role, grpc::pb::Ack};
 
-use super::cluster::{create_products, sells};
-use crate::harness::{BuyerLoad, TestEnv, eventually, reason};
+use super::{
+    cluster::{create_products, sells},
+    load::{Loads, epoch},
+};
+use crate::harness::{ClusterOptions, Service, TestEnv, eventually, reason};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_master_is_replaced_by_its_replica_and_every_loss_is_counted() {
     let mut env = TestEnv::with_redis_cluster(true).await;
     let service = env.serve(Role::All, &[]).await;
-    let products = create_products(&env, &service, 100_000).await;
-    let names: Vec<&str> = products.iter().map(String::as_str).collect();
-    let buyers = BuyerLoad::new("buyer", 8, &names).paced(Duration::from_millis(2));
-    let load = buyers.start(vec![service.channel()]);
-    load.sells(300).await;
+    let loads = Loads::start(&env, &service).await;
+    loads.sell(100).await;
     let killed = env.redis_cluster().serving(&env.prefix, 3).await.unwrap();
+    let before = epoch(&env).await;
     env.redis_cluster_mut().node_mut(killed).kill();
-    sells(&service, &products[0], "while-one-is-down").await;
-    eventually("the replica serves the partition", async || {
-        env.redis_cluster().serving(&env.prefix, 3).await.filter(|node| *node != killed)
-    })
-    .await;
-    sells(&service, &products[3], "after").await;
-    load.sells(300).await;
+    // The partitions of the other masters are sold meanwhile.
+    loads.others.sells(50).await;
+    let cluster = env.redis_cluster();
+    cluster.is_promoted(cluster.replica_of(killed)).await;
+    rebuilt(&env, before).await;
+    loads.sell(100).await;
     // The former master follows the new one.
     block_in_place(|| env.redis_cluster_mut().node_mut(killed).restart().unwrap());
-    load.sells(300).await;
-    let account = load.end().await.account(&env, &service).await;
+    env.redis_cluster().follows(killed).await;
+    loads.sell(50).await;
+    loads.end_and_count(&env, &service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_master_is_replaced_and_changes_nothing_when_it_continues() {
+    let env = TestEnv::with_redis_cluster(true).await;
+    let service = env.serve(Role::All, &[]).await;
+    let loads = Loads::start(&env, &service).await;
+    loads.sell(100).await;
+    let cluster = env.redis_cluster();
+    let stopped = cluster.serving(&env.prefix, 3).await.unwrap();
+    let before = epoch(&env).await;
+    cluster.node(stopped).pause();
+    // Its connections stay open, and nothing is answered.
+    loads.others.sells(50).await;
+    cluster.is_promoted(cluster.replica_of(stopped)).await;
+    rebuilt(&env, before).await;
+    loads.sell(100).await;
+    // It finds requests that were sent to it before, executes them as the master that it was, and then follows the new one.
+    cluster.node(stopped).resume();
+    cluster.follows(stopped).await;
+    loads.sell(50).await;
+    loads.end_and_count(&env, &service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn master_that_is_cut_off_from_the_others_is_replaced_and_every_loss_is_counted() {
+    let options = ClusterOptions { replicas: true, separable: true, ..ClusterOptions::default() };
+    let env = TestEnv::with_cluster(options).await;
+    let service = env.serve(Role::All, &[]).await;
+    let loads = Loads::start(&env, &service).await;
+    loads.sell(100).await;
+    let cluster = env.redis_cluster();
+    let cut_off = cluster.serving(&env.prefix, 3).await.unwrap();
+    let before = epoch(&env).await;
+    // Clients reach it, so it accepts orders until it finds that it is in the minority.
+    cluster.cut_off(cut_off).await;
+    loads.others.sells(50).await;
+    cluster.is_promoted(cluster.replica_of(cut_off)).await;
+    rebuilt(&env, before).await;
+    loads.sell(100).await;
+    cluster.join(cut_off).await;
+    cluster.follows(cut_off).await;
+    loads.sell(50).await;
+    loads.end_and_count(&env, &service).await;
+}
+
+/// Waits until partition 3 was opened again, in a later epoch.
+async fn rebuilt(env: &TestEnv, before: i64) {
+    eventually("it was rebuilt", async || (epoch(env).await > before).then_some(())).await;
+}
+
+/// Buys as these users; returns the reservations.
+async fn buy(service: &Service, product: &str, users: std::ops::Range<u32>) -> Vec<String> {
+    let mut ids = Vec::new();
+    for n in users {
+        let bought = service.buy(product, &format!("user-{n}"), "r").await.unwrap();
+        ids.push(bought.reservation_id);
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failover_to_a_stale_replica_in_a_cluster_counts_the_lost_exactly() {
+    let mut env = TestEnv::with_redis_cluster(true).await;
+    // No worker: the orders are in Redis only.
+    let api = env.serve(Role::Api, &[]).await;
+    let products = create_products(&env, &api, 50).await;
+    let mut kept = Vec::new();
+    for product in &products {
+        kept.push(buy(&api, product, 0..10).await);
+    }
+    let cluster = env.redis_cluster();
+    let master = cluster.serving(&env.prefix, 3).await.unwrap();
+    cluster.is_copied(master).await;
+    cluster.stop_replication(master).await;
+    let lost = buy(&api, &products[3], 10..25).await;
+    env.redis_cluster_mut().node_mut(master).kill();
+    let cluster = env.redis_cluster();
+    cluster.is_promoted(cluster.replica_of(master)).await;
+    eventually("the new master is found, and fenced", async || {
+        (api.refusal(&products[3], "late", "r").await == "RECOVERING").then_some(())
+    })
+    .await;
+    buy(&api, &products[0], 10..12).await;
+
+    let worker = env.serve(Role::Worker, &[]).await;
+    sells(&api, &products[3], "late").await;
     let report = env.assert_audit_holds().await;
-    let counted: u64 = report.lost.iter().map(|lost| lost.count).sum();
-    assert!(report.lost.iter().all(|lost| lost.exact), "{report:?}");
-    // An order whose answer was lost, too, is counted and no buyer knows of it.
-    assert!(account.lost.len() as u64 <= counted, "{account:?} {report:?}");
-    assert_eq!(account.voided, 0, "{account:?}");
-    assert!(account.confirmed >= 700, "{account:?}");
+    let counted: Vec<_> = report.lost.iter().map(|lost| (lost.count, lost.exact)).collect();
+    assert_eq!(counted, [(15, true)], "{report:?}");
+    for (product, ids) in products.iter().zip(&kept) {
+        for (n, id) in ids.iter().enumerate() {
+            let again = api.buy(product, &format!("user-{n}"), "r").await.unwrap();
+            assert_eq!((&again.reservation_id, again.duplicate), (id, true));
+        }
+    }
+    for id in &lost {
+        assert_eq!(reason(&api.reservation(id).await.unwrap_err()), "LOST_OR_UNKNOWN");
+    }
+    // The former master has the lost orders, and follows the new one, which does not.
+    block_in_place(|| env.redis_cluster_mut().node_mut(master).restart().unwrap());
+    env.redis_cluster().follows(master).await;
+    // The units of the lost are for sale, and no more than those.
+    buy(&api, &products[3], 100..139).await;
+    assert_eq!(api.refusal(&products[3], "too-late", "r").await, "SOLD_OUT");
+    let report = env.assert_audit_holds().await;
+    for units in &report.products {
+        assert_eq!(units.confirmed + units.stock, 50, "{report:?}");
+    }
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,4 +2,7 @@
 
 mod cluster;
 mod failover;
+mod load;
+mod moved;
 mod sentinel;
+mod tls;
