@@ -11,7 +11,6 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use redis::aio::MultiplexedConnection;
 use serde_json::Value as Json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,8 +20,9 @@ use tokio::{
 use yoink::grpc::pb::{GetProductRequest, inventory_service_client::InventoryServiceClient};
 
 use crate::{
-    measure::stores::Stores,
+    measure::stores::{Redis, Stores},
     process::{Process, command},
+    redis_servers::RedisServers,
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -75,8 +75,7 @@ impl Products {
 pub(crate) struct Deployment {
     pub(crate) programs: Programs,
     pub(crate) stores: Stores,
-    redis: MultiplexedConnection,
-    redis_pid: u32,
+    pub(crate) redis: RedisServers,
     settings: Vec<String>,
     last_product: String,
     /// The files in its directory are numbered.
@@ -90,11 +89,18 @@ impl Deployment {
         products: &[Products],
         settings: &[&str],
     ) -> anyhow::Result<Self> {
-        let stores = Stores::start("bench").await?;
-        let client = redis::Client::open(stores.redis_url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-        let redis_pid = info_number(&info, "process_id")?;
+        Self::create_on(Redis::One, programs, products, settings).await
+    }
+
+    /// The same, with this Redis.
+    pub(crate) async fn create_on(
+        redis: Redis,
+        programs: &Programs,
+        products: &[Products],
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
+        let stores = Stores::start_with("bench", redis).await?;
+        let servers = RedisServers::connect(&stores.redis_urls()).await?;
         let mut all = vec![
             format!("redis_url={}", stores.redis_url()),
             format!("postgres_url={}", stores.postgres_url()),
@@ -106,8 +112,7 @@ impl Deployment {
         let deployment = Self {
             programs: programs.clone(),
             stores,
-            redis: connection,
-            redis_pid: u32::try_from(redis_pid)?,
+            redis: servers,
             settings: all,
             last_product: format!("{}{}", last.prefix, last.count - 1),
             files: Cell::new(0),
@@ -247,49 +252,7 @@ impl Deployment {
 
     /// Orders that wait in Redis.
     pub(crate) async fn orders_in_streams(&self) -> anyhow::Result<u64> {
-        self.sum_of_streams("XLEN", &[]).await
-    }
-
-    /// The sum of what a command returns for each stream in Redis.
-    async fn sum_of_streams(&self, name: &str, words: &[&str]) -> anyhow::Result<u64> {
-        let (mut connection, mut cursor, mut sum) = (self.redis.clone(), 0_u64, 0);
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg(&["TYPE", "stream", "COUNT", "1000"]);
-            let (next, keys): (u64, Vec<String>) = scan.query_async(&mut connection).await?;
-            for key in keys {
-                let mut command = redis::cmd(name);
-                command.arg(words).arg(key);
-                sum += command.query_async::<Option<u64>>(&mut connection).await?.unwrap_or(0);
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(sum);
-            }
-        }
-    }
-
-    /// Bytes that all streams in Redis use together.
-    pub(crate) async fn stream_bytes(&self) -> anyhow::Result<u64> {
-        self.sum_of_streams("MEMORY", &["USAGE"]).await
-    }
-
-    /// Bytes that Redis uses.
-    pub(crate) async fn redis_bytes(&self) -> anyhow::Result<u64> {
-        let mut connection = self.redis.clone();
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut connection).await?;
-        info_number(&info, "used_memory")
-    }
-
-    /// Sets `appendfsync` of the running Redis.
-    pub(crate) async fn set_appendfsync(&self, value: &str) -> anyhow::Result<()> {
-        let mut set = redis::cmd("CONFIG");
-        set.arg(&["SET", "appendfsync", value]);
-        Ok(set.query_async(&mut self.redis.clone()).await?)
-    }
-
-    pub(crate) fn redis_pid(&self) -> u32 {
-        self.redis_pid
+        self.redis.sum_of_streams("XLEN", &[]).await
     }
 
     /// Stores what waits, audits, stops the service, and stops the servers.
@@ -304,11 +267,6 @@ impl Deployment {
         service.stop().await?;
         self.stores.stop().await
     }
-}
-
-fn info_number(info: &str, name: &str) -> anyhow::Result<u64> {
-    let number = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    Ok(number.with_context(|| format!("INFO has no {name}"))?.trim().parse()?)
 }
 
 /// A running `yoink serve`.

@@ -36,6 +36,8 @@ pub(crate) enum Figure {
     SpreadToOne,
     SpreadEvenness,
     SpreadAckLedger,
+    ClusterRate,
+    ClusterToOne,
 }
 
 /// What a figure is to be.
@@ -76,7 +78,7 @@ enum Unit {
 }
 
 impl Figure {
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::EmptyRate,
         Self::AcceptedRate,
         Self::SoldOutRate,
@@ -106,6 +108,8 @@ impl Figure {
         Self::SpreadToOne,
         Self::SpreadEvenness,
         Self::SpreadAckLedger,
+        Self::ClusterRate,
+        Self::ClusterToOne,
     ];
 
     fn described(self) -> (&'static str, Unit, Goal) {
@@ -162,6 +166,10 @@ impl Figure {
             }
             Self::SpreadAckLedger => {
                 ("ack = ledger, 2 processes of role all ÷ one", Ratio, AtLeast(0.75))
+            }
+            Self::ClusterRate => ("accepted, a Redis Cluster of 3 masters", PerSecond, Goal::None),
+            Self::ClusterToOne => {
+                ("accepted, a Redis Cluster of 3 masters ÷ one Redis", Ratio, AtLeast(0.85))
             }
         }
     }

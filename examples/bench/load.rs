@@ -145,8 +145,12 @@ impl Phase {
 }
 
 /// The processor time that service and Redis have used.
-fn used(deployment: &Deployment, service: &Service) -> anyhow::Result<[Duration; 2]> {
-    Ok([processor_time(service.pid())?, processor_time(deployment.redis_pid())?])
+pub(crate) fn processor_times(
+    deployment: &Deployment,
+    service: &Service,
+) -> anyhow::Result<[Duration; 2]> {
+    let redis = deployment.redis.pids().iter().map(|pid| processor_time(*pid));
+    Ok([processor_time(service.pid())?, redis.sum::<anyhow::Result<Duration>>()?])
 }
 
 /// A phase that has begun; dropping it kills `yoink load`.
@@ -204,7 +208,7 @@ pub(crate) fn start<'a>(
             }
         }
     }
-    let before = used(deployment, service)?;
+    let before = processor_times(deployment, service)?;
     let process = Process::start("yoink load", command, &deployment.file("log"))?;
     Ok(Running { deployment, service, name: name.to_owned(), process, report, before })
 }
@@ -214,7 +218,7 @@ impl Running<'_> {
     pub(crate) async fn ended(mut self) -> anyhow::Result<Phase> {
         let status = self.process.ended().await?;
         ensure!(status.success(), "yoink load failed ({status}) in the phase \"{}\"", self.name);
-        let after = used(self.deployment, self.service)?;
+        let after = processor_times(self.deployment, self.service)?;
         let report: Json = serde_json::from_slice(&fs::read(&self.report)?)?;
         let whole = |value: &Json| value.as_u64().with_context(|| format!("no number: {report}"));
         let number = |value: &Json| value.as_f64().with_context(|| format!("no number: {report}"));

@@ -1,5 +1,5 @@
-//! Measures this program on private servers: `make bench`, `make bench-growth` and `make bench-check`. The service and the load
-//! generator are processes of their own. `docs/performance.md` describes the figures.
+//! Measures this program on private servers: `make bench`, `make bench-growth`, `make bench-idle` and `make bench-check`. The
+//! service and the load generator are processes of their own. `docs/performance.md` describes the figures.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 mod check;
@@ -7,6 +7,7 @@ mod checkout;
 mod deployment;
 mod figure;
 mod growth;
+mod idle;
 #[path = "../../tests/tools/listening.rs"]
 #[expect(clippy::unwrap_used, unreachable_pub, reason = "a file of the tests")]
 mod listening;
@@ -16,6 +17,7 @@ mod load;
 mod measure;
 mod parts;
 mod process;
+mod redis_servers;
 mod rest;
 #[path = "../../tests/it/auth/signer.rs"]
 #[expect(clippy::unwrap_used, unreachable_pub, dead_code, reason = "a file of the tests")]
@@ -52,6 +54,8 @@ enum Command {
     Table(TableArgs),
     /// Measures how the cost grows: with partitions, products, stored orders and waiting orders.
     Growth(growth::GrowthArgs),
+    /// Measures what a service costs that no client calls.
+    Idle(idle::IdleArgs),
     /// Compares this program with that of another commit. Fails if it is slower.
     Check(check::CheckArgs),
 }
@@ -101,6 +105,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Table(args) => table(args).await,
         Command::Growth(args) => growth::run(args, &program()?).await,
+        Command::Idle(args) => idle::run(args, &program()?).await,
         Command::Check(args) => check::run(args, &program()?).await,
     }
 }

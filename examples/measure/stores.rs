@@ -1,4 +1,4 @@
-//! The private Redis and the private Postgres of one run.
+//! The private Redis, or the private Redis Cluster, and the private Postgres of one run.
 
 use std::{
     fs::Permissions,
@@ -13,16 +13,27 @@ use tokio::task::spawn_blocking;
 use tokio_postgres::{NoTls, Row};
 use yoink::servers::{AppendFsync, PostgresServer, RedisServer};
 
+use super::cluster;
+
+/// Which Redis a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Redis {
+    One,
+    /// Three masters.
+    Cluster,
+}
+
 /// The private servers of one run.
 pub(crate) struct Stores {
-    /// It ends before the directory is removed: fields are dropped in this order.
-    redis: RedisServer,
+    /// One, or the masters of a cluster. They end before the directory is removed: fields are dropped in this order.
+    redis: Vec<RedisServer>,
     /// An interrupted stop or restart of Postgres holds it as well, until its end.
     kept: Arc<Kept>,
     postgres_url: String,
 }
 
-/// Postgres and the directory of both servers.
+/// Postgres and the directory of all servers.
 struct Kept {
     postgres: Mutex<PostgresServer>,
     /// Removed after Postgres has ended: fields are dropped in this order.
@@ -32,19 +43,32 @@ struct Kept {
 impl Stores {
     /// Starts both servers, with an empty database of this name.
     pub(crate) async fn start(name: &'static str) -> anyhow::Result<Self> {
-        spawn_blocking(move || {
+        Self::start_with(name, Redis::One).await
+    }
+
+    /// The same, with this Redis.
+    pub(crate) async fn start_with(name: &'static str, redis: Redis) -> anyhow::Result<Self> {
+        let mut this = spawn_blocking(move || {
             let mut dir = tempfile::Builder::new();
             let prefix = format!("yoink-{name}-");
             // A Postgres that runs as another user must pass through it.
             let dir = dir.prefix(&prefix).permissions(Permissions::from_mode(0o711)).tempdir()?;
-            let redis = RedisServer::start(&dir.path().join("redis"), AppendFsync::Everysec)?;
+            let mut servers = Vec::new();
+            if redis == Redis::One {
+                let path = dir.path().join("redis");
+                servers.push(RedisServer::start(&path, AppendFsync::Everysec)?);
+            }
             let postgres = PostgresServer::start(&dir.path().join("postgres"), &[])?;
             postgres.create_database(name)?;
             let postgres_url = postgres.superuser_url(name);
             let kept = Arc::new(Kept { postgres: Mutex::new(postgres), dir });
-            Ok(Self { redis, kept, postgres_url })
+            anyhow::Ok(Self { redis: servers, kept, postgres_url })
         })
-        .await?
+        .await??;
+        if redis == Redis::Cluster {
+            this.redis = cluster::start(this.dir()).await?;
+        }
+        Ok(this)
     }
 
     /// Stops both servers and removes their data.
@@ -53,8 +77,15 @@ impl Stores {
         spawn_blocking(move || drop(self)).await.context("the servers cannot be stopped")
     }
 
+    /// The address of each Redis.
+    pub(crate) fn redis_urls(&self) -> Vec<String> {
+        self.redis.iter().map(RedisServer::admin_url).collect()
+    }
+
+    /// For the setting `redis_url`.
     pub(crate) fn redis_url(&self) -> String {
-        self.redis.admin_url()
+        let url = self.redis[0].admin_url();
+        if self.redis.len() == 1 { url } else { url.replacen("://", "+cluster://", 1) }
     }
 
     pub(crate) fn postgres_url(&self) -> &str {

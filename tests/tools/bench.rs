@@ -1,4 +1,4 @@
-//! `make bench`, `make bench-growth` and `make bench-check`, small: the form of their reports, that every audit was clean, and
+//! `make bench`, `make bench-growth`, `make bench-idle` and `make bench-check`, small: the form of their reports, that every audit was clean, and
 //! that nothing is left. The figures mean nothing here.
 
 use std::{
@@ -69,7 +69,7 @@ async fn bench_measures_every_figure_and_each_audit_is_clean() {
     let report = Bench::new(sizes).report("report.json").await;
     let parts: Vec<&str> =
         report["parts"].as_array().unwrap().iter().map(|it| it["part"].as_str().unwrap()).collect();
-    let repeated = ["api", "credentials", "edge", "stored", "spread", "away"];
+    let repeated = ["api", "credentials", "edge", "stored", "spread", "cluster", "away"];
     assert_eq!(parts, [&repeated[..], &["memory"], &repeated].concat());
     for part in report["parts"].as_array().unwrap() {
         assert_eq!(part["audit"], "clean");
@@ -78,7 +78,7 @@ async fn bench_measures_every_figure_and_each_audit_is_clean() {
         assert!(phases.iter().all(|phase| phase["others"] == 0), "{part}");
     }
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 29);
+    assert_eq!(rows.len(), 31);
     for row in rows {
         let runs = if ONCE.contains(&row["figure"].as_str().unwrap()) { 1 } else { 2 };
         assert_eq!(row["values"].as_array().unwrap().len(), runs, "{row}");
@@ -98,6 +98,16 @@ async fn bench_growth_measures_each_point() {
     let expected = expected.map(|(dimension, size)| (dimension, Json::from(size)));
     let found: Vec<_> = points.map(|(dimension, size)| (dimension, size.clone())).collect();
     assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_idle_measures_one_redis_and_a_cluster() {
+    let report = Bench::new("idle --partitions 2 --seconds 0.1").report("idle.json").await;
+    let points = report["points"].as_array().unwrap().iter();
+    let points: Vec<_> =
+        points.map(|point| (point["redis"].as_str().unwrap(), &point["partitions"])).collect();
+    let partitions = Json::from(2);
+    assert_eq!(points, [("one", &partitions), ("cluster", &partitions)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,9 +54,9 @@ impl Run<'_> {
         let with_ids = with_ids.all_accepted()?;
         let many = self.few("many products", Call::reserve_of("many-", products)).await?;
         let many = many.all_accepted()?;
-        self.deployment.set_appendfsync("always").await?;
+        self.deployment.redis.set_appendfsync("always").await?;
         let always = self.few("appendfsync always", ACCEPTED).await?.all_accepted()?;
-        self.deployment.set_appendfsync("everysec").await?;
+        self.deployment.redis.set_appendfsync("everysec").await?;
         for (figure, value) in [
             (Figure::EmptyRate, empty.rate),
             (Figure::AcceptedRate, accepted.rate),

@@ -31,13 +31,13 @@ pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
     deployment.wait_until_stored().await?;
 
     deployment.stores.stop_postgres().await?;
-    let before = deployment.redis_bytes().await?;
+    let before = deployment.redis.bytes().await?;
     let time = Duration::from_secs_f64(setup.sizes.away_seconds);
     let away = phase("Postgres is away", Pace::Closed(time)).await?;
     // On a fast machine the limit of the backlog may be reached. Then Redis uses 1 GB, and is not full with less than 2 GB.
     let away = measured.keep(away.accepted_or_backlog_full()?);
     let (with_orders, waiting) =
-        (deployment.redis_bytes().await?, deployment.orders_in_streams().await?);
+        (deployment.redis.bytes().await?, deployment.orders_in_streams().await?);
     ensure!(waiting >= away.succeeded, "{waiting} orders wait: fewer than were accepted");
     deployment.stores.restart_postgres().await?;
     let returned = Instant::now();
@@ -45,7 +45,7 @@ pub(super) async fn measure(setup: &Setup) -> anyhow::Result<Measured> {
     measured.add(Figure::DrainSeconds, returned.elapsed().as_secs_f64());
     let waited = waiting as f64;
     measured.add(Figure::OrderBytes, (with_orders as f64 - before as f64) / waited);
-    measured.add(Figure::StreamBytesLeft, deployment.stream_bytes().await? as f64 / waited);
+    measured.add(Figure::StreamBytesLeft, deployment.redis.stream_bytes().await? as f64 / waited);
     deployment.finish(service).await?;
     Ok(measured)
 }

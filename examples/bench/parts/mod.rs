@@ -3,6 +3,7 @@
 
 mod api;
 mod away;
+mod cluster;
 mod credentials;
 mod edge;
 mod memory;
@@ -35,6 +36,8 @@ pub(crate) enum Part {
     Stored,
     /// Calls to one process of each role, and to two.
     Spread,
+    /// Calls with one Redis, and with a Redis Cluster.
+    Cluster,
     /// Calls while Postgres is away.
     Away,
     /// The memory of a service at full load; once in all.
@@ -111,12 +114,13 @@ pub(crate) struct Setup {
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Api,
         Self::Credentials,
         Self::Edge,
         Self::Stored,
         Self::Spread,
+        Self::Cluster,
         Self::Away,
         Self::Memory,
     ];
@@ -135,6 +139,7 @@ impl Part {
             Self::Edge => edge::measure(setup).await,
             Self::Stored => stored::measure(setup).await,
             Self::Spread => spread::measure(setup).await,
+            Self::Cluster => cluster::measure(setup).await,
             Self::Away => away::measure(setup).await,
             Self::Memory => memory::measure(setup).await,
         }
