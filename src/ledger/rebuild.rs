@@ -113,6 +113,16 @@ impl Ledger {
         .await
     }
 
+    /// The last epoch in which a partition was open in the ledger.
+    pub async fn last_open(&self, partition: Partition) -> Result<Epoch, LedgerError> {
+        self.with("last_open", async move |client| {
+            let sql = "SELECT opened FROM partitions WHERE partition = $1";
+            let row = client.query_one(sql, &[&i32::from(partition.number())]).await?;
+            super::partitions::epoch(row.get(0))
+        })
+        .await
+    }
+
     /// Every product of a partition with its sold units.
     pub async fn products_with_sold(
         &self,

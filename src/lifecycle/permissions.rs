@@ -24,7 +24,7 @@ const SCRATCH: &str = "{scratch}";
 /// What this program calls outside of scripts and what no script calls, in a form that has no effect: it finds no key, no
 /// script or no group. `SCRIPT LOAD` and `EVAL` add a script that does nothing to those that Redis knows. Commands that
 /// may be refused are left out: CONFIG GET and ACL DRYRUN.
-const PLAIN: [&[&str]; 10] = [
+const PLAIN: [&[&str]; 11] = [
     &["PING"],
     &["EVAL", "return 1", "0"],
     &["EVALSHA", "0", "0"],
@@ -34,6 +34,7 @@ const PLAIN: [&[&str]; 10] = [
     &["XINFO", "CONSUMERS", SCRATCH, "group"],
     &["XREADGROUP", "GROUP", "group", "consumer", "STREAMS", SCRATCH, ">"],
     &["CLUSTER", "INFO"],
+    &["CLUSTER", "NODES"],
     &["CLUSTER", "SLOTS"],
 ];
 
@@ -84,8 +85,8 @@ impl Lifecycle {
         let master = self.partitions.master(partition);
         let mut refused = Vec::new();
         for words in PLAIN {
-            // This program asks only a cluster for its slots.
-            if master.is_empty() && words.first() == Some(&"CLUSTER") {
+            // This program asks only the nodes of a cluster for it.
+            if !self.partitions.is_cluster() && words.first() == Some(&"CLUSTER") {
                 continue;
             }
             let mut command = Cmd::new();

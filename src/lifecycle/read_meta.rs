@@ -20,6 +20,8 @@ pub struct Meta {
     pub seq: u64,
     /// Whether more than a first opening has been done with it: the ledger had it open before.
     pub in_use: bool,
+    /// Whether this Redis wrote it as the master that it is now: it has not restarted and was not promoted since.
+    pub is_of_instance: bool,
 }
 
 /// A seq in a meta, which has 36 bits.
@@ -30,11 +32,12 @@ pub(super) fn seq_of(text: &str) -> Option<u64> {
 script!(READ_META: Option<Meta> = "read_meta", include_str!("../../lua/read_meta.lua"),
     [Meta, Orders, Stock, Supply, Dead, Catalogue, Bought, DeadIndex] {
     ["none"] => None,
-    ["meta", deployment, epoch, seq, in_use] => Some(Meta {
+    ["meta", deployment, epoch, seq, in_use, of_this_instance] => Some(Meta {
         deployment: deployment.parse().unwrap_or(Uuid::nil()),
         epoch: Epoch(epoch.parse().ok()?),
         seq: seq_of(seq)?,
         in_use: in_use == "1",
+        is_of_instance: of_this_instance == "1",
     }),
 });
 

@@ -83,7 +83,10 @@ impl Attempts {
             let last = self.last.get(&partition).map(|last| last.delay);
             let delay = match &rebuilt {
                 Ok(_) => RETRY_DELAY,
-                Err(error) => retry_delay(last, matches!(error, RebuildError::NotReady { .. })),
+                Err(RebuildError::NotReady { .. } | RebuildError::LeftBehind { .. }) => {
+                    retry_delay(last, true)
+                }
+                Err(_) => retry_delay(last, false),
             };
             self.last.insert(partition, LastAttempt { ended: Instant::now(), delay });
             let Err(error) = rebuilt else { continue };

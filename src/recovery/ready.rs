@@ -4,6 +4,7 @@ use super::{RebuildError, Recovery, steps::orders_in};
 use crate::{
     domain::{Epoch, Partition},
     ledger::{PartitionRow, PartitionStatus},
+    lifecycle::Meta,
     redis::RedisCallError,
     stream::{Source, UndrainedEntry},
 };
@@ -15,9 +16,17 @@ fn not_ready(what: &'static str, source: impl Into<RebuildError>) -> RebuildErro
     RebuildError::NotReady { what, source: Box::new(source.into()) }
 }
 
+/// Whether another Redis was opened after this one, and this one has lost nothing. What lost data, was promoted or has
+/// restarted is not the instance that wrote its meta. A rebuild there would void what the other one has accepted and what
+/// is not stored yet, only because its address is not known here.
+fn was_left_behind(meta: Meta, last_open: Epoch) -> bool {
+    meta.is_of_instance && meta.epoch < last_open
+}
+
 impl Recovery {
     /// Checks that Redis holds no data of another deployment, accepts writes and permits every command of a rebuild, that
-    /// every entry in the streams can be read, and that there is an epoch left. Returns the highest epoch of the partition
+    /// every entry in the streams can be read, that there is an epoch left, and that no later epoch was opened on another
+    /// Redis. Returns the highest epoch of the partition
     /// that Redis or this process knows; `None` for a new partition of which neither knows that it was open: it is opened,
     /// not rebuilt.
     pub(super) async fn check_ready(
@@ -38,6 +47,14 @@ impl Recovery {
         let above = meta.map(|meta| meta.epoch).max(known).unwrap_or(row.epoch);
         if row.epoch.max(above) >= Epoch::MAX {
             return Err(RebuildError::EpochsUsedUp);
+        }
+        if let Some(meta) = meta
+            && self.lifecycle.partitions().is_discovered()
+        {
+            let last_open = self.ledger.last_open(partition).await?;
+            if was_left_behind(meta, last_open) {
+                return Err(RebuildError::LeftBehind { meta: meta.epoch, last_open });
+            }
         }
         let writable = self.lifecycle.check_writable(partition).await;
         writable.map_err(|error| not_ready("Redis refuses writes", error))?;
@@ -73,5 +90,30 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn only_an_instance_that_lost_nothing_is_left_behind_by_a_later_epoch() {
+        let meta = |epoch, is_of_instance| Meta {
+            deployment: Uuid::nil(),
+            epoch: Epoch(epoch),
+            seq: 0,
+            in_use: true,
+            is_of_instance,
+        };
+        assert!(was_left_behind(meta(5, true), Epoch(6)));
+        // It was promoted, or has restarted.
+        assert!(!was_left_behind(meta(5, false), Epoch(6)));
+        // The rebuild that closed the partition in the ledger was interrupted.
+        assert!(!was_left_behind(meta(6, true), Epoch(6)));
+        // The rebuild that closed it in Redis was.
+        assert!(!was_left_behind(meta(7, true), Epoch(6)));
     }
 }

@@ -47,6 +47,14 @@ pub enum RebuildError {
         last = Epoch::MAX
     )]
     EpochsUsedUp,
+    /// A discovered master holds an earlier state that is not due to a loss of its own.
+    #[error(
+        "this Redis was left behind by a failover: it has epoch {meta} of the partition, and a later one was opened on \
+         another Redis, epoch {last_open}; wait until the other one is found. If it is lost for good, restart this Redis, \
+         and the partition is rebuilt on it"
+    )]
+    #[expect(missing_docs, reason = "the epochs of both")]
+    LeftBehind { meta: Epoch, last_open: Epoch },
     /// A check failed before anything was changed.
     #[error("{what}")]
     #[expect(missing_docs, reason = "what is wrong, and how the check failed")]
@@ -57,7 +65,9 @@ impl RebuildError {
     /// Whether the rebuild failed or did not begin, as the start of a message.
     pub fn summary(&self) -> &'static str {
         match self {
-            Self::NotReady { .. } | Self::EpochsUsedUp => "the rebuild cannot begin",
+            Self::NotReady { .. } | Self::LeftBehind { .. } | Self::EpochsUsedUp => {
+                "the rebuild cannot begin"
+            }
             Self::Ledger(_)
             | Self::Redis(_)
             | Self::NewerFormat(_)

@@ -36,7 +36,7 @@ use crate::{telemetry::Metrics, tls::Reloaded};
 /// How long connecting may take, with resolving the name and Redis's first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The least time from one connection to the next, also where a connection fails at once.
-const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
 /// A connection that is dropped this soon, for the same reason as the one before, is logged at debug level.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -234,24 +234,26 @@ impl Connection {
         }
     }
 
-    /// Takes the address from an error MOVED, for the next request; returns whether there was one.
-    fn follow(&self, answer: &RedisResult<Value>) -> bool {
+    /// Takes the address from an error MOVED on this link, for the next request; returns whether there was one.
+    fn follow(&self, link: &Link, answer: &RedisResult<Value>) -> bool {
         let Target::Master { topology, index } = &self.shared.target else { return false };
         let error = match answer {
             Ok(Value::ServerError(error)) => error.clone().into(),
             Ok(_) => return false,
             Err(error) => error.clone(),
         };
+        let address = link.address.as_deref();
         error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
-            && error.redirect_node().is_some_and(|(address, _)| topology.redirect(*index, address))
+            && error.redirect_node().is_some_and(|(to, _)| topology.redirect(*index, to, address))
     }
 
-    /// Sends a request, and drops the connection if the result shows that it cannot be used.
+    /// Sends a request, and drops the connection if the result shows that it cannot be used. Fails without a connection;
+    /// otherwise returns the link and its answer.
     async fn send<T, F: Future<Output = RedisResult<T>>>(
         &self,
         send: impl FnOnce(MultiplexedConnection) -> F,
         in_answer: impl FnOnce(&T) -> Option<DropReason>,
-    ) -> RedisResult<T> {
+    ) -> RedisResult<(Arc<Link>, RedisResult<T>)> {
         let (link, connection) = self.connected().await?;
         let answered = link.answered.load(Ordering::Relaxed);
         let answer = send(connection).await;
@@ -269,7 +271,7 @@ impl Connection {
                 Err(error) => self.drop_link(&link, reason, error),
             }
         }
-        answer
+        Ok((link, answer))
     }
 
     /// No request uses it from now on. Counted and logged once.
@@ -305,10 +307,10 @@ impl ConnectionLike for Connection {
             connection.send_packed_command(command).await
         };
         async move {
-            let answer = self.send(send, in_answer).await;
-            if self.follow(&answer) {
+            let (link, answer) = self.send(send, in_answer).await?;
+            if self.follow(&link, &answer) {
                 // In memory of its own, because it is rare.
-                return Box::pin(self.send(send, in_answer)).await;
+                return Box::pin(self.send(send, in_answer)).await?.1;
             }
             answer
         }
@@ -326,11 +328,12 @@ impl ConnectionLike for Connection {
         };
         async move {
             let in_answers = |answers: &Vec<_>| answers.iter().find_map(in_answer);
-            let answers = self.send(send, in_answers).await?;
+            let (link, answers) = self.send(send, in_answers).await?;
+            let answers = answers?;
             // Other commands of the pipeline may have been executed, so it is not sent again.
             for answer in &answers {
                 if let Value::ServerError(error) = answer {
-                    self.follow(&Err(error.clone().into()));
+                    self.follow(&link, &Err(error.clone().into()));
                 }
             }
             Ok(answers)

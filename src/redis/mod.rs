@@ -18,6 +18,7 @@ mod partitions;
 mod script;
 mod slots;
 mod topology;
+mod views;
 
 pub use commands::Commands;
 pub use connection::{Connection, retry_at_start};

@@ -3,24 +3,26 @@
 use std::{
     collections::BTreeMap,
     io,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind,
-    TlsCertificates, Value, cmd,
+    TlsCertificates, Value, cmd, pipe,
 };
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use super::{
     Connection,
     connection::Target,
-    slots::{Node, SlotRange, epoch_of, parse_slots},
+    slots::{Node, is_ok, parse_addresses, parse_members},
+    views::{Claim, View, newest, owner, usable},
 };
 use crate::{telemetry::Metrics, tls::Reloaded};
 
-/// How long one node may take to answer, with connecting.
+/// How long one node may take to answer, without connecting; and all of them, with it, if another one has answered.
 const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where the addresses come from.
@@ -63,6 +65,17 @@ pub enum TopologyError {
     /// The Sentinels answer, and none has the name.
     #[error("no Sentinel knows a master with the name {0}")]
     UnknownMaster(String),
+    /// The Sentinels that answer name a master with a lower epoch than the one in use.
+    #[error(
+        "each Sentinel that answers names an earlier master than the one in use: restart this program if the Sentinels \
+         were set up anew"
+    )]
+    Older,
+    /// The nodes that answer do not know most of the masters in use.
+    #[error(
+        "the nodes that answer belong to another Redis Cluster: restart this program if the cluster was set up anew"
+    )]
+    OtherCluster,
     /// The nodes answer, and none has this slot.
     #[error("no node of the Redis Cluster has slot {slot}, which partition {partition} needs")]
     NoMaster {
@@ -82,14 +95,24 @@ impl TopologyError {
                 let is_loading = error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
                 error.is_timeout() || is_loading
             }
-            Self::UnknownMaster(_) => false,
+            Self::UnknownMaster(_) | Self::Older | Self::OtherCluster => false,
             Self::NoMaster { .. } => true,
         }
     }
 }
 
-/// The addresses by index: one, or one for each partition.
-pub(super) type Masters = Vec<Arc<ConnectionAddr>>;
+/// A master, as it is used now.
+#[derive(Clone, PartialEq)]
+pub(super) struct Master {
+    pub(super) address: Arc<ConnectionAddr>,
+    /// The newest answer that was used.
+    pub(super) claim: Option<Claim>,
+    /// When a node last answered MOVED.
+    pub(super) redirected: Option<Instant>,
+}
+
+/// The masters by index: one, or one for each partition.
+pub(super) type Masters = Vec<Master>;
 
 /// The nodes that are asked.
 pub(super) struct Nodes {
@@ -128,32 +151,40 @@ impl Nodes {
         }
     }
 
-    /// The addresses of the masters: one, or one for each of these slots. While no node has a slot, its address from
-    /// before stays.
+    /// The masters: one, or one for each of these slots. The one from before stays while no node has the slot, or each
+    /// names an earlier one.
     pub(super) async fn read(
         &self,
         slots: &[u16],
-        before: &[Arc<ConnectionAddr>],
+        before: &[Master],
     ) -> Result<Masters, TopologyError> {
-        match &self.source {
-            Source::Server(_) => Ok(Vec::new()),
+        let claims: Vec<_> = before.iter().map(|master| master.claim.clone()).collect();
+        let found = match &self.source {
+            Source::Server(_) => return Ok(Vec::new()),
             Source::Sentinel { sentinels, master, .. } => {
-                let found = self.ask_sentinels(sentinels, master).await?;
-                Ok(vec![Arc::new(self.address_of(&found))])
+                let before = claims.first().and_then(Option::as_ref);
+                vec![Some(self.ask_sentinels(sentinels, master, before).await?)]
             }
             Source::Cluster(seeds) => {
-                let ranges = self.ask_cluster(seeds).await?;
-                let master = |(partition, &slot): (usize, &u16)| {
-                    let range = ranges.iter().find(|range| range.contains(slot));
-                    match (range.and_then(|range| range.nodes.first()), before.get(partition)) {
-                        (Some(node), _) => Ok(Arc::new(self.address_of(node))),
-                        (None, Some(before)) => Ok(before.clone()),
-                        (None, None) => Err(TopologyError::NoMaster { slot, partition }),
-                    }
-                };
-                slots.iter().enumerate().map(master).collect()
+                let views = self.ask_cluster(seeds, &claims).await?;
+                let before = |partition| claims.get(partition).and_then(Option::as_ref);
+                let slots = slots.iter().enumerate();
+                slots.map(|(partition, &slot)| owner(slot, &views, before(partition))).collect()
             }
-        }
+        };
+        let master = |(partition, claim): (usize, Option<Claim>)| {
+            let before = before.get(partition);
+            match (claim, before) {
+                (Some(claim), _) => Ok(Master {
+                    address: Arc::new(self.address_of(&claim.node)),
+                    redirected: before.and_then(|before| before.redirected),
+                    claim: Some(claim),
+                }),
+                (None, Some(before)) => Ok(before.clone()),
+                (None, None) => Err(TopologyError::NoMaster { slot: slots[partition], partition }),
+            }
+        };
+        found.into_iter().enumerate().map(master).collect()
     }
 
     /// Every connection, with new ones to those of these nodes that have none yet.
@@ -173,66 +204,48 @@ impl Nodes {
         nodes.iter().map(|(node, connection)| (node.clone(), connection.clone())).collect()
     }
 
-    /// The address of the master with the highest configuration epoch: a Sentinel that was cut off from the others may
-    /// name the former one.
+    /// The newest master: a Sentinel that was cut off from the others may name a former one.
     async fn ask_sentinels(
         &self,
         sentinels: &[ConnectionInfo],
         master: &str,
-    ) -> Result<Node, TopologyError> {
+        before: Option<&Claim>,
+    ) -> Result<Claim, TopologyError> {
         let connections = self.connections_to(sentinels.iter(), "Sentinel");
-        let asked: Vec<_> = connections
-            .into_iter()
-            .map(|(_, sentinel)| ask_sentinel(sentinel, master.to_owned()))
-            .collect();
-        let (mut newest, mut unknown, mut failure) = (None, false, no_nodes());
-        for answer in join_all(asked).await {
-            match answer {
-                Ok(Some(found)) => newest = newest.max(Some(found)),
-                Ok(None) => unknown = true,
-                Err(error) => failure = error,
-            }
+        let asked =
+            connections.into_iter().map(|(_, sentinel)| ask_sentinel(sentinel, master.to_owned()));
+        let claims = answers(asked).await;
+        let claims = claims.map_err(|error| TopologyError::NoAnswer("Sentinels", error))?;
+        let claims: Vec<Claim> = claims.into_iter().flatten().collect();
+        if claims.is_empty() {
+            return Err(TopologyError::UnknownMaster(master.to_owned()));
         }
-        match newest {
-            Some((_, node)) => Ok(node),
-            None if unknown => Err(TopologyError::UnknownMaster(master.to_owned())),
-            None => Err(TopologyError::NoAnswer("Sentinels", failure)),
-        }
+        newest(claims, before).ok_or(TopologyError::Older)
     }
 
-    /// The slots in the newest view of the nodes that answer.
-    async fn ask_cluster(&self, seeds: &[ConnectionInfo]) -> Result<Vec<SlotRange>, TopologyError> {
+    /// The views to use of those of the nodes that answer. A node that belongs to no cluster yet has no slots in its view.
+    async fn ask_cluster(
+        &self,
+        seeds: &[ConnectionInfo],
+        before: &[Option<Claim>],
+    ) -> Result<Vec<View>, TopologyError> {
         let asked = self.connections_to(seeds.iter(), "Cluster node").into_iter();
-        let asked: Vec<_> =
-            asked.map(|(node, connection)| ask_node(connection, node.host)).collect();
-        let (mut newest, mut unassigned) = (None::<(u64, Vec<SlotRange>)>, false);
-        let mut failure = no_nodes();
-        for answer in join_all(asked).await {
-            match answer {
-                // A node that belongs to no cluster yet, or no longer, knows no slot.
-                Ok((_, ranges)) if ranges.is_empty() => unassigned = true,
-                Ok((epoch, ranges)) => {
-                    if newest.as_ref().is_none_or(|(newest, _)| epoch > *newest) {
-                        newest = Some((epoch, ranges));
-                    }
-                }
-                Err(error) => failure = error,
-            }
+        let asked = asked.map(|(node, connection)| ask_node(connection, node.host));
+        let views = answers(asked).await;
+        let views =
+            views.map_err(|error| TopologyError::NoAnswer("nodes of the Redis Cluster", error))?;
+        let views = usable(views, before);
+        if views.is_empty() {
+            return Err(TopologyError::OtherCluster);
         }
-        let Some((_, ranges)) = newest else {
-            if unassigned {
-                return Ok(Vec::new());
-            }
-            return Err(TopologyError::NoAnswer("nodes of the Redis Cluster", failure));
-        };
-        self.keep_connections(seeds, &ranges);
-        Ok(ranges)
+        self.keep_connections(seeds, &views);
+        Ok(views)
     }
 
-    /// Keeps connections to the nodes of this view and to those of the settings, and to no others.
-    fn keep_connections(&self, seeds: &[ConnectionInfo], ranges: &[SlotRange]) {
+    /// Keeps connections to the nodes of these views and to those of the settings, and to no others.
+    fn keep_connections(&self, seeds: &[ConnectionInfo], views: &[View]) {
         let login = self.login();
-        let found = ranges.iter().flat_map(|range| &range.nodes);
+        let found = views.iter().flat_map(|view| view.addresses.values());
         let found = found.map(|node| login.clone().set_addr(self.address_of(node)));
         let known: Vec<ConnectionInfo> = found.chain(seeds.iter().cloned()).collect();
         self.connections_to(known.iter(), "Cluster node");
@@ -250,43 +263,63 @@ fn node_of(address: &ConnectionAddr) -> Option<Node> {
     }
 }
 
-fn no_nodes() -> RedisError {
-    io::Error::from(io::ErrorKind::NotConnected).into()
+/// The answers; an error if there is none. After `POLL_TIMEOUT` only the first one is waited for, because some nodes may
+/// be away.
+async fn answers<T, F: Future<Output = RedisResult<T>>>(
+    asked: impl Iterator<Item = F>,
+) -> RedisResult<Vec<T>> {
+    let mut asked: FuturesUnordered<F> = asked.collect();
+    let no_nodes = RedisError::from(io::Error::from(io::ErrorKind::NotConnected));
+    let (mut answers, mut failure) = (Vec::new(), no_nodes);
+    let started = Instant::now();
+    let mut late = pin!(tokio::time::sleep(POLL_TIMEOUT));
+    loop {
+        tokio::select! {
+            biased;
+            answer = asked.next() => match answer {
+                Some(Ok(answer)) => answers.push(answer),
+                Some(Err(error)) => failure = error,
+                None => break,
+            },
+            () = &mut late, if !answers.is_empty() => break,
+        }
+    }
+    if !answers.is_empty() {
+        return Ok(answers);
+    }
+    // A connection that is not made in time fails like one that is refused.
+    let is_late = started.elapsed() >= POLL_TIMEOUT && failure.code().is_none();
+    Err(if is_late { io::Error::from(io::ErrorKind::TimedOut).into() } else { failure })
 }
 
-/// The address of the master and its configuration epoch, if the Sentinel knows it.
-async fn ask_sentinel(
-    mut sentinel: Connection,
-    master: String,
-) -> RedisResult<Option<(u64, Node)>> {
-    in_time(async {
-        let mut address = cmd("SENTINEL");
-        address.arg("GET-MASTER-ADDR-BY-NAME").arg(&master);
-        let address: Option<(String, u16)> = address.query_async(&mut sentinel).await?;
-        let Some((host, port)) = address else { return Ok(None) };
-        let mut state = cmd("SENTINEL");
-        let state: BTreeMap<String, String> =
-            state.arg("MASTER").arg(&master).query_async(&mut sentinel).await?;
-        let epoch = state.get("config-epoch").and_then(|epoch| epoch.parse().ok());
-        Ok(Some((epoch.unwrap_or(0), Node { host, port })))
-    })
-    .await
+/// The master, if the Sentinel knows it.
+async fn ask_sentinel(mut sentinel: Connection, master: String) -> RedisResult<Option<Claim>> {
+    let mut address = cmd("SENTINEL");
+    address.arg("GET-MASTER-ADDR-BY-NAME").arg(&master);
+    let address: Option<(String, u16)> = address.query_async(&mut sentinel).await?;
+    let Some((host, port)) = address else { return Ok(None) };
+    let mut state = cmd("SENTINEL");
+    let state: BTreeMap<String, String> =
+        state.arg("MASTER").arg(&master).query_async(&mut sentinel).await?;
+    let epoch = state.get("config-epoch").and_then(|epoch| epoch.parse().ok());
+    let epoch = epoch.ok_or_else(|| unreadable("SENTINEL MASTER"))?;
+    Ok(Some(Claim { epoch, id: String::new(), node: Node { host, port } }))
 }
 
-/// The epoch of the view of a node with this host, and its slots.
-async fn ask_node(mut node: Connection, host: String) -> RedisResult<(u64, Vec<SlotRange>)> {
-    in_time(async {
-        let mut info = cmd("CLUSTER");
-        let info: String = info.arg("INFO").query_async(&mut node).await?;
-        let mut slots = cmd("CLUSTER");
-        let slots: Value = slots.arg("SLOTS").query_async(&mut node).await?;
-        let ranges = parse_slots(&slots, &host).unwrap_or_default();
-        Ok((epoch_of(&info).unwrap_or(0), ranges))
-    })
-    .await
+/// What a node with this host reports of its cluster.
+async fn ask_node(mut node: Connection, host: String) -> RedisResult<View> {
+    let mut asked = pipe();
+    asked.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("NODES").cmd("CLUSTER").arg("SLOTS");
+    let (info, members, slots): (String, String, Value) = asked.query_async(&mut node).await?;
+    let (me, members) = parse_members(&members).ok_or_else(|| unreadable("CLUSTER NODES"))?;
+    let addresses = parse_addresses(&slots, &host).ok_or_else(|| unreadable("CLUSTER SLOTS"))?;
+    Ok(View { me, is_ok: is_ok(&info), members, addresses })
 }
 
-async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    let late = || RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
-    tokio::time::timeout(POLL_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late()))
+fn unreadable(answer: &'static str) -> RedisError {
+    RedisError::from((
+        ErrorKind::UnexpectedReturnType,
+        "an answer cannot be read",
+        answer.to_owned(),
+    ))
 }

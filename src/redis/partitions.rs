@@ -9,7 +9,7 @@ use std::{
 };
 
 use ::redis::{RedisError, Value};
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use uuid::Uuid;
 
 use super::{Applied, Commands, Connection, FenceReason, Key, RedisCallError, Script, Topology};
@@ -102,12 +102,22 @@ impl Partitions {
         self.connections.len()
     }
 
-    /// The masters, each with its name (empty if there is only one) and its partitions.
+    /// Whether the masters are found; otherwise the settings name the only one.
+    pub fn is_discovered(&self) -> bool {
+        self.topology.is_discovered()
+    }
+
+    /// Whether the partitions may be on several masters.
+    pub fn is_cluster(&self) -> bool {
+        self.topology.is_cluster()
+    }
+
+    /// The masters, each with its name (empty if the settings name it) and its partitions.
     pub fn masters(&self) -> Vec<(String, Vec<Partition>)> {
         self.topology.masters()
     }
 
-    /// The name of the master of a partition. Only the masters of a cluster have one.
+    /// The name of the master of a partition: its address, if it was found.
     pub fn master(&self, partition: Partition) -> String {
         self.topology.master(partition)
     }
@@ -276,7 +286,7 @@ impl Partitions {
         Ok((replies.iter().map(|reply| script.parse(reply)).collect(), reached))
     }
 
-    /// Whether Redis answers at all; of several masters, whether one does.
+    /// Whether Redis answers at all; of several masters, whether one does. Ends at the first answer.
     pub async fn ping(&self) -> Result<(), RedisCallError> {
         let pings = self.masters().into_iter().filter_map(|(_, partitions)| {
             let first = partitions.into_iter().next()?;
@@ -287,8 +297,13 @@ impl Partitions {
                     .map_err(|source| RedisCallError::Unavailable { applied: Applied::No, source })
             })
         });
-        let mut answers = join_all(pings).await;
-        let answered = answers.iter().position(Result::is_ok).unwrap_or(0);
-        answers.swap_remove(answered)
+        let (mut pings, mut last) = (pings.collect::<FuturesUnordered<_>>(), Ok(()));
+        while let Some(answer) = pings.next().await {
+            last = answer;
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
     }
 }

@@ -1,8 +1,14 @@
 //! The slots of a Redis Cluster: which one a key has, and what a node reports of them. Pure.
 
+use std::collections::BTreeMap;
+
 use ::redis::{FromRedisValue as _, Value};
 
+use super::views::Member;
+
 const SLOTS: u16 = 16_384;
+/// What a cluster that prefers host names reports of a node that has none.
+const UNKNOWN_HOST: &str = "?";
 
 /// The slot of a key, by its hash tag.
 pub(super) fn slot_of(key: &str) -> u16 {
@@ -27,11 +33,11 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Reads `host:port`, where an IPv6 host has no brackets.
+    /// Reads `host:port`, where an IPv6 host has no brackets; `None` also if the host is not known.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        Some(Self { host: host.to_owned(), port: port.parse().ok()? })
+        (host != UNKNOWN_HOST).then_some(Self { host: host.to_owned(), port: port.parse().ok()? })
     }
 
     /// The same address, with the host of the node that reported it where it has none.
@@ -40,62 +46,58 @@ impl Node {
     }
 }
 
-/// A range of slots, and its nodes: the master first, then its replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SlotRange {
-    first: u16,
-    last: u16,
-    pub(super) nodes: Vec<Node>,
-}
-
-impl SlotRange {
-    pub(super) fn contains(&self, slot: u16) -> bool {
-        (self.first..=self.last).contains(&slot)
-    }
-}
-
-/// Reads the answer to CLUSTER SLOTS of the node with this host; `None` if it is no such answer. A node whose address is
-/// not known is left out, and a range without its master has no node.
-pub(super) fn parse_slots(answer: &Value, asked: &str) -> Option<Vec<SlotRange>> {
+/// Reads the addresses in the answer to CLUSTER SLOTS of the node with this host, by the ids of the nodes; `None` if it is
+/// no such answer. A node whose address is not known is left out.
+pub(super) fn parse_addresses(answer: &Value, asked: &str) -> Option<BTreeMap<String, Node>> {
     let Value::Array(ranges) = answer else { return None };
-    let range = |range: &Value| {
+    let mut addresses = BTreeMap::new();
+    for range in ranges {
         let Value::Array(parts) = range else { return None };
-        let [Value::Int(first), Value::Int(last), master, replicas @ ..] = parts.as_slice() else {
-            return None;
-        };
-        let master = parse_node(master, asked)?;
-        let mut nodes = Vec::new();
-        if let Some(master) = master {
-            nodes.push(master);
-            for replica in replicas {
-                nodes.extend(parse_node(replica, asked)?);
-            }
+        let [Value::Int(_), Value::Int(_), nodes @ ..] = parts.as_slice() else { return None };
+        for node in nodes {
+            addresses.extend(parse_node(node, asked)?);
         }
-        let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
-        Some(SlotRange { first, last, nodes })
-    };
-    ranges.iter().map(range).collect()
+    }
+    Some(addresses)
 }
 
-/// A node of that answer. Outer `None`: it is no node. Inner `None`: the cluster does not know its address.
-fn parse_node(node: &Value, asked: &str) -> Option<Option<Node>> {
+/// A node of that answer, with its id. Outer `None`: it is no node. Inner `None`: the cluster does not know its address.
+fn parse_node(node: &Value, asked: &str) -> Option<Option<(String, Node)>> {
     let Value::Array(parts) = node else { return None };
-    let [endpoint, Value::Int(port), ..] = parts.as_slice() else { return None };
+    let [endpoint, Value::Int(port), id, ..] = parts.as_slice() else { return None };
     let host: Option<String> = Option::from_redis_value_ref(endpoint).ok()?;
     let host = host.unwrap_or_default();
-    // A cluster that prefers host names reports this of a node that has none.
-    if host == "?" {
+    if host == UNKNOWN_HOST {
         return Some(None);
     }
     let node = Node { host, port: u16::try_from(*port).ok()? };
-    Some(Some(node.or_host(asked)))
+    Some(Some((String::from_redis_value_ref(id).ok()?, node.or_host(asked))))
 }
 
-/// The epoch of a node's view of its cluster, from the answer to CLUSTER INFO. Each failover and each move of a slot
-/// raises it, so of two views the one with the higher epoch is the newer one.
-pub(super) fn epoch_of(info: &str) -> Option<u64> {
-    let line = info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:"))?;
-    line.trim().parse().ok()
+/// Reads the answer to CLUSTER NODES: the id of the node that was asked, and every node by its id.
+pub(super) fn parse_members(answer: &str) -> Option<(String, BTreeMap<String, Member>)> {
+    let (mut me, mut members) = (None, BTreeMap::new());
+    for line in answer.lines() {
+        let mut words = line.split(' ');
+        let (id, flags) = (words.next()?, words.nth(1)?);
+        let epoch = words.nth(3)?.parse().ok()?;
+        // After the state of the link. A slot that is moving is in brackets, and belongs to its range until it has moved.
+        let slots = words.skip(1).filter(|range| !range.is_empty() && !range.starts_with('['));
+        let slots = slots.map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        });
+        if flags.split(',').any(|flag| flag == "myself") {
+            me = Some(id.to_owned());
+        }
+        members.insert(id.to_owned(), Member { epoch, slots: slots.collect::<Option<_>>()? });
+    }
+    Some((me?, members))
+}
+
+/// Whether the cluster is up for a node, from its answer to CLUSTER INFO.
+pub(super) fn is_ok(info: &str) -> bool {
+    info.lines().any(|line| line.trim() == "cluster_state:ok")
 }
 
 #[cfg(test)]
@@ -107,7 +109,8 @@ mod tests {
     }
 
     fn node(host: Value, port: i64) -> Value {
-        Value::Array(vec![host, Value::Int(port), text("id"), Value::Array(vec![])])
+        let id = text(&format!("id-{port}"));
+        Value::Array(vec![host, Value::Int(port), id, Value::Array(vec![])])
     }
 
     fn range(first: i64, last: i64, nodes: Vec<Value>) -> Value {
@@ -138,6 +141,7 @@ mod tests {
             ("host", None),
             ("host:x", None),
             ("host:70000", None),
+            ("?:7001", None),
         ] {
             assert_eq!(Node::parse(text), read, "{text}");
         }
@@ -146,22 +150,17 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_read_with_their_masters_and_replicas() {
+    fn addresses_are_read_by_the_ids_of_the_nodes() {
         let answer = Value::Array(vec![
             range(0, 99, vec![node(text("a"), 1), node(text("b"), 2)]),
             range(100, 100, vec![node(Value::Nil, 3)]),
             range(101, 16_383, vec![node(text("?"), 4), node(text("c"), 5)]),
         ]);
-        let read = parse_slots(&answer, "asked").unwrap();
-        let nodes: Vec<String> = read
-            .iter()
-            .map(|range| {
-                let nodes = range.nodes.iter().map(|node| format!("{}:{}", node.host, node.port));
-                nodes.collect::<Vec<_>>().join(" ")
-            })
-            .collect();
-        assert_eq!(nodes, ["a:1 b:2", "asked:3", ""]);
-        assert!(read[0].contains(0) && read[0].contains(99) && !read[0].contains(100));
+        let read = parse_addresses(&answer, "asked").unwrap();
+        let read: Vec<String> =
+            read.iter().map(|(id, node)| format!("{id} {}:{}", node.host, node.port)).collect();
+        assert_eq!(read, ["id-1 a:1", "id-2 b:2", "id-3 asked:3", "id-5 c:5"]);
+        assert_eq!(parse_addresses(&Value::Array(vec![]), "asked"), Some(BTreeMap::new()));
     }
 
     #[test]
@@ -169,19 +168,36 @@ mod tests {
         for bad in [
             Value::Nil,
             Value::Array(vec![Value::Int(1)]),
-            Value::Array(vec![range(0, 1, vec![])]),
-            Value::Array(vec![range(-1, 1, vec![node(text("a"), 1)])]),
+            Value::Array(vec![Value::Array(vec![Value::Int(0)])]),
             Value::Array(vec![range(0, 1, vec![node(text("a"), 70_000)])]),
             Value::Array(vec![range(0, 1, vec![node(text("a"), 1), Value::Nil])]),
         ] {
-            assert_eq!(parse_slots(&bad, "asked"), None, "{bad:?}");
+            assert_eq!(parse_addresses(&bad, "asked"), None, "{bad:?}");
+        }
+        let me = "m h:1@2 myself,master - 0 0 1 connected";
+        for bad in ["", "m h:1@2 master - 0 0 1 connected", &format!("{me} x"), &format!("{me}\nx")]
+        {
+            assert_eq!(parse_members(bad), None, "{bad}");
         }
     }
 
     #[test]
-    fn epoch_of_a_view_is_read() {
-        let info = "cluster_state:ok\r\ncluster_current_epoch:12\r\ncluster_my_epoch:3\r\n";
-        assert_eq!(epoch_of(info), Some(12));
-        assert_eq!(epoch_of("cluster_state:ok\r\n"), None);
+    fn nodes_are_read_with_their_epochs_and_slots() {
+        let answer = "a 10.0.0.1:1@11,host myself,master - 0 0 7 connected 0-5 9 [10->-b]\n\
+                      b :0@0 master,fail,noaddr - 1 1 3 disconnected 10-16383\n\
+                      c 10.0.0.3:1@11 slave a 0 1 7 connected\n";
+        let (me, members) = parse_members(answer).unwrap();
+        assert_eq!((me.as_str(), members.len()), ("a", 3));
+        for (id, epoch, slots) in
+            [("a", 7, vec![(0, 5), (9, 9)]), ("b", 3, vec![(10, 16_383)]), ("c", 7, vec![])]
+        {
+            assert_eq!(members[id], Member { epoch, slots }, "{id}");
+        }
+    }
+
+    #[test]
+    fn state_of_a_cluster_is_read() {
+        assert!(is_ok("cluster_enabled:1\r\ncluster_state:ok\r\n"));
+        assert!(!is_ok("cluster_state:fail\r\n") && !is_ok(""));
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::redis::{Client, ConnectionAddr, RedisResult};
@@ -15,8 +15,8 @@ use futures_util::future::try_join_all;
 
 use super::{
     Connection, Key,
-    connection::Target,
-    nodes::{Masters, NodeTls, Nodes, Source, TopologyError},
+    connection::{RECONNECT_INTERVAL, Target},
+    nodes::{Master, Masters, NodeTls, Nodes, Source, TopologyError},
     slots::{Node, slot_of},
 };
 use crate::{
@@ -66,6 +66,11 @@ impl Topology {
         self.0.count
     }
 
+    /// Whether the masters are found; otherwise the settings name the only one.
+    pub fn is_discovered(&self) -> bool {
+        !self.0.nodes.is_server()
+    }
+
     /// Whether the partitions may be on several masters.
     pub fn is_cluster(&self) -> bool {
         matches!(self.0.nodes.source, Source::Cluster(_))
@@ -90,8 +95,7 @@ impl Topology {
         name: &'static str,
         response_timeout: Duration,
     ) -> RedisResult<Connection> {
-        let index = if self.is_cluster() { partition.index() } else { 0 };
-        self.connect_at(index, name, response_timeout).await
+        self.connect_at(self.index_of(partition), name, response_timeout).await
     }
 
     async fn connect_at(
@@ -109,11 +113,8 @@ impl Topology {
         Connection::unconnected(target, name, response_timeout, metrics).connect().await
     }
 
-    /// The masters, each with its name and its partitions. The only one has an empty name.
+    /// The masters, each with its name and its partitions. A server that the settings name has an empty name.
     pub fn masters(&self) -> Vec<(String, Vec<Partition>)> {
-        if !self.is_cluster() {
-            return vec![(String::new(), self.0.count.all().collect())];
-        }
         let mut masters = BTreeMap::<String, Vec<Partition>>::new();
         for partition in self.0.count.all() {
             masters.entry(self.master(partition)).or_default().push(partition);
@@ -121,14 +122,23 @@ impl Topology {
         masters.into_iter().collect()
     }
 
-    /// The name of the master of a partition. Only the masters of a cluster have one.
+    /// The name of the master of a partition: its address, if it was found.
     pub fn master(&self, partition: Partition) -> String {
-        if self.is_cluster() { self.address(partition.index()).to_string() } else { String::new() }
+        if self.is_discovered() {
+            self.address(self.index_of(partition)).to_string()
+        } else {
+            String::new()
+        }
+    }
+
+    /// Where the master of a partition is among the masters.
+    fn index_of(&self, partition: Partition) -> usize {
+        if self.is_cluster() { partition.index() } else { 0 }
     }
 
     /// The address of a master.
     pub(super) fn address(&self, index: usize) -> Arc<ConnectionAddr> {
-        self.0.masters.load()[index].clone()
+        self.0.masters.load()[index].address.clone()
     }
 
     pub(super) fn client(&self, address: Option<&ConnectionAddr>) -> RedisResult<Client> {
@@ -141,22 +151,41 @@ impl Topology {
         self.0.nodes.login().redis_settings().db()
     }
 
-    /// Records the address that a node has named in an error MOVED; returns whether it can be used.
-    pub(super) fn redirect(&self, index: usize, address: &str) -> bool {
+    /// Records the address that a node has named in an error MOVED; `answered` is the address of that node. Returns
+    /// whether the request may be sent there.
+    pub(super) fn redirect(
+        &self,
+        index: usize,
+        address: &str,
+        answered: Option<&ConnectionAddr>,
+    ) -> bool {
         let Some(node) = Node::parse(address) else { return false };
-        let from = self.address(index);
-        let to = self.0.nodes.address_of(&node.or_host(host_of(&from)));
-        if *from != to {
-            tracing::info!(partition = index, from = %from, to = %to, "the partition is on another node of the cluster now");
-            let to = Arc::new(to);
-            self.0.masters.rcu(|masters| {
-                let mut masters = Masters::clone(masters);
-                masters[index] = to.clone();
-                masters
-            });
+        let node = node.or_host(answered.map_or("", host_of));
+        let to = Arc::new(self.0.nodes.address_of(&node));
+        let before = self.0.masters.load()[index].clone();
+        if before.address == to {
+            return true;
         }
+        let now = Instant::now();
+        if !may_redirect(before.redirected, now) {
+            tracing::debug!(partition = index, from = %before.address, %to, "two nodes name each other: the request is refused");
+            return false;
+        }
+        tracing::info!(partition = index, from = %before.address, %to, "the partition is on another node of the cluster now");
+        self.0.masters.rcu(|masters| {
+            let mut masters = Masters::clone(masters);
+            let claim = masters[index].claim.clone();
+            masters[index] = Master { address: to.clone(), claim, redirected: Some(now) };
+            masters
+        });
         true
     }
+}
+
+/// Whether MOVED is followed. In a move that ended halfway two nodes may name each other, which would make a connection
+/// for each request.
+fn may_redirect(last: Option<Instant>, now: Instant) -> bool {
+    last.is_none_or(|last| now.saturating_duration_since(last) >= RECONNECT_INTERVAL)
 }
 
 async fn watch(shared: Weak<Shared>) {
@@ -204,6 +233,7 @@ impl Shared {
             return;
         }
         for (index, (from, to)) in before.iter().zip(&masters).enumerate() {
+            let (from, to) = (&from.address, &to.address);
             if from == to {
                 continue;
             }
@@ -217,5 +247,19 @@ impl Shared {
             }
         }
         self.masters.store(Arc::new(masters));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_nodes_that_name_each_other_are_not_followed_at_once() {
+        let now = Instant::now();
+        assert!(may_redirect(None, now));
+        assert!(!may_redirect(Some(now), now));
+        assert!(!may_redirect(Some(now), now + RECONNECT_INTERVAL / 2));
+        assert!(may_redirect(Some(now), now + RECONNECT_INTERVAL));
     }
 }

@@ -6,7 +6,7 @@ use tokio::task::block_in_place;
 use yoink::app::Role;
 
 use super::load::assert_every_loss_is_counted;
-use crate::harness::{BuyerLoad, Sentinels, TestEnv, eventually, product, try_redis_command};
+use crate::harness::{BuyerLoad, Sentinels, TestEnv, eventually, get, product, try_redis_command};
 
 async fn env_with_sentinels() -> TestEnv {
     TestEnv { sentinels: Some(Sentinels::start(None).await), ..TestEnv::new().await }
@@ -52,6 +52,35 @@ async fn epochs(env: &TestEnv) -> i64 {
 /// Waits until both partitions were opened again.
 async fn rebuilt(env: &TestEnv, before: i64) {
     eventually("both were rebuilt", async || (epochs(env).await >= before + 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn master_that_was_left_behind_is_not_rebuilt_until_it_has_restarted() {
+    let mut env = env_with_sentinels().await;
+    let service = env.serve(Role::All, &[]).await;
+    service.create(product("shoe", 10)).await;
+    service.buy("shoe", "ann", "r").await.unwrap();
+    eventually("the order is stored", async || {
+        (env.count("SELECT count(*) FROM reservations").await == 1).then_some(())
+    })
+    .await;
+    // As after a rebuild on another Redis, which the Sentinels that this process reaches do not name.
+    let later = "UPDATE partitions SET epoch = epoch + 1, opened = epoch + 1";
+    env.sql().await.batch_execute(later).await.unwrap();
+    eventually("the reason is shown", async || {
+        let ready = get(service.http, "/readyz").await;
+        ready.contains("this Redis was left behind by a failover").then_some(())
+    })
+    .await;
+    assert_eq!(service.refusal("shoe", "bob", "r").await, "RECOVERING");
+    let closed = "SELECT count(*) FROM partitions WHERE status <> 'open'";
+    assert_eq!(env.count(closed).await, 0, "no epoch was used");
+    let master = env.sentinels().master().await;
+    let server = &mut env.sentinels.as_mut().unwrap().servers[master];
+    server.kill();
+    block_in_place(|| server.restart().unwrap());
+    eventually("it is rebuilt", async || service.buy("shoe", "bob", "r").await.ok()).await;
+    env.assert_audit_holds().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
