@@ -94,7 +94,7 @@ impl Stores {
         .await
         .context("cannot use Redis (redis_url)")?;
         for (_, version) in redis_nodes::versions(&partitions).await? {
-            check_redis_version(&version)?;
+            check_redis_version(&version, partitions.is_cluster())?;
         }
         tasks.spawn("Redis topology", topology.watch());
         let settings = StockSettings {
@@ -303,11 +303,13 @@ pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) ->
     )
 }
 
-/// Refuses a Redis without exclusive ranges and `XPENDING … IDLE`, which 6.2 introduced.
-pub(super) fn check_redis_version(version: &str) -> anyhow::Result<()> {
+/// Refuses a Redis without exclusive ranges and `XPENDING … IDLE`, which 6.2 introduced, and nodes of a cluster that are
+/// older than 7.0, whose answers to CLUSTER SLOTS and MOVED are not those that this program reads.
+pub(super) fn check_redis_version(version: &str, is_cluster: bool) -> anyhow::Result<()> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (6, 2) {
-        bail!("Redis has version {version}; 6.2 or newer is needed");
+    let needed = if is_cluster { (7, 0) } else { (6, 2) };
+    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < needed {
+        bail!("Redis has version {version}; {}.{} or newer is needed", needed.0, needed.1);
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{
     tls_files::{postgres_address, redis_tls},
 };
 use crate::{
-    ack::{AckSettings, AvailableAcks},
+    ack::AckSettings,
     config::Config,
     durability::{Assessment, RedisNodes, assess_postgres},
     ledger::{Ledger, PoolerError, check_pooler, schema_versions},
@@ -42,18 +42,17 @@ pub(crate) async fn inspect(config: &Config) -> Inspection {
     let redis = redis.map_err(|error| this.failures.push(format!("{error:#}")));
     let ledger = inspect_ledger(config, this).await.context("Postgres (postgres_url)");
     let ledger = ledger.map_err(|error| this.failures.push(format!("{error:#}")));
-    if let (Ok((redis, replicas)), Ok(ledger)) = (redis, ledger) {
-        let (disk, ledger) = (redis.configured_mode == "always", ledger.mode == "synchronous");
+    if let (Ok(nodes), Ok(ledger)) = (redis, ledger) {
+        let available = redis_nodes::available_acks(&nodes, |it| it.configured_mode, &ledger);
         let settings = AckSettings { default: config.ack, replicas: config.ack_replicas };
-        this.refusals.extend(settings.unmet(AvailableAcks { disk, replicas, ledger }));
+        let unmet = settings.unmet(&available);
+        this.refusals.extend(unmet.by_all);
+        this.warnings.extend(unmet.by_some);
     }
     inspection
 }
 
-async fn inspect_redis(
-    config: &Config,
-    this: &mut Inspection,
-) -> anyhow::Result<(Assessment, u32)> {
+async fn inspect_redis(config: &Config, this: &mut Inspection) -> anyhow::Result<RedisNodes> {
     let (tls, count) = (redis_tls(config)?, config.partitions);
     let topology = topology(config, tls, count, Metrics::new()?).await?;
     let connections = topology.connect("config check", ANSWER_TIMEOUT).await?;
@@ -61,7 +60,8 @@ async fn inspect_redis(
     let versions: BTreeMap<_, _> = redis_nodes::versions(&partitions).await?.into_iter().collect();
     let states = redis_nodes::states(&partitions).await?;
     let mut nodes = RedisNodes::default();
-    nodes.update(states.iter().map(|(name, _)| name.as_str()), &states);
+    let masters = partitions.masters();
+    nodes.update(masters.iter().map(|(name, _)| name.as_str()), &states);
     for (name, state) in &states {
         let (mode, replicas) = (nodes.mode(name), state.replicas);
         let at = if name.is_empty() { String::new() } else { format!(" at {name}") };
@@ -71,16 +71,18 @@ async fn inspect_redis(
             state.role()
         ));
     }
-    let old = versions.values().filter_map(|version| check_redis_version(version).err());
+    let is_cluster = partitions.is_cluster();
+    let old = versions.values();
+    let old = old.filter_map(|version| check_redis_version(version, is_cluster).err());
     this.refusals.extend(old.map(|error| error.to_string()));
-    let (assessed, replicas) = (nodes.assessment(), nodes.replicas());
+    let assessed = nodes.assessment();
     this.refusals.extend(assessed.unusable.iter().chain(&assessed.refusals).cloned());
     this.warnings.extend(assessed.outages.iter().chain(&assessed.partial_outages).cloned());
     this.warnings.extend(assessed.warnings.iter().map(|warning| (*warning).to_owned()));
     this.warnings.extend(redis_nodes::warnings(&partitions).await?);
     let lifecycle = Lifecycle::new(partitions, config.idempotency_window_ms);
     this.refusals.extend(redis_refusal(&lifecycle).await?.map(|refused| refused.to_string()));
-    Ok((assessed, replicas))
+    Ok(nodes)
 }
 
 async fn inspect_ledger(config: &Config, this: &mut Inspection) -> anyhow::Result<Assessment> {

@@ -6,12 +6,25 @@ use futures_util::future::join_all;
 use redis::{RedisError, RedisResult};
 
 use crate::{
-    durability::{RedisState, setting_warnings},
+    ack::{AvailableAcks, MasterAcks},
+    durability::{Assessment, RedisNodes, RedisState, setting_warnings},
     redis::{Commands, Partitions, retry_at_start},
 };
 
 /// What was read of each master, by its name.
 pub(super) type OfEach<T> = Vec<(String, T)>;
+
+/// The ack levels that the stores can give, with the mode of each master that counts.
+pub(super) fn available_acks(
+    nodes: &RedisNodes,
+    mode: fn(&Assessment) -> &'static str,
+    postgres: &Assessment,
+) -> AvailableAcks {
+    let masters = nodes.each().map(|(name, assessment, replicas)| {
+        (name.to_owned(), MasterAcks { disk: mode(assessment) == "always", replicas })
+    });
+    AvailableAcks { masters: masters.collect(), ledger: postgres.mode == "synchronous" }
+}
 
 /// Runs a read on every master at the same time. Fails if none answers.
 pub(super) async fn on_each<T, F: Future<Output = RedisResult<T>>>(

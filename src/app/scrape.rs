@@ -68,10 +68,11 @@ impl Scrape {
         }
         let answers = tokio::time::timeout(STORE_TIMEOUT, partitions.ping()).await;
         let up = matches!(answers, Ok(Ok(())));
-        // A Redis that answers too late counts as down; the rest keeps its last value.
-        let read =
+        // What is not read in time keeps its last value. The only Redis counts as down then; of several masters, another
+        // one has answered.
+        let in_time =
             up && tokio::time::timeout(STORE_TIMEOUT, self.streams_and_stock()).await.is_ok();
-        metrics.set_store_up("redis", read);
+        metrics.set_store_up("redis", in_time || up && partitions.masters().len() > 1);
     }
 
     async fn streams_and_stock(&self) {

@@ -13,7 +13,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{Role, Stores, connect::retry_refused, redis_nodes};
 use crate::{
-    ack::{Acks, AvailableAcks},
+    ack::Acks,
     domain::Partition,
     durability::{
         Assessment, POSTGRES_MODES, REDIS_MODES, RedisNodes, RedisState, assess_postgres,
@@ -47,17 +47,6 @@ struct Assessed {
     postgres_at: Instant,
 }
 
-impl Assessed {
-    /// The ack levels that a Redis in this mode can give.
-    fn available_acks(&self, redis_mode: &str) -> AvailableAcks {
-        AvailableAcks {
-            disk: redis_mode == "always",
-            replicas: self.redis_nodes.replicas(),
-            ledger: self.postgres.mode == "synchronous",
-        }
-    }
-}
-
 /// Checks both stores; clones share the reasons why nothing can be sold.
 #[derive(Clone)]
 pub(super) struct StoreMonitor {
@@ -83,7 +72,8 @@ impl StoreMonitor {
         let states = states.context("cannot read Redis's settings")?;
         let settings = retry_refused(async || Ok(stores.ledger.settings().await?)).await?;
         let mut redis_nodes = RedisNodes::default();
-        redis_nodes.update(states.iter().map(|(name, _)| name.as_str()), &states);
+        let masters = partitions.masters();
+        redis_nodes.update(masters.iter().map(|(name, _)| name.as_str()), &states);
         let assessed = Assessed {
             redis: redis_nodes.assessment(),
             redis_nodes,
@@ -96,8 +86,9 @@ impl StoreMonitor {
         let (redis, postgres) = (&assessed.redis, &assessed.postgres);
         let mut refusals = [&redis.unusable[..], &redis.refusals, &postgres.refusals].concat();
         // An append-only file that is not complete yet refuses no start: it will be.
-        let available = assessed.available_acks(redis.configured_mode);
-        refusals.extend(acks.as_ref().and_then(|acks| acks.set_available(available)));
+        let available =
+            redis_nodes::available_acks(&assessed.redis_nodes, |it| it.configured_mode, postgres);
+        refusals.extend(acks.as_ref().and_then(|acks| acks.set_available(available).by_all));
         if !refusals.is_empty() {
             bail!("{}", refusals.join("; "));
         }
@@ -196,8 +187,17 @@ impl StoreMonitor {
         for more in [&redis.unusable, &redis.refusals, &redis.outages] {
             reasons.extend_from_slice(more);
         }
-        let available = self.assessed.available_acks(redis.mode);
-        reasons.extend(self.acks.as_ref().and_then(|acks| acks.set_available(available)));
+        let mut partial_outages = redis.partial_outages.clone();
+        let available = redis_nodes::available_acks(
+            &self.assessed.redis_nodes,
+            |it| it.mode,
+            &self.assessed.postgres,
+        );
+        if let Some(unmet) = self.acks.as_ref().map(|acks| acks.set_available(available)) {
+            reasons.extend(unmet.by_all);
+            partial_outages.extend(unmet.by_some);
+        }
+        self.partial_outages.store(Arc::new(partial_outages));
         self.reasons.store(Arc::new(reasons));
     }
 
@@ -205,6 +205,7 @@ impl StoreMonitor {
     /// last assessment stays.
     async fn check_redis(&mut self) -> Option<String> {
         let partitions = self.stores.stock.partitions();
+        let masters = partitions.masters();
         let states = match redis_nodes::on_each(partitions, read_in_time).await {
             Ok(states) => states,
             Err(error) => {
@@ -212,7 +213,6 @@ impl StoreMonitor {
                     .map(|message| format!("Redis refuses INFO or CONFIG: {message}"));
             }
         };
-        let masters = partitions.masters();
         let names = masters.iter().map(|(name, _)| name.as_str());
         self.assessed.redis_nodes.update(names, &states);
         let redis = self.assessed.redis_nodes.assessment();
@@ -229,7 +229,6 @@ impl StoreMonitor {
         if logged(&self.assessed.redis) != logged(&redis) {
             self.publish("redis", &REDIS_MODES, &redis);
         }
-        self.partial_outages.store(Arc::new(redis.partial_outages.clone()));
         self.assessed.redis = redis;
         timeout(ANSWER_TIMEOUT, self.check_partitions()).await.ok().flatten()
     }

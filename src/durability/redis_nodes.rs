@@ -4,16 +4,28 @@ use std::collections::BTreeMap;
 
 use super::{AofCompleteness, Assessment, REDIS_MODES, RedisState};
 
+/// The last of the modes.
+const UNKNOWN: &str = "unknown";
+
 /// The masters by name, as each was read last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RedisNodes(BTreeMap<String, Node>);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Node {
     aof: AofCompleteness,
     assessment: Assessment,
     replicas: u32,
     is_silent: bool,
+}
+
+impl Default for Node {
+    /// A master that was not read yet promises nothing.
+    fn default() -> Self {
+        let (mode, configured_mode) = (UNKNOWN, UNKNOWN);
+        let assessment = Assessment { mode, configured_mode, ..Assessment::default() };
+        Self { aof: AofCompleteness::default(), assessment, replicas: 0, is_silent: true }
+    }
 }
 
 impl Node {
@@ -27,8 +39,8 @@ impl Node {
 }
 
 impl RedisNodes {
-    /// Takes what was read. A master that did not answer keeps what was read of it before; one that is not among
-    /// `names` is none any more.
+    /// Takes what was read. A master that did not answer keeps what was read of it before, and promises nothing if that is
+    /// nothing; one that is not among `names` is none any more.
     pub(crate) fn update<'a>(
         &mut self,
         names: impl Iterator<Item = &'a str> + Clone,
@@ -38,6 +50,9 @@ impl RedisNodes {
         for node in self.0.values_mut() {
             node.is_silent = true;
         }
+        for name in names {
+            self.0.entry(name.to_owned()).or_default();
+        }
         for (name, state) in read {
             let node = self.0.entry(name.clone()).or_default();
             node.assessment = state.assess(&mut node.aof);
@@ -46,14 +61,14 @@ impl RedisNodes {
         }
     }
 
-    /// How many replicas each master has at least that have caught up.
-    pub(crate) fn replicas(&self) -> u32 {
-        self.0.values().map(|node| node.replicas).min().unwrap_or(0)
+    /// What each master promises, by its name, and how many replicas it has that have caught up.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&str, &Assessment, u32)> {
+        self.0.iter().map(|(name, node)| (name.as_str(), &node.assessment, node.replicas))
     }
 
     /// What one master promises.
     pub(crate) fn mode(&self, name: &str) -> &'static str {
-        self.0.get(name).map_or("unknown", |node| node.assessment.mode)
+        self.0.get(name).map_or(UNKNOWN, |node| node.assessment.mode)
     }
 
     /// The assessment of all. Where there are several, each reason names its master.
@@ -103,7 +118,7 @@ mod tests {
             warnings: Some(warning).filter(|text| !text.is_empty()).into_iter().collect(),
             ..Assessment::default()
         };
-        Node { assessment, replicas, ..Node::default() }
+        Node { assessment, replicas, is_silent: false, ..Node::default() }
     }
 
     fn nodes(all: &[(&str, Node)]) -> RedisNodes {
@@ -118,7 +133,10 @@ mod tests {
             ("c:1", node("everysec", 1, "", "")),
         ]);
         let assessed = all.assessment();
-        assert_eq!((assessed.mode, all.replicas()), ("memory", 0));
+        assert_eq!(assessed.mode, "memory");
+        let each: Vec<_> =
+            all.each().map(|(name, it, replicas)| (name, it.mode, replicas)).collect();
+        assert_eq!(each, [("a:1", "always", 2), ("b:1", "memory", 0), ("c:1", "everysec", 1)]);
         assert_eq!(assessed.refusals, ["b:1: it may evict"]);
         assert_eq!(assessed.warnings, ["slow"]);
     }
@@ -127,7 +145,7 @@ mod tests {
     fn only_master_is_not_named() {
         let one = nodes(&[("", node("always", 1, "it may evict", ""))]);
         let assessed = one.assessment();
-        assert_eq!((assessed.mode, one.replicas()), ("always", 1));
+        assert_eq!(assessed.mode, "always");
         assert_eq!(assessed.refusals, ["it may evict"]);
     }
 
@@ -161,6 +179,21 @@ mod tests {
         assert_eq!(assessed.refusals, ["b:1: it may evict"]);
         assert_eq!(assessed.outages.len(), 2, "neither answers: {assessed:?}");
         all.update(std::iter::once("a:1"), &[]);
+        assert_eq!(all.assessment().refusals, [""; 0]);
+    }
+
+    #[test]
+    fn master_that_was_not_read_yet_promises_nothing() {
+        let mut all =
+            nodes(&[("a:1", node("always", 1, "", "")), ("b:1", node("always", 1, "", ""))]);
+        // c:1 takes the place of b:1.
+        all.update(["a:1", "c:1"].into_iter(), &[]);
+        assert_eq!(
+            (all.mode("a:1"), all.mode("c:1"), all.mode("b:1")),
+            ("always", UNKNOWN, UNKNOWN)
+        );
+        assert_eq!(all.each().map(|(_, _, replicas)| replicas).collect::<Vec<_>>(), [1, 0]);
+        assert_eq!((all.assessment().mode, all.assessment().configured_mode), (UNKNOWN, UNKNOWN));
         assert_eq!(all.assessment().refusals, [""; 0]);
     }
 }

@@ -77,7 +77,8 @@ impl Admission {
         request: ReserveRequest,
         ack: Option<Ack>,
     ) -> Result<(Outcome, Ack), ApiError> {
-        let ack = self.services.acks.choose(ack)?;
+        let partition = self.services.stock.partitions().count().of(&request.product);
+        let ack = self.services.acks.choose(ack, partition)?;
         let checked = self.users.check(&request.user);
         checked.map_err(|wait| ApiError::rate_limited("user", wait))?;
         Ok((self.services.stock.reserve(request).await?, ack))
