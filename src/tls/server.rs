@@ -7,7 +7,11 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{self as tokio_io, AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -16,6 +20,9 @@ use super::{
 
 /// How long a client may take from its connection to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client whose handshake has failed may take to end its connection, and how much of it is read meanwhile.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
+const REFUSED_BYTES_MAX: u64 = 64 * 1024;
 
 /// Whether clients present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +76,27 @@ impl ServerTls {
 
     /// The handshake with a client, with the certificate of this moment.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
-        let accept = TlsAcceptor::from(self.config.current()).accept(stream);
+        let accept = TlsAcceptor::from(self.config.current()).accept(stream).into_fallible();
         let accepted = timeout(HANDSHAKE_TIMEOUT, accept).await;
-        let stream = accepted.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        match accepted.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))? {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream.into()))),
+            Err((error, stream)) => {
+                end_refused(stream).await;
+                Err(error)
+            }
+        }
     }
+}
+
+/// Ends the connection of a client that was sent an alert. With TLS 1.3 the client may have sent more before that. If this is
+/// not read, the system resets the connection, and the client may find the reset and not the alert.
+async fn end_refused(mut stream: TcpStream) {
+    let ended = async {
+        stream.shutdown().await?;
+        tokio_io::copy(&mut stream.take(REFUSED_BYTES_MAX), &mut tokio_io::sink()).await
+    };
+    // It is closed now, whether or not its client has ended it.
+    drop(timeout(REFUSED_TIMEOUT, ended).await);
 }
 
 /// The certificate of this moment, for each handshake.
@@ -133,6 +156,8 @@ fn server_config(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::{super::self_signed, *};
 
     #[test]
@@ -158,6 +183,34 @@ mod tests {
         let identity = self_signed(dir.path());
         let refused = ServerTls::load(identity, ClientAuth::Required, None, "h2").err().unwrap();
         assert!(matches!(refused, TlsError::NoClientAuthorities), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn refused_client_gets_the_alert_and_the_end_of_its_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = self_signed(dir.path());
+        let tls = ServerTls::load(identity, ClientAuth::None, None, "h2").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = async || {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            // More than the handshake reads.
+            client.write_all(&[0; 32 * 1024]).await.unwrap();
+            (client, tls.accept(listener.accept().await.unwrap().0))
+        };
+        let (mut client, accepting) = connect().await;
+        let reads = async move {
+            let mut alert = Vec::new();
+            // It fails if the connection is reset.
+            client.read_to_end(&mut alert).await.unwrap();
+            alert
+        };
+        let (accepted, alert) = tokio::join!(accepting, reads);
+        let alert_of_tls = 21;
+        assert_eq!((accepted.is_err(), alert.first()), (true, Some(&alert_of_tls)), "{alert:?}");
+
+        let (_stays, accepting) = connect().await;
+        let accepted = timeout(Duration::from_secs(60), accepting).await;
+        assert!(accepted.expect("its client is waited for without an end").is_err());
     }
 
     #[test]
