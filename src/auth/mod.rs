@@ -121,7 +121,7 @@ macro_rules! causes {
 causes! {
     Malformed "malformed" "the credential has no form that this program knows";
     Several "several" "the call has more than one credential";
-    KeyUnknown "key_unknown" "no API key has this id, or it is revoked";
+    KeyUnknown "key_unknown" "no API key has this id, it is revoked, or it had expired when the keys were read";
     KeySecret "key_secret" "the secret is not that of the API key";
     KeyExpired "key_expired" "the API key has expired";
     JwtUnused "jwt_unused" "the call has a JWT, and neither jwt_jwks_file nor jwt_jwks_url is set";

@@ -1,6 +1,9 @@
 //! API keys: created, revoked and replaced by the command while services run.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::json;
 use tonic::{Code, Request, metadata::MetadataValue};
@@ -62,6 +65,8 @@ async fn wrong_credential_is_refused_with_one_answer_and_its_cause_is_counted() 
     let env = TestEnv::new().await;
     let key = create_key(&env, "backend", CallerRole::Service);
     let revoked = create_key(&env, "backend", CallerRole::Service);
+    let expired = create_key(&env, "backend", CallerRole::Service);
+    env.expire_key(&expired, SystemTime::now()).await;
     let service = env.serve(Role::Api, &[REQUIRED]).await;
     let (done, _) = yoink(&env, &["keys", "revoke", id_of(&revoked)]);
     assert!(done);
@@ -84,6 +89,7 @@ async fn wrong_credential_is_refused_with_one_answer_and_its_cause_is_counted() 
         (wrong_secret.as_str(), "key_secret"),
         (&unknown, "key_unknown"),
         (&revoked, "key_unknown"),
+        (&expired, "key_unknown"),
         (&key[..79], "malformed"),
         ("yk_", "malformed"),
         ("garbage", "jwt_unused"),
@@ -93,19 +99,22 @@ async fn wrong_credential_is_refused_with_one_answer_and_its_cause_is_counted() 
         assert_refused(list(service.channel(), Some(token)).await, cause);
         assert_eq!(refused_for(&service, cause).await, before + 1, "{cause}");
     }
-    for (cause, name, values) in [
-        ("malformed", "authorization", [b"Basic YTpi".as_slice()].as_slice()),
-        ("malformed", "authorization", &[b"Bearer"]),
-        ("jwt_unused", "authorization", &[b"Bearer \xc3\xa9"]),
-        ("malformed", "x-api-key", &[b"\xff"]),
-        ("several", "authorization", &[b"Bearer a", b"Bearer b"]),
+    let bearer = format!("Bearer {key}");
+    for (cause, headers) in [
+        ("malformed", [("authorization", b"Basic YTpi".as_slice())].as_slice()),
+        ("malformed", &[("authorization", b"Bearer")]),
+        ("jwt_unused", &[("authorization", b"Bearer \xc3\xa9")]),
+        ("malformed", &[("x-api-key", b"\xff")]),
+        ("several", &[("authorization", bearer.as_bytes()), ("authorization", bearer.as_bytes())]),
+        ("several", &[("authorization", b"Bearer a.b.c"), ("x-api-key", key.as_bytes())]),
     ] {
         let mut request = Request::new(ListProductsRequest::default());
-        for value in values {
-            request.metadata_mut().append(name, MetadataValue::try_from(*value).unwrap());
+        for (name, value) in headers {
+            request.metadata_mut().append(*name, MetadataValue::try_from(*value).unwrap());
         }
-        let called = InventoryServiceClient::new(service.channel()).list_products(request).await;
-        assert_refused(called.map(drop), cause);
+        let before = refused_for(&service, cause).await;
+        assert_refused(service.buyers().list_products(request).await.map(drop), cause);
+        assert_eq!(refused_for(&service, cause).await, before + 1, "{cause}: {headers:?}");
     }
     // The key alone is accepted in the other header.
     let mut request = Request::new(ListProductsRequest::default());
@@ -117,14 +126,9 @@ async fn wrong_credential_is_refused_with_one_answer_and_its_cause_is_counted() 
 async fn expired_key_is_refused() {
     let env = TestEnv::new().await;
     let key = create_key(&env, "backend", CallerRole::Service);
-    let sql = env.sql().await;
     let service = env.serve(Role::Api, &[REQUIRED]).await;
     list(service.channel(), Some(&key)).await.unwrap();
-    let expire = "UPDATE api_keys SET expires_at = $1::timestamptz WHERE key_id = $2";
-    let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
-    sql.execute(expire, &[&soon, &id_of(&key)]).await.unwrap();
-    // As the commands do, with each change.
-    sql.execute("UPDATE api_key_version SET version = gen_random_uuid()", &[]).await.unwrap();
+    env.expire_key(&key, SystemTime::now() + Duration::from_secs(5)).await;
     let refused =
         eventually("the key is refused", async || list(service.channel(), Some(&key)).await.err());
     assert_refused(Err(refused.await), "expired");

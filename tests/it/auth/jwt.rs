@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use ring::hmac;
 use serde_json::{Value, json};
 use yoink::{
     app::Role,
@@ -16,7 +15,7 @@ use yoink::{
 
 use super::{
     REQUIRED, answer, assert_refused, create_key, list, refused_for,
-    signer::{Signer, claims, encode, now, unsigned},
+    signer::{ALGORITHMS, Signer, claims, now, wrong_tokens},
     with_token,
 };
 use crate::harness::{Service, TestEnv, eventually, product, scratch_dir};
@@ -40,7 +39,7 @@ async fn serve(env: &TestEnv, file: &Path, more: &[(&'static str, &str)]) -> Ser
         ("jwt_jwks_file", file.to_str().unwrap()),
         ("jwt_issuer", "https://id.example"),
         ("jwt_audience", "yoink"),
-        ("jwt_algorithms", "RS256,ES256,EdDSA"),
+        ("jwt_algorithms", ALGORITHMS),
     ];
     env.serve(Role::All, &[&settings, more].concat()).await
 }
@@ -48,58 +47,16 @@ async fn serve(env: &TestEnv, file: &Path, more: &[(&'static str, &str)]) -> Ser
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_jwt_is_refused_with_one_answer_and_its_cause_is_counted() {
     let env = TestEnv::new().await;
-    let (ec, rsa, other) = (Signer::ec(), Signer::rsa(), Signer::ec());
+    let (ec, rsa) = (Signer::ec(), Signer::rsa());
     let file = key_file(&[ec.jwk("a"), rsa.jwk("r")]);
     let service = serve(&env, &file, &[]).await;
     let valid = ec.token(&claims(json!({})));
-    list(service.channel(), Some(&valid)).await.unwrap();
-    list(service.channel(), Some(&valid)).await.unwrap();
-
-    let header = |change: &str, value: Value| {
-        let mut header = json!({"alg": "ES256", "kid": "a"});
-        header[change] = value;
-        header
-    };
-    let good = claims(json!({}));
-    let none = format!("{}.", unsigned(&header("alg", json!("none")), &good));
-    // A verifier that takes the algorithm from the token would use the public key as a shared secret.
-    let hs256 = unsigned(&json!({"alg": "HS256", "kid": "r"}), &good);
-    let Signer::Rsa(pair) = &rsa else { panic!("a pair of RSA keys") };
-    let shared = hmac::Key::new(hmac::HMAC_SHA256, pair.public().as_ref());
-    let hs256 = format!("{hs256}.{}", encode(hmac::sign(&shared, hs256.as_bytes())));
-    let (message, signature) = valid.rsplit_once('.').unwrap();
-    let changed = message.replace(
-        message.split('.').nth(1).unwrap(),
-        &encode(claims(json!({"sub": "bob"})).to_string()),
-    );
-    let cases = [
-        ("jwt_malformed", "a.b.c".to_owned()),
-        ("jwt_malformed", "garbage".to_owned()),
-        ("jwt_malformed", message.to_owned()),
-        ("jwt_malformed", none),
-        ("jwt_malformed", ec.token_with(&header("crit", json!(["b64"])), &good)),
-        ("jwt_malformed", "a".repeat(8193)),
-        ("jwt_algorithm", hs256),
-        ("jwt_algorithm", rsa.token_with(&json!({"alg": "PS256", "kid": "r"}), &good)),
-        ("jwt_algorithm", ec.token_with(&json!({"alg": "ES256", "kid": "r"}), &good)),
-        ("jwt_key_unknown", ec.token_with(&header("kid", json!("b")), &good)),
-        ("jwt_key_unknown", ec.token_with(&json!({"alg": "ES256"}), &good)),
-        ("jwt_signature", other.token(&good)),
-        ("jwt_signature", format!("{changed}.{signature}")),
-        ("jwt_signature", format!("{message}.")),
-        ("jwt_expired", ec.token(&claims(json!({"exp": now() - 31})))),
-        ("jwt_expired", ec.token(&claims(json!({"exp": null})))),
-        ("jwt_expired", ec.token(&claims(json!({"exp": "never"})))),
-        ("jwt_not_yet_valid", ec.token(&claims(json!({"nbf": now() + 3600})))),
-        ("jwt_issuer", ec.token(&claims(json!({"iss": "https://other.example"})))),
-        ("jwt_issuer", ec.token(&claims(json!({"iss": null})))),
-        ("jwt_audience", ec.token(&claims(json!({"aud": ["other"]})))),
-        ("jwt_audience", ec.token(&claims(json!({"aud": null})))),
-        ("jwt_user", ec.token(&claims(json!({"sub": null})))),
-        ("jwt_user", ec.token(&claims(json!({"sub": "a b"})))),
-        ("jwt_user", ec.token(&claims(json!({"sub": 7})))),
-    ];
-    for (cause, token) in cases {
+    let of_rsa = rsa.token_with(&json!({"alg": "RS256", "kid": "r"}), &claims(json!({})));
+    // The second time, a token is not verified again.
+    for token in [&valid, &valid, &of_rsa, &of_rsa] {
+        list(service.channel(), Some(token)).await.unwrap();
+    }
+    for (cause, token) in wrong_tokens(&ec, &rsa) {
         let before = refused_for(&service, cause).await;
         assert_refused(list(service.channel(), Some(&token)).await, &token);
         assert_eq!(refused_for(&service, cause).await, before + 1, "{cause}: {token}");

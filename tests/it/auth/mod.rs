@@ -13,6 +13,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::Channel,
 };
+use tonic_types::{ErrorDetail, StatusExt as _};
 use yoink::{
     domain::{CallerRole, UserId},
     grpc::pb::{ListProductsRequest, inventory_service_client::InventoryServiceClient},
@@ -69,6 +70,9 @@ pub fn assert_refused(result: Result<(), Status>, what: &str) {
     assert_eq!(status.code(), Code::Unauthenticated, "{what}: {status:?}");
     assert_eq!(reason(&status), "CREDENTIALS_INVALID", "{what}");
     assert_eq!(status.message(), "the credentials are not accepted", "{what}");
+    let details = status.get_error_details_vec();
+    let [ErrorDetail::ErrorInfo(info)] = details.as_slice() else { panic!("{what}: {details:?}") };
+    assert!(info.metadata.is_empty(), "{what}: {info:?}");
     let challenge = status.metadata().get("www-authenticate").unwrap();
     assert_eq!(challenge, r#"Bearer realm="yoink", error="invalid_token""#, "{what}");
 }

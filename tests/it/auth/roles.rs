@@ -20,7 +20,7 @@ use yoink::{
 };
 
 use super::{REQUIRED, answer, create_key, with_token};
-use crate::harness::{TestEnv, dead_entries, move_to_dead, product};
+use crate::harness::{Service, TestEnv, dead_entries, move_to_dead, product};
 
 /// The rights of no one, the customer of the data, another customer, a service, an operator and an auditor.
 const CALLERS: [&str; 6] = ["no one", "ann", "bob", "backend", "operator", "auditor"];
@@ -263,19 +263,23 @@ async fn principal_is_recorded_and_not_the_actor_that_a_client_sends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reflection_is_off_with_authentication_and_needs_credentials_if_it_is_on() {
     let env = TestEnv::new().await;
-    let key = create_key(&env, "dave", CallerRole::Auditor);
-    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-    let reflect = async |channel: Channel, token: Option<&str>| -> Result<(), Status> {
-        let mut client = tonic::client::Grpc::new(channel);
+    let keys = CallerRole::ALL.map(|role| create_key(&env, "dave", role));
+    let reflect = async |service: &Service, version: &str, token: Option<&str>| {
+        let mut client = tonic::client::Grpc::new(service.channel());
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         let request: Request<_> = with_token(futures_util::stream::empty::<()>(), token);
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
         client.streaming(request, path.parse().unwrap(), codec).await.map(drop)
     };
     let off = env.serve(Role::Api, &[REQUIRED]).await;
-    let status = reflect(off.channel(), Some(&key)).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
     let on = env.serve(Role::Api, &[REQUIRED, ("reflection", "on")]).await;
-    assert_eq!(answer(reflect(on.channel(), None).await), NONE);
-    reflect(on.channel(), Some(&key)).await.unwrap();
+    for version in ["v1", "v1alpha"] {
+        for key in &keys {
+            let status = reflect(&off, version, Some(key)).await.unwrap_err();
+            assert_eq!(status.code(), tonic::Code::Unimplemented);
+            reflect(&on, version, Some(key)).await.unwrap();
+        }
+        assert_eq!(answer(reflect(&on, version, None).await), NONE);
+    }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
+    hmac,
     rand::SystemRandom,
     signature::{
         ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
@@ -14,6 +15,9 @@ use ring::{
     },
 };
 use serde_json::{Value, json};
+
+/// The setting `jwt_algorithms` for [`wrong_tokens`].
+pub const ALGORITHMS: &str = "RS256,PS256,ES256,EdDSA";
 
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -123,4 +127,55 @@ pub fn claims(change: Value) -> Value {
         }
     }
     claims
+}
+
+/// Tokens that are refused, each with its cause, where the key `a` is that of `ec`, the key `r` that of `rsa`, and the
+/// algorithms are [`ALGORITHMS`].
+pub fn wrong_tokens(ec: &Signer, rsa: &Signer) -> Vec<(&'static str, String)> {
+    let header = |change: &str, value: Value| {
+        let mut header = json!({"alg": "ES256", "kid": "a"});
+        header[change] = value;
+        header
+    };
+    let good = claims(json!({}));
+    let none = format!("{}.", unsigned(&header("alg", json!("none")), &good));
+    // A verifier that takes the algorithm from the token would use the public key as a shared secret.
+    let hs256 = unsigned(&json!({"alg": "HS256", "kid": "r"}), &good);
+    let Signer::Rsa(pair) = rsa else { panic!("a pair of RSA keys") };
+    let shared = hmac::Key::new(hmac::HMAC_SHA256, pair.public().as_ref());
+    let hs256 = format!("{hs256}.{}", encode(hmac::sign(&shared, hs256.as_bytes())));
+    let valid = ec.token(&good);
+    let (message, signature) = valid.rsplit_once('.').unwrap();
+    let changed = message.replace(
+        message.split('.').nth(1).unwrap(),
+        &encode(claims(json!({"sub": "bob"})).to_string()),
+    );
+    vec![
+        ("jwt_malformed", "a.b.c".to_owned()),
+        ("jwt_malformed", "garbage".to_owned()),
+        ("jwt_malformed", message.to_owned()),
+        ("jwt_malformed", none),
+        ("jwt_malformed", ec.token_with(&header("crit", json!(["b64"])), &good)),
+        ("jwt_malformed", "a".repeat(8193)),
+        ("jwt_algorithm", hs256),
+        // The algorithm is accepted, but not of this key.
+        ("jwt_algorithm", rsa.token_with(&json!({"alg": "PS256", "kid": "r"}), &good)),
+        ("jwt_algorithm", ec.token_with(&json!({"alg": "ES256", "kid": "r"}), &good)),
+        ("jwt_key_unknown", ec.token_with(&header("kid", json!("b")), &good)),
+        ("jwt_key_unknown", ec.token_with(&json!({"alg": "ES256"}), &good)),
+        ("jwt_signature", Signer::ec().token(&good)),
+        ("jwt_signature", format!("{changed}.{signature}")),
+        ("jwt_signature", format!("{message}.")),
+        ("jwt_expired", ec.token(&claims(json!({"exp": now() - 31})))),
+        ("jwt_expired", ec.token(&claims(json!({"exp": null})))),
+        ("jwt_expired", ec.token(&claims(json!({"exp": "never"})))),
+        ("jwt_not_yet_valid", ec.token(&claims(json!({"nbf": now() + 3600})))),
+        ("jwt_issuer", ec.token(&claims(json!({"iss": "https://other.example"})))),
+        ("jwt_issuer", ec.token(&claims(json!({"iss": null})))),
+        ("jwt_audience", ec.token(&claims(json!({"aud": ["other"]})))),
+        ("jwt_audience", ec.token(&claims(json!({"aud": null})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": null})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": "a b"})))),
+        ("jwt_user", ec.token(&claims(json!({"sub": 7})))),
+    ]
 }

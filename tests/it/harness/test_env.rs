@@ -288,6 +288,14 @@ impl TestEnv {
         .await
     }
 
+    /// Sets when an API key expires, with a new version, as the commands do.
+    pub async fn expire_key(&self, key: &str, at: std::time::SystemTime) {
+        let (sql, id) = (self.sql().await, key.split('_').nth(1).unwrap());
+        let expire = "UPDATE api_keys SET expires_at = $1::timestamptz WHERE key_id = $2";
+        assert_eq!(sql.execute(expire, &[&at, &id]).await.unwrap(), 1);
+        sql.execute("UPDATE api_key_version SET version = gen_random_uuid()", &[]).await.unwrap();
+    }
+
     /// The audit as it is now.
     pub async fn audit(&self) -> Report {
         let stores = self.stores().await;
