@@ -206,4 +206,30 @@ mod tests {
         // One too many in a bucket does not hide one too few in another.
         assert_eq!(check(&[bucket(0, true, 4, 0), bucket(10, true, 3, 0)]), (2, 0));
     }
+
+    #[test]
+    fn order_of_an_epoch_that_is_missing_or_there_twice_is_a_violation() {
+        use crate::domain::{Epoch, ReservationId};
+
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        let check = |waiting: &[u64], decided_at_cut| {
+            let id = |seq: &u64| ReservationId::new(3, Epoch(2), *seq, 0).unwrap();
+            let cut = Cut {
+                epoch: Epoch(2),
+                seq: 3,
+                products: [].into(),
+                in_streams: waiting.iter().map(id).collect(),
+                idempotency: Vec::new(),
+                unrecognized: Vec::new(),
+            };
+            let rows = AuditRows { decided_at_cut, ..AuditRows::default() };
+            let mut report = Report::default();
+            let is_complete = check_seqs(partition, &cut, &rows, &mut report);
+            (is_complete, report.violations.len(), report.differences)
+        };
+        assert_eq!(check(&[3], 2), (true, 0, 0));
+        assert_eq!(check(&[3], 1), (false, 1, 1), "one is missing");
+        assert_eq!(check(&[3], 3), (false, 1, 1), "one has two rows");
+        assert_eq!(check(&[3, 3], 2), (true, 1, 1), "one has two entries");
+    }
 }

@@ -91,12 +91,9 @@ impl Reserver {
         let (rate, capacity) =
             (&self.store_rates[partition.index()], self.settings.backlog_max_entries);
         let wait = |removed| rate.wait(Instant::now(), removed, capacity);
-        let decode = |(random, answer): (u64, &str)| {
-            decode(answer, PartitionEpoch { partition, epoch }, random, wait)
-                .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.to_owned()]).into()))
-        };
-        let decisions: Vec<Decision> =
-            randoms.into_iter().zip(answers.split('\n')).map(decode).collect();
+        let at = PartitionEpoch { partition, epoch };
+        let decode = |answer: &str, random| decode(answer, at, random, wait);
+        let decisions = decode_all(&answers, randoms.into_iter(), decode)?;
         // A duplicate may be the first report of its accept that any process gets.
         let reported = decisions.iter().filter_map(|decision| match decision {
             Ok(Outcome::Accepted(receipt) | Outcome::Duplicate(receipt)) => {
@@ -109,7 +106,7 @@ impl Reserver {
         Ok(decisions)
     }
 
-    /// The epoch, and one line for each request.
+    /// The epoch, and what the script answered.
     async fn call(
         &self,
         partition: Partition,
@@ -134,12 +131,25 @@ impl Reserver {
             args.extend([product, user, request_id, random, traceparent, plain]);
         }
         let at = PartitionEpoch { partition, epoch };
-        let answers = self.partitions.run_in_epoch(at, &RESERVE, &args).await?;
-        if answers.split('\n').count() != batch.len() {
-            return Err(RedisCallError::Malformed(vec![answers]));
-        }
-        Ok((epoch, answers))
+        Ok((epoch, self.partitions.run_in_epoch(at, &RESERVE, &args).await?))
     }
+}
+
+/// The decision of each request, in the line of its answer. With more or fewer lines than requests it is not known to which
+/// request a line belongs, so none of them is used.
+fn decode_all<Q>(
+    answers: &str,
+    asked: impl ExactSizeIterator<Item = Q>,
+    decode: impl Fn(&str, Q) -> Option<Decision>,
+) -> Result<Vec<Decision>, RedisCallError> {
+    if answers.split('\n').count() != asked.len() {
+        return Err(RedisCallError::Malformed(vec![answers.to_owned()]));
+    }
+    let decode = |(asked, answer): (Q, &str)| {
+        decode(answer, asked)
+            .unwrap_or_else(|| Err(RedisCallError::Malformed(vec![answer.to_owned()]).into()))
+    };
+    Ok(asked.zip(answers.split('\n')).map(decode).collect())
 }
 
 /// A decision as the label of a metric.
@@ -256,6 +266,26 @@ mod tests {
         for bad in ["", "accepted", "accepted x 1 1", "accepted 1 1", "duplicate 1 a 1 1", "maybe"]
         {
             assert!(decoded(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn more_or_fewer_answers_than_requests_are_malformed() {
+        let decoded = |answers: &str| {
+            let decode = |answer: &str, limit| {
+                (answer == "limit").then_some(Ok(Outcome::LimitReached { limit }))
+            };
+            decode_all(answers, [1, 2].into_iter(), decode)
+        };
+        let decisions = decoded("limit\nlimit").unwrap();
+        let [first, second] = decisions.as_slice() else { panic!("{decisions:?}") };
+        assert!(matches!(first, Ok(Outcome::LimitReached { limit: 1 })), "{first:?}");
+        assert!(matches!(second, Ok(Outcome::LimitReached { limit: 2 })), "{second:?}");
+        // One line that is malformed does not spoil the others.
+        assert!(matches!(decoded("limit\n").unwrap().as_slice(), [Ok(_), Err(_)]));
+        for answers in ["", "limit", "limit\nlimit\nlimit", "limit\nlimit\n"] {
+            let refused = decoded(answers);
+            assert!(matches!(refused, Err(RedisCallError::Malformed(_))), "{refused:?}");
         }
     }
 }

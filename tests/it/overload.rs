@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::future::{join_all, select_all};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use yoink::{
@@ -14,7 +17,7 @@ use yoink::{
     },
 };
 
-use crate::harness::{Service, TestEnv, eventually, get, product, reason};
+use crate::harness::{Service, TestEnv, WAIT_MAX, eventually, get, product, reason};
 
 /// The retry delay of a refusal.
 fn wait_before(status: &Status) -> Option<Duration> {
@@ -135,7 +138,8 @@ async fn concurrency_overload_is_shed_and_operator_calls_are_answered() {
     let mut calls: Vec<_> = users.iter().map(|user| Box::pin(wait(user))).collect();
     let mut refused = Vec::new();
     while refused.len() < 36 {
-        let (answer, _, rest) = futures_util::future::select_all(calls).await;
+        let next = timeout(WAIT_MAX, select_all(calls)).await;
+        let (answer, _, rest) = next.expect("fewer than 36 of 40 calls are refused");
         refused.push(answer.expect_err("only refusals are answered"));
         calls = rest;
     }

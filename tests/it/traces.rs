@@ -40,7 +40,7 @@ use yoink::{
 };
 
 use crate::{
-    harness::{Binary, TestEnv, eventually, product, reason},
+    harness::{Authority, Binary, TestEnv, eventually, product, reason},
     tls::certificates,
 };
 
@@ -351,6 +351,16 @@ async fn tls_collector_receives_spans_and_metrics_only_with_its_header() {
 
     let header = ("otlp_headers", "x-token=secret-token");
     let with_header = [without_header[0], without_header[1], header];
+    // It sends nothing, and no token, to a collector whose certificate another authority has signed.
+    let (other, asked) = (Authority::new().file(), collector.refused.load(Ordering::Relaxed));
+    let unknown = Binary::serve_with("api", &env, &with_header, &[("SSL_CERT_FILE", &other)]);
+    eventually("the certificate is refused", async || {
+        unknown.log().contains("metrics cannot be sent").then_some(())
+    })
+    .await;
+    drop(unknown);
+    assert_eq!(collector.refused.load(Ordering::Relaxed), asked);
+    assert!(collector.metric_names().is_empty() && collector.spans().is_empty());
     let mut api = Binary::serve_with("api", &env, &with_header, &environment);
     let mut buyers = InventoryServiceClient::new(api.channel().await);
     eventually("the product is known", async || {

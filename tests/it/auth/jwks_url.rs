@@ -11,6 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
     sync::watch,
+    time::timeout,
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use yoink::{
@@ -22,7 +23,7 @@ use super::{
     REQUIRED, answer, assert_refused, list,
     signer::{Signer, claims},
 };
-use crate::harness::{Authority, Service, TestEnv, Validity, eventually, get};
+use crate::harness::{Authority, Service, TestEnv, Validity, WAIT_MAX, eventually, get};
 
 /// What the server of an identity provider answers.
 #[derive(Clone)]
@@ -77,7 +78,9 @@ impl KeyServer {
 
     /// Waits until as many connections as this were answered, from the first one on.
     async fn answered(&self, count: usize) {
-        self.requests.clone().wait_for(|answered| *answered >= count).await.unwrap();
+        let mut requests = self.requests.clone();
+        let answered = timeout(WAIT_MAX, requests.wait_for(|answered| *answered >= count)).await;
+        assert!(answered.is_ok(), "the server was asked less often than {count} times");
     }
 }
 
