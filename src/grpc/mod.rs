@@ -26,6 +26,7 @@ mod reset_on_error;
 mod status;
 mod storefront;
 mod unread;
+mod unread_list;
 
 use std::sync::Arc;
 

@@ -77,23 +77,28 @@ impl StorefrontService for Storefront {
         let rest = stream::unfold(after, move |after| {
             let admission = admission.clone();
             async move {
-                let (items, next) = match page(&admission, Some(&after?), until).await {
+                Some(match page(&admission, Some(&after?), until).await {
                     Err(error) => {
                         let status = Status::from(error);
                         log_cause("yoink.v1.StorefrontService/ListStorefront", &status);
-                        (vec![Err(status)], None)
+                        (stream::iter(vec![Err(status)]).left_stream(), None)
                     }
-                    Ok((listed, more)) => (items(&listed), next_after(&listed, more)),
-                };
-                Some((stream::iter(items), next))
+                    Ok((listed, more)) => {
+                        let next = next_after(&listed, more);
+                        (items(listed).right_stream(), next)
+                    }
+                })
             }
         });
-        Ok(Response::new(Box::pin(stream::iter(items(&first)).chain(rest.flatten()))))
+        Ok(Response::new(Box::pin(items(first).chain(rest.flatten()))))
     }
 }
 
-fn items(listed: &[ProductWithStock]) -> Vec<Result<pb::ListStorefrontResponse, Status>> {
-    listed.iter().map(|listed| Ok(item(listed))).collect()
+/// The items of a page. Each is made when it is sent: until then the list refers to the product in the catalogue.
+fn items(
+    listed: Vec<ProductWithStock>,
+) -> impl Stream<Item = Result<pb::ListStorefrontResponse, Status>> + Send {
+    stream::iter(listed.into_iter().map(|listed| Ok(item(&listed))))
 }
 
 /// The last product of a page, if another page follows.

@@ -10,9 +10,7 @@
 use std::{
     cmp::Reverse,
     collections::HashMap,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -20,30 +18,28 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use tonic::{
-    Status,
-    body::Body,
-    codegen::{Body as _, http::Response},
-};
+use tonic::{body::Body, codegen::http::Response};
 
-use super::{error::ApiError, reason::Reason};
+use super::{error::ApiError, reason::Reason, unread_list::List};
 
 /// The most bytes of lists in a process, for buyers and for operators. The longest page has about 0.5 MiB and counts twice.
 const BUYERS_BYTES_MAX: usize = 128 * 1024 * 1024;
 const OPERATORS_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A list makes no progress if no chunk of it is written for this long.
 const STALLED: Duration = Duration::from_secs(1);
-/// How much of a list its connection has at most: what a call can hold after its list is dropped.
-const CHUNK_BYTES: usize = 8 * 1024;
-const CHUNKS_MAX: usize = 2;
 /// What a list holds beside its bytes.
 const LIST_BYTES: usize = 4 * 1024;
-/// What a list holds that is read as its client reads: a page of products.
-const PAGE_BYTES: usize = 512 * 1024;
+/// What a list holds in addition that is read as its client reads: a page of references to products of the catalogue, and the
+/// buffer in which messages are encoded until there are 32 KiB.
+const PAGE_BYTES: usize = 80 * 1024;
+/// Lists are dropped until this part of the bytes is left, so that not every new list searches for others to drop; a search
+/// that found too few is not repeated for this long.
+const BYTES_LEFT: (usize, usize) = (7, 8);
+const SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -98,100 +94,6 @@ impl UnreadList {
     }
 }
 
-type Item = Result<Frame<Bytes>, Status>;
-
-/// What is left of a list.
-struct List {
-    /// `None` if it was dropped.
-    rest: Option<Rest>,
-    /// The chunks that the connection has not written.
-    unwritten: usize,
-    progress_at: Instant,
-    waker: Option<Waker>,
-}
-
-struct Rest {
-    data: Bytes,
-    next: Option<Item>,
-    body: Body,
-}
-
-impl List {
-    fn new(first: Item, body: Body) -> Self {
-        let rest = Some(Rest { data: Bytes::new(), next: Some(first), body });
-        Self { rest, unwritten: 0, progress_at: Instant::now(), waker: None }
-    }
-
-    /// The next chunk, when the connection has written those before it.
-    fn poll_frame(this: &Arc<Mutex<Self>>, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        let mut list = lock(this);
-        if list.unwritten >= CHUNKS_MAX {
-            list.waker = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        let Some(rest) = &mut list.rest else {
-            return Poll::Ready(Some(Err(Status::cancelled("the list was not read in time"))));
-        };
-        let chunk = match ready!(rest.poll_chunk(context)) {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => data,
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-            },
-            end => return Poll::Ready(end),
-        };
-        list.unwritten += 1;
-        // Copied: the rest of the list must not stay in memory because of a part of it.
-        let chunk = Chunk { bytes: chunk.as_ref().into(), list: this.clone() };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(chunk)))))
-    }
-
-    fn written(&mut self) {
-        self.unwritten -= 1;
-        self.progress_at = Instant::now();
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Rest {
-    /// The next frame; data is not longer than a chunk.
-    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        if self.data.is_empty() {
-            let next = match self.next.take() {
-                Some(first) => Some(first),
-                None => ready!(Pin::new(&mut self.body).poll_frame(context)),
-            };
-            match next.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => self.data = data,
-                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None => return Poll::Ready(None),
-            }
-        }
-        let length = self.data.len().min(CHUNK_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.data.split_to(length)))))
-    }
-}
-
-/// A chunk that the connection has.
-struct Chunk {
-    bytes: Box<[u8]>,
-    list: Arc<Mutex<List>>,
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        lock(&self.list).written();
-    }
-}
-
 /// A list that counts until its answer ends.
 struct CountedList {
     lists: Arc<Mutex<Lists>>,
@@ -212,11 +114,14 @@ struct Lists {
     lists: HashMap<u64, (usize, Arc<Mutex<List>>)>,
     next_id: u64,
     logged: Option<Instant>,
+    /// When a search found too few lists without progress.
+    searched: Option<Instant>,
 }
 
 impl Lists {
     fn new(bytes_max: usize) -> Self {
-        Self { bytes: 0, bytes_max, lists: HashMap::new(), next_id: 0, logged: None }
+        let lists = HashMap::new();
+        Self { bytes: 0, bytes_max, lists, next_id: 0, logged: None, searched: None }
     }
 
     /// Counts a list, and drops others without progress if there are too many bytes otherwise. `None` if that is not enough.
@@ -231,19 +136,31 @@ impl Lists {
         Some(self.next_id)
     }
 
-    /// Drops lists without progress that have this many bytes, or none.
+    /// Drops lists without progress that have this many bytes, and more if there are, or none.
     fn drop_stalled(&mut self, excess: usize, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < SEARCH_INTERVAL;
+        if self.searched.is_some_and(is_recent) {
+            return false;
+        }
         let stalled = self.lists.iter().filter_map(|(id, (bytes, list))| {
             let time = now.saturating_duration_since(lock(list).progress_at);
             (time >= STALLED).then_some((Reverse(time), *id, *bytes))
         });
         let mut stalled: Vec<_> = stalled.collect();
         stalled.sort_unstable();
+        let (left, of) = BYTES_LEFT;
+        let enough = excess + (self.bytes_max - self.bytes_max / of * left);
         let (mut count, mut freed) = (0, 0);
-        while freed < excess {
-            let Some((.., bytes)) = stalled.get(count) else { return false };
+        for (.., bytes) in &stalled {
+            if freed >= enough {
+                break;
+            }
             freed += bytes;
             count += 1;
+        }
+        if freed < excess {
+            self.searched = Some(now);
+            return false;
         }
         for (_, id, _) in &stalled[..count] {
             self.remove(*id);
@@ -262,38 +179,60 @@ impl Lists {
     fn remove(&mut self, id: u64) {
         if let Some((bytes, list)) = self.lists.remove(&id) {
             self.bytes -= bytes;
-            lock(&list).rest = None;
+            lock(&list).drop_rest();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
     use http_body_util::Full;
+    use tonic::codegen::Body as _;
 
     use super::*;
+    use crate::grpc::unread_list::{CHUNK_BYTES, Item};
 
     fn list(progress_at: Instant) -> Arc<Mutex<List>> {
-        let list = List::new(Ok(Frame::data(Bytes::new())), Body::empty());
-        Arc::new(Mutex::new(List { progress_at, ..list }))
+        let mut list = List::new(Ok(Frame::data(Bytes::new())), Body::empty());
+        list.progress_at = progress_at;
+        Arc::new(Mutex::new(list))
     }
 
     #[test]
-    fn list_without_progress_for_the_longest_time_is_dropped_first() {
-        let (mut lists, now) = (Lists::new(100), Instant::now() + Duration::from_secs(60));
-        let waiting = [3, 5, 4].map(|secs| list(now - Duration::from_secs(secs)));
+    fn lists_without_progress_for_the_longest_time_are_dropped_until_an_eighth_is_free() {
+        let (mut lists, now) = (Lists::new(800), Instant::now() + Duration::from_secs(60));
+        let waiting = [3, 5, 4, 2].map(|secs| list(now - Duration::from_secs(secs)));
         for list in &waiting {
-            assert!(lists.admit(list.clone(), 30, now).is_some());
+            assert!(lists.admit(list.clone(), 200, now).is_some());
         }
         let dropped = || waiting.each_ref().map(|list| lock(list).rest.is_none());
-        assert!(lists.admit(list(now), 30, now).is_some());
-        assert_eq!(dropped(), [false, true, false]);
-        assert!(lists.admit(list(now), 101, now).is_none(), "it is larger than all together");
-        assert!(lists.admit(list(now), 71, now).is_none(), "a new list must stay");
-        assert_eq!(dropped(), [false, true, false], "some are dropped in vain");
-        assert!(lists.admit(list(now), 70, now).is_some());
-        assert_eq!(dropped(), [true; 3]);
-        assert_eq!((lists.bytes, lists.lists.len()), (100, 2));
+        assert!(lists.admit(list(now), 801, now).is_none(), "it is larger than all together");
+        assert_eq!(dropped(), [false; 4], "none is dropped in vain");
+        let now = now + SEARCH_INTERVAL;
+        assert!(lists.admit(list(now), 100, now).is_some());
+        assert_eq!(dropped(), [false, true, false, false]);
+        assert!(lists.admit(list(now), 100, now).is_some(), "there is room");
+        assert_eq!(dropped(), [false, true, false, false]);
+        assert!(lists.admit(list(now), 101, now).is_some());
+        assert_eq!(dropped(), [true, true, true, false], "101 bytes, and 100 more");
+        assert_eq!((lists.bytes, lists.lists.len()), (501, 4));
+    }
+
+    #[test]
+    fn search_that_found_too_few_lists_is_not_repeated_at_once() {
+        let (mut lists, now) = (Lists::new(100), Instant::now() + Duration::from_secs(60));
+        let read = list(now - STALLED + Duration::from_millis(1));
+        assert!(lists.admit(read, 100, now).is_some());
+        assert!(lists.admit(list(now), 1, now).is_none(), "it makes progress");
+        let soon = now + SEARCH_INTERVAL - Duration::from_millis(1);
+        assert!(lists.admit(list(soon), 1, soon).is_none(), "no search");
+        let later = now + SEARCH_INTERVAL;
+        assert!(lists.admit(list(later), 1, later).is_some());
     }
 
     #[test]
