@@ -1,4 +1,5 @@
--- Moves old reservations to a table of their own (docs/operations.md, Archiving). Run it once as the owner of the database:
+-- Moves old reservations to a table of their own (docs/operations.md, Archiving). Run it once as the owner of the tables, or as
+-- a superuser:
 --
 --   psql --dbname yoink --username yoink_owner --file deploy/postgres/archive.sql
 --
@@ -7,7 +8,12 @@
 --   SELECT archive_reservations(now() - interval '90 days', 50000);
 
 -- A child of reservations: every read of reservations reads it as well. It has the same indexes. To keep it on another
--- disk: ALTER TABLE reservations_archive SET TABLESPACE …
+-- disk, with a tablespace slow_disk, move the table and its indexes, which do not follow it (psql executes what the query
+-- returns):
+--
+--   ALTER TABLE reservations_archive SET TABLESPACE slow_disk;
+--   SELECT format('ALTER INDEX %s SET TABLESPACE slow_disk', indexrelid::regclass)
+--     FROM pg_index WHERE indrelid = 'reservations_archive'::regclass \gexec
 CREATE TABLE IF NOT EXISTS reservations_archive (LIKE reservations INCLUDING ALL) INHERITS (reservations);
 
 -- Moves at most so many reservations that were accepted before this time, and returns how many. Only those of epochs that
@@ -25,3 +31,12 @@ LANGUAGE sql SET search_path FROM CURRENT AS $$
     )
     SELECT count(*) FROM archived
 $$;
+
+-- Both belong to the owner of reservations, also if a superuser has made them.
+DO $$
+DECLARE
+    table_owner name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'reservations'::regclass);
+BEGIN
+    EXECUTE format('ALTER TABLE reservations_archive OWNER TO %I', table_owner);
+    EXECUTE format('ALTER FUNCTION archive_reservations(timestamptz, int) OWNER TO %I', table_owner);
+END $$;

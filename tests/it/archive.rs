@@ -11,11 +11,14 @@ use yoink::{
 
 use crate::harness::{TestEnv, product, run_yoink, succeeds};
 
+/// The script, as a superuser runs it.
+const SCRIPT: &str = include_str!("../../deploy/postgres/archive.sql");
+
 /// Moves everything that may be moved, as the owner of the database; returns how many rows.
 async fn archive(env: &TestEnv) -> i64 {
     let sql = env.sql().await;
     sql.batch_execute("SET ROLE yoink_owner").await.unwrap();
-    sql.batch_execute(include_str!("../../deploy/postgres/archive.sql")).await.unwrap();
+    sql.batch_execute(SCRIPT).await.unwrap();
     let mut moved = 0;
     loop {
         let call = "SELECT archive_reservations(now() + interval '1 day', 2)";
@@ -83,4 +86,46 @@ async fn archived_reservations_are_found_audited_exported_and_never_decided_agai
     let sql = "SELECT count(*) FROM reservations WHERE state = 'voided'";
     assert_eq!(env.count(sql).await, 0);
     service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_belongs_to_the_owner_of_reservations_also_if_a_superuser_makes_it() {
+    let env = TestEnv::new().await;
+    let sql = env.sql().await;
+    // A repetition changes nothing.
+    for _ in 0..2 {
+        sql.batch_execute(SCRIPT).await.unwrap();
+    }
+    let owners = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'reservations_archive'::regclass
+                  UNION SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'archive_reservations'";
+    let owners = sql.query(owners, &[]).await.unwrap();
+    let owners: Vec<String> = owners.iter().map(|row| row.get(0)).collect();
+    assert_eq!(owners, ["yoink_owner"]);
+    assert_eq!(archive(&env).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documented_commands_move_the_archive_with_its_indexes_to_another_tablespace() {
+    let env = TestEnv::with_own_postgres().await;
+    let sql = env.sql().await;
+    sql.batch_execute(SCRIPT).await.unwrap();
+    sql.batch_execute("SET allow_in_place_tablespaces = true").await.unwrap();
+    sql.batch_execute("CREATE TABLESPACE slow_disk LOCATION ''").await.unwrap();
+    let documented = SCRIPT.lines().filter_map(|line| line.strip_prefix("--   "));
+    let documented: Vec<&str> =
+        documented.skip_while(|line| !line.starts_with("ALTER TABLE")).take(3).collect();
+    let [table, select, from] = documented[..] else { panic!("{documented:?}") };
+    sql.batch_execute(table).await.unwrap();
+    // psql executes what the query returns.
+    let indexes = format!("{select} {}", from.strip_suffix(" \\gexec").unwrap());
+    for command in sql.query(&indexes, &[]).await.unwrap() {
+        sql.batch_execute(command.get(0)).await.unwrap();
+    }
+    let elsewhere = "SELECT count(*) FROM pg_class c
+        WHERE (oid = 'reservations_archive'::regclass
+               OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'reservations_archive'::regclass))
+          AND NOT EXISTS (SELECT FROM pg_tablespace t WHERE t.oid = c.reltablespace AND spcname = 'slow_disk')";
+    assert_eq!(env.count(elsewhere).await, 0);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'reservations_archive'::regclass";
+    assert!(env.count(indexes).await >= 5);
 }
