@@ -338,6 +338,15 @@ fn prometheus_scrapes_each_pod_as_often_as_the_deployed_one_under_the_same_job()
 }
 
 #[test]
+fn clients_with_the_service_config_use_every_pod() {
+    // A client that gets the addresses of all pods connects to one of them, unless its policy says otherwise.
+    assert_eq!(object(API, "Service")["spec"]["clusterIP"], "None");
+    let config: Value =
+        serde_yaml_ng::from_str(include_str!("../../docs/service_config.json")).unwrap();
+    assert!(config["loadBalancingConfig"][0]["round_robin"].is_mapping());
+}
+
+#[test]
 fn connections_to_postgres_are_at_most_those_that_are_documented() {
     let mounted = Mounted::new();
     let each = |file| {
