@@ -12,22 +12,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    StreamExt as _,
-    future::{join_all, ready},
-    stream,
-};
+use futures_util::{StreamExt as _, future::ready, stream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Stores;
 use crate::{
     domain::Partition,
-    ledger::{Beat, LedgerError},
+    ledger::Beat,
+    redis::Connection,
     stream::Progress,
     tasks::{Tasks, tick},
     worker::{
-        Consumer, LiveWorkers, Releaser, Unattended, WorkerContext, is_auditor, owned_partitions,
+        Consumer, LiveWorkers, PauseReason, READ_ROUNDS, Releaser, Unattended, WorkerContext,
+        is_auditor, owned_partitions, owners,
     },
 };
 
@@ -41,6 +39,9 @@ const CHECK_ROUNDS: u32 = 5;
 /// How long such a check may take, and how many partitions of one master it reads at the same time.
 const CHECK_LIMIT: Duration = Duration::from_secs(1);
 const CHECK_CONCURRENCY_MAX: usize = 16;
+/// After so many rounds, other workers have noticed that this one ends: it has removed its row, or could not.
+const NOTICED_AFTER: u32 = 2;
+const SILENCE_NOTICED_AFTER: u32 = 5;
 
 /// Which loops a worker runs, apart from consumers.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +63,26 @@ impl Running {
     fn has_ended(&self) -> bool {
         self.held.strong_count() == 0
     }
+}
+
+/// A connection for the consumer of a partition, as soon as Redis can be reached.
+async fn open_reader(stores: &Stores, partition: Partition) -> Connection {
+    loop {
+        match stores.reader(partition).await {
+            Ok(reader) => return reader,
+            Err(error) => {
+                let error: &dyn std::error::Error = error.as_ref();
+                tracing::warn!(%partition, error, "a partition of this worker cannot be read; trying again");
+            }
+        }
+        sleep(BEAT_INTERVAL).await;
+    }
+}
+
+/// What these reads return within the limit of a check.
+async fn within_limit<T>(reads: Vec<impl Future<Output = Option<T>>>) -> Vec<T> {
+    let reads = stream::iter(reads).buffer_unordered(CHECK_CONCURRENCY_MAX);
+    reads.filter_map(ready).take_until(sleep(CHECK_LIMIT)).collect().await
 }
 
 /// What this worker owns, and the loops that it runs.
@@ -116,30 +137,45 @@ impl Ownership {
             published: (0, 0),
         };
         for partition in partitions.all() {
-            this.begin_partition(partition).await?;
+            this.begin_partition(partition);
         }
         this.begin_audit();
         this.publish();
         Ok(this)
     }
 
-    /// Follows the other workers until `leaving`, when it reports that it ends. Its loops continue until their stop.
+    /// Follows the other workers until `leaving`, when it reports that it ends. If others run, its loops end as soon as
+    /// those have noticed: they need no second reader, releaser and auditor. Otherwise its loops continue until their stop.
     pub(super) async fn run(mut self, leaving: CancellationToken) {
         loop {
-            self.run_round(&leaving).await;
+            self.record_beat().await;
+            leaving.run_until_cancelled(self.follow()).await;
             if !tick(BEAT_INTERVAL, &leaving).await {
                 break;
             }
         }
-        let removed = self.stores.ledger.remove_workers(std::slice::from_ref(&self.beat));
-        if !matches!(timeout(REMOVAL_LIMIT, removed).await, Ok(Ok(()))) {
+        let own = std::slice::from_ref(&self.beat);
+        let removed = timeout(REMOVAL_LIMIT, self.stores.pools.beats.remove_workers(own)).await;
+        let is_removed = matches!(removed, Ok(Ok(())));
+        if !is_removed {
             tracing::debug!("the row of this worker was not removed: others notice its end in 3 s");
+        }
+        let rounds = if is_removed { NOTICED_AFTER } else { SILENCE_NOTICED_AFTER };
+        if self.others.live().next().is_some() && tick(BEAT_INTERVAL * rounds, &self.stop).await {
+            for partition in self.stores.deployment.partitions.all() {
+                self.end_partition(partition);
+            }
+            self.end_audit();
+            self.publish();
         }
     }
 
-    async fn run_round(&mut self, leaving: &CancellationToken) {
+    /// Records that this worker runs, and observes the others. While Postgres does not answer, others stay as they were seen
+    /// last, and each worker keeps what it has.
+    async fn record_beat(&mut self) {
         self.beat.beat += 1;
-        let beats = timeout(BEAT_LIMIT, self.stores.ledger.beat(&self.beat)).await;
+        let ledger = &self.stores.pools.beats;
+        let beats = timeout(BEAT_LIMIT, ledger.beat(&self.beat)).await;
         let recorded = matches!(beats, Ok(Ok(_)));
         if let (true, false) = (self.is_recorded, recorded) {
             let error = beats.as_ref().ok().and_then(|beats| beats.as_ref().err());
@@ -150,35 +186,29 @@ impl Ownership {
             );
         }
         self.is_recorded = recorded;
-        // Without Postgres nothing can be stored, and each worker keeps what it has.
         let Ok(Ok(beats)) = beats else { return };
         self.others.observe(beats);
-        let follow = async {
-            if let Err(error) = self.follow().await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "rows of workers that have ended were not removed"
-                );
-            }
-        };
-        leaving.run_until_cancelled(follow).await;
+        let ended = self.others.ended();
+        if !matches!(timeout(REMOVAL_LIMIT, ledger.remove_workers(&ended)).await, Ok(Ok(()))) {
+            tracing::debug!("rows of workers that have ended were not removed");
+        }
     }
 
     /// Begins and ends loops by what is known of the other workers.
-    async fn follow(&mut self) -> Result<(), LedgerError> {
+    async fn follow(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.unattended.end_round();
-        if self.round.is_multiple_of(CHECK_ROUNDS) {
+        if self.round.is_multiple_of(CHECK_ROUNDS) && self.can_store() {
             self.check_unattended().await;
+            self.check_owners().await;
         }
         let is_auditor = self.assign();
         for partition in self.stores.deployment.partitions.all() {
             let is_owned = self.owned.1.binary_search(&partition).is_ok();
-            if !is_owned && !self.unattended.is_read_here(partition) {
+            if is_owned || self.unattended.is_read_here(partition) {
+                self.begin_partition(partition);
+            } else {
                 self.end_partition(partition);
-            } else if let Err(error) = self.begin_partition(partition).await {
-                let error = error.as_ref() as &dyn std::error::Error;
-                tracing::warn!(%partition, error, "a partition of this worker cannot be read; trying again");
             }
         }
         if is_auditor {
@@ -187,7 +217,13 @@ impl Ownership {
             self.end_audit();
         }
         self.publish();
-        self.stores.ledger.remove_workers(&self.others.ended()).await
+    }
+
+    /// Whether this worker could store orders of others. If Postgres does not even store its own, it is not the others that
+    /// fail. If only its beat fails, it may be the only one that runs.
+    fn can_store(&self) -> bool {
+        let pauses = self.context.pauses.by_reason();
+        self.is_recorded || pauses.iter().all(|(why, _)| *why != PauseReason::LedgerTransient)
     }
 
     /// Computes what this worker owns beside the workers that are live now; returns whether it is the one that audits.
@@ -205,12 +241,10 @@ impl Ownership {
     }
 
     /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left
-    /// out. The masters are asked at the same time, because one of several may not answer.
+    /// out, and does not keep the others from being checked.
     async fn check_unattended(&mut self) {
-        let masters = self.stores.stock.partitions().masters().into_iter();
-        let reads: Vec<_> = masters.map(|(_, partitions)| self.read_progress(partitions)).collect();
-        let read = join_all(reads).await;
-        for (partition, progress) in read.into_iter().flatten() {
+        let partitions = self.stores.deployment.partitions.all().collect();
+        for (partition, progress) in self.read_progress(partitions).await {
             if self.unattended.check(partition, progress) {
                 tracing::warn!(%partition, "orders wait, and the worker that owns the partition does not store them: this worker reads them as well for a minute");
             }
@@ -230,18 +264,40 @@ impl Ownership {
         let reads = others.map(|partition| async move {
             Some((partition, streams.progress(partition).await.ok()?))
         });
-        let reads: Vec<_> = reads.collect();
-        let reads = stream::iter(reads).buffer_unordered(CHECK_CONCURRENCY_MAX);
-        reads.filter_map(ready).take_until(sleep(CHECK_LIMIT)).collect().await
+        within_limit(reads.collect()).await
     }
 
-    /// Begins the loops of a partition, unless they run.
-    async fn begin_partition(&mut self, partition: Partition) -> anyhow::Result<()> {
+    /// Goes on to read the partitions of other workers whose minute ends and whose owners read nothing of them meanwhile.
+    async fn check_owners(&mut self) {
+        let ending = self.unattended.ending(CHECK_ROUNDS);
+        if ending.is_empty() {
+            return;
+        }
+        let others = self.others.live().map(|beat| beat.worker.as_str());
+        let workers: Vec<&str> = others.chain([self.beat.worker.as_str()]).collect();
+        let owners: BTreeMap<_, _> =
+            owners(&workers, self.stores.deployment.partitions).into_iter().collect();
+        let idle_ms = (BEAT_INTERVAL * (READ_ROUNDS - CHECK_ROUNDS)).as_millis();
+        let idle_ms = usize::try_from(idle_ms).unwrap_or(usize::MAX);
+        let (streams, owners) = (&self.stores.streams, &owners);
+        let reads = ending.iter().map(|&partition| async move {
+            let reading = streams.is_reading(partition, owners.get(&partition)?, idle_ms).await;
+            reading.is_ok_and(|is_reading| is_reading).then_some(partition)
+        });
+        let reading: Vec<Partition> = within_limit(reads.collect()).await;
+        for partition in ending.into_iter().filter(|ending| !reading.contains(ending)) {
+            tracing::debug!(%partition, "the worker that owns the partition has read none of its orders: this worker reads them for another minute");
+            self.unattended.read_on(partition);
+        }
+    }
+
+    /// Begins the loops of a partition, unless they run. Its consumer opens its connection itself: neither the start nor a
+    /// round waits for a master that does not answer.
+    fn begin_partition(&mut self, partition: Partition) {
         // A consumer that is ending stores what it has read.
         if self.partitions.get(&partition).is_some_and(|running| !running.has_ended()) {
-            return Ok(());
+            return;
         }
-        let reader = self.stores.reader(partition).await?;
         let (stop, hold) = (self.stop.child_token(), Arc::new(()));
         let running = Running { stop: stop.clone(), held: Arc::downgrade(&hold) };
         if self.loops.release {
@@ -250,13 +306,15 @@ impl Ownership {
             // it releases last.
             self.tasks.spawn("releaser", releaser.run(stop.clone()));
         }
-        let consumer = Consumer::new(self.context.clone(), partition, reader);
+        let (stores, context) = (self.stores.clone(), self.context.clone());
         self.tasks.spawn("consumer", async move {
-            consumer.run(stop).await;
+            let reader = stop.run_until_cancelled(open_reader(&stores, partition)).await;
+            if let Some(reader) = reader {
+                Consumer::new(context, partition, reader).run(stop).await;
+            }
             drop(hold);
         });
         self.partitions.insert(partition, running);
-        Ok(())
     }
 
     fn end_partition(&mut self, partition: Partition) {

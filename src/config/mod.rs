@@ -143,12 +143,12 @@ impl Config {
         !self.grpc_listen.ip().is_loopback() || !self.trusted_proxies.is_empty()
     }
 
-    /// The most connections to Postgres that a process opens: those of its pools, one for each partition that it opens
-    /// or rebuilds (5 at a time), one for a scrape.
+    /// The most connections to Postgres that a process opens: those of its pools, one for the beats of a worker, one for
+    /// each partition that it opens or rebuilds (5 at a time), one for a scrape.
     pub fn ledger_connections(&self) -> u32 {
         let pools =
             [self.pool_workers, self.pool_operators, self.pool_lookups, self.pool_maintenance];
-        pools.iter().sum::<u32>() + 6
+        pools.iter().sum::<u32>() + 7
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Pools {
     pub operators: Ledger,
     /// For look-ups of reservations by buyers.
     pub lookups: Lookups,
+    /// For the beats of a worker: one connection, so that a beat waits for nothing else that the process does.
+    pub beats: Ledger,
 }
 
 impl Pools {
@@ -53,10 +55,11 @@ impl Pools {
             workers: ledger(sizes.workers)?,
             operators: ledger(sizes.operators)?,
             lookups: Lookups { ledger: ledger(sizes.lookups)?, permits },
+            beats: ledger(1)?,
         })
     }
 
-    /// The connections of each pool, now.
+    /// The connections of each pool whose size is a setting, now.
     pub fn connections(&self) -> [(&'static str, PoolReading); 4] {
         [
             ("workers", reading(&self.workers.pool)),

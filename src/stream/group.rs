@@ -1,6 +1,9 @@
 //! The consumer group of `orders`: read, claim, adopt, settle.
 
-use redis::{AsyncCommands as _, RedisError};
+use redis::{
+    AsyncCommands as _, RedisError,
+    streams::{StreamInfoConsumer, StreamInfoConsumersReply},
+};
 
 use super::{
     Streams,
@@ -19,6 +22,9 @@ pub struct PendingEntry {
     /// Its delivery count: one, plus its own failures (R4).
     pub deliveries: u32,
 }
+
+/// The most entries that a consumer gives up when it ends; it has fewer.
+const IDLE_MAX: usize = 5_000;
 
 /// A row of XPENDING: entry id, consumer, idle time, delivery count.
 type PendingRow = (String, String, u64, u32);
@@ -139,6 +145,30 @@ impl Streams {
         Ok(())
     }
 
+    /// Makes the pending entries of a consumer look as if nothing had touched them for `idle_ms`, so that they can be taken
+    /// over at once. Counts no delivery (R4). An entry that another consumer takes over meanwhile may be taken over again.
+    pub async fn make_idle(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        idle_ms: u64,
+    ) -> Result<(), RedisError> {
+        let mut connection = self.partitions.connection(partition);
+        let key = self.partitions.key(partition, Key::Orders);
+        let mut pending = redis::cmd("XPENDING");
+        pending.arg(&key).arg(GROUP).arg("-").arg("+").arg(IDLE_MAX).arg(consumer);
+        let pending: Vec<PendingRow> = pending.query_async(&mut connection).await?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = pending.iter().map(|(id, ..)| id.as_str()).collect();
+        let mut claim = redis::cmd("XCLAIM");
+        claim.arg(&key).arg(GROUP).arg(consumer).arg(0).arg(&ids);
+        claim.arg("IDLE").arg(idle_ms).arg("JUSTID");
+        let _ids: Vec<String> = claim.query_async(&mut connection).await?;
+        Ok(())
+    }
+
     /// Acknowledges and deletes orders that the ledger holds. Repeating it changes nothing.
     pub async fn settle(&self, partition: Partition, ids: &[&str]) -> Result<(), RedisCallError> {
         let mut args = vec![GROUP];
@@ -168,10 +198,27 @@ impl Streams {
         partition: Partition,
         idle_ms: usize,
     ) -> Result<Vec<String>, RedisError> {
-        let key = self.partitions.key(partition, Key::Orders);
-        let info: redis::streams::StreamInfoConsumersReply =
-            self.partitions.connection(partition).xinfo_consumers(key, GROUP).await?;
-        let idle = info.consumers.into_iter().filter(|c| c.pending == 0 && c.idle >= idle_ms);
+        let consumers = self.consumers(partition).await?.into_iter();
+        let idle = consumers.filter(|consumer| consumer.pending == 0 && consumer.idle >= idle_ms);
         Ok(idle.map(|consumer| consumer.name).collect())
+    }
+
+    /// Whether a consumer has read entries within the last `idle_ms`. Before version 7.2, Redis does not record a read that
+    /// gets none.
+    pub async fn is_reading(
+        &self,
+        partition: Partition,
+        consumer: &str,
+        idle_ms: usize,
+    ) -> Result<bool, RedisError> {
+        let consumers = self.consumers(partition).await?;
+        Ok(consumers.iter().any(|found| found.name == consumer && found.idle < idle_ms))
+    }
+
+    async fn consumers(&self, partition: Partition) -> Result<Vec<StreamInfoConsumer>, RedisError> {
+        let key = self.partitions.key(partition, Key::Orders);
+        let info: StreamInfoConsumersReply =
+            self.partitions.connection(partition).xinfo_consumers(key, GROUP).await?;
+        Ok(info.consumers)
     }
 }

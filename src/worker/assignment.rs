@@ -21,12 +21,15 @@ fn score(worker: &str, number: u16) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// The partitions that the worker `own` owns, in order, among these workers; `own` may be one of them or not.
-pub fn owned_partitions(own: &str, others: &[&str], partitions: PartitionCount) -> Vec<Partition> {
-    let mut workers: Vec<&str> = others.iter().copied().chain([own]).collect();
+/// The owner of each partition among these workers.
+pub fn owners<'a>(workers: &[&'a str], partitions: PartitionCount) -> Vec<(Partition, &'a str)> {
+    let mut workers = workers.to_vec();
     workers.sort_unstable();
     workers.dedup();
     let count = usize::from(partitions.get());
+    if workers.is_empty() {
+        return Vec::new();
+    }
     let (share, mut more) = (count / workers.len(), count % workers.len());
     let pairs = workers.iter().enumerate().flat_map(|(index, worker)| {
         partitions.all().map(move |partition| (score(worker, partition.number()), index, partition))
@@ -43,7 +46,14 @@ pub fn owned_partitions(own: &str, others: &[&str], partitions: PartitionCount) 
         owned[worker] += 1;
         *owner = Some(workers[worker]);
     }
-    partitions.all().filter(|partition| owners[partition.index()] == Some(own)).collect()
+    partitions.all().filter_map(|partition| Some((partition, owners[partition.index()]?))).collect()
+}
+
+/// The partitions that the worker `own` owns, in order, among these workers; `own` may be one of them or not.
+pub fn owned_partitions(own: &str, others: &[&str], partitions: PartitionCount) -> Vec<Partition> {
+    let workers: Vec<&str> = others.iter().copied().chain([own]).collect();
+    let owners = owners(&workers, partitions).into_iter();
+    owners.filter(|(_, owner)| *owner == own).map(|(partition, _)| partition).collect()
 }
 
 /// Whether the worker `own` is the one that audits, if it and these others audit.
@@ -64,20 +74,21 @@ mod tests {
     }
 
     /// The owner of each partition. Asserts that each has one, and that each worker has its share.
-    fn owners(workers: &[String], count: u32) -> BTreeMap<Partition, &str> {
+    fn checked_owners(workers: &[String], count: u32) -> BTreeMap<Partition, &str> {
         let names: Vec<&str> = workers.iter().map(String::as_str).collect();
-        let (mut owners, mut numbers) = (BTreeMap::new(), Vec::new());
+        let (mut owned_by, mut numbers) = (BTreeMap::new(), Vec::new());
         for own in &names {
             let owned = owned_partitions(own, &names, partitions(count));
             numbers.push(owned.len());
             for partition in owned {
-                assert_eq!(owners.insert(partition, *own), None, "two workers own {partition}");
+                assert_eq!(owned_by.insert(partition, *own), None, "two workers own {partition}");
             }
         }
-        assert_eq!(owners.len(), usize::try_from(count).unwrap(), "each partition has an owner");
+        assert_eq!(owned_by, owners(&names, partitions(count)).into_iter().collect());
+        assert_eq!(owned_by.len(), usize::try_from(count).unwrap(), "each partition has an owner");
         let (least, most) = (numbers.iter().min().unwrap(), numbers.iter().max().unwrap());
         assert!(most - least <= 1, "{numbers:?}");
-        owners
+        owned_by
     }
 
     /// Workers with names as processes have them.
@@ -89,7 +100,7 @@ mod tests {
     fn partitions_are_spread_evenly_also_over_more_workers_than_partitions() {
         for (count, number) in [(64, 1), (64, 2), (64, 3), (64, 7), (8, 3), (4, 4), (2, 5), (1, 2)]
         {
-            owners(&workers(number, 1), count);
+            checked_owners(&workers(number, 1), count);
         }
     }
 
@@ -99,7 +110,7 @@ mod tests {
         let seeds = 200;
         for seed in 0..seeds {
             let three = workers(3, seed);
-            let (before, after) = (owners(&three, 64), owners(&three[..2], 64));
+            let (before, after) = (checked_owners(&three, 64), checked_owners(&three[..2], 64));
             let own = before.values().filter(|owner| **owner == three[2]).count();
             let between_others = before
                 .iter()

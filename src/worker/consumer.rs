@@ -11,7 +11,7 @@ use super::{
     delayed_orders::DelayedOrders,
     pause::{Pause, PauseReason},
     store::{BatchResult, RejectedOrder, Unlisted, store},
-    takeover::{Takeover, or_restored_group},
+    takeover::{Takeover, leave, or_restored_group},
 };
 use crate::{
     crash_point,
@@ -113,12 +113,9 @@ impl Consumer {
         // What was read ahead is stored; nothing more is read.
         self.backlog = false;
         while !self.read_ahead.is_empty() && self.run_once().await.is_ok() {}
-        // A consumer with pending entries is not removed: another one takes them over.
-        let (streams, consumer) = (&self.context.streams, &self.context.consumer);
-        if let Err(error) = streams.remove_consumer(self.partition, consumer).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(partition = %self.partition, error, "the consumer was not removed");
-        }
+        let kept = [&self.unsettled, &self.read_ahead, &self.stored];
+        let has_entries = !self.delayed.is_empty() || kept.iter().any(|kept| !kept.is_empty());
+        leave(&self.context, self.partition, has_entries).await;
         // Another worker may own the partition from now on: this one reports nothing of it.
         self.context.commit_reports.set_consumed(self.partition, false);
         self.context.pauses.set(self.partition, None);

@@ -38,6 +38,10 @@ impl DelayedOrders {
         self.orders.len() >= DELAYED_MAX
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+    }
+
     /// The ids of the entries.
     pub(super) fn entries(&self) -> HashSet<&str> {
         self.orders.iter().map(|order| order.pending.entry.id.as_str()).collect()

@@ -9,8 +9,9 @@ use crate::ledger::Beat;
 
 /// A worker whose beat has not changed for this many rounds is no longer live.
 const SILENT_ROUNDS_MAX: u32 = 3;
-/// After this many such rounds its row is removed.
-const REMOVED_AFTER: u32 = 60;
+/// After this many such rounds its row is removed. A worker that runs for longer removes the rows of all that have crashed,
+/// also where all workers crash again and again. One that was stalled writes its row again.
+const REMOVED_AFTER: u32 = 5;
 
 /// What was seen of another worker.
 #[derive(Debug)]
@@ -93,13 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn row_of_a_killed_worker_is_removed_after_a_minute() {
+    fn rows_of_crashed_workers_are_removed_by_a_worker_that_runs_for_six_rounds() {
         let mut workers = LiveWorkers::default();
-        for round in 0..60 {
-            workers.observe(beats(&[("killed", 7), ("runs", round)]));
+        let crashed = [("crashed", 7), ("crashed before", 3), ("crashed first", 1)];
+        for round in 0..5 {
+            workers.observe(beats(&[&crashed[..], &[("runs", round)]].concat()));
             assert_eq!(workers.ended(), []);
         }
-        workers.observe(beats(&[("killed", 7), ("runs", 60)]));
-        assert_eq!(workers.ended(), beats(&[("killed", 7)]));
+        workers.observe(beats(&[&crashed[..], &[("runs", 5)]].concat()));
+        assert_eq!(workers.ended(), beats(&crashed));
     }
 }

@@ -27,12 +27,12 @@ mod unattended;
 use std::{sync::Arc, time::Duration};
 
 pub use self::{
-    assignment::{is_auditor, owned_partitions},
+    assignment::{is_auditor, owned_partitions, owners},
     consumer::Consumer,
     live_workers::LiveWorkers,
     pause::{Pause, PauseReason, Pauses, UnlistedOrders},
     releaser::Releaser,
-    unattended::Unattended,
+    unattended::{READ_ROUNDS, Unattended},
 };
 use crate::{
     ack::CommitReports, ledger::Ledger, lifecycle::Lifecycle, stock::Stock, stream::Streams,

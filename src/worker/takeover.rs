@@ -1,4 +1,4 @@
-//! Takes over entries that another consumer read and left behind, and removes idle consumers.
+//! Takes over entries that another consumer read and left behind, removes idle consumers, and ends the own one.
 //!
 //! Must never: count a delivery (R4), or move an entry to the dead stream.
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redis::RedisError;
 
 use super::{BATCH_MAX, WorkerContext, pause::Pause};
-use crate::{domain::Partition, stream::PendingEntry};
+use crate::{domain::Partition, redis::RedisCallError, stream::PendingEntry};
 
 /// The longest time between two takeovers.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
@@ -95,6 +95,22 @@ async fn remove_idle_consumers(context: &WorkerContext, partition: Partition) ->
         }
     }
     Ok(())
+}
+
+/// A consumer ends. The next owner of the partition takes over at once what it could not store; without such entries, it is
+/// removed from the group.
+pub(super) async fn leave(context: &WorkerContext, partition: Partition, has_entries: bool) {
+    let (streams, consumer) = (&context.streams, &context.consumer);
+    let left = if has_entries {
+        let made_idle = streams.make_idle(partition, consumer, idle_ms(context)).await;
+        made_idle.map_err(RedisCallError::from)
+    } else {
+        streams.remove_consumer(partition, consumer).await
+    };
+    if let Err(error) = left {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(%partition, error, "Redis has not recorded that the consumer ended: others take over what it left when that is idle");
+    }
 }
 
 /// The result of a read; nothing, if the group had been deleted and was created again. It starts at 0:

@@ -12,7 +12,7 @@ const UNREAD_CHECKS: u32 = 2;
 /// The same for entries that were read and not settled, in addition to the time until they are idle.
 const PENDING_CHECKS: u32 = 3;
 /// For so many rounds a partition is then read here.
-const READ_ROUNDS: u32 = 60;
+pub const READ_ROUNDS: u32 = 60;
 
 /// What was seen of partitions that other workers own.
 #[derive(Debug)]
@@ -60,6 +60,18 @@ impl Unattended {
         true
     }
 
+    /// The partitions that are read here for at most so many more rounds.
+    pub fn ending(&self, rounds: u32) -> Vec<Partition> {
+        let ending = self.read_here.iter().filter(|(_, left)| **left <= rounds);
+        ending.map(|(partition, _)| *partition).collect()
+    }
+
+    /// The owner of a partition was not seen to read it: it is read here for as long again. Otherwise its orders would wait
+    /// once more until that is noticed.
+    pub fn read_on(&mut self, partition: Partition) {
+        self.read_here.insert(partition, READ_ROUNDS);
+    }
+
     /// Whether a partition that another worker owns is read here.
     pub fn is_read_here(&self, partition: Partition) -> bool {
         self.read_here.contains_key(&partition)
@@ -73,6 +85,32 @@ mod tests {
 
     fn progress(oldest: &str, last_read: &str, has_unread: bool) -> Option<Progress> {
         Some(Progress { oldest: oldest.to_owned(), last_read: last_read.to_owned(), has_unread })
+    }
+
+    #[test]
+    fn partition_whose_owner_still_does_not_read_it_is_read_here_without_a_gap() {
+        let partition = PartitionCount::try_from(8).unwrap().get_partition(3).unwrap();
+        let mut unattended = Unattended::new(Duration::from_secs(30), Duration::from_secs(5));
+        for _ in 0..3 {
+            unattended.check(partition, progress("1-7", "1-6", true));
+        }
+        let (mut questions, mut rounds_without_reader) = (0, 0);
+        for round in 1..=180 {
+            unattended.end_round();
+            rounds_without_reader += u32::from(!unattended.is_read_here(partition));
+            // As at each check: the owner has not read.
+            if round % 5 == 0 {
+                for ending in unattended.ending(5) {
+                    questions += 1;
+                    unattended.read_on(ending);
+                }
+            }
+        }
+        assert_eq!((questions, rounds_without_reader), (3, 0));
+        for _ in 0..60 {
+            unattended.end_round();
+        }
+        assert!(!unattended.is_read_here(partition), "its owner reads again");
     }
 
     #[test]

@@ -10,9 +10,11 @@ use std::{
 use nix::sys::signal::Signal;
 use redis::streams::StreamInfoConsumersReply;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use yoink::{app::Role, domain::PartitionCount};
+use yoink::{app::Role, domain::PartitionCount, worker::owned_partitions};
 
-use crate::harness::{Binary, BuyerLoad, Service, TestEnv, eventually, get, product};
+use crate::harness::{
+    Binary, BuyerLoad, Proxy, Service, TestEnv, eventually, get, product, shared,
+};
 
 /// Entries of a worker that was killed are taken over soon, and its consumers removed.
 const SETTINGS: [(&str, &str); 1] = [("takeover_idle_ms", "300")];
@@ -141,16 +143,16 @@ struct OnlyRow {
 }
 
 impl OnlyRow {
-    async fn of(env: &TestEnv, audits: bool) -> Self {
+    async fn of(env: &TestEnv, name: &str) -> Self {
         let sql = env.sql().await;
+        let beat = format!(
+            "INSERT INTO workers VALUES ('{name}', 1, false)
+                 ON CONFLICT (worker) DO UPDATE SET beat = workers.beat + 1"
+        );
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         TaskTracker::new().spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(100));
-            let beat = format!(
-                "INSERT INTO workers VALUES ('1-row', 1, {audits})
-                     ON CONFLICT (worker) DO UPDATE SET beat = workers.beat + 1"
-            );
             while stopped.run_until_cancelled(ticks.tick()).await.is_some() {
                 sql.batch_execute(&beat).await.unwrap();
             }
@@ -172,12 +174,8 @@ async fn metric(http: SocketAddr, name: &str) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn partition_whose_owner_reads_nothing_is_read_by_another_worker() {
-    let env = env_with(4).await;
-    let _row = OnlyRow::of(&env, false).await;
-    let service = env.serve(Role::All, &[]).await;
-    let products = create_products(&env, &service).await;
+/// Waits until a service knows another worker and reads half of four partitions.
+async fn leaves_half(service: &Service) {
     eventually("it leaves half of the partitions to the other", async || {
         let numbers = (
             metric(service.http, "yoink_live_workers").await?,
@@ -186,11 +184,160 @@ async fn partition_whose_owner_reads_nothing_is_read_by_another_worker() {
         (numbers == (2.0, 2.0)).then_some(())
     })
     .await;
+}
+
+/// Buys a unit of each product for two users, one after the other. The consumer of a partition that a worker has just left may
+/// still wait for an entry: it gets the first one, and reads nothing more.
+async fn buy_twice(service: &Service, products: &[String]) {
+    for user in ["ann", "bob"] {
+        for product in products {
+            service.buy(product, user, "r").await.unwrap();
+        }
+    }
+}
+
+/// The name and the beat of the only worker that runs.
+async fn only_worker(env: &TestEnv) -> (String, i64) {
+    let sql = env.sql().await;
+    eventually("a worker has recorded that it runs", async || {
+        let row = sql.query_opt("SELECT worker, beat FROM workers", &[]).await.unwrap()?;
+        Some((row.get(0), row.get(1)))
+    })
+    .await
+}
+
+/// Waits until a worker has recorded that it runs so many times more.
+async fn beats(env: &TestEnv, worker: &str, more: i64) {
+    let beat = format!("SELECT beat FROM workers WHERE worker = '{worker}'");
+    let before = env.count(&beat).await;
+    let sql = env.sql().await;
+    eventually("the worker records that it runs", async || {
+        let now: i64 = sql.query_one(&beat, &[]).await.unwrap().get(0);
+        (now >= before + more).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_records_that_it_runs_while_operators_wait_for_connections() {
+    let env = env_with(4).await;
+    // Whoever waits for the lock below has its connection until the operation is given up after 20 seconds.
+    let without_limits = "options=-c%20lock_timeout%3D0%20-c%20statement_timeout%3D0";
+    let url = format!("{}?{without_limits}", env.postgres_url());
+    let settings = [("pool_operators", "1"), ("postgres_url", &url)];
+    let service = env.serve(Role::All, &settings).await;
+    let (worker, _) = only_worker(&env).await;
+    let sql = env.sql().await;
+    sql.batch_execute("BEGIN; LOCK TABLE products IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // The catalogue is read twice a second, on a connection of operators.
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the connection is in use", async || (env.count(waiting).await >= 1).then_some(()))
+        .await;
+    beats(&env, &worker, 10).await;
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_records_that_it_runs_while_redis_does_not_answer() {
+    let env = env_with(4).await;
+    let proxy = Proxy::redis(shared().redis.port()).await;
+    let url = proxy.redis_url();
+    let service = env.serve(Role::All, &[("redis_url", &url), ("audit_interval_ms", "0")]).await;
+    let (worker, _) = only_worker(&env).await;
+    let row = OnlyRow::of(&env, "1-row").await;
+    leaves_half(&service).await;
+    proxy.freeze();
+    // It owns all partitions from now on, and cannot read them.
+    drop(row);
+    beats(&env, &worker, 15).await;
+    proxy.pass();
+    let products = create_products(&env, &service).await;
     for product in &products {
-        service.buy(product, "ann", "r").await.unwrap();
+        eventually("it sells", async || service.buy(product, "ann", "r").await.ok()).await;
     }
     let report = env.assert_audit_holds().await;
     assert_eq!(report.products.iter().map(|units| units.confirmed).sum::<i64>(), 4);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_that_cannot_record_that_it_runs_reads_partitions_whose_owner_reads_nothing() {
+    let env = env_with(4).await;
+    let service = env.serve(Role::All, &[]).await;
+    let products = create_products(&env, &service).await;
+    let _row = OnlyRow::of(&env, "1-row").await;
+    leaves_half(&service).await;
+    let refuse = "ALTER TABLE workers ADD CONSTRAINT refused CHECK (worker = '1-row') NOT VALID";
+    env.sql().await.batch_execute(refuse).await.unwrap();
+    buy_twice(&service, &products).await;
+    let report = env.assert_audit_holds().await;
+    assert_eq!(report.products.iter().map(|units| units.confirmed).sum::<i64>(), 8);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_that_cannot_be_read_does_not_keep_the_others_from_being_checked() {
+    let env = env_with(4).await;
+    let service = env.serve(Role::All, &[("audit_interval_ms", "0")]).await;
+    let products = create_products(&env, &service).await;
+    let (own, _) = only_worker(&env).await;
+    let partitions = PartitionCount::try_from(4).unwrap();
+    let first = partitions.get_partition(0).unwrap();
+    let owns_first =
+        |name: &String| owned_partitions(name, &[own.as_str()], partitions).contains(&first);
+    let name = (0..).map(|n| format!("1-row-{n}")).find(owns_first).unwrap();
+    let _row = OnlyRow::of(&env, &name).await;
+    leaves_half(&service).await;
+    let (mut cli, orders) = (env.cli().await, format!("{}:{{0}}:orders", env.prefix));
+    let mut replace = redis::pipe();
+    replace.del(&orders).ignore().set(&orders, "no stream").ignore();
+    let () = replace.query_async(&mut cli).await.unwrap();
+    let of_first = |name: &String| partitions.of(&name.parse().unwrap()) == first;
+    let others: Vec<String> = products.into_iter().filter(|name| !of_first(name)).collect();
+    buy_twice(&service, &others).await;
+    eventually("the orders of the other partitions are stored", async || {
+        (env.count("SELECT count(*) FROM reservations").await == 6).then_some(())
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_that_still_answers_calls_while_it_ends_reads_nothing_beside_another() {
+    let env = env_with(4).await;
+    let delay = ("shutdown_delay_ms", "600000");
+    let mut ending = Binary::serve_as("all", &env, &[SETTINGS[0], delay], None);
+    ending.channel().await;
+    let other = worker(&env).await;
+    let api = env.serve(Role::Api, &[]).await;
+    let products = create_products(&env, &api).await;
+    let products: Vec<&str> = products.iter().map(String::as_str).collect();
+    // Redis lists a consumer from the first entry that it gets.
+    let buyers = BuyerLoad::new("buyer", 4, &products).paced(Duration::from_millis(5));
+    let load = buyers.start(vec![api.channel()]);
+    spread_over(&env, &[&ending, &other]).await;
+    ending.signal(Signal::SIGTERM);
+    spread_over(&env, &[&other]).await;
+    assert!(!ending.has_ended(), "{}", ending.log());
+    load.sells(100).await;
+    load.end().await.assert_all_answers_kept(&env, &api).await;
+    // The second one ends it at once.
+    ending.signal(Signal::SIGTERM);
+    ending.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partition_whose_owner_reads_nothing_is_read_by_another_worker() {
+    let env = env_with(4).await;
+    let _row = OnlyRow::of(&env, "1-row").await;
+    let service = env.serve(Role::All, &[]).await;
+    let products = create_products(&env, &service).await;
+    leaves_half(&service).await;
+    buy_twice(&service, &products).await;
+    let report = env.assert_audit_holds().await;
+    assert_eq!(report.products.iter().map(|units| units.confirmed).sum::<i64>(), 8);
     service.stop().await;
 }
 

@@ -164,3 +164,34 @@ async fn stalled_process_with_deleted_consumer_delays_orders_and_loses_none() {
         assert!(process.ended().await.success());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_a_paused_consumer_could_not_store_are_taken_over_at_once_when_it_ends() {
+    let env = TestEnv::new().await;
+    // Nothing becomes idle by itself.
+    let settings = [("takeover_idle_ms", "3600000")];
+    let service = env.serve(Role::All, &settings).await;
+    service.create(product("shoe", 100)).await;
+    let sql = env.sql().await;
+    let refuse = "ALTER TABLE reservations ADD COLUMN note text NOT NULL DEFAULT '';
+                  ALTER TABLE reservations ALTER COLUMN note DROP DEFAULT";
+    sql.batch_execute(refuse).await.unwrap();
+    sell(&service, 0..5).await;
+    let (_, key) = orders(&env).await;
+    eventually("entries are read and cannot be stored", async || {
+        (!pending(&env, &key).await.is_empty()).then_some(())
+    })
+    .await;
+    service.stop().await;
+    let left = pending(&env, &key).await;
+    assert!(!left.is_empty());
+    for (id, _, idle_ms, deliveries) in left {
+        assert!(idle_ms >= 3_600_000, "{id}: {idle_ms}");
+        assert_eq!(deliveries, 1, "{id}: a takeover counts none");
+    }
+    sql.batch_execute("ALTER TABLE reservations DROP COLUMN note").await.unwrap();
+    let service = env.serve(Role::All, &settings).await;
+    let report = env.assert_audit_holds().await;
+    assert_eq!(report.products[0].confirmed, 5);
+    service.stop().await;
+}

@@ -194,7 +194,8 @@ async fn crash_while_looking_up(point: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_request_ids_survive_a_crash_between_any_two_rebuild_steps() {
-    futures_util::future::join_all(REBUILD_POINTS.map(crash_while_looking_up)).await;
+    let crashes = REBUILD_POINTS.iter().map(|point| Box::pin(crash_while_looking_up(point)));
+    futures_util::future::join_all(crashes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
