@@ -1,6 +1,9 @@
-//! What must hold for a checkpoint: pure checks of its sums against those of the rows that it covers.
+//! What must hold for a checkpoint: pure checks of its sums against those of the rows that it covers, and when they are
+//! compared.
+//!
+//! Must never: leave a checkpoint without a comparison for more than a day.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::Report;
 use crate::{
@@ -11,6 +14,26 @@ use crate::{
 /// What an operator does about a checkpoint that is wrong.
 const WHAT_TO_DO: &str = "a stored row was changed or removed, or the checkpoint was changed: see YoinkAuditViolated in \
                           docs/operations.md";
+
+/// A checkpoint is compared with all rows that it covers after this time, and at the latest in the first round after the
+/// other: then a row that was altered is found within a day.
+const VERIFY_AFTER: Duration = Duration::from_secs(12 * 3600);
+const VERIFY_BY: Duration = Duration::from_secs(22 * 3600);
+
+/// Whether a checkpoint that was compared this long ago is to be compared.
+pub(super) fn is_due(verified_ago: Duration) -> bool {
+    verified_ago >= VERIFY_AFTER
+}
+
+/// How many checkpoints a round compares, when they were compared so long ago and a round takes so long: as few as possible,
+/// so that rounds take about the same time, and as many as are needed until the oldest one is compared in time.
+pub(super) fn comparisons_of_round(verified_ago: &[Duration], round: Duration) -> usize {
+    let due = verified_ago.iter().filter(|ago| is_due(**ago)).count();
+    let oldest = verified_ago.iter().max().copied().unwrap_or_default();
+    let left = VERIFY_BY.saturating_sub(oldest).as_millis();
+    let rounds = usize::try_from(left / round.as_millis().max(1)).unwrap_or(usize::MAX);
+    due.div_ceil(rounds.max(1))
+}
 
 /// A checkpoint covers only orders that were accepted. Returns whether this one does.
 pub(super) fn check_accepted(cut: &AuditCut, kept: &Checkpoint, report: &mut Report) -> bool {
@@ -85,6 +108,41 @@ mod tests {
         check_checkpoint(partition, kept, now, since_ms, &mut report);
         assert_eq!(report.violations.is_empty(), report.differences == 0);
         report.differences
+    }
+
+    /// The longest time without a comparison of one of so many checkpoints in three days of such rounds, in hours, and the
+    /// most comparisons of a round.
+    fn longest(checkpoints: usize, round: Duration) -> (f64, usize) {
+        let mut ages = vec![Duration::ZERO; checkpoints];
+        let (mut longest, mut most) = (Duration::ZERO, 0);
+        for _ in 0..Duration::from_secs(72 * 3600).as_millis() / round.as_millis() {
+            for age in &mut ages {
+                *age += round;
+                longest = longest.max(*age);
+            }
+            let comparisons = comparisons_of_round(&ages, round);
+            most = most.max(comparisons);
+            for age in ages.iter_mut().filter(|age| is_due(**age)).take(comparisons) {
+                *age = Duration::ZERO;
+            }
+        }
+        (longest.as_secs_f64() / 3600.0, most)
+    }
+
+    #[test]
+    fn each_checkpoint_is_compared_within_a_day_and_few_in_one_round() {
+        for (checkpoints, round_s, most) in
+            [(8, 30, 1), (64, 30, 1), (64, 600, 2), (1024, 60, 3), (64, 1800, 6), (64, 36_000, 64)]
+        {
+            let (hours, found) = longest(checkpoints, Duration::from_secs(round_s));
+            assert!(hours < 24.0, "{checkpoints} in rounds of {round_s} s: {hours} h");
+            assert!(found <= most, "{checkpoints} in rounds of {round_s} s: {found} in a round");
+        }
+        // The time of a round is not known at first; a time in the future shows nothing.
+        assert_eq!(comparisons_of_round(&[VERIFY_AFTER; 64], Duration::ZERO), 1);
+        assert_eq!(comparisons_of_round(&[Duration::ZERO; 64], Duration::ZERO), 0);
+        assert_eq!(comparisons_of_round(&[Duration::MAX, Duration::ZERO], Duration::ZERO), 1);
+        assert_eq!(comparisons_of_round(&[], Duration::from_secs(30)), 0);
     }
 
     #[test]

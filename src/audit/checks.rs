@@ -50,6 +50,14 @@ pub(super) fn check_seqs(
     difference == 0
 }
 
+/// No seq has a voided row and another one. Such a row of a seq that a checkpoint covers is in none of its sums.
+pub(super) fn check_doubled(partition: Partition, rows: &AuditRows, report: &mut Report) {
+    for (epoch, seq) in &rows.doubled {
+        let what = format!("order {epoch}-{seq} has more than one row in the ledger");
+        report.violated(1, format!("partition {partition}: {what}"));
+    }
+}
+
 /// Each order's request id is remembered, so that a repeated call gets the same answer and no second unit.
 pub(super) fn check_request_ids(
     partition: Partition,

@@ -12,15 +12,15 @@ mod periodic;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use self::{
-    checkpoint::{check_accepted, check_checkpoint},
-    checks::{check_product, check_request_ids, check_seqs, waiting_seqs},
+    checkpoint::{check_accepted, check_checkpoint, comparisons_of_round, is_due},
+    checks::{check_doubled, check_product, check_request_ids, check_seqs, waiting_seqs},
 };
 use crate::{
     domain::{IdempotencyWindow, Lost, Partition, ProductId},
-    ledger::{AuditCut, AuditRead, AuditRows, Buckets, Checkpoint, Keep, Ledger},
+    ledger::{AuditCut, AuditRead, AuditRows, Buckets, Checkpoint, Covered, Keep, Ledger},
     stream::{Cut, ProductCut, Streams},
 };
 
@@ -62,6 +62,12 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What was accepted in epochs that have ended and is in neither store: its units are for sale again.
     pub lost: Vec<Lost>,
+    /// The partitions that could be read.
+    pub audited: Vec<Partition>,
+    /// Partitions whose checkpoint cannot cover more rows, and why.
+    pub blocked: Vec<String>,
+    /// The time for comparing checkpoints with their rows because they had not been compared for long.
+    pub comparing: Duration,
 }
 
 impl Report {
@@ -72,7 +78,10 @@ impl Report {
 
     /// Adds what was found in one partition.
     fn add(&mut self, found: Self) {
-        let Self { products, violations, differences, unknown, notes, lost } = found;
+        let Self { products, violations, differences, unknown, notes, lost, .. } = found;
+        self.audited.extend(found.audited);
+        self.blocked.extend(found.blocked);
+        self.comparing += found.comparing;
         self.products.extend(products);
         self.violations.extend(violations);
         self.differences += differences;
@@ -107,10 +116,6 @@ enum Mode {
 /// A checkpoint is written once this many rows are not covered. Reading them takes about 50 ms.
 const COVER_FROM: i64 = 10_000;
 
-/// A checkpoint is compared with all rows that it covers after this time, so that a row that was altered is found within
-/// a day.
-const VERIFY_AFTER: Duration = Duration::from_secs(12 * 3600);
-
 /// Makes audits; clones make one at a time.
 #[derive(Clone)]
 pub struct Auditor {
@@ -118,8 +123,8 @@ pub struct Auditor {
     ledger: Ledger,
     idempotency_window_ms: u64,
     cover_from: i64,
-    /// Held by the audit in progress: each may read the whole ledger.
-    lock: Arc<Mutex<()>>,
+    /// Held by the audit in progress: each may read the whole ledger. When the last round of a worker began.
+    lock: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Auditor {
@@ -149,69 +154,91 @@ impl Auditor {
     }
 
     /// As [`Auditor::audit`]. Where nothing is wrong, it writes the checkpoints from which the next audit continues. It
-    /// reads one partition in full if its checkpoint was not compared with its rows for 12 hours.
+    /// reads some partitions in full whose checkpoints were not compared with their rows for 12 hours.
     pub async fn audit_and_cover(&self) -> Report {
         self.audit_partitions(Mode::Worker).await
     }
 
     async fn audit_partitions(&self, mode: Mode) -> Report {
-        let _lock = self.lock.lock().await;
+        let mut last_round = self.lock.lock().await;
         let mut report = Report::default();
-        let mut may_verify = mode == Mode::Worker;
+        let mut comparisons = 0;
+        if mode == Mode::Worker {
+            let now = Instant::now();
+            let round = last_round.replace(now).map(|last| now.saturating_duration_since(last));
+            // A ledger that cannot be read is reported for each partition.
+            let ages = self.ledger.verified_ago().await.unwrap_or_default();
+            comparisons = comparisons_of_round(&ages, round.unwrap_or_default());
+        }
         for partition in self.streams.partitions().count().all() {
-            let audited = self.audit_partition(partition, mode, &mut may_verify, &mut report).await;
-            if let Err(error) = audited {
-                report.unknown.push(format!("partition {partition}: {error:#}"));
+            // On the heap: the state of the future is large.
+            let audited = self.audit_partition(partition, mode, &mut comparisons, &mut report);
+            match Box::pin(audited).await {
+                Ok(()) => report.audited.push(partition),
+                Err(error) => report.unknown.push(format!("partition {partition}: {error:#}")),
             }
         }
         report.products.sort_by(|a, b| a.product.cmp(&b.product));
         report
     }
 
+    /// Audits a partition; `comparisons` is how many checkpoints may still be compared with their rows in this round.
     async fn audit_partition(
         &self,
         partition: Partition,
         mode: Mode,
-        may_verify: &mut bool,
+        comparisons: &mut usize,
         report: &mut Report,
     ) -> anyhow::Result<()> {
         // Before Redis is read: then no order that it covers has an entry there.
         let checkpoint = self.ledger.checkpoint(partition).await?;
         let checkpoint = checkpoint.as_ref();
-        let is_due =
-            *may_verify && checkpoint.is_some_and(|kept| kept.verified_ago >= VERIFY_AFTER);
+        let is_due = *comparisons > 0 && checkpoint.is_some_and(|kept| is_due(kept.verified_ago));
         // From the ledger alone: a loss is reported also while Redis cannot be read.
         let covered = checkpoint.filter(|_| mode != Mode::Full);
         let covered = covered.map(|kept| kept.sums.covered.clone()).unwrap_or_default();
-        report.lost.extend(self.ledger.lost_of_ended(partition, &covered).await?);
+        let lost = self.ledger.lost_of_ended(partition, &covered).await?;
+        let place = report.lost.len();
+        report.lost.extend(lost);
         let cut = self.streams.cut(partition, self.idempotency_window_ms).await?;
         let at_cut = self.at_cut(partition, &cut);
+        let violations = report.violations.len();
         let is_accepted = checkpoint.is_none_or(|kept| check_accepted(&at_cut, kept, report));
-        let kept = checkpoint
-            .filter(|kept| is_accepted && (mode == Mode::Full || kept.counts_in(at_cut.buckets)));
+        let kept = checkpoint.filter(|_| is_accepted);
         let keep = Keep { replaces: checkpoint, cover_from: self.cover_from };
         let keep = Some(keep).filter(|_| mode == Mode::Worker && is_accepted);
+        // Request ids in other buckets are only counted by reading all rows. They show whether the checkpoint is right before
+        // another one replaces it.
+        let in_full =
+            mode == Mode::Full || kept.is_some_and(|kept| !kept.counts_in(at_cut.buckets));
         // A comparison with all rows that is due does not replace that of the new ones: it may fail where there are too many.
-        let in_full = mode == Mode::Full;
-        let read = AuditRead { checkpoint: kept, in_full, keep: keep.filter(|_| !is_due) };
+        let is_later = is_due && !in_full;
+        let read = AuditRead { checkpoint: kept, in_full, keep: keep.filter(|_| !is_later) };
         let mut found = self.compare(&cut, &at_cut, read).await?;
         // All rows show whether they are wrong or the checkpoint is.
         let is_in_doubt = kept.is_some() && !in_full && !found.violations.is_empty();
-        if is_due || is_in_doubt {
+        if is_later || is_in_doubt {
+            let started = Instant::now();
             let read = AuditRead { checkpoint: kept, in_full: true, keep };
             match self.compare(&cut, &at_cut, read).await {
                 Ok(all) => {
-                    // One partition a round, so that no round takes much longer than the others. One that stays due does
-                    // not count.
-                    *may_verify &= !(is_due && all.violations.is_empty());
+                    // One that stays due does not count.
+                    *comparisons -= usize::from(is_later && all.violations.is_empty());
                     found = all;
                 }
                 Err(error) => found.unknown.push(format!(
                     "partition {partition}: all its rows could not be compared: {error:#}"
                 )),
             }
+            found.comparing = if is_in_doubt { Duration::ZERO } else { started.elapsed() };
         }
         report.add(found);
+        if report.violations.len() > violations && !covered.is_empty() {
+            // A checkpoint that may be wrong does not say what was lost.
+            let lost = self.ledger.lost_of_ended(partition, &Covered::default()).await?;
+            report.lost.truncate(place);
+            report.lost.extend(lost);
+        }
         Ok(())
     }
 
@@ -242,7 +269,11 @@ impl Auditor {
             is_complete = check_rows(cut, at_cut, (read.checkpoint, rows), &mut report);
             report.violations.is_empty()
         };
-        self.ledger.audit_rows(at_cut, read, &mut check).await?;
+        let blocked = self.ledger.audit_rows(at_cut, read, &mut check).await?;
+        if let Some(blocked) = blocked {
+            let (partition, blocked) = (at_cut.partition, anyhow::Error::from(blocked));
+            report.blocked.push(format!("partition {partition}: {blocked:#}"));
+        }
         if !is_complete {
             for seq in self.ledger.missing_seqs(at_cut).await? {
                 report.violations.push(format!(
@@ -265,6 +296,7 @@ fn check_rows(
     let partition = at_cut.partition;
     check_request_ids(partition, &cut.idempotency, rows, report);
     let is_complete = check_seqs(partition, cut, rows, report);
+    check_doubled(partition, rows, report);
     let products: BTreeSet<&ProductId> = cut.products.keys().chain(rows.products.keys()).collect();
     for product in products {
         let redis = cut.products.get(product).copied().unwrap_or_default();

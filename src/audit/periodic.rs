@@ -1,6 +1,6 @@
 //! Audits that a worker makes while it runs: findings become metrics and log lines, and losses are announced.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -8,21 +8,27 @@ use tokio_util::sync::CancellationToken;
 use super::{Auditor, Report};
 use crate::{domain::Lost, tasks::tick, telemetry::Metrics};
 
-/// An audit reads the ledger, so audits take at most 1/`TIME_SHARE` of the time.
+/// An audit reads the ledger, so audits take at most 1/`TIME_SHARE` of the time. Comparisons of checkpoints do not count: how
+/// many there are in a day does not depend on this time.
 const TIME_SHARE: u32 = 10;
+
+/// The longest time until the first audit of a worker. By then it has seen whether another one audits. What that one found
+/// is reported again soon, although the interval may be long.
+const FIRST_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Auditor {
     /// Audits again and again until stopped.
     pub async fn run(self, metrics: Metrics, interval: Duration, stop: CancellationToken) {
         let mut findings = Findings::default();
-        let mut pause = interval;
+        let mut pause = interval.min(FIRST_PAUSE_MAX);
         while tick(pause, &stop).await {
             let started = Instant::now();
             let Some(report) = stop.run_until_cancelled(self.audit_and_cover()).await else {
                 return;
             };
+            let ordinary = started.elapsed().saturating_sub(report.comparing);
             findings.publish(report, &metrics);
-            pause = interval.max(started.elapsed() * TIME_SHARE);
+            pause = interval.max(ordinary * TIME_SHARE);
         }
     }
 }
@@ -31,6 +37,7 @@ impl Auditor {
 #[derive(Default)]
 struct Findings {
     violations: Vec<String>,
+    blocked: Vec<String>,
     lost: Vec<Lost>,
 }
 
@@ -38,6 +45,12 @@ impl Findings {
     fn publish(&mut self, report: Report, metrics: &Metrics) {
         let complete = report.unknown.is_empty();
         metrics.set_audit_complete(complete);
+        let now = SystemTime::now();
+        for partition in &report.audited {
+            metrics.set_audited(partition.number(), now);
+        }
+        metrics.set_blocked_checkpoints(report.blocked.len());
+        self.log_blocked(report.blocked);
         // An audit that could not read everything does not end an earlier violation.
         if complete || !report.violations.is_empty() {
             metrics.set_audit_differences(report.differences);
@@ -60,6 +73,15 @@ impl Findings {
             let count = counted.map(|lost| lost.count).sum();
             metrics.set_lost(exact, count);
         }
+    }
+
+    fn log_blocked(&mut self, blocked: Vec<String>) {
+        for blocked in blocked.iter().filter(|blocked| !self.blocked.contains(blocked)) {
+            tracing::warn!(
+                "the checkpoint of an audit cannot cover more rows, so each audit reads them again: {blocked} (docs/operations.md, Watching)"
+            );
+        }
+        self.blocked = blocked;
     }
 
     fn log_violations(&mut self, violations: Vec<String>) {
@@ -105,6 +127,46 @@ mod tests {
         assert!(gauge("certainty=\"exact\",otel_scope_name=\"yoink\"} 6\n"));
         findings.publish(report(&[lost(1, 2)], &[]), &metrics);
         assert_eq!(findings.lost, [lost(1, 2)]);
+    }
+
+    #[test]
+    fn audited_partitions_and_blocked_checkpoints_are_reported() {
+        let (mut findings, metrics) = (Findings::default(), Metrics::new().unwrap());
+        let value = |name: &str| {
+            let text = metrics.encode().unwrap();
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.rsplit_once(' ')?.1.parse::<f64>().ok()
+        };
+        let (first, second) = (lost(0, 0).partition, lost(1, 0).partition);
+        let report = Report {
+            audited: vec![first],
+            blocked: vec!["partition 0: a seq has more than one row".to_owned()],
+            unknown: vec![format!("partition {second}: fenced")],
+            ..Report::default()
+        };
+        findings.publish(report, &metrics);
+        let before_2026 = 1_767_225_600.0;
+        assert!(value("yoink_audit_last_timestamp_seconds{").unwrap() > before_2026);
+        let of_second = "partition=\"1\"";
+        assert!(!metrics.encode().unwrap().contains(of_second), "it could not be read");
+        assert_eq!(value("yoink_audit_blocked_checkpoints{"), Some(1.0));
+        findings.publish(Report::default(), &metrics);
+        assert_eq!(value("yoink_audit_blocked_checkpoints{"), Some(0.0));
+        // Another worker audits now.
+        findings.publish(Report { lost: vec![lost(0, 3)], ..Report::default() }, &metrics);
+        assert!(
+            metrics
+                .encode()
+                .unwrap()
+                .contains("certainty=\"exact\",otel_scope_name=\"yoink\"} 3\n")
+        );
+        metrics.clear_audit();
+        assert!(
+            metrics
+                .encode()
+                .unwrap()
+                .contains("certainty=\"exact\",otel_scope_name=\"yoink\"} 0\n")
+        );
     }
 
     #[test]

@@ -189,9 +189,11 @@ impl AdminService for Admin {
 
     async fn audit(
         &self,
-        _request: Request<pb::AuditRequest>,
+        request: Request<pb::AuditRequest>,
     ) -> Result<Response<pb::AuditResponse>, Status> {
-        let report = self.services.auditor.audit().await;
+        let auditor = &self.services.auditor;
+        let pb::AuditRequest { full } = request.into_inner();
+        let report = if full { auditor.audit_in_full().await } else { auditor.audit().await };
         let verdict = match report.verdict() {
             Verdict::Holds => pb::AuditVerdict::Holds,
             Verdict::Violated => pb::AuditVerdict::Violated,

@@ -8,9 +8,10 @@ use uuid::Uuid;
 
 use super::{
     Ledger, LedgerError,
-    checkpoint::{self, Buckets, Checkpoint, CheckpointSums, RANGES_MAX},
+    checkpoint::{self, Blocked, Buckets, Checkpoint, CheckpointSums, HASH, RANGES_MAX},
     covered::{Covered, RowRanges, SeqRange, decided_in_ranges, rows_in_ranges},
     pool::timestamp,
+    seqs::doubled,
 };
 use crate::domain::{Epoch, Partition, ProductId};
 
@@ -41,6 +42,8 @@ pub struct AuditRows {
     pub request_ids_at_cut: HashMap<i64, i64>,
     /// The sums of the rows that the checkpoint covers, if they were read.
     pub covered: Option<CheckpointSums>,
+    /// Seqs with more than one row, with their epochs; at most 20.
+    pub doubled: Vec<(i64, i64)>,
 }
 
 /// A cut of one partition, as far as the ledger is asked about it.
@@ -81,7 +84,7 @@ pub struct Keep<'a> {
 
 impl AuditCut {
     /// The partition and the epoch, as the ledger stores them.
-    fn partition_and_epoch(&self) -> (i32, i64) {
+    pub(super) fn partition_and_epoch(&self) -> (i32, i64) {
         (self.partition.number().into(), self.epoch.0.into())
     }
 
@@ -94,13 +97,13 @@ impl AuditCut {
 impl Ledger {
     /// Reads a partition in one snapshot, leaving out rows beyond the cut and those in the streams. `check` gets the rows,
     /// and returns whether they are right. Then the same transaction writes what is to be kept: on a server that lost a row
-    /// in a failover, no checkpoint covers it.
+    /// in a failover, no checkpoint covers it. Returns why it could not be kept.
     pub async fn audit_rows(
         &self,
         cut: &AuditCut,
         read: AuditRead<'_>,
         check: &mut (dyn FnMut(&AuditRows) -> bool + Send),
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Blocked>, LedgerError> {
         self.with_maintenance("audit_rows", async move |mut client| {
             let tx = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
             // Otherwise as the database says: it may be set to read only.
@@ -125,41 +128,23 @@ impl Ledger {
                 Some(kept) => rows.add_checkpoint(kept, cut),
                 None => {}
             }
+            rows.doubled = doubled(&tx, cut.partition).await?;
             let holds = check(&rows);
-            if let Some(keep) = read.keep.filter(|_| holds) {
-                let verified = read.checkpoint.filter(|_| rows.covered.is_some());
-                let kept = reader.keep(keep, verified, kept, (&other_rows, &others)).await;
-                let kept = match kept {
-                    Ok(()) => tx.commit().await.map_err(LedgerError::from),
-                    error => error,
-                };
-                match kept {
-                    // Another worker has replaced the checkpoint, or the next audit writes it.
-                    Ok(()) | Err(LedgerError::Transient { .. }) => {}
-                    // The audit itself is done. A Postgres before version 14 has no function for the checksum.
-                    Err(error) => tracing::warn!(
-                        partition = %cut.partition,
-                        error = &error as &dyn std::error::Error,
-                        "the checkpoint of an audit was not saved: the next audit reads the same rows again"
-                    ),
-                }
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// The lowest seqs of the cut, at most 20, that have no row in the ledger and are in no stream.
-    pub async fn missing_seqs(&self, cut: &AuditCut) -> Result<Vec<i64>, LedgerError> {
-        // A difference of sets, because a join may be planned as a nested loop over the whole table if the
-        // statistics say that it is empty.
-        let sql = "SELECT n FROM generate_series(1, $3::bigint) n WHERE n <> ALL($4)
-                   EXCEPT SELECT seq FROM reservations WHERE partition = $1 AND epoch = $2
-                    ORDER BY n LIMIT 20";
-        let (partition, epoch) = cut.partition_and_epoch();
-        self.with_maintenance("missing_seqs", async move |client| {
-            let rows = client.query(sql, &[&partition, &epoch, &cut.seq, &cut.seqs]).await?;
-            Ok(rows.iter().map(|row| row.get(0)).collect())
+            let Some(keep) = read.keep.filter(|_| holds) else { return Ok(None) };
+            let verified = read.checkpoint.filter(|_| rows.covered.is_some());
+            let before = rows.covered.as_ref().or(kept);
+            let kept = reader.keep(keep, verified, before, (&other_rows, &others)).await;
+            let kept = match kept {
+                Ok(blocked) => tx.commit().await.map(|()| blocked).map_err(LedgerError::from),
+                error => error,
+            };
+            Ok(match kept {
+                Ok(blocked) => blocked,
+                // Another worker has replaced the checkpoint, or the next audit writes it.
+                Err(LedgerError::Transient { .. }) => None,
+                // The audit itself is done. A Postgres before version 14 has no function for the checksum.
+                Err(error) => Some(Blocked::Refused(error)),
+            })
         })
         .await
     }
@@ -167,12 +152,6 @@ impl Ledger {
 
 /// A row up to the cut ($6 epoch, $7 seq) whose order is in no stream ($8 ids).
 const AT_CUT: &str = "(epoch < $6 OR (epoch = $6 AND seq <= $7)) AND reservation_id <> ALL($8)";
-
-/// A hash of all that a row says, for the checksum of a checkpoint.
-const HASH: &str =
-    "hashtextextended(concat_ws('/', reservation_id, state, coalesce(product_id, ''),
-    coalesce(user_id, ''), units, coalesce(request_id, ''), partition, epoch, seq,
-    round(extract(epoch FROM reserved_at) * 1000), void_reason, encode(entry, 'hex')), 0)";
 
 /// What a set of rows comes to: all of them, and those up to the cut that are in no stream.
 #[derive(Default)]
@@ -301,12 +280,14 @@ impl Reader<'_> {
         let columns = "r.reservation_id, r.state, r.product_id, r.user_id, r.units, r.request_id, r.partition, r.epoch,
                        r.seq, r.reserved_at, r.void_reason, r.entry";
         let decided = decided_in_ranges(columns);
-        // In a range, the seq and its place grow alike. A seq with two rows begins another range.
+        // In a range, the seq and its place grow alike. A seq with two rows begins another range. OFFSET keeps the inner
+        // query apart, so that hashes are sorted and not whole rows.
         let sql = format!(
             "SELECT epoch, min(seq), max(seq), count(*), bit_xor(hash)
-               FROM (SELECT epoch, seq, {HASH} AS hash,
+               FROM (SELECT epoch, seq, hash,
                             seq - row_number() OVER (PARTITION BY epoch ORDER BY seq) AS before_range
-                       FROM {decided} WHERE {AT_CUT}) AS numbered
+                       FROM (SELECT epoch, seq, {HASH} AS hash
+                               FROM {decided} WHERE {AT_CUT} OFFSET 0) AS hashed) AS numbered
               GROUP BY epoch, before_range ORDER BY 1, 2 LIMIT {}",
             RANGES_MAX + 1
         );
@@ -340,34 +321,40 @@ impl Reader<'_> {
         })
     }
 
-    /// Records that a checkpoint was verified, and writes the next one if enough rows are not covered.
+    /// Records that a checkpoint was verified, and writes the next one if enough rows are not covered, or if `before` was
+    /// counted in other buckets than it. Returns why no checkpoint can cover these rows.
     async fn keep(
         &self,
         keep: Keep<'_>,
         verified: Option<&Checkpoint>,
         before: Option<&CheckpointSums>,
         (ranges, others): (&RowRanges, &Totals),
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Blocked>, LedgerError> {
         let AuditCut { partition, buckets, .. } = *self.cut;
         if let Some(checkpoint) = verified {
             checkpoint::set_verified(self.tx, partition, checkpoint).await?;
         }
-        if others.rows < keep.cover_from {
-            return Ok(());
+        let has_other_buckets = keep.replaces.is_some_and(|replaced| !replaced.counts_in(buckets));
+        if others.rows < keep.cover_from && !has_other_buckets {
+            return Ok(None);
         }
         let before = before.cloned().unwrap_or_default();
-        let Some(next) = self.next_checkpoint(before, ranges, others).await? else { return Ok(()) };
-        checkpoint::save(self.tx, partition, keep.replaces, &next, buckets).await
+        let (next, blocked) = match self.next_checkpoint(before.clone(), ranges, others).await? {
+            Ok(next) => (next, None),
+            Err(blocked) if has_other_buckets => (before, Some(blocked)),
+            Err(blocked) => return Ok(Some(blocked)),
+        };
+        checkpoint::save(self.tx, partition, keep.replaces, &next, buckets).await?;
+        Ok(blocked)
     }
 
-    /// The sums of a checkpoint that covers these rows in addition; `None` if a seq has two rows, or the rows have too
-    /// many gaps.
+    /// The sums of a checkpoint that covers these rows in addition.
     async fn next_checkpoint(
         &self,
         mut sums: CheckpointSums,
         ranges: &RowRanges,
         totals: &Totals,
-    ) -> Result<Option<CheckpointSums>, LedgerError> {
+    ) -> Result<Result<CheckpointSums, Blocked>, LedgerError> {
         let (found, rows, checksum) = self.ranges(ranges, &self.cut.ids).await?;
         let is_numbered_from_1 = found.iter().all(|range| range.first >= 1);
         let too_many = found.len() > RANGES_MAX;
@@ -375,8 +362,14 @@ impl Reader<'_> {
         let before = sums.covered.count();
         sums.covered = sums.covered.with(&found);
         let is_once = found.count() == rows && sums.covered.count() == before + rows;
-        if too_many || !is_numbered_from_1 || !is_once || sums.covered.ranges().len() > RANGES_MAX {
-            return Ok(None);
+        if too_many || sums.covered.ranges().len() > RANGES_MAX {
+            return Ok(Err(Blocked::Gaps));
+        }
+        if !is_numbered_from_1 {
+            return Ok(Err(Blocked::NotNumbered));
+        }
+        if !is_once {
+            return Ok(Err(Blocked::Doubled));
         }
         sums.checksum ^= checksum;
         for (product, (_, at_cut)) in totals.units.iter().filter(|(_, (_, at_cut))| *at_cut != 0) {
@@ -386,6 +379,6 @@ impl Reader<'_> {
         for (bucket, count) in &totals.request_ids {
             *sums.request_ids.entry(*bucket).or_default() += count;
         }
-        Ok(Some(sums))
+        Ok(Ok(sums))
     }
 }

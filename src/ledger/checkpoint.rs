@@ -18,6 +18,27 @@ use crate::domain::{Partition, ProductId};
 /// The most ranges of a checkpoint. A partition that would need more keeps the one that it has.
 pub(super) const RANGES_MAX: usize = 10_000;
 
+/// A hash of what a row says and what never changes of it, for the checksum of a checkpoint. Of the state it has only whether
+/// the row is voided. Another text would make the checkpoints of running deployments wrong (decision 36).
+pub(super) const HASH: &str =
+    "hashtextextended(concat_ws('/', reservation_id, CASE WHEN state = 'voided' THEN 'voided' ELSE 'confirmed' END,
+    coalesce(product_id, ''), coalesce(user_id, ''), units, coalesce(request_id, ''), partition, epoch, seq,
+    round(extract(epoch FROM reserved_at) * 1000), void_reason, encode(entry, 'hex')), 0)";
+
+/// Why the checkpoint of a partition cannot cover more rows: every audit reads them again.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each has its message")]
+pub enum Blocked {
+    #[error("their seqs have more than 10000 gaps")]
+    Gaps,
+    #[error("a seq is below 1")]
+    NotNumbered,
+    #[error("a seq has more than one row")]
+    Doubled,
+    #[error("Postgres refused the checkpoint")]
+    Refused(#[source] LedgerError),
+}
+
 /// Sums of the rows that a checkpoint covers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckpointSums {
@@ -47,7 +68,8 @@ pub struct Checkpoint {
     pub sums: CheckpointSums,
     /// The buckets in which its request ids are counted. There may be later ones.
     pub buckets: Buckets,
-    /// How long ago its sums were last computed from the rows and were equal.
+    /// How long ago its sums were last computed from the rows and were equal; [`Duration::MAX`] if that is in the future,
+    /// because the clock of Postgres was set back or it failed over.
     pub verified_ago: Duration,
     version: Uuid,
 }
@@ -61,8 +83,13 @@ impl Checkpoint {
 
 const SELECT: &str = "
     SELECT version, epochs, first_seqs, last_seqs, products, units, bucket_width_ms, since_ms, buckets, request_ids,
-           checksum, greatest(0, extract(epoch FROM clock_timestamp() - verified_at))::float8
+           checksum, extract(epoch FROM clock_timestamp() - verified_at)::float8
       FROM audit_checkpoints WHERE partition = $1";
+
+/// Seconds, which are negative for a time in the future.
+fn time_ago(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
 
 fn checkpoint(row: &Row) -> Result<Checkpoint, LedgerError> {
     let column = |index| row.try_get::<_, Vec<i64>>(index);
@@ -83,7 +110,7 @@ fn checkpoint(row: &Row) -> Result<Checkpoint, LedgerError> {
     Ok(Checkpoint {
         sums,
         buckets: Buckets { since_ms: row.try_get(7)?, width_ms: row.try_get(6)? },
-        verified_ago: Duration::try_from_secs_f64(row.try_get(11)?).unwrap_or(Duration::MAX),
+        verified_ago: time_ago(row.try_get(11)?),
         version: row.try_get(0)?,
     })
 }
@@ -99,6 +126,17 @@ impl Ledger {
             let number = i32::from(partition.number());
             let rows = client.query_typed(SELECT, &[(&number, Type::INT4)]).await?;
             rows.first().map(checkpoint).transpose()
+        })
+        .await
+    }
+
+    /// How long ago each checkpoint was verified, as [`Checkpoint::verified_ago`].
+    pub async fn verified_ago(&self) -> Result<Vec<Duration>, LedgerError> {
+        self.with("audit_checkpoint_ages", async move |client| {
+            let sql = "SELECT extract(epoch FROM clock_timestamp() - verified_at)::float8
+                         FROM audit_checkpoints";
+            let rows = client.query_typed(sql, &[]).await?;
+            rows.iter().map(|row| Ok(time_ago(row.try_get(0)?))).collect()
         })
         .await
     }

@@ -1,5 +1,7 @@
 //! Gauges of what the stores hold, set by a scrape or by the task that finds it out.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use opentelemetry::KeyValue;
 
 use super::Metrics;
@@ -67,10 +69,27 @@ impl Metrics {
         self.instruments().lost.record(count, &[KeyValue::new("certainty", certainty)]);
     }
 
-    /// This worker no longer audits; another one reports what its audits find. What was lost stays lost.
+    /// A partition was audited, and could be read.
+    pub fn set_audited(&self, partition: u16, at: SystemTime) {
+        let labels = [KeyValue::new("partition", i64::from(partition))];
+        let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.instruments().audit_last.record(since_1970.as_secs_f64(), &labels);
+    }
+
+    /// In so many partitions, the checkpoint of the audit cannot cover more rows.
+    pub fn set_blocked_checkpoints(&self, partitions: usize) {
+        self.instruments().audit_blocked.record(partitions as u64, &[]);
+    }
+
+    /// This worker no longer audits; another one reports what its audits find. The times of its audits stay: the newest time
+    /// that any worker reports counts.
     pub fn clear_audit(&self) {
         self.set_audit_complete(true);
         self.set_audit_differences(0);
+        self.set_blocked_checkpoints(0);
+        for is_exact in [true, false] {
+            self.set_lost(is_exact, 0);
+        }
     }
 
     /// How many workers this worker knows to run, itself among them, and how many partitions it reads.

@@ -106,6 +106,10 @@ instruments! {
             "The sum of all differences that the last audit found; 0 if both stores agree.";
         audit_unknown: Gauge<u64> = "yoink.audit.unknown",
             "1 if the last audit could not read everything.";
+        audit_last: Gauge<f64> = "yoink.audit.last_timestamp",
+            "When the partition was last audited, in seconds since 1970.";
+        audit_blocked: Gauge<u64> = "yoink.audit.blocked_checkpoints",
+            "Partitions whose checkpoint cannot cover more rows.";
         build_info: Gauge<u64> = "yoink.build_info", "The version and commit that run.";
     }
 }

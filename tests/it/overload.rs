@@ -55,7 +55,7 @@ async fn address_over_its_rate_is_refused_with_a_retry_delay() {
     }
     assert!(is_healthy(&service).await, "health is not refused");
     for _ in 0..10 {
-        service.admin().audit(AuditRequest {}).await.expect("operators are not refused");
+        service.admin().audit(AuditRequest::default()).await.expect("operators are not refused");
     }
     let confirmed = env.assert_audit_holds().await.products[0].confirmed;
     assert_eq!(usize::try_from(confirmed).unwrap(), accepted);

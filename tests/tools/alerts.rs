@@ -138,6 +138,29 @@ async fn audit_without_access_to_a_partition_fires_its_alert() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn partition_that_was_not_audited_for_long_fires_its_alert() {
+    let env = TestEnv::new().await;
+    let auditing = [("audit_interval_ms", "200")];
+    let worker = selling(&env, Role::All, &auditing).await;
+    // Its time stays, and no other worker audits.
+    let watch = Prometheus::watching(worker.http).await;
+    watch
+        .until("an audit is known", async || {
+            let audited = watch.query("yoink_audit_last_timestamp_seconds").await;
+            (!audited.is_empty()).then_some(())
+        })
+        .await;
+    worker.stop().await;
+    let silent = env.serve(Role::All, &[("audit_interval_ms", "0")]).await;
+    watch.finds(&[silent.http]);
+    watch.fires("YoinkAuditOld").await;
+    let worker = env.serve(Role::All, &auditing).await;
+    watch.finds(&[silent.http, worker.http]);
+    watch.clears().await;
+    env.assert_audit_holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_reservations_fire_their_alert() {
     let env = TestEnv::with_own_redis().await;
     let api = selling(&env, Role::Api, &[]).await;

@@ -191,7 +191,7 @@ async fn operators_call_grpc_at_their_listener() {
     let channel = Channel::from_shared(format!("http://{}", envoy.operators)).unwrap();
     let mut admin = AdminServiceClient::new(channel.connect().await.unwrap());
     let mut audit = async |key: &str| {
-        let mut request = Request::new(AuditRequest {});
+        let mut request = Request::new(AuditRequest::default());
         request.metadata_mut().insert("x-api-key", key.parse().unwrap());
         admin.audit(request).await
     };

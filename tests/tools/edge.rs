@@ -50,7 +50,8 @@ async fn native_grpc_passes_unchanged_and_operator_calls_are_refused() {
         storefront.list_storefront(ListStorefrontRequest {}).await.unwrap().into_inner();
     assert_eq!(items.message().await.unwrap().unwrap().id, "shoe");
     assert!(items.message().await.unwrap().is_none());
-    let refused = AdminServiceClient::new(channel).audit(AuditRequest {}).await.unwrap_err();
+    let refused =
+        AdminServiceClient::new(channel).audit(AuditRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 

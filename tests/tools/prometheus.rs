@@ -78,7 +78,12 @@ impl Prometheus {
         for rule in alerts["groups"][0]["rules"].as_sequence_mut().unwrap() {
             assert!(rule["for"].is_string());
             rule["for"] = "0s".into();
-            let expr = rule["expr"].as_str().unwrap().replace("offset 10m", "offset 30s");
+            let mut expr = rule["expr"].as_str().unwrap().to_owned();
+            for (long, short) in
+                [("offset 10m", "offset 30s"), ("[2m]", "[10s]"), ("> 900", "> 75")]
+            {
+                expr = expr.replace(long, short);
+            }
             rule["expr"] = expr.into();
         }
         fs::write(dir.join("rules/alerts.yml"), serde_json::to_string(&alerts).unwrap()).unwrap();

@@ -79,7 +79,7 @@ async fn address_that_sends_wrong_credentials_gets_no_signature_verified_on_the_
     let settings = [("address_calls_per_second", "5"), ("jwt_role_claim", "role")];
     let service = serve(&env, &file, &settings).await;
     let audit = async |token: &str| {
-        let request = with_token(yoink::grpc::pb::AuditRequest {}, Some(token));
+        let request = with_token(yoink::grpc::pb::AuditRequest::default(), Some(token));
         answer(service.admin().audit(request).await)
     };
     let known = signer.token(&claims(json!({"role": "operator"})));
@@ -152,7 +152,7 @@ async fn claims_of_the_settings_name_user_and_role() {
     let service = serve(&env, &file, &settings).await;
     let audit = async |change: Value| {
         let token = signer.token(&claims(change));
-        let request = with_token(yoink::grpc::pb::AuditRequest {}, Some(&token));
+        let request = with_token(yoink::grpc::pb::AuditRequest::default(), Some(&token));
         answer(service.admin().audit(request).await)
     };
     let email = "ann@shop.example";

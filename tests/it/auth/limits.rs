@@ -30,7 +30,7 @@ async fn principal_over_its_rate_is_refused_with_each_of_its_keys_and_others_are
     assert!(answers.iter().all(|answer| answer == "OK" || answer == "RATE_LIMITED"), "{answers:?}");
     list(service.channel(), Some(&other)).await.expect("another principal is not limited");
     for _ in 0..10 {
-        let audit = with_token(AuditRequest {}, Some(&operator));
+        let audit = with_token(AuditRequest::default(), Some(&operator));
         service.admin().audit(audit).await.expect("AdminService has no limit");
     }
 }

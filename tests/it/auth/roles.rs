@@ -131,7 +131,7 @@ async fn call_operators(channel: Channel, method: &str, token: Option<&str>) -> 
             let request = RetryDeadEntriesRequest { selector, dry_run: true, ..Default::default() };
             admin.retry_dead_entries(with_token(request, token)).await.map(drop)
         }
-        "Audit" => admin.audit(with_token(AuditRequest {}, token)).await.map(drop),
+        "Audit" => admin.audit(with_token(AuditRequest::default(), token)).await.map(drop),
         _ => panic!("{method} is not called by this test"),
     }
 }

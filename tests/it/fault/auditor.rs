@@ -128,6 +128,19 @@ async fn audit_names_a_doubled_order_that_hides_a_lost_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn worker_makes_its_first_audit_soon_although_its_interval_is_a_day() {
+    let env = TestEnv::new().await;
+    let service = env.serve(Role::All, &[("audit_interval_ms", "86400000")]).await;
+    let name = "\nyoink_audit_last_timestamp_seconds{";
+    eventually("each partition was audited", async || {
+        let audited = get(service.http, "/metrics").await.matches(name).count();
+        (audited == usize::from(env.partitions)).then_some(())
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gauge_shows_the_size_of_the_difference() {
     let env = TestEnv::new().await;
     let service = env.serve(Role::All, &[("audit_interval_ms", "100")]).await;

@@ -51,7 +51,7 @@ async fn abandoned_audit_is_cancelled_in_postgres() {
     slow_down(&env).await;
     let mut admin = service.admin();
     tokio::select! {
-        answered = admin.audit(AuditRequest {}) => panic!("{answered:?}"),
+        answered = admin.audit(AuditRequest::default()) => panic!("{answered:?}"),
         _ = reads_one(&env, None) => {}
     }
     // The caller has disconnected.
@@ -60,7 +60,7 @@ async fn abandoned_audit_is_cancelled_in_postgres() {
     assert_eq!(abandoned.code(), Code::DeadlineExceeded);
     reads_none(&env).await;
     speed_up(&env).await;
-    let report = admin.audit(AuditRequest {}).await.unwrap().into_inner();
+    let report = admin.audit(AuditRequest::default()).await.unwrap().into_inner();
     assert_eq!(report.verdict(), AuditVerdict::Holds);
     env.assert_audit_holds().await;
 }
@@ -72,9 +72,9 @@ async fn concurrent_audits_of_a_process_run_one_after_another() {
     service.create(product("shoe", 10)).await;
     slow_down(&env).await;
     let (mut admin, mut other, mut third) = (service.admin(), service.admin(), service.admin());
-    let mut later = pin!(other.audit(AuditRequest {}));
+    let mut later = pin!(other.audit(AuditRequest::default()));
     let first = {
-        let mut audit = pin!(admin.audit(AuditRequest {}));
+        let mut audit = pin!(admin.audit(AuditRequest::default()));
         let first = tokio::select! {
             answered = &mut audit => panic!("{answered:?}"),
             pid = reads_one(&env, None) => pid,

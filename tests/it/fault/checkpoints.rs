@@ -5,7 +5,7 @@ use tokio::task::block_in_place;
 use yoink::{
     app::Role,
     audit::{Auditor, Report, Verdict},
-    grpc::pb::RetryDeadEntriesRequest,
+    grpc::pb::{AuditRequest, AuditVerdict, RetryDeadEntriesRequest},
 };
 
 use crate::harness::{
@@ -90,6 +90,11 @@ async fn altered_old_row_is_found_by_a_full_audit_and_by_a_worker_after_twelve_h
         let output = block_in_place(|| run_yoink(&env, &["audit", "--full"]));
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains(named), "{output:?}");
+        for (full, verdict) in [(true, AuditVerdict::Violated), (false, AuditVerdict::Holds)] {
+            let answer = service.admin().audit(AuditRequest { full }).await.unwrap().into_inner();
+            assert_eq!(answer.verdict(), verdict, "{answer:?}");
+            assert_eq!(answer.findings.join("\n").contains(named), full, "{answer:?}");
+        }
         // An ordinary round reads new rows, and holds.
         cover(&auditor).await;
         let earlier =
@@ -106,6 +111,112 @@ async fn altered_old_row_is_found_by_a_full_audit_and_by_a_worker_after_twelve_h
         sell(&env, &service, &["gil"]).await;
         service.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_that_was_verified_in_the_future_is_compared() {
+    let env = TestEnv::new().await;
+    let (service, auditor) = with_covered_orders(&env).await;
+    execute(&env, "UPDATE reservations SET user_id = 'fay' WHERE user_id = 'bob'").await;
+    cover(&auditor).await;
+    execute(&env, "UPDATE audit_checkpoints SET verified_at = now() + interval '1 hour'").await;
+    let named = "their rows are not those that it was made from";
+    assert_names(&auditor.audit_and_cover().await, named);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_with_other_buckets_is_compared_before_it_is_replaced() {
+    let env = TestEnv::new().await;
+    let (service, auditor) = with_covered_orders(&env).await;
+    execute(&env, "UPDATE reservations SET user_id = 'fay' WHERE user_id = 'bob'").await;
+    // As if idempotency_window_ms had been changed.
+    execute(&env, "UPDATE audit_checkpoints SET bucket_width_ms = 1").await;
+    let others = "SELECT count(*) FROM audit_checkpoints WHERE bucket_width_ms = 1";
+    for _ in 0..2 {
+        let named = "their rows are not those that it was made from";
+        assert_names(&auditor.audit_and_cover().await, named);
+        assert_eq!(env.count(others).await, 1, "it stays until the rows are right");
+    }
+    execute(&env, "UPDATE reservations SET user_id = 'bob' WHERE user_id = 'fay'").await;
+    // No row is new, and it counts in the right buckets from now on.
+    cover(&auditor.clone().covering_from(1_000)).await;
+    assert_eq!((env.count(others).await, covered(&env).await), (0, 5));
+    sell(&env, &service, &["gil"]).await;
+    cover(&auditor).await;
+    let report = auditor.audit_in_full().await;
+    assert_eq!(report.verdict(), Verdict::Holds, "{report:#?}");
+    assert_eq!(covered(&env).await, 6);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_over_a_covered_voided_one_is_found_by_the_next_audit() {
+    for state in ["confirmed", "voided"] {
+        let env = TestEnv::new().await;
+        let (service, auditor) = with_covered_orders(&env).await;
+        service.stop().await;
+        let add = "ALTER TABLE reservations ADD CONSTRAINT poison CHECK (user_id <> 'bad')";
+        env.sql().await.batch_execute(add).await.unwrap();
+        let settings = [("deliveries_max", "1"), ("audit_interval_ms", "0")];
+        let service = env.serve(Role::All, &settings).await;
+        service.buy("shoe", "bad", "r").await.unwrap();
+        eventually("the order is voided", async || {
+            (env.count("SELECT count(*) FROM reservations WHERE state = 'voided'").await == 1)
+                .then_some(())
+        })
+        .await;
+        env.assert_audit_holds().await;
+        cover(&auditor).await;
+        assert_eq!(covered(&env).await, 6);
+        let (columns, values) = match state {
+            "confirmed" => ("product_id, user_id, units", "'shoe', 'mal', 1"),
+            _ => ("void_reason", "'again'"),
+        };
+        let insert = format!(
+            "INSERT INTO reservations (reservation_id, state, partition, epoch, seq, reserved_at, {columns})
+             SELECT gen_random_uuid(), '{state}', partition, epoch, seq, reserved_at, {values}
+               FROM reservations WHERE state = 'voided'"
+        );
+        execute(&env, &insert).await;
+        assert_names(&auditor.audit().await, "order 1-6 has more than one row in the ledger");
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_that_cannot_cover_more_rows_is_reported() {
+    let env = TestEnv::new().await;
+    let (service, auditor) = with_covered_orders(&env).await;
+    assert!(cover(&auditor).await.blocked.is_empty());
+    let unnumbered = "INSERT INTO reservations (reservation_id, state, partition, epoch, seq, reserved_at, void_reason)
+                      SELECT gen_random_uuid(), 'voided', partition, 0, 0, reserved_at, 'of an earlier version'
+                        FROM reservations WHERE user_id = 'ann'";
+    execute(&env, unnumbered).await;
+    for _ in 0..2 {
+        let report = cover(&auditor).await;
+        assert!(report.blocked[0].ends_with(": a seq is below 1"), "{report:#?}");
+        assert_eq!(covered(&env).await, 5);
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losses_are_counted_from_rows_where_a_comparison_finds_the_checkpoint_wrong() {
+    let env = TestEnv::new().await;
+    let (service, auditor) = with_covered_orders(&env).await;
+    service.stop().await;
+    let rebuilt = block_in_place(|| run_yoink(&env, &["rebuild", "--all"]));
+    assert!(rebuilt.status.success(), "{rebuilt:?}");
+    drop(auditor);
+    let auditor = worker_auditor(&env).await;
+    assert!(cover(&auditor).await.lost.is_empty());
+    execute(&env, "DELETE FROM reservations WHERE user_id = 'bob'").await;
+    let earlier = "UPDATE audit_checkpoints SET verified_at = verified_at - interval '12 hours'";
+    execute(&env, earlier).await;
+    let report = auditor.audit_and_cover().await;
+    assert_names(&report, "the checkpoint counts 5 orders, and the rows that it covers have 4");
+    assert_eq!(report.lost.iter().map(|lost| lost.count).sum::<u64>(), 1, "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ async fn sell(service: &Service, users: std::ops::Range<u32>) {
 /// The losses that a gateway reports, once it has read that the partition is open again.
 async fn lost(service: &Service) -> Vec<LostReservations> {
     eventually("it sees every partition", async || {
-        let report = service.admin().audit(AuditRequest {}).await.unwrap().into_inner();
+        let report = service.admin().audit(AuditRequest::default()).await.unwrap().into_inner();
         (report.verdict() != AuditVerdict::Unknown).then_some(report.lost)
     })
     .await

@@ -34,7 +34,8 @@ async fn processes_started_at_once_each_sell_every_product_when_ready() {
             }
         }
         eventually("all are stored, and the audit holds", async || {
-            let report = services[0].admin().audit(AuditRequest {}).await.unwrap().into_inner();
+            let report =
+                services[0].admin().audit(AuditRequest::default()).await.unwrap().into_inner();
             let stored = env.count("SELECT count(*) FROM reservations").await;
             (stored == 4 * 8 && report.verdict() == AuditVerdict::Holds).then_some(())
         })

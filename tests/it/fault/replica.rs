@@ -75,7 +75,7 @@ async fn failover_to_a_stale_replica_oversells_nothing_and_counts_the_lost() {
     let old = env.redis.replace(replica).unwrap();
     let worker = env.serve(Role::Worker, &[("redis_url", &front.redis_url())]).await;
     eventually("it sells again", async || service.buy("shoe", "late", "r").await.ok()).await;
-    let reported = service.admin().audit(AuditRequest {}).await.unwrap().into_inner().lost;
+    let reported = service.admin().audit(AuditRequest::default()).await.unwrap().into_inner().lost;
     assert_eq!(reported.len(), 1, "{reported:?}");
     assert_eq!((reported[0].count, reported[0].exact, reported[0].epoch), (15, true, 1));
     for (n, id) in kept.iter().enumerate() {

@@ -31,7 +31,7 @@ async fn loss_is_reported_while_its_partition_is_fenced_again() {
     close.arg(format!("{}:{{{partition}}}:meta", env.prefix)).arg("status").arg("closed");
     let _: i64 = close.query_async(&mut cli).await.unwrap();
 
-    let report = api.admin().audit(AuditRequest {}).await.unwrap().into_inner();
+    let report = api.admin().audit(AuditRequest::default()).await.unwrap().into_inner();
     assert_eq!(report.verdict(), AuditVerdict::Unknown);
     let lost: Vec<_> = report.lost.iter().map(|lost| (lost.count, lost.exact)).collect();
     assert_eq!(lost, [(3, true)]);

@@ -319,7 +319,7 @@ impl Dev {
         let endpoint = self.endpoint().await;
         eventually("all is stored, and the audit holds", async || {
             let mut admin = AdminServiceClient::new(endpoint.connect().await.ok()?);
-            let report = admin.audit(AuditRequest {}).await.ok()?.into_inner();
+            let report = admin.audit(AuditRequest::default()).await.ok()?.into_inner();
             assert_ne!(report.verdict(), AuditVerdict::Violated, "{report:?}");
             let waits = report.products.iter().any(|units| units.in_orders + units.in_dead > 0);
             (!waits && report.verdict() == AuditVerdict::Holds).then_some(())

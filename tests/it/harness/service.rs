@@ -132,7 +132,7 @@ impl Service {
     pub async fn audit_within(&self, deadline: Duration) -> Result<AuditResponse, Status> {
         let (transport, origin) = self.untimed();
         let mut client = AdminServiceClient::with_origin(transport, origin);
-        let call = client.audit(with_deadline(deadline, AuditRequest {}));
+        let call = client.audit(with_deadline(deadline, AuditRequest::default()));
         Ok(answered(call).await?.into_inner())
     }
 
