@@ -168,7 +168,7 @@ async fn keys_stay_in_use_while_their_server_gives_none() {
         Answers::Other(200, r#"{"error": "none"}"#.to_owned()),
         Answers::Other(200, " ".repeat(1024 * 1024 + 1)),
     ];
-    join_all(broken.map(keeps)).await;
+    join_all(broken.into_iter().map(keeps)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +200,7 @@ async fn withdrawn_key_is_refused_also_if_no_other_key_is_left() {
         let ready = get(service.http, "/readyz").await;
         assert!(!ready.contains("no usable key"), "{ready}");
     };
-    join_all([Vec::new(), vec![unusable]].map(withdraws)).await;
+    join_all([Vec::new(), vec![unusable]].into_iter().map(withdraws)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

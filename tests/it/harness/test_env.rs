@@ -237,13 +237,14 @@ impl TestEnv {
 
     /// A running service.
     pub async fn serve(&self, role: Role, more: &[(&'static str, &str)]) -> Service {
-        Service::start(&self.config(more), role).await
+        // On the heap: a test that starts several services would copy this future until its stack is full.
+        Box::pin(Service::start(&self.config(more), role)).await
     }
 
     /// Both stores, independent of a running service; after a fault, once both can be reached.
     pub async fn stores(&self) -> Stores {
         succeeds("both stores can be reached", async || {
-            let stores = Stores::connect(&self.config(&[])).await?;
+            let stores = Box::pin(Stores::connect(&self.config(&[]))).await?;
             stores.load_epochs().await?;
             anyhow::Ok(stores)
         })
