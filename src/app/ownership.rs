@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, future::ready, stream};
+use futures_util::{
+    StreamExt as _,
+    future::{join_all, ready},
+    stream,
+};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +35,8 @@ use crate::{
 
 /// How often a worker records that it runs.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long that may take, and the removal of its row.
-const BEAT_LIMIT: Duration = Duration::from_secs(2);
+/// How long that may take, with a new connection to the last of several hosts, and the removal of its row.
+const BEAT_LIMIT: Duration = Duration::from_secs(5);
 const REMOVAL_LIMIT: Duration = Duration::from_secs(1);
 /// After so many rounds, the partitions of other workers are checked.
 const CHECK_ROUNDS: u32 = 5;
@@ -241,10 +245,12 @@ impl Ownership {
     }
 
     /// Reads how far the orders of other workers' partitions are. A partition that is fenced, or cannot be read, is left
-    /// out, and does not keep the others from being checked.
+    /// out, and does not keep the others from being checked. The masters are asked at the same time, because one of several
+    /// may not answer.
     async fn check_unattended(&mut self) {
-        let partitions = self.stores.deployment.partitions.all().collect();
-        for (partition, progress) in self.read_progress(partitions).await {
+        let masters = self.stores.stock.partitions().masters().into_iter();
+        let reads: Vec<_> = masters.map(|(_, partitions)| self.read_progress(partitions)).collect();
+        for (partition, progress) in join_all(reads).await.into_iter().flatten() {
             if self.unattended.check(partition, progress) {
                 tracing::warn!(%partition, "orders wait, and the worker that owns the partition does not store them: this worker reads them as well for a minute");
             }

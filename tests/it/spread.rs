@@ -9,6 +9,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use redis::streams::StreamInfoConsumersReply;
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use yoink::{app::Role, domain::PartitionCount, worker::owned_partitions};
 
@@ -18,6 +22,9 @@ use crate::harness::{
 
 /// Entries of a worker that was killed are taken over soon, and its consumers removed.
 const SETTINGS: [(&str, &str); 1] = [("takeover_idle_ms", "300")];
+
+/// A connection that is not made after this time is not answered.
+const CONNECTED_WITHIN: Duration = Duration::from_millis(500);
 
 async fn env_with(partitions: u16) -> TestEnv {
     TestEnv { partitions, ..TestEnv::new().await }
@@ -236,6 +243,31 @@ async fn worker_records_that_it_runs_while_operators_wait_for_connections() {
         .await;
     beats(&env, &worker, 10).await;
     sql.batch_execute("ROLLBACK").await.unwrap();
+    service.stop().await;
+}
+
+/// An address that answers no connection, because its queue of connections is full, and what keeps it full.
+async fn silent_host() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(connected) = timeout(CONNECTED_WITHIN, TcpStream::connect(address)).await {
+        queued.push(connected.unwrap());
+    }
+    (address, (listener, queued))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_records_that_it_runs_while_the_first_of_two_hosts_of_postgres_is_silent() {
+    let env = env_with(4).await;
+    let (silent, _queue) = silent_host().await;
+    let hosts = format!("{silent},127.0.0.1:{}", shared().postgres.port());
+    let url = format!("postgres://yoink_serve@{hosts}/{}", env.database);
+    let service = env.serve(Role::All, &[("postgres_url", &url)]).await;
+    let (worker, _) = only_worker(&env).await;
+    beats(&env, &worker, 3).await;
     service.stop().await;
 }
 
