@@ -307,9 +307,14 @@ pub(super) fn other_partitions(found: PartitionCount, config: PartitionCount) ->
 /// older than 7.0, whose answers to CLUSTER SLOTS and MOVED are not those that this program reads.
 pub(super) fn check_redis_version(version: &str, is_cluster: bool) -> anyhow::Result<()> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let needed = if is_cluster { (7, 0) } else { (6, 2) };
-    if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < needed {
-        bail!("Redis has version {version}; {}.{} or newer is needed", needed.0, needed.1);
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if found < (6, 2) {
+        bail!("Redis has version {version}; 6.2 or newer is needed");
+    }
+    if is_cluster && found < (7, 0) {
+        bail!(
+            "a node of the Redis Cluster has version {version}; 7.0 or newer is needed for a cluster"
+        );
     }
     Ok(())
 }
