@@ -111,18 +111,19 @@ mod tests {
     }
 
     /// The longest time without a comparison of one of so many checkpoints in three days of such rounds, in hours, and the
-    /// most comparisons of a round.
-    fn longest(checkpoints: usize, round: Duration) -> (f64, usize) {
+    /// most comparisons of a round. The first `wrong` checkpoints stay due, and are compared before the others.
+    fn longest(checkpoints: usize, wrong: usize, round: Duration) -> (f64, usize) {
         let mut ages = vec![Duration::ZERO; checkpoints];
         let (mut longest, mut most) = (Duration::ZERO, 0);
         for _ in 0..Duration::from_secs(72 * 3600).as_millis() / round.as_millis() {
             for age in &mut ages {
                 *age += round;
-                longest = longest.max(*age);
             }
+            longest = longest.max(ages[wrong..].iter().max().copied().unwrap());
             let comparisons = comparisons_of_round(&ages, round);
             most = most.max(comparisons);
-            for age in ages.iter_mut().filter(|age| is_due(**age)).take(comparisons) {
+            let due = ages.iter_mut().enumerate().filter(|(_, age)| is_due(**age));
+            for (_, age) in due.take(comparisons).filter(|(at, _)| *at >= wrong) {
                 *age = Duration::ZERO;
             }
         }
@@ -134,9 +135,15 @@ mod tests {
         for (checkpoints, round_s, most) in
             [(8, 30, 1), (64, 30, 1), (64, 600, 2), (1024, 60, 3), (64, 1800, 6), (64, 36_000, 64)]
         {
-            let (hours, found) = longest(checkpoints, Duration::from_secs(round_s));
+            let (hours, found) = longest(checkpoints, 0, Duration::from_secs(round_s));
             assert!(hours < 24.0, "{checkpoints} in rounds of {round_s} s: {hours} h");
             assert!(found <= most, "{checkpoints} in rounds of {round_s} s: {found} in a round");
+        }
+        // Checkpoints that stay due take the place of others in a round, and do not keep them from being compared in time.
+        for (checkpoints, wrong, round_s) in [(8, 1, 30), (64, 5, 30), (64, 63, 600), (64, 5, 1800)]
+        {
+            let (hours, _) = longest(checkpoints, wrong, Duration::from_secs(round_s));
+            assert!(hours < 24.0, "{wrong} of {checkpoints} in rounds of {round_s} s: {hours} h");
         }
         // The time of a round is not known at first; a time in the future shows nothing.
         assert_eq!(comparisons_of_round(&[VERIFY_AFTER; 64], Duration::ZERO), 1);

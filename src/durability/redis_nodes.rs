@@ -40,7 +40,7 @@ impl Node {
 
 impl RedisNodes {
     /// Takes what was read. A master that did not answer keeps what was read of it before, and promises nothing if that is
-    /// nothing; one that is not among `names` is none any more.
+    /// nothing; one that is not among `names` is forgotten.
     pub(crate) fn update<'a>(
         &mut self,
         names: impl Iterator<Item = &'a str> + Clone,

@@ -26,9 +26,8 @@ fn was_left_behind(meta: Meta, last_open: Epoch) -> bool {
 impl Recovery {
     /// Checks that Redis holds no data of another deployment, accepts writes and permits every command of a rebuild, that
     /// every entry in the streams can be read, that there is an epoch left, and that no later epoch was opened on another
-    /// Redis. Returns the highest epoch of the partition
-    /// that Redis or this process knows; `None` for a new partition of which neither knows that it was open: it is opened,
-    /// not rebuilt.
+    /// Redis. Returns the highest epoch of the partition that Redis or this process knows; `None` for a new partition of
+    /// which neither knows that it was open: it is opened, not rebuilt.
     pub(super) async fn check_ready(
         &self,
         row: PartitionRow,

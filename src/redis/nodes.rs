@@ -263,7 +263,7 @@ fn node_of(address: &ConnectionAddr) -> Option<Node> {
     }
 }
 
-/// The answers; an error if there is none. After `POLL_TIMEOUT` only the first one is waited for, because some nodes may
+/// The answers, or an error if no node answered. After `POLL_TIMEOUT` only the first one is waited for, because some nodes may
 /// be away.
 async fn answers<T, F: Future<Output = RedisResult<T>>>(
     asked: impl Iterator<Item = F>,

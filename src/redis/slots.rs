@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(slot_of(key), slot, "{key}");
         }
         assert_eq!(slot_of("yoink:{3}:meta"), slot_of("other:{3}:orders"));
-        assert_eq!(slot_of("{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is none");
+        assert_eq!(slot_of("{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is not used");
     }
 
     #[test]
